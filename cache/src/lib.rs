@@ -1,0 +1,1 @@
+//! The cache tier trait with its backends and its conformance suite.

@@ -1,0 +1,1 @@
+//! The client coordinator: gRPC service, REST gateway, read path through the cache.

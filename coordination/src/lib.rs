@@ -1,0 +1,1 @@
+//! Membership, election, configuration and watches behind four traits, with their backends.

@@ -1,0 +1,1 @@
+//! The data node: serves reads, commits writes, invalidates the cache.

@@ -1,0 +1,1 @@
+//! Commit log, memory tier, SQL store, checkpoint and recovery of a data node.

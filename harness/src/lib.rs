@@ -1,0 +1,1 @@
+//! Starts and stops real servers and tiers for tests and benches.

@@ -1,0 +1,1 @@
+//! REST models and the mapping between error codes and HTTP status.

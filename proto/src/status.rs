@@ -1,0 +1,162 @@
+//! Error codes as gRPC statuses, and back.
+//!
+//! A status of ours carries a `google.rpc.Status` in its details, with one
+//! [`v1::Error`](crate::v1::Error) packed in it. Only that detail makes a promise; a
+//! bare status was made by a transport.
+
+use prost::Message;
+use tierkv_types::{Code, Error};
+use tonic::Status;
+
+use crate::v1;
+
+/// The type name under which the detail is packed.
+const DETAIL_TYPE: &str = "type.googleapis.com/tierkv.v1.Error";
+
+/// `google.rpc.Status`, the standard envelope of status details.
+#[derive(Clone, PartialEq, Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<prost_types::Any>,
+}
+
+/// The gRPC code for one of ours. Exhaustive on purpose.
+#[must_use]
+pub const fn grpc_code(code: Code) -> tonic::Code {
+    match code {
+        Code::InvalidArgument => tonic::Code::InvalidArgument,
+        Code::NotFound => tonic::Code::NotFound,
+        Code::AlreadyExists => tonic::Code::AlreadyExists,
+        Code::ConditionFailed | Code::NotMaster | Code::WrongOwner | Code::StaleEpoch => {
+            tonic::Code::FailedPrecondition
+        }
+        Code::Conflict => tonic::Code::Aborted,
+        Code::Unauthenticated => tonic::Code::Unauthenticated,
+        Code::PermissionDenied => tonic::Code::PermissionDenied,
+        Code::ResourceExhausted => tonic::Code::ResourceExhausted,
+        Code::TokenExpired => tonic::Code::OutOfRange,
+        Code::Unavailable => tonic::Code::Unavailable,
+        Code::DeadlineExceeded => tonic::Code::DeadlineExceeded,
+        Code::OutcomeUnknown => tonic::Code::Unknown,
+        Code::DataLoss => tonic::Code::DataLoss,
+        Code::Internal => tonic::Code::Internal,
+    }
+}
+
+/// An error as the status of a call.
+#[must_use]
+pub fn to_status(error: &Error) -> Status {
+    let code = grpc_code(error.code);
+    let detail = to_wire(error);
+    let envelope = RpcStatus {
+        code: code as i32,
+        message: error.message.to_string(),
+        details: vec![prost_types::Any {
+            type_url: DETAIL_TYPE.to_owned(),
+            value: detail.encode_to_vec(),
+        }],
+    };
+    Status::with_details(
+        code,
+        error.message.to_string(),
+        envelope.encode_to_vec().into(),
+    )
+}
+
+/// The promise in a status, if it carries one. `None` is a status that a transport made.
+#[must_use]
+pub fn detail(status: &Status) -> Option<Error> {
+    let envelope = RpcStatus::decode(status.details()).ok()?;
+    let packed = envelope
+        .details
+        .iter()
+        .find(|any| any.type_url == DETAIL_TYPE)?;
+    from_wire(v1::Error::decode(packed.value.as_slice()).ok()?)
+}
+
+/// An error as a message.
+#[must_use]
+pub fn to_wire(error: &Error) -> v1::Error {
+    v1::Error {
+        code: i32::from(error.code as u8),
+        message: error.message.to_string(),
+    }
+}
+
+/// An error that came as a message; `None` if its code is unknown here.
+#[must_use]
+pub fn from_wire(error: v1::Error) -> Option<Error> {
+    Some(Error::new(Code::from_number(error.code)?, error.message))
+}
+
+/// What a failed read means: its detail, or by the bare status that nothing was read.
+#[must_use]
+pub fn read_error(status: &Status) -> Error {
+    detail(status).unwrap_or_else(|| match status.code() {
+        tonic::Code::DeadlineExceeded => Error::new(
+            Code::DeadlineExceeded,
+            "the deadline passed before an answer came",
+        ),
+        // tonic reports its own client-side time-out this way.
+        tonic::Code::Cancelled if status.message().contains("Timeout") => Error::new(
+            Code::DeadlineExceeded,
+            "the deadline passed before an answer came",
+        ),
+        tonic::Code::ResourceExhausted | tonic::Code::OutOfRange => Error::exhausted(format!(
+            "the transport refused the size: {}",
+            status.message()
+        )),
+        _ => Error::unavailable(format!("no answer came: {}", status.message())),
+    })
+}
+
+/// What a failed write means: its detail, or by the bare status an unknown outcome.
+#[must_use]
+pub fn write_error(status: &Status) -> Error {
+    detail(status).unwrap_or_else(|| {
+        Error::outcome_unknown(format!(
+            "the connection failed before the outcome was known: {}",
+            status.message()
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_survives_the_status_and_the_message() {
+        for code in Code::ALL {
+            let error = Error::new(code, "words");
+            assert_eq!(detail(&to_status(&error)), Some(error.clone()));
+            assert_eq!(from_wire(to_wire(&error)), Some(error));
+        }
+    }
+
+    #[test]
+    fn the_numbers_of_the_contract_are_those_of_the_codes() {
+        for code in Code::ALL {
+            let wire = v1::Code::try_from(i32::from(code as u8)).unwrap();
+            let name = wire
+                .as_str_name()
+                .trim_start_matches("CODE_")
+                .replace('_', "");
+            assert_eq!(name, code.name().to_uppercase());
+        }
+    }
+
+    #[test]
+    fn a_bare_status_promises_nothing() {
+        let bare = Status::unavailable("connection reset");
+        assert_eq!(detail(&bare), None);
+        assert_eq!(write_error(&bare).code, Code::OutcomeUnknown);
+        assert_eq!(read_error(&bare).code, Code::Unavailable);
+        let late = Status::cancelled("Timeout expired");
+        assert_eq!(read_error(&late).code, Code::DeadlineExceeded);
+    }
+}

@@ -1,0 +1,1 @@
+//! Channel pools, frames, deadlines and status details: how tiers and SDK talk.

@@ -1,0 +1,1 @@
+//! The Rust client of TierKV: session stream, batching, errors.

@@ -1,0 +1,1 @@
+//! The server coordinator: elected primary, routing, placement.

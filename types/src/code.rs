@@ -1,0 +1,171 @@
+//! The closed list of error codes, and the error that every tier hands on.
+
+use std::{borrow::Cow, fmt};
+
+/// Why an operation did not succeed. Each code tells the caller what to do next;
+/// each transport maps it in one function (`tierkv-proto`, `tierkv-openapi`).
+///
+/// The numbers are the wire's: they are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Code {
+    /// The request can never succeed as it is: correct it.
+    InvalidArgument = 1,
+    /// There is no such thing: create it first, or look elsewhere.
+    NotFound = 2,
+    /// It exists already: use it, or choose another name.
+    AlreadyExists = 3,
+    /// A condition of the write did not hold: read again, decide again.
+    ConditionFailed = 4,
+    /// An older transaction holds a lock: retry.
+    Conflict = 5,
+    /// Say who you are.
+    Unauthenticated = 6,
+    /// You may not.
+    PermissionDenied = 7,
+    /// This node is not its cluster's master: refresh the route and retry. Never reaches a user.
+    NotMaster = 8,
+    /// This cluster does not own the slot: refresh the placement and retry. Never reaches a user.
+    WrongOwner = 9,
+    /// The sender acts for a superseded epoch: refresh and retry. Never reaches a user.
+    StaleEpoch = 10,
+    /// A named limit is reached: wait, or send less.
+    ResourceExhausted = 11,
+    /// The token points at history that is gone: start afresh.
+    TokenExpired = 12,
+    /// Nothing was done and nothing will be: retry.
+    Unavailable = 13,
+    /// The deadline passed; a write was refused before it was logged.
+    DeadlineExceeded = 14,
+    /// A write may or may not have happened: retry with the same request id, or read.
+    OutcomeUnknown = 15,
+    /// Stored data is damaged: tell an operator.
+    DataLoss = 16,
+    /// A bug or a broken invariant: tell an operator.
+    Internal = 17,
+}
+
+impl Code {
+    /// All codes, in the order of their numbers.
+    pub const ALL: [Self; 17] = [
+        Self::InvalidArgument,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::ConditionFailed,
+        Self::Conflict,
+        Self::Unauthenticated,
+        Self::PermissionDenied,
+        Self::NotMaster,
+        Self::WrongOwner,
+        Self::StaleEpoch,
+        Self::ResourceExhausted,
+        Self::TokenExpired,
+        Self::Unavailable,
+        Self::DeadlineExceeded,
+        Self::OutcomeUnknown,
+        Self::DataLoss,
+        Self::Internal,
+    ];
+
+    /// The code with this wire number.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|code| i32::from(*code as u8) == number)
+    }
+
+    /// Whether coordinators answer this code themselves: they refresh their route and
+    /// retry inside the deadline, and no user ever sees it.
+    #[must_use]
+    pub const fn is_misrouted(self) -> bool {
+        matches!(self, Self::NotMaster | Self::WrongOwner | Self::StaleEpoch)
+    }
+
+    /// The code's name as users read it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "InvalidArgument",
+            Self::NotFound => "NotFound",
+            Self::AlreadyExists => "AlreadyExists",
+            Self::ConditionFailed => "ConditionFailed",
+            Self::Conflict => "Conflict",
+            Self::Unauthenticated => "Unauthenticated",
+            Self::PermissionDenied => "PermissionDenied",
+            Self::NotMaster => "NotMaster",
+            Self::WrongOwner => "WrongOwner",
+            Self::StaleEpoch => "StaleEpoch",
+            Self::ResourceExhausted => "ResourceExhausted",
+            Self::TokenExpired => "TokenExpired",
+            Self::Unavailable => "Unavailable",
+            Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::OutcomeUnknown => "OutcomeUnknown",
+            Self::DataLoss => "DataLoss",
+            Self::Internal => "Internal",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A refusal or failure that may cross tiers: a code and words that say what to do.
+///
+/// Internal details belong in the log of the tier that handles the error, not here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Error {
+    /// What kind of failure it is.
+    pub code: Code,
+    /// What happened and what the caller can do, lowercase, without a trailing stop.
+    pub message: Cow<'static, str>,
+}
+
+impl Error {
+    /// An error of `code` that says `message`.
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// [`Code::InvalidArgument`] with these words.
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::InvalidArgument, message)
+    }
+
+    /// [`Code::Unavailable`] with these words: the caller may rely on no side effect.
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::Unavailable, message)
+    }
+
+    /// [`Code::ResourceExhausted`] with these words; name the limit.
+    pub fn exhausted(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::ResourceExhausted, message)
+    }
+
+    /// [`Code::OutcomeUnknown`] with these words.
+    pub fn outcome_unknown(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::OutcomeUnknown, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_found_by_its_number_and_no_other_number_is() {
+        for code in Code::ALL {
+            assert_eq!(Code::from_number(i32::from(code as u8)), Some(code));
+        }
+        assert_eq!(Code::from_number(0), None);
+        assert_eq!(Code::from_number(18), None);
+        assert_eq!(Code::from_number(-1), None);
+    }
+}

@@ -1,0 +1,31 @@
+//! Every limit a request can reach, by name. Over a limit a request waits or is
+//! refused with a code; nothing is dropped silently.
+
+use std::time::Duration;
+
+/// Longest key, in bytes. Over it: `InvalidArgument`.
+pub const MAX_KEY_BYTES: usize = 1024;
+/// Longest namespace, in bytes. Over it: `InvalidArgument`.
+pub const MAX_NAMESPACE_BYTES: usize = 63;
+/// Largest value, in bytes. Over it: `InvalidArgument`.
+pub const MAX_VALUE_BYTES: usize = 1 << 20;
+/// Most keys or operations in one request. Over it: `InvalidArgument`.
+pub const MAX_OPERATIONS: usize = 1_000;
+/// Largest request, in bytes as encoded. Over it: `ResourceExhausted`.
+pub const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// Largest answer, in bytes as encoded. Over it: `ResourceExhausted`.
+pub const MAX_ANSWER_BYTES: usize = 16 << 20;
+/// Most operations in flight in one session stream. Over it the session waits.
+pub const MAX_SESSION_IN_FLIGHT: usize = 256;
+/// Most operations in flight from one tier to one peer of the next. Over it callers wait.
+pub const MAX_PEER_IN_FLIGHT: usize = 4_096;
+/// Most operations that one frame between tiers, or of a session, carries.
+pub const MAX_FRAME_OPERATIONS: usize = 512;
+/// Bytes of operations after which a frame is closed (it holds at least one operation).
+pub const FRAME_BYTES: usize = 1 << 20;
+/// Deadline of an operation whose caller names none.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest deadline a caller may name; a longer one is shortened to it.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+/// Default bound on the staleness of `CACHED` reads.
+pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(5);

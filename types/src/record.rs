@@ -1,0 +1,84 @@
+//! Log records: the unit of replication, of durability and of atomicity (I4).
+
+use bytes::Bytes;
+
+use crate::{
+    key::ItemKey,
+    replication::{Index, Position},
+    version::Version,
+};
+
+/// A client's name for one write, so that a retry is applied once (I8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId {
+    /// When the client made it, in milliseconds of platform time.
+    pub birth_millis: u64,
+    /// 128 random bits.
+    pub random: [u8; 16],
+}
+
+/// One record of a cluster's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where it stands.
+    pub position: Position,
+    /// The master's commit index when it appended this record.
+    pub commit: Index,
+    /// The version of everything this record changes; strictly above the version of
+    /// the record before it.
+    pub version: Version,
+    /// What it does.
+    pub payload: Payload,
+}
+
+/// What a record does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Nothing: the first record of a master's epoch (REP-NOOP).
+    Noop,
+    /// Changes keys, all or none.
+    Write(Write),
+}
+
+/// An atomic set of changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The client's name for it.
+    pub request: RequestId,
+    /// At least one change; no key twice.
+    pub changes: Vec<Change>,
+}
+
+/// One key's change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which key.
+    pub key: ItemKey,
+    /// What becomes of it.
+    pub kind: ChangeKind,
+}
+
+/// What becomes of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It holds this value from now on.
+    Put {
+        /// The whole value; empty is not absent.
+        value: Bytes,
+        /// When it expires, by the cluster clock; `None` never.
+        expires: Option<Version>,
+    },
+    /// It is absent from now on.
+    Delete,
+}
+
+impl Record {
+    /// The changes this record makes, in order.
+    #[must_use]
+    pub fn changes(&self) -> &[Change] {
+        match &self.payload {
+            Payload::Noop => &[],
+            Payload::Write(write) => &write.changes,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Versions: the hybrid logical clock that orders every change of a cluster.
+
+use std::fmt;
+
+use crate::code::{Code, Error};
+
+/// A 64-bit hybrid logical clock reading: 48 bits of milliseconds, 16 of counter.
+///
+/// Versions of one key only grow, over overwrites, deletes, failovers and moves (I5);
+/// versions of one log are strictly increasing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Version(u64);
+
+const COUNTER_BITS: u32 = 16;
+
+impl Version {
+    /// Below every version that was ever given.
+    pub const ZERO: Self = Self(0);
+
+    /// The version with these bits.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The first version of a millisecond since the Unix epoch.
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis << COUNTER_BITS)
+    }
+
+    /// The bits, as they go over the wire.
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// Milliseconds since the Unix epoch at which this version was given, by the
+    /// clock of the cluster that gave it.
+    #[must_use]
+    pub const fn millis(self) -> u64 {
+        self.0 >> COUNTER_BITS
+    }
+
+    /// The next version of the same log, whatever the clock says.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// How far ahead of the local wall clock a received clock may be, in milliseconds
+/// (REP-CLOCK).
+pub const MAX_CLOCK_LEAD_MILLIS: u64 = 60_000;
+
+/// The cluster clock of one node: a hybrid logical clock (Kulkarni et al., 2014).
+///
+/// It never goes back, also when the wall clock does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HybridClock {
+    last: Version,
+}
+
+impl HybridClock {
+    /// A clock that starts above `seen`.
+    #[must_use]
+    pub const fn starting_above(seen: Version) -> Self {
+        Self { last: seen }
+    }
+
+    /// A version above all that this clock gave or merged.
+    pub fn tick(&mut self, wall_millis: u64) -> Version {
+        self.last = self.last.next().max(Version::from_millis(wall_millis));
+        self.last
+    }
+
+    /// The cluster's time now: at least the wall's, never below anything given.
+    #[must_use]
+    pub fn now(&self, wall_millis: u64) -> Version {
+        self.last.max(Version::from_millis(wall_millis))
+    }
+
+    /// Takes in a version that another node gave.
+    ///
+    /// # Errors
+    /// `Unavailable` if it is more than a minute ahead of this node's wall clock
+    /// (REP-CLOCK): following it would let one broken clock drag the cluster along.
+    pub fn merge(&mut self, seen: Version, wall_millis: u64) -> Result<(), Error> {
+        if seen.millis() > wall_millis.saturating_add(MAX_CLOCK_LEAD_MILLIS) {
+            return Err(Error::new(
+                Code::Unavailable,
+                "a received clock is over a minute ahead; check the clocks of the machines",
+            ));
+        }
+        self.last = self.last.max(seen);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_grow_when_the_wall_clock_stands_or_goes_back() {
+        let mut clock = HybridClock::default();
+        let first = clock.tick(1_000);
+        let second = clock.tick(1_000);
+        let third = clock.tick(10);
+        assert_eq!(first, Version::from_millis(1_000));
+        assert!(first < second && second < third);
+        assert_eq!(clock.tick(2_000), Version::from_millis(2_000));
+    }
+
+    #[test]
+    fn a_clock_far_ahead_is_refused() {
+        let mut clock = HybridClock::default();
+        assert!(clock.merge(Version::from_millis(70_001), 10_000).is_err());
+        assert!(clock.merge(Version::from_millis(70_000), 10_000).is_ok());
+        assert!(clock.tick(0) > Version::from_millis(70_000));
+    }
+}

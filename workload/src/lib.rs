@@ -1,0 +1,1 @@
+//! The load generator: key and value shapes, distributions, histograms.
