@@ -1,1 +1,9 @@
-//! Pure state machines of TierKV: events in, commands out, no I/O and no clock.
+//! Pure state machines: events in, commands out, no I/O and no clock reads.
+//!
+//! The same types run in production, driven by `datanode` and the coordinators, and in
+//! the seeded simulations of `tests/`. Reading order: [`replication`] (who commits),
+//! [`placement`] (who owns), [`cache`] (what a cache may answer).
+
+pub mod cache;
+pub mod placement;
+pub mod replication;

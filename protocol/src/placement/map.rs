@@ -1,0 +1,183 @@
+//! The one versioned value that says who owns which slot.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tierkv_types::{ClusterId, SLOT_COUNT, Slot};
+
+use super::ring::{Ring, WeightedCluster};
+
+/// The format this code writes and the newest it reads.
+const FORMAT: u32 = 1;
+
+/// Who owns each slot, and at which version of this map it last moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementMap {
+    format: u32,
+    /// Grows by one with every change.
+    pub version: u64,
+    /// The clusters the ring is made of.
+    pub clusters: Vec<WeightedCluster>,
+    runs: Vec<SlotRun>,
+}
+
+/// Neighbouring slots of one owner and one revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotRun {
+    /// The first slot's number.
+    pub first: u16,
+    /// How many slots.
+    pub count: u16,
+    /// Their owner.
+    pub cluster: ClusterId,
+    /// The map's version at which they last moved.
+    pub revision: u64,
+}
+
+/// Why a placement map could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum PlacementError {
+    /// It is not what this code writes.
+    #[error("the placement map is not readable: {0}; restore the coordination store")]
+    Unreadable(#[from] serde_json::Error),
+    /// A newer release wrote it.
+    #[error("the placement map has format {0}, this release reads up to {FORMAT}; upgrade")]
+    Newer(u32),
+    /// Its runs don't cover every slot once (I10).
+    #[error("the placement map does not give every slot one owner; restore the coordination store")]
+    Unsound,
+    /// No cluster can own anything.
+    #[error("a platform needs at least one cluster of weight 1 or more")]
+    NoCluster,
+}
+
+impl PlacementMap {
+    /// The first map of a platform: what the ring says.
+    ///
+    /// # Errors
+    /// [`PlacementError::NoCluster`] if no cluster has any weight.
+    pub fn initial(clusters: Vec<WeightedCluster>) -> Result<Self, PlacementError> {
+        let ring = Ring::new(&clusters);
+        let mut runs: Vec<SlotRun> = Vec::new();
+        for slot in Slot::all() {
+            let owner = ring.owner(slot).ok_or(PlacementError::NoCluster)?;
+            match runs.last_mut() {
+                Some(run) if run.cluster == *owner => run.count += 1,
+                _ => runs.push(SlotRun {
+                    first: slot.number(),
+                    count: 1,
+                    cluster: owner.clone(),
+                    revision: 1,
+                }),
+            }
+        }
+        Ok(Self {
+            format: FORMAT,
+            version: 1,
+            clusters,
+            runs,
+        })
+    }
+
+    /// The map as it is stored.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        // Only maps with non-string keys or failing serializers can fail here.
+        serde_json::to_vec(self)
+            .map(Bytes::from)
+            .unwrap_or_default()
+    }
+
+    /// Reads a stored map.
+    ///
+    /// # Errors
+    /// [`PlacementError`] if it is not readable, newer than this release or unsound.
+    pub fn decode(bytes: &[u8]) -> Result<Self, PlacementError> {
+        let map: Self = serde_json::from_slice(bytes)?;
+        if map.format > FORMAT {
+            return Err(PlacementError::Newer(map.format));
+        }
+        let mut next = 0_u32;
+        for run in &map.runs {
+            if u32::from(run.first) != next || run.count == 0 {
+                return Err(PlacementError::Unsound);
+            }
+            next += u32::from(run.count);
+        }
+        if next != u32::from(SLOT_COUNT) {
+            return Err(PlacementError::Unsound);
+        }
+        Ok(map)
+    }
+
+    /// The slots in runs, in order.
+    #[must_use]
+    pub fn runs(&self) -> &[SlotRun] {
+        &self.runs
+    }
+
+    /// Which cluster owns `slot`, and since which revision.
+    #[must_use]
+    pub fn owner(&self, slot: Slot) -> (&ClusterId, u64) {
+        let at = self.runs.partition_point(|run| run.first <= slot.number());
+        let run = &self.runs[at - 1];
+        (&run.cluster, run.revision)
+    }
+
+    /// How many slots a cluster owns.
+    #[must_use]
+    pub fn share(&self, cluster: &ClusterId) -> u32 {
+        self.runs
+            .iter()
+            .filter(|run| run.cluster == *cluster)
+            .map(|run| u32::from(run.count))
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map() -> PlacementMap {
+        let cluster = |id| WeightedCluster {
+            id: ClusterId::new(id).unwrap(),
+            weight: 1,
+        };
+        PlacementMap::initial(vec![cluster("c1"), cluster("c2")]).unwrap()
+    }
+
+    #[test]
+    fn every_slot_has_the_owner_that_the_ring_names() {
+        let map = map();
+        let ring = Ring::new(&map.clusters);
+        for slot in Slot::all() {
+            assert_eq!(map.owner(slot), (ring.owner(slot).unwrap(), 1));
+        }
+        let share = |id| map.share(&ClusterId::new(id).unwrap());
+        assert_eq!(share("c1") + share("c2"), 4096);
+    }
+
+    #[test]
+    fn it_comes_back_as_it_was_written_and_nothing_else_does() {
+        let map = map();
+        assert_eq!(PlacementMap::decode(&map.encode()).unwrap(), map);
+        let mut gap = map.clone();
+        gap.runs.remove(1);
+        assert!(matches!(
+            PlacementMap::decode(&gap.encode()),
+            Err(PlacementError::Unsound)
+        ));
+        let newer = PlacementMap {
+            format: FORMAT + 1,
+            ..map
+        };
+        assert!(matches!(
+            PlacementMap::decode(&newer.encode()),
+            Err(PlacementError::Newer(_))
+        ));
+        assert!(matches!(
+            PlacementMap::initial(vec![]),
+            Err(PlacementError::NoCluster)
+        ));
+    }
+}
