@@ -1,1 +1,42 @@
-//! Membership, election, configuration and watches behind four traits, with their backends.
+//! Membership, election, configuration and watches behind four traits, with their
+//! backends: no other crate knows where the platform's metadata lives.
+//!
+//! Only metadata lives here: nothing per key, nothing per write. What is ephemeral
+//! (members, candidates) shows who is alive and elects the primary server
+//! coordinator; it never decides alone who is master of a data cluster.
+//!
+//! Reading order: [`config`] (records and their compare-and-swap, COORD-CAS),
+//! [`watch`](mod@watch) (how changes are heard, COORD-WATCH), [`membership`] and
+//! [`election`] (who is here, who leads, COORD-LEASE), [`error`] and [`limits`], then
+//! the backend [`memory`]. The suite that every backend passes is the module
+//! `conformance`, behind the feature of that name.
+
+pub mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod directory;
+pub mod election;
+pub mod error;
+mod lease;
+pub mod limits;
+pub mod membership;
+pub mod memory;
+pub mod watch;
+
+pub use config::{ConfigStore, Revision, Swap, Versioned};
+pub use election::{Candidacy, Leader, LeaderElection, Standing};
+pub use error::CoordinationError;
+pub use membership::{GroupMembership, Membership};
+pub use memory::MemoryCoordination;
+pub use watch::{Watch, Watched};
+
+/// The four traits together, as the tiers carry them: `Arc<dyn Coordination>`.
+pub trait Coordination:
+    ConfigStore + Watch + GroupMembership + LeaderElection + Send + Sync
+{
+}
+
+impl<T> Coordination for T where
+    T: ConfigStore + Watch + GroupMembership + LeaderElection + Send + Sync + ?Sized
+{
+}

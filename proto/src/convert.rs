@@ -112,6 +112,7 @@ impl internal::Write {
             request_random: Bytes::copy_from_slice(&write.request.random),
             request_birth_ms: write.request.birth_millis,
             changes,
+            placement_version: 0,
         }
     }
 

@@ -1,1 +1,22 @@
-//! Channel pools, frames, deadlines and status details: how tiers and SDK talk.
+//! How tiers and SDK talk: channels that notice a dead peer, and frames.
+//!
+//! A *frame* carries as many operations as were waiting when it was sent, over one
+//! long-lived stream; answers come back by id, in any order. [`Multiplexer`] is the
+//! asking end, [`answer_frames`] the answering one; [`Exchange`] says what a frame of a
+//! particular service looks like ([`session`], [`tiers`]).
+//!
+//! Nothing here knows what an operation means: whether a lost answer is an
+//! `Unavailable` read or an `OutcomeUnknown` write is the caller's to say ([`CallError`]).
+
+mod answer;
+mod channel;
+mod exchange;
+mod multiplexer;
+pub mod session;
+pub mod tiers;
+
+pub use answer::{Answered, FrameHandler, Replies, answer_frames};
+pub use channel::{channel, serve_builder};
+pub use exchange::{CallError, Exchange, Outbound};
+pub use multiplexer::Multiplexer;
+pub use tierkv_proto as proto;

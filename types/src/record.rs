@@ -1,4 +1,10 @@
 //! Log records: the unit of replication, of durability and of atomicity (I4).
+//!
+//! The structs say what a record means; [`encode`], [`decode`] and [`Frame`] turn one
+//! into the bytes that a log keeps and back (the format is written down in `codec`).
+
+mod codec;
+mod frame;
 
 use bytes::Bytes;
 
@@ -6,6 +12,11 @@ use crate::{
     key::ItemKey,
     replication::{Index, Position},
     version::Version,
+};
+
+pub use self::{
+    codec::{FORMAT, MAX_RECORD_BYTES, decode, encode, encoded_len},
+    frame::{DecodeError, Frame},
 };
 
 /// A client's name for one write, so that a retry is applied once (I8).

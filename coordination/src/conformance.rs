@@ -1,0 +1,98 @@
+//! The suite that every backend passes, one scenario a public function.
+//!
+//! A backend's integration test implements [`Backend`] and names it to
+//! [`coordination_conformance!`](crate::coordination_conformance), which makes a test of
+//! each scenario. A scenario panics where the backend breaks a promise of the traits. Its
+//! backend may be shared with others: every scenario uses names of its own, and all are
+//! fresh when it starts.
+
+mod config;
+mod election;
+mod membership;
+mod restart;
+mod watches;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+pub use self::{config::*, election::*, membership::*, restart::*, watches::*};
+use crate::Coordination;
+
+/// What a scenario waits for must come within this time, far above any lease.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A backend under test, and the faults that the suite needs.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// A client of the store.
+    fn coordination(&self) -> Arc<dyn Coordination>;
+
+    /// Ends the lease of a member, as if its process had died or was cut off.
+    async fn expire_member(&mut self, group: &str, member: &str);
+
+    /// Ends the lease of a candidate, as if its process had died or was cut off.
+    async fn expire_candidate(&mut self, election: &str, candidate: &str);
+
+    /// Stops the store and starts it again over what it persisted; false if it persists
+    /// nothing. Called when the scenario has dropped all clients and handles.
+    async fn restart(&mut self) -> bool;
+}
+
+/// Waits for `future`, at most [`DEADLINE`].
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(done) => done,
+        Err(_) => panic!("{what}: not within {DEADLINE:?}"),
+    }
+}
+
+/// Makes a test of every scenario. `$fresh` is an expression of a new
+/// [`Backend`](crate::conformance::Backend); it may await.
+#[macro_export]
+macro_rules! coordination_conformance {
+    ($fresh:expr) => {
+        $crate::coordination_conformance! { @tests $fresh;
+            a_record_is_created_once,
+            a_swap_needs_the_revision_it_expects,
+            a_delete_needs_the_revision_it_expects,
+            of_concurrent_swappers_exactly_one_wins_each_revision,
+            of_concurrent_creators_exactly_one_wins,
+            revisions_grow_over_all_records,
+            what_is_over_a_limit_is_refused,
+            a_watch_starts_with_the_present_state,
+            a_watch_ends_on_the_newest_state,
+            a_prefix_watch_ends_on_the_newest_state,
+            a_prefix_watch_sees_its_prefix_only,
+            clones_of_a_watch_listen_on_their_own,
+            members_are_seen_until_they_leave,
+            a_dropped_membership_leaves,
+            a_living_members_name_is_taken,
+            an_expired_member_hears_of_it_before_its_name_is_free,
+            a_late_leave_spares_the_successor,
+            groups_are_apart,
+            a_lone_candidate_leads,
+            candidates_lead_in_turn,
+            a_dropped_candidacy_resigns,
+            a_waiting_candidate_resigns_in_silence,
+            an_expired_leader_hears_of_it_before_the_next_leads,
+            an_expired_waiting_candidate_hears_of_it,
+            a_late_resignation_spares_the_successor,
+            a_living_candidates_name_is_taken,
+            observers_end_on_the_leader,
+            elections_are_apart,
+            under_churn_one_leads_at_a_time,
+            records_outlive_a_restart,
+            revisions_grow_over_a_restart,
+            epochs_grow_over_a_restart,
+            members_and_candidates_end_with_a_restart,
+        }
+    };
+    (@tests $fresh:expr; $($scenario:ident,)*) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $scenario() {
+            let mut backend = $fresh;
+            $crate::conformance::$scenario(&mut backend).await;
+        }
+    )* };
+}

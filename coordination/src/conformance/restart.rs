@@ -1,0 +1,95 @@
+//! What outlives the store's own restart, for backends that persist.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tierkv_types::Epoch;
+
+use super::{
+    Backend,
+    config::won,
+    election::{leading, nominate},
+};
+use crate::{Revision, Swap, Versioned};
+
+/// Records come back with their values and revisions; deleted ones stay deleted.
+pub async fn records_outlive_a_restart(backend: &mut impl Backend) {
+    let (kept, gone) = ("restart/kept", "restart/gone");
+    let value = Bytes::from_static(&[0, 1, 0xfe, 0xff]);
+    let store = backend.coordination();
+    let first = won(store.put_if_absent(kept, Bytes::from_static(b"old")).await);
+    let revision = won(store.compare_and_swap(kept, first, value.clone()).await);
+    let created = won(store.put_if_absent(gone, Bytes::new()).await);
+    won(store.delete(gone, created).await);
+    drop(store);
+    if !backend.restart().await {
+        return;
+    }
+    let store = backend.coordination();
+    let expected = Versioned { value, revision };
+    assert_eq!(store.get(kept).await, Ok(Some(expected)));
+    assert_eq!(store.get(gone).await, Ok(None));
+    assert_eq!(
+        store.compare_and_swap(kept, first, Bytes::new()).await,
+        Ok(Swap::Lost)
+    );
+    won(store.compare_and_swap(kept, revision, Bytes::new()).await);
+}
+
+/// No revision is given twice, not even those of records that are gone.
+pub async fn revisions_grow_over_a_restart(backend: &mut impl Backend) {
+    let key = "restart/revisions";
+    let mut last = Revision(0);
+    for _ in 0..3 {
+        let store = backend.coordination();
+        let created = won(store.put_if_absent(key, Bytes::new()).await);
+        assert!(created > last, "{created} after {last}");
+        last = won(store.delete(key, created).await);
+        drop(store);
+        if !backend.restart().await {
+            return;
+        }
+    }
+}
+
+/// No epoch is won twice, whether its winner resigned or was swept away.
+pub async fn epochs_grow_over_a_restart(backend: &mut impl Backend) {
+    let mut last = Epoch::ZERO;
+    for round in 0..4 {
+        let store = backend.coordination();
+        let mut candidacy = nominate(&*store, "restart/epochs", "one").await;
+        let epoch = leading(&mut candidacy).await;
+        assert!(epoch > last, "{epoch} after {last}");
+        last = epoch;
+        if round % 2 == 0 {
+            candidacy.resign().await.expect("a resignation");
+        } else {
+            drop(candidacy);
+        }
+        drop(store);
+        if !backend.restart().await {
+            return;
+        }
+    }
+}
+
+/// Who was there before a restart has to come again.
+pub async fn members_and_candidates_end_with_a_restart(backend: &mut impl Backend) {
+    let store = backend.coordination();
+    let member = store
+        .join("restart/members", "one", Bytes::new())
+        .await
+        .expect("a membership");
+    let candidacy = nominate(&*store, "restart/candidates", "one").await;
+    drop((member, candidacy, store));
+    if !backend.restart().await {
+        return;
+    }
+    let store = backend.coordination();
+    assert_eq!(store.list("restart/members").await, Ok(BTreeMap::new()));
+    let observed = store
+        .observe_leader("restart/candidates")
+        .await
+        .expect("an observer");
+    assert_eq!(*observed.current(), None);
+}

@@ -1,0 +1,170 @@
+//! The image's file: replaced as a whole, durable before a change is acknowledged.
+//!
+//! The directory holds three files:
+//!
+//! - `coordination.json`, the image;
+//! - `coordination.json.tmp`, the next one while it is written: what a crash leaves there
+//!   is never read, and the next write goes over it;
+//! - `coordination.lock`, empty, locked while a process uses the directory. Two would
+//!   give the same epochs twice.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{disk::Disk, image::Image};
+use crate::error::CoordinationError;
+
+const IMAGE: &str = "coordination.json";
+const NEXT_IMAGE: &str = "coordination.json.tmp";
+const LOCK: &str = "coordination.lock";
+
+/// Largest image, in bytes as encoded: every change writes it whole. A change that would
+/// make it larger is refused with `Storage`.
+pub(super) const MAX_IMAGE_BYTES: usize = 64 << 20;
+
+/// The file of a store's image, and the lock on its directory.
+pub(super) struct ImageFile {
+    directory: PathBuf,
+    disk: Box<dyn Disk>,
+    /// Locked until this is dropped, or the process ends.
+    _lock: File,
+}
+
+impl ImageFile {
+    /// Opens `directory` and reads the image in it; writes an empty one where there is
+    /// none, so that a directory which can't be written to is found at once.
+    pub(super) fn open(
+        directory: &Path,
+        disk: impl Disk + 'static,
+    ) -> Result<(Self, Image), CoordinationError> {
+        create_directory(directory, &disk).map_err(|error| {
+            CoordinationError::Storage(format!(
+                "can't create the coordination directory {} ({error}); check its path and rights",
+                directory.display()
+            ))
+        })?;
+        let lock = lock(&directory.join(LOCK))?;
+        let mut file = Self {
+            directory: directory.to_owned(),
+            disk: Box::new(disk),
+            _lock: lock,
+        };
+        let path = directory.join(IMAGE);
+        let image = match fs::read(&path) {
+            Ok(bytes) => Image::decode(&bytes).map_err(|bad| {
+                CoordinationError::Storage(format!(
+                    "can't use the coordination file {}: {bad}",
+                    path.display()
+                ))
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let image = Image::default();
+                file.replace(&image)?;
+                image
+            }
+            Err(error) => {
+                return Err(CoordinationError::Storage(format!(
+                    "can't read the coordination file {} ({error}); check the disk and its rights",
+                    path.display()
+                )));
+            }
+        };
+        Ok((file, image))
+    }
+
+    /// Makes `image` the durable one.
+    ///
+    /// `Storage` if the old one certainly still is, `OutcomeUnknown` if either may be.
+    pub(super) fn replace(&mut self, image: &Image) -> Result<(), CoordinationError> {
+        let (path, next) = (self.directory.join(IMAGE), self.directory.join(NEXT_IMAGE));
+        let unchanged = |what: &str, error: &dyn std::fmt::Display| {
+            CoordinationError::Storage(format!(
+                "can't {what} the coordination file {} ({error}); nothing was changed, check the \
+                 disk and its space, then retry",
+                path.display()
+            ))
+        };
+        let unknown = |what: &str, error: &io::Error| {
+            tracing::error!(path = %path.display(), %error, "can't {what} the coordination file");
+            CoordinationError::OutcomeUnknown(format!(
+                "can't {what} the coordination file {} ({error})",
+                path.display()
+            ))
+        };
+
+        let bytes = image
+            .encode()
+            .map_err(|error| unchanged("encode", &error))?;
+        if bytes.len() > MAX_IMAGE_BYTES {
+            return Err(unchanged(
+                "extend",
+                &format_args!(
+                    "it would have {} bytes, over the limit of {MAX_IMAGE_BYTES}; delete records",
+                    bytes.len()
+                ),
+            ));
+        }
+        if let Err(error) = self.disk.write(&next, &bytes) {
+            // Given back at once, as the disk may be full; a leftover would do no harm.
+            let _ = fs::remove_file(&next);
+            return Err(unchanged("write", &error));
+        }
+        if let Err(error) = self.disk.rename(&next, &path) {
+            // A rename is all or nothing: while the old name is there, nothing happened.
+            return Err(match fs::symlink_metadata(&next) {
+                Ok(_) => unchanged("replace", &error),
+                Err(_) => unknown("replace", &error),
+            });
+        }
+        self.disk
+            .sync_directory(&self.directory)
+            .map_err(|error| unknown("make durable", &error))
+    }
+}
+
+/// Creates `directory` and what is missing above it, each name durable in its parent.
+fn create_directory(directory: &Path, disk: &impl Disk) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let parent = match directory.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if parent != directory {
+        create_directory(parent, disk)?;
+    }
+    match fs::create_dir(directory) {
+        // Another process, or a trailing `.`, was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+        other => other?,
+    }
+    disk.sync_directory(parent)
+}
+
+fn lock(path: &Path) -> Result<File, CoordinationError> {
+    let failed = |error: &io::Error| {
+        CoordinationError::Storage(format!(
+            "can't lock {} ({error}); check the disk and its rights",
+            path.display()
+        ))
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(|error| failed(&error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(CoordinationError::Storage(format!(
+            "{} is locked: another process uses this directory; stop it, or choose another \
+             directory",
+            path.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(failed(&error)),
+    }
+}

@@ -1,0 +1,91 @@
+//! Watches: a listener always ends on the newest state (COORD-WATCH).
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::{config::Versioned, error::CoordinationError};
+
+/// Hearing of changes of records.
+#[async_trait]
+pub trait Watch: Send + Sync {
+    /// Follows one record; `None` while there is none.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a bad key; `Unavailable` or `Closed` if its first state can't
+    /// be read.
+    async fn watch(&self, key: &str) -> Result<Watched<Option<Versioned>>, CoordinationError>;
+
+    /// Follows all records whose keys begin with `prefix`, as plain text; the empty one
+    /// follows all.
+    ///
+    /// # Errors
+    /// As [`watch`](Self::watch).
+    async fn watch_prefix(
+        &self,
+        prefix: &str,
+    ) -> Result<Watched<BTreeMap<String, Versioned>>, CoordinationError>;
+}
+
+/// A state that changes elsewhere, and the news that it did.
+///
+/// The usual loop: take [`current`](Self::current), act on it, await
+/// [`changed`](Self::changed), again. It may skip states between and may see one twice,
+/// but it always ends on the newest (COORD-WATCH).
+pub struct Watched<T> {
+    receiver: watch::Receiver<Arc<T>>,
+}
+
+impl<T> Watched<T> {
+    pub(crate) const fn new(receiver: watch::Receiver<Arc<T>>) -> Self {
+        Self { receiver }
+    }
+
+    /// The newest state that was heard of. It stays readable after the end of the watch.
+    #[must_use]
+    pub fn current(&self) -> Arc<T> {
+        Arc::clone(&self.receiver.borrow())
+    }
+
+    /// Waits until the state was replaced since the last call (since the start of the
+    /// watch, for the first). Cancelling it loses nothing.
+    ///
+    /// # Errors
+    /// `Closed` when the store is gone and its last state was heard.
+    pub async fn changed(&mut self) -> Result<(), CoordinationError> {
+        self.receiver
+            .changed()
+            .await
+            .map_err(|_| CoordinationError::Closed)
+    }
+
+    /// Waits for a state that satisfies `wanted` and returns it; the present one counts.
+    ///
+    /// # Errors
+    /// `Closed` when the store is gone and its last state was not it.
+    pub async fn wait_for(
+        &mut self,
+        mut wanted: impl FnMut(&T) -> bool,
+    ) -> Result<Arc<T>, CoordinationError> {
+        match self.receiver.wait_for(|state| wanted(state)).await {
+            Ok(state) => Ok(Arc::clone(&state)),
+            Err(_) => Err(CoordinationError::Closed),
+        }
+    }
+}
+
+impl<T> Clone for Watched<T> {
+    /// A listener of its own, that has heard what this one has.
+    fn clone(&self) -> Self {
+        Self {
+            receiver: self.receiver.clone(),
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Watched<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watched").field(&self.current()).finish()
+    }
+}

@@ -1,0 +1,148 @@
+//! The slots a cluster owns, each with the revision at which it last moved.
+
+use thiserror::Error;
+use tierkv_types::{SLOT_COUNT, Slot};
+
+/// Neighbouring slots that last moved at one revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotRun {
+    /// The first of them.
+    pub first: u16,
+    /// How many; at least 1.
+    pub count: u16,
+    /// The placement revision at which they last moved.
+    pub revision: u64,
+}
+
+/// Runs that are no table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SlotTableError {
+    /// A run has no slots.
+    #[error("a run of slots is empty; leave it out")]
+    EmptyRun,
+    /// A run ends behind the last slot.
+    #[error("a run goes past slot 4095; check its first slot and count")]
+    OutOfRange,
+    /// A run begins before the one ahead of it ends.
+    #[error("two runs overlap or are out of order; send them by first slot")]
+    Overlap,
+}
+
+/// Which slots a cluster owns, at which revision each last moved (CACHE-KEY).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotTable {
+    /// By first slot, disjoint, none empty.
+    runs: Box<[SlotRun]>,
+}
+
+impl SlotTable {
+    /// Checks runs as they came over the wire.
+    ///
+    /// # Errors
+    /// If a run is empty, goes past the last slot, or overlaps the one before.
+    pub fn from_runs(runs: Vec<SlotRun>) -> Result<Self, SlotTableError> {
+        let mut free_from = 0_u32;
+        for run in &runs {
+            if run.count == 0 {
+                return Err(SlotTableError::EmptyRun);
+            }
+            if u32::from(run.first) < free_from {
+                return Err(SlotTableError::Overlap);
+            }
+            free_from = u32::from(run.first) + u32::from(run.count);
+            if free_from > u32::from(SLOT_COUNT) {
+                return Err(SlotTableError::OutOfRange);
+            }
+        }
+        Ok(Self { runs: runs.into() })
+    }
+
+    /// The table of slots with revisions; they come in order, without repetition.
+    ///
+    /// # Errors
+    /// If a slot is repeated or out of order.
+    pub fn from_slots(
+        slots: impl IntoIterator<Item = (Slot, u64)>,
+    ) -> Result<Self, SlotTableError> {
+        let mut runs: Vec<SlotRun> = Vec::new();
+        for (slot, revision) in slots {
+            match runs.last_mut() {
+                Some(run)
+                    if run.revision == revision && run.first + run.count == slot.number() =>
+                {
+                    run.count += 1;
+                }
+                _ => runs.push(SlotRun {
+                    first: slot.number(),
+                    count: 1,
+                    revision,
+                }),
+            }
+        }
+        Self::from_runs(runs)
+    }
+
+    /// The revision at which `slot` last moved, if the cluster owns it.
+    #[must_use]
+    pub fn revision_of(&self, slot: Slot) -> Option<u64> {
+        let slot = slot.number();
+        let behind = self.runs.partition_point(|run| run.first <= slot);
+        let run = self.runs[..behind].last()?;
+        (slot - run.first < run.count).then_some(run.revision)
+    }
+
+    /// The runs, by first slot.
+    #[must_use]
+    pub fn runs(&self) -> &[SlotRun] {
+        &self.runs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn run(first: u16, count: u16, revision: u64) -> SlotRun {
+        SlotRun {
+            first,
+            count,
+            revision,
+        }
+    }
+
+    #[test]
+    fn bad_runs_are_refused() {
+        let table = |runs: &[SlotRun]| SlotTable::from_runs(runs.to_vec());
+        assert_eq!(table(&[run(0, 0, 1)]), Err(SlotTableError::EmptyRun));
+        assert_eq!(
+            table(&[run(4_095, 2, 1)]),
+            Err(SlotTableError::OutOfRange)
+        );
+        assert_eq!(
+            table(&[run(u16::MAX, u16::MAX, 1)]),
+            Err(SlotTableError::OutOfRange)
+        );
+        assert_eq!(
+            table(&[run(0, 2, 1), run(1, 1, 1)]),
+            Err(SlotTableError::Overlap)
+        );
+        assert!(table(&[]).is_ok());
+        assert!(table(&[run(0, 4_096, 1)]).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn every_slot_is_found_again(
+            owned in proptest::collection::btree_map(0_u16..64, 1_u64..3, 0..64)
+        ) {
+            let slots = owned.iter().map(|(slot, at)| (Slot::new(*slot).unwrap(), *at));
+            let table = SlotTable::from_slots(slots).unwrap();
+            for slot in Slot::all() {
+                prop_assert_eq!(table.revision_of(slot), owned.get(&slot.number()).copied());
+            }
+            prop_assert_eq!(SlotTable::from_runs(table.runs().to_vec()).unwrap(), table);
+        }
+    }
+}

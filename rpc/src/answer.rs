@@ -1,0 +1,179 @@
+//! The answering end of a framed stream.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tierkv_types::limits::{FRAME_BYTES, MAX_FRAME_OPERATIONS};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
+
+/// Chunks of answers that wait for the transport; over it handlers wait.
+const CHUNKS_AHEAD: usize = 16;
+
+/// Answers frames of one service.
+pub trait FrameHandler: Send + Sync + 'static {
+    /// What comes in.
+    type RequestFrame: Send + 'static;
+    /// One answer, with its id.
+    type Reply: Send + 'static;
+    /// What goes out.
+    type ReplyFrame: Send + 'static;
+
+    /// Takes in one frame. What can be answered at once is answered from here; what must
+    /// wait goes to a task of its own, admitted by [`Replies::admit`], so that the
+    /// stream's later frames don't wait for it.
+    fn frame(
+        self: &Arc<Self>,
+        frame: Self::RequestFrame,
+        replies: &Replies<Self::Reply>,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// About how many bytes an answer takes in a frame.
+    fn weight(reply: &Self::Reply) -> usize;
+
+    /// Makes a frame of answers.
+    fn pack(replies: Vec<Self::Reply>) -> Self::ReplyFrame;
+}
+
+/// Where a handler puts its answers. Cheap to clone.
+pub struct Replies<R> {
+    chunks: mpsc::Sender<Vec<R>>,
+    in_flight: Arc<Semaphore>,
+    max_in_flight: usize,
+}
+
+impl<R> Clone for Replies<R> {
+    fn clone(&self) -> Self {
+        Self {
+            chunks: self.chunks.clone(),
+            in_flight: Arc::clone(&self.in_flight),
+            max_in_flight: self.max_in_flight,
+        }
+    }
+}
+
+impl<R> Replies<R> {
+    /// Sends answers; waits while the peer does not read, and forgets them once it is gone.
+    pub async fn send(&self, replies: Vec<R>) {
+        if !replies.is_empty() {
+            drop(self.chunks.send(replies).await);
+        }
+    }
+
+    /// Waits until `count` more operations of this stream may be under way. While a
+    /// handler waits here its stream is not read, which is what slows the peer down.
+    pub async fn admit(&self, count: usize) -> Option<OwnedSemaphorePermit> {
+        let count = u32::try_from(count.min(self.max_in_flight)).unwrap_or(u32::MAX);
+        Arc::clone(&self.in_flight)
+            .acquire_many_owned(count)
+            .await
+            .ok()
+    }
+}
+
+/// Reads the frames of `inbound`, lets `handler` answer them, and streams the answers.
+pub fn answer_frames<H: FrameHandler>(
+    mut inbound: Streaming<H::RequestFrame>,
+    handler: Arc<H>,
+    greeting: Option<H::ReplyFrame>,
+    max_in_flight: usize,
+) -> Answered<H> {
+    let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    let in_flight = Arc::new(Semaphore::new(max_in_flight));
+    let replies = Replies {
+        chunks,
+        in_flight,
+        max_in_flight,
+    };
+    tokio::spawn(async move {
+        // A frame that does not decode ends the stream, and so does the peer's leaving:
+        // operations under way finish, their answers go nowhere.
+        while let Ok(Some(frame)) = inbound.message().await {
+            handler.frame(frame, &replies).await;
+        }
+    });
+    Answered {
+        greeting,
+        chunks: receiver,
+        left: Vec::new(),
+    }
+}
+
+/// The stream of answer frames.
+pub struct Answered<H: FrameHandler> {
+    greeting: Option<H::ReplyFrame>,
+    chunks: mpsc::Receiver<Vec<H::Reply>>,
+    /// Answers that did not fit the frame before, in reverse order.
+    left: Vec<H::Reply>,
+}
+
+impl<H: FrameHandler> Unpin for Answered<H> {}
+
+impl<H: FrameHandler> Stream for Answered<H> {
+    type Item = Result<H::ReplyFrame, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(greeting) = self.greeting.take() {
+            return Poll::Ready(Some(Ok(greeting)));
+        }
+        if self.left.is_empty() {
+            match self.chunks.poll_recv(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(chunk)) => {
+                    if fits::<H>(&chunk) {
+                        let chunk = self.merge(chunk);
+                        return Poll::Ready(Some(Ok(H::pack(chunk))));
+                    }
+                    self.left = chunk;
+                    self.left.reverse();
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(H::pack(self.cut()))))
+    }
+}
+
+fn fits<H: FrameHandler>(chunk: &[H::Reply]) -> bool {
+    chunk.iter().map(H::weight).sum::<usize>() <= FRAME_BYTES
+}
+
+impl<H: FrameHandler> Answered<H> {
+    /// Adds the chunks that are there already, while they fit.
+    fn merge(&mut self, mut chunk: Vec<H::Reply>) -> Vec<H::Reply> {
+        let mut bytes: usize = chunk.iter().map(H::weight).sum();
+        while chunk.len() < MAX_FRAME_OPERATIONS / 2 && bytes < FRAME_BYTES / 2 {
+            match self.chunks.try_recv() {
+                Ok(next) if fits::<H>(&next) => {
+                    bytes += next.iter().map(H::weight).sum::<usize>();
+                    chunk.extend(next);
+                }
+                Ok(mut next) => {
+                    next.reverse();
+                    self.left = next;
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        chunk
+    }
+
+    /// The first answers of what is left, up to one frame and at least one.
+    fn cut(&mut self) -> Vec<H::Reply> {
+        let (mut frame, mut bytes) = (Vec::new(), 0);
+        while let Some(reply) = self.left.last() {
+            bytes += H::weight(reply);
+            if !frame.is_empty() && bytes > FRAME_BYTES {
+                break;
+            }
+            frame.extend(self.left.pop());
+        }
+        frame
+    }
+}

@@ -1,0 +1,74 @@
+//! Channels and servers with one set of transport settings.
+
+use std::time::Duration;
+
+use tierkv_types::Error;
+use tonic::transport::{Channel, Endpoint, Server};
+
+/// How often a silent connection is asked whether it lives.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long it may take to say so before it is given up.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// HTTP/2 flow control windows: large enough that a 1 MiB value never waits for a
+/// window update on a fast link.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// A channel to `address` (`host:port`). It connects when first used and again whenever
+/// the connection was lost; keepalive finds a peer that died without a word.
+///
+/// # Errors
+/// `InvalidArgument` if the address is not `host:port`.
+pub fn channel(address: &str) -> Result<Channel, Error> {
+    let invalid = || Error::invalid(format!("'{address}' is not an address; write host:port"));
+    let bare = address.strip_prefix("http://").unwrap_or(address);
+    let (host, port) = bare.rsplit_once(':').ok_or_else(invalid)?;
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        return Err(invalid());
+    }
+    let endpoint = Endpoint::from_shared(format!("http://{bare}")).map_err(|_| invalid())?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .tcp_nodelay(true)
+        .connect_lazy())
+}
+
+/// A server with the same settings as [`channel`].
+#[must_use]
+pub fn serve_builder() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .tcp_nodelay(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_host_and_port_are_an_address() {
+        for good in ["127.0.0.1:7400", "http://localhost:1", "[::1]:7400"] {
+            assert!(channel(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost",
+            ":7400",
+            "localhost:",
+            "localhost:99999",
+            "a b:1",
+        ] {
+            assert!(channel(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The frames of the session stream between users and client coordinators.
+
+use std::time::Duration;
+
+use tierkv_proto::{
+    convert::timeout_ms,
+    status::from_wire,
+    v1::{
+        SessionOperation, SessionRequest, SessionResponse, kv_client::KvClient, session_answer,
+        session_operation,
+    },
+};
+use tierkv_types::{
+    Code, Error,
+    limits::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES},
+};
+use tonic::{Status, Streaming, transport::Channel};
+
+use crate::exchange::{Exchange, Outbound};
+
+/// Bytes of framing that a message of limit size may have on top.
+pub const FRAME_SLACK: usize = 1 << 16;
+
+/// The session stream of `tierkv.v1.Kv`.
+pub struct Session;
+
+impl Exchange for Session {
+    type Request = session_operation::Operation;
+    type Reply = session_answer::Answer;
+    type RequestFrame = SessionRequest;
+    type ReplyFrame = SessionResponse;
+
+    async fn open(
+        channel: Channel,
+        requests: Outbound<SessionRequest>,
+    ) -> Result<Streaming<SessionResponse>, Status> {
+        let mut client = KvClient::new(channel)
+            .max_decoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK)
+            .max_encoding_message_size(MAX_REQUEST_BYTES + FRAME_SLACK);
+        Ok(client.session(requests).await?.into_inner())
+    }
+
+    fn weight(request: &Self::Request) -> usize {
+        use session_operation::Operation;
+        const FIXED: usize = 64;
+        FIXED
+            + match request {
+                Operation::Get(get) => get.key.len(),
+                Operation::BatchGet(batch) => batch.keys.iter().map(|key| key.len() + 4).sum(),
+                Operation::Put(put) => put.key.len() + put.value.len(),
+                Operation::Delete(delete) => delete.key.len(),
+                Operation::Increment(increment) => increment.key.len(),
+                Operation::Write(write) => prost::Message::encoded_len(write),
+            }
+    }
+
+    fn empty(count: usize) -> SessionRequest {
+        SessionRequest {
+            operations: Vec::with_capacity(count),
+        }
+    }
+
+    fn push(frame: &mut SessionRequest, id: u64, left: Duration, operation: Self::Request) {
+        frame.operations.push(SessionOperation {
+            id,
+            timeout_ms: timeout_ms(left),
+            operation: Some(operation),
+        });
+    }
+
+    fn unpack(frame: SessionResponse, mut deliver: impl FnMut(u64, Result<Self::Reply, Error>)) {
+        for answer in frame.answers {
+            let outcome = match answer.answer {
+                Some(session_answer::Answer::Error(error)) => {
+                    Err(from_wire(error).unwrap_or_else(|| {
+                        Error::new(
+                            Code::OutcomeUnknown,
+                            "the server answered with an unknown code",
+                        )
+                    }))
+                }
+                Some(reply) => Ok(reply),
+                None => Err(Error::new(
+                    Code::OutcomeUnknown,
+                    "the server answered with a kind of answer that this client does not know",
+                )),
+            };
+            deliver(answer.id, outcome);
+        }
+    }
+}

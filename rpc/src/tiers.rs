@@ -1,0 +1,137 @@
+//! The frames between the tiers: one shape for both hops.
+
+use std::time::Duration;
+
+use tierkv_proto::{
+    convert::timeout_ms,
+    internal::{
+        Reply, ReplyFrame, Request, RequestFrame, data_node_client::DataNodeClient, reply, request,
+        server_coordinator_client::ServerCoordinatorClient,
+    },
+    status::{from_wire, to_wire},
+};
+use tierkv_types::{
+    Code, Error,
+    limits::{FRAME_BYTES, MAX_ANSWER_BYTES, MAX_REQUEST_BYTES},
+};
+use tonic::{Status, Streaming, transport::Channel};
+
+use crate::{
+    exchange::{Exchange, Outbound},
+    session::FRAME_SLACK,
+};
+
+/// Largest frame between tiers, in bytes: one frame's worth of small operations, or one
+/// operation of limit size.
+pub const MAX_TIER_FRAME_BYTES: usize = if FRAME_BYTES > MAX_REQUEST_BYTES {
+    FRAME_BYTES + FRAME_SLACK
+} else {
+    MAX_REQUEST_BYTES + FRAME_SLACK
+};
+
+/// From a client coordinator to a server coordinator.
+pub struct ToServerCoordinator;
+
+/// From a server coordinator to a data node.
+pub struct ToDataNode;
+
+macro_rules! tier_exchange {
+    ($name:ident, $client:ident) => {
+        impl Exchange for $name {
+            type Request = request::Kind;
+            type Reply = reply::Kind;
+            type RequestFrame = RequestFrame;
+            type ReplyFrame = ReplyFrame;
+
+            async fn open(
+                channel: Channel,
+                requests: Outbound<RequestFrame>,
+            ) -> Result<Streaming<ReplyFrame>, Status> {
+                let mut client = $client::new(channel)
+                    .max_decoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK)
+                    .max_encoding_message_size(MAX_TIER_FRAME_BYTES);
+                Ok(client.exchange(requests).await?.into_inner())
+            }
+
+            fn weight(request: &request::Kind) -> usize {
+                request_weight(request)
+            }
+
+            fn empty(count: usize) -> RequestFrame {
+                RequestFrame {
+                    requests: Vec::with_capacity(count),
+                    placement_version: 0,
+                }
+            }
+
+            fn push(frame: &mut RequestFrame, id: u64, left: Duration, kind: request::Kind) {
+                let timeout_ms = timeout_ms(left);
+                frame.requests.push(Request {
+                    id,
+                    timeout_ms,
+                    kind: Some(kind),
+                });
+            }
+
+            fn unpack(frame: ReplyFrame, deliver: impl FnMut(u64, Result<reply::Kind, Error>)) {
+                unpack(frame, deliver);
+            }
+        }
+    };
+}
+
+tier_exchange!(ToServerCoordinator, ServerCoordinatorClient);
+tier_exchange!(ToDataNode, DataNodeClient);
+
+fn request_weight(request: &request::Kind) -> usize {
+    const FIXED: usize = 64;
+    FIXED
+        + match request {
+            request::Kind::Read(read) => read.item_key.len(),
+            request::Kind::Write(write) => prost::Message::encoded_len(write),
+            request::Kind::Vouch(vouch) => vouch.cluster.len(),
+        }
+}
+
+/// About how many bytes an answer takes in a frame.
+#[must_use]
+pub fn reply_weight(reply: &Reply) -> usize {
+    const FIXED: usize = 64;
+    FIXED
+        + match &reply.kind {
+            Some(reply::Kind::Read(read)) => read.value.len(),
+            Some(reply::Kind::Vouch(vouch)) => vouch.slots.len() * 16,
+            Some(reply::Kind::Write(write)) => write.existed.len(),
+            Some(reply::Kind::Error(error)) => error.message.len(),
+            None => 0,
+        }
+}
+
+/// An answer with its id, or the error in its place.
+#[must_use]
+pub fn reply(id: u64, outcome: Result<reply::Kind, Error>) -> Reply {
+    let kind = outcome.unwrap_or_else(|error| reply::Kind::Error(to_wire(&error)));
+    Reply {
+        id,
+        kind: Some(kind),
+    }
+}
+
+fn unpack(frame: ReplyFrame, mut deliver: impl FnMut(u64, Result<reply::Kind, Error>)) {
+    for reply in frame.replies {
+        let outcome = match reply.kind {
+            Some(reply::Kind::Error(error)) => Err(from_wire(error).unwrap_or_else(unknown)),
+            Some(kind) => Ok(kind),
+            None => Err(unknown()),
+        };
+        deliver(reply.id, outcome);
+    }
+}
+
+/// What an answer that can't be read says of a write: nothing.
+fn unknown() -> Error {
+    Error::new(
+        Code::OutcomeUnknown,
+        "a tier of another release answered what this one can't read",
+    )
+}

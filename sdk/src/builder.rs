@@ -1,0 +1,82 @@
+//! How a client is made.
+
+use std::time::Duration;
+
+use tierkv_types::{
+    Error as Refusal, Namespace,
+    limits::{DEFAULT_TIMEOUT, MAX_SESSION_IN_FLIGHT},
+};
+
+use crate::{client::Client, error::Error};
+
+/// The address of a client coordinator on the same machine.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:7400";
+
+/// Settings of a [`Client`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    pub(crate) addresses: Vec<String>,
+    pub(crate) namespace: String,
+    pub(crate) timeout: Duration,
+    pub(crate) max_in_flight: usize,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            addresses: Vec::new(),
+            namespace: String::new(),
+            timeout: DEFAULT_TIMEOUT,
+            max_in_flight: MAX_SESSION_IN_FLIGHT,
+        }
+    }
+}
+
+impl Builder {
+    /// Adds the gRPC address (`host:port`) of a client coordinator. With several, the
+    /// client moves on to the next when one can't be reached. Without any it is
+    /// `127.0.0.1:7400`.
+    #[must_use]
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
+    /// The namespace of all keys; `default` if not given.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// How long an operation may take, retries included; 5 s if not given.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Makes the client and checks that one of the addresses answers.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a bad address or namespace; `Unavailable` if none answers in time.
+    pub async fn connect(mut self) -> Result<Client, Error> {
+        if self.addresses.is_empty() {
+            self.addresses.push(DEFAULT_ADDRESS.to_owned());
+        }
+        self.namespace = Namespace::new(&self.namespace)
+            .map_err(Error::from)?
+            .to_string();
+        let client = Client::new(self)?;
+        client.greet().await.map_err(|error| {
+            Refusal::new(
+                error.code(),
+                format!(
+                    "no client coordinator could be reached: {}",
+                    error.message()
+                ),
+            )
+        })?;
+        Ok(client)
+    }
+}

@@ -1,0 +1,271 @@
+//! The bytes of a record, in a log and wherever a log's records travel.
+//!
+//! All numbers are little-endian. Format version 1, byte by byte:
+//!
+//! ```text
+//! at  bytes
+//!  0      4  length of the whole record, from here through the trailer
+//!  4      4  CRC-32C of the length and of everything from 8 up to the trailer
+//!  8      1  format version: 1
+//!  9      1  kind: 1 noop, 2 write
+//! 10      8  epoch
+//! 18      8  index
+//! 26      8  commit index of the master when it appended the record
+//! 34      8  version (hybrid logical clock)
+//! 42      …  body
+//!  …      4  trailer: the bytes 54 4B 56 A5
+//! ```
+//!
+//! The body of a noop is empty. The body of a write:
+//!
+//! ```text
+//!      8  birth of the request id, milliseconds
+//!     16  random part of the request id
+//!      4  number of changes, at least 1
+//!         then for each change:
+//!      1  tag: 1 put, 2 put that expires, 3 delete
+//!      2  length of the key
+//!      …  the item key: namespace, byte 0, key
+//!      8  version at which it expires     (tag 2 only)
+//!      4  length of the value             (tags 1 and 2)
+//!      …  the value                       (tags 1 and 2)
+//! ```
+//!
+//! A log's unused space is zeros, so a length of zero says that nothing was written.
+//! The trailer is what tells a record whose write was cut short from one that was
+//! damaged later (LOG-TORN). Numbers of kinds and tags are never reused.
+
+use bytes::Bytes;
+
+use super::{Change, ChangeKind, DecodeError, Frame, Payload, Record, RequestId, Write};
+use crate::{key::ItemKey, version::Version};
+
+/// The format version that [`encode`] writes.
+pub const FORMAT: u8 = 1;
+/// Largest record, in bytes as encoded: a request at its limit and its framing fit with
+/// room to spare, and no damaged length can make a reader ask for more.
+pub const MAX_RECORD_BYTES: usize = 32 << 20;
+
+pub(super) const HEADER_BYTES: usize = 42;
+pub(super) const TRAILER: [u8; 4] = [0x54, 0x4B, 0x56, 0xA5];
+pub(super) const MIN_RECORD_BYTES: usize = HEADER_BYTES + TRAILER.len();
+
+const KIND_NOOP: u8 = 1;
+const KIND_WRITE: u8 = 2;
+
+const TAG_PUT: u8 = 1;
+const TAG_PUT_EXPIRING: u8 = 2;
+const TAG_DELETE: u8 = 3;
+
+/// Request id and number of changes.
+const WRITE_HEADER_BYTES: usize = 8 + 16 + 4;
+/// A delete of the shortest key there is: tag, length, one letter, separator, one byte.
+const MIN_CHANGE_BYTES: usize = 1 + 2 + 3;
+
+/// How many bytes [`encode`] appends for `record`.
+#[must_use]
+pub fn encoded_len(record: &Record) -> usize {
+    let body = match &record.payload {
+        Payload::Noop => 0,
+        Payload::Write(write) => {
+            let changes = write.changes.iter().map(|change| {
+                let kind = match &change.kind {
+                    ChangeKind::Put { value, expires } => {
+                        4 + value.len() + if expires.is_some() { 8 } else { 0 }
+                    }
+                    ChangeKind::Delete => 0,
+                };
+                3 + change.key.as_bytes().len() + kind
+            });
+            WRITE_HEADER_BYTES + changes.sum::<usize>()
+        }
+    };
+    MIN_RECORD_BYTES + body
+}
+
+/// Appends `record` to `buffer`.
+///
+/// # Panics
+/// If the record is over [`MAX_RECORD_BYTES`] or writes nothing: the log refuses such a
+/// record before it gets here, and nothing that can't be read back may be written.
+pub fn encode(record: &Record, buffer: &mut Vec<u8>) {
+    let len = encoded_len(record);
+    assert!(
+        len <= MAX_RECORD_BYTES,
+        "a record of {len} bytes is over max_record_bytes"
+    );
+    let start = buffer.len();
+    buffer.reserve(len);
+    put_length(buffer, len);
+    buffer.extend_from_slice(&[0; 4]);
+    buffer.push(FORMAT);
+    buffer.push(match &record.payload {
+        Payload::Noop => KIND_NOOP,
+        Payload::Write(_) => KIND_WRITE,
+    });
+    buffer.extend_from_slice(&record.position.epoch.0.to_le_bytes());
+    buffer.extend_from_slice(&record.position.index.0.to_le_bytes());
+    buffer.extend_from_slice(&record.commit.0.to_le_bytes());
+    buffer.extend_from_slice(&record.version.to_bits().to_le_bytes());
+    if let Payload::Write(write) = &record.payload {
+        encode_write(write, buffer);
+    }
+    let checksum = {
+        let content = &buffer[start..];
+        crc32c::crc32c_append(crc32c::crc32c(&content[..4]), &content[8..])
+    };
+    buffer[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+    buffer.extend_from_slice(&TRAILER);
+    assert_eq!(
+        buffer.len() - start,
+        len,
+        "a record's length is computed wrongly"
+    );
+}
+
+fn encode_write(write: &Write, buffer: &mut Vec<u8>) {
+    assert!(!write.changes.is_empty(), "a write record changes nothing");
+    buffer.extend_from_slice(&write.request.birth_millis.to_le_bytes());
+    buffer.extend_from_slice(&write.request.random);
+    put_length(buffer, write.changes.len());
+    for change in &write.changes {
+        let (tag, value, expires) = match &change.kind {
+            ChangeKind::Put {
+                value,
+                expires: None,
+            } => (TAG_PUT, Some(value), None),
+            ChangeKind::Put { value, expires } => (TAG_PUT_EXPIRING, Some(value), *expires),
+            ChangeKind::Delete => (TAG_DELETE, None, None),
+        };
+        buffer.push(tag);
+        let key = change.key.as_bytes();
+        // An item key is at most a namespace, a separator and 1,024 bytes long.
+        buffer.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_le_bytes());
+        buffer.extend_from_slice(key);
+        if let Some(expires) = expires {
+            buffer.extend_from_slice(&expires.to_bits().to_le_bytes());
+        }
+        if let Some(value) = value {
+            put_length(buffer, value.len());
+            buffer.extend_from_slice(value);
+        }
+    }
+}
+
+/// Appends a length that is below [`MAX_RECORD_BYTES`], as every part of a record is.
+fn put_length(buffer: &mut Vec<u8>, length: usize) {
+    buffer.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+/// Reads the record that begins at `at` of `bytes`; answers it and its length.
+///
+/// Its keys and values are slices of `bytes`, so a record that is kept for long should
+/// be decoded from a buffer of its own.
+///
+/// # Errors
+/// `End`, `Torn` or `Damaged`, see [`Frame::read`].
+pub fn decode(bytes: &Bytes, at: usize) -> Result<(Record, usize), DecodeError> {
+    let frame = Frame::read(bytes.get(at..).unwrap_or_default())?;
+    let mut body = Body {
+        bytes,
+        at: at + HEADER_BYTES,
+        end: at + frame.len - TRAILER.len(),
+    };
+    let payload = match frame.kind {
+        KIND_NOOP => Payload::Noop,
+        KIND_WRITE => Payload::Write(body.write()?),
+        _ => {
+            return Err(DecodeError::Damaged(
+                "its kind is unknown; a newer release may have written it",
+            ));
+        }
+    };
+    if body.at != body.end {
+        return Err(DecodeError::Damaged("bytes follow its content"));
+    }
+    let record = Record {
+        position: frame.position,
+        commit: frame.commit,
+        version: frame.version,
+        payload,
+    };
+    Ok((record, frame.len))
+}
+
+/// What is left to read of a record's body.
+struct Body<'a> {
+    bytes: &'a Bytes,
+    at: usize,
+    end: usize,
+}
+
+impl Body<'_> {
+    fn write(&mut self) -> Result<Write, DecodeError> {
+        let request = RequestId {
+            birth_millis: u64::from_le_bytes(self.array()?),
+            random: self.array()?,
+        };
+        let count = u32::from_le_bytes(self.array()?) as usize;
+        if count == 0 {
+            return Err(DecodeError::Damaged("it changes nothing"));
+        }
+        // The count is not believed beyond what the bytes at hand could hold.
+        if count > (self.end - self.at) / MIN_CHANGE_BYTES {
+            return Err(DecodeError::Damaged("it counts more changes than it holds"));
+        }
+        let mut changes = Vec::with_capacity(count);
+        for _ in 0..count {
+            changes.push(self.change()?);
+        }
+        Ok(Write { request, changes })
+    }
+
+    fn change(&mut self) -> Result<Change, DecodeError> {
+        let [tag] = self.array()?;
+        let length = usize::from(u16::from_le_bytes(self.array()?));
+        let key = ItemKey::from_bytes(self.slice(length)?)
+            .map_err(|_| DecodeError::Damaged("a key is no item key"))?;
+        let kind = match tag {
+            TAG_PUT => ChangeKind::Put {
+                value: self.value()?,
+                expires: None,
+            },
+            TAG_PUT_EXPIRING => {
+                let expires = Some(Version::from_bits(u64::from_le_bytes(self.array()?)));
+                ChangeKind::Put {
+                    value: self.value()?,
+                    expires,
+                }
+            }
+            TAG_DELETE => ChangeKind::Delete,
+            _ => return Err(DecodeError::Damaged("a change has an unknown tag")),
+        };
+        Ok(Change { key, kind })
+    }
+
+    fn value(&mut self) -> Result<Bytes, DecodeError> {
+        let length = u32::from_le_bytes(self.array()?) as usize;
+        self.slice(length)
+    }
+
+    fn slice(&mut self, length: usize) -> Result<Bytes, DecodeError> {
+        if length > self.end - self.at {
+            return Err(DecodeError::Damaged("a part is longer than the record"));
+        }
+        let slice = self.bytes.slice(self.at..self.at + length);
+        self.at += length;
+        Ok(slice)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let array = self.bytes[self.at..self.end]
+            .first_chunk()
+            .ok_or(DecodeError::Damaged("a part is longer than the record"))?;
+        self.at += N;
+        Ok(*array)
+    }
+}
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

@@ -1,0 +1,175 @@
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::replication::{Epoch, Index, Position};
+
+fn any_version() -> impl Strategy<Value = Version> {
+    any::<u64>().prop_map(Version::from_bits)
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    let key = ("[a-z0-9][a-z0-9_-]{0,20}", vec(any::<u8>(), 1..80))
+        .prop_map(|(namespace, key)| ItemKey::new(&namespace, &key).unwrap());
+    let put = (vec(any::<u8>(), 0..600), any::<Option<u64>>()).prop_map(|(value, expires)| {
+        ChangeKind::Put {
+            value: value.into(),
+            expires: expires.map(Version::from_bits),
+        }
+    });
+    let kind = prop_oneof![put, Just(ChangeKind::Delete)];
+    (key, kind).prop_map(|(key, kind)| Change { key, kind })
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    let request = any::<(u64, [u8; 16])>().prop_map(|(birth_millis, random)| RequestId {
+        birth_millis,
+        random,
+    });
+    let write = (request, vec(any_change(), 1..6))
+        .prop_map(|(request, changes)| Payload::Write(Write { request, changes }));
+    let payload = prop_oneof![1 => Just(Payload::Noop), 4 => write];
+    (any::<(u64, u64, u64)>(), any_version(), payload).prop_map(
+        |((epoch, index, commit), version, payload)| Record {
+            position: Position {
+                epoch: Epoch(epoch),
+                index: Index(index),
+            },
+            commit: Index(commit),
+            version,
+            payload,
+        },
+    )
+}
+
+fn encoded(record: &Record) -> Vec<u8> {
+    let mut buffer = Vec::new();
+    encode(record, &mut buffer);
+    buffer
+}
+
+proptest! {
+    #[test]
+    fn records_come_back_one_after_the_other(records in vec(any_record(), 1..5)) {
+        let mut buffer = vec![0xEE; 7];
+        for record in &records {
+            encode(record, &mut buffer);
+        }
+        let bytes = Bytes::from(buffer);
+        let mut at = 7;
+        for record in &records {
+            let (read, len) = decode(&bytes, at).unwrap();
+            prop_assert_eq!(&read, record);
+            prop_assert_eq!(len, encoded_len(record));
+            at += len;
+        }
+        prop_assert_eq!(decode(&bytes, at), Err(DecodeError::End));
+    }
+
+    /// A write that stopped anywhere, over space that was zero before, is torn (or never
+    /// began): it is never read as a record nor taken for damage.
+    #[test]
+    fn a_record_cut_anywhere_is_torn(record in any_record(), cut in any::<prop::sample::Index>()) {
+        let mut bytes = encoded(&record);
+        let cut = cut.index(bytes.len());
+        bytes[cut..].fill(0);
+        bytes.extend_from_slice(&[0; 64]);
+        let first_word_unwritten = bytes[..4] == [0; 4];
+        let expected = if first_word_unwritten { DecodeError::End } else { DecodeError::Torn };
+        let read = decode(&Bytes::from(bytes), 0);
+        prop_assert_eq!(read, Err(expected));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_never_read(record in any_record(), bit in any::<prop::sample::Index>()) {
+        let mut bytes = encoded(&record);
+        let bit = bit.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(decode(&Bytes::from(bytes), 0).is_err());
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in vec(any::<u8>(), 0..300), at in 0_usize..310) {
+        let _ = decode(&Bytes::from(bytes), at);
+    }
+
+    /// The same, past the checksum: a body of any bytes inside a sound frame.
+    #[test]
+    fn no_body_makes_it_panic(kind in 0_u8..4, body in vec(any::<u8>(), 0..200)) {
+        let mut bytes = Vec::new();
+        put_length(&mut bytes, MIN_RECORD_BYTES + body.len());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&[FORMAT, kind]);
+        bytes.extend_from_slice(&[7; 32]);
+        bytes.extend_from_slice(&body);
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..]);
+        bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+        bytes.extend_from_slice(&TRAILER);
+        if let Err(error) = decode(&Bytes::from(bytes), 0) {
+            prop_assert!(matches!(error, DecodeError::Damaged(_)));
+        }
+    }
+}
+
+fn golden() -> Record {
+    Record {
+        position: Position {
+            epoch: Epoch(3),
+            index: Index(4),
+        },
+        commit: Index(2),
+        version: Version::from_bits(5),
+        payload: Payload::Write(Write {
+            request: RequestId {
+                birth_millis: 6,
+                random: [9; 16],
+            },
+            changes: vec![Change {
+                key: ItemKey::new("n", b"k").unwrap(),
+                kind: ChangeKind::Put {
+                    value: Bytes::from_static(b"v"),
+                    expires: Some(Version::from_bits(7)),
+                },
+            }],
+        }),
+    }
+}
+
+/// A changed format must come with a new version number: logs on disk hold this one.
+#[test]
+fn the_format_never_changes() {
+    let bytes = encoded(&golden());
+    let mut expected = vec![93, 0, 0, 0];
+    expected.extend_from_slice(&bytes[4..8]);
+    expected.extend_from_slice(&[1, 2]);
+    for number in [3_u64, 4, 2, 5, 6] {
+        expected.extend_from_slice(&number.to_le_bytes());
+    }
+    expected.extend_from_slice(&[9; 16]);
+    expected.extend_from_slice(&[1, 0, 0, 0, 2, 3, 0, b'n', 0, b'k']);
+    expected.extend_from_slice(&7_u64.to_le_bytes());
+    expected.extend_from_slice(&[1, 0, 0, 0, b'v', 0x54, 0x4B, 0x56, 0xA5]);
+    assert_eq!(bytes, expected);
+    assert_eq!(
+        u32::from_le_bytes(bytes[4..8].try_into().unwrap()),
+        CHECKSUM
+    );
+}
+
+const CHECKSUM: u32 = 0;
+
+#[test]
+fn a_length_no_record_can_have_is_torn() {
+    for length in [
+        1,
+        45,
+        u32::try_from(MAX_RECORD_BYTES).unwrap() + 1,
+        u32::MAX,
+    ] {
+        let mut bytes = length.to_le_bytes().to_vec();
+        bytes.resize(4096, 0x11);
+        assert_eq!(Frame::read(&bytes), Err(DecodeError::Torn));
+    }
+    assert_eq!(Frame::read(&[0, 0]), Err(DecodeError::End));
+    assert_eq!(Frame::read(&[0, 1]), Err(DecodeError::Torn));
+    assert_eq!(Frame::read(&[]), Err(DecodeError::End));
+}

@@ -1,0 +1,94 @@
+//! The frame around a record: what can be known of it without reading its changes.
+
+use crate::{
+    record::codec::{FORMAT, HEADER_BYTES, MAX_RECORD_BYTES, MIN_RECORD_BYTES, TRAILER},
+    replication::{Epoch, Index, Position},
+    version::Version,
+};
+
+/// Why there is no record at a place of a log (LOG-TORN).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Nothing was written here: the bytes end, or the length word is zero.
+    #[error("no record begins here")]
+    End,
+    /// A record begins here but its trailer is missing: its write never finished.
+    #[error("the record is torn: its trailer is missing")]
+    Torn,
+    /// The trailer is there and the record is still wrong.
+    #[error("the record is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// A record's header, its checksum and trailer verified, its body unread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The bytes of the whole record, from its length word through its trailer.
+    pub len: usize,
+    /// The number of the payload's kind.
+    pub(super) kind: u8,
+    /// Where the record stands.
+    pub position: Position,
+    /// The commit index it carries.
+    pub commit: Index,
+    /// The version of everything it changes.
+    pub version: Version,
+}
+
+impl Frame {
+    /// Reads and verifies the frame of the record that begins `bytes`.
+    ///
+    /// # Errors
+    /// `End`, `Torn` or `Damaged`, as LOG-TORN tells them apart. A length that no record
+    /// can have leaves no place to look for the trailer, so it reads as `Torn`: whoever
+    /// knows what the log acknowledged must decide whether that can be.
+    pub fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let Some(length) = bytes.first_chunk() else {
+            // A few stray bytes are the beginning of a length word that was never finished.
+            return Err(if bytes.iter().all(|byte| *byte == 0) {
+                DecodeError::End
+            } else {
+                DecodeError::Torn
+            });
+        };
+        let len = u32::from_le_bytes(*length) as usize;
+        if len == 0 {
+            return Err(DecodeError::End);
+        }
+        if !(MIN_RECORD_BYTES..=MAX_RECORD_BYTES).contains(&len) || len > bytes.len() {
+            return Err(DecodeError::Torn);
+        }
+        let (content, trailer) = bytes[..len].split_at(len - TRAILER.len());
+        if trailer != TRAILER {
+            return Err(DecodeError::Torn);
+        }
+        if crc32c::crc32c_append(crc32c::crc32c(&content[..4]), &content[8..])
+            != u32::from_le_bytes(array(content, 4))
+        {
+            return Err(DecodeError::Damaged("its checksum does not match"));
+        }
+        if content[8] != FORMAT {
+            return Err(DecodeError::Damaged(
+                "its format version is unknown; a newer release may have written it",
+            ));
+        }
+        debug_assert!(content.len() >= HEADER_BYTES);
+        Ok(Self {
+            len,
+            kind: content[9],
+            position: Position {
+                epoch: Epoch(u64::from_le_bytes(array(content, 10))),
+                index: Index(u64::from_le_bytes(array(content, 18))),
+            },
+            commit: Index(u64::from_le_bytes(array(content, 26))),
+            version: Version::from_bits(u64::from_le_bytes(array(content, 34))),
+        })
+    }
+}
+
+/// The `N` bytes from `at`, which the caller knows to be there.
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(&bytes[at..at + N]);
+    array
+}
