@@ -1,1 +1,31 @@
-//! The client coordinator: gRPC service, REST gateway, read path through the cache.
+//! The client coordinator: the tier that users talk to. It keeps nothing of its own, so
+//! any number may run.
+//!
+//! ```text
+//!   gRPC ──► kv, session ─┐            ┌─► cache tier (hits end here)
+//!                         ├─► reader ──┤
+//!   REST ──► rest ────────┤            └─► below ──► server coordinator
+//!                         └─► writer ─────► below
+//! ```
+//!
+//! Reading order: [`views`] (what masters said lately, and so which hits count),
+//! [`reader`] (the read path), [`flights`] (equal misses become one), [`below`] (the way to
+//! the server coordinators), [`writer`], then the doors: [`kv`], [`session`], [`rest`],
+//! [`admin`]; [`ClientCoordinator`] puts them together.
+
+mod admin;
+mod below;
+mod coordinator;
+mod flights;
+mod inquiry;
+mod kv;
+mod meters;
+mod reader;
+mod rest;
+mod session;
+mod settings;
+mod views;
+mod writer;
+
+pub use coordinator::{ClientCoordinator, StartError};
+pub use settings::{ClientCoordinatorSettings, MetricsPage};

@@ -1,1 +1,25 @@
 //! Starts and stops real servers and tiers for tests and benches.
+//!
+//! Everything runs on free loopback ports, with a data folder of its own, and, when the
+//! caller is root, as the user `nobody`. Reading order: [`poll`] (waiting for a state),
+//! [`folder`] (where a server keeps its data), [`process`] (the guard that no server
+//! outlives), [`port`], then the servers: [`etcd`], [`redis`] and [`tierkv`].
+
+pub mod error;
+pub mod etcd;
+pub mod folder;
+pub mod poll;
+pub mod port;
+pub mod process;
+pub mod redis;
+pub mod tierkv;
+pub mod user;
+
+pub use error::Error;
+pub use etcd::Etcd;
+pub use folder::DataFolder;
+pub use poll::poll_until;
+pub use port::free_port;
+pub use process::{Process, Program};
+pub use redis::Redis;
+pub use tierkv::{Options, TierKv};

@@ -1,1 +1,12 @@
-//! REST models and the mapping between error codes and HTTP status.
+//! REST as data: the JSON models, and the one place where codes meet HTTP status.
+//!
+//! [`problem`] is what every failed request answers (RFC 9457), [`cluster`] what
+//! `/v1/cluster` and `tierkv status --output json` answer alike, [`answers`] the rest.
+
+pub mod answers;
+pub mod cluster;
+pub mod problem;
+
+pub use answers::{Deleted, Written};
+pub use cluster::ClusterReport;
+pub use problem::{Problem, http_status};

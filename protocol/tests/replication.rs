@@ -5,6 +5,8 @@
 //! I1, I2 and I5 are checked. Each test that switches a rule off shows that the default
 //! seeds notice.
 
+#![allow(clippy::unwrap_used)] // A simulation may panic: that is how it fails.
+
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},

@@ -42,7 +42,7 @@ pub trait FrameHandler: Send + Sync + 'static {
 
 /// Where a handler puts its answers. Cheap to clone.
 pub struct Replies<R> {
-    chunks: mpsc::Sender<Vec<R>>,
+    chunks: mpsc::Sender<Result<Vec<R>, Status>>,
     in_flight: Arc<Semaphore>,
     max_in_flight: usize,
 }
@@ -61,7 +61,7 @@ impl<R> Replies<R> {
     /// Sends answers; waits while the peer does not read, and forgets them once it is gone.
     pub async fn send(&self, replies: Vec<R>) {
         if !replies.is_empty() {
-            drop(self.chunks.send(replies).await);
+            drop(self.chunks.send(Ok(replies)).await);
         }
     }
 
@@ -91,15 +91,20 @@ pub fn answer_frames<H: FrameHandler>(
         max_in_flight,
     };
     tokio::spawn(async move {
-        // A frame that does not decode ends the stream, and so does the peer's leaving:
-        // operations under way finish, their answers go nowhere.
-        while let Ok(Some(frame)) = inbound.message().await {
-            handler.frame(frame, &replies).await;
+        loop {
+            match inbound.message().await {
+                Ok(Some(frame)) => handler.frame(frame, &replies).await,
+                // The peer is done; operations under way finish and are answered.
+                Ok(None) => return,
+                // A frame that does not decode, or is too large, ends the stream.
+                Err(status) => return drop(replies.chunks.send(Err(status)).await),
+            }
         }
     });
     Answered {
         greeting,
         chunks: receiver,
+        failure: None,
         left: Vec::new(),
     }
 }
@@ -107,7 +112,9 @@ pub fn answer_frames<H: FrameHandler>(
 /// The stream of answer frames.
 pub struct Answered<H: FrameHandler> {
     greeting: Option<H::ReplyFrame>,
-    chunks: mpsc::Receiver<Vec<H::Reply>>,
+    chunks: mpsc::Receiver<Result<Vec<H::Reply>, Status>>,
+    /// What ends the stream after the answers before it.
+    failure: Option<Status>,
     /// Answers that did not fit the frame before, in reverse order.
     left: Vec<H::Reply>,
 }
@@ -122,10 +129,14 @@ impl<H: FrameHandler> Stream for Answered<H> {
             return Poll::Ready(Some(Ok(greeting)));
         }
         if self.left.is_empty() {
+            if let Some(status) = self.failure.take() {
+                return Poll::Ready(Some(Err(status)));
+            }
             match self.chunks.poll_recv(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(chunk)) => {
+                Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
+                Poll::Ready(Some(Ok(chunk))) => {
                     if fits::<H>(&chunk) {
                         let chunk = self.merge(chunk);
                         return Poll::Ready(Some(Ok(H::pack(chunk))));
@@ -149,13 +160,17 @@ impl<H: FrameHandler> Answered<H> {
         let mut bytes: usize = chunk.iter().map(H::weight).sum();
         while chunk.len() < MAX_FRAME_OPERATIONS / 2 && bytes < FRAME_BYTES / 2 {
             match self.chunks.try_recv() {
-                Ok(next) if fits::<H>(&next) => {
+                Ok(Ok(next)) if fits::<H>(&next) => {
                     bytes += next.iter().map(H::weight).sum::<usize>();
                     chunk.extend(next);
                 }
-                Ok(mut next) => {
+                Ok(Ok(mut next)) => {
                     next.reverse();
                     self.left = next;
+                    break;
+                }
+                Ok(Err(status)) => {
+                    self.failure = Some(status);
                     break;
                 }
                 Err(_) => break,

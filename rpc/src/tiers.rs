@@ -60,7 +60,6 @@ macro_rules! tier_exchange {
             fn empty(count: usize) -> RequestFrame {
                 RequestFrame {
                     requests: Vec::with_capacity(count),
-                    placement_version: 0,
                 }
             }
 

@@ -307,12 +307,12 @@ impl Client {
             if unreachable {
                 // Whoever sees it first moves everybody on.
                 let next = at.wrapping_add(1);
-                drop(self.shared.current.compare_exchange(
+                let _ = self.shared.current.compare_exchange(
                     at,
                     next,
                     Ordering::Relaxed,
                     Ordering::Relaxed,
-                ));
+                );
             }
             sleep_until(again).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

@@ -269,10 +269,7 @@ mod tests {
             version: Version::from_bits(1),
             filled: Version::from_bits(2),
         });
-        assert_eq!(
-            absent.encode(),
-            b"\x03\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0"
-        );
+        assert_eq!(absent.encode(), b"\x03\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0");
     }
 
     #[test]

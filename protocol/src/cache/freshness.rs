@@ -88,7 +88,11 @@ impl Freshness {
         };
         let passed = u64::try_from(now.since(newest.asked_at).as_millis()).unwrap_or(u64::MAX);
         // 48 bits of milliseconds are what a version holds.
-        let millis = newest.clock.millis().saturating_add(passed).min(u64::MAX >> 16);
+        let millis = newest
+            .clock
+            .millis()
+            .saturating_add(passed)
+            .min(u64::MAX >> 16);
         newest.clock.max(Version::from_millis(millis))
     }
 
@@ -179,9 +183,8 @@ mod tests {
             round: Round(4),
             index: Index(0),
         };
-        let age = |slot, revision| {
-            freshness.age(&mark, at(1_000), Slot::new(slot).unwrap(), revision)
-        };
+        let age =
+            |slot, revision| freshness.age(&mark, at(1_000), Slot::new(slot).unwrap(), revision);
         assert!(age(12, REVISION).is_some());
         assert!(age(12, REVISION + 1).is_none());
         assert!(age(15, REVISION).is_none());

@@ -8,8 +8,10 @@
 //! around them can be switched off ([`Rules`]), and then the default seeds must find the
 //! hole. To replay a failure, run [`world::run`] with the printed seed.
 //!
-//! Reading order: [`history`] (the truth), [`node`], [`master`], [`reader`], [`world`].
+//! Reading order: [`climate`] (what a world is like), [`history`] (the truth), [`node`],
+//! [`master`], [`reader`], [`world`].
 
+mod climate;
 mod history;
 mod master;
 mod node;

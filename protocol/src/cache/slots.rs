@@ -67,9 +67,7 @@ impl SlotTable {
         let mut runs: Vec<SlotRun> = Vec::new();
         for (slot, revision) in slots {
             match runs.last_mut() {
-                Some(run)
-                    if run.revision == revision && run.first + run.count == slot.number() =>
-                {
+                Some(run) if run.revision == revision && run.first + run.count == slot.number() => {
                     run.count += 1;
                 }
                 _ => runs.push(SlotRun {
@@ -116,10 +114,7 @@ mod tests {
     fn bad_runs_are_refused() {
         let table = |runs: &[SlotRun]| SlotTable::from_runs(runs.to_vec());
         assert_eq!(table(&[run(0, 0, 1)]), Err(SlotTableError::EmptyRun));
-        assert_eq!(
-            table(&[run(4_095, 2, 1)]),
-            Err(SlotTableError::OutOfRange)
-        );
+        assert_eq!(table(&[run(4_095, 2, 1)]), Err(SlotTableError::OutOfRange));
         assert_eq!(
             table(&[run(u16::MAX, u16::MAX, 1)]),
             Err(SlotTableError::OutOfRange)

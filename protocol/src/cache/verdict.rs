@@ -139,7 +139,10 @@ mod tests {
 
     #[test]
     fn expired_values_and_old_entries_are_misses() {
-        assert_eq!(verdict(&value(5, Some(CLOCK), 0), 200, 0, true), Verdict::Stale);
+        assert_eq!(
+            verdict(&value(5, Some(CLOCK), 0), 200, 0, true),
+            Verdict::Stale
+        );
         assert_eq!(
             verdict(&value(5, Some(CLOCK + 1), CLOCK), 200, 0, true),
             HIT

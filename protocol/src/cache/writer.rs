@@ -71,7 +71,10 @@ impl MarkWriter {
         if newest.max(ready).is_some_and(|known| known >= round) {
             return;
         }
-        let same_index = self.pending.back().is_some_and(|(_, index)| *index >= commit);
+        let same_index = self
+            .pending
+            .back()
+            .is_some_and(|(_, index)| *index >= commit);
         if same_index || self.pending.len() == MAX_PENDING_ROUNDS {
             self.pending.pop_back();
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tierkv_types::{BootTime, Epoch, Round, Slot, Version};
+use tierkv_types::{BootTime, Round, Slot, Version};
 
 use super::{
     Rules,
@@ -12,6 +12,9 @@ use crate::cache::{Entry, Freshness, Mark, ReadBound, Verdict, judge};
 
 /// The slot that all keys of the simulation live in.
 pub(super) const SLOT: u16 = 7;
+
+/// The revision that every answer names where the rule of the owned slot is switched off.
+pub(super) const ANY_REVISION: u64 = 0;
 
 /// One client coordinator.
 pub(super) struct Reader {
@@ -39,9 +42,9 @@ impl Reader {
             if !rules.greater_round {
                 mark.round = Round(u64::MAX);
             }
-            if !rules.owned_slot {
-                revision = newest.slots.revision_of(slot()).unwrap_or(revision);
-            }
+        }
+        if !rules.owned_slot {
+            revision = ANY_REVISION;
         }
         let mut bound = read.bound;
         if !rules.min_version {
@@ -59,7 +62,16 @@ impl Reader {
             value.expires = None;
         }
         let now = self.boot(now);
-        judge(freshness, mark.as_ref(), &judged, slot(), revision, &bound, now, clock)
+        judge(
+            freshness,
+            mark.as_ref(),
+            &judged,
+            slot(),
+            revision,
+            &bound,
+            now,
+            clock,
+        )
     }
 }
 
@@ -93,9 +105,4 @@ pub(super) enum Step {
     Below(Token),
     /// Fill.
     Fill(Token, Entry),
-}
-
-/// An epoch's number as the simulation counts it.
-pub(super) const fn epoch(masters: usize) -> Epoch {
-    Epoch(masters as u64)
 }

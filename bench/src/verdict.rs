@@ -1,0 +1,252 @@
+//! A cell's figures and, in words made of them, what bounds it now.
+
+use serde::Serialize;
+
+use crate::{
+    cell::Cell,
+    cost::Cost,
+    rounds::{Part, Round, median},
+};
+
+/// The share (of 1) of the machine's processor time from which on it is the bound.
+const FULLY_BUSY: f64 = 0.9;
+
+/// One line of the table.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Verdict {
+    pub(crate) cell: &'static str,
+    pub(crate) work: &'static str,
+    pub(crate) peer: &'static str,
+    pub(crate) target: f64,
+    #[serde(flatten)]
+    pub(crate) end: End,
+}
+
+/// What became of a cell.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "end")]
+pub(crate) enum End {
+    /// It has figures.
+    Measured(Figures),
+    /// It has none, for this reason.
+    NotMeasured {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The figures of a cell.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Figures {
+    pub(crate) ours_rate: f64,
+    pub(crate) peer_rate: f64,
+    pub(crate) ratio: f64,
+    pub(crate) least_ratio: f64,
+    pub(crate) greatest_ratio: f64,
+    pub(crate) met: bool,
+    pub(crate) bound: String,
+    pub(crate) rounds: Vec<Round>,
+}
+
+impl Verdict {
+    pub(crate) fn new(cell: Cell, rounds: Result<Vec<Round>, String>) -> Self {
+        let end = match rounds {
+            Ok(rounds) => End::Measured(Figures::of(cell, rounds)),
+            Err(reason) => End::NotMeasured { reason },
+        };
+        Self {
+            cell: cell.name(),
+            work: cell.work(),
+            peer: cell.peer(),
+            target: cell.target(),
+            end,
+        }
+    }
+
+    pub(crate) const fn is_measured(&self) -> bool {
+        matches!(self.end, End::Measured(_))
+    }
+}
+
+impl Figures {
+    fn of(cell: Cell, rounds: Vec<Round>) -> Self {
+        let ratios = || rounds.iter().map(Round::ratio);
+        let ratio = median(ratios());
+        Self {
+            ours_rate: median(rounds.iter().map(|round| round.ours.rate)),
+            peer_rate: median(rounds.iter().map(|round| round.peer.rate)),
+            ratio,
+            least_ratio: ratios().fold(f64::INFINITY, f64::min),
+            greatest_ratio: ratios().fold(f64::NEG_INFINITY, f64::max),
+            met: ratio >= cell.target(),
+            bound: bound_of(&rounds),
+            rounds,
+        }
+    }
+}
+
+/// One side's costs of one operation: medians over the rounds.
+#[derive(Clone, Copy, Debug)]
+struct Unit {
+    server_micros: f64,
+    server_kernel_micros: f64,
+    generator_micros: f64,
+    busy: f64,
+    p50_micros: f64,
+    p99_micros: f64,
+    flushes_a_second: f64,
+    operations_a_flush: f64,
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn unit_of(rounds: &[Round], side: fn(&Round) -> &Part) -> Unit {
+    let middle = |figure: &dyn Fn(&Part, &Cost) -> f64| {
+        let parts = rounds.iter().map(side);
+        median(parts.map(|part| figure(part, &part.cost)))
+    };
+    let each = |seconds: f64, part: &Part| seconds * 1e6 / part.operations as f64;
+    let flushes = |cost: &Cost| cost.flushes.unwrap_or(0) as f64;
+    Unit {
+        server_micros: middle(&|part, cost| each(cost.server.total(), part)),
+        server_kernel_micros: middle(&|part, cost| each(cost.server.kernel, part)),
+        generator_micros: middle(&|part, cost| each(cost.generator.total(), part)),
+        busy: middle(&|_, cost| cost.busy),
+        p50_micros: middle(&|part, _| part.p50_micros),
+        p99_micros: middle(&|part, _| part.p99_micros),
+        flushes_a_second: middle(&|_, cost| flushes(cost) / cost.seconds),
+        operations_a_flush: middle(&|part, cost| part.operations as f64 / flushes(cost)),
+    }
+}
+
+fn bound_of(rounds: &[Round]) -> String {
+    let ours = unit_of(rounds, |round| &round.ours);
+    let peer = unit_of(rounds, |round| &round.peer);
+    let verdict = if ours.busy >= FULLY_BUSY {
+        let larger = if ours.server_micros >= ours.generator_micros {
+            "server"
+        } else {
+            "generator with its client"
+        };
+        format!(
+            "processor, most of it the {larger}: cores {:.0} % busy",
+            ours.busy * 100.0
+        )
+    } else {
+        format!(
+            "waiting, not the processor: cores {:.0} % busy",
+            ours.busy * 100.0
+        )
+    };
+    format!(
+        "{verdict}; ours {}; peer {}, cores {:.0} % busy",
+        words_of(ours),
+        words_of(peer),
+        peer.busy * 100.0
+    )
+}
+
+fn words_of(unit: Unit) -> String {
+    let mut words = format!(
+        "server {:.1} us CPU/op (kernel {:.1}), generator {:.1}, p50 {:.0} us, p99 {:.0} us",
+        unit.server_micros,
+        unit.server_kernel_micros,
+        unit.generator_micros,
+        unit.p50_micros,
+        unit.p99_micros,
+    );
+    // A read cell sees the few flushes of whatever else the machine does.
+    if unit.operations_a_flush < 1_000.0 {
+        words += &format!(
+            ", {:.0} disk flushes/s, {:.1} ops each",
+            unit.flushes_a_second, unit.operations_a_flush
+        );
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cost::Cpu;
+
+    fn part(rate: f64, busy: f64, flushes: Option<u64>) -> Part {
+        Part {
+            operations: 100_000,
+            rate,
+            p50_micros: 500.0,
+            p99_micros: 2_000.0,
+            cached: 0,
+            cost: Cost {
+                seconds: 2.0,
+                server: Cpu {
+                    user: 0.9,
+                    kernel: 0.3,
+                },
+                generator: Cpu {
+                    user: 1.0,
+                    kernel: 0.4,
+                },
+                busy,
+                flushes,
+                writes: None,
+            },
+        }
+    }
+
+    fn rounds(busy: f64, flushes: Option<u64>) -> Vec<Round> {
+        [90.0, 100.0, 80.0]
+            .map(|rate| Round {
+                ours: part(rate, busy, flushes),
+                peer: part(100.0, 0.95, None),
+            })
+            .to_vec()
+    }
+
+    #[test]
+    fn the_median_of_the_rounds_counts() {
+        let verdict = Verdict::new(Cell::HitUnary, Ok(rounds(0.98, None)));
+        let End::Measured(figures) = verdict.end else {
+            panic!("it was measured");
+        };
+        assert_eq!((figures.ratio, figures.met), (0.9, true));
+        assert_eq!((figures.least_ratio, figures.greatest_ratio), (0.8, 1.0));
+    }
+
+    #[test]
+    fn what_bounds_a_cell_is_said_with_numbers() {
+        let busy = bound_of(&rounds(0.98, None));
+        assert!(
+            busy.starts_with(
+                "processor, most of it the generator with its client: cores 98 % busy"
+            ),
+            "{busy}"
+        );
+        assert!(
+            busy.contains("ours server 12.0 us CPU/op (kernel 3.0), generator 14.0"),
+            "{busy}"
+        );
+        assert!(!busy.contains("flushes"), "{busy}");
+        let waiting = bound_of(&rounds(0.5, Some(4_000)));
+        assert!(
+            waiting.starts_with("waiting, not the processor: cores 50 % busy"),
+            "{waiting}"
+        );
+        assert!(
+            waiting.contains("2000 disk flushes/s, 25.0 ops each"),
+            "{waiting}"
+        );
+    }
+
+    #[test]
+    fn a_cell_without_figures_says_why() {
+        let verdict = Verdict::new(Cell::PutOne, Err("no etcd".to_owned()));
+        assert!(!verdict.is_measured());
+        let json = serde_json::to_value(&verdict).unwrap();
+        assert_eq!(json["end"], "not_measured");
+        assert_eq!(json["reason"], "no etcd");
+        let measured = Verdict::new(Cell::PutOne, Ok(rounds(0.98, Some(10))));
+        let json = serde_json::to_value(&measured).unwrap();
+        assert_eq!(json["end"], "measured");
+        assert_eq!(json["rounds"][0]["ours"]["cost"]["flushes"], 10);
+    }
+}

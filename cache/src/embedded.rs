@@ -1,0 +1,230 @@
+//! The cache tier inside one process: the same trait and the same guarantees as over
+//! memcached, without a network.
+//!
+//! Entries live in a bounded concurrent map, `leases` in a small table beside it. A hit
+//! touches the map alone. Everything else about a key (winning a lease, filling, deleting)
+//! happens under the lock of the key's lease shard, so that a delete and a fill can't pass
+//! each other: whichever comes second sees the first.
+//!
+//! Reading order: `stored` (what the map holds), `leases`, then this file.
+
+mod leases;
+mod stored;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, sync};
+use tierkv_protocol::cache::{Entry, Mark};
+use tierkv_types::{BootTime, Clock, ClusterId};
+
+use self::{
+    leases::{Grant, LeaseTable},
+    stored::{OwnedKey, Stored, WeightInBytes, weight},
+};
+use crate::{
+    key::CacheKey,
+    tier::{Cache, Fill, Found, Lease, MAX_ENTRY_BYTES, NodeReport, State, Undelivered},
+};
+
+pub use self::leases::MAX_LEASES;
+
+/// The name of the one node.
+pub const NODE: &str = "embedded";
+
+/// What an entry is expected to weigh, to size the map's first tables.
+const TYPICAL_ENTRY_BYTES: u64 = 512;
+
+/// Most parts the map is split into, so that writers don't wait for each other.
+const MAX_PARTS: u64 = 32;
+
+/// Largest entries that each part of the map has room for, where the capacity allows.
+const LARGEST_ENTRIES_PER_PART: u64 = 4;
+
+type Entries = sync::Cache<OwnedKey, Stored, WeightInBytes>;
+
+/// An in-memory cache tier of one node.
+pub struct EmbeddedCache {
+    entries: Entries,
+    leases: LeaseTable,
+    marks: RwLock<BTreeMap<ClusterId, Mark>>,
+    clock: Arc<dyn Clock>,
+    lookups: AtomicU64,
+    hits: AtomicU64,
+}
+
+impl EmbeddedCache {
+    /// A cache whose entries, with keys and overhead, take at most `capacity_bytes`; the
+    /// coldest are evicted.
+    #[must_use]
+    pub fn new(capacity_bytes: u64, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            entries: entries(capacity_bytes),
+            leases: LeaseTable::new(),
+            marks: RwLock::default(),
+            clock,
+            lookups: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+        }
+    }
+
+    fn look_up(&self, cluster: &ClusterId, keys: &[CacheKey<'_>], results: &mut Vec<Found>) {
+        results.clear();
+        // One reading of the mark serves all keys: it was read before every entry.
+        let mark = self.mark(cluster);
+        let now = self.clock.boot_time();
+        let mut hits = 0;
+        results.extend(keys.iter().map(|key| {
+            let state = match self.live_entry(key, now) {
+                Some(entry) => {
+                    hits += 1;
+                    State::Entry(entry)
+                }
+                None => self.miss(key),
+            };
+            Found { mark, state }
+        }));
+        self.hits.fetch_add(hits, Ordering::Relaxed);
+        self.lookups.fetch_add(keys.len() as u64, Ordering::Relaxed);
+    }
+
+    fn miss(&self, key: &CacheKey<'_>) -> State {
+        let (shard, place) = self.leases.shard(key);
+        let mut shard = shard.lock();
+        let now = self.clock.boot_time();
+        // A fill may have come between the look without the lock and this one.
+        if let Some(entry) = self.live_entry(key, now) {
+            return State::Entry(entry);
+        }
+        match shard.grant(place, now) {
+            Grant::Won(token) => State::Leased(Lease::new(token)),
+            Grant::Held => State::Busy,
+        }
+    }
+
+    fn live_entry(&self, key: &CacheKey<'_>, now: BootTime) -> Option<Entry> {
+        let stored = self.entries.get(key)?;
+        (now < stored.until).then_some(stored.entry)
+    }
+
+    fn store(&self, key: &CacheKey<'_>, lease: &Lease, entry: Entry) -> Fill {
+        let weight = weight(key, &entry);
+        // Copying is kept out of the lock: the entry must not pin a network frame.
+        let entry = (weight <= MAX_ENTRY_BYTES as u64).then(|| entry.detached());
+        let (shard, place) = self.leases.shard(key);
+        let mut shard = shard.lock();
+        let now = self.clock.boot_time();
+        let live = shard.take(place, lease.token(), now);
+        match entry {
+            Some(entry) if live => {
+                let until = now.after(entry.life());
+                let stored = Stored { entry, until };
+                self.entries.insert(OwnedKey::from(key), stored);
+                Fill::Stored
+            }
+            _ => Fill::Refused,
+        }
+    }
+
+    fn remove(&self, key: &CacheKey<'_>) {
+        let (shard, place) = self.leases.shard(key);
+        let mut shard = shard.lock();
+        shard.revoke(place);
+        self.entries.remove(key);
+    }
+
+    fn mark(&self, cluster: &ClusterId) -> Option<Mark> {
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        marks.get(cluster).copied()
+    }
+
+    fn raise_mark(&self, cluster: &ClusterId, mark: Mark) {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        match marks.get_mut(cluster) {
+            Some(held) if held.outranks(&mark) => {}
+            Some(held) => *held = mark,
+            None => {
+                marks.insert(cluster.clone(), mark);
+            }
+        }
+    }
+}
+
+impl Cache for EmbeddedCache {
+    async fn lookup(&self, cluster: &ClusterId, keys: &[CacheKey<'_>], results: &mut Vec<Found>) {
+        self.look_up(cluster, keys, results);
+    }
+
+    async fn fill(&self, key: CacheKey<'_>, lease: Lease, entry: Entry) -> Fill {
+        self.store(&key, &lease, entry)
+    }
+
+    async fn release(&self, key: CacheKey<'_>, lease: Lease) {
+        let (shard, place) = self.leases.shard(&key);
+        shard.lock().take(place, lease.token(), BootTime::default());
+    }
+
+    async fn delete(&self, keys: &[CacheKey<'_>]) -> Result<(), Undelivered> {
+        for key in keys {
+            self.remove(key);
+        }
+        Ok(())
+    }
+
+    async fn write_mark(&self, cluster: &ClusterId, mark: Mark) -> Result<(), Undelivered> {
+        self.raise_mark(cluster, mark);
+        Ok(())
+    }
+
+    async fn read_marks(&self, cluster: &ClusterId) -> Vec<(String, Option<Mark>)> {
+        vec![(NODE.to_owned(), self.mark(cluster))]
+    }
+
+    async fn holds_anything(&self) -> bool {
+        let now = self.clock.boot_time();
+        // Leases first: one that is filled meanwhile is then seen as an entry.
+        self.leases
+            .shards()
+            .any(|shard| shard.lock().holds_any(now))
+            || !self.entries.is_empty()
+    }
+
+    async fn nodes(&self) -> Vec<NodeReport> {
+        vec![NodeReport {
+            node: NODE.to_owned(),
+            up: true,
+            lookups: self.lookups.load(Ordering::Relaxed),
+            hits: self.hits.load(Ordering::Relaxed),
+            entries: self.entries.len() as u64,
+            bytes: self.entries.weight(),
+        }]
+    }
+}
+
+fn entries(capacity_bytes: u64) -> Entries {
+    let largest = MAX_ENTRY_BYTES as u64 * LARGEST_ENTRIES_PER_PART;
+    let parts = (capacity_bytes / largest).clamp(1, MAX_PARTS);
+    let items = capacity_bytes / TYPICAL_ENTRY_BYTES;
+    // The map rounds the number of parts up to a power of two; rounding down keeps the room.
+    let parts = 1_usize << parts.ilog2();
+    let items = usize::try_from(items).unwrap_or(usize::MAX);
+    let options = OptionsBuilder::new()
+        .shards(parts)
+        .estimated_items_capacity(items)
+        .weight_capacity(capacity_bytes)
+        .build();
+    match options {
+        Ok(options) => Entries::with_options(
+            options,
+            WeightInBytes,
+            DefaultHashBuilder::default(),
+            sync::DefaultLifecycle::default(),
+        ),
+        Err(_) => Entries::with_weighter(items, capacity_bytes, WeightInBytes),
+    }
+}

@@ -1,0 +1,126 @@
+//! What operators ask: the topology and its health, put together from those who know.
+
+use std::{sync::Arc, time::Duration};
+
+use tierkv_cache::Cache;
+use tierkv_coordination::{
+    Coordination,
+    directory::{CLIENT_COORDINATORS, Presence},
+};
+use tierkv_rpc::proto::{
+    internal::{SurveyRequest, server_coordinator_client::ServerCoordinatorClient},
+    status::{read_error, to_status},
+    v1::{
+        CacheStatus, CoordinatorStatus, GetClusterRequest, GetClusterResponse, MarkStatus,
+        admin_server,
+    },
+};
+use tierkv_types::{Clock, Error};
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
+
+use crate::{below::Below, views::SharedViews};
+
+/// How long the server coordinator may take to answer.
+const SURVEY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Answers for the whole platform.
+pub(crate) struct Admin<C> {
+    pub(crate) below: Below,
+    pub(crate) coordination: Arc<dyn Coordination>,
+    pub(crate) cache: Arc<C>,
+    pub(crate) views: SharedViews,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl<C: Cache> Admin<C> {
+    /// The topology and its health.
+    ///
+    /// # Errors
+    /// `Unavailable` if no server coordinator answers.
+    pub(crate) async fn cluster(&self) -> Result<GetClusterResponse, Error> {
+        let peer = self.below.first()?;
+        let mut client = ServerCoordinatorClient::new(peer.channel);
+        let survey = timeout(SURVEY_TIMEOUT, client.survey(SurveyRequest {}))
+            .await
+            .map_err(|_| Error::unavailable("the server coordinator did not answer in time"))?
+            .map_err(|status| read_error(&status))?
+            .into_inner();
+        Ok(GetClusterResponse {
+            clusters: survey.clusters,
+            server_coordinators: survey.server_coordinators,
+            client_coordinators: self.client_coordinators().await?,
+            cache: self.cache().await,
+            placement: survey.placement,
+            transactions: 0,
+        })
+    }
+
+    async fn client_coordinators(&self) -> Result<Vec<CoordinatorStatus>, Error> {
+        let members = self.coordination.list(CLIENT_COORDINATORS).await?;
+        Ok((members.into_iter())
+            .filter_map(|(node, data)| {
+                let Presence { address, pid, .. } = Presence::decode(&data)?;
+                Some(CoordinatorStatus {
+                    node,
+                    address,
+                    pid,
+                    role: "serving".to_owned(),
+                    epoch: 0,
+                })
+            })
+            .collect())
+    }
+
+    async fn cache(&self) -> Vec<CacheStatus> {
+        let mut nodes: Vec<CacheStatus> = (self.cache.nodes().await.into_iter())
+            .map(|report| CacheStatus {
+                node: report.node,
+                health: if report.up { "up" } else { "down" }.to_owned(),
+                hit_ratio: ratio(report.hits, report.lookups),
+                marks: Vec::new(),
+            })
+            .collect();
+        let now = self.clock.boot_time();
+        for cluster in self.views.clusters() {
+            for (node, mark) in self.cache.read_marks(&cluster).await {
+                let age = mark.and_then(|mark| self.views.mark_age(&cluster, &mark, now));
+                let age_ms = age.map(|age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX));
+                if let Some(status) = nodes.iter_mut().find(|status| status.node == node) {
+                    status.marks.push(MarkStatus {
+                        cluster: cluster.to_string(),
+                        age_ms,
+                    });
+                }
+            }
+        }
+        nodes
+    }
+}
+
+/// Hits a lookup; 0 before the first.
+#[allow(clippy::cast_precision_loss)] // A ratio of counters needs no more than 52 bits.
+fn ratio(hits: u64, lookups: u64) -> f64 {
+    if lookups == 0 {
+        0.0
+    } else {
+        hits as f64 / lookups as f64
+    }
+}
+
+/// The service as tonic wants it.
+pub(crate) struct Door<C>(pub(crate) Arc<Admin<C>>);
+
+#[tonic::async_trait]
+impl<C: Cache> admin_server::Admin for Door<C> {
+    async fn get_cluster(
+        &self,
+        _: Request<GetClusterRequest>,
+    ) -> Result<Response<GetClusterResponse>, Status> {
+        self.0
+            .cluster()
+            .await
+            .map(Response::new)
+            .map_err(|error| to_status(&error))
+    }
+}

@@ -1,0 +1,210 @@
+//! The session stream: frames of operations in, frames of answers out.
+//!
+//! Single reads of a frame ask the cache together, and the hits are answered at once;
+//! everything else goes its way and is answered when it is done.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use tierkv_cache::Cache;
+use tierkv_rpc::{
+    FrameHandler, Replies,
+    proto::{
+        convert,
+        status::to_wire,
+        v1::{
+            SessionAnswer, SessionOperation, SessionRequest, SessionResponse,
+            session_answer::Answer, session_operation::Operation,
+        },
+    },
+};
+use tierkv_types::{Error, ItemKey, limits::MAX_FRAME_OPERATIONS};
+use tokio::time::Instant;
+
+use crate::{
+    kv::{Operations, not_served},
+    reader::{Begun, Level, Miss},
+};
+
+/// Answers that are sent together if they are there together.
+const ANSWERS_TOGETHER: usize = 128;
+
+/// One session.
+pub(crate) struct Session<C> {
+    pub(crate) operations: Arc<Operations<C>>,
+}
+
+type Pending = Pin<Box<dyn Future<Output = SessionAnswer> + Send>>;
+
+impl<C: Cache> FrameHandler for Session<C> {
+    type RequestFrame = SessionRequest;
+    type Reply = SessionAnswer;
+    type ReplyFrame = SessionResponse;
+
+    async fn frame(self: &Arc<Self>, frame: SessionRequest, replies: &Replies<SessionAnswer>) {
+        let arrived = Instant::now();
+        let mut answers = Vec::with_capacity(frame.operations.len());
+        let mut reads = Reads::with_capacity(frame.operations.len());
+        let mut others = Vec::new();
+        for SessionOperation {
+            id,
+            timeout_ms,
+            operation,
+        } in frame.operations
+        {
+            let deadline = arrived + convert::timeout(timeout_ms);
+            match operation {
+                Some(Operation::Get(get)) => match self.operations.wanted(&get) {
+                    Ok(wanted) => reads.push(id, deadline, wanted),
+                    Err(error) => answers.push(self.answer(id, Err(error))),
+                },
+                Some(operation) => others.push((id, deadline, operation)),
+                None => answers.push(self.answer(
+                    id,
+                    Err(Error::invalid(
+                        "the operation is empty, or of a kind that this release does not know",
+                    )),
+                )),
+            }
+        }
+        let misses = self.read(reads, &mut answers).await;
+        replies.send(answers).await;
+        let count = misses.len() + others.len();
+        if count == 0 {
+            return;
+        }
+        let Some(permit) = replies.admit(count).await else {
+            return;
+        };
+        let (session, replies) = (Arc::clone(self), replies.clone());
+        tokio::spawn(async move {
+            let misses = misses
+                .into_iter()
+                .map(|(id, deadline, miss)| session.miss(id, deadline, miss));
+            let others = others
+                .into_iter()
+                .map(|(id, at, other)| session.other(id, at, other));
+            let under_way: FuturesUnordered<Pending> = misses.chain(others).collect();
+            let mut answered = under_way.ready_chunks(ANSWERS_TOGETHER);
+            while let Some(chunk) = answered.next().await {
+                replies.send(chunk).await;
+            }
+            drop(permit);
+        });
+    }
+
+    fn weight(answer: &SessionAnswer) -> usize {
+        const FIXED: usize = 48;
+        FIXED
+            + match &answer.answer {
+                Some(Answer::Get(get)) => get.value.len(),
+                Some(Answer::BatchGet(batch)) => batch
+                    .answers
+                    .iter()
+                    .map(|get| get.value.len() + FIXED)
+                    .sum(),
+                Some(Answer::Error(error)) => error.message.len(),
+                _ => 0,
+            }
+    }
+
+    fn pack(answers: Vec<SessionAnswer>) -> SessionResponse {
+        SessionResponse {
+            greeting: None,
+            answers,
+        }
+    }
+}
+
+/// The single reads of a frame.
+struct Reads {
+    wanted: Vec<(ItemKey, Level)>,
+    names: Vec<(u64, Instant)>,
+}
+
+impl Reads {
+    fn with_capacity(capacity: usize) -> Self {
+        let capacity = capacity.min(MAX_FRAME_OPERATIONS);
+        Self {
+            wanted: Vec::with_capacity(capacity),
+            names: Vec::with_capacity(capacity),
+        }
+    }
+
+    fn push(&mut self, id: u64, deadline: Instant, wanted: (ItemKey, Level)) {
+        self.wanted.push(wanted);
+        self.names.push((id, deadline));
+    }
+}
+
+impl<C: Cache> Session<C> {
+    /// Answers the hits; what is left has to go below.
+    async fn read(
+        &self,
+        reads: Reads,
+        answers: &mut Vec<SessionAnswer>,
+    ) -> Vec<(u64, Instant, Miss)> {
+        if reads.wanted.is_empty() {
+            return Vec::new();
+        }
+        self.operations
+            .meters
+            .gets
+            .increment(reads.wanted.len() as u64);
+        let mut misses = Vec::new();
+        let begun = self.operations.reader.begin(&reads.wanted).await;
+        for ((id, deadline), begun) in reads.names.into_iter().zip(begun) {
+            match begun {
+                Begun::Hit(hit) => {
+                    answers.push(SessionAnswer {
+                        id,
+                        answer: Some(Answer::Get(hit)),
+                    });
+                }
+                Begun::Miss(miss) => misses.push((id, deadline, miss)),
+            }
+        }
+        misses
+    }
+
+    fn miss(self: &Arc<Self>, id: u64, deadline: Instant, miss: Miss) -> Pending {
+        let session = Arc::clone(self);
+        Box::pin(async move {
+            let outcome = session.operations.reader.finish(miss, deadline).await;
+            session.answer(id, outcome.map(Answer::Get))
+        })
+    }
+
+    fn other(self: &Arc<Self>, id: u64, deadline: Instant, operation: Operation) -> Pending {
+        let session = Arc::clone(self);
+        Box::pin(async move {
+            let operations = &session.operations;
+            let outcome = match operation {
+                Operation::Get(get) => operations.get(get, deadline).await.map(Answer::Get),
+                Operation::BatchGet(batch) => operations
+                    .batch_get(batch, deadline)
+                    .await
+                    .map(Answer::BatchGet),
+                Operation::Put(put) => operations.put(put, deadline).await.map(Answer::Put),
+                Operation::Delete(delete) => operations
+                    .delete(delete, deadline)
+                    .await
+                    .map(Answer::Delete),
+                Operation::Increment(_) => Err(not_served("Increment")),
+                Operation::Write(_) => Err(not_served("Write")),
+            };
+            session.answer(id, outcome)
+        })
+    }
+
+    fn answer(&self, id: u64, outcome: Result<Answer, Error>) -> SessionAnswer {
+        let answer = outcome.unwrap_or_else(|error| {
+            self.operations.meters.failed(&error);
+            Answer::Error(to_wire(&error))
+        });
+        SessionAnswer {
+            id,
+            answer: Some(answer),
+        }
+    }
+}

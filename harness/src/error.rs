@@ -1,0 +1,72 @@
+//! Why a server could not be started, stopped or reached.
+
+use std::{io, time::Duration};
+
+/// A failure of the harness; each says which server it is about and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server's binary is not on this machine.
+    #[error("{program} was not found; {remedy}")]
+    Missing {
+        /// The binary that was looked for.
+        program: String,
+        /// How to get it.
+        remedy: String,
+    },
+    /// The operating system refused something.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// The server ended although it should run.
+    #[error("{name} ended with {status}; its log ends:\n{log}")]
+    Ended {
+        /// The server's name.
+        name: String,
+        /// Its exit status.
+        status: String,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// The server did not get where it should within its time.
+    #[error("{name} did not {what} within {waited:?}; its log ends:\n{log}")]
+    TimedOut {
+        /// The server's name.
+        name: String,
+        /// What it should have done.
+        what: &'static str,
+        /// How long that was waited for.
+        waited: Duration,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// The server said something that could not be understood.
+    #[error("{name} {what}; its log ends:\n{log}")]
+    Unexpected {
+        /// The server's name.
+        name: String,
+        /// What was wrong.
+        what: String,
+        /// The last lines of its log.
+        log: String,
+    },
+}
+
+impl Error {
+    /// Whether the server died because something else took its port meanwhile.
+    pub(crate) fn is_port_race(&self) -> bool {
+        let Self::Ended { log, .. } = self else {
+            return false;
+        };
+        log.to_ascii_lowercase().contains("address already in use")
+    }
+}
+
+/// Adds to an I/O error what was tried.
+pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let what = what.into();
+    move |source| Error::Io { what, source }
+}

@@ -1,0 +1,92 @@
+//! Where a server keeps its data and its log.
+
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    error::{Error, io_error},
+    user::User,
+};
+
+/// Names the folder under which all data folders are made.
+pub const ROOT_VARIABLE: &str = "TIERKV_HARNESS_DIR";
+
+/// A temporary folder of one server: `data/`, which belongs to the user it runs as, beside
+/// its log. It is removed with the last clone.
+#[derive(Clone, Debug)]
+pub struct DataFolder {
+    folder: Arc<TempDir>,
+    data: PathBuf,
+}
+
+impl DataFolder {
+    /// A new, empty folder for the server `name`.
+    ///
+    /// It lies under `TIERKV_HARNESS_DIR`, or else under `/var/tmp`, which is a disk on
+    /// machines whose `/tmp` is memory: a write that is synced must cost what a disk costs.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn new(name: &str) -> Result<Self, Error> {
+        let root = env::var_os(ROOT_VARIABLE).map_or_else(default_root, PathBuf::from);
+        let what = || format!("making a data folder for {name} in {}", root.display());
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("tierkv-{name}-"))
+            .tempdir_in(&root)
+            .map_err(io_error(what()))?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
+            .map_err(io_error(what()))?;
+        let data = folder.path().join("data");
+        fs::create_dir(&data).map_err(io_error(what()))?;
+        if let Some(user) = User::for_servers() {
+            user.own(&data).map_err(io_error(what()))?;
+        }
+        Ok(Self {
+            folder: Arc::new(folder),
+            data,
+        })
+    }
+
+    /// The folder that the server may write to.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The folder around it, where the log is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+fn default_root() -> PathBuf {
+    let on_disk = Path::new("/var/tmp");
+    if on_disk.is_dir() {
+        on_disk.to_owned()
+    } else {
+        env::temp_dir()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_goes_with_its_last_clone() {
+        let folder = DataFolder::new("test").unwrap();
+        let clone = folder.clone();
+        let data = folder.data().to_owned();
+        drop(folder);
+        assert!(data.is_dir());
+        drop(clone);
+        assert!(!data.exists());
+    }
+}

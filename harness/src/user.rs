@@ -1,0 +1,112 @@
+//! Whom servers run as: never root.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Gid, Uid};
+
+/// An unprivileged user of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// What `nobody` is on every Linux that does not say otherwise.
+const NOBODY: User = User {
+    uid: 65_534,
+    gid: 65_534,
+};
+
+impl User {
+    /// The user that servers must be switched to: `nobody` if this process is root, else
+    /// none, for they run as the caller.
+    pub(crate) fn for_servers() -> Option<Self> {
+        rustix::process::geteuid().is_root().then(|| {
+            fs::read_to_string("/etc/passwd")
+                .ok()
+                .and_then(|passwd| nobody_of(&passwd))
+                .unwrap_or(NOBODY)
+        })
+    }
+
+    /// Hands `path` to this user.
+    pub(crate) fn own(self, path: &Path) -> io::Result<()> {
+        rustix::fs::chown(
+            path,
+            Some(Uid::from_raw(self.uid)),
+            Some(Gid::from_raw(self.gid)),
+        )?;
+        Ok(())
+    }
+
+    /// Whether this user may run `program`: the file and every folder above it must be open
+    /// to others, for a checkout in root's home is not.
+    pub(crate) fn may_run(self, program: &Path) -> bool {
+        program.ancestors().all(|part| {
+            part.as_os_str().is_empty()
+                || fs::metadata(part).is_ok_and(|of| {
+                    let mode = of.permissions().mode();
+                    mode & 0o001 != 0 || (of.uid() == self.uid && mode & 0o100 != 0)
+                })
+        })
+    }
+
+    /// A path from which this user may run `program`: its own, or that of a copy in `folder`.
+    pub(crate) fn runnable(self, program: &Path, folder: &Path) -> io::Result<PathBuf> {
+        if self.may_run(program) {
+            return Ok(program.to_owned());
+        }
+        let copy = folder.join(program.file_name().unwrap_or(program.as_os_str()));
+        if !copy.exists() {
+            fs::copy(program, &copy)?;
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(copy)
+    }
+}
+
+/// `nobody`'s numbers in the text of a passwd file.
+fn nobody_of(passwd: &str) -> Option<User> {
+    let mut fields = passwd
+        .lines()
+        .find_map(|line| line.strip_prefix("nobody:"))?
+        .split(':')
+        .skip(1);
+    Some(User {
+        uid: fields.next()?.parse().ok()?,
+        gid: fields.next()?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_found_in_the_passwd_file() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nnobody:x:99:98:nobody:/:/usr/sbin/nologin\n";
+        assert_eq!(nobody_of(passwd), Some(User { uid: 99, gid: 98 }));
+        assert_eq!(nobody_of("root:x:0:0:root:/root:/bin/bash\n"), None);
+    }
+
+    #[test]
+    fn a_program_in_a_closed_folder_is_copied_out() {
+        let closed = tempfile::tempdir().unwrap();
+        let open = tempfile::tempdir().unwrap();
+        fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let program = closed.path().join("program");
+        fs::copy("/bin/true", &program).unwrap();
+        let nobody = User {
+            uid: 65_534,
+            gid: 65_534,
+        };
+        assert!(!nobody.may_run(&program));
+        let copy = nobody.runnable(&program, open.path()).unwrap();
+        assert_eq!(copy, open.path().join("program"));
+        assert!(nobody.may_run(Path::new("/bin/true")));
+    }
+}

@@ -1,0 +1,96 @@
+//! Errors as REST users see them.
+
+use serde::{Deserialize, Serialize};
+use tierkv_types::{Code, Error};
+
+/// The media type of a [`Problem`].
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// A failed request (RFC 9457).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The platform's code.
+    pub code: String,
+    /// The HTTP status, again.
+    pub status: u16,
+    /// What kind of failure it is, the same for every request that fails so.
+    pub title: String,
+    /// What happened to this request and what to do.
+    pub detail: String,
+}
+
+impl Problem {
+    /// The problem that an error is.
+    #[must_use]
+    pub fn new(error: &Error) -> Self {
+        Self {
+            code: error.code.name().to_owned(),
+            status: http_status(error.code),
+            title: title(error.code).to_owned(),
+            detail: error.message.to_string(),
+        }
+    }
+}
+
+/// The HTTP status for one of our codes. Exhaustive on purpose.
+#[must_use]
+pub const fn http_status(code: Code) -> u16 {
+    match code {
+        Code::InvalidArgument => 400,
+        Code::Unauthenticated => 401,
+        Code::PermissionDenied => 403,
+        Code::NotFound => 404,
+        Code::AlreadyExists | Code::Conflict => 409,
+        Code::TokenExpired => 410,
+        Code::ConditionFailed => 412,
+        Code::ResourceExhausted => 429,
+        Code::OutcomeUnknown | Code::DataLoss | Code::Internal => 500,
+        Code::NotMaster | Code::WrongOwner | Code::StaleEpoch | Code::Unavailable => 503,
+        Code::DeadlineExceeded => 504,
+    }
+}
+
+const fn title(code: Code) -> &'static str {
+    match code {
+        Code::InvalidArgument => "the request can't succeed as it is; correct it",
+        Code::NotFound => "there is no such thing",
+        Code::AlreadyExists => "it exists already",
+        Code::ConditionFailed => "a condition did not hold; read again and decide again",
+        Code::Conflict => "an older transaction holds a lock; retry",
+        Code::Unauthenticated => "say who you are",
+        Code::PermissionDenied => "you may not",
+        Code::NotMaster | Code::WrongOwner | Code::StaleEpoch | Code::Unavailable => {
+            "nothing was done; retry"
+        }
+        Code::ResourceExhausted => "a limit is reached; wait or send less",
+        Code::TokenExpired => "the token points at history that is gone; start afresh",
+        Code::DeadlineExceeded => "the deadline passed",
+        Code::OutcomeUnknown => "the write may or may not have happened; read the key",
+        Code::DataLoss => "stored data is damaged; tell an operator",
+        Code::Internal => "the server has a defect; tell an operator",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_a_failure_with_words() {
+        for code in Code::ALL {
+            let problem = Problem::new(&Error::new(code, "words"));
+            assert!((400..600).contains(&problem.status), "{code}");
+            assert!(!problem.title.is_empty());
+        }
+    }
+
+    #[test]
+    fn only_what_promises_no_effect_invites_a_blind_retry() {
+        for code in Code::ALL
+            .into_iter()
+            .filter(|code| http_status(*code) == 503)
+        {
+            assert!(code == Code::Unavailable || code.is_misrouted(), "{code}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+#!/bin/sh
+# Installs what building, testing or verifying TierKV needs, and only what is missing.
+#
+#   ops/deps.sh build    a C compiler, protoc with its includes, curl, python3
+#   ops/deps.sh test     the same, the servers that tests and benches start, package lists
+#   ops/deps.sh verify   the same as build, and cargo-deny
+#
+# It knows Debian and its children, and works as root or through sudo. The Rust toolchain
+# (https://rustup.rs) is yours to install. The servers are never started on their standard
+# ports: a policy-rc.d refuses that while packages are set up, and what a machine already
+# runs is left alone.
+set -eu
+
+CARGO_DENY_VERSION=0.20.2
+POLICY=/usr/sbin/policy-rc.d
+
+# etcd-client's build script always runs protoc, and needs the well-known types, which
+# Debian ships apart from it (libprotobuf-dev).
+BUILD_PACKAGES="build-essential protobuf-compiler libprotobuf-dev curl python3"
+TEST_PACKAGES="etcd-server redis-server"
+
+say() {
+    printf 'deps: %s\n' "$*"
+}
+
+fail() {
+    printf 'deps: %s\n' "$*" >&2
+    exit 1
+}
+
+# Runs a command as root: directly, or through sudo.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null 2>&1; then
+        sudo "$@"
+    else
+        fail "root is needed to install packages: run as root, or install sudo"
+    fi
+}
+
+is_installed() {
+    [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+# Prints those of the named packages that are missing.
+missing_of() {
+    for package in "$@"; do
+        is_installed "$package" || printf '%s ' "$package"
+    done
+}
+
+# What was installed for tests only shall not come up at the next boot either.
+disable_services() {
+    [ -d /run/systemd/system ] || return 0
+    for unit in "$@"; do
+        as_root systemctl disable --quiet "$unit" 2>/dev/null || true
+    done
+}
+
+# Whether apt knows the archive's packages; fresh images ship without their lists.
+has_package_lists() {
+    [ -n "$(apt-cache search --names-only '^redis-server$' 2>/dev/null)" ]
+}
+
+our_policy=no
+
+remove_policy() {
+    if [ "$our_policy" = yes ]; then
+        as_root rm -f "$POLICY"
+        our_policy=no
+    fi
+}
+
+# Refuses the start of services while packages are set up. A policy that is there already
+# is kept; it must say the same, else a server would come up on its standard port.
+place_policy() {
+    if [ -e "$POLICY" ]; then
+        status=0
+        "$POLICY" redis-server start >/dev/null 2>&1 || status=$?
+        [ "$status" -eq 101 ] ||
+            fail "$POLICY allows services to start; move it away while this runs"
+        return
+    fi
+    trap remove_policy EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    our_policy=yes
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$POLICY" >/dev/null
+    as_root chmod 755 "$POLICY"
+}
+
+update_lists() {
+    say "updating the package lists"
+    as_root apt-get update --quiet=2
+}
+
+install_missing() {
+    # Unquoted on purpose: the list is split into package names.
+    # shellcheck disable=SC2086
+    missing=$(missing_of $1)
+    if [ -z "$missing" ]; then
+        return
+    fi
+    say "installing $missing"
+    place_policy
+    update_lists
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --quiet=2 --no-install-recommends $missing
+    remove_policy
+    for package in $missing; do
+        case $package in
+        etcd-server) disable_services etcd.service etcd2.service ;;
+        redis-server) disable_services redis-server.service ;;
+        esac
+    done
+}
+
+install_cargo_deny() {
+    if cargo deny --version >/dev/null 2>&1; then
+        return
+    fi
+    say "installing cargo-deny $CARGO_DENY_VERSION (some minutes)"
+    cargo install --locked "cargo-deny@$CARGO_DENY_VERSION"
+}
+
+[ $# -eq 1 ] || fail "say what to prepare for: $0 build | test | verify"
+case $1 in
+build | test | verify) ;;
+*) fail "unknown mode $1: use build, test or verify" ;;
+esac
+
+command -v cargo >/dev/null 2>&1 ||
+    fail "cargo is not on the PATH: install a Rust toolchain from https://rustup.rs"
+command -v dpkg-query >/dev/null 2>&1 ||
+    fail "this is no Debian: install yourself: $BUILD_PACKAGES $TEST_PACKAGES"
+
+install_missing "$BUILD_PACKAGES"
+case $1 in
+test)
+    install_missing "$TEST_PACKAGES"
+    # The end-to-end tests load the package index that apt keeps.
+    has_package_lists || update_lists
+    ;;
+verify)
+    install_cargo_deny
+    ;;
+esac
+say "everything that '$1' needs is there"

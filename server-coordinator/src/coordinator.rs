@@ -1,0 +1,147 @@
+//! A server coordinator, put together.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tierkv_coordination::{
+    Coordination, CoordinationError, Membership,
+    directory::{Presence, SERVER_COORDINATORS},
+};
+use tierkv_rpc::{
+    proto::internal::server_coordinator_server::ServerCoordinatorServer, serve_builder,
+    session::FRAME_SLACK, tiers::MAX_TIER_FRAME_BYTES,
+};
+use tierkv_types::{Epoch, limits::MAX_ANSWER_BYTES};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::{
+    office::{Office, OfficeKeeper},
+    routes::RouteKeeper,
+    routing::Router,
+    service::Door,
+    settings::ServerCoordinatorSettings,
+};
+
+/// How long requests under way may take to finish when it stops.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// Why a server coordinator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The coordination store.
+    #[error(transparent)]
+    Coordination(#[from] CoordinationError),
+    /// Its address.
+    #[error("{address} can't be listened on: {error}; choose another address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+/// A running server coordinator.
+pub struct ServerCoordinator {
+    address: SocketAddr,
+    office: watch::Receiver<Office>,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
+    membership: Membership,
+}
+
+impl ServerCoordinator {
+    /// Begins to listen, to route, and to stand for primary.
+    ///
+    /// # Errors
+    /// [`StartError`], in words for an operator.
+    pub async fn start(
+        settings: ServerCoordinatorSettings,
+        coordination: Arc<dyn Coordination>,
+    ) -> Result<Self, StartError> {
+        let listen = |error| StartError::Listen {
+            address: settings.listen,
+            error,
+        };
+        let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let presence = Presence::of_this_process(address.to_string());
+        let membership = coordination
+            .join(
+                SERVER_COORDINATORS,
+                settings.node.as_str(),
+                presence.encode(),
+            )
+            .await?;
+        let (stop, stopping) = watch::channel(false);
+        let mut keeper = RouteKeeper::new(&*coordination).await?;
+        let (publish, routes) = watch::channel(Arc::new(keeper.table()));
+        let (tell_office, office) = watch::channel(Office::default());
+        let office_keeper = OfficeKeeper {
+            node: settings.node.to_string(),
+            presence,
+            coordination: Arc::clone(&coordination),
+            initial_clusters: settings.initial_clusters,
+        };
+        let tasks = vec![
+            tokio::spawn(keeper.run(publish, stopping.clone())),
+            tokio::spawn(office_keeper.run(tell_office, stopping.clone())),
+        ];
+        let door = Door {
+            router: Arc::new(Router { routes }),
+            coordination,
+        };
+        let serving = tokio::spawn(serve(door, listener, stopping));
+        Ok(Self {
+            address,
+            office,
+            stop,
+            serving,
+            tasks,
+            membership,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The epoch of its primacy, if it is primary.
+    #[must_use]
+    pub fn primary(&self) -> Option<Epoch> {
+        self.office.borrow().primary
+    }
+
+    /// Resigns, stops taking requests, and lets those under way finish.
+    pub async fn stop(self) {
+        drop(self.membership.leave().await);
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            drop(task.await);
+        }
+        let abort = self.serving.abort_handle();
+        if timeout(DRAIN_TIME, self.serving).await.is_err() {
+            // A peer that keeps its stream open does not keep the coordinator from stopping.
+            abort.abort();
+        }
+    }
+}
+
+async fn serve(door: Door, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    let service = ServerCoordinatorServer::new(door)
+        .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
+        .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
+    let stopped = async move {
+        drop(stop.wait_for(|stop| *stop).await);
+    };
+    let served = serve_builder()
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped)
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the server coordinator's listener failed");
+    }
+}

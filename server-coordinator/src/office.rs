@@ -1,0 +1,105 @@
+//! The election of the primary, and what only the primary does.
+
+use std::sync::Arc;
+
+use tierkv_coordination::{
+    Candidacy, Coordination, CoordinationError, Standing, Swap,
+    directory::{PLACEMENT, PRIMARY, Presence},
+};
+use tierkv_protocol::placement::{PlacementError, PlacementMap, WeightedCluster};
+use tierkv_types::Epoch;
+use tokio::{
+    sync::watch,
+    time::{Duration, sleep},
+};
+
+/// Pause before coordination is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// What this coordinator is, for those who ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Office {
+    /// The epoch of its primacy; `None`: it is a backup.
+    pub(crate) primary: Option<Epoch>,
+}
+
+/// Stands for primary again and again, and does the primary's work while it is one.
+pub(crate) struct OfficeKeeper {
+    pub(crate) node: String,
+    pub(crate) presence: Presence,
+    pub(crate) coordination: Arc<dyn Coordination>,
+    pub(crate) initial_clusters: Vec<WeightedCluster>,
+}
+
+impl OfficeKeeper {
+    /// Runs until `stop` says so; then resigns, so that a backup need not wait.
+    pub(crate) async fn run(self, office: watch::Sender<Office>, mut stop: watch::Receiver<bool>) {
+        loop {
+            let ended = tokio::select! {
+                ended = self.one_candidacy(&office) => ended,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            office.send_replace(Office::default());
+            if let Err(error) = ended {
+                tracing::warn!(%error, "the candidacy for primary ended");
+                sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+
+    /// One candidacy, from nomination to loss. Dropping it resigns.
+    async fn one_candidacy(&self, office: &watch::Sender<Office>) -> Result<(), CoordinationError> {
+        let data = self.presence.encode();
+        let mut candidacy = self
+            .coordination
+            .nominate(PRIMARY, &self.node, data)
+            .await?;
+        let Some(epoch) = candidacy.leading().await else {
+            return Ok(());
+        };
+        tracing::info!(node = self.node, %epoch, "elected primary");
+        office.send_replace(Office {
+            primary: Some(epoch),
+        });
+        tokio::select! {
+            ended = self.serve_as_primary() => ended?,
+            () = lost(&mut candidacy) => {}
+        }
+        lost(&mut candidacy).await;
+        Ok(())
+    }
+
+    /// Founds the placement map if there is none: whoever comes second finds it there.
+    async fn serve_as_primary(&self) -> Result<(), CoordinationError> {
+        let map = match PlacementMap::initial(self.initial_clusters.clone()) {
+            Ok(map) => map,
+            Err(error @ PlacementError::NoCluster) => {
+                return Err(CoordinationError::InvalidArgument(error.to_string()));
+            }
+            Err(error) => return Err(CoordinationError::Storage(error.to_string())),
+        };
+        loop {
+            match self
+                .coordination
+                .put_if_absent(PLACEMENT, map.encode())
+                .await
+            {
+                Ok(Swap::Won(_)) => tracing::info!(version = map.version, "founded the placement"),
+                Ok(Swap::Lost) => {}
+                Err(CoordinationError::Unavailable(_) | CoordinationError::OutcomeUnknown(_)) => {
+                    // Trying again settles it: if ours landed, the next try is lost.
+                    sleep(RETRY_PAUSE).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            return Ok(());
+        }
+    }
+}
+
+async fn lost(candidacy: &mut Candidacy) {
+    while candidacy.standing() != Standing::Lost {
+        candidacy.changed().await;
+    }
+}

@@ -1,0 +1,194 @@
+//! Which cluster owns a slot, which node masters the cluster, and the connection to it.
+//!
+//! The table is made anew whenever coordination says something else; requests read the
+//! newest one, and those that were turned away wait for the next.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use tierkv_coordination::{
+    Coordination, CoordinationError, Versioned, Watched,
+    directory::{self, Presence},
+};
+use tierkv_protocol::{placement::PlacementMap, replication::ClusterState};
+use tierkv_rpc::{Multiplexer, channel, tiers::ToDataNode};
+use tierkv_types::{ClusterId, Error, NodeId, Slot, limits::MAX_PEER_IN_FLIGHT};
+use tokio::sync::watch;
+
+/// Connections to one data node: one serialises, so there are a few.
+const CHANNELS_PER_NODE: usize = 2;
+
+/// One version of everything routing needs to know.
+pub(crate) struct Routes {
+    pub(crate) placement: Option<PlacementMap>,
+    pub(crate) clusters: BTreeMap<ClusterId, Cluster>,
+    /// Every living data node.
+    pub(crate) nodes: BTreeMap<String, Peer>,
+}
+
+/// One cluster and the way to its master.
+pub(crate) struct Cluster {
+    pub(crate) state: ClusterState,
+    /// `None` while the master is not there.
+    master: Option<Multiplexer<ToDataNode>>,
+}
+
+/// One data node.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) presence: Presence,
+    pub(crate) connection: Multiplexer<ToDataNode>,
+    pub(crate) channel: tonic::transport::Channel,
+}
+
+/// A way to a slot's master.
+pub(crate) struct Route {
+    pub(crate) master: Multiplexer<ToDataNode>,
+    /// The version of the placement map by which the way was found.
+    pub(crate) placement_version: u64,
+}
+
+impl Routes {
+    /// The way to the master of `slot`.
+    ///
+    /// # Errors
+    /// `Unavailable` while no placement map, no such cluster or no master is known.
+    pub(crate) fn of_slot(&self, slot: Slot) -> Result<Route, Error> {
+        let placement = self
+            .placement
+            .as_ref()
+            .ok_or_else(|| Error::unavailable("the platform has no placement map yet"))?;
+        let (cluster, _) = placement.owner(slot);
+        let master = self.of_cluster(cluster)?;
+        Ok(Route {
+            master,
+            placement_version: placement.version,
+        })
+    }
+
+    /// The way to the master of `cluster`.
+    ///
+    /// # Errors
+    /// `Unavailable` while no such cluster or no master is known.
+    pub(crate) fn of_cluster(&self, cluster: &ClusterId) -> Result<Multiplexer<ToDataNode>, Error> {
+        (self.clusters.get(cluster))
+            .and_then(|cluster| cluster.master.clone())
+            .ok_or_else(|| {
+                Error::unavailable(format!(
+                    "cluster {cluster} has no master that could be reached"
+                ))
+            })
+    }
+}
+
+/// Follows coordination and publishes a new table at every change.
+pub(crate) struct RouteKeeper {
+    placement: Watched<Option<Versioned>>,
+    states: Watched<BTreeMap<String, Versioned>>,
+    nodes: Watched<BTreeMap<String, Bytes>>,
+    peers: HashMap<String, Peer>,
+}
+
+impl RouteKeeper {
+    pub(crate) async fn new(coordination: &dyn Coordination) -> Result<Self, CoordinationError> {
+        Ok(Self {
+            placement: coordination.watch(directory::PLACEMENT).await?,
+            states: coordination.watch_prefix(directory::CLUSTERS).await?,
+            nodes: coordination.observe(directory::DATA_NODES).await?,
+            peers: HashMap::new(),
+        })
+    }
+
+    /// Runs until `stop` says so or coordination is gone.
+    pub(crate) async fn run(
+        mut self,
+        routes: watch::Sender<Arc<Routes>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        loop {
+            routes.send_replace(Arc::new(self.table()));
+            let changed = tokio::select! {
+                changed = self.placement.changed() => changed,
+                changed = self.states.changed() => changed,
+                changed = self.nodes.changed() => changed,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The table as coordination has it now. Connections of nodes that stayed are kept.
+    pub(crate) fn table(&mut self) -> Routes {
+        let living = self.nodes.current();
+        self.peers.retain(|node, _| living.contains_key(node));
+        for (node, data) in living.iter() {
+            let Some(presence) = Presence::decode(data) else {
+                continue;
+            };
+            let moved = self
+                .peers
+                .get(node)
+                .is_none_or(|peer| peer.presence != presence);
+            if moved && let Some(peer) = connect(presence) {
+                self.peers.insert(node.clone(), peer);
+            }
+        }
+        let mut clusters = BTreeMap::new();
+        for (name, stored) in self.states.current().iter() {
+            let Some(id) = directory::cluster_of_state(name) else {
+                continue;
+            };
+            match ClusterState::decode(&stored.value) {
+                Ok(state) => {
+                    let master = self.connection(&state.master);
+                    clusters.insert(id, Cluster { state, master });
+                }
+                Err(error) => {
+                    tracing::error!(cluster = %id, %error, "a cluster can't be routed to")
+                }
+            }
+        }
+        let placement = self.placement.current();
+        let placement = placement.as_ref().as_ref().and_then(|stored| {
+            PlacementMap::decode(&stored.value)
+                .inspect_err(|error| tracing::error!(%error, "the placement map is of no use"))
+                .ok()
+        });
+        let nodes = self
+            .peers
+            .iter()
+            .map(|(node, peer)| (node.clone(), peer.clone()))
+            .collect();
+        Routes {
+            placement,
+            clusters,
+            nodes,
+        }
+    }
+
+    fn connection(&self, node: &NodeId) -> Option<Multiplexer<ToDataNode>> {
+        self.peers
+            .get(node.as_str())
+            .map(|peer| peer.connection.clone())
+    }
+}
+
+fn connect(presence: Presence) -> Option<Peer> {
+    let channels: Result<Vec<_>, Error> = (0..CHANNELS_PER_NODE)
+        .map(|_| channel(&presence.address))
+        .collect();
+    let channels = channels
+        .inspect_err(|error| tracing::error!(%error, "a data node told an address of no use"))
+        .ok()?;
+    let channel = channels.first()?.clone();
+    Some(Peer {
+        presence,
+        connection: Multiplexer::new(channels, MAX_PEER_IN_FLIGHT),
+        channel,
+    })
+}

@@ -1,0 +1,161 @@
+//! A frame's way down and back.
+//!
+//! Every request of a frame goes to its slot's master, where it travels in a frame again
+//! with whatever else goes there; answers go back as they come. A request that was turned
+//! away (`NotMaster`, `WrongOwner`, `StaleEpoch`) waits for a newer table, inside its
+//! deadline: users never see those codes.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use tierkv_rpc::{
+    CallError, FrameHandler, Replies,
+    proto::{
+        convert,
+        internal::{Reply, ReplyFrame, Request, RequestFrame, reply, request},
+    },
+    tiers::{reply, reply_weight},
+};
+use tierkv_types::{ClusterId, Code, Error, Slot};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use crate::routes::Routes;
+
+/// How long a request that was turned away waits for a newer table before it asks again
+/// all the same: a master that is taking over says `NotMaster` until it is ready.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Answers that are sent back together if they are there together.
+const ANSWERS_TOGETHER: usize = 128;
+
+/// Routes the frames of client coordinators.
+pub(crate) struct Router {
+    pub(crate) routes: watch::Receiver<Arc<Routes>>,
+}
+
+impl FrameHandler for Router {
+    type RequestFrame = RequestFrame;
+    type Reply = Reply;
+    type ReplyFrame = ReplyFrame;
+
+    async fn frame(self: &Arc<Self>, frame: RequestFrame, replies: &Replies<Reply>) {
+        let arrived = Instant::now();
+        let Some(permit) = replies.admit(frame.requests.len()).await else {
+            return;
+        };
+        let (router, replies) = (Arc::clone(self), replies.clone());
+        tokio::spawn(async move {
+            let under_way: FuturesUnordered<_> = (frame.requests.into_iter())
+                .map(|request| router.answer(request, arrived))
+                .collect();
+            let mut answered = under_way.ready_chunks(ANSWERS_TOGETHER);
+            while let Some(chunk) = answered.next().await {
+                replies.send(chunk).await;
+            }
+            drop(permit);
+        });
+    }
+
+    fn weight(reply: &Reply) -> usize {
+        reply_weight(reply)
+    }
+
+    fn pack(replies: Vec<Reply>) -> ReplyFrame {
+        ReplyFrame { replies }
+    }
+}
+
+/// Where a request goes.
+enum Target {
+    Slot(Slot),
+    Cluster(ClusterId),
+}
+
+impl Router {
+    async fn answer(&self, request: Request, arrived: Instant) -> Reply {
+        let deadline = arrived + convert::timeout(request.timeout_ms);
+        let outcome = match request.kind {
+            Some(kind) => self.forward(kind, deadline).await,
+            None => Err(Error::invalid(
+                "a request says neither read nor write nor vouch",
+            )),
+        };
+        reply(request.id, outcome)
+    }
+
+    async fn forward(&self, kind: request::Kind, deadline: Instant) -> Result<reply::Kind, Error> {
+        let target = target(&kind)?;
+        let mut routes = self.routes.clone();
+        loop {
+            let failure = match self.attempt(&kind, &target, &mut routes, deadline).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let again = failure.code.is_misrouted() || failure.code == Code::Unavailable;
+            if !again || Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(told_to_users(failure));
+            }
+            drop(timeout(RETRY_PAUSE, routes.changed()).await);
+        }
+    }
+
+    async fn attempt(
+        &self,
+        kind: &request::Kind,
+        target: &Target,
+        routes: &mut watch::Receiver<Arc<Routes>>,
+        deadline: Instant,
+    ) -> Result<reply::Kind, Error> {
+        let mut kind = kind.clone();
+        let master = {
+            let table = routes.borrow_and_update();
+            match target {
+                Target::Cluster(cluster) => table.of_cluster(cluster)?,
+                Target::Slot(slot) => {
+                    let route = table.of_slot(*slot)?;
+                    match &mut kind {
+                        request::Kind::Read(read) => {
+                            read.placement_version = route.placement_version;
+                        }
+                        request::Kind::Write(write) => {
+                            write.placement_version = route.placement_version;
+                        }
+                        request::Kind::Vouch(_) => {}
+                    }
+                    route.master
+                }
+            }
+        };
+        let is_write = matches!(kind, request::Kind::Write(_));
+        master
+            .call(kind, deadline)
+            .await
+            .map_err(|error| match is_write {
+                true => CallError::for_write(error),
+                false => CallError::for_read(error),
+            })
+    }
+}
+
+/// The slot of the request's keys, or the cluster it names.
+fn target(kind: &request::Kind) -> Result<Target, Error> {
+    match kind {
+        request::Kind::Read(read) => Ok(Target::Slot(Slot::of(&read.item_key))),
+        request::Kind::Vouch(vouch) => Ok(Target::Cluster(ClusterId::new(&vouch.cluster)?)),
+        request::Kind::Write(write) => match write.changes.as_slice() {
+            [] => Err(Error::invalid("a write has at least one change")),
+            [change] => Ok(Target::Slot(Slot::of(&change.item_key))),
+            _ => Err(Error::invalid("this release writes one key at a time")),
+        },
+    }
+}
+
+/// Codes between tiers say nothing to a user but that nothing was done.
+fn told_to_users(error: Error) -> Error {
+    match error.code.is_misrouted() {
+        true => Error::unavailable("the key's cluster had no ready master in time; try again"),
+        false => error,
+    }
+}

@@ -1,0 +1,167 @@
+//! The gRPC door of a server coordinator.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use tierkv_coordination::{
+    Coordination,
+    directory::{PRIMARY, Presence, SERVER_COORDINATORS},
+};
+use tierkv_rpc::{
+    Answered, answer_frames,
+    proto::{
+        internal::{
+            InspectRequest, InspectResponse, RequestFrame, SurveyRequest, SurveyResponse,
+            data_node_client::DataNodeClient, server_coordinator_server,
+        },
+        status::to_status,
+        v1::{ClusterStatus, CoordinatorStatus, MemberStatus},
+    },
+};
+use tierkv_types::{Error, limits::MAX_PEER_IN_FLIGHT};
+use tokio::time::timeout;
+use tonic::{Response, Status, Streaming};
+
+use crate::{
+    routes::{Cluster, Peer, Routes},
+    routing::Router,
+};
+
+/// How long a data node may take to tell how it is.
+const INSPECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The service as tonic wants it.
+pub(crate) struct Door {
+    pub(crate) router: Arc<Router>,
+    pub(crate) coordination: Arc<dyn Coordination>,
+}
+
+#[tonic::async_trait]
+impl server_coordinator_server::ServerCoordinator for Door {
+    type ExchangeStream = Answered<Router>;
+
+    async fn exchange(
+        &self,
+        request: tonic::Request<Streaming<RequestFrame>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let router = Arc::clone(&self.router);
+        let stream = answer_frames(request.into_inner(), router, None, MAX_PEER_IN_FLIGHT);
+        Ok(Response::new(stream))
+    }
+
+    async fn survey(
+        &self,
+        _: tonic::Request<SurveyRequest>,
+    ) -> Result<Response<SurveyResponse>, Status> {
+        let routes = Arc::clone(&self.router.routes.borrow());
+        let server_coordinators = self
+            .coordinators()
+            .await
+            .map_err(|error| to_status(&error))?;
+        let clusters = routes.clusters.iter().map(|(id, cluster)| {
+            let slots = routes
+                .placement
+                .as_ref()
+                .map_or(0, |placement| placement.share(id));
+            survey_cluster(id.to_string(), cluster, slots, &routes)
+        });
+        Ok(Response::new(SurveyResponse {
+            clusters: join_all(clusters).await,
+            server_coordinators,
+            placement: routes
+                .placement
+                .as_ref()
+                .map_or(0, |placement| placement.version),
+        }))
+    }
+}
+
+impl Door {
+    async fn coordinators(&self) -> Result<Vec<CoordinatorStatus>, Error> {
+        let leader = self.coordination.observe_leader(PRIMARY).await?.current();
+        let members = self.coordination.list(SERVER_COORDINATORS).await?;
+        Ok((members.into_iter())
+            .filter_map(|(node, data)| {
+                let presence = Presence::decode(&data)?;
+                let epoch = leader
+                    .as_ref()
+                    .as_ref()
+                    .filter(|leader| leader.candidate == node);
+                let epoch = epoch.map(|leader| leader.epoch.0);
+                Some(CoordinatorStatus {
+                    node,
+                    address: presence.address,
+                    pid: presence.pid,
+                    role: if epoch.is_some() { "primary" } else { "backup" }.to_owned(),
+                    epoch: epoch.unwrap_or(0),
+                })
+            })
+            .collect())
+    }
+}
+
+async fn survey_cluster(
+    id: String,
+    cluster: &Cluster,
+    slots: u32,
+    routes: &Routes,
+) -> ClusterStatus {
+    let state = &cluster.state;
+    let members = (state.members.iter())
+        .map(|node| survey_member(node.to_string(), routes.nodes.get(node.as_str())));
+    ClusterStatus {
+        id,
+        epoch: state.epoch.0,
+        master: state.master.to_string(),
+        in_sync: state
+            .in_sync
+            .iter()
+            .map(|listed| listed.node.to_string())
+            .collect(),
+        slots,
+        members: join_all(members).await,
+    }
+}
+
+async fn survey_member(node: String, peer: Option<&Peer>) -> MemberStatus {
+    let told = match peer {
+        Some(peer) => inspect(peer).await,
+        None => None,
+    };
+    let presence = peer.map(|peer| peer.presence.clone());
+    let address = presence
+        .as_ref()
+        .map(|presence| presence.address.clone())
+        .unwrap_or_default();
+    match told {
+        Some(told) => MemberStatus {
+            node,
+            address,
+            host: told.host,
+            pid: told.pid,
+            role: told.role,
+            log_index: told.log_index,
+            commit_index: told.commit_index,
+            age_ms: told.age_ms,
+        },
+        None => MemberStatus {
+            node,
+            address,
+            host: presence
+                .as_ref()
+                .map(|presence| presence.host.clone())
+                .unwrap_or_default(),
+            pid: presence.map_or(0, |presence| presence.pid),
+            role: "unreachable".to_owned(),
+            ..MemberStatus::default()
+        },
+    }
+}
+
+async fn inspect(peer: &Peer) -> Option<InspectResponse> {
+    let mut client = DataNodeClient::new(peer.channel.clone());
+    let answer = timeout(INSPECT_TIMEOUT, client.inspect(InspectRequest {}))
+        .await
+        .ok()?;
+    answer.ok().map(Response::into_inner)
+}

@@ -1,0 +1,29 @@
+//! What an operator says about a server coordinator.
+
+use std::net::SocketAddr;
+
+use tierkv_protocol::placement::WeightedCluster;
+use tierkv_types::NodeId;
+
+/// Settings of one server coordinator.
+#[derive(Clone, Debug)]
+pub struct ServerCoordinatorSettings {
+    /// Its name.
+    pub node: NodeId,
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The clusters of a new platform. Once a placement map exists, that map counts.
+    pub initial_clusters: Vec<WeightedCluster>,
+}
+
+impl ServerCoordinatorSettings {
+    /// A server coordinator with default settings.
+    #[must_use]
+    pub fn new(node: NodeId, initial_clusters: Vec<WeightedCluster>) -> Self {
+        Self {
+            node,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            initial_clusters,
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The tasks that drive a target, and what they saw.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+
+use crate::{
+    distribution::Distribution,
+    shape::Shape,
+    target::{Answer, Failure, Target},
+};
+
+/// Keys that each task draws ahead; it goes round them. Together the tasks of a usual load
+/// hold a few times as many as there are keys.
+const DRAWN_KEYS: usize = 1 << 16;
+/// Longest latency that is told apart, in nanoseconds.
+const MAX_LATENCY_NANOS: u64 = 60_000_000_000;
+/// Decimal digits to which latencies are told apart.
+const LATENCY_DIGITS: u8 = 2;
+
+/// What the tasks do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Operations {
+    /// Reads only.
+    Reads,
+    /// Writes only.
+    Writes,
+    /// Reads with this share (of 1) of writes.
+    Mixed {
+        /// The share of writes, from 0 to 1.
+        writes: f64,
+    },
+}
+
+/// How values read are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// The value must be one that was made for its key.
+    Content,
+    /// The value must have the shape's length; for an echo, which knows no keys.
+    Length,
+}
+
+/// A load.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What the records look like.
+    pub shape: Shape,
+    /// How many there are; all must have been loaded before they are read.
+    pub keys: u64,
+    /// How often each is asked for.
+    pub distribution: Distribution,
+    /// What is done with them.
+    pub operations: Operations,
+    /// How reads are checked.
+    pub check: Check,
+    /// Tasks at work at the same time, each with one operation in flight.
+    pub tasks: usize,
+    /// How long they work.
+    pub duration: Duration,
+    /// What all random choices come from.
+    pub seed: u64,
+}
+
+/// What the tasks of a load saw.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Operations that succeeded.
+    pub operations: u64,
+    /// Operations that failed, answers with a wrong or missing value among them.
+    pub failures: u64,
+    /// The first failure that a task reported.
+    pub first_failure: Option<Failure>,
+    /// Reads answered by a cache.
+    pub cached: u64,
+    /// From the first task's start to the last one's end.
+    pub elapsed: Duration,
+    /// Latencies of the operations that succeeded, in nanoseconds.
+    pub latencies: Histogram<u64>,
+}
+
+impl Outcome {
+    fn empty() -> Self {
+        Self {
+            operations: 0,
+            failures: 0,
+            first_failure: None,
+            cached: 0,
+            elapsed: Duration::ZERO,
+            latencies: latency_histogram(),
+        }
+    }
+
+    /// Successful operations in a second.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn rate(&self) -> f64 {
+        self.operations as f64 / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// The latency that this share (of 1) of the operations stayed within.
+    #[must_use]
+    pub fn latency(&self, share: f64) -> Duration {
+        Duration::from_nanos(self.latencies.value_at_quantile(share))
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.failures += 1;
+        self.first_failure.get_or_insert(failure);
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.operations += other.operations;
+        self.failures += other.failures;
+        self.cached += other.cached;
+        if self.first_failure.is_none() {
+            self.first_failure = other.first_failure;
+        }
+        // Both have the same bounds, so nothing can fall outside.
+        let _ = self.latencies.add(other.latencies);
+    }
+}
+
+fn latency_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, MAX_LATENCY_NANOS, LATENCY_DIGITS)
+        .unwrap_or_else(|_| unreachable!("the bounds are constant and sound"))
+}
+
+/// One operation of a task: the key, and whether to write it.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    index: u64,
+    writes: bool,
+}
+
+/// A load whose keys are drawn and whose buffers are made: all that is left is to run, so
+/// that whoever measures the run measures nothing else.
+#[derive(Debug)]
+pub struct Prepared<T> {
+    tasks: Vec<Task<T>>,
+    duration: Duration,
+}
+
+impl<T: Target> Prepared<T> {
+    /// Prepares `plan` for `targets`: task n works on target n modulo their number.
+    ///
+    /// # Errors
+    /// If there is no target.
+    pub fn new(targets: &[T], plan: &Plan) -> Result<Self, Failure> {
+        let tasks = (0..plan.tasks).map(|number| {
+            let target = targets
+                .get(number % targets.len().max(1))
+                .ok_or_else(|| Failure("there is no target to drive".to_owned()))?;
+            Ok(Task::new(target.clone(), number, plan))
+        });
+        Ok(Self {
+            tasks: tasks.collect::<Result<_, _>>()?,
+            duration: plan.duration,
+        })
+    }
+
+    /// Runs for the plan's time.
+    ///
+    /// # Errors
+    /// If a task could not run to its end. Failed operations are no such error: they are
+    /// counted in the outcome.
+    pub async fn run(self) -> Result<Outcome, Failure> {
+        let start = Instant::now();
+        let deadline = start + self.duration;
+        let mut running = JoinSet::new();
+        for task in self.tasks {
+            running.spawn(task.run(deadline));
+        }
+        let outcome = merged(running).await?;
+        Ok(Outcome {
+            elapsed: start.elapsed(),
+            ..outcome
+        })
+    }
+}
+
+/// Prepares and runs a load.
+///
+/// # Errors
+/// As [`Prepared::new`] and [`Prepared::run`].
+pub async fn drive<T: Target>(targets: &[T], plan: &Plan) -> Result<Outcome, Failure> {
+    Prepared::new(targets, plan)?.run().await
+}
+
+/// Writes every record of the plan's keys once, by the plan's tasks; its distribution, time
+/// and operations do not matter. Every value carries the plan's seed as its stamp.
+///
+/// # Errors
+/// At the first write that fails.
+pub async fn load<T: Target>(targets: &[T], plan: &Plan) -> Result<Outcome, Failure> {
+    let start = Instant::now();
+    let mut running = JoinSet::new();
+    for (first, number) in (0..plan.keys).zip(0..plan.tasks) {
+        let mut target = targets
+            .get(number % targets.len().max(1))
+            .ok_or_else(|| Failure("there is no target to load".to_owned()))?
+            .clone();
+        let (shape, keys, stamp, stride) = (plan.shape, plan.keys, plan.seed, plan.tasks);
+        running.spawn(async move {
+            let mut outcome = Outcome::empty();
+            for index in (first..keys).step_by(stride) {
+                let key = shape.key(index);
+                let began = Instant::now();
+                match target.put(key.as_ref(), shape.value(index, stamp)).await {
+                    Ok(()) => {
+                        outcome.operations += 1;
+                        outcome.latencies.saturating_record(nanos(began.elapsed()));
+                    }
+                    Err(failure) => {
+                        outcome.fail(failure);
+                        break;
+                    }
+                }
+            }
+            outcome
+        });
+    }
+    let outcome = merged(running).await?;
+    if let Some(failure) = outcome.first_failure {
+        return Err(failure);
+    }
+    Ok(Outcome {
+        elapsed: start.elapsed(),
+        ..outcome
+    })
+}
+
+async fn merged(mut running: JoinSet<Outcome>) -> Result<Outcome, Failure> {
+    let mut outcome = Outcome::empty();
+    while let Some(end) = running.join_next().await {
+        outcome.merge(end.map_err(Failure::of)?);
+    }
+    Ok(outcome)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// One task with all that it needs.
+#[derive(Debug)]
+struct Task<T> {
+    target: T,
+    shape: Shape,
+    check: Check,
+    steps: Box<[Step]>,
+    next_stamp: u64,
+    outcome: Outcome,
+}
+
+impl<T: Target> Task<T> {
+    fn new(target: T, number: usize, plan: &Plan) -> Self {
+        let seed = (plan.seed << 16) ^ number as u64;
+        let writes = match plan.operations {
+            Operations::Reads => 0.0,
+            Operations::Writes => 1.0,
+            Operations::Mixed { writes } => writes,
+        };
+        // Multiples of the golden ratio spread the writes evenly over the steps.
+        #[allow(clippy::cast_precision_loss)]
+        let is_write = |at: usize| (at as f64 * 0.618_033_988_749_895).fract() < writes;
+        let steps = plan
+            .distribution
+            .sampler(plan.keys, seed)
+            .draw(DRAWN_KEYS)
+            .into_iter()
+            .enumerate()
+            .map(|(at, index)| Step {
+                index,
+                writes: is_write(at),
+            })
+            .collect();
+        Self {
+            target,
+            shape: plan.shape,
+            check: plan.check,
+            steps,
+            next_stamp: seed << 32,
+            outcome: Outcome::empty(),
+        }
+    }
+
+    async fn run(mut self, deadline: Instant) -> Outcome {
+        let steps = std::mem::take(&mut self.steps);
+        let mut began = Instant::now();
+        for step in steps.iter().cycle() {
+            let result = if step.writes {
+                self.write(step.index).await
+            } else {
+                self.read(step.index).await
+            };
+            let now = Instant::now();
+            match result {
+                Ok(()) => {
+                    self.outcome.operations += 1;
+                    self.outcome.latencies.saturating_record(nanos(now - began));
+                }
+                Err(failure) => self.outcome.fail(failure),
+            }
+            if now >= deadline {
+                break;
+            }
+            began = now;
+        }
+        self.outcome
+    }
+
+    async fn write(&mut self, index: u64) -> Result<(), Failure> {
+        self.next_stamp += 1;
+        let value = self.shape.value(index, self.next_stamp);
+        self.target.put(self.shape.key(index).as_ref(), value).await
+    }
+
+    async fn read(&mut self, index: u64) -> Result<(), Failure> {
+        let answer = self.target.get(self.shape.key(index).as_ref()).await?;
+        self.outcome.cached += u64::from(answer.cached);
+        self.checked(index, &answer)
+    }
+
+    fn checked(&self, index: u64, answer: &Answer) -> Result<(), Failure> {
+        let wrong = |what: &str| {
+            let key = self.shape.key(index);
+            Failure(format!("{what} of key {}", key.as_ref().escape_ascii()))
+        };
+        let value = answer
+            .value
+            .as_ref()
+            .ok_or_else(|| wrong("no value was found"))?;
+        let sound = match self.check {
+            Check::Content => self.shape.is_value(index, value),
+            Check::Length => value.len() == self.shape.value_bytes(),
+        };
+        if sound {
+            Ok(())
+        } else {
+            Err(wrong("a wrong value was read"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

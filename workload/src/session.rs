@@ -1,0 +1,62 @@
+//! The platform as an application sees it: the SDK's session stream, which batches what
+//! waits by itself.
+
+use bytes::Bytes;
+use tierkv::{Client, Source};
+
+use crate::target::{Answer, Failure, Target};
+
+/// The SDK's client under load; all clones share its one session.
+#[derive(Clone)]
+pub struct Session {
+    client: Client,
+}
+
+impl Session {
+    /// A session with the client coordinator at `address` (`host:port`).
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub async fn connect(address: &str, namespace: &str) -> Result<Self, Failure> {
+        let client = Client::builder()
+            .address(address)
+            .namespace(namespace)
+            .connect()
+            .await
+            .map_err(Failure::of)?;
+        Ok(Self { client })
+    }
+
+    /// Reads many keys in one batch; answers stand in the order of the keys.
+    ///
+    /// # Errors
+    /// What the SDK says.
+    pub async fn batch_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Answer>, Failure> {
+        let found = self.client.batch_get(keys).await.map_err(Failure::of)?;
+        Ok(found
+            .into_iter()
+            .map(|found| Answer {
+                value: found.value,
+                cached: found.source == Source::Cache,
+            })
+            .collect())
+    }
+}
+
+impl Target for Session {
+    async fn get(&mut self, key: &[u8]) -> Result<Answer, Failure> {
+        let found = self.client.get(key).await.map_err(Failure::of)?;
+        Ok(Answer {
+            value: found.value,
+            cached: found.source == Source::Cache,
+        })
+    }
+
+    async fn put(&mut self, key: &[u8], value: Bytes) -> Result<(), Failure> {
+        self.client
+            .put(key, value)
+            .await
+            .map(drop)
+            .map_err(Failure::of)
+    }
+}
