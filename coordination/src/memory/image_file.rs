@@ -30,7 +30,7 @@ pub(super) struct ImageFile {
     directory: PathBuf,
     disk: Box<dyn Disk>,
     /// Locked until this is dropped, or the process ends.
-    _lock: File,
+    lock: File,
 }
 
 impl ImageFile {
@@ -50,7 +50,7 @@ impl ImageFile {
         let mut file = Self {
             directory: directory.to_owned(),
             disk: Box::new(disk),
-            _lock: lock,
+            lock,
         };
         let path = directory.join(IMAGE);
         let image = match fs::read(&path) {
@@ -125,6 +125,16 @@ impl ImageFile {
     }
 }
 
+impl Drop for ImageFile {
+    /// Unlocks in words: closing the file would not while a child process, forked by
+    /// anyone in this process, has not yet closed its copy.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(directory = %self.directory.display(), %error, "can't unlock its directory");
+        }
+    }
+}
+
 /// Creates `directory` and what is missing above it, each name durable in its parent.
 fn create_directory(directory: &Path, disk: &impl Disk) -> io::Result<()> {
     if directory.is_dir() {
@@ -166,5 +176,22 @@ fn lock(path: &Path) -> Result<File, CoordinationError> {
             path.display()
         ))),
         Err(TryLockError::Error(error)) => Err(failed(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::disk::LocalDisk;
+
+    /// Between fork and exec a child holds a copy of every open file of its parent.
+    #[test]
+    fn a_copy_of_the_lock_in_a_child_does_not_keep_the_directory_in_use() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let (file, _) = ImageFile::open(directory.path(), LocalDisk).unwrap();
+        let copy = file.lock.try_clone().unwrap();
+        drop(file);
+        assert!(ImageFile::open(directory.path(), LocalDisk).is_ok());
+        drop(copy);
     }
 }

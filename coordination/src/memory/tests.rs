@@ -214,6 +214,30 @@ async fn leadership_passes_on_over_a_failing_disk() {
     assert!(fixture.on_disk().revision.0 >= epoch.0);
 }
 
+/// COORD-LEASE: a thread that sees the next leader at the earliest moment finds the old one
+/// informed. Many rounds, as the moment between the two signals is short.
+#[tokio::test]
+async fn no_thread_sees_two_leaders() {
+    let store = MemoryCoordination::ephemeral();
+    for _ in 0..2_000 {
+        let old = store.nominate("office", "old", text("")).await.unwrap();
+        let next = store.nominate("office", "next", text("")).await.unwrap();
+        assert!(matches!(old.standing(), Standing::Leading(_)));
+        let (ready, go) = std::sync::mpsc::channel();
+        let watcher = std::thread::spawn(move || {
+            ready.send(()).unwrap();
+            while next.standing() == Standing::Waiting {
+                std::hint::spin_loop();
+            }
+            (old.standing(), old, next)
+        });
+        go.recv().unwrap();
+        assert!(store.expire("office", "old"));
+        let (seen, ..) = watcher.join().unwrap();
+        assert_eq!(seen, Standing::Lost, "two led at a time");
+    }
+}
+
 /// A caller that goes away in the middle of a change leaves it whole: made, and then
 /// visible, or not begun.
 #[tokio::test]
