@@ -1,1 +1,67 @@
-fn main() {}
+//! The `tierkv` binary: runs the platform's roles, and talks to a running platform.
+//!
+//! Reading order: [`dev`] puts every tier into this process; [`commands`] are the
+//! client's, one file each, over [`connection`].
+
+#![allow(clippy::print_stdout, clippy::print_stderr)] // It is what a command line is for.
+
+mod commands;
+mod connection;
+mod dev;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// TierKV: a cache tier and a durable key-value store under one guarantee.
+#[derive(Parser)]
+#[command(version, about, after_help = "Start with: tierkv dev")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run every tier in this process, with nothing else installed.
+    Dev(dev::DevArguments),
+    /// Print the value of a key.
+    Get(commands::get::GetArguments),
+    /// Set a key.
+    Put(commands::put::PutArguments),
+    /// Remove a key.
+    Delete(commands::delete::DeleteArguments),
+    /// Load keys from JSON lines.
+    Import(commands::import::ImportArguments),
+    /// Show the topology and its health.
+    Status(commands::status::StatusArguments),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("TIERKV_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let outcome = match arguments.command {
+        Command::Dev(arguments) => dev::run(arguments).await,
+        Command::Get(arguments) => commands::get::run(arguments).await,
+        Command::Put(arguments) => commands::put::run(arguments).await,
+        Command::Delete(arguments) => commands::delete::run(arguments).await,
+        Command::Import(arguments) => commands::import::run(arguments).await,
+        Command::Status(arguments) => commands::status::run(arguments).await,
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("tierkv: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// How every command ends: an exit code, or words for the person at the terminal.
+type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;

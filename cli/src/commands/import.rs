@@ -1,0 +1,165 @@
+//! `tierkv import`: JSON lines into keys.
+//!
+//! A line that can't be used is listed by its number and left out; the others go on. Only
+//! a platform that fails ends an import early, and then it says so: running it again is
+//! safe, since it sets the same keys to the same values.
+
+mod line;
+mod source;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use tierkv::{Client, Code, Error};
+use tokio::task::{JoinError, JoinSet};
+
+use self::{
+    line::Line,
+    source::{Numbered, Source},
+};
+use crate::{Outcome, connection::Connection};
+
+/// Lines that are under way at once.
+const MAX_UNDER_WAY: usize = 256;
+
+/// Options of `tierkv import`.
+#[derive(Args)]
+pub(crate) struct ImportArguments {
+    #[command(flatten)]
+    connection: Connection,
+    /// A file of JSON lines, `{"key"|"key_base64": …, "value"|"value_base64": …}`;
+    /// `-` is standard input.
+    file: PathBuf,
+}
+
+/// What became of one line.
+enum Fate {
+    Imported,
+    /// It can't be used; the others can.
+    Bad(u64, String),
+    /// The platform failed.
+    Failed(u64, Error),
+}
+
+/// Loads every line; exits 1 if any was left out.
+pub(crate) async fn run(arguments: ImportArguments) -> Outcome {
+    let client = arguments.connection.open().await?;
+    let mut source = Source::open(&arguments.file)?;
+    let bar = progress_bar(source.bytes());
+    let mut under_way: JoinSet<Fate> = JoinSet::new();
+    let mut tally = Tally::default();
+    while let Some(next) = source.next().await {
+        let Numbered { number, bytes, end } = next?;
+        bar.set_position(end);
+        match bytes {
+            Ok(bytes) => {
+                let client = client.clone();
+                under_way.spawn(async move { import(&client, number, &bytes).await });
+            }
+            Err(why) => tally.take(Fate::Bad(number, why), &bar),
+        }
+        while under_way.len() >= MAX_UNDER_WAY {
+            tally.join(under_way.join_next().await, &bar)?;
+        }
+        while let Some(done) = under_way.try_join_next() {
+            tally.join(Some(done), &bar)?;
+        }
+        if tally.failure.is_some() {
+            break;
+        }
+    }
+    while let Some(done) = under_way.join_next().await {
+        tally.join(Some(done), &bar)?;
+    }
+    bar.finish_and_clear();
+    tally.conclude()
+}
+
+async fn import(client: &Client, number: u64, bytes: &[u8]) -> Fate {
+    let line = match Line::parse(bytes) {
+        Ok(line) => line,
+        Err(why) => return Fate::Bad(number, why),
+    };
+    match client.put(&line.key, line.value).await {
+        Ok(_) => Fate::Imported,
+        Err(error) if error.code() == Code::InvalidArgument => {
+            Fate::Bad(number, error.message().to_owned())
+        }
+        Err(error) => Fate::Failed(number, error),
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    imported: u64,
+    bad: u64,
+    failure: Option<(u64, Error)>,
+}
+
+impl Tally {
+    fn join(
+        &mut self,
+        done: Option<Result<Fate, JoinError>>,
+        bar: &ProgressBar,
+    ) -> Result<(), JoinError> {
+        if let Some(done) = done {
+            self.take(done?, bar);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, fate: Fate, bar: &ProgressBar) {
+        match fate {
+            Fate::Imported => self.imported += 1,
+            Fate::Bad(number, why) => {
+                self.bad += 1;
+                bar.suspend(|| eprintln!("line {number}: {why}"));
+            }
+            // The first failure tells; those after it are its echoes.
+            Fate::Failed(number, error) => {
+                self.failure.get_or_insert((number, error));
+            }
+        }
+        bar.set_message(format!("{} imported", self.imported));
+    }
+
+    fn conclude(self) -> Outcome {
+        let Self {
+            imported,
+            bad,
+            failure,
+        } = self;
+        println!("{imported} imported, {bad} bad lines left out");
+        if let Some((number, error)) = failure {
+            return Err(format!(
+                "stopped at line {number}: {error}; run the import again, it sets the same \
+                 keys to the same values"
+            )
+            .into());
+        }
+        Ok(if bad == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+fn progress_bar(bytes: Option<u64>) -> ProgressBar {
+    let (bar, template) = match bytes {
+        Some(bytes) => (
+            ProgressBar::new(bytes),
+            "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {msg} {eta} left",
+        ),
+        None => (
+            ProgressBar::new_spinner(),
+            "{spinner} {bytes} {bytes_per_sec} {msg}",
+        ),
+    };
+    bar.enable_steady_tick(Duration::from_millis(200));
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

@@ -1,0 +1,151 @@
+//! Where the lines of an import come from: a file or standard input, read by a thread of
+//! its own so that a slow disk or pipe never holds the network up.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+    thread,
+};
+
+use tokio::sync::mpsc;
+
+/// Longest line, in bytes: the largest value as base64 or with every byte escaped, and
+/// room for the rest. A longer one is left out.
+const MAX_LINE_BYTES: u64 = 8 << 20;
+/// Lines read ahead.
+const LINES_AHEAD: usize = 64;
+const READ_BUFFER: usize = 1 << 20;
+
+/// One line.
+pub(super) struct Numbered {
+    /// Counted from 1.
+    pub(super) number: u64,
+    /// The line without its end, or why it can't be used.
+    pub(super) bytes: Result<Vec<u8>, String>,
+    /// How many bytes of the source end with it.
+    pub(super) end: u64,
+}
+
+/// The lines, blank ones left out.
+pub(super) struct Source {
+    lines: mpsc::Receiver<io::Result<Numbered>>,
+    bytes: Option<u64>,
+}
+
+impl Source {
+    /// Opens a file, or standard input for `-`.
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
+        let failed = |error| format!("{} can't be read: {error}", path.display());
+        if path == Path::new("-") {
+            return Ok(Self::read(io::stdin(), None));
+        }
+        let file = File::open(path).map_err(failed)?;
+        let about = file.metadata().map_err(failed)?;
+        Ok(Self::read(file, about.is_file().then_some(about.len())))
+    }
+
+    fn read(from: impl Read + Send + 'static, bytes: Option<u64>) -> Self {
+        let (sender, lines) = mpsc::channel(LINES_AHEAD);
+        thread::spawn(move || {
+            let mut reader = BufReader::with_capacity(READ_BUFFER, from);
+            let (mut number, mut end) = (0, 0);
+            loop {
+                let line = match next_line(&mut reader) {
+                    Ok(None) => return,
+                    Ok(Some((line, taken))) => {
+                        number += 1;
+                        end += taken;
+                        Ok(Numbered {
+                            number,
+                            bytes: line,
+                            end,
+                        })
+                    }
+                    Err(error) => Err(error),
+                };
+                let is_blank = matches!(
+                    &line,
+                    Ok(Numbered { bytes: Ok(bytes), .. }) if bytes.trim_ascii().is_empty()
+                );
+                let failed = line.is_err();
+                if (!is_blank && sender.blocking_send(line).is_err()) || failed {
+                    return;
+                }
+            }
+        });
+        Self { lines, bytes }
+    }
+
+    /// How many bytes there are, if that is known.
+    pub(super) const fn bytes(&self) -> Option<u64> {
+        self.bytes
+    }
+
+    pub(super) async fn next(&mut self) -> Option<io::Result<Numbered>> {
+        self.lines.recv().await
+    }
+}
+
+/// The next line, without its end, and how many bytes it took.
+#[allow(clippy::type_complexity)] // A line or why not, and its length; a name would say no more.
+fn next_line(reader: &mut impl BufRead) -> io::Result<Option<(Result<Vec<u8>, String>, u64)>> {
+    let mut line = Vec::new();
+    let mut taken = reader
+        .by_ref()
+        .take(MAX_LINE_BYTES)
+        .read_until(b'\n', &mut line)? as u64;
+    if taken == 0 {
+        return Ok(None);
+    }
+    if line.ends_with(b"\n") {
+        line.pop();
+        return Ok(Some((Ok(line), taken)));
+    }
+    if taken < MAX_LINE_BYTES {
+        return Ok(Some((Ok(line), taken)));
+    }
+    while !line.ends_with(b"\n") {
+        line.clear();
+        let more = reader
+            .by_ref()
+            .take(MAX_LINE_BYTES)
+            .read_until(b'\n', &mut line)? as u64;
+        if more == 0 {
+            break;
+        }
+        taken += more;
+    }
+    Ok(Some((
+        Err(format!("it is longer than {MAX_LINE_BYTES} bytes")),
+        taken,
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_are_numbered_blank_ones_too_and_long_ones_left_out() {
+        let mut text = b"one\n\n  \nfour\n".to_vec();
+        text.extend(std::iter::repeat_n(b'x', 9 << 20));
+        text.extend_from_slice(b"\nsix");
+        let mut source = Source::read(io::Cursor::new(text.clone()), None);
+        let mut seen = Vec::new();
+        while let Some(line) = source.next().await {
+            let line = line.unwrap();
+            seen.push((line.number, line.bytes.ok(), line.end));
+        }
+        let end = text.len() as u64;
+        assert_eq!(
+            seen,
+            [
+                (1, Some(b"one".to_vec()), 4),
+                (4, Some(b"four".to_vec()), 13),
+                (5, None, end - 3),
+                (6, Some(b"six".to_vec()), end),
+            ]
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! Where a client command connects, and in which namespace it works.
+
+use clap::Args;
+use tierkv::{Client, Error};
+
+/// The options of every client command.
+#[derive(Args)]
+pub(crate) struct Connection {
+    /// gRPC address of a client coordinator; repeat it for several.
+    #[arg(
+        long,
+        env = "TIERKV_ADDRESS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7400"
+    )]
+    address: Vec<String>,
+    /// Namespace of the keys.
+    #[arg(long, short, env = "TIERKV_NAMESPACE", default_value = "default")]
+    namespace: String,
+}
+
+impl Connection {
+    /// A connected client.
+    pub(crate) async fn open(&self) -> Result<Client, Error> {
+        let builder = Client::builder().namespace(&self.namespace);
+        let builder = self
+            .address
+            .iter()
+            .fold(builder, |builder, address| builder.address(address));
+        builder.connect().await
+    }
+}

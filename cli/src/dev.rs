@@ -1,0 +1,215 @@
+//! `tierkv dev`: every tier in one process, talking real gRPC over loopback.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde_json::json;
+use tempfile::TempDir;
+use tierkv_cache::EmbeddedCache;
+use tierkv_client_coordinator::{ClientCoordinator, ClientCoordinatorSettings, MetricsPage};
+use tierkv_coordination::MemoryCoordination;
+use tierkv_datanode::{DataNode, DataNodeSettings};
+use tierkv_protocol::placement::WeightedCluster;
+use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
+use tierkv_storage::{StorageSettings, WalSync};
+use tierkv_types::{Clock, ClusterId, NodeId, SystemClock};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+
+use crate::Outcome;
+
+/// How often it is looked whether the platform is ready.
+const READY_PAUSE: Duration = Duration::from_millis(10);
+
+/// Options of `tierkv dev`.
+#[derive(Args)]
+pub(crate) struct DevArguments {
+    /// Where everything is kept.
+    #[arg(long, env = "TIERKV_DATA_DIR", default_value = "tierkv-data")]
+    data_dir: PathBuf,
+    /// Keep nothing: a temporary directory, removed at the end, without waiting for the disk.
+    #[arg(long, conflicts_with = "data_dir")]
+    ephemeral: bool,
+    /// Where gRPC is served; port 0 takes a free one.
+    #[arg(long, env = "TIERKV_GRPC_LISTEN", default_value = "127.0.0.1:7400")]
+    grpc_listen: SocketAddr,
+    /// Where REST is served; port 0 takes a free one.
+    #[arg(long, env = "TIERKV_REST_LISTEN", default_value = "127.0.0.1:7480")]
+    rest_listen: SocketAddr,
+    /// How much the embedded cache may hold, in MiB.
+    #[arg(long, env = "TIERKV_CACHE_MIB", default_value_t = 256)]
+    cache_mib: u64,
+    /// How to print the addresses.
+    #[arg(long, short, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people, with what to try next.
+    Text,
+    /// One line of JSON.
+    Json,
+}
+
+/// Everything that runs.
+struct Platform {
+    datanode: DataNode,
+    server_coordinator: ServerCoordinator,
+    client_coordinator: ClientCoordinator,
+}
+
+/// Runs until SIGTERM or Ctrl-C, then stops in order and exits 0.
+pub(crate) async fn run(arguments: DevArguments) -> Outcome {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Its directory goes when it is dropped, after everything in it was closed.
+    let throw_away = arguments.ephemeral.then(TempDir::new).transpose()?;
+    let data_dir = throw_away
+        .as_ref()
+        .map_or(arguments.data_dir.as_path(), TempDir::path);
+    for (door, address) in [
+        ("gRPC", arguments.grpc_listen),
+        ("REST", arguments.rest_listen),
+    ] {
+        if !address.ip().is_loopback() {
+            eprintln!(
+                "WARNING: {door} is served on {address}, which other machines may reach, and \
+                 there is no authentication: whoever reaches it can read and change everything"
+            );
+        }
+    }
+    let platform = start(&arguments, data_dir).await?;
+    let failure = tokio::select! {
+        () = ready(&platform.client_coordinator) => {
+            announce(&arguments, data_dir, &platform);
+            tokio::select! {
+                _ = terminate.recv() => None,
+                _ = interrupt.recv() => None,
+                why = platform.datanode.failed() => Some(why),
+            }
+        }
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        why = platform.datanode.failed() => Some(why),
+    };
+    if let Some(why) = failure {
+        return Err(why.into());
+    }
+    platform.client_coordinator.stop().await;
+    platform.server_coordinator.stop().await;
+    platform.datanode.stop().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn start(
+    arguments: &DevArguments,
+    data_dir: &Path,
+) -> Result<Platform, Box<dyn std::error::Error>> {
+    let metrics = PrometheusBuilder::new().install_recorder()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let cluster = ClusterId::new("c1")?;
+    let mut storage = StorageSettings::new(data_dir.join("c1").join("n1"));
+    let coordination = match arguments.ephemeral {
+        true => {
+            storage.sync = WalSync::Never;
+            MemoryCoordination::ephemeral()
+        }
+        false => MemoryCoordination::open(&data_dir.join("coordination"))?,
+    };
+    let cache = Arc::new(EmbeddedCache::new(
+        arguments.cache_mib << 20,
+        Arc::clone(&clock),
+    ));
+    let datanode = DataNode::start(
+        DataNodeSettings::new(NodeId::new("n1")?, cluster.clone(), storage),
+        coordination.clone(),
+        Arc::clone(&cache),
+        Arc::clone(&clock),
+    )
+    .await?;
+    let server_coordinator = ServerCoordinator::start(
+        ServerCoordinatorSettings::new(
+            NodeId::new("s1")?,
+            vec![WeightedCluster {
+                id: cluster,
+                weight: 1,
+            }],
+        ),
+        coordination.clone(),
+    )
+    .await?;
+    let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1")?, page(metrics));
+    settings.grpc_listen = arguments.grpc_listen;
+    settings.rest_listen = arguments.rest_listen;
+    let client_coordinator = ClientCoordinator::start(settings, coordination, cache, clock).await?;
+    Ok(Platform {
+        datanode,
+        server_coordinator,
+        client_coordinator,
+    })
+}
+
+fn page(metrics: PrometheusHandle) -> MetricsPage {
+    MetricsPage(Arc::new(move || metrics.render()))
+}
+
+async fn ready(client_coordinator: &ClientCoordinator) {
+    while !client_coordinator.is_ready() {
+        sleep(READY_PAUSE).await;
+    }
+}
+
+fn announce(arguments: &DevArguments, data_dir: &Path, platform: &Platform) {
+    let (grpc, rest) = (
+        platform.client_coordinator.grpc_address(),
+        platform.client_coordinator.rest_address(),
+    );
+    let data_dir = data_dir
+        .canonicalize()
+        .unwrap_or_else(|_| data_dir.to_owned());
+    if arguments.output == Output::Json {
+        let line = json!({
+            "grpc": grpc.to_string(),
+            "rest": rest.to_string(),
+            "pid": std::process::id(),
+            "data_dir": data_dir.to_string_lossy(),
+        });
+        println!("{line}");
+        return;
+    }
+    let address = match grpc.port() {
+        7400 if grpc.ip().is_loopback() => String::new(),
+        _ => format!(" --address {grpc}"),
+    };
+    let kept = match arguments.ephemeral {
+        true => "nothing is kept".to_owned(),
+        false => data_dir.display().to_string(),
+    };
+    println!(
+        "TierKV is running, every tier in this process.
+
+  gRPC   {grpc}
+  REST   http://{rest}
+  data   {kept}
+
+Try, in another terminal:
+
+  curl -X PUT --data-binary 'hello' http://{rest}/v1/kv/default/greeting
+  curl http://{rest}/v1/kv/default/greeting
+  tierkv get greeting{address}
+  tierkv status{address}
+  curl http://{rest}/metrics
+
+Ctrl-C stops it; what was acknowledged is kept."
+    );
+}
