@@ -8,6 +8,7 @@ use tierkv_coordination::{
     directory::{CLIENT_COORDINATORS, Presence},
 };
 use tierkv_rpc::{
+    incoming,
     proto::{
         FILE_DESCRIPTOR_SET,
         v1::{admin_server::AdminServer, kv_server::KvServer},
@@ -25,7 +26,6 @@ use tokio::{
     task::JoinHandle,
     time::{interval, timeout},
 };
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -260,10 +260,9 @@ async fn serve_grpc(
     listener: TcpListener,
     stop: watch::Receiver<bool>,
 ) {
-    let incoming = TcpListenerStream::new(listener);
     let served = server
         .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, stopped(stop))
+        .serve_with_incoming_shutdown(incoming(listener), stopped(stop))
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the gRPC listener failed");

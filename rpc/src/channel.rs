@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tierkv_types::Error;
-use tonic::transport::{Channel, Endpoint, Server};
+use tokio::net::TcpListener;
+use tonic::transport::{Channel, Endpoint, Server, server::TcpIncoming};
 
 /// How often a silent connection is asked whether it lives.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -49,6 +50,13 @@ pub fn serve_builder() -> Server {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .tcp_nodelay(true)
+}
+
+/// The connections of a listener, with the same settings. tonic sets a socket's options
+/// only on listeners that it made itself, so they are set here.
+#[must_use]
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 #[cfg(test)]

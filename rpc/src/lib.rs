@@ -16,7 +16,7 @@ pub mod session;
 pub mod tiers;
 
 pub use answer::{Answered, FrameHandler, Replies, answer_frames};
-pub use channel::{channel, serve_builder};
+pub use channel::{channel, incoming, serve_builder};
 pub use exchange::{CallError, Exchange, Outbound};
 pub use multiplexer::Multiplexer;
 pub use tierkv_proto as proto;

@@ -7,12 +7,11 @@ use tierkv_coordination::{
     directory::{Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    proto::internal::server_coordinator_server::ServerCoordinatorServer, serve_builder,
+    incoming, proto::internal::server_coordinator_server::ServerCoordinatorServer, serve_builder,
     session::FRAME_SLACK, tiers::MAX_TIER_FRAME_BYTES,
 };
 use tierkv_types::{Epoch, limits::MAX_ANSWER_BYTES};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
-use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::{
     office::{Office, OfficeKeeper},
@@ -139,7 +138,7 @@ async fn serve(door: Door, listener: TcpListener, mut stop: watch::Receiver<bool
     };
     let served = serve_builder()
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped)
+        .serve_with_incoming_shutdown(incoming(listener), stopped)
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the server coordinator's listener failed");

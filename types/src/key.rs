@@ -88,8 +88,9 @@ impl ItemKey {
     /// # Errors
     /// `InvalidArgument` if either breaks its rules.
     pub fn new(namespace: &str, key: &[u8]) -> Result<Self, Error> {
-        let mut joined =
-            Vec::with_capacity(namespace.len().max(DEFAULT_NAMESPACE.len()) + 1 + key.len());
+        let namespace = checked_namespace(namespace)?;
+        // Exactly as long as it gets: handing it on then costs no second allocation.
+        let mut joined = Vec::with_capacity(namespace.len() + 1 + key.len());
         Self::write(namespace, key, &mut joined)?;
         Ok(Self(joined.into()))
     }
