@@ -1,0 +1,439 @@
+//! The read path over a cluster that the test plays itself: what it is asked, what it
+//! answers and when, and what its master says of the cache.
+
+#![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use tierkv::{Client, Consistency, ReadOptions, Source};
+use tierkv_cache::{Cache, CacheKey, EmbeddedCache};
+use tierkv_client_coordinator::{ClientCoordinator, ClientCoordinatorSettings, MetricsPage};
+use tierkv_coordination::{
+    Candidacy, ConfigStore, GroupMembership, LeaderElection, Membership, MemoryCoordination,
+    directory::{PLACEMENT, PRIMARY, Presence, SERVER_COORDINATORS},
+};
+use tierkv_protocol::{
+    cache::Mark,
+    placement::{PlacementMap, WeightedCluster},
+};
+use tierkv_rpc::{
+    Answered, FrameHandler, Replies, answer_frames, incoming,
+    proto::internal::{
+        ReadReply, Reply, ReplyFrame, RequestFrame, SlotRun, SurveyRequest, SurveyResponse,
+        VouchReply, reply, request,
+        server_coordinator_server::{ServerCoordinator, ServerCoordinatorServer},
+    },
+    serve_builder,
+    tiers::reply,
+};
+use tierkv_types::{ClusterId, Epoch, Index, ItemKey, NodeId, Round, SystemClock, Version};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use tonic::{Response, Status, Streaming};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const MAX_STALENESS: Duration = Duration::from_millis(600);
+
+/// The cluster that the test plays.
+struct Played {
+    /// What the one key holds: version and value.
+    held: Mutex<Option<(u64, Bytes)>>,
+    /// How many reads came below.
+    reads: AtomicUsize,
+    /// Reads are answered while this is open.
+    open: watch::Sender<bool>,
+    confirmed: AtomicBool,
+    round: AtomicU64,
+    /// Whether the master goes on writing marks.
+    marking: AtomicBool,
+}
+
+impl FrameHandler for Played {
+    type RequestFrame = RequestFrame;
+    type Reply = Reply;
+    type ReplyFrame = ReplyFrame;
+
+    async fn frame(self: &Arc<Self>, frame: RequestFrame, replies: &Replies<Reply>) {
+        for request in frame.requests {
+            let (played, replies) = (Arc::clone(self), replies.clone());
+            tokio::spawn(async move {
+                let answer = match request.kind.unwrap() {
+                    request::Kind::Read(_) => reply::Kind::Read(played.read().await),
+                    request::Kind::Vouch(_) => reply::Kind::Vouch(played.vouch()),
+                    request::Kind::Write(_) => panic!("nothing writes here"),
+                };
+                replies.send(vec![reply(request.id, Ok(answer))]).await;
+            });
+        }
+    }
+
+    fn weight(_: &Reply) -> usize {
+        64
+    }
+
+    fn pack(replies: Vec<Reply>) -> ReplyFrame {
+        ReplyFrame { replies }
+    }
+}
+
+impl Played {
+    async fn read(&self) -> ReadReply {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let held = self.held.lock().unwrap().clone();
+        let mut open = self.open.subscribe();
+        open.wait_for(|open| *open).await.unwrap();
+        let (version, value) = held.clone().unwrap_or((AS_OF, Bytes::new()));
+        ReadReply {
+            found: held.is_some(),
+            value,
+            version,
+            expires: 0,
+            clock: Version::from_millis(SystemClockMillis::now()).to_bits(),
+            slot_revision: 1,
+            confirmed: self.confirmed.load(Ordering::SeqCst),
+        }
+    }
+
+    fn vouch(&self) -> VouchReply {
+        VouchReply {
+            epoch: 1,
+            round: self.round.load(Ordering::SeqCst),
+            placement_version: 1,
+            pool_version: 1,
+            slots: vec![SlotRun {
+                first: 0,
+                count: 4096,
+                revision: 1,
+            }],
+            clock: Version::from_millis(SystemClockMillis::now()).to_bits(),
+        }
+    }
+}
+
+/// The version up to which absence is known.
+const AS_OF: u64 = 3;
+
+struct SystemClockMillis;
+
+impl SystemClockMillis {
+    fn now() -> u64 {
+        tierkv_types::Clock::wall_millis(&SystemClock)
+    }
+}
+
+struct Door(Arc<Played>);
+
+#[tonic::async_trait]
+impl ServerCoordinator for Door {
+    type ExchangeStream = Answered<Played>;
+
+    async fn exchange(
+        &self,
+        request: tonic::Request<Streaming<RequestFrame>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let stream = answer_frames(request.into_inner(), Arc::clone(&self.0), None, 4096);
+        Ok(Response::new(stream))
+    }
+
+    async fn survey(
+        &self,
+        _: tonic::Request<SurveyRequest>,
+    ) -> Result<Response<SurveyResponse>, Status> {
+        Ok(Response::new(SurveyResponse::default()))
+    }
+}
+
+/// A client coordinator over the played cluster, and a client of it.
+struct Stage {
+    played: Arc<Played>,
+    cache: Arc<EmbeddedCache>,
+    client: Client,
+    tasks: Vec<JoinHandle<()>>,
+    _coordinator: ClientCoordinator,
+    _candidacy: Candidacy,
+    _membership: Membership,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Stage {
+    async fn new(held: Option<(u64, &'static str)>) -> Self {
+        let coordination = MemoryCoordination::ephemeral();
+        let cluster = ClusterId::new("c1").unwrap();
+        let map = PlacementMap::initial(vec![WeightedCluster {
+            id: cluster.clone(),
+            weight: 1,
+        }]);
+        let founded = coordination
+            .put_if_absent(PLACEMENT, map.unwrap().encode())
+            .await
+            .unwrap();
+        assert!(founded.won().is_some());
+
+        let played = Arc::new(Played {
+            held: Mutex::new(held.map(|(version, value)| (version, value.into()))),
+            reads: AtomicUsize::new(0),
+            open: watch::Sender::new(true),
+            confirmed: AtomicBool::new(true),
+            round: AtomicU64::new(1),
+            marking: AtomicBool::new(true),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let presence = Presence::of_this_process(listener.local_addr().unwrap().to_string());
+        let service = ServerCoordinatorServer::new(Door(Arc::clone(&played)));
+        let serving = tokio::spawn(async move {
+            let server = serve_builder().add_service(service);
+            server
+                .serve_with_incoming(incoming(listener))
+                .await
+                .unwrap();
+        });
+        let membership = coordination
+            .join(SERVER_COORDINATORS, "s1", presence.encode())
+            .await
+            .unwrap();
+        let candidacy = coordination
+            .nominate(PRIMARY, "s1", presence.encode())
+            .await
+            .unwrap();
+
+        let clock = Arc::new(SystemClock);
+        let cache = Arc::new(EmbeddedCache::new(1 << 20, clock.clone()));
+        let marking = tokio::spawn(mark(Arc::clone(&played), Arc::clone(&cache), cluster));
+        let page = MetricsPage(Arc::new(String::new));
+        let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1").unwrap(), page);
+        settings.grpc_listen = "127.0.0.1:0".parse().unwrap();
+        settings.rest_listen = "127.0.0.1:0".parse().unwrap();
+        settings.max_staleness = MAX_STALENESS;
+        settings.inquiry_interval = Duration::from_millis(20);
+        let coordinator =
+            ClientCoordinator::start(settings, coordination, Arc::clone(&cache), clock)
+                .await
+                .unwrap();
+        let address = coordinator.grpc_address().to_string();
+        let client = Client::builder().address(address).connect().await.unwrap();
+        let limit = Instant::now() + DEADLINE;
+        while !coordinator.is_ready() {
+            assert!(Instant::now() < limit, "the played master was never heard");
+            sleep(Duration::from_millis(5)).await;
+        }
+        let tasks = vec![serving, marking];
+        let (_coordinator, _candidacy, _membership) = (coordinator, candidacy, membership);
+        Self {
+            played,
+            cache,
+            client,
+            tasks,
+            _coordinator,
+            _candidacy,
+            _membership,
+        }
+    }
+
+    fn reads(&self) -> usize {
+        self.played.reads.load(Ordering::SeqCst)
+    }
+
+    async fn wait_for_reads(&self, count: usize) {
+        let limit = Instant::now() + DEADLINE;
+        while self.reads() < count {
+            assert!(
+                Instant::now() < limit,
+                "{} reads instead of {count}",
+                self.reads()
+            );
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn get_from_cache(&self) -> tierkv::Found {
+        self.until_from_cache("key").await
+    }
+
+    /// Reads until the cache answers: it takes an answer of the master and a later mark.
+    async fn until_from_cache(&self, key: &str) -> tierkv::Found {
+        let limit = Instant::now() + DEADLINE;
+        loop {
+            let found = self.client.get(key).await.unwrap();
+            if found.source == Source::Cache {
+                return found;
+            }
+            assert!(Instant::now() < limit, "the cache never answered");
+        }
+    }
+}
+
+/// Starts rounds and writes their marks, as a master does.
+async fn mark(played: Arc<Played>, cache: Arc<EmbeddedCache>, cluster: ClusterId) {
+    loop {
+        let round = Round(played.round.fetch_add(1, Ordering::SeqCst) + 1);
+        if played.marking.load(Ordering::SeqCst) {
+            let mark = Mark {
+                epoch: Epoch(1),
+                round,
+                index: Index(1),
+            };
+            cache.write_mark(&cluster, mark).await.unwrap();
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn item() -> ItemKey {
+    ItemKey::new("default", b"key").unwrap()
+}
+
+fn session(version: u64) -> ReadOptions {
+    ReadOptions {
+        consistency: Consistency::Session(version),
+        max_staleness: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_herd_of_equal_misses_is_one_read_and_fills_the_cache() {
+    let stage = Stage::new(Some((5, "value"))).await;
+    stage.played.open.send_replace(false);
+    let herd: Vec<_> = (0..200)
+        .map(|_| {
+            let client = stage.client.clone();
+            tokio::spawn(async move { client.get("key").await.unwrap() })
+        })
+        .collect();
+    stage.wait_for_reads(1).await;
+    stage.played.open.send_replace(true);
+    for found in join_all(herd).await {
+        assert_eq!(found.unwrap().value.as_deref(), Some(&b"value"[..]));
+    }
+    assert_eq!(stage.reads(), 1);
+    let found = stage.get_from_cache().await;
+    assert_eq!(
+        (found.version, found.value.as_deref()),
+        (5, Some(&b"value"[..]))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn absence_is_cached_with_the_version_up_to_which_it_is_known() {
+    let stage = Stage::new(None).await;
+    assert_eq!(stage.client.get("key").await.unwrap().value, None);
+    let found = stage.get_from_cache().await;
+    assert_eq!((found.value, found.version), (None, AS_OF));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unconfirmed_read_is_answered_and_not_filled() {
+    let stage = Stage::new(Some((5, "value"))).await;
+    stage.played.confirmed.store(false, Ordering::SeqCst);
+    for count in 1..=3 {
+        let found = stage.client.get("key").await.unwrap();
+        assert_eq!((found.source, stage.reads()), (Source::Master, count));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_that_a_delete_overtook_is_refused() {
+    let stage = Stage::new(Some((5, "old"))).await;
+    stage.played.open.send_replace(false);
+    let client = stage.client.clone();
+    let reader = tokio::spawn(async move { client.get("key").await.unwrap() });
+    stage.wait_for_reads(1).await;
+    // The key changes while its old value is on the way up.
+    *stage.played.held.lock().unwrap() = Some((6, "new".into()));
+    let key = item();
+    let cache_key = CacheKey {
+        item: key.as_bytes(),
+        slot_revision: 1,
+    };
+    stage.cache.delete(&[cache_key]).await.unwrap();
+    stage.played.open.send_replace(true);
+    assert_eq!(reader.await.unwrap().version, 5);
+    let found = stage.client.get("key").await.unwrap();
+    assert_eq!(
+        (found.version, stage.reads()),
+        (6, 2),
+        "the old value was filled"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_sees_its_own_writes_through_the_cache() {
+    let stage = Stage::new(Some((5, "old"))).await;
+    stage.client.get("key").await.unwrap();
+    assert_eq!(stage.get_from_cache().await.version, 5);
+    *stage.played.held.lock().unwrap() = Some((7, "new".into()));
+    assert_eq!(
+        stage
+            .client
+            .get_with("key", session(5))
+            .await
+            .unwrap()
+            .version,
+        5
+    );
+    let found = stage.client.get_with("key", session(7)).await.unwrap();
+    assert_eq!((found.version, found.source), (7, Source::Master));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn latest_and_a_bound_of_nothing_pass_the_cache_by() {
+    let stage = Stage::new(Some((5, "value"))).await;
+    stage.client.get("key").await.unwrap();
+    stage.get_from_cache().await;
+    let latest = ReadOptions {
+        consistency: Consistency::Latest,
+        max_staleness: None,
+    };
+    let now = ReadOptions {
+        max_staleness: Some(Duration::ZERO),
+        ..ReadOptions::default()
+    };
+    for options in [latest, now] {
+        let found = stage.client.get_with("key", options).await.unwrap();
+        assert_eq!((found.source, found.age), (Source::Master, Duration::ZERO));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_marks_the_cache_is_believed_no_longer_than_the_bound() {
+    let stage = Stage::new(Some((5, "old"))).await;
+    stage.client.get("key").await.unwrap();
+    stage.get_from_cache().await;
+    // The master can't deliver any more: its marks stop, and the key changes.
+    stage.played.marking.store(false, Ordering::SeqCst);
+    *stage.played.held.lock().unwrap() = Some((6, "new".into()));
+    let stopped = Instant::now();
+    let limit = stopped + DEADLINE;
+    loop {
+        let asked = Instant::now();
+        let found = stage.client.get("key").await.unwrap();
+        assert!(found.age <= MAX_STALENESS, "answered {:?} old", found.age);
+        if found.version == 6 {
+            break;
+        }
+        // A last mark may have been under way when they stopped.
+        let grace = Duration::from_millis(100);
+        assert!(
+            asked - stopped <= MAX_STALENESS + grace,
+            "a stale hit outlived its bound"
+        );
+        assert!(Instant::now() < limit);
+        sleep(Duration::from_millis(5)).await;
+    }
+}
