@@ -1,1 +1,29 @@
-//! The data node: serves reads, commits writes, invalidates the cache.
+//! The data node: the only tier that holds data.
+//!
+//! ```text
+//!  server coordinator ──frames──► service ──reads──► storage (memory tier, store)
+//!                                    │ writes             ▲ apply
+//!                                    ▼                    │
+//!                                sequencer ──log──► driver (durable → commit)
+//!                                 (machine)               │ keys
+//!                                                         ▼
+//!                                                    invalidator ──► cache tier
+//! ```
+//!
+//! Reading order: [`Sequencer`](sequencer) gives every write its place, version and
+//! answer; [`driver`] carries out what the replication machine commands;
+//! [`invalidator`] deletes changed keys from the cache and writes the marks;
+//! [`ownership`] knows which slots are the cluster's; [`service`] is the gRPC door;
+//! [`DataNode`] puts them together.
+
+mod driver;
+mod invalidator;
+mod node;
+mod ownership;
+mod reads;
+mod sequencer;
+mod service;
+mod settings;
+
+pub use node::{DataNode, StartError};
+pub use settings::DataNodeSettings;

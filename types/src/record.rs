@@ -16,7 +16,7 @@ use crate::{
 
 pub use self::{
     codec::{FORMAT, MAX_RECORD_BYTES, decode, encode, encoded_len},
-    frame::{DecodeError, Frame},
+    frame::{DecodeError, Frame, is_whole_but_for_its_length},
 };
 
 /// A client's name for one write, so that a retry is applied once (I8).

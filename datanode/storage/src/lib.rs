@@ -1,1 +1,51 @@
 //! Commit log, memory tier, SQL store, checkpoint and recovery of a data node.
+//!
+//! ```text
+//!   append ──► log (one thread: one write, one fsync a batch) ──► durable position
+//!   apply  ──► memory: active ─freeze─► frozen ─checkpoint─► store (SQLite)
+//!                                          └─ once stored ─► clean entries (evictable)
+//!   get / load ◄── memory, then one batched store read
+//! ```
+//!
+//! The log is the source of truth and the replication stream; the store is a checkpoint
+//! of it; memory holds at least what the store does not have yet (I7). Start-up: store
+//! plus committed log is exactly the committed state before the crash.
+//!
+//! Reading order: [`Storage`] (the whole, and its promises), [`disk`] (through which all
+//! files of the log are touched), `log` (segments and group commit), `node_state` (what
+//! a node may never forget), `memory` (the memory tier), [`store`] (the SQL side),
+//! `checkpoint`, `recovery`.
+
+mod checkpoint;
+pub mod disk;
+mod error;
+mod failure;
+mod item;
+mod log;
+mod memory;
+mod node_state;
+mod recovery;
+mod settings;
+mod storage;
+pub mod store;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use self::{
+    disk::{Disk, RealDisk},
+    error::StorageError,
+    item::{Item, Residence},
+    recovery::Recovered,
+    settings::{StorageSettings, WalSync},
+    storage::{Storage, StorageReport},
+    store::Store,
+};
+
+/// Locks `mutex`, also after a holder panicked: each critical section here leaves its
+/// data sound at every step, and a panic in production ends the process.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

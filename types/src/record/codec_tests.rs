@@ -1,7 +1,10 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::replication::{Epoch, Index, Position};
+use crate::{
+    record::is_whole_but_for_its_length,
+    replication::{Epoch, Index, Position},
+};
 
 fn any_version() -> impl Strategy<Value = Version> {
     any::<u64>().prop_map(Version::from_bits)
@@ -85,6 +88,18 @@ proptest! {
         let bit = bit.index(bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);
         prop_assert!(decode(&Bytes::from(bytes), 0).is_err());
+    }
+
+    #[test]
+    fn a_changed_length_is_told_from_a_torn_record(record in any_record(), length: u32) {
+        let mut bytes = encoded(&record);
+        prop_assume!(bytes[..4] != length.to_le_bytes());
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&[0; 64]);
+        prop_assert!(is_whole_but_for_its_length(&bytes));
+        let end = bytes.len() - 64;
+        bytes[end - 1] = 0;
+        prop_assert!(!is_whole_but_for_its_length(&bytes));
     }
 
     #[test]

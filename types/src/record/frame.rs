@@ -86,6 +86,33 @@ impl Frame {
     }
 }
 
+/// Whether `bytes` begin with a record that was written whole and of which only the length
+/// word has changed since: with the length that some trailer's place gives it, its
+/// checksum matches. A torn record can't look like that, so this is damage.
+#[must_use]
+pub fn is_whole_but_for_its_length(bytes: &[u8]) -> bool {
+    let bytes = &bytes[..bytes.len().min(MAX_RECORD_BYTES)];
+    if bytes.len() < MIN_RECORD_BYTES {
+        return false;
+    }
+    let stored = u32::from_le_bytes(array(bytes, 4));
+    let trailers = bytes.windows(TRAILER.len()).enumerate();
+    trailers
+        .skip(MIN_RECORD_BYTES - TRAILER.len())
+        .filter(|(_, window)| *window == TRAILER)
+        .take(MAX_TRAILERS_TRIED)
+        .any(|(at, _)| {
+            u32::try_from(at + TRAILER.len()).is_ok_and(|length| {
+                let checksum = crc32c::crc32c(&length.to_le_bytes());
+                crc32c::crc32c_append(checksum, &bytes[8..at]) == stored
+            })
+        })
+}
+
+/// How many places of a trailer word [`is_whole_but_for_its_length`] tries: a value may
+/// hold the word, but hardly this often, and each try reads the record.
+const MAX_TRAILERS_TRIED: usize = 256;
+
 /// The `N` bytes from `at`, which the caller knows to be there.
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];

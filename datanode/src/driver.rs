@@ -1,0 +1,189 @@
+//! Carries out what the replication machine commands, and tells it what happened.
+//!
+//! One task owns the loop; what takes long (a promise, a swap, a read of the record) runs
+//! beside it and comes back as an event, so commits never wait for coordination.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tierkv_coordination::{
+    Coordination, CoordinationError, Revision, Swap, Versioned, Watched, directory,
+};
+use tierkv_protocol::replication::{ClusterState, Command, Event, HEARTBEAT_INTERVAL, SwapOutcome};
+use tierkv_storage::Storage;
+use tierkv_types::{ClusterId, Error, Index, Position};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Duration, MissedTickBehavior, interval, sleep},
+};
+
+use crate::{invalidator::Message, sequencer::Sequencer};
+
+/// Pause before an unanswered question to coordination is asked again.
+const COORDINATION_PAUSE: Duration = Duration::from_millis(100);
+
+type Work = Pin<Box<dyn Future<Output = Result<Event, String>> + Send>>;
+
+/// The driver of one node's machine.
+pub(crate) struct Driver {
+    pub(crate) cluster: ClusterId,
+    pub(crate) sequencer: Arc<Sequencer>,
+    pub(crate) storage: Arc<Storage>,
+    pub(crate) coordination: Arc<dyn Coordination>,
+    pub(crate) invalidator: mpsc::Sender<Message>,
+}
+
+impl Driver {
+    /// Runs until `stop` says so or the node must halt; then says why.
+    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), String> {
+        let key = directory::cluster_state(&self.cluster);
+        let mut record = self
+            .coordination
+            .watch(&key)
+            .await
+            .map_err(|e| e.to_string())?;
+        let mut durable = self.storage.durable();
+        let mut ticks = interval(HEARTBEAT_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut work: FuturesUnordered<Work> = FuturesUnordered::new();
+        let mut event = observed(&record)?;
+        loop {
+            self.step(event, &mut work).await?;
+            event = tokio::select! {
+                changed = durable.changed() => match changed {
+                    Ok(()) => Event::Durable(*durable.borrow_and_update()),
+                    Err(_) => return Err(self.storage.failed().await.to_string()),
+                },
+                _ = ticks.tick() => Event::Tick,
+                changed = record.changed() => {
+                    changed.map_err(|error| error.to_string())?;
+                    observed(&record)?
+                }
+                Some(done) = work.next() => done?,
+                () = stopped(&mut stop) => return Ok(()),
+            };
+        }
+    }
+
+    async fn step(&self, event: Event, work: &mut FuturesUnordered<Work>) -> Result<(), String> {
+        let mut commands = Vec::new();
+        self.sequencer.step(event, &mut commands);
+        for command in commands {
+            match command {
+                Command::Promise { epoch, seen } => {
+                    let storage = Arc::clone(&self.storage);
+                    work.push(Box::pin(async move {
+                        let seen = seen.map(|state| state.encode());
+                        storage
+                            .promise(epoch, seen)
+                            .await
+                            .map_err(|error| error.to_string())?;
+                        Ok(Event::Promised(epoch))
+                    }));
+                }
+                Command::Swap { expected, state } => work.push(self.swap(expected, &state)),
+                Command::Read => work.push(self.read()),
+                Command::AppendNoop(position) => self.open_term(position).await?,
+                Command::Commit(index) => self.commit(index).await,
+                Command::Vouched { round, commit } => {
+                    self.tell(Message::Vouched { round, commit }).await;
+                }
+                Command::Halt(why) => return Err(why),
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_term(&self, position: Position) -> Result<(), String> {
+        tracing::info!(cluster = %self.cluster, epoch = %position.epoch, "took mastership");
+        self.tell(Message::Term(position.epoch)).await;
+        self.sequencer
+            .append_noop(position)
+            .map_err(|error: Error| error.to_string())
+    }
+
+    /// Applies what is committed, then has its keys deleted from the cache; the writers
+    /// are answered after that.
+    async fn commit(&self, index: Index) {
+        let committed = self.sequencer.release(index);
+        self.storage.apply(&committed.records);
+        self.sequencer.forget_applied(&committed.records);
+        let keys = (committed.records.iter())
+            .flat_map(|record| record.changes().iter().map(|change| change.key.clone()))
+            .collect();
+        let (up_to, waiters) = (committed.up_to, committed.waiters);
+        self.tell(Message::Changed {
+            keys,
+            up_to,
+            waiters,
+        })
+        .await;
+    }
+
+    async fn tell(&self, message: Message) {
+        // The invalidator ends only after this sender is dropped.
+        drop(self.invalidator.send(message).await);
+    }
+
+    fn swap(&self, expected: Option<u64>, state: &ClusterState) -> Work {
+        let coordination = Arc::clone(&self.coordination);
+        let key = directory::cluster_state(&self.cluster);
+        let value: Bytes = state.encode();
+        Box::pin(async move {
+            let swapped = match expected {
+                None => coordination.put_if_absent(&key, value).await,
+                Some(revision) => {
+                    coordination
+                        .compare_and_swap(&key, Revision(revision), value)
+                        .await
+                }
+            };
+            let outcome = match swapped {
+                Ok(Swap::Won(revision)) => SwapOutcome::Won(revision.0),
+                Ok(Swap::Lost) => SwapOutcome::Lost,
+                Err(error @ CoordinationError::InvalidArgument(_)) => return Err(error.to_string()),
+                // `Unavailable` too: swapping again is what the machine does with doubt.
+                Err(error) => {
+                    tracing::warn!(%error, "a swap of the cluster state was not answered");
+                    sleep(COORDINATION_PAUSE).await;
+                    SwapOutcome::Unknown
+                }
+            };
+            Ok(Event::Swapped(outcome))
+        })
+    }
+
+    fn read(&self) -> Work {
+        let coordination = Arc::clone(&self.coordination);
+        let key = directory::cluster_state(&self.cluster);
+        Box::pin(async move {
+            loop {
+                match coordination.get(&key).await {
+                    Ok(record) => return decode(record.as_ref()),
+                    Err(error) => {
+                        tracing::warn!(%error, "the cluster state could not be read");
+                        sleep(COORDINATION_PAUSE).await;
+                    }
+                }
+            }
+        })
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone means that the node is.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+fn observed(record: &Watched<Option<Versioned>>) -> Result<Event, String> {
+    decode(record.current().as_ref().as_ref())
+}
+
+fn decode(record: Option<&Versioned>) -> Result<Event, String> {
+    let Some(Versioned { value, revision }) = record else {
+        return Ok(Event::Observed(None));
+    };
+    let state = ClusterState::decode(value).map_err(|error| error.to_string())?;
+    Ok(Event::Observed(Some((revision.0, state))))
+}

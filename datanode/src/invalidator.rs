@@ -1,0 +1,189 @@
+//! Keeps the cache tier honest: deletes what changed, then writes the marks.
+//!
+//! One task takes committed changes in log order. Their deletes are confirmed, or the
+//! writers are answered after [`DataNodeSettings::invalidation_wait`] all the same and
+//! the deletes are delivered later (CACHE-DELETE); no mark is written past an
+//! undelivered one (CACHE-MARK), so what a lost delete leaves behind ages out of use.
+//!
+//! [`DataNodeSettings::invalidation_wait`]: crate::DataNodeSettings::invalidation_wait
+
+use std::{sync::Arc, time::Duration};
+
+use tierkv_cache::{Cache, CacheKey};
+use tierkv_protocol::cache::{MarkWriter, REDELIVERY_WINDOW};
+use tierkv_types::{BootTime, Clock, ClusterId, Epoch, Index, ItemKey, Round};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+
+use crate::{ownership::Owned, sequencer::Waiter};
+
+/// Messages that wait for the invalidator; over it commits wait.
+const QUEUE: usize = 256;
+/// Messages taken together.
+const BATCH: usize = 256;
+/// Keys whose deletes wait to be delivered again. Over it they are forgotten and no mark
+/// is written until everything they could have left behind is out of use.
+const MAX_UNDELIVERED: usize = 1 << 20;
+/// Pause between two tries to deliver.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the invalidator is told.
+pub(crate) enum Message {
+    /// A term began.
+    Term(Epoch),
+    /// These keys changed; everything up to the index is applied.
+    Changed {
+        keys: Vec<ItemKey>,
+        up_to: Index,
+        waiters: Vec<Waiter>,
+    },
+    /// A round is vouched.
+    Vouched { round: Round, commit: Index },
+}
+
+/// Starts the task; it ends when the sender is dropped.
+pub(crate) fn start<C: Cache>(
+    cache: Arc<C>,
+    cluster: ClusterId,
+    owned: Arc<Owned>,
+    clock: Arc<dyn Clock>,
+    wait: Duration,
+) -> mpsc::Sender<Message> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let invalidator = Invalidator {
+        cache,
+        cluster,
+        owned,
+        clock,
+        wait,
+        epoch: None,
+        marks: None,
+        undelivered: Vec::new(),
+        applied: Index::ZERO,
+    };
+    tokio::spawn(invalidator.run(receiver));
+    sender
+}
+
+struct Invalidator<C> {
+    cache: Arc<C>,
+    cluster: ClusterId,
+    owned: Arc<Owned>,
+    clock: Arc<dyn Clock>,
+    wait: Duration,
+    /// The term this node holds, and its marks.
+    epoch: Option<Epoch>,
+    marks: Option<MarkWriter>,
+    /// Keys whose deletes no cache node, or not every one, confirmed.
+    undelivered: Vec<ItemKey>,
+    applied: Index,
+}
+
+impl<C: Cache> Invalidator<C> {
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let owing = !self.undelivered.is_empty();
+            tokio::select! {
+                count = messages.recv_many(&mut batch, BATCH) => match count {
+                    0 => return,
+                    _ => self.take(&mut batch).await,
+                },
+                () = sleep(RETRY_PAUSE), if owing => self.deliver(Vec::new()).await,
+            }
+            self.write_mark().await;
+        }
+    }
+
+    async fn take(&mut self, batch: &mut Vec<Message>) {
+        let (mut changed, mut waiting, mut rounds) = (Vec::new(), Vec::new(), Vec::new());
+        for message in batch.drain(..) {
+            match message {
+                Message::Term(epoch) => self.begin_term(epoch).await,
+                Message::Changed {
+                    keys,
+                    up_to,
+                    waiters,
+                } => {
+                    changed.extend(keys);
+                    waiting.extend(waiters);
+                    self.applied = self.applied.max(up_to);
+                }
+                Message::Vouched { round, commit } => rounds.push((round, commit)),
+            }
+        }
+        self.deliver(changed).await;
+        waiting.into_iter().for_each(Waiter::done);
+        if let Some(marks) = &mut self.marks {
+            rounds
+                .into_iter()
+                .for_each(|(round, commit)| marks.vouched(round, commit));
+        }
+    }
+
+    /// A master can't redeliver what earlier masters of this cache's life may have missed,
+    /// so it withholds its marks until that is out of use; an empty cache holds nothing
+    /// stale (CACHE-REDELIVER).
+    async fn begin_term(&mut self, epoch: Epoch) {
+        let marks = match self.cache.holds_anything().await {
+            false => MarkWriter::new(epoch),
+            true => MarkWriter::withheld(epoch, self.after_redelivery_window()),
+        };
+        self.epoch = Some(epoch);
+        self.marks = Some(marks);
+    }
+
+    fn after_redelivery_window(&self) -> BootTime {
+        self.clock.boot_time().after(REDELIVERY_WINDOW)
+    }
+
+    async fn deliver(&mut self, changed: Vec<ItemKey>) {
+        let mut keys = std::mem::take(&mut self.undelivered);
+        keys.extend(changed);
+        if !keys.is_empty() {
+            let owned = self.owned.now();
+            let cache_keys: Vec<CacheKey<'_>> = (keys.iter())
+                .map(|key| CacheKey {
+                    item: key.as_bytes(),
+                    slot_revision: owned.revision(key.slot()),
+                })
+                .collect();
+            let delivered = matches!(
+                timeout(self.wait, self.cache.delete(&cache_keys)).await,
+                Ok(Ok(()))
+            );
+            if !delivered {
+                return self.owe(keys);
+            }
+        }
+        if let Some(marks) = &mut self.marks {
+            marks.delivered(self.applied);
+        }
+    }
+
+    fn owe(&mut self, keys: Vec<ItemKey>) {
+        metrics::counter!("tierkv_invalidations_undelivered").increment(1);
+        self.undelivered = keys;
+        if self.undelivered.len() > MAX_UNDELIVERED {
+            tracing::warn!(
+                keys = self.undelivered.len(),
+                "the cache tier confirms no deletes; its entries are out of use for a while"
+            );
+            self.undelivered = Vec::new();
+            let until = self.after_redelivery_window();
+            self.marks = self.epoch.map(|epoch| MarkWriter::withheld(epoch, until));
+        }
+    }
+
+    async fn write_mark(&mut self) {
+        let now = self.clock.boot_time();
+        let Some(marks) = &mut self.marks else { return };
+        let Some(mark) = marks.due(now) else { return };
+        // A mark that did not arrive is due again with the next round.
+        if let Ok(Ok(())) = timeout(self.wait, self.cache.write_mark(&self.cluster, mark)).await {
+            marks.written(&mark);
+        }
+    }
+}

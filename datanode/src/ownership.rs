@@ -1,0 +1,136 @@
+//! Which slots the node's cluster owns, as the placement map says (PLACE-OWN).
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tierkv_protocol::placement::PlacementMap;
+use tierkv_rpc::proto::internal::SlotRun;
+use tierkv_types::{ClusterId, Code, Error, SLOT_COUNT, Slot};
+
+/// One version of what the cluster owns.
+pub(crate) struct Ownership {
+    version: u64,
+    /// For each slot the revision at which it last moved here; 0: not owned.
+    revisions: Box<[u64]>,
+    runs: Vec<SlotRun>,
+}
+
+impl Ownership {
+    fn none() -> Self {
+        Self {
+            version: 0,
+            revisions: vec![0; SLOT_COUNT.into()].into(),
+            runs: Vec::new(),
+        }
+    }
+
+    fn of(cluster: &ClusterId, map: &PlacementMap) -> Self {
+        let mut owned = Self {
+            version: map.version,
+            ..Self::none()
+        };
+        for run in map.runs().iter().filter(|run| run.cluster == *cluster) {
+            let first = usize::from(run.first);
+            owned.revisions[first..first + usize::from(run.count)].fill(run.revision);
+            owned.runs.push(SlotRun {
+                first: run.first.into(),
+                count: run.count.into(),
+                revision: run.revision,
+            });
+        }
+        owned
+    }
+
+    /// The version of the placement map.
+    pub(crate) const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The owned slots, as the answer to a vouch question lists them.
+    pub(crate) fn runs(&self) -> &[SlotRun] {
+        &self.runs
+    }
+
+    /// The revision at which an owned slot last moved.
+    ///
+    /// # Errors
+    /// `WrongOwner` if the cluster does not own it, or if the sender routed by a newer
+    /// map than this node has seen and so may know better.
+    pub(crate) fn check(&self, slot: Slot, routed_by: u64) -> Result<u64, Error> {
+        match self.revisions[slot.index()] {
+            _ if routed_by > self.version => Err(Error::new(
+                Code::WrongOwner,
+                "the request was routed by a newer placement map than this node has seen",
+            )),
+            0 => Err(Error::new(
+                Code::WrongOwner,
+                "this cluster does not own the key's slot",
+            )),
+            revision => Ok(revision),
+        }
+    }
+
+    /// The revision under which the cache keeps a slot's keys; 0 if it was never owned.
+    pub(crate) fn revision(&self, slot: Slot) -> u64 {
+        self.revisions[slot.index()]
+    }
+}
+
+/// The newest ownership, read by every request.
+pub(crate) struct Owned {
+    cluster: ClusterId,
+    now: RwLock<Arc<Ownership>>,
+}
+
+impl Owned {
+    pub(crate) fn new(cluster: ClusterId) -> Self {
+        Self {
+            cluster,
+            now: RwLock::new(Arc::new(Ownership::none())),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Arc<Ownership> {
+        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes in a map, unless a newer one is known.
+    pub(crate) fn learn(&self, map: &PlacementMap) {
+        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        if map.version > now.version {
+            *now = Arc::new(Ownership::of(&self.cluster, map));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tierkv_protocol::placement::WeightedCluster;
+
+    use super::*;
+
+    #[test]
+    fn only_owned_slots_are_served_and_only_by_a_map_as_new_as_the_senders() {
+        let id = |name| ClusterId::new(name).unwrap();
+        let clusters = ["c1", "c2"].map(|name| WeightedCluster {
+            id: id(name),
+            weight: 1,
+        });
+        let map = PlacementMap::initial(clusters.into()).unwrap();
+        let owned = Owned::new(id("c1"));
+        let any = Slot::of(b"x");
+        assert_eq!(
+            owned.now().check(any, 0).unwrap_err().code,
+            Code::WrongOwner
+        );
+        owned.learn(&map);
+        let now = owned.now();
+        for slot in Slot::all() {
+            let ours = map.owner(slot).0 == &id("c1");
+            assert_eq!(now.check(slot, 1).is_ok(), ours);
+            assert!(
+                now.check(slot, 2).is_err(),
+                "a newer map may have moved the slot"
+            );
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Reads: from memory at once, from the store together.
+
+use std::sync::Arc;
+
+use tierkv_rpc::{
+    proto::internal::{Read, ReadReply, Reply, reply},
+    tiers::reply,
+};
+use tierkv_storage::{Item, Residence, Storage};
+use tierkv_types::{Code, Error, ItemKey, Version};
+
+use crate::ownership::Ownership;
+
+/// What all reads of a frame share, sampled before any of them.
+pub(crate) struct ReadView {
+    /// Everything up to this version is applied: what is absent is absent as of it.
+    pub(crate) as_of: Version,
+    /// The cluster clock, by which keys expire and cache entries are dated.
+    pub(crate) clock: Version,
+    pub(crate) owned: Arc<Ownership>,
+}
+
+/// A read that memory could not answer.
+pub(crate) struct Missing {
+    pub(crate) id: u64,
+    pub(crate) key: ItemKey,
+    revision: u64,
+}
+
+impl ReadView {
+    /// Answers a read, or says that the store has to be asked.
+    pub(crate) fn read(&self, id: u64, read: Read, storage: &Storage) -> Result<Reply, Missing> {
+        let (key, revision) = match self.admit(read) {
+            Ok(admitted) => admitted,
+            Err(error) => return Ok(reply(id, Err(error))),
+        };
+        match storage.get(key.as_bytes()) {
+            Residence::Found(item) => Ok(reply(id, Ok(self.found(Some(item), revision)))),
+            Residence::Absent => Ok(reply(id, Ok(self.found(None, revision)))),
+            Residence::Unknown => Err(Missing { id, key, revision }),
+        }
+    }
+
+    /// Answers what the store was asked for, in the order of `missing`.
+    pub(crate) fn answer(
+        &self,
+        missing: Vec<Missing>,
+        loaded: Result<Vec<Option<Item>>, Error>,
+    ) -> Vec<Reply> {
+        match loaded {
+            Ok(items) => (missing.into_iter().zip(items))
+                .map(|(miss, item)| reply(miss.id, Ok(self.found(item, miss.revision))))
+                .collect(),
+            Err(error) => missing
+                .into_iter()
+                .map(|miss| reply(miss.id, Err(error.clone())))
+                .collect(),
+        }
+    }
+
+    fn admit(&self, read: Read) -> Result<(ItemKey, u64), Error> {
+        let key = ItemKey::from_bytes(read.item_key)?;
+        let revision = self.owned.check(key.slot(), read.placement_version)?;
+        if Version::from_bits(read.min_version) > self.as_of {
+            return Err(Error::new(
+                Code::InvalidArgument,
+                "min_version is newer than anything the key's cluster has written; \
+                 use a version that a write or read of this key answered",
+            ));
+        }
+        Ok((key, revision))
+    }
+
+    fn found(&self, item: Option<Item>, slot_revision: u64) -> reply::Kind {
+        let item = item.filter(|item| item.expires.is_none_or(|at| at > self.clock));
+        let clock = self.clock.to_bits();
+        reply::Kind::Read(match item {
+            Some(item) => ReadReply {
+                found: true,
+                value: item.value,
+                version: item.version.to_bits(),
+                expires: item.expires.unwrap_or_default().to_bits(),
+                clock,
+                slot_revision,
+                confirmed: true,
+            },
+            None => ReadReply {
+                version: self.as_of.to_bits(),
+                clock,
+                slot_revision,
+                confirmed: true,
+                ..ReadReply::default()
+            },
+        })
+    }
+}

@@ -1,0 +1,296 @@
+//! The gRPC door of a data node.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use tierkv_rpc::{
+    Answered, FrameHandler, Replies, answer_frames,
+    proto::{
+        convert,
+        internal::{
+            InspectRequest, InspectResponse, Reply, ReplyFrame, Request, RequestFrame, VouchReply,
+            WriteReply, data_node_server, reply, request,
+        },
+    },
+    tiers::{reply, reply_weight},
+};
+use tierkv_storage::Storage;
+use tierkv_types::{Change, ChangeKind, Code, Error, ItemKey, Write, limits::MAX_PEER_IN_FLIGHT};
+use tokio::time::Instant;
+use tonic::{Response, Status, Streaming};
+
+use crate::{
+    ownership::Owned,
+    reads::ReadView,
+    sequencer::{Known, Proposal, Proposed, Sequenced, Sequencer, needs_prior},
+};
+
+/// Everything a request needs.
+pub(crate) struct Service {
+    pub(crate) cluster: String,
+    pub(crate) sequencer: Arc<Sequencer>,
+    pub(crate) storage: Arc<Storage>,
+    pub(crate) owned: Arc<Owned>,
+}
+
+/// The service as tonic wants it.
+pub(crate) struct Door(pub(crate) Arc<Service>);
+
+#[tonic::async_trait]
+impl data_node_server::DataNode for Door {
+    type ExchangeStream = Answered<Service>;
+
+    async fn exchange(
+        &self,
+        request: tonic::Request<Streaming<RequestFrame>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let service = Arc::clone(&self.0);
+        let stream = answer_frames(request.into_inner(), service, None, MAX_PEER_IN_FLIGHT);
+        Ok(Response::new(stream))
+    }
+
+    async fn inspect(
+        &self,
+        _: tonic::Request<InspectRequest>,
+    ) -> Result<Response<InspectResponse>, Status> {
+        Ok(Response::new(self.0.inspect()))
+    }
+}
+
+/// A frame's requests, by kind.
+#[derive(Default)]
+struct Sorted {
+    writes: Vec<(u64, Proposal)>,
+    replies: Vec<Reply>,
+}
+
+impl FrameHandler for Service {
+    type RequestFrame = RequestFrame;
+    type Reply = Reply;
+    type ReplyFrame = ReplyFrame;
+
+    async fn frame(self: &Arc<Self>, frame: RequestFrame, replies: &Replies<Reply>) {
+        let arrived = Instant::now();
+        // `LATEST`, confirmed reads and cache fills all need a master that may confirm
+        // now; one question answers for the frame, since it was asked after it arrived.
+        let confirmed = self
+            .sequencer
+            .confirm(|term| (term.epoch(), term.started()));
+        let view = ReadView {
+            // Before any key is read: what is absent then is absent as of this version.
+            as_of: self.storage.applied().1,
+            clock: self.sequencer.now(),
+            owned: self.owned.now(),
+        };
+        let mut sorted = Sorted::default();
+        let mut missing = Vec::new();
+        for Request {
+            id,
+            timeout_ms,
+            kind,
+        } in frame.requests
+        {
+            let refused = |error: &Error| reply(id, Err(error.clone()));
+            match (kind, &confirmed) {
+                (Some(request::Kind::Write(write)), _) => match self.admit(write, &view) {
+                    Ok(write) => {
+                        let deadline = arrived + convert::timeout(timeout_ms);
+                        sorted.writes.push((id, Proposal { write, deadline }));
+                    }
+                    Err(error) => sorted.replies.push(refused(&error)),
+                },
+                (Some(_), Err(error)) => sorted.replies.push(refused(error)),
+                (Some(request::Kind::Read(read)), Ok(_)) => {
+                    match view.read(id, read, &self.storage) {
+                        Ok(answer) => sorted.replies.push(answer),
+                        Err(miss) => missing.push(miss),
+                    }
+                }
+                (Some(request::Kind::Vouch(vouch)), Ok((epoch, round))) => {
+                    let answer = self.vouch(&vouch.cluster, epoch.0, round.0, &view);
+                    sorted.replies.push(reply(id, answer));
+                }
+                (None, _) => sorted.replies.push(refused(&Error::invalid(
+                    "a request says neither read nor write nor vouch",
+                ))),
+            }
+        }
+        replies.send(sorted.replies).await;
+        if !missing.is_empty() {
+            let Some(permit) = replies.admit(missing.len()).await else {
+                return;
+            };
+            let (storage, replies) = (Arc::clone(&self.storage), replies.clone());
+            tokio::spawn(async move {
+                let keys: Vec<ItemKey> = missing.iter().map(|miss| miss.key.clone()).collect();
+                let loaded = storage.load(&keys).await.map_err(|error| error.to_error());
+                replies.send(view.answer(missing, loaded)).await;
+                drop(permit);
+            });
+        }
+        if !sorted.writes.is_empty() {
+            let Some(permit) = replies.admit(sorted.writes.len()).await else {
+                return;
+            };
+            let (service, replies) = (Arc::clone(self), replies.clone());
+            tokio::spawn(async move {
+                replies.send(service.write(sorted.writes).await).await;
+                drop(permit);
+            });
+        }
+    }
+
+    fn weight(reply: &Reply) -> usize {
+        reply_weight(reply)
+    }
+
+    fn pack(replies: Vec<Reply>) -> ReplyFrame {
+        ReplyFrame { replies }
+    }
+}
+
+impl Service {
+    fn admit(
+        &self,
+        write: tierkv_rpc::proto::internal::Write,
+        view: &ReadView,
+    ) -> Result<Write, Error> {
+        let routed_by = write.placement_version;
+        let write = write.into_write()?;
+        for change in &write.changes {
+            view.owned.check(change.key.slot(), routed_by)?;
+        }
+        Ok(detached(write))
+    }
+
+    /// Sequences a frame's writes; their answers are there once they are committed.
+    async fn write(&self, writes: Vec<(u64, Proposal)>) -> Vec<Reply> {
+        // The memory tier's bound: a slow disk slows writers and never fills memory.
+        self.storage.room().await;
+        let (ids, proposals): (Vec<u64>, Vec<Proposal>) = writes.into_iter().unzip();
+        let Proposed { answers, committed } = match self.propose(&proposals).await {
+            Ok(proposed) => proposed,
+            Err(error) => {
+                return ids
+                    .into_iter()
+                    .map(|id| reply(id, Err(error.clone())))
+                    .collect();
+            }
+        };
+        let known = committed.await.is_ok();
+        let outcome = |answer: Result<Sequenced, Error>| match (answer?, known) {
+            (Sequenced { version, existed }, true) => Ok(reply::Kind::Write(WriteReply {
+                version: version.to_bits(),
+                existed,
+            })),
+            (_, false) => Err(Error::outcome_unknown(
+                "the node stopped before the write was committed; read the key",
+            )),
+        };
+        ids.into_iter()
+            .zip(answers)
+            .map(|(id, answer)| reply(id, outcome(answer)))
+            .collect()
+    }
+
+    /// Loads what the answers need to know of the store, then sequences.
+    async fn propose(&self, proposals: &[Proposal]) -> Result<Proposed, Error> {
+        loop {
+            let unknown: Vec<ItemKey> = (proposals.iter())
+                .flat_map(|proposal| &proposal.write.changes)
+                .filter(|change| needs_prior(&change.kind))
+                .filter(|change| self.sequencer.is_unknown(&change.key))
+                .map(|change| change.key.clone())
+                .collect();
+            let generation = self.storage.generation();
+            let mut known = Known {
+                generation,
+                present: HashMap::with_capacity(unknown.len()),
+            };
+            if !unknown.is_empty() {
+                let now = self.sequencer.now();
+                let items = self
+                    .storage
+                    .load(&unknown)
+                    .await
+                    .map_err(|error| error.to_error())?;
+                known
+                    .present
+                    .extend(unknown.into_iter().zip(items).map(|(key, item)| {
+                        (
+                            key,
+                            item.is_some_and(|item| item.expires.is_none_or(|at| at > now)),
+                        )
+                    }));
+            }
+            if let Some(proposed) = self.sequencer.propose(proposals, &known) {
+                return Ok(proposed);
+            }
+        }
+    }
+
+    fn vouch(
+        &self,
+        cluster: &str,
+        epoch: u64,
+        round: u64,
+        view: &ReadView,
+    ) -> Result<reply::Kind, Error> {
+        if cluster != self.cluster {
+            return Err(Error::new(
+                Code::NotMaster,
+                "this node belongs to another cluster",
+            ));
+        }
+        Ok(reply::Kind::Vouch(VouchReply {
+            epoch,
+            round,
+            placement_version: view.owned.version(),
+            // The embedded pool has one node for ever.
+            pool_version: 1,
+            slots: view.owned.runs().to_vec(),
+            clock: view.clock.to_bits(),
+        }))
+    }
+
+    fn inspect(&self) -> InspectResponse {
+        let (last, commit, mastership) = self.sequencer.standing();
+        let confirmed = self.sequencer.confirm(|_| ()).is_ok();
+        let role = match (&mastership, confirmed) {
+            (Some(_), true) => "master",
+            (Some(_), false) => "taking over",
+            (None, _) => "starting",
+        };
+        let presence = tierkv_coordination::directory::Presence::of_this_process(String::new());
+        InspectResponse {
+            host: presence.host,
+            pid: presence.pid,
+            role: role.to_owned(),
+            epoch: mastership.map_or(0, |term| term.epoch().0),
+            log_index: last.index.0,
+            commit_index: commit.0,
+            age_ms: 0,
+        }
+    }
+}
+
+/// The write in memory of its own: what the memory tier keeps must not pin the frame it
+/// came in.
+fn detached(write: Write) -> Write {
+    let changes = (write.changes.into_iter())
+        .map(|change| Change {
+            key: change.key.detached(),
+            kind: match change.kind {
+                ChangeKind::Put { value, expires } => ChangeKind::Put {
+                    value: Bytes::copy_from_slice(&value),
+                    expires,
+                },
+                ChangeKind::Delete => ChangeKind::Delete,
+            },
+        })
+        .collect();
+    Write {
+        request: write.request,
+        changes,
+    }
+}

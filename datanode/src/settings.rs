@@ -1,0 +1,36 @@
+//! What an operator says about a data node.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tierkv_storage::StorageSettings;
+use tierkv_types::{ClusterId, NodeId};
+
+/// Settings of one data node.
+#[derive(Clone, Debug)]
+pub struct DataNodeSettings {
+    /// The node's name, kept over restarts.
+    pub node: NodeId,
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Its log, memory tier and store.
+    pub storage: StorageSettings,
+    /// How long a write waits for the cache tier to confirm its deletes before it is
+    /// answered anyway and the deletes are delivered later (CACHE-DELETE).
+    pub invalidation_wait: Duration,
+}
+
+impl DataNodeSettings {
+    /// A node with default settings.
+    #[must_use]
+    pub fn new(node: NodeId, cluster: ClusterId, storage: StorageSettings) -> Self {
+        Self {
+            node,
+            cluster,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            storage,
+            invalidation_wait: Duration::from_millis(50),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Checkpoints: what memory pins goes to the store, then whole log segments may go.
+//!
+//! STORE-CHECKPOINT: between two applied records the active entries are frozen, with the
+//! index A of the last one. Frozen entries and where the log stood at A are written in
+//! one transaction, which this process's incarnation must still own. Only when that is
+//! durable do the entries become evictable and the segments up to A removable. A
+//! checkpoint that failed and may be tried again writes the same frozen entries again.
+
+use std::{sync::Arc, time::Instant};
+
+use tierkv_types::Incarnation;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
+};
+
+use crate::{
+    StorageError, locked,
+    memory::Generation,
+    storage::Core,
+    store::{CheckpointBatch, StoreMeta},
+};
+
+/// How many askers for an explicit checkpoint may wait in line.
+pub(crate) const CHECKPOINT_ASKERS: usize = 64;
+
+/// Entries set aside for the store, and where the log stood at them.
+#[derive(Debug)]
+struct Frozen {
+    meta: StoreMeta,
+    generations: Vec<Generation>,
+}
+
+/// An explicit wish for a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) reply: oneshot::Sender<Result<(), StorageError>>,
+    /// Whether it is the last one.
+    pub(crate) last: bool,
+}
+
+/// The task that makes the checkpoints, one after the other. Nothing cancels it: it ends
+/// after the last one asked for, or once all who could ask are gone.
+#[derive(Debug)]
+pub(crate) struct Checkpointer {
+    core: Arc<Core>,
+    incarnation: Incarnation,
+    asks: mpsc::Receiver<Ask>,
+    frozen: Option<Frozen>,
+}
+
+impl Checkpointer {
+    pub(crate) fn new(core: Arc<Core>, incarnation: Incarnation, asks: mpsc::Receiver<Ask>) -> Self {
+        Self {
+            core,
+            incarnation,
+            asks,
+            frozen: None,
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let mut interval = tokio::time::interval(self.core.settings.checkpoint_interval);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // After a failure that passes, memory's pressure alone asks in vain until the
+        // next tick: the disk would be tried in a tight loop.
+        let mut held = false;
+        let core = Arc::clone(&self.core);
+        loop {
+            let done = tokio::select! {
+                ask = self.asks.recv() => match ask {
+                    Some(ask) => {
+                        let done = self.checkpoint().await;
+                        // Whoever asked may have gone away meanwhile.
+                        let _ = ask.reply.send(done.clone());
+                        if ask.last {
+                            return;
+                        }
+                        done
+                    }
+                    None => return,
+                },
+                () = core.pressure.notified(), if !held => self.checkpoint().await,
+                _ = interval.tick() => self.checkpoint().await,
+            };
+            held = match done {
+                Ok(()) => false,
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(%error, "a checkpoint failed and will be tried again");
+                    true
+                }
+                Err(error) => {
+                    core.failure.set(error);
+                    core.room.notify_waiters();
+                    true
+                }
+            };
+        }
+    }
+
+    async fn checkpoint(&mut self) -> Result<(), StorageError> {
+        if let Some(error) = self.core.failure.get() {
+            return Err(error);
+        }
+        // One that failed before comes first: until it is stored nothing can be frozen.
+        if let Some(frozen) = self.frozen.take()
+            && let Err(error) = self.store(&frozen).await
+        {
+            self.frozen = Some(frozen);
+            return Err(error);
+        }
+        if let Some(frozen) = self.freeze()
+            && let Err(error) = self.store(&frozen).await
+        {
+            self.frozen = Some(frozen);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Sets the active entries aside, if the store has not all of what was applied.
+    fn freeze(&self) -> Option<Frozen> {
+        let applying = locked(&self.core.applying);
+        if applying.position == locked(&self.core.stored).applied {
+            return None;
+        }
+        Some(Frozen {
+            meta: StoreMeta {
+                log_id: self.core.log_id,
+                applied: applying.position,
+                clock: applying.clock,
+                epochs: applying.epochs.clone(),
+            },
+            generations: self.core.memory.freeze(),
+        })
+    }
+
+    async fn store(&self, frozen: &Frozen) -> Result<(), StorageError> {
+        let began = Instant::now();
+        let entries = frozen.generations.iter().flat_map(|shard| shard.iter());
+        let batch = CheckpointBatch {
+            meta: frozen.meta.clone(),
+            changes: entries
+                .map(|(key, entry)| (key.clone(), entry.clone()))
+                .collect(),
+        };
+        let count = batch.changes.len();
+        self.core.store.checkpoint(self.incarnation, batch).await?;
+        self.core.memory.settle();
+        let applied = frozen.meta.applied;
+        {
+            let mut stored = locked(&self.core.stored);
+            stored.applied = applied;
+            stored.last_checkpoint = Some(Instant::now());
+        }
+        self.core.log.release(applied.index);
+        self.core.room.notify_waiters();
+        metrics::histogram!("tierkv_checkpoint_seconds").record(began.elapsed());
+        tracing::debug!(%applied, entries = count, took = ?began.elapsed(), "checkpoint stored");
+        Ok(())
+    }
+}

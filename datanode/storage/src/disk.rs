@@ -1,0 +1,112 @@
+//! All file I/O of the log and of the node state (LOG-DISK).
+//!
+//! `kill -9` proves nothing about durability: the page cache survives it. So files are
+//! touched only through [`Disk`], writes are separate from flushes, and tests put a disk
+//! underneath that loses, tears and reorders what was not synced.
+
+mod real;
+#[cfg(any(test, feature = "conformance"))]
+mod test;
+
+use std::{fmt, io, path::Path};
+
+pub use self::real::RealDisk;
+#[cfg(any(test, feature = "conformance"))]
+pub use self::test::{Tear, TestDisk};
+
+/// Directories and the files in them. A new, renamed or removed name is durable only
+/// once its directory was synced.
+pub trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Makes a directory and its parents, unless they exist.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Makes a file that does not exist yet.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, and those of the system.
+    fn create(&self, file: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens a file for reading and writing.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of the system.
+    fn open(&self, file: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// The names of the files in a directory, in no order.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of the system.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Gives a file another name in the same directory; replaces a file of that name.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of the system.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of the system.
+    fn remove(&self, file: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// Those of the system; after one the directory's state is unknown.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Takes the exclusive lock that `file` stands for, making the file if needed;
+    /// `None` if another process or [`Disk`] user holds it. It is held until dropped.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn lock(&self, file: &Path) -> io::Result<Option<Box<dyn DiskLock>>>;
+}
+
+/// One open file.
+pub trait DiskFile: fmt::Debug + Send + Sync {
+    /// Reads at `offset` until `buffer` is full or the file ends; answers how much.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes all of `bytes` at `offset`. They are not durable yet.
+    ///
+    /// # Errors
+    /// Those of the system; after one any part may have been written.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes the file's content and length durable.
+    ///
+    /// # Errors
+    /// Those of the system; after one nothing is known of what was written since the
+    /// last success, and trying again would not find out.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Makes the file at least `bytes` long, zeros where nothing was written, with the
+    /// space set aside so that writing there can't run out of it.
+    ///
+    /// # Errors
+    /// `StorageFull`, and those of the system.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Cuts the file to `bytes`.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
+
+    /// The file's length.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn size(&self) -> io::Result<u64>;
+}
+
+/// An exclusive lock, held until dropped.
+pub trait DiskLock: fmt::Debug + Send + Sync {}

@@ -1,0 +1,140 @@
+//! Why storage could not do what it was asked.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tierkv_types::{Code, Error};
+
+/// A refusal or failure of a node's storage. It is cheap to clone, because a failure of
+/// the log is told to everyone who waits for it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Another process uses the directory.
+    #[error("{} is in use by another process; stop that one, or choose another directory", dir.display())]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// What is on disk is not what was written there. It is never served nor cut off.
+    #[error("{} is damaged at {place}: {what}; restore this node from a peer or a backup", file.display())]
+    Damaged {
+        /// The damaged file.
+        file: PathBuf,
+        /// Where in it: a byte offset, a row.
+        place: String,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A file was written by a newer release.
+    #[error("{} has format {found}, this release knows formats up to {known}; run the newer release", file.display())]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// Its format version.
+        found: u64,
+        /// The newest format version that this release knows.
+        known: u64,
+    },
+    /// The disk is full. Nothing was done, and the node lives.
+    #[error("no space left for {}; free some", file.display())]
+    NoSpace {
+        /// What could not grow.
+        file: PathBuf,
+    },
+    /// A named limit is reached. Nothing was done.
+    #[error("the limit {limit} of {bytes} bytes is reached; wait for room, or send less")]
+    Exhausted {
+        /// The limit's name.
+        limit: &'static str,
+        /// Its value.
+        bytes: u64,
+    },
+    /// Storage is closing or closed. Nothing was done.
+    #[error("storage is closed; retry when the node is back")]
+    Closed,
+    /// Something else holds the store for the moment, or checkpoints outran a read.
+    #[error("the store is busy; retry")]
+    Busy,
+    /// A newer process has taken the store over: this one must stop.
+    #[error("a newer process has taken over {}; this one must stop", dir.display())]
+    Superseded {
+        /// The node's directory.
+        dir: PathBuf,
+    },
+    /// The operating system failed a file operation.
+    #[error("could not {action} {}: {source}; check the disk, then restart the node", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The SQL store failed.
+    #[error("the store could not {action}: {source}; check the disk, then restart the node")]
+    Sql {
+        /// What was tried.
+        action: &'static str,
+        /// What the driver said.
+        source: Arc<sqlx::Error>,
+    },
+}
+
+impl StorageError {
+    /// The failure of `action` on `path`; a full disk is told apart from a broken one.
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace {
+                file: path.to_owned(),
+            },
+            _ => Self::Io {
+                action,
+                path: path.to_owned(),
+                source: Arc::new(source),
+            },
+        }
+    }
+
+    pub(crate) fn damaged(file: &Path, offset: u64, what: impl Into<String>) -> Self {
+        Self::Damaged {
+            file: file.to_owned(),
+            place: format!("offset {offset}"),
+            what: what.into(),
+        }
+    }
+
+    /// Whether the node lives on and may try again later.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::NoSpace { .. } | Self::Exhausted { .. } | Self::Busy)
+    }
+
+    /// The error as other tiers see it; details of this machine stay in its log.
+    #[must_use]
+    pub fn to_error(&self) -> Error {
+        match self {
+            Self::Exhausted { limit, bytes } => Error::exhausted(format!(
+                "the data node's limit {limit} of {bytes} bytes is reached; send less or retry later"
+            )),
+            Self::NoSpace { .. } => {
+                Error::exhausted("the data node has no disk space left; free some, then retry")
+            }
+            Self::Closed | Self::Locked { .. } | Self::Superseded { .. } => {
+                Error::unavailable("the data node's storage is closed; retry")
+            }
+            Self::Busy => Error::unavailable("the data node's store is busy; retry"),
+            Self::Damaged { .. } => Error::new(
+                Code::DataLoss,
+                "stored data is damaged; see the data node's log and tell an operator",
+            ),
+            Self::Newer { .. } | Self::Io { .. } | Self::Sql { .. } => Error::new(
+                Code::Internal,
+                "the data node's storage has failed; see its log and tell an operator",
+            ),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What a start finds in the log's files: the records, or why it must not start.
+//!
+//! A crash may tear what was being written, and only that: the last batch. So the log
+//! ends where a record is torn or was never begun, unless something shows that more had
+//! been acknowledged there (LOG-TORN): a later segment, or a later sound record that
+//! carries a commit index at or above the place. Then it is damage and refused.
+
+use bytes::Bytes;
+use tierkv_types::{
+    Epoch, Index, LogId, Position, Record, Version,
+    record::{self, DecodeError, Frame},
+};
+
+use super::{
+    LogPlace,
+    segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader},
+};
+use crate::StorageError;
+
+/// What a log's files hold.
+#[derive(Debug)]
+pub(crate) struct LogFound {
+    pub(crate) log_id: LogId,
+    /// In order, none missing; at least one.
+    pub(crate) segments: Vec<Segment>,
+    /// Where the next record goes in the last segment.
+    pub(crate) offset: u64,
+    /// Where the records begin: the position before the first one.
+    pub(crate) before: Position,
+    pub(crate) last: Position,
+    /// The highest commit index that a record carries.
+    pub(crate) commit: Index,
+    /// The highest version that a record carries.
+    pub(crate) clock: Version,
+    /// Each epoch's first index, as far as it is in these files.
+    pub(crate) epochs: Vec<(Epoch, Index)>,
+    /// The records after the index that the caller holds already.
+    pub(crate) tail: Vec<Record>,
+}
+
+/// Reads the log in `place`, cuts a torn end off, and keeps the records after `applied`.
+/// `None` if there is no segment at all.
+pub(crate) fn scan(place: &LogPlace, applied: Index) -> Result<Option<LogFound>, StorageError> {
+    place.drop_spare()?;
+    let numbers = place.numbers()?;
+    let mut found: Option<LogFound> = None;
+    for (nth, number) in numbers.iter().enumerate() {
+        let is_last = nth + 1 == numbers.len();
+        let (segment, bytes) = open(place, *number)?;
+        let log = found.get_or_insert_with(|| LogFound::before(&segment.header));
+        log.join(&segment)?;
+        let end = log.read(&segment, &bytes, applied, is_last)?;
+        if is_last {
+            clear(place, &segment, &bytes, end)?;
+        }
+        log.offset = end as u64;
+        log.segments.push(segment);
+    }
+    Ok(found)
+}
+
+fn open(place: &LogPlace, number: u64) -> Result<(Segment, Bytes), StorageError> {
+    let path = place.path(number);
+    let fail = |action| {
+        let path = path.clone();
+        move |error| StorageError::io(action, &path, error)
+    };
+    let file = place.disk.open(&path).map_err(fail("open"))?;
+    let size = file.size().map_err(fail("measure"))?;
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+    let read = file.read_at(0, &mut bytes).map_err(fail("read"))?;
+    bytes.truncate(read);
+    let header = SegmentHeader::read(&path, &bytes)?;
+    Ok((Segment { path, file, header }, bytes.into()))
+}
+
+/// Turns everything behind the last sound record back into zeros. Left-overs of a torn
+/// batch could otherwise line up behind a record written later and be taken for its
+/// successors.
+fn clear(
+    place: &LogPlace,
+    segment: &Segment,
+    bytes: &[u8],
+    end: usize,
+) -> Result<(), StorageError> {
+    let rest = &bytes[end..];
+    let is_clear = rest.iter().all(|byte| *byte == 0);
+    if is_clear && bytes.len() as u64 >= place.segment_bytes {
+        return Ok(());
+    }
+    if !is_clear {
+        tracing::warn!(
+            file = %segment.path.display(),
+            offset = end,
+            "the log ended in a torn record, which was never acknowledged; it is cut off"
+        );
+    }
+    let file = &segment.file;
+    file.truncate(end as u64)
+        .and_then(|()| file.allocate(place.segment_bytes))
+        .and_then(|()| place.flush(&**file))
+        .map_err(|error| StorageError::io("clear the end of", &segment.path, error))
+}
+
+impl LogFound {
+    fn before(header: &SegmentHeader) -> Self {
+        Self {
+            log_id: header.log_id,
+            segments: Vec::new(),
+            offset: 0,
+            before: header.previous(),
+            last: header.previous(),
+            commit: Index::ZERO,
+            clock: Version::ZERO,
+            epochs: Vec::new(),
+            tail: Vec::new(),
+        }
+    }
+
+    /// Checks that a segment continues what was read so far.
+    fn join(&self, segment: &Segment) -> Result<(), StorageError> {
+        let header = &segment.header;
+        if header.log_id != self.log_id {
+            return Err(StorageError::damaged(
+                &segment.path,
+                16,
+                format!(
+                    "the segment is of log {}, the ones before it are of log {}",
+                    header.log_id, self.log_id
+                ),
+            ));
+        }
+        let follows = self.segments.last().is_none_or(|last| {
+            last.header.number + 1 == header.number && self.last == header.previous()
+        });
+        if follows {
+            return Ok(());
+        }
+        // The one before was whole and durable when this one was begun, so what is
+        // missing was lost from there.
+        let (file, offset) = self
+            .segments
+            .last()
+            .map_or((&segment.path, 0), |last| (&last.path, self.offset));
+        Err(StorageError::damaged(
+            file,
+            offset,
+            format!(
+                "the log breaks off after record {}, and a later segment begins with record {}",
+                self.last, header.first
+            ),
+        ))
+    }
+
+    /// Reads a segment's records; answers where they end.
+    fn read(
+        &mut self,
+        segment: &Segment,
+        bytes: &Bytes,
+        applied: Index,
+        is_last: bool,
+    ) -> Result<usize, StorageError> {
+        let mut at = usize::try_from(SEGMENT_HEADER_BYTES).unwrap_or(usize::MAX);
+        loop {
+            let damaged = |what: String| StorageError::damaged(&segment.path, at as u64, what);
+            match Frame::read(&bytes[at..]) {
+                Ok(frame) => {
+                    self.take(&frame).map_err(damaged)?;
+                    if frame.position.index > applied {
+                        // A buffer of its own, so that one value kept in memory does not
+                        // keep a whole segment there.
+                        let own = Bytes::copy_from_slice(&bytes[at..at + frame.len]);
+                        let (record, _) = record::decode(&own, 0)
+                            .map_err(|error| damaged(error.to_string()))?;
+                        self.tail.push(record);
+                    }
+                    at += frame.len;
+                }
+                Err(error @ DecodeError::Damaged(_)) => return Err(damaged(error.to_string())),
+                Err(DecodeError::End | DecodeError::Torn) => {
+                    // What a later segment says about an early end is judged by `join`.
+                    if is_last {
+                        self.check_end(&bytes[at..]).map_err(damaged)?;
+                    }
+                    return Ok(at);
+                }
+            }
+        }
+    }
+
+    /// Takes a sound record in, if it is the next one.
+    fn take(&mut self, frame: &Frame) -> Result<(), String> {
+        let (last, next) = (self.last, frame.position);
+        if next.index != last.index.next() || next.epoch < last.epoch {
+            return Err(format!("record {next} stands where {last} should be continued"));
+        }
+        if frame.version <= self.clock {
+            return Err(format!("the version of record {next} is not above the one before"));
+        }
+        if next.epoch > last.epoch {
+            self.epochs.push((next.epoch, next.index));
+        }
+        self.last = next;
+        self.commit = self.commit.max(frame.commit);
+        self.clock = frame.version;
+        Ok(())
+    }
+
+    /// Whether the log may end before `rest`, which does not begin with a record.
+    fn check_end(&self, rest: &[u8]) -> Result<(), String> {
+        let missing = self.last.index.next();
+        if self.commit >= missing {
+            return Err(format!(
+                "record {missing} is missing, but an earlier one says it was committed"
+            ));
+        }
+        if record::is_whole_but_for_its_length(rest) {
+            return Err(format!("the length of record {missing} is damaged"));
+        }
+        let mut at = 0;
+        // Zeros hold no record; a length word begins with a byte that is none, or at most
+        // three bytes later.
+        while let Some(skip) = rest[at..].iter().position(|byte| *byte != 0) {
+            at += skip;
+            for start in at.saturating_sub(3)..=at {
+                let later = Frame::read(&rest[start..]);
+                if let Ok(frame) = later
+                    && frame.position.index > missing
+                    && frame.commit >= missing
+                {
+                    return Err(format!(
+                        "record {missing} can't be read, but record {} says it was committed",
+                        frame.position
+                    ));
+                }
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+}

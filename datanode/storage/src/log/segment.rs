@@ -1,0 +1,224 @@
+//! One file of the log.
+//!
+//! A segment begins with a header of 64 bytes (numbers little-endian), then come
+//! records back to back, then zeros to its allocated end:
+//!
+//! ```text
+//! at  bytes
+//!  0      8  the letters TIERKVLG
+//!  8      4  format version: 1
+//! 12      4  CRC-32C of the header without these four bytes
+//! 16      8  log id
+//! 24      8  number of the segment
+//! 32      8  index of its first record
+//! 40      8  epoch of the record before its first, 0 if there is none
+//! 48     16  zeros
+//! ```
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tierkv_types::{Epoch, Index, LogId, Position};
+
+use crate::{
+    StorageError, WalSync,
+    disk::{Disk, DiskFile},
+};
+
+const MAGIC: [u8; 8] = *b"TIERKVLG";
+const FORMAT: u32 = 1;
+const SUFFIX: &str = ".log";
+/// The file that holds the next segment's space.
+const SPARE: &str = "spare";
+
+/// Bytes before a segment's first record.
+pub(crate) const SEGMENT_HEADER_BYTES: u64 = 64;
+
+/// Where a log lives and how its files are made.
+#[derive(Clone, Debug)]
+pub(crate) struct LogPlace {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) log_id: LogId,
+    pub(crate) segment_bytes: u64,
+    pub(crate) sync: WalSync,
+}
+
+/// What a segment's header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) log_id: LogId,
+    pub(crate) number: u64,
+    pub(crate) first: Index,
+    pub(crate) previous_epoch: Epoch,
+}
+
+/// One open file of the log.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Box<dyn DiskFile>,
+    pub(crate) header: SegmentHeader,
+}
+
+/// Space set aside for the next segment.
+#[derive(Debug)]
+pub(crate) struct Spare(Box<dyn DiskFile>);
+
+impl SegmentHeader {
+    /// The position of the record before the segment's first.
+    pub(crate) const fn previous(&self) -> Position {
+        Position {
+            epoch: self.previous_epoch,
+            index: Index(self.first.0.saturating_sub(1)),
+        }
+    }
+
+    fn to_bytes(self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.log_id.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.number.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.first.0.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.previous_epoch.0.to_le_bytes());
+        let checksum = header_checksum(&bytes);
+        bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the header that begins a segment's bytes.
+    pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Self, StorageError> {
+        let damaged = |what: &str| StorageError::damaged(path, 0, what);
+        let Some(bytes) = bytes.first_chunk::<64>() else {
+            return Err(damaged("the segment is shorter than its header"));
+        };
+        if bytes[..8] != MAGIC {
+            return Err(damaged("this is no segment of a log"));
+        }
+        let number = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        if (number(8) >> 32) != u64::from(header_checksum(bytes)) {
+            return Err(damaged("the checksum of the segment's header does not match"));
+        }
+        let format = number(8) & u64::from(u32::MAX);
+        if format != u64::from(FORMAT) {
+            return Err(StorageError::Newer {
+                file: path.to_owned(),
+                found: format,
+                known: u64::from(FORMAT),
+            });
+        }
+        Ok(Self {
+            log_id: LogId(number(16)),
+            number: number(24),
+            first: Index(number(32)),
+            previous_epoch: Epoch(number(40)),
+        })
+    }
+}
+
+fn header_checksum(bytes: &[u8; 64]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..])
+}
+
+impl LogPlace {
+    /// The numbers of the segments there are, in order.
+    pub(crate) fn numbers(&self) -> Result<Vec<u64>, StorageError> {
+        let names = self.disk.list(&self.dir);
+        let names = names.map_err(|error| StorageError::io("list", &self.dir, error))?;
+        let numbers = names.iter().filter_map(|name| name.strip_suffix(SUFFIX));
+        let mut numbers: Vec<u64> = numbers.filter_map(|name| name.parse().ok()).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    pub(crate) fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:020}{SUFFIX}"))
+    }
+
+    /// Sets aside the space of one segment.
+    ///
+    /// # Errors
+    /// `NoSpace` leaves nothing behind and may be tried again.
+    pub(crate) fn set_aside(&self) -> Result<Spare, StorageError> {
+        let path = self.dir.join(SPARE);
+        let file = self.disk.create(&path);
+        let file = file.map_err(|error| StorageError::io("create", &path, error))?;
+        let allocated = file.allocate(self.segment_bytes).and_then(|()| self.flush(&*file));
+        if let Err(error) = allocated {
+            self.remove(&path)?;
+            return Err(StorageError::io("allocate", &path, error));
+        }
+        Ok(Spare(file))
+    }
+
+    /// Removes what a process before this one had set aside.
+    pub(crate) fn drop_spare(&self) -> Result<(), StorageError> {
+        let path = self.dir.join(SPARE);
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(|error| StorageError::io("remove", &path, error)),
+        }
+    }
+
+    /// Makes set-aside space the segment that `header` describes. Its name appears only
+    /// after its header is durable, so a named segment without one is damage.
+    pub(crate) fn begin(&self, spare: Spare, header: SegmentHeader) -> Result<Segment, StorageError> {
+        let path = self.path(header.number);
+        let Spare(file) = spare;
+        let fail = |action| move |error| (action, error);
+        let begun = file
+            .write_at(0, &header.to_bytes())
+            .map_err(fail("write"))
+            .and_then(|()| self.flush(&*file).map_err(fail("sync")))
+            .and_then(|()| {
+                let renamed = self.disk.rename(&self.dir.join(SPARE), &path);
+                renamed.map_err(fail("name"))
+            });
+        begun.map_err(|(action, error)| in_allocated_space(action, &path, error))?;
+        self.flush_names()?;
+        Ok(Segment { path, file, header })
+    }
+
+    pub(crate) fn remove(&self, path: &Path) -> Result<(), StorageError> {
+        self.disk
+            .remove(path)
+            .map_err(|error| StorageError::io("remove", path, error))
+    }
+
+    pub(crate) fn flush_names(&self) -> Result<(), StorageError> {
+        match self.sync {
+            WalSync::Always => self.disk.sync_dir(&self.dir),
+            WalSync::Never => Ok(()),
+        }
+        .map_err(|error| in_allocated_space("sync", &self.dir, error))
+    }
+
+    /// Makes a file durable as far as the operator wants it.
+    pub(crate) fn flush(&self, file: &dyn DiskFile) -> std::io::Result<()> {
+        match self.sync {
+            WalSync::Always => file.sync_data(),
+            WalSync::Never => Ok(()),
+        }
+    }
+}
+
+/// A failure where the space was set aside before: it is never one of space, whatever the
+/// system calls it, and it stops the node (LOG-SPACE).
+pub(crate) fn in_allocated_space(
+    action: &'static str,
+    path: &Path,
+    source: std::io::Error,
+) -> StorageError {
+    StorageError::Io {
+        action,
+        path: path.to_owned(),
+        source: Arc::new(source),
+    }
+}

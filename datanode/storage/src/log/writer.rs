@@ -1,0 +1,220 @@
+//! The log's one thread: collects what is queued, writes it at once, syncs once, tells.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration, time::Instant};
+
+use tierkv_types::{Index, Position};
+use tokio::sync::watch;
+
+use super::{
+    LogPlace, LogStart,
+    queue::{Batch, Queue, Work},
+    segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Spare, in_allocated_space},
+};
+use crate::{StorageError, disk::DiskLock, failure::Failure};
+
+/// How often a full disk is asked again.
+const NO_SPACE_RETRY: Duration = Duration::from_millis(200);
+
+/// The thread's state. The last of `segments` is the one written to; there always is one.
+#[derive(Debug)]
+pub(super) struct Writer {
+    place: LogPlace,
+    queue: Arc<Queue>,
+    publisher: watch::Sender<Position>,
+    failure: Arc<Failure>,
+    _lock: Arc<dyn DiskLock>,
+    older: VecDeque<Segment>,
+    active: Segment,
+    offset: u64,
+    spare: Option<Spare>,
+    no_space: bool,
+    /// The last record written.
+    last: Position,
+}
+
+impl Writer {
+    pub(super) fn new(
+        mut start: LogStart,
+        queue: Arc<Queue>,
+        publisher: watch::Sender<Position>,
+    ) -> Self {
+        let Some(active) = start.segments.pop() else {
+            unreachable!("a log is started with at least one segment");
+        };
+        let writer = Self {
+            place: start.place,
+            queue,
+            publisher,
+            failure: start.failure,
+            _lock: start.lock,
+            older: start.segments.into(),
+            active,
+            offset: start.offset,
+            spare: None,
+            no_space: false,
+            last: start.last,
+        };
+        writer.progress(true);
+        writer
+    }
+
+    /// Runs until the log is closed or has failed. A failure is final: what a file holds
+    /// after a failed write or sync is unknown, so nothing is tried again.
+    pub(super) fn run(mut self) {
+        let mut batch = Batch::default();
+        let ended = loop {
+            let retry = self.no_space.then_some(NO_SPACE_RETRY);
+            let done = match self.queue.next(&mut batch, retry) {
+                Work::Write => self.commit(&batch),
+                Work::Release(index) => {
+                    self.release(index);
+                    Ok(())
+                }
+                Work::Retry => self.prepare(),
+                Work::End => break Ok(()),
+            };
+            if done.is_err() {
+                break done;
+            }
+        };
+        if let Err(error) = ended {
+            self.failure.set(error);
+        }
+        self.queue.end();
+    }
+
+    /// Makes a batch durable, then tells. It is written in as many pieces as it needs
+    /// segments, nearly always one.
+    fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
+        let began = Instant::now();
+        let (mut piece_start, mut piece_end) = (0, 0);
+        for (length, position) in &batch.records {
+            let needed = self.offset + (piece_end - piece_start + length) as u64;
+            if needed > self.place.segment_bytes {
+                self.write(&batch.bytes[piece_start..piece_end])?;
+                piece_start = piece_end;
+                self.rotate()?;
+            }
+            piece_end += length;
+            self.last = *position;
+        }
+        self.write(&batch.bytes[piece_start..piece_end])?;
+        self.publisher.send_replace(self.last);
+        metrics::histogram!("tierkv_log_sync_seconds").record(began.elapsed());
+        #[allow(clippy::cast_precision_loss)]
+        metrics::histogram!("tierkv_log_batch_records").record(batch.records.len() as f64);
+        self.prepare()?;
+        self.progress(true);
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let Segment { file, path, .. } = &self.active;
+        file.write_at(self.offset, bytes)
+            .map_err(|error| in_allocated_space("write", path, error))?;
+        self.place
+            .flush(&**file)
+            .map_err(|error| in_allocated_space("sync", path, error))?;
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Goes on in a new segment. All of the old one is durable by now, so that a gap
+    /// before a later segment can only be damage.
+    fn rotate(&mut self) -> Result<(), StorageError> {
+        let spare = self.await_spare()?;
+        let header = SegmentHeader {
+            log_id: self.place.log_id,
+            number: self.active.header.number + 1,
+            first: self.last.index.next(),
+            previous_epoch: self.last.epoch,
+        };
+        let fresh = self.place.begin(spare, header)?;
+        self.older
+            .push_back(std::mem::replace(&mut self.active, fresh));
+        self.offset = SEGMENT_HEADER_BYTES;
+        Ok(())
+    }
+
+    /// The next segment's space, waiting while the disk is full: records already accepted
+    /// can't be refused any more.
+    fn await_spare(&mut self) -> Result<Spare, StorageError> {
+        loop {
+            if let Some(spare) = self.spare.take() {
+                return Ok(spare);
+            }
+            match self.place.set_aside() {
+                Ok(spare) => {
+                    self.no_space = false;
+                    return Ok(spare);
+                }
+                Err(error @ StorageError::NoSpace { .. }) => {
+                    if self.queue.is_closing() {
+                        return Err(error);
+                    }
+                    self.refuse_more(&error);
+                    if let Some(index) = self.queue.pause(NO_SPACE_RETRY) {
+                        self.release(index);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sets the next segment's space aside once the current one is half full, so that a
+    /// full disk is known before any record depends on it (LOG-SPACE).
+    fn prepare(&mut self) -> Result<(), StorageError> {
+        if self.spare.is_some() || (self.offset < self.place.segment_bytes / 2 && !self.no_space) {
+            return Ok(());
+        }
+        match self.place.set_aside() {
+            Ok(spare) => {
+                self.spare = Some(spare);
+                self.no_space = false;
+                self.progress(false);
+                Ok(())
+            }
+            Err(error @ StorageError::NoSpace { .. }) => {
+                self.refuse_more(&error);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn refuse_more(&mut self, error: &StorageError) {
+        if !self.no_space {
+            tracing::warn!(%error, "the log can't grow, writes are refused until it can");
+        }
+        self.no_space = true;
+        self.progress(false);
+    }
+
+    /// Removes segments whose records are all at or below `index`, oldest first, so that
+    /// what is left is always one run. The one written to stays.
+    fn release(&mut self, index: Index) {
+        while let Some(oldest) = self.older.front() {
+            let next = self.older.get(1).unwrap_or(&self.active);
+            if next.header.first > index.next() {
+                break;
+            }
+            if let Err(error) = self.place.remove(&oldest.path) {
+                // Nothing is lost by keeping it; the next checkpoint comes here again.
+                tracing::warn!(%error, "a log segment that is no longer needed stays");
+                break;
+            }
+            self.older.pop_front();
+        }
+        self.progress(false);
+    }
+
+    fn progress(&self, written: bool) {
+        let left = self.place.segment_bytes.saturating_sub(self.offset);
+        self.queue
+            .progress(left, self.no_space, self.older.len() + 1, written);
+    }
+}

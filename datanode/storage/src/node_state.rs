@@ -1,0 +1,252 @@
+//! What a node may never forget, in one small file that is replaced atomically.
+//!
+//! The file `node-state` (numbers little-endian):
+//!
+//! ```text
+//! at  bytes
+//!  0      8  the letters TIERKVNS
+//!  8      4  format version: 1
+//! 12      4  CRC-32C of the file without these four bytes
+//! 16      8  log id
+//! 24      8  highest promised epoch (REP-PROMISE)
+//! 32      1  1 if a cluster state follows, else 0
+//! 33      …  the highest cluster state seen (COORD-BACK), opaque here
+//! ```
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use tierkv_types::{Epoch, LogId};
+
+use crate::{StorageError, disk::Disk, locked};
+
+const MAGIC: [u8; 8] = *b"TIERKVNS";
+const FORMAT: u32 = 1;
+const HEADER_BYTES: usize = 33;
+const FILE: &str = "node-state";
+/// The new content, until it takes the file's name.
+const NEW_FILE: &str = "node-state.new";
+
+/// The facts themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NodeFacts {
+    pub(crate) log_id: LogId,
+    pub(crate) promised: Epoch,
+    pub(crate) cluster_state: Option<Bytes>,
+}
+
+/// The file and what it holds.
+#[derive(Debug)]
+pub(crate) struct NodeState {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    facts: Mutex<Option<NodeFacts>>,
+}
+
+impl NodeState {
+    /// Reads the file in `dir`, if there is one.
+    pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, StorageError> {
+        let path = dir.join(FILE);
+        let facts = match disk.open(&path) {
+            Ok(file) => {
+                let size = file.size();
+                let content = size.and_then(|size| {
+                    let mut content = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+                    let read = file.read_at(0, &mut content)?;
+                    content.truncate(read);
+                    Ok(content)
+                });
+                let content =
+                    content.map_err(|error| StorageError::io("read", &path, error))?;
+                Some(NodeFacts::from_bytes(&path, &content)?)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(StorageError::io("open", &path, error)),
+        };
+        Ok(Self {
+            disk,
+            dir: dir.to_owned(),
+            facts: Mutex::new(facts),
+        })
+    }
+
+    pub(crate) fn facts(&self) -> Option<NodeFacts> {
+        locked(&self.facts).clone()
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.join(FILE)
+    }
+
+    /// Gives the node's log another id; durable on return. Blocks.
+    pub(crate) fn set_log_id(&self, log_id: LogId) -> Result<(), StorageError> {
+        self.change(|facts| facts.log_id = log_id)
+    }
+
+    /// Raises the promised epoch, and takes the cluster state if there is one; durable on
+    /// return. A lower epoch than the one promised changes nothing of it. Blocks.
+    pub(crate) fn promise(
+        &self,
+        epoch: Epoch,
+        cluster_state: Option<Bytes>,
+    ) -> Result<(), StorageError> {
+        self.change(|facts| {
+            facts.promised = facts.promised.max(epoch);
+            if cluster_state.is_some() {
+                facts.cluster_state = cluster_state;
+            }
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut NodeFacts)) -> Result<(), StorageError> {
+        let mut current = locked(&self.facts);
+        let mut facts = current.clone().unwrap_or_default();
+        change(&mut facts);
+        if current.as_ref() != Some(&facts) {
+            self.replace(&facts)?;
+            *current = Some(facts);
+        }
+        Ok(())
+    }
+
+    /// The old content or the new one is there at every moment: the new one is whole and
+    /// durable before it takes the name.
+    fn replace(&self, facts: &NodeFacts) -> Result<(), StorageError> {
+        let (path, new) = (self.dir.join(FILE), self.dir.join(NEW_FILE));
+        match self.disk.remove(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StorageError::io("remove", &new, error));
+            }
+            _ => {}
+        }
+        let written = self.disk.create(&new).and_then(|file| {
+            let bytes = facts.to_bytes();
+            file.allocate(bytes.len() as u64)?;
+            file.write_at(0, &bytes)?;
+            file.sync_data()
+        });
+        written.map_err(|error| StorageError::io("write", &new, error))?;
+        self.disk
+            .rename(&new, &path)
+            .and_then(|()| self.disk.sync_dir(&self.dir))
+            .map_err(|error| StorageError::io("replace", &path, error))
+    }
+}
+
+impl NodeFacts {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&self.log_id.0.to_le_bytes());
+        bytes.extend_from_slice(&self.promised.0.to_le_bytes());
+        bytes.push(u8::from(self.cluster_state.is_some()));
+        bytes.extend_from_slice(self.cluster_state.as_deref().unwrap_or_default());
+        let checksum = checksum(&bytes);
+        bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, StorageError> {
+        let damaged = |what: &str| StorageError::damaged(path, 0, what);
+        if bytes.len() < HEADER_BYTES || bytes[..8] != MAGIC {
+            return Err(damaged("this is no node state"));
+        }
+        let number = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        if number(8) >> 32 != u64::from(checksum(bytes)) {
+            return Err(damaged("its checksum does not match"));
+        }
+        let format = number(8) & u64::from(u32::MAX);
+        if format != u64::from(FORMAT) {
+            return Err(StorageError::Newer {
+                file: path.to_owned(),
+                found: format,
+                known: u64::from(FORMAT),
+            });
+        }
+        let cluster_state = &bytes[HEADER_BYTES..];
+        Ok(Self {
+            log_id: LogId(number(16)),
+            promised: Epoch(number(24)),
+            cluster_state: (bytes[HEADER_BYTES - 1] == 1)
+                .then(|| Bytes::copy_from_slice(cluster_state)),
+        })
+    }
+}
+
+fn checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Tear, TestDisk};
+
+    fn open(disk: &TestDisk) -> NodeState {
+        NodeState::open(Arc::new(disk.clone()), Path::new("/n")).unwrap()
+    }
+
+    #[test]
+    fn a_promise_is_never_lowered_nor_a_state_forgotten() {
+        let disk = TestDisk::default();
+        let state = open(&disk);
+        assert_eq!(state.facts(), None);
+        state.set_log_id(LogId(7)).unwrap();
+        state
+            .promise(Epoch(5), Some(Bytes::from_static(b"five")))
+            .unwrap();
+        state.promise(Epoch(4), None).unwrap();
+        let expected = NodeFacts {
+            log_id: LogId(7),
+            promised: Epoch(5),
+            cluster_state: Some(Bytes::from_static(b"five")),
+        };
+        assert_eq!(state.facts(), Some(expected.clone()));
+        assert_eq!(open(&disk).facts(), Some(expected));
+    }
+
+    #[test]
+    fn a_promise_survives_a_crash_once_it_returned() {
+        for seed in 0..200 {
+            let mut disk = TestDisk::default();
+            let mut promised = 0;
+            for step in 1..6 {
+                // Some syncs fail, so that a crash also meets a half-made change.
+                disk.fail_syncs_after(seed % 3);
+                let state = open(&disk);
+                for epoch in [step * 10, step * 10 + 1, step * 10 + 2] {
+                    let filling = vec![7; usize::try_from(epoch * 20).unwrap()];
+                    if state.promise(Epoch(epoch), Some(filling.into())).is_err() {
+                        break;
+                    }
+                    promised = epoch;
+                }
+                disk = disk.crash(seed * 10 + step, Tear::AnyOrder);
+                let found = open(&disk).facts().unwrap_or_default();
+                assert!(found.promised.0 >= promised, "seed {seed} lost a promise");
+                let length = found.cluster_state.map_or(0, |state| state.len());
+                assert_eq!(length as u64, found.promised.0 * 20);
+                promised = found.promised.0;
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_refused() {
+        let disk = TestDisk::default();
+        open(&disk).promise(Epoch(5), None).unwrap();
+        disk.damage(Path::new("/n/node-state"), 25, &[1]);
+        let refused = NodeState::open(Arc::new(disk), Path::new("/n"));
+        assert!(matches!(refused, Err(StorageError::Damaged { .. })));
+    }
+}

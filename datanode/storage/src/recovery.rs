@@ -1,0 +1,205 @@
+//! What a start finds, and how store, log and node state must agree.
+//!
+//! The store holds the effect of all records up to its applied index; the log must hold
+//! every record after it. What does not fit together is refused, in words, for what was
+//! acknowledged may be missing. One case goes on, under a new log id (REP-LOGID): a log
+//! that is gone, or ends before what the store holds. The node is then no member of its
+//! cluster until it is readmitted, so nobody believes it.
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use tierkv_types::{Epoch, Index, LogId, Position, Record, Version};
+
+use crate::{
+    StorageError,
+    log::{LogFound, LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader, scan},
+    node_state::NodeState,
+    store::StoreMeta,
+};
+
+/// What storage held when it was opened.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// The log's id; a new one if the log was made or given up (REP-LOGID).
+    pub log_id: LogId,
+    /// The last record of the log.
+    pub last: Position,
+    /// The highest index known to be committed: what the records carry, and at least
+    /// what the store holds.
+    pub commit: Index,
+    /// The last record whose effect the store holds; memory is empty.
+    pub applied: Index,
+    /// The highest version seen anywhere.
+    pub clock: Version,
+    /// The records after `applied`, in order. They are not applied.
+    pub tail: Vec<Record>,
+    /// Each epoch's first index, over the whole history.
+    pub epochs: Vec<(Epoch, Index)>,
+    /// The highest epoch promised.
+    pub promised: Epoch,
+    /// The highest cluster state seen.
+    pub cluster_state: Option<Bytes>,
+}
+
+/// Reads the log and makes it agree with the store, making or replacing it where that is
+/// sound. Blocks.
+pub(crate) fn recover(
+    place: &mut LogPlace,
+    node_state: &NodeState,
+    meta: &StoreMeta,
+    store_path: &Path,
+) -> Result<(LogFound, Recovered), StorageError> {
+    let mut found = scan(place, meta.applied.index)?;
+    if let Some(log) = &found {
+        check_identity(log, node_state, meta, store_path)?;
+        if log.last.index < meta.applied.index {
+            tracing::error!(
+                log_ends = %log.last,
+                store_holds = %meta.applied,
+                "the log ends before what the store holds; it is given up and gets a new id"
+            );
+            // Newest first, so that what is left by a crash still ends too early.
+            for number in place.numbers()?.into_iter().rev() {
+                place.remove(&place.path(number))?;
+            }
+            place.flush_names()?;
+            found = None;
+        }
+    } else if meta.applied.index > Index::ZERO {
+        tracing::error!(
+            store_holds = %meta.applied,
+            "the log is gone; a new one, with a new id, is begun after what the store holds"
+        );
+    }
+    let log = match found {
+        Some(log) => log,
+        None => begin(place, node_state, meta)?,
+    };
+    place.log_id = log.log_id;
+    check_overlap(&log, meta)?;
+    let facts = node_state.facts().unwrap_or_default();
+    let mut epochs = meta.epochs.clone();
+    let newer = log.epochs.iter();
+    epochs.extend(newer.filter(|(_, first)| *first > meta.applied.index));
+    let recovered = Recovered {
+        log_id: log.log_id,
+        last: log.last,
+        commit: log.commit.max(meta.applied.index),
+        applied: meta.applied.index,
+        clock: log.clock.max(meta.clock),
+        tail: log.tail.clone(),
+        epochs,
+        promised: facts.promised,
+        cluster_state: facts.cluster_state,
+    };
+    Ok((log, recovered))
+}
+
+/// Begins a log of a new id after what the store holds.
+fn begin(
+    place: &mut LogPlace,
+    node_state: &NodeState,
+    meta: &StoreMeta,
+) -> Result<LogFound, StorageError> {
+    // Zero stands for "none" in a fresh store.
+    place.log_id = LogId(rand::random::<u64>().max(1));
+    // The id is remembered before a file bears it: a segment of another id is damage.
+    node_state.set_log_id(place.log_id)?;
+    let header = SegmentHeader {
+        log_id: place.log_id,
+        number: 1,
+        first: meta.applied.index.next(),
+        previous_epoch: meta.applied.epoch,
+    };
+    let segment = place.begin(place.set_aside()?, header)?;
+    Ok(LogFound {
+        log_id: place.log_id,
+        segments: vec![segment],
+        offset: SEGMENT_HEADER_BYTES,
+        before: meta.applied,
+        last: meta.applied,
+        commit: Index::ZERO,
+        clock: Version::ZERO,
+        epochs: Vec::new(),
+        tail: Vec::new(),
+    })
+}
+
+/// Whether log, node state and store are of one node.
+fn check_identity(
+    log: &LogFound,
+    node_state: &NodeState,
+    meta: &StoreMeta,
+    store_path: &Path,
+) -> Result<(), StorageError> {
+    let Some(facts) = node_state.facts() else {
+        return Err(StorageError::damaged(
+            &node_state.path(),
+            0,
+            "the file is missing, so nobody knows what this node promised",
+        ));
+    };
+    if facts.log_id != log.log_id {
+        return Err(StorageError::damaged(
+            &node_state.path(),
+            16,
+            format!("the node's log is {}, its files are of log {}", facts.log_id, log.log_id),
+        ));
+    }
+    // A log that was just begun is entered in the store before its first record.
+    let has_records = log.last != log.before;
+    if has_records && meta.log_id != log.log_id && meta.log_id != LogId::default() {
+        return Err(StorageError::Damaged {
+            file: store_path.to_owned(),
+            place: "the row of meta".into(),
+            what: format!("the store is of log {}, the log is {}", meta.log_id, log.log_id),
+        });
+    }
+    Ok(())
+}
+
+/// Whether the log continues exactly what the store holds.
+fn check_overlap(log: &LogFound, meta: &StoreMeta) -> Result<(), StorageError> {
+    let first = &log.segments[0];
+    if log.before.index > meta.applied.index {
+        return Err(StorageError::damaged(
+            &first.path,
+            0,
+            format!(
+                "the log begins with record {}, but the store ends with record {}",
+                first.header.first, meta.applied
+            ),
+        ));
+    }
+    let begun = log.epochs.iter().rev();
+    let epoch = begun
+        .clone()
+        .find(|(_, begins)| *begins <= meta.applied.index)
+        .map_or(log.before.epoch, |(epoch, _)| *epoch);
+    if epoch != meta.applied.epoch {
+        return Err(StorageError::damaged(
+            &first.path,
+            0,
+            format!(
+                "record {} is of epoch {epoch} in the log, of epoch {} in the store",
+                meta.applied.index, meta.applied.epoch
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The place of a node's log in its directory.
+pub(crate) fn place(
+    disk: &Arc<dyn crate::Disk>,
+    settings: &crate::StorageSettings,
+) -> LogPlace {
+    LogPlace {
+        disk: Arc::clone(disk),
+        dir: settings.dir.join("log"),
+        log_id: LogId::default(),
+        segment_bytes: settings.segment_bytes,
+        sync: settings.sync,
+    }
+}

@@ -1,0 +1,475 @@
+//! A node's storage as the data node uses it.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, Record, Version};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    Disk, Item, Recovered, Residence, StorageError, StorageSettings,
+    checkpoint::{Ask, CHECKPOINT_ASKERS, Checkpointer},
+    disk::DiskLock,
+    failure::Failure,
+    locked,
+    log::{Log, LogStart},
+    memory::{Admission, Memory},
+    node_state::NodeState,
+    recovery,
+    store::{CheckpointBatch, SqliteStore, Store},
+};
+
+/// Smallest segment that may be set; tests use it.
+const MIN_SEGMENT_BYTES: u64 = 4096;
+/// How often a read that checkpoints outrun is repeated before it is given up. One that
+/// takes as long as this many checkpoints is no use to anyone.
+const LOAD_ATTEMPTS: usize = 16;
+
+/// Commit log, memory tier and store of one node.
+///
+/// The data node appends records, waits until they are durable and committed, then
+/// applies them. Reads ask memory first and the store for what memory doesn't know.
+#[derive(Debug)]
+pub struct Storage {
+    core: Arc<Core>,
+    asks: mpsc::Sender<Ask>,
+    checkpointer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the checkpointer shares with callers.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) settings: StorageSettings,
+    pub(crate) log_id: LogId,
+    pub(crate) log: Log,
+    pub(crate) memory: Memory,
+    pub(crate) store: Arc<dyn Store>,
+    node_state: NodeState,
+    pub(crate) failure: Arc<Failure>,
+    /// Held over every record's effect, so that a freeze falls between two records.
+    pub(crate) applying: Mutex<Applying>,
+    /// What [`Storage::applied`] answers, without waiting for a long `apply`.
+    visible: Mutex<(Index, Version)>,
+    pub(crate) stored: Mutex<Stored>,
+    /// Told when pinned bytes became fewer.
+    pub(crate) room: Notify,
+    /// Told when there is enough to checkpoint.
+    pub(crate) pressure: Notify,
+    lock: Mutex<Option<Arc<dyn DiskLock>>>,
+}
+
+/// Where applying stands.
+#[derive(Debug)]
+pub(crate) struct Applying {
+    pub(crate) position: Position,
+    pub(crate) clock: Version,
+    pub(crate) epochs: Vec<(Epoch, Index)>,
+}
+
+/// Where the store stands.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) applied: Position,
+    pub(crate) last_checkpoint: Option<Instant>,
+}
+
+/// How full storage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageReport {
+    /// Bytes of entries that the store does not have yet.
+    pub pinned_bytes: u64,
+    /// Bytes of entries that memory keeps though the store has them.
+    pub clean_bytes: u64,
+    /// How many those are.
+    pub clean_entries: usize,
+    /// Bytes that the log takes on disk.
+    pub log_bytes: u64,
+    /// Segments of the log.
+    pub segments: usize,
+    /// The last record of the log that is durable.
+    pub durable: Position,
+    /// The last record whose effect is visible.
+    pub applied: Index,
+    /// The last record whose effect is in the store.
+    pub stored: Index,
+    /// How long ago the last checkpoint of this process ended.
+    pub last_checkpoint: Option<Duration>,
+}
+
+impl Storage {
+    /// Opens the storage in `settings.dir`, making it if there is none, and recovers.
+    ///
+    /// # Errors
+    /// `Locked` if another process uses the directory; `Damaged`, with file and place, if
+    /// what is there is not what was written (a torn end of the log is cut, it was never
+    /// acknowledged); `Newer` if a newer release wrote it; failures of disk and store.
+    pub async fn open(
+        settings: StorageSettings,
+        disk: Arc<dyn Disk>,
+    ) -> Result<(Arc<Self>, Recovered), StorageError> {
+        assert!(
+            settings.segment_bytes >= MIN_SEGMENT_BYTES,
+            "segment_bytes is under {MIN_SEGMENT_BYTES}"
+        );
+        let (lock, node_state) = {
+            let (settings, disk) = (settings.clone(), Arc::clone(&disk));
+            blocking(move || enter(&settings, disk)).await?
+        };
+        let store_path = settings.dir.join("store.sqlite");
+        let store: Arc<dyn Store> =
+            Arc::new(SqliteStore::open(&store_path, settings.sync).await?);
+        let incarnation = Incarnation(rand::random());
+        let mut meta = store.claim(incarnation).await?;
+        let mut place = recovery::place(&disk, &settings);
+        let found = {
+            let meta = meta.clone();
+            blocking(move || {
+                let found = recovery::recover(&mut place, &node_state, &meta, &store_path);
+                found.map(|(log, recovered)| (place, node_state, log, recovered))
+            })
+        };
+        let (place, node_state, log, mut recovered) = found.await?;
+        if meta.log_id != log.log_id {
+            meta.log_id = log.log_id;
+            let batch = CheckpointBatch {
+                meta: meta.clone(),
+                changes: Vec::new(),
+            };
+            store.checkpoint(incarnation, batch).await?;
+        }
+        recovered.tail = log.tail;
+        let failure = Arc::new(Failure::new());
+        let log = Log::start(LogStart {
+            place,
+            segments: log.segments,
+            offset: log.offset,
+            last: recovered.last,
+            clock: recovered.clock,
+            failure: Arc::clone(&failure),
+            lock: Arc::clone(&lock),
+        })?;
+        let core = Arc::new(Core {
+            log_id: recovered.log_id,
+            log,
+            memory: Memory::new(settings.clean_limit_bytes),
+            store,
+            node_state,
+            failure,
+            visible: Mutex::new((meta.applied.index, meta.clock)),
+            stored: Mutex::new(Stored {
+                applied: meta.applied,
+                last_checkpoint: None,
+            }),
+            applying: Mutex::new(Applying {
+                position: meta.applied,
+                clock: meta.clock,
+                epochs: meta.epochs,
+            }),
+            room: Notify::new(),
+            pressure: Notify::new(),
+            lock: Mutex::new(Some(lock)),
+            settings,
+        });
+        let (asks, asked) = mpsc::channel(CHECKPOINT_ASKERS);
+        let checkpointer = Checkpointer::new(Arc::clone(&core), incarnation, asked);
+        let checkpointer = tokio::spawn(checkpointer.run());
+        let storage = Arc::new(Self {
+            core,
+            asks,
+            checkpointer: Mutex::new(Some(checkpointer)),
+        });
+        Ok((storage, recovered))
+    }
+
+    /// Queues records for the log and returns at once; they are durable when
+    /// [`Storage::durable`] says so. A caller awaits [`Storage::room`] first.
+    ///
+    /// # Errors
+    /// All or none of the records is taken. `Exhausted` if the queue or a record is over
+    /// its limit, `NoSpace` if the disk is full, `Closed`, or the failure of the log.
+    ///
+    /// # Panics
+    /// If the records don't continue the log: without gaps, by epochs that don't fall, by
+    /// versions that grow.
+    // Owned, so that a caller can't be tempted to change what is being logged.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn append(&self, records: Vec<Record>) -> Result<(), StorageError> {
+        self.core.log.append(&records).map_err(|error| match error {
+            StorageError::Closed => self.core.failure.get().unwrap_or(error),
+            other => other,
+        })
+    }
+
+    /// The last record that is durable. The sender goes away when the log has failed or
+    /// was closed.
+    #[must_use]
+    pub fn durable(&self) -> watch::Receiver<Position> {
+        self.core.log.durable().clone()
+    }
+
+    /// Resolves when storage has failed: the process must stop. Never otherwise.
+    pub async fn failed(&self) -> StorageError {
+        self.core.failure.wait().await
+    }
+
+    /// Makes a promise durable before it returns: no lower epoch than `epoch` is
+    /// acknowledged any more (REP-PROMISE). Also keeps the cluster state, if there is one
+    /// (COORD-BACK). A lower epoch than an earlier one's changes nothing of that.
+    ///
+    /// # Errors
+    /// `NoSpace` if the disk is full, and nothing was changed; else the failure of the
+    /// disk, which is storage's own.
+    pub async fn promise(
+        &self,
+        epoch: Epoch,
+        cluster_state: Option<Bytes>,
+    ) -> Result<(), StorageError> {
+        let core = Arc::clone(&self.core);
+        // A caller that goes away leaves a change half-made for nobody: it is finished.
+        blocking(move || {
+            if let Some(error) = core.failure.get() {
+                return Err(error);
+            }
+            let done = core.node_state.promise(epoch, cluster_state);
+            if let Err(error) = &done
+                && !error.is_passing()
+            {
+                core.failure.set(error.clone());
+                core.room.notify_waiters();
+            }
+            done
+        })
+        .await
+    }
+
+    /// Waits until what the store does not have yet, and what waits for the log, are
+    /// under their bounds. Returns at once if they never will be: `append` then says why.
+    pub async fn room(&self) {
+        let queue = self.core.log.queue();
+        loop {
+            let stored = self.core.room.notified();
+            let written = queue.shorter.notified();
+            tokio::pin!(stored, written);
+            stored.as_mut().enable();
+            written.as_mut().enable();
+            let pinned = self.core.memory.pinned_bytes();
+            let has_room = pinned < self.core.settings.pinned_limit_bytes && queue.has_room();
+            if has_room || queue.is_over() || self.core.failure.get().is_some() {
+                return;
+            }
+            tokio::select! {
+                () = stored => {}
+                () = written => {}
+            }
+        }
+    }
+
+    /// Applies committed records in order: their effects are visible on return.
+    ///
+    /// # Panics
+    /// If the records don't continue what was applied, or one is not durable in this log.
+    pub fn apply(&self, records: &[Record]) {
+        let Some(last) = records.last() else {
+            return;
+        };
+        let core = &*self.core;
+        assert!(
+            last.position.index <= core.log.durable().borrow().index,
+            "I1: record {} is applied before it is durable",
+            last.position
+        );
+        {
+            let mut applying = locked(&core.applying);
+            for record in records {
+                applying.advance(record);
+                for change in record.changes() {
+                    core.memory.apply(change, record.version);
+                }
+            }
+            *locked(&core.visible) = (applying.position.index, applying.clock);
+        }
+        if core.memory.active_bytes() >= core.settings.checkpoint_bytes {
+            core.pressure.notify_one();
+        }
+    }
+
+    /// Index and version of the last applied record. Read it *before* reading keys: a key
+    /// found absent then was absent as of that record.
+    #[must_use]
+    pub fn applied(&self) -> (Index, Version) {
+        *locked(&self.core.visible)
+    }
+
+    /// What memory alone knows of a key, by its item key's bytes.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Residence {
+        self.core.memory.get(key)
+    }
+
+    /// How many checkpoints have ended. Read it before [`Storage::load`]: while it stands
+    /// and memory knows nothing of a key, what was loaded for the key is still so.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.core.memory.generation()
+    }
+
+    /// What each of `keys` holds, in their order: memory first, then one batched read of
+    /// the store for what memory doesn't know. Values read are kept in memory.
+    ///
+    /// # Errors
+    /// `Damaged` if a row's checksum does not match, `Busy` if checkpoints outran the
+    /// read too often, and failures of the store.
+    pub async fn load(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
+        let memory = &self.core.memory;
+        let mut items = vec![None; keys.len()];
+        let mut missing: Vec<usize> = (0..keys.len()).collect();
+        for _ in 0..LOAD_ATTEMPTS {
+            let generation = memory.generation();
+            missing.retain(|at| match memory.get(keys[*at].as_bytes()) {
+                Residence::Found(item) => {
+                    items[*at] = Some(item);
+                    false
+                }
+                Residence::Absent => false,
+                Residence::Unknown => true,
+            });
+            if missing.is_empty() {
+                return Ok(items);
+            }
+            let asked: Vec<ItemKey> = missing.iter().map(|at| keys[*at].clone()).collect();
+            let rows = self.core.store.get_many(&asked).await?;
+            let mut outrun = Vec::new();
+            for ((at, key), row) in missing.iter().zip(&asked).zip(rows) {
+                match memory.admit(key, row, generation) {
+                    Admission::Settled(item) => items[*at] = item,
+                    Admission::Outrun => outrun.push(*at),
+                }
+            }
+            missing = outrun;
+            if missing.is_empty() {
+                return Ok(items);
+            }
+        }
+        Err(StorageError::Busy)
+    }
+
+    /// Makes a checkpoint of everything applied so far.
+    ///
+    /// # Errors
+    /// `NoSpace` and `Busy`, after which it will be tried again; `Superseded` and other
+    /// failures, which are storage's own; `Closed`.
+    pub async fn checkpoint(&self) -> Result<(), StorageError> {
+        self.ask(false).await
+    }
+
+    async fn ask(&self, last: bool) -> Result<(), StorageError> {
+        let (reply, answer) = oneshot::channel();
+        let asked = self.asks.send(Ask { reply, last }).await;
+        asked.map_err(|_| StorageError::Closed)?;
+        answer.await.map_err(|_| StorageError::Closed)?
+    }
+
+    /// Writes out the log, makes a last checkpoint, closes the store and gives the
+    /// directory up. Closing again does nothing.
+    ///
+    /// # Errors
+    /// The failure of the log or of the last checkpoint; everything is closed all the
+    /// same, and what was durable stays so.
+    pub async fn close(&self) -> Result<(), StorageError> {
+        let Some(checkpointer) = locked(&self.checkpointer).take() else {
+            return Ok(());
+        };
+        let core = Arc::clone(&self.core);
+        blocking(move || {
+            core.log.close();
+            Ok(())
+        })
+        .await?;
+        let stored = self.ask(true).await;
+        // It ends after its last answer; a panic in it has been told already.
+        let _ = checkpointer.await;
+        self.core.store.close().await;
+        locked(&self.core.lock).take();
+        self.core.room.notify_waiters();
+        match self.core.failure.get() {
+            Some(error) => Err(error),
+            None => stored,
+        }
+    }
+
+    /// How full storage is.
+    #[must_use]
+    pub fn report(&self) -> StorageReport {
+        let core = &*self.core;
+        let segments = core.log.queue().segments();
+        let stored = locked(&core.stored);
+        StorageReport {
+            pinned_bytes: core.memory.pinned_bytes(),
+            clean_bytes: core.memory.clean_bytes(),
+            clean_entries: core.memory.clean_entries(),
+            log_bytes: segments as u64 * core.settings.segment_bytes,
+            segments,
+            durable: *core.log.durable().borrow(),
+            applied: self.applied().0,
+            stored: stored.applied.index,
+            last_checkpoint: stored.last_checkpoint.map(|at| at.elapsed()),
+        }
+    }
+}
+
+impl Applying {
+    fn advance(&mut self, record: &Record) {
+        let (last, next) = (self.position, record.position);
+        assert!(
+            next.index == last.index.next() && next.epoch >= last.epoch,
+            "record {next} is applied after {last}"
+        );
+        assert!(
+            record.version > self.clock,
+            "I5: record {next} does not raise the version"
+        );
+        if next.epoch > last.epoch {
+            self.epochs.push((next.epoch, next.index));
+        }
+        self.position = next;
+        self.clock = record.version;
+    }
+}
+
+/// Makes the directories, locks them and reads the node state. Blocks.
+fn enter(
+    settings: &StorageSettings,
+    disk: Arc<dyn Disk>,
+) -> Result<(Arc<dyn DiskLock>, NodeState), StorageError> {
+    let dir = &settings.dir;
+    // The store is SQLite's own, beside the disk that the log is on; so is its directory.
+    std::fs::create_dir_all(dir)
+        .and_then(|()| disk.create_dir(&dir.join("log")))
+        .and_then(|()| disk.sync_dir(dir))
+        .map_err(|error| StorageError::io("make", dir, error))?;
+    let locked = disk.lock(&dir.join("lock"));
+    let locked = locked.map_err(|error| StorageError::io("lock", dir, error))?;
+    let Some(lock) = locked else {
+        return Err(StorageError::Locked { dir: dir.clone() });
+    };
+    let node_state = NodeState::open(disk, dir)?;
+    Ok((Arc::from(lock), node_state))
+}
+
+/// Runs what blocks on a thread that may. It runs to its end, also when the caller goes
+/// away; it does not when the runtime is shutting down.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(StorageError::Closed),
+    }
+}

@@ -1,0 +1,67 @@
+//! The SQL side of a data node: a checkpoint of the log, and what memory does not hold.
+
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub(crate) mod sqlite;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, Version};
+
+pub use self::sqlite::SqliteStore;
+use crate::{Item, StorageError};
+
+/// Where a store stands, replaced whole by each checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreMeta {
+    /// The log whose checkpoint this is; 0 if there was none yet.
+    pub log_id: LogId,
+    /// The last record whose effect is stored.
+    pub applied: Position,
+    /// At least the highest version stored.
+    pub clock: Version,
+    /// Each epoch's first index, up to `applied`.
+    pub epochs: Vec<(Epoch, Index)>,
+}
+
+/// What one checkpoint writes, all or nothing.
+#[derive(Clone, Debug, Default)]
+pub struct CheckpointBatch {
+    /// Where the store stands afterwards.
+    pub meta: StoreMeta,
+    /// Keys with what they hold; `None` removes the row. No key twice.
+    pub changes: Vec<(ItemKey, Option<Item>)>,
+}
+
+/// A data node's store. The suite in [`conformance`] says what each must do.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Makes `incarnation` the only run of a process that may write, and answers where
+    /// the store stands. Earlier ones are refused from now on, wherever they are.
+    ///
+    /// # Errors
+    /// `Damaged`, `Newer`, and failures of the database.
+    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError>;
+
+    /// What each of `keys` holds, in their order. Every row's checksum is verified.
+    ///
+    /// # Errors
+    /// `Damaged` names the row; failures of the database.
+    async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError>;
+
+    /// Writes a batch in one transaction, which is durable on return. Must not be
+    /// cancelled.
+    ///
+    /// # Errors
+    /// `Superseded` if another incarnation has claimed the store; `NoSpace` and `Busy`
+    /// wrote nothing and may be tried again; failures of the database.
+    async fn checkpoint(
+        &self,
+        incarnation: Incarnation,
+        batch: CheckpointBatch,
+    ) -> Result<(), StorageError>;
+
+    /// Closes the store; nothing may be asked of it afterwards.
+    async fn close(&self);
+}

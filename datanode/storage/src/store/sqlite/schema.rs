@@ -1,0 +1,78 @@
+//! The tables, and how an older file becomes a newer one.
+
+use std::path::Path;
+
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+
+use super::{damaged, failure};
+use crate::StorageError;
+
+/// Marks a file as a store of ours: the letters TKVs.
+const APPLICATION_ID: i64 = 0x544B_5673;
+
+/// The step from each schema version to the next. A step that was released is never
+/// changed; a new one is added.
+const STEPS: [&str; 1] = ["
+    CREATE TABLE item (
+        key BLOB PRIMARY KEY NOT NULL,
+        version INTEGER NOT NULL,
+        expires INTEGER,
+        value BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE meta (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        incarnation INTEGER NOT NULL,
+        log_id INTEGER NOT NULL,
+        applied_epoch INTEGER NOT NULL,
+        applied_index INTEGER NOT NULL,
+        clock INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    );
+    CREATE TABLE epoch (
+        epoch INTEGER PRIMARY KEY,
+        first_index INTEGER NOT NULL
+    );
+    PRAGMA application_id = 1414223475;
+"];
+
+/// Brings the file to the newest schema version, in one transaction.
+pub(super) async fn migrate(
+    path: &Path,
+    connection: &mut SqliteConnection,
+) -> Result<(), StorageError> {
+    let failed = |error| failure(path, "upgrade its schema", error);
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+    let version: i64 = sqlx::query_scalar("PRAGMA user_version")
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(failed)?;
+    let application: i64 = sqlx::query_scalar("PRAGMA application_id")
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(failed)?;
+    if application != APPLICATION_ID && (application, version) != (0, 0) {
+        return Err(damaged(path, "its header", "this is no store of a data node"));
+    }
+    let version = usize::try_from(version).unwrap_or(usize::MAX);
+    if version > STEPS.len() {
+        return Err(StorageError::Newer {
+            file: path.to_owned(),
+            found: version as u64,
+            known: STEPS.len() as u64,
+        });
+    }
+    for (step, sql) in STEPS.iter().enumerate().skip(version) {
+        sqlx::raw_sql(*sql)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        // A pragma takes no parameters; the number is ours.
+        let stamp = AssertSqlSafe(format!("PRAGMA user_version = {}", step + 1));
+        sqlx::raw_sql(stamp)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)
+}
