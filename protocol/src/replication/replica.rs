@@ -27,14 +27,20 @@ pub const TAKEOVER_WAIT: Duration = Duration::from_millis(1_050);
 /// What the machine is told.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The cluster's record, read or watched, with its revision; `None`: there is none.
+    /// The cluster's record as a watch shows it, with its revision; `None`: there is none.
+    /// It may be an old one, seen late or twice.
     Observed(Option<(u64, ClusterState)>),
+    /// The cluster's record as a linearizable read, begun after its [`Command::Read`],
+    /// found it.
+    Read(Option<(u64, ClusterState)>),
     /// The epoch that a [`Command::Promise`] named is durable.
     Promised(Epoch),
     /// How a [`Command::Swap`] ended.
     Swapped(SwapOutcome),
     /// The node's own log is durable up to here.
     Durable(Position),
+    /// What a [`Command::Commit`] named is applied: reads see it.
+    Applied(Index),
     /// Time went by.
     Tick,
 }
@@ -67,7 +73,7 @@ pub enum Command {
         /// The record to install.
         state: ClusterState,
     },
-    /// Read the record, then feed [`Event::Observed`].
+    /// Read the record, then feed [`Event::Read`].
     Read,
     /// Append an empty record at this position (REP-NOOP).
     AppendNoop(Position),
@@ -108,6 +114,8 @@ pub struct Restored {
     pub last: Position,
     /// What is known to be committed.
     pub commit: Index,
+    /// What the store holds of it.
+    pub applied: Index,
     /// The highest epoch it ever promised.
     pub promised: Epoch,
     /// The highest record it ever saw.
@@ -148,6 +156,10 @@ pub struct Replica {
     last: Position,
     durable: Position,
     commit: Index,
+    applied: Index,
+    /// The epoch that was seen when the read under way was asked for: what it finds can't
+    /// be older, unless coordination forgot.
+    reading: Option<Epoch>,
     role: Role,
 }
 
@@ -170,6 +182,8 @@ impl Replica {
             last: restored.last,
             durable: restored.last,
             commit: restored.commit,
+            applied: restored.applied,
+            reading: None,
             role: Role::Following,
         }
     }
@@ -177,10 +191,21 @@ impl Replica {
     /// Takes in one event and says what is to be done, in order.
     pub fn step(&mut self, now: BootTime, event: Event, commands: &mut Vec<Command>) {
         match event {
-            Event::Observed(record) => self.observe(record, commands),
+            Event::Observed(record) => self.observe(record, None, commands),
+            Event::Read(record) => {
+                let floor = self.reading.take();
+                self.observe(record, floor, commands);
+            }
             Event::Promised(epoch) => self.promise_is_durable(epoch, commands),
             Event::Swapped(outcome) => self.swapped(outcome, commands),
             Event::Durable(position) => self.log_is_durable(position, commands),
+            Event::Applied(index) => {
+                assert!(
+                    index <= self.commit,
+                    "REP-APPLY: applied before it was committed"
+                );
+                self.applied = self.applied.max(index);
+            }
             Event::Tick => self.tick(now, commands),
         }
     }
@@ -188,29 +213,38 @@ impl Replica {
     /// Reserves the place of the next record.
     ///
     /// # Errors
-    /// [`Refusal::NotMaster`] unless this node holds the term and its waiting time is over.
+    /// [`Refusal::NotMaster`] unless this node may act as master (see [`Replica::confirm`]).
     pub fn propose(&mut self, now: BootTime) -> Result<Position, Refusal> {
-        match &self.role {
-            Role::Mastering(term) if !term.is_waiting(now) => {
-                self.last = Position {
-                    epoch: term.epoch(),
-                    index: self.last.index.next(),
-                };
-                Ok(self.last)
-            }
-            _ => Err(Refusal::NotMaster),
-        }
+        let epoch = self.confirm(now)?.epoch();
+        self.last = Position {
+            epoch,
+            index: self.last.index.next(),
+        };
+        Ok(self.last)
     }
 
-    /// The term under which `LATEST` and confirmed reads may be answered now (REP-CONFIRM).
+    /// Gives the places after `position` back: the log took none of their records.
+    pub fn retract(&mut self, position: Position) {
+        assert!(
+            self.durable.index <= position.index,
+            "a durable record can't be taken back"
+        );
+        self.last = position;
+    }
+
+    /// The term under which this node may act as master now: answer `LATEST` and
+    /// confirmed reads (REP-CONFIRM), vouch, and take writes.
     ///
     /// # Errors
-    /// [`Refusal::NotMaster`] unless this node masters, its opening record is committed
-    /// (REP-NOOP) and its waiting time is over (REP-WAIT). A master alone in sync needs no
-    /// heartbeat's acknowledgement but its own.
+    /// [`Refusal::NotMaster`] unless this node masters, its opening record is committed and
+    /// applied (REP-NOOP), and with it everything that earlier terms acknowledged, and its
+    /// waiting time is over (REP-WAIT). A master alone in sync needs no heartbeat's
+    /// acknowledgement but its own.
     pub fn confirm(&self, now: BootTime) -> Result<&Mastership, Refusal> {
         match &self.role {
-            Role::Mastering(term) if !term.is_waiting(now) && term.is_open(self.commit) => Ok(term),
+            Role::Mastering(term) if !term.is_waiting(now) && term.is_open(self.applied) => {
+                Ok(term)
+            }
             _ => Err(Refusal::NotMaster),
         }
     }
@@ -230,18 +264,38 @@ impl Replica {
         self.last
     }
 
+    /// Up to where everything is applied.
+    #[must_use]
+    pub const fn applied(&self) -> Index {
+        self.applied
+    }
+
     /// Up to where everything is committed.
     #[must_use]
     pub const fn commit(&self) -> Index {
         self.commit
     }
 
-    fn observe(&mut self, record: Option<(u64, ClusterState)>, commands: &mut Vec<Command>) {
+    /// Takes in a record. `floor` is the epoch that a linearizable read must find at least.
+    fn observe(
+        &mut self,
+        record: Option<(u64, ClusterState)>,
+        floor: Option<Epoch>,
+        commands: &mut Vec<Command>,
+    ) {
         if matches!(self.role, Role::Halted) {
             return;
         }
-        if let Some(why) = self.contradiction(record.as_ref().map(|(_, state)| state)) {
-            return self.halt(why, commands);
+        let found = record
+            .as_ref()
+            .map_or(Epoch::ZERO, |(_, state)| state.epoch);
+        let seen = self.seen.as_ref().map_or(Epoch::ZERO, |state| state.epoch);
+        if found < seen {
+            return match floor {
+                Some(floor) if found < floor => self.halt(forgotten(record.is_none()), commands),
+                // A watch may show an old record late. A read tells whether it is one.
+                _ => self.ask(commands),
+            };
         }
         let installed = record.as_ref().map(|(_, state)| state.clone());
         match std::mem::replace(&mut self.role, Role::Following) {
@@ -254,7 +308,7 @@ impl Replica {
             Role::Swapping { lost: true, .. } => self.stand(record, commands),
             swapping @ Role::Swapping { .. } => self.role = swapping,
             Role::Mastering(term) => {
-                let deposed = installed.is_none_or(|state| state.epoch > term.epoch());
+                let deposed = installed.is_some_and(|state| state.epoch > term.epoch());
                 self.role = Role::Mastering(term);
                 if deposed {
                     self.halt("the record names a later term; restart the node", commands);
@@ -264,18 +318,10 @@ impl Replica {
         }
     }
 
-    /// Why the record can't be the newest, though coordination says so.
-    fn contradiction(&self, record: Option<&ClusterState>) -> Option<&'static str> {
-        match (record, &self.seen) {
-            (None, Some(_)) => Some(
-                "coordination has no record of this cluster, but this node has seen one: \
-                 the coordination store was wiped; run `tierkv admin recover`",
-            ),
-            (Some(now), Some(seen)) if now.epoch < seen.epoch => Some(
-                "coordination went back to an earlier epoch: an old backup was restored; \
-                 run `tierkv admin recover`",
-            ),
-            _ => None,
+    fn ask(&mut self, commands: &mut Vec<Command>) {
+        if self.reading.is_none() {
+            self.reading = Some(self.seen.as_ref().map_or(Epoch::ZERO, |state| state.epoch));
+            commands.push(Command::Read);
         }
     }
 
@@ -418,5 +464,16 @@ impl Replica {
     fn halt(&mut self, why: impl Into<String>, commands: &mut Vec<Command>) {
         self.role = Role::Halted;
         commands.push(Command::Halt(why.into()));
+    }
+}
+
+/// Why coordination can't be believed any more (COORD-BACK).
+const fn forgotten(record_is_gone: bool) -> &'static str {
+    if record_is_gone {
+        "coordination has no record of this cluster, but this node has seen one: the \
+         coordination store was wiped; run `tierkv admin recover`"
+    } else {
+        "coordination went back to an earlier epoch: an old backup was restored; run \
+         `tierkv admin recover`"
     }
 }
