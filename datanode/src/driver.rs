@@ -106,16 +106,15 @@ impl Driver {
     /// Applies what is committed, then has its keys deleted from the cache; the writers
     /// are answered after that.
     async fn commit(&self, index: Index) {
-        let committed = self.sequencer.release(index);
-        self.storage.apply(&committed.records);
-        self.sequencer.forget_applied(&committed.records);
-        let keys = (committed.records.iter())
+        let records = self.sequencer.release(index);
+        self.storage.apply(&records);
+        let waiters = self.sequencer.applied(&records, index);
+        let keys = (records.iter())
             .flat_map(|record| record.changes().iter().map(|change| change.key.clone()))
             .collect();
-        let (up_to, waiters) = (committed.up_to, committed.waiters);
         self.tell(Message::Changed {
             keys,
-            up_to,
+            up_to: index,
             waiters,
         })
         .await;
@@ -160,7 +159,7 @@ impl Driver {
         Box::pin(async move {
             loop {
                 match coordination.get(&key).await {
-                    Ok(record) => return decode(record.as_ref()),
+                    Ok(record) => return decode(record.as_ref()).map(Event::Read),
                     Err(error) => {
                         tracing::warn!(%error, "the cluster state could not be read");
                         sleep(COORDINATION_PAUSE).await;
@@ -177,13 +176,13 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 fn observed(record: &Watched<Option<Versioned>>) -> Result<Event, String> {
-    decode(record.current().as_ref().as_ref())
+    decode(record.current().as_ref().as_ref()).map(Event::Observed)
 }
 
-fn decode(record: Option<&Versioned>) -> Result<Event, String> {
+fn decode(record: Option<&Versioned>) -> Result<Option<(u64, ClusterState)>, String> {
     let Some(Versioned { value, revision }) = record else {
-        return Ok(Event::Observed(None));
+        return Ok(None);
     };
     let state = ClusterState::decode(value).map_err(|error| error.to_string())?;
-    Ok(Event::Observed(Some((revision.0, state))))
+    Ok(Some((revision.0, state)))
 }

@@ -14,7 +14,7 @@ use tierkv_protocol::cache::{MarkWriter, REDELIVERY_WINDOW};
 use tierkv_types::{BootTime, Clock, ClusterId, Epoch, Index, ItemKey, Round};
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use crate::{ownership::Owned, sequencer::Waiter};
@@ -26,6 +26,8 @@ const BATCH: usize = 256;
 /// Keys whose deletes wait to be delivered again. Over it they are forgotten and no mark
 /// is written until everything they could have left behind is out of use.
 const MAX_UNDELIVERED: usize = 1 << 20;
+/// Keys that one try to deliver again carries.
+const KEYS_PER_DELIVERY: usize = 1_024;
 /// Pause between two tries to deliver.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -84,6 +86,9 @@ struct Invalidator<C> {
 impl<C: Cache> Invalidator<C> {
     async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut batch = Vec::with_capacity(BATCH);
+        // Not a sleep in the loop: heartbeats would start it anew for ever.
+        let mut retry = interval(RETRY_PAUSE);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let owing = !self.undelivered.is_empty();
             tokio::select! {
@@ -91,7 +96,7 @@ impl<C: Cache> Invalidator<C> {
                     0 => return,
                     _ => self.take(&mut batch).await,
                 },
-                () = sleep(RETRY_PAUSE), if owing => self.deliver(Vec::new()).await,
+                _ = retry.tick(), if owing => self.deliver_again().await,
             }
             self.write_mark().await;
         }
@@ -114,8 +119,11 @@ impl<C: Cache> Invalidator<C> {
                 Message::Vouched { round, commit } => rounds.push((round, commit)),
             }
         }
-        self.deliver(changed).await;
+        if !self.delete(&changed).await {
+            self.owe(changed);
+        }
         waiting.into_iter().for_each(Waiter::done);
+        self.tell_marks();
         if let Some(marks) = &mut self.marks {
             rounds
                 .into_iter()
@@ -127,9 +135,9 @@ impl<C: Cache> Invalidator<C> {
     /// so it withholds its marks until that is out of use; an empty cache holds nothing
     /// stale (CACHE-REDELIVER).
     async fn begin_term(&mut self, epoch: Epoch) {
-        let marks = match self.cache.holds_anything().await {
-            false => MarkWriter::new(epoch),
-            true => MarkWriter::withheld(epoch, self.after_redelivery_window()),
+        let marks = match timeout(self.wait, self.cache.holds_anything()).await {
+            Ok(false) => MarkWriter::new(epoch),
+            Ok(true) | Err(_) => MarkWriter::withheld(epoch, self.after_redelivery_window()),
         };
         self.epoch = Some(epoch);
         self.marks = Some(marks);
@@ -139,33 +147,36 @@ impl<C: Cache> Invalidator<C> {
         self.clock.boot_time().after(REDELIVERY_WINDOW)
     }
 
-    async fn deliver(&mut self, changed: Vec<ItemKey>) {
-        let mut keys = std::mem::take(&mut self.undelivered);
-        keys.extend(changed);
-        if !keys.is_empty() {
-            let owned = self.owned.now();
-            let cache_keys: Vec<CacheKey<'_>> = (keys.iter())
-                .map(|key| CacheKey {
-                    item: key.as_bytes(),
-                    slot_revision: owned.revision(key.slot()),
-                })
-                .collect();
-            let delivered = matches!(
-                timeout(self.wait, self.cache.delete(&cache_keys)).await,
-                Ok(Ok(()))
-            );
-            if !delivered {
-                return self.owe(keys);
-            }
+    /// Deletes keys from the cache; says whether every owner confirmed in time.
+    async fn delete(&self, keys: &[ItemKey]) -> bool {
+        if keys.is_empty() {
+            return true;
         }
-        if let Some(marks) = &mut self.marks {
-            marks.delivered(self.applied);
+        let owned = self.owned.now();
+        let keys: Vec<CacheKey<'_>> = (keys.iter())
+            .map(|key| CacheKey {
+                item: key.as_bytes(),
+                slot_revision: owned.revision(key.slot()),
+            })
+            .collect();
+        matches!(
+            timeout(self.wait, self.cache.delete(&keys)).await,
+            Ok(Ok(()))
+        )
+    }
+
+    /// Delivers some of what is owed, besides the writers' way.
+    async fn deliver_again(&mut self) {
+        let rest = self.undelivered.len().saturating_sub(KEYS_PER_DELIVERY);
+        if self.delete(&self.undelivered[rest..]).await {
+            self.undelivered.truncate(rest);
+            self.tell_marks();
         }
     }
 
     fn owe(&mut self, keys: Vec<ItemKey>) {
-        metrics::counter!("tierkv_invalidations_undelivered").increment(1);
-        self.undelivered = keys;
+        metrics::counter!("tierkv_invalidations_undelivered").increment(keys.len() as u64);
+        self.undelivered.extend(keys);
         if self.undelivered.len() > MAX_UNDELIVERED {
             tracing::warn!(
                 keys = self.undelivered.len(),
@@ -174,6 +185,15 @@ impl<C: Cache> Invalidator<C> {
             self.undelivered = Vec::new();
             let until = self.after_redelivery_window();
             self.marks = self.epoch.map(|epoch| MarkWriter::withheld(epoch, until));
+        }
+    }
+
+    /// Everything applied is deleted from the cache, if nothing is owed.
+    fn tell_marks(&mut self) {
+        if let Some(marks) = &mut self.marks
+            && self.undelivered.is_empty()
+        {
+            marks.delivered(self.applied);
         }
     }
 

@@ -85,6 +85,7 @@ impl DataNode {
             log_id,
             last,
             commit,
+            applied,
             promised,
             cluster_state,
             clock: seen,
@@ -102,6 +103,7 @@ impl DataNode {
             log_id,
             last,
             commit,
+            applied,
             promised,
             seen: seen_state,
         };

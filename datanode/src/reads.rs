@@ -42,20 +42,10 @@ impl ReadView {
     }
 
     /// Answers what the store was asked for, in the order of `missing`.
-    pub(crate) fn answer(
-        &self,
-        missing: Vec<Missing>,
-        loaded: Result<Vec<Option<Item>>, Error>,
-    ) -> Vec<Reply> {
-        match loaded {
-            Ok(items) => (missing.into_iter().zip(items))
-                .map(|(miss, item)| reply(miss.id, Ok(self.found(item, miss.revision))))
-                .collect(),
-            Err(error) => missing
-                .into_iter()
-                .map(|miss| reply(miss.id, Err(error.clone())))
-                .collect(),
-        }
+    pub(crate) fn answer(&self, missing: Vec<Missing>, items: Vec<Option<Item>>) -> Vec<Reply> {
+        (missing.into_iter().zip(items))
+            .map(|(miss, item)| reply(miss.id, Ok(self.found(item, miss.revision))))
+            .collect()
     }
 
     fn admit(&self, read: Read) -> Result<(ItemKey, u64), Error> {

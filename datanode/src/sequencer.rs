@@ -84,13 +84,6 @@ pub(crate) struct Proposed {
     pub(crate) committed: oneshot::Receiver<()>,
 }
 
-/// What a commit releases.
-pub(crate) struct Committed {
-    pub(crate) records: Vec<Record>,
-    pub(crate) waiters: Vec<Waiter>,
-    pub(crate) up_to: Index,
-}
-
 impl Sequencer {
     /// A sequencer whose log ends in `tail`, the records that the store does not hold yet.
     pub(crate) fn new(
@@ -169,9 +162,14 @@ impl Sequencer {
     /// Appends the writes of a frame, in order. Each is refused or gets its place; those
     /// that got one are logged together.
     ///
-    /// `None` means that a key's prior state is needed and neither memory nor `known` tells
-    /// it any more: load it and call again.
-    pub(crate) fn propose(&self, proposals: &[Proposal], known: &Known) -> Option<Proposed> {
+    /// # Errors
+    /// The proposals come back if a key's prior state is needed and neither memory nor
+    /// `known` tells it any more: load it and call again.
+    pub(crate) fn propose(
+        &self,
+        proposals: Vec<Proposal>,
+        known: &Known,
+    ) -> Result<Proposed, Vec<Proposal>> {
         let now = Instant::now();
         let (boot_time, wall) = (self.clock.boot_time(), self.clock.wall_millis());
         let mut state = self.lock();
@@ -179,56 +177,57 @@ impl Sequencer {
             .iter()
             .all(|proposal| self.resident(&state, &proposal.write, known))
         {
-            return None;
+            return Err(proposals);
         }
+        let before = (state.replica.last(), state.pending.len());
         let mut answers = Vec::with_capacity(proposals.len());
         let mut records = Vec::with_capacity(proposals.len());
-        for proposal in proposals {
-            let late = proposal.deadline <= now;
-            answers.push(match late {
-                true => Err(Error::new(
+        for Proposal { write, deadline } in proposals {
+            answers.push(if deadline <= now {
+                Err(Error::new(
                     Code::DeadlineExceeded,
                     "the deadline passed before the write was logged; nothing was done",
-                )),
-                false => self.sequence(
-                    &mut state,
-                    &proposal.write,
-                    known,
-                    boot_time,
-                    wall,
-                    &mut records,
-                ),
+                ))
+            } else {
+                self.sequence(&mut state, write, known, boot_time, wall, &mut records)
             });
         }
         let (done, committed) = oneshot::channel();
-        // Answers that made no record still depend on what is appended before them.
-        let index = state.replica.last().index;
         if let Err(error) = self.storage.append(records) {
-            // The log has stopped: the node is going down, and nothing more is known.
+            // The log takes all or nothing, and it took nothing: so did this node.
+            state.take_back(before);
             let error = error.to_error();
             for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
-                *answer = Err(Error::outcome_unknown(error.message.clone()));
+                *answer = Err(error.clone());
             }
         }
-        if index <= state.replica.commit() {
-            Waiter { index, done }.done();
+        // Answers that made no record still depend on what is appended before them.
+        let waiter = Waiter {
+            index: state.replica.last().index,
+            done,
+        };
+        if waiter.index <= state.replica.applied() {
+            waiter.done();
         } else {
-            state.waiters.push_back(Waiter { index, done });
+            state.waiters.push_back(waiter);
         }
-        Some(Proposed { answers, committed })
+        Ok(Proposed { answers, committed })
     }
 
     fn sequence(
         &self,
         state: &mut State,
-        write: &Write,
+        write: Write,
         known: &Known,
         now: BootTime,
         wall: u64,
         records: &mut Vec<Record>,
     ) -> Result<Sequenced, Error> {
         let existed: Vec<bool> = (write.changes.iter())
-            .map(|change| self.is_present(state, &change.key, known).unwrap_or(false))
+            .map(|change| {
+                needs_prior(&change.kind)
+                    && self.is_present(state, &change.key, known).unwrap_or(false)
+            })
             .collect();
         let pure_delete = write
             .changes
@@ -238,12 +237,12 @@ impl Sequencer {
             // Nothing changes, so nothing is logged; the master's word is still needed.
             state.replica.confirm(now).map_err(not_master)?;
             return Ok(Sequenced {
-                version: state.clock.now(0),
+                version: state.clock.last(),
                 existed,
             });
         }
         let position = state.replica.propose(now).map_err(not_master)?;
-        let record = state.record(position, Payload::Write(write.clone()), wall);
+        let record = state.record(position, Payload::Write(write), wall);
         let version = record.version;
         state.note_appended(&record);
         state.pending.push_back(record.clone());
@@ -265,7 +264,8 @@ impl Sequencer {
         }
         match self.storage.get(key.as_bytes()) {
             Residence::Found(item) => {
-                let now = state.clock.now(self.clock.wall_millis());
+                let wall = Version::from_millis(self.clock.wall_millis());
+                let now = state.clock.last().max(wall);
                 Some(item.expires.is_none_or(|at| at > now))
             }
             Residence::Absent => Some(false),
@@ -287,8 +287,8 @@ impl Sequencer {
         self.is_present(&self.lock(), key, &nothing).is_none()
     }
 
-    /// Takes out what a commit releases.
-    pub(crate) fn release(&self, up_to: Index) -> Committed {
+    /// Takes out the records that a commit lets be applied.
+    pub(crate) fn release(&self, up_to: Index) -> Vec<Record> {
         let mut state = self.lock();
         let mut records = Vec::new();
         while state
@@ -298,6 +298,29 @@ impl Sequencer {
         {
             records.extend(state.pending.pop_front());
         }
+        records
+    }
+
+    /// Takes in that released records are applied: memory tells what they changed from here
+    /// on, and whoever waited for them may be answered once the cache is told.
+    pub(crate) fn applied(&self, records: &[Record], up_to: Index) -> Vec<Waiter> {
+        let mut state = self.lock();
+        for record in records {
+            for change in record.changes() {
+                let index = state
+                    .appended
+                    .get(&change.key)
+                    .map(|appended| appended.index);
+                if index == Some(record.position.index) {
+                    state.appended.remove(&change.key);
+                }
+            }
+        }
+        let mut nothing = Vec::new();
+        state
+            .replica
+            .step(self.clock.boot_time(), Event::Applied(up_to), &mut nothing);
+        assert!(nothing.is_empty(), "applying commands nothing");
         let mut waiters = Vec::new();
         while state
             .waiters
@@ -306,27 +329,7 @@ impl Sequencer {
         {
             waiters.extend(state.waiters.pop_front());
         }
-        Committed {
-            records,
-            waiters,
-            up_to,
-        }
-    }
-
-    /// Forgets the appended state of records that are applied now: memory tells it.
-    pub(crate) fn forget_applied(&self, records: &[Record]) {
-        let mut state = self.lock();
-        for record in records {
-            for change in record.changes() {
-                if state
-                    .appended
-                    .get(&change.key)
-                    .is_some_and(|appended| appended.index == record.position.index)
-                {
-                    state.appended.remove(&change.key);
-                }
-            }
-        }
+        waiters
     }
 }
 
@@ -361,5 +364,16 @@ impl State {
             };
             self.appended.insert(change.key.clone(), appended);
         }
+    }
+
+    /// Undoes what a frame appended that the log did not take: the last position and the
+    /// number of pending records are as they were `before`.
+    fn take_back(&mut self, (last, pending): (Position, usize)) {
+        self.replica.retract(last);
+        self.pending.truncate(pending);
+        self.appended.clear();
+        let pending = std::mem::take(&mut self.pending);
+        pending.iter().for_each(|record| self.note_appended(record));
+        self.pending = pending;
     }
 }

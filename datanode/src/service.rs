@@ -14,16 +14,19 @@ use tierkv_rpc::{
     },
     tiers::{reply, reply_weight},
 };
-use tierkv_storage::Storage;
+use tierkv_storage::{Item, Storage};
 use tierkv_types::{Change, ChangeKind, Code, Error, ItemKey, Write, limits::MAX_PEER_IN_FLIGHT};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Response, Status, Streaming};
 
 use crate::{
     ownership::Owned,
-    reads::ReadView,
+    reads::{Missing, ReadView},
     sequencer::{Known, Proposal, Proposed, Sequenced, Sequencer, needs_prior},
 };
+
+/// Keys that one read of the store asks for.
+const KEYS_PER_LOAD: usize = 50;
 
 /// Everything a request needs.
 pub(crate) struct Service {
@@ -122,9 +125,7 @@ impl FrameHandler for Service {
             };
             let (storage, replies) = (Arc::clone(&self.storage), replies.clone());
             tokio::spawn(async move {
-                let keys: Vec<ItemKey> = missing.iter().map(|miss| miss.key.clone()).collect();
-                let loaded = storage.load(&keys).await.map_err(|error| error.to_error());
-                replies.send(view.answer(missing, loaded)).await;
+                load(&view, missing, &storage, &replies).await;
                 drop(permit);
             });
         }
@@ -163,38 +164,47 @@ impl Service {
         Ok(detached(write))
     }
 
-    /// Sequences a frame's writes; their answers are there once they are committed.
+    /// Sequences a frame's writes; their answers are there once they are committed, or once
+    /// nobody waits for them any more.
     async fn write(&self, writes: Vec<(u64, Proposal)>) -> Vec<Reply> {
-        // The memory tier's bound: a slow disk slows writers and never fills memory.
-        self.storage.room().await;
-        let (ids, proposals): (Vec<u64>, Vec<Proposal>) = writes.into_iter().unzip();
-        let Proposed { answers, committed } = match self.propose(&proposals).await {
-            Ok(proposed) => proposed,
-            Err(error) => {
-                return ids
-                    .into_iter()
-                    .map(|id| reply(id, Err(error.clone())))
-                    .collect();
-            }
+        let Some(last) = writes.iter().map(|(_, proposal)| proposal.deadline).max() else {
+            return Vec::new();
         };
-        let known = committed.await.is_ok();
+        let (ids, proposals): (Vec<u64>, Vec<Proposal>) = writes.into_iter().unzip();
+        let refuse = |error: &Error| {
+            ids.iter()
+                .map(|id| reply(*id, Err(error.clone())))
+                .collect()
+        };
+        // The memory tier's bound: a slow disk slows writers and never fills memory.
+        if timeout_at(last, self.storage.room()).await.is_err() {
+            return refuse(&Error::new(
+                Code::DeadlineExceeded,
+                "the disk did not keep up with the writes before this one; nothing was done",
+            ));
+        }
+        let Proposed { answers, committed } = match self.propose(proposals).await {
+            Ok(proposed) => proposed,
+            Err(error) => return refuse(&error),
+        };
+        let known = matches!(timeout_at(last, committed).await, Ok(Ok(())));
         let outcome = |answer: Result<Sequenced, Error>| match (answer?, known) {
             (Sequenced { version, existed }, true) => Ok(reply::Kind::Write(WriteReply {
                 version: version.to_bits(),
                 existed,
             })),
             (_, false) => Err(Error::outcome_unknown(
-                "the node stopped before the write was committed; read the key",
+                "the write was logged and not yet committed when its time was over; read the key",
             )),
         };
-        ids.into_iter()
+        ids.iter()
             .zip(answers)
-            .map(|(id, answer)| reply(id, outcome(answer)))
+            .map(|(id, answer)| reply(*id, outcome(answer)))
             .collect()
     }
 
     /// Loads what the answers need to know of the store, then sequences.
-    async fn propose(&self, proposals: &[Proposal]) -> Result<Proposed, Error> {
+    async fn propose(&self, mut proposals: Vec<Proposal>) -> Result<Proposed, Error> {
         loop {
             let unknown: Vec<ItemKey> = (proposals.iter())
                 .flat_map(|proposal| &proposal.write.changes)
@@ -203,28 +213,27 @@ impl Service {
                 .map(|change| change.key.clone())
                 .collect();
             let generation = self.storage.generation();
-            let mut known = Known {
-                generation,
-                present: HashMap::with_capacity(unknown.len()),
-            };
+            let mut present = HashMap::with_capacity(unknown.len());
             if !unknown.is_empty() {
                 let now = self.sequencer.now();
+                let is_there = |item: Item| item.expires.is_none_or(|at| at > now);
                 let items = self
                     .storage
                     .load(&unknown)
                     .await
                     .map_err(|error| error.to_error())?;
-                known
-                    .present
-                    .extend(unknown.into_iter().zip(items).map(|(key, item)| {
-                        (
-                            key,
-                            item.is_some_and(|item| item.expires.is_none_or(|at| at > now)),
-                        )
-                    }));
+                let items = items.into_iter().map(|item| item.is_some_and(is_there));
+                present.extend(unknown.into_iter().zip(items));
             }
-            if let Some(proposed) = self.sequencer.propose(proposals, &known) {
-                return Ok(proposed);
+            match self.sequencer.propose(
+                proposals,
+                &Known {
+                    generation,
+                    present,
+                },
+            ) {
+                Ok(proposed) => return Ok(proposed),
+                Err(again) => proposals = again,
             }
         }
     }
@@ -270,6 +279,34 @@ impl Service {
             log_index: last.index.0,
             commit_index: commit.0,
             age_ms: 0,
+        }
+    }
+}
+
+/// Asks the store for what memory does not know, a few keys at a time, so that many large
+/// values are never held together.
+async fn load(
+    view: &ReadView,
+    mut missing: Vec<Missing>,
+    storage: &Storage,
+    replies: &Replies<Reply>,
+) {
+    while !missing.is_empty() {
+        let rest = missing.split_off(missing.len().min(KEYS_PER_LOAD));
+        let some = std::mem::replace(&mut missing, rest);
+        let keys: Vec<ItemKey> = some.iter().map(|miss| miss.key.clone()).collect();
+        match storage.load(&keys).await {
+            Ok(items) => replies.send(view.answer(some, items)).await,
+            // A row that can't be read must not take its neighbours with it.
+            Err(_) => {
+                for (miss, key) in some.into_iter().zip(keys) {
+                    let answer = match storage.load(&[key]).await {
+                        Ok(items) => view.answer(vec![miss], items),
+                        Err(error) => vec![reply(miss.id, Err(error.to_error()))],
+                    };
+                    replies.send(answer).await;
+                }
+            }
         }
     }
 }

@@ -80,10 +80,17 @@ impl HybridClock {
         self.last
     }
 
-    /// The cluster's time now: at least the wall's, never below anything given.
+    /// The cluster's time now: at least the wall's, never below anything told or given.
     #[must_use]
-    pub fn now(&self, wall_millis: u64) -> Version {
-        self.last.max(Version::from_millis(wall_millis))
+    pub fn now(&mut self, wall_millis: u64) -> Version {
+        self.last = self.last.max(Version::from_millis(wall_millis));
+        self.last
+    }
+
+    /// The last version given, merged or told.
+    #[must_use]
+    pub const fn last(&self) -> Version {
+        self.last
     }
 
     /// Takes in a version that another node gave.
@@ -115,6 +122,8 @@ mod tests {
         let third = clock.tick(10);
         assert_eq!(first, Version::from_millis(1_000));
         assert!(first < second && second < third);
+        let told = clock.now(1_500);
+        assert!(told <= clock.now(1), "the cluster's time went back");
         assert_eq!(clock.tick(2_000), Version::from_millis(2_000));
     }
 
