@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use tierkv_rpc::{
-    Answered, FrameHandler, Replies, answer_frames,
+    Admitted, Answered, FrameHandler, Replies, answer_frames,
     proto::{
         convert,
         internal::{
@@ -120,13 +120,12 @@ impl FrameHandler for Service {
         }
         replies.send(sorted.replies).await;
         if !missing.is_empty() {
-            let Some(permit) = replies.admit(missing.len()).await else {
+            let Some(admitted) = replies.admit(missing.len()).await else {
                 return;
             };
             let (storage, replies) = (Arc::clone(&self.storage), replies.clone());
             tokio::spawn(async move {
-                load(&view, missing, &storage, &replies).await;
-                drop(permit);
+                load(&view, missing, admitted, &storage, &replies).await;
             });
         }
         if !sorted.writes.is_empty() {
@@ -288,11 +287,13 @@ impl Service {
 async fn load(
     view: &ReadView,
     mut missing: Vec<Missing>,
+    mut admitted: Admitted,
     storage: &Storage,
     replies: &Replies<Reply>,
 ) {
     while !missing.is_empty() {
-        let rest = missing.split_off(missing.len().min(KEYS_PER_LOAD));
+        let count = missing.len().min(KEYS_PER_LOAD);
+        let rest = missing.split_off(count);
         let some = std::mem::replace(&mut missing, rest);
         let keys: Vec<ItemKey> = some.iter().map(|miss| miss.key.clone()).collect();
         match storage.load(&keys).await {
@@ -308,6 +309,7 @@ async fn load(
                 }
             }
         }
+        admitted.answered(count);
     }
 }
 

@@ -67,12 +67,49 @@ impl<R> Replies<R> {
 
     /// Waits until `count` more operations of this stream may be under way. While a
     /// handler waits here its stream is not read, which is what slows the peer down.
-    pub async fn admit(&self, count: usize) -> Option<OwnedSemaphorePermit> {
-        let count = u32::try_from(count.min(self.max_in_flight)).unwrap_or(u32::MAX);
-        Arc::clone(&self.in_flight)
-            .acquire_many_owned(count)
+    /// A frame of more than the stream's bound waits until it is alone.
+    pub async fn admit(&self, count: usize) -> Option<Admitted> {
+        let places = u32::try_from(count.min(self.max_in_flight)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.in_flight)
+            .acquire_many_owned(places)
             .await
-            .ok()
+            .ok()?;
+        Some(Admitted {
+            under_way: count,
+            permit,
+        })
+    }
+}
+
+/// Operations of one stream that are under way, and the places that they hold.
+///
+/// Whoever answers them in several chunks says so after each, so that a slow operation
+/// holds no place but its own:
+///
+/// ```ignore
+/// let Some(mut admitted) = replies.admit(requests.len()).await else { return };
+/// while let Some(chunk) = answered.next().await {
+///     let count = chunk.len();
+///     replies.send(chunk).await;
+///     admitted.answered(count);
+/// }
+/// ```
+///
+/// Places that are left are given back when it is dropped.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Operations that are not answered yet.
+    under_way: usize,
+    /// One place each, or the stream's bound where that is less.
+    permit: OwnedSemaphorePermit,
+}
+
+impl Admitted {
+    /// Says that `count` of the operations were answered; their places are free again.
+    pub fn answered(&mut self, count: usize) {
+        self.under_way = self.under_way.saturating_sub(count);
+        let surplus = self.permit.num_permits().saturating_sub(self.under_way);
+        drop(self.permit.split(surplus));
     }
 }
 

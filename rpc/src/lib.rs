@@ -15,7 +15,7 @@ mod multiplexer;
 pub mod session;
 pub mod tiers;
 
-pub use answer::{Answered, FrameHandler, Replies, answer_frames};
+pub use answer::{Admitted, Answered, FrameHandler, Replies, answer_frames};
 pub use channel::{channel, incoming, serve_builder};
 pub use exchange::{CallError, Exchange, Outbound};
 pub use multiplexer::Multiplexer;

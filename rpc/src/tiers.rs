@@ -12,12 +12,15 @@ use tierkv_proto::{
 };
 use tierkv_types::{
     Code, Error,
-    limits::{FRAME_BYTES, MAX_ANSWER_BYTES, MAX_REQUEST_BYTES},
+    limits::{FRAME_BYTES, MAX_ANSWER_BYTES, MAX_PEER_IN_FLIGHT, MAX_REQUEST_BYTES},
 };
+use tokio::time::Instant;
 use tonic::{Status, Streaming, transport::Channel};
 
 use crate::{
-    exchange::{Exchange, Outbound},
+    channel::channel,
+    exchange::{CallError, Exchange, Outbound},
+    multiplexer::Multiplexer,
     session::FRAME_SLACK,
 };
 
@@ -90,6 +93,72 @@ fn request_weight(request: &request::Kind) -> usize {
             request::Kind::Write(write) => prost::Message::encoded_len(write),
             request::Kind::Vouch(vouch) => vouch.cluster.len(),
         }
+}
+
+/// The connections from one tier to one peer of the next: reads, writes and questions each
+/// have their own, so that writes that wait for a disk hold up no read, and neither holds
+/// up the questions on which cache hits depend. Cheap to clone.
+pub struct Peer<X: Exchange> {
+    reads: Multiplexer<X>,
+    writes: Multiplexer<X>,
+    questions: Multiplexer<X>,
+    channel: Channel,
+}
+
+impl<X: Exchange> Clone for Peer<X> {
+    fn clone(&self) -> Self {
+        Self {
+            reads: self.reads.clone(),
+            writes: self.writes.clone(),
+            questions: self.questions.clone(),
+            channel: self.channel.clone(),
+        }
+    }
+}
+
+impl<X: Exchange<Request = request::Kind>> Peer<X> {
+    /// Connections to `address` (`host:port`), made when they are first used. Must be
+    /// called within a tokio runtime.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the address is not `host:port`.
+    pub fn new(address: &str) -> Result<Self, Error> {
+        let lane = || {
+            Ok(Multiplexer::new(
+                vec![channel(address)?],
+                MAX_PEER_IN_FLIGHT,
+            ))
+        };
+        Ok(Self {
+            reads: lane()?,
+            writes: lane()?,
+            questions: lane()?,
+            channel: channel(address)?,
+        })
+    }
+
+    /// Sends a request by the connections of its kind and waits for its answer.
+    ///
+    /// # Errors
+    /// [`CallError`]; it says whether the request may have had an effect.
+    pub async fn call(
+        &self,
+        request: request::Kind,
+        deadline: Instant,
+    ) -> Result<X::Reply, CallError> {
+        let lane = match &request {
+            request::Kind::Read(_) => &self.reads,
+            request::Kind::Write(_) => &self.writes,
+            request::Kind::Vouch(_) => &self.questions,
+        };
+        lane.call(request, deadline).await
+    }
+
+    /// A channel for unary calls.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
 }
 
 /// About how many bytes an answer takes in a frame.

@@ -14,39 +14,35 @@ use tierkv_coordination::{
     directory::{self, Presence},
 };
 use tierkv_protocol::{placement::PlacementMap, replication::ClusterState};
-use tierkv_rpc::{Multiplexer, channel, tiers::ToDataNode};
-use tierkv_types::{ClusterId, Error, NodeId, Slot, limits::MAX_PEER_IN_FLIGHT};
+use tierkv_rpc::tiers::{Peer, ToDataNode};
+use tierkv_types::{ClusterId, Error, NodeId, Slot};
 use tokio::sync::watch;
-
-/// Connections to one data node: one serialises, so there are a few.
-const CHANNELS_PER_NODE: usize = 2;
 
 /// One version of everything routing needs to know.
 pub(crate) struct Routes {
     pub(crate) placement: Option<PlacementMap>,
     pub(crate) clusters: BTreeMap<ClusterId, Cluster>,
     /// Every living data node.
-    pub(crate) nodes: BTreeMap<String, Peer>,
+    pub(crate) nodes: BTreeMap<String, DataNode>,
 }
 
 /// One cluster and the way to its master.
 pub(crate) struct Cluster {
     pub(crate) state: ClusterState,
     /// `None` while the master is not there.
-    master: Option<Multiplexer<ToDataNode>>,
+    master: Option<Peer<ToDataNode>>,
 }
 
 /// One data node.
 #[derive(Clone)]
-pub(crate) struct Peer {
+pub(crate) struct DataNode {
     pub(crate) presence: Presence,
-    pub(crate) connection: Multiplexer<ToDataNode>,
-    pub(crate) channel: tonic::transport::Channel,
+    pub(crate) peer: Peer<ToDataNode>,
 }
 
 /// A way to a slot's master.
 pub(crate) struct Route {
-    pub(crate) master: Multiplexer<ToDataNode>,
+    pub(crate) master: Peer<ToDataNode>,
     /// The version of the placement map by which the way was found.
     pub(crate) placement_version: u64,
 }
@@ -73,7 +69,7 @@ impl Routes {
     ///
     /// # Errors
     /// `Unavailable` while no such cluster or no master is known.
-    pub(crate) fn of_cluster(&self, cluster: &ClusterId) -> Result<Multiplexer<ToDataNode>, Error> {
+    pub(crate) fn of_cluster(&self, cluster: &ClusterId) -> Result<Peer<ToDataNode>, Error> {
         (self.clusters.get(cluster))
             .and_then(|cluster| cluster.master.clone())
             .ok_or_else(|| {
@@ -89,7 +85,7 @@ pub(crate) struct RouteKeeper {
     placement: Watched<Option<Versioned>>,
     states: Watched<BTreeMap<String, Versioned>>,
     nodes: Watched<BTreeMap<String, Bytes>>,
-    peers: HashMap<String, Peer>,
+    known: HashMap<String, DataNode>,
 }
 
 impl RouteKeeper {
@@ -98,7 +94,7 @@ impl RouteKeeper {
             placement: coordination.watch(directory::PLACEMENT).await?,
             states: coordination.watch_prefix(directory::CLUSTERS).await?,
             nodes: coordination.observe(directory::DATA_NODES).await?,
-            peers: HashMap::new(),
+            known: HashMap::new(),
         })
     }
 
@@ -125,17 +121,17 @@ impl RouteKeeper {
     /// The table as coordination has it now. Connections of nodes that stayed are kept.
     pub(crate) fn table(&mut self) -> Routes {
         let living = self.nodes.current();
-        self.peers.retain(|node, _| living.contains_key(node));
+        self.known.retain(|node, _| living.contains_key(node));
         for (node, data) in living.iter() {
             let Some(presence) = Presence::decode(data) else {
                 continue;
             };
             let moved = self
-                .peers
+                .known
                 .get(node)
-                .is_none_or(|peer| peer.presence != presence);
-            if moved && let Some(peer) = connect(presence) {
-                self.peers.insert(node.clone(), peer);
+                .is_none_or(|node| node.presence != presence);
+            if moved && let Some(known) = connect(presence) {
+                self.known.insert(node.clone(), known);
             }
         }
         let mut clusters = BTreeMap::new();
@@ -160,9 +156,9 @@ impl RouteKeeper {
                 .ok()
         });
         let nodes = self
-            .peers
+            .known
             .iter()
-            .map(|(node, peer)| (node.clone(), peer.clone()))
+            .map(|(name, node)| (name.clone(), node.clone()))
             .collect();
         Routes {
             placement,
@@ -171,24 +167,14 @@ impl RouteKeeper {
         }
     }
 
-    fn connection(&self, node: &NodeId) -> Option<Multiplexer<ToDataNode>> {
-        self.peers
-            .get(node.as_str())
-            .map(|peer| peer.connection.clone())
+    fn connection(&self, node: &NodeId) -> Option<Peer<ToDataNode>> {
+        self.known.get(node.as_str()).map(|node| node.peer.clone())
     }
 }
 
-fn connect(presence: Presence) -> Option<Peer> {
-    let channels: Result<Vec<_>, Error> = (0..CHANNELS_PER_NODE)
-        .map(|_| channel(&presence.address))
-        .collect();
-    let channels = channels
+fn connect(presence: Presence) -> Option<DataNode> {
+    let peer = Peer::new(&presence.address)
         .inspect_err(|error| tracing::error!(%error, "a data node told an address of no use"))
         .ok()?;
-    let channel = channels.first()?.clone();
-    Some(Peer {
-        presence,
-        connection: Multiplexer::new(channels, MAX_PEER_IN_FLIGHT),
-        channel,
-    })
+    Some(DataNode { presence, peer })
 }

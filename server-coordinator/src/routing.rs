@@ -19,7 +19,7 @@ use tierkv_rpc::{
 use tierkv_types::{ClusterId, Code, Error, Slot};
 use tokio::{
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::routes::Routes;
@@ -42,7 +42,7 @@ impl FrameHandler for Router {
 
     async fn frame(self: &Arc<Self>, frame: RequestFrame, replies: &Replies<Reply>) {
         let arrived = Instant::now();
-        let Some(permit) = replies.admit(frame.requests.len()).await else {
+        let Some(mut admitted) = replies.admit(frame.requests.len()).await else {
             return;
         };
         let (router, replies) = (Arc::clone(self), replies.clone());
@@ -52,9 +52,11 @@ impl FrameHandler for Router {
                 .collect();
             let mut answered = under_way.ready_chunks(ANSWERS_TOGETHER);
             while let Some(chunk) = answered.next().await {
+                let count = chunk.len();
                 replies.send(chunk).await;
+                // One slow request holds up no other.
+                admitted.answered(count);
             }
-            drop(permit);
         });
     }
 
@@ -97,7 +99,10 @@ impl Router {
             if !again || Instant::now() + RETRY_PAUSE >= deadline {
                 return Err(told_to_users(failure));
             }
-            drop(timeout(RETRY_PAUSE, routes.changed()).await);
+            if let Ok(Err(_)) = timeout(RETRY_PAUSE, routes.changed()).await {
+                // The table is kept no more: there is no news to be woken by.
+                sleep(RETRY_PAUSE).await;
+            }
         }
     }
 

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tonic::{Response, Status, Streaming};
 
 use crate::{
-    routes::{Cluster, Peer, Routes},
+    routes::{Cluster, DataNode, Routes},
     routing::Router,
 };
 
@@ -123,12 +123,12 @@ async fn survey_cluster(
     }
 }
 
-async fn survey_member(node: String, peer: Option<&Peer>) -> MemberStatus {
-    let told = match peer {
-        Some(peer) => inspect(peer).await,
+async fn survey_member(node: String, known: Option<&DataNode>) -> MemberStatus {
+    let told = match known {
+        Some(node) => inspect(node).await,
         None => None,
     };
-    let presence = peer.map(|peer| peer.presence.clone());
+    let presence = known.map(|node| node.presence.clone());
     let address = presence
         .as_ref()
         .map(|presence| presence.address.clone())
@@ -158,8 +158,8 @@ async fn survey_member(node: String, peer: Option<&Peer>) -> MemberStatus {
     }
 }
 
-async fn inspect(peer: &Peer) -> Option<InspectResponse> {
-    let mut client = DataNodeClient::new(peer.channel.clone());
+async fn inspect(node: &DataNode) -> Option<InspectResponse> {
+    let mut client = DataNodeClient::new(node.peer.channel());
     let answer = timeout(INSPECT_TIMEOUT, client.inspect(InspectRequest {}))
         .await
         .ok()?;

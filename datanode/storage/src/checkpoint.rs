@@ -6,12 +6,12 @@
 //! durable do the entries become evictable and the segments up to A removable. A
 //! checkpoint that failed and may be tried again writes the same frozen entries again.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use tierkv_types::Incarnation;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 
 use crate::{
@@ -50,7 +50,11 @@ pub(crate) struct Checkpointer {
 }
 
 impl Checkpointer {
-    pub(crate) fn new(core: Arc<Core>, incarnation: Incarnation, asks: mpsc::Receiver<Ask>) -> Self {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        incarnation: Incarnation,
+        asks: mpsc::Receiver<Ask>,
+    ) -> Self {
         Self {
             core,
             incarnation,
@@ -60,7 +64,8 @@ impl Checkpointer {
     }
 
     pub(crate) async fn run(mut self) {
-        let mut interval = tokio::time::interval(self.core.settings.checkpoint_interval);
+        let period = self.core.settings.checkpoint_interval;
+        let mut interval = tokio::time::interval_at(Instant::now() + period, period);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // After a failure that passes, memory's pressure alone asks in vain until the
         // next tick: the disk would be tried in a tight loop.

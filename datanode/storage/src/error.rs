@@ -110,7 +110,10 @@ impl StorageError {
     /// Whether the node lives on and may try again later.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
-        matches!(self, Self::NoSpace { .. } | Self::Exhausted { .. } | Self::Busy)
+        matches!(
+            self,
+            Self::NoSpace { .. } | Self::Exhausted { .. } | Self::Busy
+        )
     }
 
     /// The error as other tiers see it; details of this machine stay in its log.

@@ -20,11 +20,11 @@ use std::{sync::Arc, thread::JoinHandle};
 use tierkv_types::{Index, Position, Record, Version};
 use tokio::sync::watch;
 
+use self::{queue::Queue, segment::Segment, writer::Writer};
 pub(crate) use self::{
     scan::{LogFound, scan},
     segment::{LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader},
 };
-use self::{queue::Queue, segment::Segment, writer::Writer};
 use crate::{StorageError, disk::DiskLock, failure::Failure, locked};
 
 /// Bytes of queued records over which writers wait (`Storage::room`).
@@ -96,6 +96,11 @@ impl Log {
     /// Lets whole segments at or below `index` go.
     pub(crate) fn release(&self, index: Index) {
         self.queue.release(index);
+    }
+
+    /// Accepts no more records; those queued are still written.
+    pub(crate) fn refuse(&self) {
+        self.queue.refuse();
     }
 
     /// Writes out what is queued and ends the thread. Blocks.

@@ -292,10 +292,45 @@ mod tests {
         assert_eq!(admitted, Admission::Settled(None));
         memory.freeze();
         memory.settle();
-        let admitted = memory.admit(&key("k"), outdated.clone(), began);
+        let admitted = memory.admit(&key("k"), outdated, began);
         assert_eq!(admitted, Admission::Outrun);
         let again = memory.admit(&key("k"), None, memory.generation());
         assert_eq!(again, Admission::Settled(None));
+    }
+
+    /// The steps of a checkpoint against a reader of the store, as fast as they can go,
+    /// with a key of the shard that is settled first and no room for clean entries.
+    #[test]
+    fn no_interleaving_lets_an_outdated_store_read_in() {
+        const ROUNDS: u64 = 100_000;
+        let mut names = (0..).map(|nth| format!("k{nth}"));
+        let name = names
+            .find(|name| key(name).slot().index().is_multiple_of(SHARDS))
+            .unwrap();
+        let memory = Memory::new(1);
+        let store: Mutex<Option<Item>> = Mutex::new(None);
+        let applied = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for version in 1..=ROUNDS {
+                    put(&memory, &name, version);
+                    applied.store(version, Ordering::Release);
+                    memory.freeze();
+                    *locked(&store) = Some(item(version));
+                    memory.settle();
+                }
+            });
+            let key = key(&name);
+            while applied.load(Ordering::Acquire) < ROUNDS {
+                let before = applied.load(Ordering::Acquire);
+                let generation = memory.generation();
+                let row = locked(&store).clone();
+                if let Admission::Settled(found) = memory.admit(&key, row, generation) {
+                    let version = found.map_or(0, |item| item.version.to_bits());
+                    assert!(version >= before, "{version} after {before} was applied");
+                }
+            }
+        });
     }
 
     #[test]

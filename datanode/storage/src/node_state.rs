@@ -60,8 +60,7 @@ impl NodeState {
                     content.truncate(read);
                     Ok(content)
                 });
-                let content =
-                    content.map_err(|error| StorageError::io("read", &path, error))?;
+                let content = content.map_err(|error| StorageError::io("read", &path, error))?;
                 Some(NodeFacts::from_bytes(&path, &content)?)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,

@@ -72,7 +72,7 @@ pub(crate) fn recover(
             "the log is gone; a new one, with a new id, is begun after what the store holds"
         );
     }
-    let log = match found {
+    let mut log = match found {
         Some(log) => log,
         None => begin(place, node_state, meta)?,
     };
@@ -88,7 +88,7 @@ pub(crate) fn recover(
         commit: log.commit.max(meta.applied.index),
         applied: meta.applied.index,
         clock: log.clock.max(meta.clock),
-        tail: log.tail.clone(),
+        tail: std::mem::take(&mut log.tail),
         epochs,
         promised: facts.promised,
         cluster_state: facts.cluster_state,
@@ -144,7 +144,10 @@ fn check_identity(
         return Err(StorageError::damaged(
             &node_state.path(),
             16,
-            format!("the node's log is {}, its files are of log {}", facts.log_id, log.log_id),
+            format!(
+                "the node's log is {}, its files are of log {}",
+                facts.log_id, log.log_id
+            ),
         ));
     }
     // A log that was just begun is entered in the store before its first record.
@@ -153,7 +156,10 @@ fn check_identity(
         return Err(StorageError::Damaged {
             file: store_path.to_owned(),
             place: "the row of meta".into(),
-            what: format!("the store is of log {}, the log is {}", meta.log_id, log.log_id),
+            what: format!(
+                "the store is of log {}, the log is {}",
+                meta.log_id, log.log_id
+            ),
         });
     }
     Ok(())
@@ -191,10 +197,7 @@ fn check_overlap(log: &LogFound, meta: &StoreMeta) -> Result<(), StorageError> {
 }
 
 /// The place of a node's log in its directory.
-pub(crate) fn place(
-    disk: &Arc<dyn crate::Disk>,
-    settings: &crate::StorageSettings,
-) -> LogPlace {
+pub(crate) fn place(disk: &Arc<dyn crate::Disk>, settings: &crate::StorageSettings) -> LogPlace {
     LogPlace {
         disk: Arc::clone(disk),
         dir: settings.dir.join("log"),

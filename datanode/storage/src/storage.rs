@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, Record, 
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
+    time::Instant,
 };
 
 use crate::{
@@ -37,7 +38,7 @@ const LOAD_ATTEMPTS: usize = 16;
 /// applies them. Reads ask memory first and the store for what memory doesn't know.
 #[derive(Debug)]
 pub struct Storage {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     asks: mpsc::Sender<Ask>,
     checkpointer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -122,8 +123,7 @@ impl Storage {
             blocking(move || enter(&settings, disk)).await?
         };
         let store_path = settings.dir.join("store.sqlite");
-        let store: Arc<dyn Store> =
-            Arc::new(SqliteStore::open(&store_path, settings.sync).await?);
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&store_path, settings.sync).await?);
         let incarnation = Incarnation(rand::random());
         let mut meta = store.claim(incarnation).await?;
         let mut place = recovery::place(&disk, &settings);
@@ -134,7 +134,7 @@ impl Storage {
                 found.map(|(log, recovered)| (place, node_state, log, recovered))
             })
         };
-        let (place, node_state, log, mut recovered) = found.await?;
+        let (place, node_state, log, recovered) = found.await?;
         if meta.log_id != log.log_id {
             meta.log_id = log.log_id;
             let batch = CheckpointBatch {
@@ -143,7 +143,6 @@ impl Storage {
             };
             store.checkpoint(incarnation, batch).await?;
         }
-        recovered.tail = log.tail;
         let failure = Arc::new(Failure::new());
         let log = Log::start(LogStart {
             place,
@@ -200,10 +199,11 @@ impl Storage {
     // Owned, so that a caller can't be tempted to change what is being logged.
     #[allow(clippy::needless_pass_by_value)]
     pub fn append(&self, records: Vec<Record>) -> Result<(), StorageError> {
-        self.core.log.append(&records).map_err(|error| match error {
-            StorageError::Closed => self.core.failure.get().unwrap_or(error),
-            other => other,
-        })
+        // A failed log closes its queue a moment after it has told of the failure.
+        match self.core.failure.get() {
+            Some(error) => Err(error),
+            None => self.core.log.append(&records),
+        }
     }
 
     /// The last record that is durable. The sender goes away when the log has failed or
@@ -312,8 +312,9 @@ impl Storage {
         self.core.memory.get(key)
     }
 
-    /// How many checkpoints have ended. Read it before [`Storage::load`]: while it stands
-    /// and memory knows nothing of a key, what was loaded for the key is still so.
+    /// How many times entries have gone from memory's keeping to the store's. Read it
+    /// *after* [`Storage::get`] answered `Unknown`: as long as it is what it was before a
+    /// [`Storage::load`], what that load answered for the key still holds.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.core.memory.generation()
@@ -375,8 +376,8 @@ impl Storage {
         answer.await.map_err(|_| StorageError::Closed)?
     }
 
-    /// Writes out the log, makes a last checkpoint, closes the store and gives the
-    /// directory up. Closing again does nothing.
+    /// Takes no more records, makes a last checkpoint of what was applied, writes the rest
+    /// of the log out, closes the store and gives the directory up. Closing again does nothing.
     ///
     /// # Errors
     /// The failure of the log or of the last checkpoint; everything is closed all the
@@ -385,15 +386,17 @@ impl Storage {
         let Some(checkpointer) = locked(&self.checkpointer).take() else {
             return Ok(());
         };
+        self.core.log.refuse();
+        // Before the log's thread ends, so that it still removes what is stored now.
+        let stored = self.ask(true).await;
+        // It ends after its last answer; a panic in it has been told already.
+        let _ = checkpointer.await;
         let core = Arc::clone(&self.core);
         blocking(move || {
             core.log.close();
             Ok(())
         })
         .await?;
-        let stored = self.ask(true).await;
-        // It ends after its last answer; a panic in it has been told already.
-        let _ = checkpointer.await;
         self.core.store.close().await;
         locked(&self.core.lock).take();
         self.core.room.notify_waiters();

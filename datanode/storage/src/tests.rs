@@ -1,1 +1,132 @@
 //! The promises of storage as a whole.
+
+mod crash;
+mod race;
+mod restart;
+
+use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tierkv_types::{
+    Change, ChangeKind, Epoch, Index, ItemKey, Payload, Position, Record, RequestId, Version, Write,
+};
+
+use crate::{Disk, Item, Recovered, Storage, StorageSettings};
+
+/// Waits for what must come soon.
+pub(crate) async fn deadline<T>(wait: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
+    waited.expect("it did not come in time")
+}
+
+pub(crate) fn record(epoch: u64, index: u64, changes: Vec<Change>) -> Record {
+    let request = RequestId {
+        birth_millis: index,
+        random: [3; 16],
+    };
+    Record {
+        position: Position {
+            epoch: Epoch(epoch),
+            index: Index(index),
+        },
+        // As if each record were committed before the next one is made.
+        commit: Index(index - 1),
+        version: Version::from_bits(index * 10),
+        payload: if changes.is_empty() {
+            Payload::Noop
+        } else {
+            Payload::Write(Write { request, changes })
+        },
+    }
+}
+
+pub(crate) fn key(name: &str) -> ItemKey {
+    ItemKey::new("test", name.as_bytes()).unwrap()
+}
+
+pub(crate) fn change(name: &str, value: Option<Bytes>) -> Change {
+    Change {
+        key: key(name),
+        kind: match value {
+            Some(value) => ChangeKind::Put {
+                value,
+                expires: None,
+            },
+            None => ChangeKind::Delete,
+        },
+    }
+}
+
+/// A record that puts one value of `length` bytes.
+pub(crate) fn put(epoch: u64, index: u64, name: &str, length: usize) -> Record {
+    record(
+        epoch,
+        index,
+        vec![change(name, Some(vec![0xAB; length].into()))],
+    )
+}
+
+fn settings(dir: &Path) -> StorageSettings {
+    StorageSettings {
+        segment_bytes: 16 << 10,
+        // Checkpoints come when a test asks for them.
+        checkpoint_interval: Duration::from_secs(3_600),
+        ..StorageSettings::new(dir)
+    }
+}
+
+async fn open(dir: &Path, disk: impl Disk) -> (Arc<Storage>, Recovered) {
+    Storage::open(settings(dir), Arc::new(disk)).await.unwrap()
+}
+
+async fn durable(storage: &Storage, index: Index) {
+    let mut durable = storage.durable();
+    deadline(durable.wait_for(|at| at.index >= index))
+        .await
+        .unwrap();
+}
+
+/// Appends, waits and applies, as a single node does.
+async fn commit(storage: &Storage, records: Vec<Record>) {
+    storage.room().await;
+    storage.append(records.clone()).unwrap();
+    durable(storage, records.last().unwrap().position.index).await;
+    storage.apply(&records);
+}
+
+/// What the keys hold after some records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Model(BTreeMap<ItemKey, Item>);
+
+impl Model {
+    fn apply(&mut self, record: &Record) {
+        for change in record.changes() {
+            match &change.kind {
+                ChangeKind::Put { value, expires } => {
+                    let item = Item {
+                        version: record.version,
+                        expires: *expires,
+                        value: value.clone(),
+                    };
+                    self.0.insert(change.key.clone(), item);
+                }
+                ChangeKind::Delete => {
+                    self.0.remove(&change.key);
+                }
+            }
+        }
+    }
+
+    fn of(records: &[Record]) -> Self {
+        let mut model = Self::default();
+        records.iter().for_each(|record| model.apply(record));
+        model
+    }
+
+    async fn check(&self, storage: &Storage, keys: &[ItemKey], when: &str) {
+        let found = storage.load(keys).await.unwrap();
+        for (key, found) in keys.iter().zip(found) {
+            assert_eq!(found.as_ref(), self.0.get(key), "{key:?} {when}");
+        }
+    }
+}

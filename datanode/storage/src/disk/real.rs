@@ -125,7 +125,7 @@ impl DiskFile for RealFile {
 
 /// Sets space aside on a file system that can't do it by itself.
 fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut at = file.metadata()?.len();
     while at < bytes {
         let step = usize::try_from(bytes - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));

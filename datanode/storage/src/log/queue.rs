@@ -49,6 +49,9 @@ struct State {
     /// Its version, or a higher one that was seen before.
     clock: Version,
     release: Option<Index>,
+    /// Nothing more is accepted.
+    refusing: bool,
+    /// The thread ends once everything accepted is written.
     closing: bool,
     ended: bool,
     /// Bytes of the batch that the thread is writing.
@@ -80,6 +83,7 @@ impl Queue {
                 last,
                 clock,
                 release: None,
+                refusing: false,
                 closing: false,
                 ended: false,
                 writing: 0,
@@ -111,7 +115,7 @@ impl Queue {
             bytes += length;
         }
         let mut state = locked(&self.state);
-        if state.closing || state.ended {
+        if state.refusing || state.ended {
             return Err(StorageError::Closed);
         }
         let queued = state.pending.bytes.len() as u64;
@@ -159,7 +163,13 @@ impl Queue {
     /// Whether nothing is accepted any more.
     pub(crate) fn is_over(&self) -> bool {
         let state = locked(&self.state);
-        state.closing || state.ended
+        state.refusing || state.ended
+    }
+
+    /// Whether records are refused because the disk is full.
+    #[cfg(test)]
+    pub(super) fn is_out_of_space(&self) -> bool {
+        locked(&self.state).no_space
     }
 
     pub(crate) fn segments(&self) -> usize {
@@ -171,10 +181,17 @@ impl Queue {
         self.work.notify_one();
     }
 
+    /// Accepts nothing more.
+    pub(super) fn refuse(&self) {
+        locked(&self.state).refusing = true;
+        self.shorter.notify_waiters();
+    }
+
+    /// Accepts nothing more and lets the thread end.
     pub(super) fn close(&self) {
+        self.refuse();
         locked(&self.state).closing = true;
         self.work.notify_one();
-        self.shorter.notify_waiters();
     }
 
     /// Waits for work. For `Write` the pending records have been swapped into `batch`,

@@ -170,8 +170,8 @@ impl LogFound {
                         // A buffer of its own, so that one value kept in memory does not
                         // keep a whole segment there.
                         let own = Bytes::copy_from_slice(&bytes[at..at + frame.len]);
-                        let (record, _) = record::decode(&own, 0)
-                            .map_err(|error| damaged(error.to_string()))?;
+                        let (record, _) =
+                            record::decode(&own, 0).map_err(|error| damaged(error.to_string()))?;
                         self.tail.push(record);
                     }
                     at += frame.len;
@@ -192,10 +192,14 @@ impl LogFound {
     fn take(&mut self, frame: &Frame) -> Result<(), String> {
         let (last, next) = (self.last, frame.position);
         if next.index != last.index.next() || next.epoch < last.epoch {
-            return Err(format!("record {next} stands where {last} should be continued"));
+            return Err(format!(
+                "record {next} stands where {last} should be continued"
+            ));
         }
         if frame.version <= self.clock {
-            return Err(format!("the version of record {next} is not above the one before"));
+            return Err(format!(
+                "the version of record {next} is not above the one before"
+            ));
         }
         if next.epoch > last.epoch {
             self.epochs.push((next.epoch, next.index));

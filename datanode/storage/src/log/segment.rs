@@ -104,7 +104,9 @@ impl SegmentHeader {
             u64::from_le_bytes(word)
         };
         if (number(8) >> 32) != u64::from(header_checksum(bytes)) {
-            return Err(damaged("the checksum of the segment's header does not match"));
+            return Err(damaged(
+                "the checksum of the segment's header does not match",
+            ));
         }
         let format = number(8) & u64::from(u32::MAX);
         if format != u64::from(FORMAT) {
@@ -150,7 +152,9 @@ impl LogPlace {
         let path = self.dir.join(SPARE);
         let file = self.disk.create(&path);
         let file = file.map_err(|error| StorageError::io("create", &path, error))?;
-        let allocated = file.allocate(self.segment_bytes).and_then(|()| self.flush(&*file));
+        let allocated = file
+            .allocate(self.segment_bytes)
+            .and_then(|()| self.flush(&*file));
         if let Err(error) = allocated {
             self.remove(&path)?;
             return Err(StorageError::io("allocate", &path, error));
@@ -169,7 +173,11 @@ impl LogPlace {
 
     /// Makes set-aside space the segment that `header` describes. Its name appears only
     /// after its header is durable, so a named segment without one is damage.
-    pub(crate) fn begin(&self, spare: Spare, header: SegmentHeader) -> Result<Segment, StorageError> {
+    pub(crate) fn begin(
+        &self,
+        spare: Spare,
+        header: SegmentHeader,
+    ) -> Result<Segment, StorageError> {
         let path = self.path(header.number);
         let Spare(file) = spare;
         let fail = |action| move |error| (action, error);

@@ -99,13 +99,12 @@ impl Writer {
             self.last = *position;
         }
         self.write(&batch.bytes[piece_start..piece_end])?;
+        self.progress(true);
         self.publisher.send_replace(self.last);
         metrics::histogram!("tierkv_log_sync_seconds").record(began.elapsed());
         #[allow(clippy::cast_precision_loss)]
         metrics::histogram!("tierkv_log_batch_records").record(batch.records.len() as f64);
-        self.prepare()?;
-        self.progress(true);
-        Ok(())
+        self.prepare()
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {

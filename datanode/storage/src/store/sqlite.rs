@@ -97,7 +97,10 @@ impl SqliteStore {
         batch: &CheckpointBatch,
     ) -> Result<(), StorageError> {
         let failed = |error| failure(&self.path, "write a checkpoint", error);
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut transaction = connection
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed)?;
         let is_ours = meta::write(&mut transaction, incarnation, &batch.meta);
         if !is_ours.await.map_err(failed)? {
             return Err(StorageError::Superseded {
@@ -116,7 +119,10 @@ impl Store for SqliteStore {
     async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
         let failed = |error| failure(&self.path, "claim it", error);
         let mut connection = self.writer.acquire().await.map_err(failed)?;
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut transaction = connection
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed)?;
         let found = meta::claim(&self.path, &mut transaction, incarnation).await?;
         transaction.commit().await.map_err(failed)?;
         Ok(found)

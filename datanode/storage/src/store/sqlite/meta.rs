@@ -51,7 +51,11 @@ pub(super) async fn claim(
             .collect(),
     };
     if number(4) != u64::from(checksum(&meta)) {
-        return Err(damaged(path, "the row of meta", "its checksum does not match"));
+        return Err(damaged(
+            path,
+            "the row of meta",
+            "its checksum does not match",
+        ));
     }
     Ok(meta)
 }
@@ -82,11 +86,10 @@ pub(super) async fn write(
         .fetch_one(&mut *connection)
         .await?;
     // The table nearly always only grows at its end, and mostly not even that.
-    let stored: Option<(i64, i64)> = sqlx::query_as(
-        "SELECT epoch, first_index FROM epoch ORDER BY first_index DESC LIMIT 1",
-    )
-    .fetch_optional(&mut *connection)
-    .await?;
+    let stored: Option<(i64, i64)> =
+        sqlx::query_as("SELECT epoch, first_index FROM epoch ORDER BY first_index DESC LIMIT 1")
+            .fetch_optional(&mut *connection)
+            .await?;
     let last = meta
         .epochs
         .last()
@@ -94,7 +97,9 @@ pub(super) async fn write(
     if known.cast_unsigned() == meta.epochs.len() as u64 && stored == last {
         return Ok(true);
     }
-    sqlx::query("DELETE FROM epoch").execute(&mut *connection).await?;
+    sqlx::query("DELETE FROM epoch")
+        .execute(&mut *connection)
+        .await?;
     for (epoch, first) in &meta.epochs {
         sqlx::query("INSERT INTO epoch (epoch, first_index) VALUES (?, ?)")
             .bind(epoch.0.cast_signed())
@@ -112,8 +117,14 @@ fn checksum(meta: &StoreMeta) -> u32 {
         meta.applied.index.0,
         meta.clock.to_bits(),
     ];
-    let epochs = meta.epochs.iter().flat_map(|(epoch, first)| [epoch.0, first.0]);
-    fields.into_iter().chain(epochs).fold(0, |checksum, number| {
-        crc32c::crc32c_append(checksum, &number.to_le_bytes())
-    })
+    let epochs = meta
+        .epochs
+        .iter()
+        .flat_map(|(epoch, first)| [epoch.0, first.0]);
+    fields
+        .into_iter()
+        .chain(epochs)
+        .fold(0, |checksum, number| {
+            crc32c::crc32c_append(checksum, &number.to_le_bytes())
+        })
 }

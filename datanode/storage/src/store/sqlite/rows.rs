@@ -78,7 +78,9 @@ pub(super) async fn read(
             found.insert(key, item);
         }
     }
-    let items = keys.iter().map(|key| found.get(&key.as_bytes()[..]).cloned());
+    let items = keys
+        .iter()
+        .map(|key| found.get(&key.as_bytes()[..]).cloned());
     Ok(items.collect())
 }
 

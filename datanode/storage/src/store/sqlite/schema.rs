@@ -42,7 +42,10 @@ pub(super) async fn migrate(
     connection: &mut SqliteConnection,
 ) -> Result<(), StorageError> {
     let failed = |error| failure(path, "upgrade its schema", error);
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+    let mut transaction = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .map_err(failed)?;
     let version: i64 = sqlx::query_scalar("PRAGMA user_version")
         .fetch_one(&mut *transaction)
         .await
@@ -52,7 +55,11 @@ pub(super) async fn migrate(
         .await
         .map_err(failed)?;
     if application != APPLICATION_ID && (application, version) != (0, 0) {
-        return Err(damaged(path, "its header", "this is no store of a data node"));
+        return Err(damaged(
+            path,
+            "its header",
+            "this is no store of a data node",
+        ));
     }
     let version = usize::try_from(version).unwrap_or(usize::MAX);
     if version > STEPS.len() {
