@@ -328,7 +328,7 @@ async fn a_node_whose_log_is_not_the_one_listed_gives_up_in_words() {
     std::fs::remove_dir_all(dir.path().join("n1")).unwrap();
     let why = gives_up(dir.path()).await;
     assert!(
-        why.contains("lists no log") && why.contains("admin recover"),
+        why.contains("lists no log") && why.contains("bring the right one back"),
         "{why}"
     );
 }
@@ -349,7 +349,7 @@ async fn a_node_that_saw_more_than_coordination_knows_gives_up_in_words() {
     std::fs::remove_dir_all(dir.path().join("coordination")).unwrap();
     let why = gives_up(dir.path()).await;
     assert!(
-        why.contains("wiped") && why.contains("admin recover"),
+        why.contains("wiped") && why.contains("bring it back"),
         "{why}"
     );
 }

@@ -333,7 +333,7 @@ impl Replica {
                 if !state.lists(&self.me, self.log_id) {
                     let why = format!(
                         "the record lists no log {} of node {}: the data directory was replaced \
-                         or belongs to another cluster; run `tierkv admin recover`",
+                         or belongs to another cluster; bring the right one back",
                         self.log_id, self.me
                     );
                     return self.halt(why, commands);
@@ -471,9 +471,9 @@ impl Replica {
 const fn forgotten(record_is_gone: bool) -> &'static str {
     if record_is_gone {
         "coordination has no record of this cluster, but this node has seen one: the \
-         coordination store was wiped; run `tierkv admin recover`"
+         coordination store was wiped; bring it back, or begin with an empty data directory"
     } else {
-        "coordination went back to an earlier epoch: an old backup was restored; run \
-         `tierkv admin recover`"
+        "coordination went back to an earlier epoch: an old backup was restored; bring the \
+         newest back, or begin with an empty data directory"
     }
 }
