@@ -1,7 +1,7 @@
 //! Where a client command connects, and in which namespace it works.
 
 use clap::Args;
-use tierkv::{Client, Error};
+use tierkv::{Builder, Client, Code};
 
 /// The options of every client command.
 #[derive(Args)]
@@ -21,12 +21,16 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A connected client.
-    pub(crate) async fn open(&self) -> Result<Client, Error> {
+    pub(crate) async fn open(&self) -> Result<Client, String> {
         let builder = Client::builder().namespace(&self.namespace);
-        let builder = self
-            .address
-            .iter()
-            .fold(builder, |builder, address| builder.address(address));
-        builder.connect().await
+        let builder = self.address.iter().fold(builder, Builder::address);
+        builder.connect().await.map_err(|error| match error.code() {
+            Code::Unavailable => format!(
+                "{error}; is a platform running at {}? `tierkv dev` starts one, --address names \
+                 another",
+                self.address.join(", ")
+            ),
+            _ => error.to_string(),
+        })
     }
 }
