@@ -1,1 +1,12 @@
-//! Real-process tests of the whole platform.
+//! Real-process tests of the whole platform, and what they share.
+//!
+//! The tests are in `tests/`; here is how they reach what they test: [`binary`] (the built
+//! `tierkv`), [`ephemeral`] (a platform that keeps nothing), [`http`] (requests byte by
+//! byte, so that no client library tidies a path up), [`metrics`] and [`ledger`] (what a
+//! client was promised).
+
+pub mod binary;
+pub mod ephemeral;
+pub mod http;
+pub mod ledger;
+pub mod metrics;

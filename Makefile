@@ -1,0 +1,71 @@
+# What one does with this repository; `make` lists it.
+#
+# Every target installs what it is missing (ops/deps.sh, Debian packages), so each works
+# on a fresh machine that has a Rust toolchain. Builds go to `target`, or to
+# CARGO_TARGET_DIR if that is set.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+# Arguments of `tierkv dev`, for `make dev ARGS=--ephemeral`.
+ARGS ?=
+# The cells of `make bench`; none means all.
+CELLS ?=
+# They go as arguments; an empty variable in its environment would be a cell without a name.
+unexport CELLS
+# How often `make soak` kills the platform.
+ROUNDS ?= 200
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: deps
+deps: ## Install what the build needs
+	ops/deps.sh build
+
+.PHONY: build
+build: deps ## Build the release binary
+	cargo build --release --package tierkv-cli
+
+.PHONY: dev
+dev: build ## Run the whole platform in one process (ARGS=...)
+	$(TARGET)/release/tierkv dev $(ARGS)
+
+# The tests start the binary that is built with them; building both in one go keeps cargo
+# from building their dependencies twice.
+.PHONY: test
+test: ## Run every test, also against real servers
+	ops/deps.sh test
+	cargo build --workspace --tests --bin tierkv
+	cargo test --workspace
+
+.PHONY: verify
+verify: ## Check formats, lints, docs, licences and sources; changes nothing
+	ops/deps.sh verify
+	sh -n ops/deps.sh
+	bash -n .ci/run
+	python3 -c 'import ast, sys; [ast.parse(open(path).read(), path) for path in sys.argv[1:]]' ops/*.py
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --workspace
+	cargo deny --locked check bans licenses sources
+
+.PHONY: fix
+fix: ## Format, and apply what clippy knows how to repair
+	ops/deps.sh build
+	cargo clippy --workspace --all-targets --all-features --fix --allow-dirty --allow-staged
+	cargo fmt --all
+
+.PHONY: soak
+soak: ## Kill the platform many times under load (ROUNDS=200)
+	ops/deps.sh test
+	cargo build --workspace --tests --bin tierkv
+	TIERKV_KILL_ROUNDS=$(ROUNDS) cargo test --workspace --test kill -- --nocapture
+
+.PHONY: bench
+bench: ## Measure the platform beside its peers (CELLS="hit-unary put-one")
+	ops/deps.sh test
+	cargo build --release --package tierkv-cli --package tierkv-bench
+	$(TARGET)/release/tierkv-bench $(CELLS)

@@ -1,0 +1,271 @@
+//! Every tier in one process, and the primary server coordinator goes away under load:
+//! reads and writes go on through the other (TXN-ROUTE), and nothing acknowledged is lost.
+
+#![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tierkv::{Client, Code, Consistency, ReadOptions};
+use tierkv_cache::EmbeddedCache;
+use tierkv_client_coordinator::{ClientCoordinator, ClientCoordinatorSettings, MetricsPage};
+use tierkv_coordination::{MemoryCoordination, directory::PRIMARY};
+use tierkv_datanode::{DataNode, DataNodeSettings};
+use tierkv_harness::poll_until;
+use tierkv_protocol::placement::WeightedCluster;
+use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
+use tierkv_storage::StorageSettings;
+use tierkv_types::{Clock, ClusterId, NodeId, SystemClock};
+use tokio::task::JoinSet;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const WRITERS: usize = 16;
+/// Acknowledged writes between two changes of the primary.
+const WRITES_BETWEEN: u64 = 2_000;
+
+/// A platform whose server coordinators come and go.
+struct Platform {
+    coordination: Arc<MemoryCoordination>,
+    datanode: DataNode,
+    client_coordinator: ClientCoordinator,
+    _data: TempDir,
+}
+
+impl Platform {
+    async fn start() -> Self {
+        let coordination = MemoryCoordination::ephemeral();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let cache = Arc::new(EmbeddedCache::new(16 << 20, Arc::clone(&clock)));
+        let data = tempfile::tempdir().unwrap();
+        let settings = DataNodeSettings::new(
+            NodeId::new("n1").unwrap(),
+            cluster(),
+            StorageSettings::new(data.path()),
+        );
+        let datanode = DataNode::start(
+            settings,
+            coordination.clone(),
+            Arc::clone(&cache),
+            Arc::clone(&clock),
+        );
+        let datanode = datanode.await.unwrap();
+        let page = MetricsPage(Arc::new(String::new));
+        let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1").unwrap(), page);
+        settings.grpc_listen = "127.0.0.1:0".parse().unwrap();
+        settings.rest_listen = "127.0.0.1:0".parse().unwrap();
+        let client_coordinator =
+            ClientCoordinator::start(settings, coordination.clone(), cache, clock);
+        Self {
+            client_coordinator: client_coordinator.await.unwrap(),
+            coordination,
+            datanode,
+            _data: data,
+        }
+    }
+
+    async fn server_coordinator(&self, node: &str) -> ServerCoordinator {
+        let clusters = vec![WeightedCluster {
+            id: cluster(),
+            weight: 1,
+        }];
+        let settings = ServerCoordinatorSettings::new(NodeId::new(node).unwrap(), clusters);
+        ServerCoordinator::start(settings, self.coordination.clone())
+            .await
+            .unwrap()
+    }
+
+    async fn client(&self) -> Client {
+        let address = self.client_coordinator.grpc_address().to_string();
+        Client::builder().address(address).connect().await.unwrap()
+    }
+
+    async fn until_ready(&self) {
+        let ready = poll_until(PATIENCE, || async {
+            self.client_coordinator.is_ready().then_some(())
+        });
+        ready.await.expect("the platform becomes ready");
+    }
+
+    async fn stop(self) {
+        self.client_coordinator.stop().await;
+        self.datanode.stop().await.unwrap();
+    }
+}
+
+fn cluster() -> ClusterId {
+    ClusterId::new("c1").unwrap()
+}
+
+/// Writers that count up, each its own key, until told to stop.
+struct Load {
+    writers: JoinSet<(u64, u64)>,
+    acknowledged: Arc<AtomicU64>,
+    ending: Arc<AtomicBool>,
+}
+
+impl Load {
+    fn start(client: &Client) -> Self {
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let ending = Arc::new(AtomicBool::new(false));
+        let mut writers = JoinSet::new();
+        for writer in 0..WRITERS {
+            let client = client.clone();
+            let (acknowledged, ending) = (Arc::clone(&acknowledged), Arc::clone(&ending));
+            writers.spawn(async move {
+                let (key, mut count, mut version) = (format!("writer-{writer}"), 0_u64, 0);
+                while !ending.load(Ordering::Relaxed) {
+                    count += 1;
+                    let written = client.put(&key, count.to_string()).await;
+                    let now = written.unwrap_or_else(|error| panic!("{key} {count}: {error}"));
+                    assert!(now > version, "{key}: I5");
+                    version = now;
+                    acknowledged.fetch_add(1, Ordering::Relaxed);
+                    // Through the cache, and never what was before the own write.
+                    let found = client.get(&key).await;
+                    let found = found.unwrap_or_else(|error| panic!("{key}: {error}"));
+                    assert_eq!(found.value.unwrap(), count.to_string(), "{key}");
+                }
+                (count, version)
+            });
+        }
+        Self {
+            writers,
+            acknowledged,
+            ending,
+        }
+    }
+
+    /// Waits until so many more writes were acknowledged.
+    async fn go_on(&self, more: u64) {
+        let wanted = self.acknowledged.load(Ordering::Relaxed) + more;
+        let reached = poll_until(PATIENCE, || async {
+            let all_write = self.writers.len() == WRITERS;
+            (self.acknowledged.load(Ordering::Relaxed) >= wanted || !all_write).then_some(())
+        });
+        reached.await.expect("writes go on");
+    }
+
+    /// The last count and version of each writer.
+    async fn end(self) -> Vec<(u64, u64)> {
+        self.ending.store(true, Ordering::Relaxed);
+        let ordered = self.writers.join_all();
+        ordered.await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_when_the_primary_stops() {
+    let platform = Platform::start().await;
+    let mut primary = platform.server_coordinator("s1").await;
+    let mut backup = platform.server_coordinator("s2").await;
+    platform.until_ready().await;
+    let client = platform.client().await;
+    let load = Load::start(&client);
+    load.go_on(WRITES_BETWEEN).await;
+    for turn in 0..3 {
+        let epoch = primary.primary().expect("the first of the two is primary");
+        primary.stop().await;
+        load.go_on(WRITES_BETWEEN).await;
+        let next = backup.primary().expect("the other has taken over");
+        assert!(next > epoch);
+        // The one that left comes back as the backup.
+        let returned = platform.server_coordinator(["s1", "s2"][turn % 2]).await;
+        primary = std::mem::replace(&mut backup, returned);
+        load.go_on(WRITES_BETWEEN).await;
+    }
+    let ends = load.end().await;
+    let latest = ReadOptions {
+        consistency: Consistency::Latest,
+        ..ReadOptions::default()
+    };
+    let mut held = Vec::new();
+    for writer in 0..WRITERS {
+        let found = client
+            .get_with(format!("writer-{writer}"), latest)
+            .await
+            .unwrap();
+        let count = String::from_utf8(found.value.unwrap().to_vec()).unwrap();
+        held.push((count.parse::<u64>().unwrap(), found.version));
+    }
+    // Writers end in any order.
+    let sorted = |mut ends: Vec<(u64, u64)>| {
+        ends.sort_unstable();
+        ends
+    };
+    assert_eq!(sorted(held), sorted(ends));
+    drop(client);
+    primary.stop().await;
+    backup.stop().await;
+    platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_when_the_primary_loses_its_office() {
+    let platform = Platform::start().await;
+    let coordinators = [
+        ("s1", platform.server_coordinator("s1").await),
+        ("s2", platform.server_coordinator("s2").await),
+    ];
+    platform.until_ready().await;
+    let client = platform.client().await;
+    let load = Load::start(&client);
+    let mut last = None;
+    for _ in 0..4 {
+        let primary = poll_until(PATIENCE, || async {
+            (coordinators.iter())
+                .find(|(_, coordinator)| coordinator.primary() > last)
+                .map(|(node, coordinator)| (*node, coordinator.primary()))
+        });
+        let (node, epoch) = primary.await.expect("a primary of a later epoch");
+        last = epoch;
+        // The process lives and goes on routing; only its office goes to the other.
+        assert!(platform.coordination.expire(PRIMARY, node));
+        load.go_on(WRITES_BETWEEN / 4).await;
+    }
+    load.end().await;
+    drop(client);
+    for (_, coordinator) in coordinators {
+        coordinator.stop().await;
+    }
+    platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_coordinator_writes_are_refused_and_later_go_on() {
+    let platform = Platform::start().await;
+    let primary = platform.server_coordinator("s1").await;
+    platform.until_ready().await;
+    let client = platform.client().await;
+    client.put("k", "1").await.unwrap();
+    primary.stop().await;
+    // Nobody routes: a write is refused for certain, and a read from the cache may still
+    // be answered.
+    let hasty = Client::builder()
+        .address(platform.client_coordinator.grpc_address().to_string())
+        .timeout(Duration::from_millis(500))
+        .connect()
+        .await
+        .unwrap();
+    let error = hasty.put("k", "2").await.unwrap_err();
+    assert!(
+        matches!(error.code(), Code::Unavailable | Code::DeadlineExceeded),
+        "{error}"
+    );
+    let second = platform.server_coordinator("s2").await;
+    let latest = ReadOptions {
+        consistency: Consistency::Latest,
+        ..ReadOptions::default()
+    };
+    let found = client.get_with("k", latest).await.unwrap();
+    assert_eq!(found.value.unwrap(), "1");
+    assert!(client.put("k", "3").await.unwrap() > found.version);
+    drop((client, hasty));
+    second.stop().await;
+    platform.stop().await;
+}

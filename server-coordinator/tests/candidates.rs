@@ -1,0 +1,233 @@
+//! Several server coordinators over one coordination store: one is primary, the next
+//! follows it, and the placement is founded once.
+
+#![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
+
+use std::{sync::Arc, time::Duration};
+
+use tierkv_coordination::{
+    ConfigStore, CoordinationError, GroupMembership, LeaderElection, MemoryCoordination, Versioned,
+    directory::{PLACEMENT, PRIMARY, SERVER_COORDINATORS},
+};
+use tierkv_harness::poll_until;
+use tierkv_protocol::placement::{PlacementMap, WeightedCluster};
+use tierkv_rpc::{
+    CallError, Multiplexer, channel,
+    proto::{
+        internal::{
+            Read, SurveyRequest, request, server_coordinator_client::ServerCoordinatorClient,
+        },
+        v1::CoordinatorStatus,
+    },
+    tiers::ToServerCoordinator,
+};
+use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings, StartError};
+use tierkv_types::{ClusterId, Code, Epoch, ItemKey, NodeId};
+use tokio::time::Instant;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn settings(node: &str, clusters: &[&str]) -> ServerCoordinatorSettings {
+    let clusters = clusters.iter().map(|id| WeightedCluster {
+        id: ClusterId::new(id).unwrap(),
+        weight: 1,
+    });
+    ServerCoordinatorSettings::new(NodeId::new(node).unwrap(), clusters.collect())
+}
+
+async fn start(coordination: &Arc<MemoryCoordination>, node: &str) -> ServerCoordinator {
+    let coordination = Arc::clone(coordination);
+    ServerCoordinator::start(settings(node, &["c1"]), coordination)
+        .await
+        .unwrap()
+}
+
+async fn until_primary(coordinator: &ServerCoordinator) -> Epoch {
+    let elected = poll_until(PATIENCE, || async { coordinator.primary() });
+    elected.await.expect("it becomes primary")
+}
+
+async fn placement(coordination: &MemoryCoordination) -> Versioned {
+    let founded = poll_until(PATIENCE, || async {
+        coordination.get(PLACEMENT).await.unwrap()
+    });
+    founded.await.expect("the primary founds the placement")
+}
+
+/// What a coordinator says of all of them, by node.
+async fn survey(coordinator: &ServerCoordinator) -> Vec<CoordinatorStatus> {
+    let channel = channel(&coordinator.address().to_string()).unwrap();
+    let mut client = ServerCoordinatorClient::new(channel);
+    let survey = client.survey(SurveyRequest {}).await.unwrap().into_inner();
+    survey.server_coordinators
+}
+
+fn roles(coordinators: &[CoordinatorStatus]) -> Vec<(&str, &str, u64)> {
+    (coordinators.iter())
+        .map(|told| (told.node.as_str(), told.role.as_str(), told.epoch))
+        .collect()
+}
+
+#[tokio::test]
+async fn one_is_primary_and_the_other_follows_it() {
+    let coordination = MemoryCoordination::ephemeral();
+    let first = start(&coordination, "s1").await;
+    let first_epoch = until_primary(&first).await;
+    let second = start(&coordination, "s2").await;
+    let founded = placement(&coordination).await;
+
+    // Both say the same, and only one is primary.
+    assert_eq!(second.primary(), None);
+    for coordinator in [&first, &second] {
+        assert_eq!(
+            roles(&survey(coordinator).await),
+            [("s1", "primary", first_epoch.0), ("s2", "backup", 0)]
+        );
+    }
+
+    first.stop().await;
+    let second_epoch = until_primary(&second).await;
+    assert!(second_epoch > first_epoch);
+    assert_eq!(
+        roles(&survey(&second).await),
+        [("s2", "primary", second_epoch.0)]
+    );
+
+    // One that returns under its old name stands behind the primary, with the same map.
+    let returned = start(&coordination, "s1").await;
+    assert_eq!(
+        roles(&survey(&returned).await),
+        [("s1", "backup", 0), ("s2", "primary", second_epoch.0)]
+    );
+    second.stop().await;
+    assert!(until_primary(&returned).await > second_epoch);
+    assert_eq!(placement(&coordination).await, founded);
+    returned.stop().await;
+    assert!(
+        coordination
+            .list(SERVER_COORDINATORS)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn a_placement_that_exists_counts_more_than_settings() {
+    let coordination = MemoryCoordination::ephemeral();
+    let first = start(&coordination, "s1").await;
+    until_primary(&first).await;
+    let founded = placement(&coordination).await;
+    let map = PlacementMap::decode(&founded.value).unwrap();
+    assert_eq!(
+        (map.version, map.share(&ClusterId::new("c1").unwrap())),
+        (1, 4096)
+    );
+    let others = settings("s2", &["c1", "c2", "c3"]);
+    let second = ServerCoordinator::start(others, Arc::clone(&coordination) as _)
+        .await
+        .unwrap();
+    first.stop().await;
+    until_primary(&second).await;
+    second.stop().await;
+    assert_eq!(placement(&coordination).await, founded);
+}
+
+#[tokio::test]
+async fn many_candidates_have_one_primary_at_a_time() {
+    let coordination = MemoryCoordination::ephemeral();
+    let mut standing = Vec::new();
+    for n in 1..=5 {
+        standing.push(start(&coordination, &format!("s{n}")).await);
+    }
+    let mut last = Epoch::ZERO;
+    while !standing.is_empty() {
+        let at = poll_until(PATIENCE, || async {
+            standing
+                .iter()
+                .position(|candidate| candidate.primary() > Some(last))
+        });
+        let at = at.await.expect("a primary of a later epoch");
+        let primaries = standing
+            .iter()
+            .filter(|candidate| candidate.primary().is_some());
+        assert_eq!(primaries.count(), 1);
+        let epoch = standing[at].primary().unwrap();
+        let leader = coordination.observe_leader(PRIMARY).await.unwrap();
+        let current = leader.current();
+        assert_eq!(
+            current.as_ref().as_ref().map(|leader| leader.epoch),
+            Some(epoch)
+        );
+        last = epoch;
+        standing.remove(at).stop().await;
+    }
+}
+
+#[tokio::test]
+async fn one_whose_lease_ends_steps_down_and_stands_again() {
+    let coordination = MemoryCoordination::ephemeral();
+    let first = start(&coordination, "s1").await;
+    let second = start(&coordination, "s2").await;
+    let epoch = until_primary(&first).await;
+    assert!(coordination.expire(PRIMARY, "s1"));
+    let next = until_primary(&second).await;
+    assert!(next > epoch);
+    let stepped_down = poll_until(PATIENCE, || async {
+        first.primary().is_none().then_some(())
+    });
+    stepped_down.await.expect("the first hears of its loss");
+    second.stop().await;
+    let again = poll_until(PATIENCE, || async {
+        first.primary().filter(|again| *again > next)
+    });
+    again.await.expect("the first stands again");
+    first.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_is_taken_once_and_so_is_an_address() {
+    let coordination = MemoryCoordination::ephemeral();
+    let first = start(&coordination, "s1").await;
+    let twin = ServerCoordinator::start(settings("s1", &["c1"]), Arc::clone(&coordination) as _);
+    assert!(matches!(
+        twin.await.err(),
+        Some(StartError::Coordination(CoordinationError::AlreadyExists(
+            _
+        )))
+    ));
+    let mut elsewhere = settings("s2", &["c1"]);
+    elsewhere.listen = first.address();
+    let neighbour = ServerCoordinator::start(elsewhere, Arc::clone(&coordination) as _);
+    let error = neighbour.await.err().unwrap();
+    assert!(matches!(error, StartError::Listen { .. }), "{error}");
+    assert!(error.to_string().contains(&first.address().to_string()));
+    first.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_data_node_requests_are_refused_within_their_time() {
+    let coordination = MemoryCoordination::ephemeral();
+    let coordinator = start(&coordination, "s1").await;
+    let address = coordinator.address().to_string();
+    let caller: Multiplexer<ToServerCoordinator> =
+        Multiplexer::new(vec![channel(&address).unwrap()], 8);
+    let read = request::Kind::Read(Read {
+        item_key: ItemKey::new("n", b"k").unwrap().into(),
+        ..Read::default()
+    });
+    // Whether the placement or the master is missing, nothing was done, and that is told
+    // shortly before the time is over; on a slow machine that may come too late.
+    let refused = poll_until(PATIENCE, || async {
+        let deadline = Instant::now() + Duration::from_millis(300);
+        match caller.call(read.clone(), deadline).await.unwrap_err() {
+            CallError::Refused(refused) => Some(refused),
+            error => {
+                assert_eq!(error.for_read().code, Code::DeadlineExceeded);
+                None
+            }
+        }
+    });
+    assert_eq!(refused.await.unwrap().code, Code::Unavailable);
+    coordinator.stop().await;
+}

@@ -1,0 +1,396 @@
+//! `tierkv.v1` as a client of any language meets it.
+
+// Test helpers panic as tests do.
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
+use tierkv::rpc::{
+    channel,
+    proto::{
+        status::detail,
+        v1::{
+            BatchGetRequest, Consistency, CountRequest, DeleteRequest, GetRequest,
+            IncrementRequest, PutRequest, ReadOptions, RequestId, ScanRequest, SessionOperation,
+            SessionRequest, SessionResponse, Source, WatchRequest, WriteRequest,
+            kv_client::KvClient, session_answer::Answer, session_operation::Operation,
+        },
+    },
+};
+use tierkv_harness::poll_until;
+use tierkv_tests::ephemeral::Ephemeral;
+use tierkv_types::limits::{
+    MAX_KEY_BYTES, MAX_OPERATIONS, MAX_REQUEST_BYTES, MAX_SESSION_IN_FLIGHT, MAX_VALUE_BYTES,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn start() -> (Ephemeral, KvClient<Channel>) {
+    let platform = Ephemeral::start().await.unwrap();
+    let client = KvClient::new(channel(&platform.grpc).unwrap());
+    (platform, client)
+}
+
+fn get(key: impl Into<Bytes>) -> GetRequest {
+    GetRequest {
+        key: key.into(),
+        ..GetRequest::default()
+    }
+}
+
+fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> PutRequest {
+    PutRequest {
+        key: key.into(),
+        value: value.into(),
+        ..PutRequest::default()
+    }
+}
+
+/// Checks that a call was refused with our own word for it.
+fn refused<T: std::fmt::Debug>(outcome: Result<T, Status>) -> String {
+    let status = outcome.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let error = detail(&status).expect("the status carries tierkv.v1.Error");
+    assert_eq!(error.code, tierkv::Code::InvalidArgument);
+    assert_eq!(error.message, status.message());
+    error.message.into_owned()
+}
+
+#[tokio::test]
+async fn unary_calls_do_what_they_say() {
+    let (_platform, mut client) = start().await;
+    let absent = client.get(get("k")).await.unwrap().into_inner();
+    assert!(!absent.found);
+    let version = client
+        .put(put("k", "v"))
+        .await
+        .unwrap()
+        .into_inner()
+        .version;
+    assert!(version > absent.version);
+    let mut latest = get("k");
+    latest.options = Some(ReadOptions {
+        consistency: Consistency::Latest.into(),
+        ..ReadOptions::default()
+    });
+    let found = client.get(latest).await.unwrap().into_inner();
+    assert_eq!(
+        (found.found, &found.value[..], found.version),
+        (true, &b"v"[..], version)
+    );
+    assert_eq!(found.source(), Source::Master);
+    let batch = BatchGetRequest {
+        keys: vec!["k".into(), "absent".into(), "k".into()],
+        ..BatchGetRequest::default()
+    };
+    let answers = client.batch_get(batch).await.unwrap().into_inner().answers;
+    let found: Vec<bool> = answers.iter().map(|answer| answer.found).collect();
+    assert_eq!(found, [true, false, true]);
+    let delete = DeleteRequest {
+        key: "k".into(),
+        ..DeleteRequest::default()
+    };
+    let deleted = client.delete(delete).await.unwrap().into_inner();
+    assert!(deleted.existed && deleted.version > version);
+    assert!(!client.get(get("k")).await.unwrap().into_inner().found);
+}
+
+#[tokio::test]
+async fn operations_to_come_are_unimplemented() {
+    let (_platform, mut client) = start().await;
+    let mut codes = HashMap::new();
+    codes.insert(
+        "increment",
+        client.increment(IncrementRequest::default()).await.err(),
+    );
+    codes.insert("write", client.write(WriteRequest::default()).await.err());
+    codes.insert("count", client.count(CountRequest::default()).await.err());
+    codes.insert("scan", client.scan(ScanRequest::default()).await.err());
+    codes.insert("watch", client.watch(WatchRequest::default()).await.err());
+    let mut with_ttl = put("k", "v");
+    with_ttl.ttl_ms = 60_000;
+    codes.insert("ttl", client.put(with_ttl).await.err());
+    for (operation, status) in codes {
+        let status = status.unwrap_or_else(|| panic!("{operation} succeeded"));
+        assert_eq!(
+            status.code(),
+            Code::Unimplemented,
+            "{operation}: {status:?}"
+        );
+    }
+    assert!(!client.get(get("k")).await.unwrap().into_inner().found);
+}
+
+#[tokio::test]
+async fn what_breaks_a_rule_is_refused_with_a_detail() {
+    let (_platform, mut client) = start().await;
+    refused(client.get(get("")).await);
+    refused(client.get(get(vec![0; MAX_KEY_BYTES + 1])).await);
+    let mut elsewhere = get("k");
+    elsewhere.namespace = "No/Namespace".to_owned();
+    refused(client.get(elsewhere).await);
+    refused(client.put(put("k", vec![0; MAX_VALUE_BYTES + 1])).await);
+    let mut short_id = put("k", "v");
+    short_id.request_id = Some(RequestId {
+        random: vec![0; 15].into(),
+        birth_ms: 1,
+    });
+    refused(client.put(short_id).await);
+
+    let options = |options: ReadOptions| GetRequest {
+        options: Some(options),
+        ..get("k")
+    };
+    let unknown = options(ReadOptions {
+        consistency: 99,
+        ..ReadOptions::default()
+    });
+    let words = refused(client.get(unknown).await);
+    assert!(words.contains("99"), "{words}");
+    let ignored = options(ReadOptions {
+        min_version: 7,
+        ..ReadOptions::default()
+    });
+    refused(client.get(ignored).await);
+    let explained = options(ReadOptions {
+        explain: true,
+        ..ReadOptions::default()
+    });
+    refused(client.get(explained).await);
+}
+
+#[tokio::test]
+async fn limits_are_those_of_the_contract() {
+    let (_platform, mut client) = start().await;
+    let batch = |count: usize| BatchGetRequest {
+        keys: (0..count)
+            .map(|n| Bytes::from(format!("key-{n}")))
+            .collect(),
+        ..BatchGetRequest::default()
+    };
+    let answers = client.batch_get(batch(MAX_OPERATIONS)).await.unwrap();
+    assert_eq!(answers.into_inner().answers.len(), MAX_OPERATIONS);
+    let words = refused(client.batch_get(batch(MAX_OPERATIONS + 1)).await);
+    assert!(words.contains("max_operations"), "{words}");
+
+    // One byte over an answer: its values must be asked for in two.
+    let value = Bytes::from(vec![7; MAX_VALUE_BYTES]);
+    for n in 0..17 {
+        client
+            .put(put(format!("large-{n}"), value.clone()))
+            .await
+            .unwrap();
+    }
+    let large = |count: usize| BatchGetRequest {
+        keys: (0..count)
+            .map(|n| Bytes::from(format!("large-{n}")))
+            .collect(),
+        ..BatchGetRequest::default()
+    };
+    let mut roomy = client.clone().max_decoding_message_size(17 << 20);
+    let answers = roomy
+        .batch_get(large(16))
+        .await
+        .unwrap()
+        .into_inner()
+        .answers;
+    assert!(answers.iter().all(|answer| answer.value == value));
+    let status = roomy.batch_get(large(17)).await.unwrap_err();
+    assert_eq!(
+        detail(&status).unwrap().code,
+        tierkv::Code::ResourceExhausted
+    );
+
+    // A request over the limit is refused by the transport: a status without a promise.
+    let status = client
+        .put(put("k", vec![0; MAX_REQUEST_BYTES + (1 << 20)]))
+        .await
+        .unwrap_err();
+    assert_eq!(detail(&status), None);
+    assert!(!client.get(get("k")).await.unwrap().into_inner().found);
+}
+
+/// A session and its first frame.
+async fn session(
+    client: &mut KvClient<Channel>,
+) -> (mpsc::Sender<SessionRequest>, Streaming<SessionResponse>) {
+    let (sender, requests) = mpsc::channel(8);
+    let answers = client.session(ReceiverStream::new(requests)).await.unwrap();
+    (sender, answers.into_inner())
+}
+
+/// Collects `count` answers by id.
+async fn collect(answers: &mut Streaming<SessionResponse>, count: usize) -> HashMap<u64, Answer> {
+    let mut collected = HashMap::new();
+    while collected.len() < count {
+        let frame = answers
+            .message()
+            .await
+            .unwrap()
+            .expect("the stream goes on");
+        assert_eq!(frame.greeting, None);
+        for answer in frame.answers {
+            let known = collected.insert(answer.id, answer.answer.unwrap());
+            assert_eq!(known, None, "operation {} was answered twice", answer.id);
+        }
+    }
+    collected
+}
+
+fn operation(id: u64, operation: Operation) -> SessionOperation {
+    SessionOperation {
+        id,
+        timeout_ms: 0,
+        operation: Some(operation),
+    }
+}
+
+fn code_of(answer: &Answer) -> Option<tierkv::Code> {
+    match answer {
+        Answer::Error(error) => tierkv::Code::from_number(error.code),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_session_answers_each_operation_by_its_id() {
+    let (_platform, mut client) = start().await;
+    let (requests, mut answers) = session(&mut client).await;
+    let greeting = answers.message().await.unwrap().unwrap().greeting.unwrap();
+    assert_eq!(greeting.max_in_flight as usize, MAX_SESSION_IN_FLIGHT);
+    assert_eq!(greeting.max_request_bytes as usize, MAX_REQUEST_BYTES);
+    assert_eq!(greeting.max_operations as usize, MAX_OPERATIONS);
+    assert!(greeting.platform_time_ms > 1_600_000_000_000);
+
+    let puts = (0..100).map(|id| operation(id, Operation::Put(put(format!("key-{id}"), "v"))));
+    let operations = puts.collect();
+    requests.send(SessionRequest { operations }).await.unwrap();
+    let written = collect(&mut answers, 100).await;
+    assert!(
+        written
+            .values()
+            .all(|answer| matches!(answer, Answer::Put(_)))
+    );
+
+    // Good and bad ones in one frame: each is answered for itself.
+    let mut unknown = get("key-1");
+    unknown.options = Some(ReadOptions {
+        consistency: 99,
+        ..ReadOptions::default()
+    });
+    let empty = SessionOperation {
+        id: 3,
+        ..SessionOperation::default()
+    };
+    let operations = vec![
+        operation(1, Operation::Get(get("key-1"))),
+        operation(2, Operation::Get(unknown)),
+        empty,
+        operation(4, Operation::Get(get(""))),
+        operation(5, Operation::Increment(IncrementRequest::default())),
+        operation(6, Operation::Write(WriteRequest::default())),
+        operation(u64::MAX, Operation::Get(get("absent"))),
+    ];
+    requests.send(SessionRequest { operations }).await.unwrap();
+    let mixed = collect(&mut answers, 7).await;
+    assert!(matches!(&mixed[&1], Answer::Get(found) if found.found && found.value == "v"));
+    assert!(matches!(&mixed[&u64::MAX], Answer::Get(found) if !found.found));
+    for id in 2..=6 {
+        let code = code_of(&mixed[&id]);
+        assert_eq!(code, Some(tierkv::Code::InvalidArgument), "operation {id}");
+    }
+
+    // An empty frame is answered by nothing and ends nothing.
+    requests.send(SessionRequest::default()).await.unwrap();
+    let operations = vec![operation(8, Operation::Get(get("key-8")))];
+    requests.send(SessionRequest { operations }).await.unwrap();
+    collect(&mut answers, 1).await;
+
+    // Closing the requests' side lets what is under way be answered, then ends the stream.
+    let operations = (0..200)
+        .map(|id| operation(id, Operation::Put(put(format!("last-{id}"), "v"))))
+        .collect();
+    requests.send(SessionRequest { operations }).await.unwrap();
+    drop(requests);
+    collect(&mut answers, 200).await;
+    assert!(answers.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn health_is_served() {
+    let (platform, _) = start().await;
+    let mut health = HealthClient::new(channel(&platform.grpc).unwrap());
+    for service in ["", "tierkv.v1.Kv"] {
+        let serving = poll_until(PATIENCE, || {
+            let mut health = health.clone();
+            async move {
+                let request = HealthCheckRequest {
+                    service: service.to_owned(),
+                };
+                let answer = health.check(request).await.ok()?.into_inner();
+                (answer.status().as_str_name() == "SERVING").then_some(())
+            }
+        });
+        serving.await.expect("the platform serves");
+    }
+    let request = HealthCheckRequest {
+        service: "nobody".to_owned(),
+    };
+    assert_eq!(
+        health.check(request).await.unwrap_err().code(),
+        Code::NotFound
+    );
+}
+
+#[tokio::test]
+async fn reflection_tells_the_services() {
+    let (platform, _) = start().await;
+    let mut reflection = ServerReflectionClient::new(channel(&platform.grpc).unwrap());
+    let ask = |message| {
+        tokio_stream::once(ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(message),
+        })
+    };
+    let list = MessageRequest::ListServices(String::new());
+    let mut answers = reflection
+        .server_reflection_info(ask(list))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else {
+        panic!("no list: {answer:?}");
+    };
+    let services: Vec<&str> = list
+        .service
+        .iter()
+        .map(|service| service.name.as_str())
+        .collect();
+    for service in ["tierkv.v1.Kv", "tierkv.v1.Admin", "grpc.health.v1.Health"] {
+        assert!(
+            services.contains(&service),
+            "{service} is not in {services:?}"
+        );
+    }
+    let symbol = MessageRequest::FileContainingSymbol("tierkv.v1.Kv.Session".to_owned());
+    let mut answers = reflection
+        .server_reflection_info(ask(symbol))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response;
+    assert!(
+        matches!(answer, Some(MessageResponse::FileDescriptorResponse(_))),
+        "{answer:?}"
+    );
+}
