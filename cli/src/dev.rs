@@ -36,8 +36,9 @@ pub(crate) struct DevArguments {
     /// Where everything is kept.
     #[arg(long, env = "TIERKV_DATA_DIR", default_value = "tierkv-data")]
     data_dir: PathBuf,
-    /// Keep nothing: a temporary directory, removed at the end, without waiting for the disk.
-    #[arg(long, conflicts_with = "data_dir")]
+    /// Keep nothing: a temporary directory in place of --data-dir, removed at the end, without
+    /// waiting for the disk.
+    #[arg(long)]
     ephemeral: bool,
     /// Where gRPC is served; port 0 takes a free one.
     #[arg(long, env = "TIERKV_GRPC_LISTEN", default_value = "127.0.0.1:7400")]
