@@ -20,12 +20,14 @@ use tierkv_rpc::{
 use tierkv_types::{Code, Error, limits::MAX_PEER_IN_FLIGHT};
 use tokio::{
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tonic::transport::Channel;
 
 /// Connections to one server coordinator: one serialises, so there are a few.
 const CHANNELS_PER_COORDINATOR: usize = 2;
+/// Questions to one server coordinator that may be under way at once.
+const MAX_QUESTIONS_IN_FLIGHT: usize = 256;
 /// How long an operation that reached nobody waits for news before it tries again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -33,7 +35,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub(crate) struct Peer {
     address: String,
-    connection: Multiplexer<ToServerCoordinator>,
+    operations: Multiplexer<ToServerCoordinator>,
+    /// Questions how far the cache may be believed have a stream of their own: where
+    /// operations wait for places, hits must not end for want of an answer.
+    questions: Multiplexer<ToServerCoordinator>,
     pub(crate) channel: Channel,
 }
 
@@ -97,7 +102,7 @@ impl Below {
             let peers = Arc::clone(&news.borrow_and_update());
             let failure = match peers.get(turn % peers.len().max(1)) {
                 None => nobody(),
-                Some(peer) => match peer.connection.call(kind.clone(), deadline).await {
+                Some(peer) => match peer.stream_for(&kind).call(kind.clone(), deadline).await {
                     Ok(answer) => return Ok(answer),
                     Err(error) => meaning(error),
                 },
@@ -108,9 +113,27 @@ impl Below {
                 return Err(failure);
             }
             if turn >= peers.len() {
-                drop(timeout(RETRY_PAUSE, news.changed()).await);
+                wait_for_news(&mut news).await;
             }
         }
+    }
+}
+
+impl Peer {
+    const fn stream_for(&self, kind: &request::Kind) -> &Multiplexer<ToServerCoordinator> {
+        match kind {
+            request::Kind::Vouch(_) => &self.questions,
+            request::Kind::Read(_) | request::Kind::Write(_) => &self.operations,
+        }
+    }
+}
+
+/// Waits until the table of coordinators changes, at most [`RETRY_PAUSE`]; just that long
+/// once nobody is left who could change it.
+async fn wait_for_news(news: &mut watch::Receiver<Peers>) {
+    let again = Instant::now() + RETRY_PAUSE;
+    if let Ok(Err(_)) = timeout_at(again, news.changed()).await {
+        sleep_until(again).await;
     }
 }
 
@@ -181,7 +204,8 @@ fn connect(address: String) -> Option<Peer> {
     let channel = channels.first()?.clone();
     Some(Peer {
         address,
-        connection: Multiplexer::new(channels, MAX_PEER_IN_FLIGHT),
+        operations: Multiplexer::new(channels, MAX_PEER_IN_FLIGHT),
+        questions: Multiplexer::new(vec![channel.clone()], MAX_QUESTIONS_IN_FLIGHT),
         channel,
     })
 }

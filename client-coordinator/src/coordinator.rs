@@ -157,9 +157,12 @@ impl ClientCoordinator {
         let mut routes = Routes::builder();
         routes
             .add_service(
-                KvServer::new(kv::Door(Arc::clone(&operations)))
-                    .max_decoding_message_size(MAX_REQUEST_BYTES + FRAME_SLACK)
-                    .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK),
+                KvServer::new(kv::Door {
+                    operations: Arc::clone(&operations),
+                    stop: stopping.clone(),
+                })
+                .max_decoding_message_size(MAX_REQUEST_BYTES + FRAME_SLACK)
+                .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK),
             )
             .add_service(AdminServer::new(admin::Door(Arc::clone(&admin))))
             .add_service(health_service)

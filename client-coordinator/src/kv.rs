@@ -24,7 +24,10 @@ use tierkv_types::{
         MAX_SESSION_IN_FLIGHT, MAX_TIMEOUT,
     },
 };
-use tokio::time::{Duration, Instant};
+use tokio::{
+    sync::watch,
+    time::{Duration, Instant},
+};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -33,6 +36,10 @@ use crate::{
     session::Session,
     writer::Writer,
 };
+
+/// Keys of one batch that are read together: what is gathered before the batch turns out
+/// too large for one answer is bounded by this many values.
+const KEYS_TOGETHER: usize = 64;
 
 /// Operations of users, whichever door they came through.
 pub(crate) struct Operations<C> {
@@ -82,25 +89,25 @@ impl<C: Cache> Operations<C> {
         let wanted = (request.keys.iter())
             .map(|key| Ok((ItemKey::new(&request.namespace, key)?, level)))
             .collect::<Result<Vec<_>, Error>>()?;
-        let answers = join_all(
-            self.reader
-                .begin(&wanted)
-                .await
-                .into_iter()
-                .map(async |begun| match begun {
-                    Begun::Hit(answer) => Ok(answer),
-                    Begun::Miss(miss) => self.reader.finish(miss, deadline).await,
-                }),
-        )
-        .await
-        .into_iter()
-        .collect::<Result<Vec<_>, Error>>()?;
-        let bytes: usize = answers.iter().map(|answer| answer.value.len()).sum();
-        if bytes > MAX_ANSWER_BYTES {
-            return Err(Error::exhausted(format!(
-                "the values have {bytes} bytes together; the limit max_answer_bytes is \
-                 {MAX_ANSWER_BYTES}: ask for fewer keys at once"
-            )));
+        let mut answers = Vec::with_capacity(wanted.len());
+        let mut bytes = 0;
+        for wanted in wanted.chunks(KEYS_TOGETHER) {
+            let begun = self.reader.begin(wanted).await;
+            let finished = begun.into_iter().map(async |begun| match begun {
+                Begun::Hit(answer) => Ok(answer),
+                Begun::Miss(miss) => self.reader.finish(miss, deadline).await,
+            });
+            for answer in join_all(finished).await {
+                let answer = answer?;
+                bytes += answer.value.len();
+                answers.push(answer);
+            }
+            if bytes > MAX_ANSWER_BYTES {
+                return Err(Error::exhausted(format!(
+                    "the values have more than {MAX_ANSWER_BYTES} bytes together, which is the \
+                     limit max_answer_bytes: ask for fewer keys at once"
+                )));
+            }
         }
         Ok(BatchGetResponse { answers })
     }
@@ -166,12 +173,16 @@ pub(crate) fn not_served(what: &str) -> Error {
 }
 
 /// The service as tonic wants it.
-pub(crate) struct Door<C>(pub(crate) Arc<Operations<C>>);
+pub(crate) struct Door<C> {
+    pub(crate) operations: Arc<Operations<C>>,
+    /// Ends the sessions when the coordinator stops.
+    pub(crate) stop: watch::Receiver<bool>,
+}
 
 impl<C: Cache> Door<C> {
     fn answer<T>(&self, outcome: Result<T, Error>) -> Result<Response<T>, Status> {
         outcome.map(Response::new).map_err(|error| {
-            self.0.meters.failed(&error);
+            self.operations.meters.failed(&error);
             to_status(&error)
         })
     }
@@ -219,7 +230,7 @@ impl<C: Cache> kv_server::Kv for Door<C> {
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let deadline = deadline(&request);
-        self.answer(self.0.get(request.into_inner(), deadline).await)
+        self.answer(self.operations.get(request.into_inner(), deadline).await)
     }
 
     async fn batch_get(
@@ -227,7 +238,11 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         request: Request<BatchGetRequest>,
     ) -> Result<Response<BatchGetResponse>, Status> {
         let deadline = deadline(&request);
-        self.answer(self.0.batch_get(request.into_inner(), deadline).await)
+        self.answer(
+            self.operations
+                .batch_get(request.into_inner(), deadline)
+                .await,
+        )
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
@@ -235,7 +250,7 @@ impl<C: Cache> kv_server::Kv for Door<C> {
             return unimplemented("a time to live");
         }
         let deadline = deadline(&request);
-        self.answer(self.0.put(request.into_inner(), deadline).await)
+        self.answer(self.operations.put(request.into_inner(), deadline).await)
     }
 
     async fn delete(
@@ -243,7 +258,7 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         request: Request<DeleteRequest>,
     ) -> Result<Response<DeleteResponse>, Status> {
         let deadline = deadline(&request);
-        self.answer(self.0.delete(request.into_inner(), deadline).await)
+        self.answer(self.operations.delete(request.into_inner(), deadline).await)
     }
 
     async fn session(
@@ -251,15 +266,16 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         request: Request<Streaming<SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let session = Arc::new(Session {
-            operations: Arc::clone(&self.0),
+            operations: Arc::clone(&self.operations),
         });
-        let greeting = Some(self.0.greeting());
+        let greeting = Some(self.operations.greeting());
         let inbound = request.into_inner();
         Ok(Response::new(answer_frames(
             inbound,
             session,
             greeting,
             MAX_SESSION_IN_FLIGHT,
+            self.stop.clone(),
         )))
     }
 

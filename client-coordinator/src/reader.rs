@@ -22,7 +22,7 @@ use crate::{
     below::Below,
     flights::{Flight, Flights},
     meters::Meters,
-    views::{Place, SharedViews},
+    views::{Place, SharedViews, View},
 };
 
 /// How long a reader waits for the winner of a lease in another process, and how often it
@@ -49,10 +49,10 @@ pub(crate) struct Miss {
 
 /// What the cache said of a missed key.
 enum Way {
-    /// This read may fill it.
-    Leased(Lease, Place),
+    /// This read won the lease, and its flight is under way.
+    Flying(Flight),
     /// Somebody else is filling it.
-    Busy(Place),
+    Busy,
     /// The cache has nothing to do with this read.
     Past,
 }
@@ -109,49 +109,43 @@ impl<C: Cache> Reader<C> {
     /// Asks the cache for all keys of a batch; answers stand in their order.
     pub(crate) async fn begin(&self, wanted: &[(ItemKey, Level)]) -> Vec<Begun> {
         let arrived = self.clock.boot_time();
-        let places = self.views.places(wanted.iter().map(|(key, _)| key.slot()));
+        let views = self.views.now();
+        let places: Vec<Option<Place>> = (wanted.iter())
+            .map(|(key, level)| match level {
+                Level::Bounded(_) => views.place(key.slot()),
+                Level::Latest => None,
+            })
+            .collect();
         let mut begun: Vec<Option<Begun>> = Vec::with_capacity(wanted.len());
         begun.resize_with(wanted.len(), || None);
-        let mut results = Vec::new();
         let mut keys = Vec::with_capacity(wanted.len());
         let mut at = Vec::with_capacity(wanted.len());
-        let cacheable = |n: usize| match (&wanted[n].1, &places[n]) {
-            (Level::Bounded(_), Some(place)) => Some(place),
-            _ => None,
-        };
+        let mut results = Vec::with_capacity(wanted.len());
         // One lookup a cluster; nearly always there is one.
-        let mut next = (0..wanted.len()).find(|n| cacheable(*n).is_some());
-        while let Some(first) = next.take() {
-            let Some(cluster) = cacheable(first).map(|place| &place.cluster) else {
-                break;
-            };
-            keys.clear();
-            at.clear();
-            for n in first..wanted.len() {
-                match cacheable(n) {
-                    Some(place) if begun[n].is_none() && place.cluster == *cluster => {
-                        let item = wanted[n].0.as_bytes();
-                        keys.push(CacheKey {
-                            item,
-                            slot_revision: place.revision,
-                        });
-                        at.push(n);
-                    }
-                    Some(_) if begun[n].is_none() => next = next.or(Some(n)),
-                    _ => {}
+        for (cluster, view) in views.clusters() {
+            for (n, place) in places.iter().enumerate() {
+                if let Some(place) = place
+                    && place.cluster == cluster
+                {
+                    keys.push(CacheKey {
+                        item: wanted[n].0.as_bytes(),
+                        slot_revision: place.revision,
+                    });
+                    at.push((n, *place));
                 }
             }
-            self.cache.lookup(cluster, &keys, &mut results).await;
-            let now = self.clock.boot_time();
-            for (n, found) in at.iter().copied().zip(results.drain(..)) {
-                let (key, level) = &wanted[n];
-                if let Some(place) = cacheable(n) {
-                    begun[n] = Some(self.sort(key, *level, place, found, arrived, now));
-                }
+            if keys.is_empty() {
+                continue;
+            }
+            self.cache.lookup(&view.cluster, &keys, &mut results).await;
+            keys.clear();
+            let clock = view.clock(arrived);
+            for ((n, place), found) in at.drain(..).zip(results.drain(..)) {
+                begun[n] = Some(self.sort(&wanted[n], view, place, found, arrived, clock));
             }
         }
-        let (mut hits, mut misses) = (0, 0);
-        let begun = (begun.into_iter().zip(wanted))
+        let mut hits = 0;
+        let begun: Vec<Begun> = (begun.into_iter().zip(wanted))
             .map(|(begun, (key, level))| {
                 let begun = begun.unwrap_or_else(|| {
                     Begun::Miss(Miss {
@@ -161,15 +155,12 @@ impl<C: Cache> Reader<C> {
                         way: Way::Past,
                     })
                 });
-                match &begun {
-                    Begun::Hit(_) => hits += 1,
-                    Begun::Miss(_) => misses += 1,
-                }
+                hits += u64::from(matches!(begun, Begun::Hit(_)));
                 begun
             })
             .collect();
         self.meters.hits.increment(hits);
-        self.meters.misses.increment(misses);
+        self.meters.misses.increment(begun.len() as u64 - hits);
         begun
     }
 
@@ -193,30 +184,29 @@ impl<C: Cache> Reader<C> {
     /// Turns what the cache said of a key into an answer or a miss.
     fn sort(
         &self,
-        key: &ItemKey,
-        level: Level,
-        place: &Place,
+        (key, level): &(ItemKey, Level),
+        view: &View,
+        place: Place,
         found: Found,
         arrived: BootTime,
-        now: BootTime,
+        clock: Version,
     ) -> Begun {
         let way = match (found.state, level) {
             (State::Entry(entry), Level::Bounded(bound)) => {
-                match self
-                    .views
-                    .judge(place, found.mark.as_ref(), &entry, &bound, now)
-                {
+                match view.judge(place, found.mark.as_ref(), &entry, bound, arrived, clock) {
                     Verdict::Hit { age } => return Begun::Hit(from_cache(entry, age)),
                     Verdict::Stale => Way::Past,
                 }
             }
-            (State::Leased(lease), _) => Way::Leased(lease, place.clone()),
-            (State::Busy, _) => Way::Busy(place.clone()),
+            // At once: a lease that waited for its read would keep others waiting, and one
+            // whose reader went away would be lost.
+            (State::Leased(lease), _) => Way::Flying(self.fly(key, Some((lease, place.revision)))),
+            (State::Busy, _) => Way::Busy,
             (State::Entry(_) | State::Unreachable, _) => Way::Past,
         };
         Begun::Miss(Miss {
             key: key.clone(),
-            level,
+            level: *level,
             arrived,
             way,
         })
@@ -243,8 +233,8 @@ impl<C: Cache> Reader<C> {
             }
         };
         let flight = match way {
-            Way::Leased(lease, place) => self.fly(&key, Some((lease, place))),
-            Way::Busy(place) => match self.await_winner(&key, &bound, &place, arrived).await {
+            Way::Flying(flight) => flight,
+            Way::Busy => match self.await_winner(&(key.clone(), level), arrived).await {
                 Waited::Filled(answer) => return Ok(answer),
                 Waited::Joined(flight) => flight,
                 Waited::InVain => self.fly(&key, None),
@@ -262,9 +252,10 @@ impl<C: Cache> Reader<C> {
         })?;
         match landed {
             Some(Ok(read)) if fits(&read, &bound, age) => Ok(from_master(read, age)),
-            Some(Err(error)) => Err(error),
+            // Its time was over, or nobody could be reached; this reader may have time left.
+            Some(Err(error)) if !is_passing(&error) || Instant::now() >= deadline => Err(error),
             // It was sent too long ago, or before the write that this reader wants to see.
-            Some(Ok(_)) | None => {
+            Some(_) | None => {
                 let min_version = bound.min_version;
                 let read = self
                     .read_below(key.as_bytes().clone(), min_version, deadline)
@@ -276,49 +267,44 @@ impl<C: Cache> Reader<C> {
 
     /// Waits a little for whoever won the lease: in this process by sharing its read, in
     /// another by looking whether the key was filled.
-    async fn await_winner(
-        &self,
-        key: &ItemKey,
-        bound: &ReadBound,
-        place: &Place,
-        arrived: BootTime,
-    ) -> Waited {
+    async fn await_winner(&self, wanted: &(ItemKey, Level), arrived: BootTime) -> Waited {
+        let key = &wanted.0;
         for _ in 0..BUSY_LOOKS {
             if let Some(flight) = self.flights.under_way(key) {
                 self.meters.merged.increment(1);
                 return Waited::Joined(flight);
             }
             sleep(BUSY_PAUSE).await;
+            let views = self.views.now();
+            let Some(place) = views.place(key.slot()) else {
+                return Waited::InVain;
+            };
             let cache_key = CacheKey {
                 item: key.as_bytes(),
                 slot_revision: place.revision,
             };
+            let view = views.view(place);
             let mut results = Vec::with_capacity(1);
             self.cache
-                .lookup(&place.cluster, &[cache_key], &mut results)
+                .lookup(&view.cluster, &[cache_key], &mut results)
                 .await;
             let Some(found) = results.pop() else { continue };
-            let now = self.clock.boot_time();
-            match self.sort(key, Level::Bounded(*bound), place, found, arrived, now) {
+            let clock = view.clock(arrived);
+            match self.sort(wanted, view, place, found, arrived, clock) {
                 Begun::Hit(answer) => return Waited::Filled(answer),
-                Begun::Miss(Miss {
-                    way: Way::Leased(lease, place),
-                    ..
-                }) => {
-                    return Waited::Joined(self.fly(key, Some((lease, place))));
-                }
-                Begun::Miss(Miss {
-                    way: Way::Busy(_), ..
-                }) => {}
-                Begun::Miss(Miss { way: Way::Past, .. }) => return Waited::InVain,
+                Begun::Miss(miss) => match miss.way {
+                    Way::Flying(flight) => return Waited::Joined(flight),
+                    Way::Busy => {}
+                    Way::Past => return Waited::InVain,
+                },
             }
         }
         Waited::InVain
     }
 
     /// Starts the read of a key, or shares one that is under way. One that may fill the
-    /// cache always starts anew, because it must be sent after its lease was won.
-    fn fly(&self, key: &ItemKey, lease: Option<(Lease, Place)>) -> Flight {
+    /// cache, by a lease won at a revision of its slot, always starts anew, because it must be sent after its lease was won.
+    fn fly(&self, key: &ItemKey, lease: Option<(Lease, u64)>) -> Flight {
         let share = lease.is_none();
         let (flight, pilot) = self.flights.take_off(key, self.clock.boot_time(), share);
         let Some(pilot) = pilot else {
@@ -331,13 +317,13 @@ impl<C: Cache> Reader<C> {
         tokio::spawn(async move {
             let deadline = Instant::now() + DEFAULT_TIMEOUT;
             let outcome = read_below(&below, key.as_bytes().clone(), Version::ZERO, deadline).await;
-            if let Some((lease, place)) = lease {
+            if let Some((lease, slot_revision)) = lease {
                 let cache_key = CacheKey {
                     item: key.as_bytes(),
-                    slot_revision: place.revision,
+                    slot_revision,
                 };
                 match &outcome {
-                    Ok(read) if read.confirmed && read.slot_revision == place.revision => {
+                    Ok(read) if read.confirmed && read.slot_revision == slot_revision => {
                         if cache.fill(cache_key, lease, to_entry(read)).await == Fill::Stored {
                             meters.fills.increment(1);
                         }
@@ -391,6 +377,11 @@ async fn read_below(
 /// Whether what a shared read brought is good enough for one of its readers.
 fn fits(read: &ReadReply, bound: &ReadBound, age: Duration) -> bool {
     age <= bound.max_age && Version::from_bits(read.version) >= bound.min_version
+}
+
+/// Whether the same read may succeed for a reader who has more time.
+const fn is_passing(error: &Error) -> bool {
+    matches!(error.code, Code::Unavailable | Code::DeadlineExceeded)
 }
 
 /// What goes into the cache, in memory of its own: it must not pin the frame it came in.

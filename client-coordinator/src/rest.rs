@@ -31,7 +31,7 @@ use tierkv_types::{
     Code, Error,
     limits::{DEFAULT_TIMEOUT, MAX_VALUE_BYTES},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     admin::Admin,
@@ -170,7 +170,8 @@ impl<C: Cache> Gateway<C> {
     async fn put(&self, request: &Parts, body: Body) -> Result<Response, Error> {
         let (namespace, key) = item(&request.uri)?;
         no_options(&request.uri, &request.headers)?;
-        let value = whole(body).await?;
+        let deadline = deadline();
+        let value = whole(body, deadline).await?;
         let put = PutRequest {
             namespace,
             key,
@@ -178,7 +179,7 @@ impl<C: Cache> Gateway<C> {
             ttl_ms: 0,
             request_id: None,
         };
-        let version = self.operations.put(put, deadline()).await?.version;
+        let version = self.operations.put(put, deadline).await?.version;
         let mut response = json(
             StatusCode::OK,
             &Written {
@@ -314,10 +315,16 @@ fn no_options(uri: &Uri, headers: &HeaderMap) -> Result<(), Error> {
     Ok(())
 }
 
-/// The whole body, up to the largest value.
-async fn whole(body: Body) -> Result<Bytes, Error> {
+/// The whole body, up to the largest value and until `deadline`.
+async fn whole(body: Body, deadline: Instant) -> Result<Bytes, Error> {
     let limited = Limited::new(body, MAX_VALUE_BYTES);
-    match limited.collect().await {
+    let collected = timeout_at(deadline, limited.collect()).await.map_err(|_| {
+        Error::new(
+            Code::DeadlineExceeded,
+            "the body did not arrive in time; nothing was written",
+        )
+    })?;
+    match collected {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Error::invalid(format!(
             "the value is larger than the limit max_value_bytes, {MAX_VALUE_BYTES}"

@@ -8,7 +8,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tierkv_cache::Cache;
 use tierkv_rpc::{
-    FrameHandler, Replies,
+    Exchange, FrameHandler, Replies,
     proto::{
         convert,
         status::to_wire,
@@ -17,8 +17,12 @@ use tierkv_rpc::{
             session_answer::Answer, session_operation::Operation,
         },
     },
+    session as wire,
 };
-use tierkv_types::{Error, ItemKey, limits::MAX_FRAME_OPERATIONS};
+use tierkv_types::{
+    Error, ItemKey,
+    limits::{MAX_FRAME_OPERATIONS, MAX_OPERATIONS},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -46,6 +50,7 @@ impl<C: Cache> FrameHandler for Session<C> {
         let mut answers = Vec::with_capacity(frame.operations.len());
         let mut reads = Reads::with_capacity(frame.operations.len());
         let mut others = Vec::new();
+        let mut room = MAX_OPERATIONS;
         for SessionOperation {
             id,
             timeout_ms,
@@ -53,6 +58,13 @@ impl<C: Cache> FrameHandler for Session<C> {
         } in frame.operations
         {
             let deadline = arrived + convert::timeout(timeout_ms);
+            let count = operation.as_ref().map_or(1, wire::Session::operations);
+            // A single operation that is larger than a frame may be is told so by itself.
+            if count.min(MAX_OPERATIONS) > room {
+                answers.push(self.answer(id, Err(too_many())));
+                continue;
+            }
+            room -= count.min(MAX_OPERATIONS);
             match operation {
                 Some(Operation::Get(get)) => match self.operations.wanted(&get) {
                     Ok(wanted) => reads.push(id, deadline, wanted),
@@ -73,7 +85,7 @@ impl<C: Cache> FrameHandler for Session<C> {
         if count == 0 {
             return;
         }
-        let Some(permit) = replies.admit(count).await else {
+        let Some(mut admitted) = replies.admit(count).await else {
             return;
         };
         let (session, replies) = (Arc::clone(self), replies.clone());
@@ -87,9 +99,10 @@ impl<C: Cache> FrameHandler for Session<C> {
             let under_way: FuturesUnordered<Pending> = misses.chain(others).collect();
             let mut answered = under_way.ready_chunks(ANSWERS_TOGETHER);
             while let Some(chunk) = answered.next().await {
+                let count = chunk.len();
                 replies.send(chunk).await;
+                admitted.answered(count);
             }
-            drop(permit);
         });
     }
 
@@ -114,6 +127,13 @@ impl<C: Cache> FrameHandler for Session<C> {
             answers,
         }
     }
+}
+
+fn too_many() -> Error {
+    Error::exhausted(format!(
+        "the frame has more operations, keys of batches counted, than the limit \
+         max_operations, {MAX_OPERATIONS}: send it in several"
+    ))
 }
 
 /// The single reads of a frame.

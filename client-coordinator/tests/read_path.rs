@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -20,23 +21,30 @@ use tierkv_coordination::{
     Candidacy, ConfigStore, GroupMembership, LeaderElection, Membership, MemoryCoordination,
     directory::{PLACEMENT, PRIMARY, Presence, SERVER_COORDINATORS},
 };
+use tierkv_harness::poll_until;
 use tierkv_protocol::{
     cache::Mark,
     placement::{PlacementMap, WeightedCluster},
 };
 use tierkv_rpc::{
-    Answered, FrameHandler, Replies, answer_frames, incoming,
-    proto::internal::{
-        ReadReply, Reply, ReplyFrame, RequestFrame, SlotRun, SurveyRequest, SurveyResponse,
-        VouchReply, reply, request,
-        server_coordinator_server::{ServerCoordinator, ServerCoordinatorServer},
+    Answered, FrameHandler, Replies, answer_frames, channel, incoming,
+    proto::{
+        internal::{
+            ReadReply, Reply, ReplyFrame, RequestFrame, SlotRun, SurveyRequest, SurveyResponse,
+            VouchReply, reply, request,
+            server_coordinator_server::{ServerCoordinator, ServerCoordinatorServer},
+        },
+        v1::{
+            BatchGetRequest, GetRequest, SessionOperation, SessionRequest, kv_client::KvClient,
+            session_answer::Answer, session_operation::Operation,
+        },
     },
     serve_builder,
     tiers::reply,
 };
-use tierkv_types::{ClusterId, Epoch, Index, ItemKey, NodeId, Round, SystemClock, Version};
+use tierkv_types::{ClusterId, Code, Epoch, Index, ItemKey, NodeId, Round, SystemClock, Version};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
     time::{Instant, sleep},
@@ -133,7 +141,11 @@ impl SystemClockMillis {
     }
 }
 
-struct Door(Arc<Played>);
+struct Door {
+    played: Arc<Played>,
+    /// The streams go on while it lives.
+    stop: watch::Sender<bool>,
+}
 
 #[tonic::async_trait]
 impl ServerCoordinator for Door {
@@ -143,7 +155,13 @@ impl ServerCoordinator for Door {
         &self,
         request: tonic::Request<Streaming<RequestFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let stream = answer_frames(request.into_inner(), Arc::clone(&self.0), None, 4096);
+        let stream = answer_frames(
+            request.into_inner(),
+            Arc::clone(&self.played),
+            None,
+            4096,
+            self.stop.subscribe(),
+        );
         Ok(Response::new(stream))
     }
 
@@ -161,7 +179,8 @@ struct Stage {
     cache: Arc<EmbeddedCache>,
     client: Client,
     tasks: Vec<JoinHandle<()>>,
-    _coordinator: ClientCoordinator,
+    address: SocketAddr,
+    coordinator: Option<ClientCoordinator>,
     _candidacy: Candidacy,
     _membership: Membership,
 }
@@ -196,7 +215,10 @@ impl Stage {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let presence = Presence::of_this_process(listener.local_addr().unwrap().to_string());
-        let service = ServerCoordinatorServer::new(Door(Arc::clone(&played)));
+        let service = ServerCoordinatorServer::new(Door {
+            played: Arc::clone(&played),
+            stop: watch::Sender::new(false),
+        });
         let serving = tokio::spawn(async move {
             let server = serve_builder().add_service(service);
             server
@@ -226,21 +248,23 @@ impl Stage {
             ClientCoordinator::start(settings, coordination, Arc::clone(&cache), clock)
                 .await
                 .unwrap();
-        let address = coordinator.grpc_address().to_string();
-        let client = Client::builder().address(address).connect().await.unwrap();
+        let address = coordinator.grpc_address();
+        let client = Client::builder().address(address.to_string());
+        let client = client.connect().await.unwrap();
         let limit = Instant::now() + DEADLINE;
         while !coordinator.is_ready() {
             assert!(Instant::now() < limit, "the played master was never heard");
             sleep(Duration::from_millis(5)).await;
         }
         let tasks = vec![serving, marking];
-        let (_coordinator, _candidacy, _membership) = (coordinator, candidacy, membership);
+        let (_candidacy, _membership) = (candidacy, membership);
         let stage = Self {
             played,
             cache,
             client,
             tasks,
-            _coordinator,
+            address,
+            coordinator: Some(coordinator),
             _candidacy,
             _membership,
         };
@@ -440,4 +464,144 @@ async fn without_marks_the_cache_is_believed_no_longer_than_the_bound() {
         assert!(Instant::now() < limit);
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// A session without the SDK: the test makes its frames.
+async fn answers_to(stage: &Stage, operations: Vec<SessionOperation>) -> Vec<Answer> {
+    let count = operations.len();
+    let address = stage.coordinator.as_ref().unwrap().grpc_address();
+    let mut kv = KvClient::new(channel(&address.to_string()).unwrap());
+    let frames = tokio_stream::iter([SessionRequest { operations }]);
+    let mut frames = kv.session(frames).await.unwrap().into_inner();
+    let mut answers = Vec::with_capacity(count);
+    while let Some(frame) = frames.message().await.unwrap() {
+        answers.extend(
+            frame
+                .answers
+                .into_iter()
+                .map(|answer| answer.answer.unwrap()),
+        );
+    }
+    answers
+}
+
+fn operation(id: u64, operation: Operation) -> SessionOperation {
+    SessionOperation {
+        id,
+        timeout_ms: 0,
+        operation: Some(operation),
+    }
+}
+
+fn is_over_the_limit(answer: &Answer) -> bool {
+    let exhausted = Code::ResourceExhausted as u8;
+    matches!(answer, Answer::Error(error) if error.code == i32::from(exhausted)
+        && error.message.contains("max_operations"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_holds_no_more_operations_than_a_request_may() {
+    let stage = Stage::new(Some((5, "value"))).await;
+    let get = || {
+        Operation::Get(GetRequest {
+            key: "key".into(),
+            ..GetRequest::default()
+        })
+    };
+    let batch = |keys| {
+        Operation::BatchGet(BatchGetRequest {
+            keys: vec!["key".into(); keys],
+            ..BatchGetRequest::default()
+        })
+    };
+    let many = (0..1_003).map(|id| operation(id, get())).collect();
+    let answers = answers_to(&stage, many).await;
+    assert_eq!(answers.len(), 1_003);
+    assert_eq!(
+        answers
+            .iter()
+            .filter(|answer| is_over_the_limit(answer))
+            .count(),
+        3
+    );
+    // The keys of a batch count.
+    let batches = vec![
+        operation(0, batch(600)),
+        operation(1, batch(401)),
+        operation(2, get()),
+    ];
+    let answers = answers_to(&stage, batches).await;
+    assert_eq!(
+        answers
+            .iter()
+            .filter(|answer| is_over_the_limit(answer))
+            .count(),
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_too_large_for_an_answer_ends_before_it_is_gathered() {
+    let stage = Stage::new(None).await;
+    let value = Bytes::from(vec![7; 1 << 20]);
+    *stage.played.held.lock().unwrap() = Some((5, value));
+    let keys: Vec<String> = (0..500).map(|n| format!("large-{n}")).collect();
+    let error = stage.client.batch_get(&keys).await.unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    assert!(error.message().contains("max_answer_bytes"), "{error}");
+    assert!(stage.reads() < 100, "{} values were read", stage.reads());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_over_a_limit_costs_nobody_else() {
+    let stage = Stage::new(Some((5, "value"))).await;
+    stage.played.open.send_replace(false);
+    let client = stage.client.clone();
+    let reader = tokio::spawn(async move { client.get("key").await });
+    stage.wait_for_reads(1).await;
+    let large = vec![0; 5 << 20];
+    let put = stage.client.put("large", large.clone()).await.unwrap_err();
+    let get = stage.client.get(&large).await.unwrap_err();
+    let codes = (put.code(), get.code());
+    assert_eq!(codes, (Code::InvalidArgument, Code::InvalidArgument));
+    stage.played.open.send_replace(true);
+    assert_eq!(reader.await.unwrap().unwrap().version, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_answers_what_is_under_way_and_does_not_wait_for_clients() {
+    let mut stage = Stage::new(Some((5, "value"))).await;
+    stage.played.open.send_replace(false);
+    let client = stage.client.clone();
+    let reader = tokio::spawn(async move { client.get("key").await });
+    stage.wait_for_reads(1).await;
+    let stopped = Instant::now();
+    let stopping = tokio::spawn(stage.coordinator.take().unwrap().stop());
+    // The door is shut before the last answer leaves.
+    let address = stage.address;
+    let shut = poll_until(DEADLINE, || async {
+        TcpStream::connect(address).await.is_err().then_some(())
+    });
+    shut.await.expect("nobody new is let in");
+    stage.played.open.send_replace(true);
+    assert_eq!(reader.await.unwrap().unwrap().version, 5);
+    stopping.await.unwrap();
+    // Less than the time after which streams are cut.
+    assert!(
+        stopped.elapsed() < Duration::from_millis(1_900),
+        "{:?}",
+        stopped.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_timeout_is_cut_to_the_limit() {
+    let stage = Stage::new(Some((5, "value"))).await;
+    let client = Client::builder()
+        .address(stage.address.to_string())
+        .timeout(Duration::MAX)
+        .connect()
+        .await
+        .unwrap();
+    assert_eq!(client.get("key").await.unwrap().version, 5);
 }

@@ -162,12 +162,15 @@ impl DataNode {
                 drop(fail.send(Some(why)));
             }
         });
-        let door = Door(Arc::new(Service {
-            cluster: settings.cluster.to_string(),
-            sequencer,
-            storage: Arc::clone(&storage),
-            owned,
-        }));
+        let door = Door {
+            service: Arc::new(Service {
+                cluster: settings.cluster.to_string(),
+                sequencer,
+                storage: Arc::clone(&storage),
+                owned,
+            }),
+            stop: draining.clone(),
+        };
         let serving = tokio::spawn(serve(door, listener, draining));
         Ok(Self {
             address,

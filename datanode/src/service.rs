@@ -16,7 +16,10 @@ use tierkv_rpc::{
 };
 use tierkv_storage::{Item, Storage};
 use tierkv_types::{Change, ChangeKind, Code, Error, ItemKey, Write, limits::MAX_PEER_IN_FLIGHT};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use tonic::{Response, Status, Streaming};
 
 use crate::{
@@ -37,7 +40,11 @@ pub(crate) struct Service {
 }
 
 /// The service as tonic wants it.
-pub(crate) struct Door(pub(crate) Arc<Service>);
+pub(crate) struct Door {
+    pub(crate) service: Arc<Service>,
+    /// Ends the streams when the node stops.
+    pub(crate) stop: watch::Receiver<bool>,
+}
 
 #[tonic::async_trait]
 impl data_node_server::DataNode for Door {
@@ -47,8 +54,13 @@ impl data_node_server::DataNode for Door {
         &self,
         request: tonic::Request<Streaming<RequestFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let service = Arc::clone(&self.0);
-        let stream = answer_frames(request.into_inner(), service, None, MAX_PEER_IN_FLIGHT);
+        let stream = answer_frames(
+            request.into_inner(),
+            Arc::clone(&self.service),
+            None,
+            MAX_PEER_IN_FLIGHT,
+            self.stop.clone(),
+        );
         Ok(Response::new(stream))
     }
 
@@ -56,7 +68,7 @@ impl data_node_server::DataNode for Door {
         &self,
         _: tonic::Request<InspectRequest>,
     ) -> Result<Response<InspectResponse>, Status> {
-        Ok(Response::new(self.0.inspect()))
+        Ok(Response::new(self.service.inspect()))
     }
 }
 

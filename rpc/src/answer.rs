@@ -1,14 +1,20 @@
 //! The answering end of a framed stream.
 
 use std::{
+    collections::VecDeque,
     future::Future,
-    pin::Pin,
+    mem,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
 
-use tierkv_types::limits::{FRAME_BYTES, MAX_FRAME_OPERATIONS};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tierkv_proto::status::to_status;
+use tierkv_types::{
+    Error,
+    limits::{FRAME_BYTES, MAX_FRAME_OPERATIONS},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
@@ -26,7 +32,8 @@ pub trait FrameHandler: Send + Sync + 'static {
 
     /// Takes in one frame. What can be answered at once is answered from here; what must
     /// wait goes to a task of its own, admitted by [`Replies::admit`], so that the
-    /// stream's later frames don't wait for it.
+    /// stream's later frames don't wait for it. What waits here is dropped with the stream
+    /// when the peer goes away.
     fn frame(
         self: &Arc<Self>,
         frame: Self::RequestFrame,
@@ -42,7 +49,7 @@ pub trait FrameHandler: Send + Sync + 'static {
 
 /// Where a handler puts its answers. Cheap to clone.
 pub struct Replies<R> {
-    chunks: mpsc::Sender<Result<Vec<R>, Status>>,
+    chunks: mpsc::Sender<Vec<R>>,
     in_flight: Arc<Semaphore>,
     max_in_flight: usize,
 }
@@ -61,7 +68,7 @@ impl<R> Replies<R> {
     /// Sends answers; waits while the peer does not read, and forgets them once it is gone.
     pub async fn send(&self, replies: Vec<R>) {
         if !replies.is_empty() {
-            drop(self.chunks.send(Ok(replies)).await);
+            drop(self.chunks.send(replies).await);
         }
     }
 
@@ -86,7 +93,7 @@ impl<R> Replies<R> {
 /// Whoever answers them in several chunks says so after each, so that a slow operation
 /// holds no place but its own:
 ///
-/// ```ignore
+/// ```text
 /// let Some(mut admitted) = replies.admit(requests.len()).await else { return };
 /// while let Some(chunk) = answered.next().await {
 ///     let count = chunk.len();
@@ -114,46 +121,82 @@ impl Admitted {
 }
 
 /// Reads the frames of `inbound`, lets `handler` answer them, and streams the answers.
+///
+/// Once `stop` says so, or nobody is left who could, no further frame is read; what is
+/// under way is answered, and then the stream ends with an `Unavailable` that is a
+/// promise: what was not answered was never taken in.
+///
+/// Frames are read by whoever polls the answers: a frame that can be answered at once
+/// costs no second task, and a peer that does not take answers is not read.
 pub fn answer_frames<H: FrameHandler>(
-    mut inbound: Streaming<H::RequestFrame>,
+    inbound: Streaming<H::RequestFrame>,
     handler: Arc<H>,
     greeting: Option<H::ReplyFrame>,
     max_in_flight: usize,
+    stop: watch::Receiver<bool>,
 ) -> Answered<H> {
     let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    let in_flight = Arc::new(Semaphore::new(max_in_flight));
     let replies = Replies {
         chunks,
-        in_flight,
+        in_flight: Arc::new(Semaphore::new(max_in_flight)),
         max_in_flight,
     };
-    tokio::spawn(async move {
-        loop {
-            match inbound.message().await {
-                Ok(Some(frame)) => handler.frame(frame, &replies).await,
-                // The peer is done; operations under way finish and are answered.
-                Ok(None) => return,
-                // A frame that does not decode, or is too large, ends the stream.
-                Err(status) => return drop(replies.chunks.send(Err(status)).await),
-            }
-        }
-    });
     Answered {
         greeting,
+        reading: Some(Box::pin(read_frames(inbound, handler, replies, stop))),
         chunks: receiver,
-        failure: None,
-        left: Vec::new(),
+        is_over: false,
+        last_word: None,
+        left: VecDeque::new(),
+        left_bytes: 0,
     }
 }
+
+/// Hands the frames to the handler until there are no more; says how the stream is to end
+/// once everything under way is answered.
+async fn read_frames<H: FrameHandler>(
+    mut inbound: Streaming<H::RequestFrame>,
+    handler: Arc<H>,
+    replies: Replies<H::Reply>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), Status> {
+    let mut stopping = pin!(stop.wait_for(|stop| *stop));
+    loop {
+        let message = tokio::select! {
+            biased;
+            _ = &mut stopping => {
+                let stops = Error::unavailable("the server is stopping; ask another");
+                return Err(to_status(&stops));
+            }
+            message = inbound.message() => message,
+        };
+        match message {
+            Ok(Some(frame)) => handler.frame(frame, &replies).await,
+            // The peer is done; operations under way finish and are answered.
+            Ok(None) => return Ok(()),
+            // A frame that does not decode, or is too large, ends the stream.
+            Err(status) => return Err(status),
+        }
+    }
+}
+
+/// Reads frames and lets them be handled; ends with what the stream is to end with.
+type Reading = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
 /// The stream of answer frames.
 pub struct Answered<H: FrameHandler> {
     greeting: Option<H::ReplyFrame>,
-    chunks: mpsc::Receiver<Result<Vec<H::Reply>, Status>>,
-    /// What ends the stream after the answers before it.
-    failure: Option<Status>,
-    /// Answers that did not fit the frame before, in reverse order.
-    left: Vec<H::Reply>,
+    /// Reads frames and handles them; `None` once no more are to come.
+    reading: Option<Reading>,
+    chunks: mpsc::Receiver<Vec<H::Reply>>,
+    /// Whether all chunks came.
+    is_over: bool,
+    /// What ends the stream after the last answer, if it is not just over.
+    last_word: Option<Status>,
+    /// Answers that are there and not yet in a frame.
+    left: VecDeque<H::Reply>,
+    /// What they weigh.
+    left_bytes: usize,
 }
 
 impl<H: FrameHandler> Unpin for Answered<H> {}
@@ -165,67 +208,106 @@ impl<H: FrameHandler> Stream for Answered<H> {
         if let Some(greeting) = self.greeting.take() {
             return Poll::Ready(Some(Ok(greeting)));
         }
-        if self.left.is_empty() {
-            if let Some(status) = self.failure.take() {
-                return Poll::Ready(Some(Err(status)));
-            }
-            match self.chunks.poll_recv(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
-                Poll::Ready(Some(Ok(chunk))) => {
-                    if fits::<H>(&chunk) {
-                        let chunk = self.merge(chunk);
-                        return Poll::Ready(Some(Ok(H::pack(chunk))));
-                    }
-                    self.left = chunk;
-                    self.left.reverse();
-                }
-            }
+        self.read(context);
+        self.gather(context);
+        if !self.left.is_empty() {
+            return Poll::Ready(Some(Ok(H::pack(self.cut()))));
         }
-        Poll::Ready(Some(Ok(H::pack(self.cut()))))
+        match self.is_over {
+            true => Poll::Ready(self.last_word.take().map(Err)),
+            false => Poll::Pending,
+        }
     }
 }
 
-fn fits<H: FrameHandler>(chunk: &[H::Reply]) -> bool {
-    chunk.iter().map(H::weight).sum::<usize>() <= FRAME_BYTES
-}
-
 impl<H: FrameHandler> Answered<H> {
-    /// Adds the chunks that are there already, while they fit.
-    fn merge(&mut self, mut chunk: Vec<H::Reply>) -> Vec<H::Reply> {
-        let mut bytes: usize = chunk.iter().map(H::weight).sum();
-        while chunk.len() < MAX_FRAME_OPERATIONS / 2 && bytes < FRAME_BYTES / 2 {
-            match self.chunks.try_recv() {
-                Ok(Ok(next)) if fits::<H>(&next) => {
-                    bytes += next.iter().map(H::weight).sum::<usize>();
-                    chunk.extend(next);
+    fn is_full(&self) -> bool {
+        self.left.len() >= MAX_FRAME_OPERATIONS || self.left_bytes >= FRAME_BYTES
+    }
+
+    /// Handles the frames that are there.
+    fn read(&mut self, context: &mut Context<'_>) {
+        if self.is_full() {
+            return;
+        }
+        if let Some(reading) = &mut self.reading
+            && let Poll::Ready(end) = reading.as_mut().poll(context)
+        {
+            self.reading = None;
+            self.last_word = end.err();
+        }
+    }
+
+    /// Takes the chunks that are there, up to about one frame.
+    fn gather(&mut self, context: &mut Context<'_>) {
+        while !self.is_over && !self.is_full() {
+            match self.chunks.poll_recv(context) {
+                Poll::Ready(Some(chunk)) => {
+                    self.left_bytes += chunk.iter().map(H::weight).sum::<usize>();
+                    match self.left.is_empty() {
+                        true => self.left = chunk.into(),
+                        false => self.left.extend(chunk),
+                    }
                 }
-                Ok(Ok(mut next)) => {
-                    next.reverse();
-                    self.left = next;
-                    break;
-                }
-                Ok(Err(status)) => {
-                    self.failure = Some(status);
-                    break;
-                }
-                Err(_) => break,
+                Poll::Ready(None) => self.is_over = true,
+                Poll::Pending => return,
             }
         }
-        chunk
     }
 
     /// The first answers of what is left, up to one frame and at least one.
     fn cut(&mut self) -> Vec<H::Reply> {
-        let (mut frame, mut bytes) = (Vec::new(), 0);
-        while let Some(reply) = self.left.last() {
-            bytes += H::weight(reply);
-            if !frame.is_empty() && bytes > FRAME_BYTES {
+        if self.left_bytes <= FRAME_BYTES {
+            self.left_bytes = 0;
+            return mem::take(&mut self.left).into();
+        }
+        let (mut count, mut bytes) = (0, 0);
+        for reply in &self.left {
+            let weight = H::weight(reply);
+            if count > 0 && bytes + weight > FRAME_BYTES {
                 break;
             }
-            frame.extend(self.left.pop());
+            bytes += weight;
+            count += 1;
         }
-        frame
+        self.left_bytes -= bytes;
+        self.left.drain(..count).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replies(max_in_flight: usize) -> Replies<()> {
+        Replies {
+            chunks: mpsc::channel(1).0,
+            in_flight: Arc::new(Semaphore::new(max_in_flight)),
+            max_in_flight,
+        }
+    }
+
+    #[tokio::test]
+    async fn each_answer_gives_its_place_back() {
+        let replies = replies(4);
+        let mut admitted = replies.admit(3).await.unwrap();
+        admitted.answered(1);
+        assert_eq!(replies.in_flight.available_permits(), 2);
+        admitted.answered(0);
+        assert_eq!(replies.in_flight.available_permits(), 2);
+        drop(admitted);
+        assert_eq!(replies.in_flight.available_permits(), 4);
+    }
+
+    #[tokio::test]
+    async fn more_than_the_bound_holds_all_places_until_so_many_are_left() {
+        let replies = replies(4);
+        let mut admitted = replies.admit(10).await.unwrap();
+        admitted.answered(6);
+        assert_eq!(replies.in_flight.available_permits(), 0);
+        admitted.answered(1);
+        assert_eq!(replies.in_flight.available_permits(), 1);
+        admitted.answered(3);
+        assert_eq!(replies.in_flight.available_permits(), 4);
     }
 }

@@ -5,11 +5,10 @@ use std::{future::Future, time::Duration};
 use tierkv_types::Error;
 use tonic::{Status, Streaming, transport::Channel};
 
-/// The requests' side of a stream, as tonic takes it.
-pub type Outbound<F> = tokio_stream::wrappers::ReceiverStream<F>;
+use crate::lane::Outbound;
 
 /// One framed service: its operations, its frames and how its stream is opened.
-pub trait Exchange: Send + Sync + 'static {
+pub trait Exchange: Sized + Send + Sync + 'static {
     /// An operation without its id.
     type Request: Send + 'static;
     /// The answer to one.
@@ -22,17 +21,25 @@ pub trait Exchange: Send + Sync + 'static {
     /// Opens a stream over `channel`.
     fn open(
         channel: Channel,
-        requests: Outbound<Self::RequestFrame>,
+        requests: Outbound<Self>,
     ) -> impl Future<Output = Result<Streaming<Self::ReplyFrame>, Status>> + Send;
 
     /// About how many bytes the operation takes in a frame.
     fn weight(request: &Self::Request) -> usize;
+
+    /// How many operations it counts as in a frame: a batch, one for each of its keys.
+    fn operations(_: &Self::Request) -> usize {
+        1
+    }
 
     /// An empty frame with room for `count` operations.
     fn empty(count: usize) -> Self::RequestFrame;
 
     /// Adds an operation, its id and what is left of its time to a frame.
     fn push(frame: &mut Self::RequestFrame, id: u64, left: Duration, request: Self::Request);
+
+    /// How many answers a frame holds.
+    fn answers(frame: &Self::ReplyFrame) -> usize;
 
     /// Hands each answer of a frame to `deliver`.
     fn unpack(frame: Self::ReplyFrame, deliver: impl FnMut(u64, Result<Self::Reply, Error>));

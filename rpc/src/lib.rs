@@ -11,12 +11,14 @@
 mod answer;
 mod channel;
 mod exchange;
+mod lane;
 mod multiplexer;
 pub mod session;
 pub mod tiers;
 
 pub use answer::{Admitted, Answered, FrameHandler, Replies, answer_frames};
 pub use channel::{channel, incoming, serve_builder};
-pub use exchange::{CallError, Exchange, Outbound};
+pub use exchange::{CallError, Exchange};
+pub use lane::Outbound;
 pub use multiplexer::Multiplexer;
 pub use tierkv_proto as proto;

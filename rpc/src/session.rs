@@ -16,7 +16,7 @@ use tierkv_types::{
 };
 use tonic::{Status, Streaming, transport::Channel};
 
-use crate::exchange::{Exchange, Outbound};
+use crate::{exchange::Exchange, lane::Outbound};
 
 /// Bytes of framing that a message of limit size may have on top.
 pub const FRAME_SLACK: usize = 1 << 16;
@@ -32,7 +32,7 @@ impl Exchange for Session {
 
     async fn open(
         channel: Channel,
-        requests: Outbound<SessionRequest>,
+        requests: Outbound<Self>,
     ) -> Result<Streaming<SessionResponse>, Status> {
         let mut client = KvClient::new(channel)
             .max_decoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK)
@@ -45,13 +45,28 @@ impl Exchange for Session {
         const FIXED: usize = 64;
         FIXED
             + match request {
-                Operation::Get(get) => get.key.len(),
-                Operation::BatchGet(batch) => batch.keys.iter().map(|key| key.len() + 4).sum(),
-                Operation::Put(put) => put.key.len() + put.value.len(),
-                Operation::Delete(delete) => delete.key.len(),
-                Operation::Increment(increment) => increment.key.len(),
+                Operation::Get(get) => get.namespace.len() + get.key.len(),
+                Operation::BatchGet(batch) => {
+                    let keys = batch.keys.iter().map(|key| key.len() + 4);
+                    batch.namespace.len() + keys.sum::<usize>()
+                }
+                Operation::Put(put) => put.namespace.len() + put.key.len() + put.value.len(),
+                Operation::Delete(delete) => delete.namespace.len() + delete.key.len(),
+                Operation::Increment(increment) => increment.namespace.len() + increment.key.len(),
                 Operation::Write(write) => prost::Message::encoded_len(write),
             }
+    }
+
+    fn operations(request: &Self::Request) -> usize {
+        use session_operation::Operation;
+        match request {
+            Operation::BatchGet(batch) => batch.keys.len().max(1),
+            Operation::Write(write) => write.operations.len().max(1),
+            Operation::Get(_)
+            | Operation::Put(_)
+            | Operation::Delete(_)
+            | Operation::Increment(_) => 1,
+        }
     }
 
     fn empty(count: usize) -> SessionRequest {
@@ -66,6 +81,10 @@ impl Exchange for Session {
             timeout_ms: timeout_ms(left),
             operation: Some(operation),
         });
+    }
+
+    fn answers(frame: &SessionResponse) -> usize {
+        frame.answers.len()
     }
 
     fn unpack(frame: SessionResponse, mut deliver: impl FnMut(u64, Result<Self::Reply, Error>)) {

@@ -19,7 +19,8 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use crate::{
     channel::channel,
-    exchange::{CallError, Exchange, Outbound},
+    exchange::{CallError, Exchange},
+    lane::Outbound,
     multiplexer::Multiplexer,
     session::FRAME_SLACK,
 };
@@ -48,7 +49,7 @@ macro_rules! tier_exchange {
 
             async fn open(
                 channel: Channel,
-                requests: Outbound<RequestFrame>,
+                requests: Outbound<Self>,
             ) -> Result<Streaming<ReplyFrame>, Status> {
                 let mut client = $client::new(channel)
                     .max_decoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK)
@@ -73,6 +74,10 @@ macro_rules! tier_exchange {
                     timeout_ms,
                     kind: Some(kind),
                 });
+            }
+
+            fn answers(frame: &ReplyFrame) -> usize {
+                frame.replies.len()
             }
 
             fn unpack(frame: ReplyFrame, deliver: impl FnMut(u64, Result<reply::Kind, Error>)) {

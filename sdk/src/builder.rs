@@ -49,7 +49,7 @@ impl Builder {
         self
     }
 
-    /// How long an operation may take, retries included; 5 s if not given.
+    /// How long an operation may take, retries included; 5 s if not given, at most 60 s.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

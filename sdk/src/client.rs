@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use tierkv_rpc::{
     CallError, Multiplexer, channel,
+    proto::convert,
     proto::v1::{
         self, BatchGetRequest, DeleteRequest, GetClusterRequest, GetClusterResponse, GetRequest,
         PutRequest, admin_client::AdminClient, session_answer::Answer,
@@ -18,7 +19,10 @@ use tierkv_rpc::{
     },
     session::Session,
 };
-use tierkv_types::{Code, Error as Refusal};
+use tierkv_types::{
+    Code, Error as Refusal, ItemKey,
+    limits::{MAX_KEY_BYTES, MAX_TIMEOUT},
+};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::transport::Channel;
 
@@ -31,6 +35,11 @@ use crate::{
 /// Pause before an operation is tried again; doubles up to the limit.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Session streams to one coordinator, each over a connection of its own. What one stream
+/// carries is handled by one task after another at either end; with two, both ends have
+/// something to do while the other works.
+const SESSIONS: usize = 2;
 
 /// A connection to the platform, shared by cloning.
 #[derive(Clone)]
@@ -109,14 +118,16 @@ impl Client {
     pub(crate) fn new(settings: Builder) -> Result<Self, Error> {
         let mut coordinators = Vec::with_capacity(settings.addresses.len());
         for address in &settings.addresses {
+            let sessions = (0..SESSIONS).map(|_| channel(address));
+            let sessions = sessions.collect::<Result<_, _>>()?;
+            let session = Multiplexer::new(sessions, settings.max_in_flight);
             let channel = channel(address)?;
-            let session = Multiplexer::new(vec![channel.clone()], settings.max_in_flight);
             coordinators.push(Coordinator { channel, session });
         }
         let shared = Shared {
             coordinators,
             current: AtomicUsize::new(0),
-            timeout: settings.timeout,
+            timeout: settings.timeout.min(MAX_TIMEOUT),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -153,14 +164,17 @@ impl Client {
         key: impl AsRef<[u8]>,
         options: ReadOptions,
     ) -> Result<Found, Error> {
-        let get = GetRequest {
-            namespace: self.namespace.as_ref().to_owned(),
-            key: Bytes::copy_from_slice(key.as_ref()),
-            options: wire_options(options),
+        let key = checked(key.as_ref())?;
+        let get = || {
+            Operation::Get(GetRequest {
+                namespace: self.namespace.as_ref().to_owned(),
+                key: Bytes::copy_from_slice(key),
+                options: wire_options(options),
+            })
         };
-        match self.call(Operation::Get(get), Effect::Read).await? {
+        match self.call(get, Effect::Read).await? {
             Answer::Get(found) => Ok(found.into()),
-            _ => Err(mismatch()),
+            _ => Err(mismatch(Effect::Read)),
         }
     }
 
@@ -181,19 +195,25 @@ impl Client {
         keys: &[impl AsRef<[u8]>],
         options: ReadOptions,
     ) -> Result<Vec<Found>, Error> {
-        let batch = BatchGetRequest {
-            namespace: self.namespace.as_ref().to_owned(),
-            keys: keys
-                .iter()
-                .map(|key| Bytes::copy_from_slice(key.as_ref()))
-                .collect(),
-            options: wire_options(options),
+        convert::check_operations(keys.len())?;
+        for key in keys {
+            checked(key.as_ref())?;
+        }
+        let batch = || {
+            Operation::BatchGet(BatchGetRequest {
+                namespace: self.namespace.as_ref().to_owned(),
+                keys: keys
+                    .iter()
+                    .map(|key| Bytes::copy_from_slice(key.as_ref()))
+                    .collect(),
+                options: wire_options(options),
+            })
         };
-        match self.call(Operation::BatchGet(batch), Effect::Read).await? {
+        match self.call(batch, Effect::Read).await? {
             Answer::BatchGet(batch) if batch.answers.len() == keys.len() => {
                 Ok(batch.answers.into_iter().map(Found::from).collect())
             }
-            _ => Err(mismatch()),
+            _ => Err(mismatch(Effect::Read)),
         }
     }
 
@@ -202,16 +222,20 @@ impl Client {
     /// # Errors
     /// The operation's [`Error`]; with [`Code::OutcomeUnknown`] it may have happened.
     pub async fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Result<u64, Error> {
-        let put = PutRequest {
-            namespace: self.namespace.as_ref().to_owned(),
-            key: Bytes::copy_from_slice(key.as_ref()),
-            value: value.into(),
-            ttl_ms: 0,
-            request_id: None,
+        let (key, value) = (checked(key.as_ref())?, value.into());
+        convert::check_value(&value)?;
+        let put = || {
+            Operation::Put(PutRequest {
+                namespace: self.namespace.as_ref().to_owned(),
+                key: Bytes::copy_from_slice(key),
+                value: value.clone(),
+                ttl_ms: 0,
+                request_id: None,
+            })
         };
-        match self.call(Operation::Put(put), Effect::Write).await? {
+        match self.call(put, Effect::Write).await? {
             Answer::Put(put) => Ok(put.version),
-            _ => Err(mismatch()),
+            _ => Err(mismatch(Effect::Write)),
         }
     }
 
@@ -220,17 +244,20 @@ impl Client {
     /// # Errors
     /// The operation's [`Error`]; with [`Code::OutcomeUnknown`] it may have happened.
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<Deleted, Error> {
-        let delete = DeleteRequest {
-            namespace: self.namespace.as_ref().to_owned(),
-            key: Bytes::copy_from_slice(key.as_ref()),
-            request_id: None,
+        let key = checked(key.as_ref())?;
+        let delete = || {
+            Operation::Delete(DeleteRequest {
+                namespace: self.namespace.as_ref().to_owned(),
+                key: Bytes::copy_from_slice(key),
+                request_id: None,
+            })
         };
-        match self.call(Operation::Delete(delete), Effect::Write).await? {
+        match self.call(delete, Effect::Write).await? {
             Answer::Delete(delete) => Ok(Deleted {
                 existed: delete.existed,
                 version: delete.version,
             }),
-            _ => Err(mismatch()),
+            _ => Err(mismatch(Effect::Write)),
         }
     }
 
@@ -282,15 +309,18 @@ impl Client {
     }
 
     /// Sends an operation, again and elsewhere where that is safe, until its time is over.
-    async fn call(&self, operation: Operation, effect: Effect) -> Result<Answer, Error> {
+    /// It is made anew for each attempt: nearly always there is one.
+    async fn call(
+        &self,
+        operation: impl Fn() -> Operation,
+        effect: Effect,
+    ) -> Result<Answer, Error> {
         let deadline = Instant::now() + self.shared.timeout;
-        // One address and no retry is the common case: it pays for no copy of the operation
-        // beyond the counts of its shared bytes.
         let mut pause = FIRST_PAUSE;
         loop {
             let at = self.shared.current.load(Ordering::Relaxed);
             let coordinator = &self.shared.coordinators[at % self.shared.coordinators.len()];
-            let failure = match coordinator.session.call(operation.clone(), deadline).await {
+            let failure = match coordinator.session.call(operation(), deadline).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -326,10 +356,20 @@ fn wire_options(options: ReadOptions) -> Option<v1::ReadOptions> {
     (!default).then(|| options.to_wire())
 }
 
-fn mismatch() -> Error {
-    Refusal::new(
-        Code::Internal,
-        "the server answered another operation than was asked",
-    )
-    .into()
+/// The key, if it keeps the limits: what a server would refuse is not sent.
+fn checked(key: &[u8]) -> Result<&[u8], Error> {
+    // The usual length needs no further check; the rule and its words are `ItemKey`'s.
+    if !(1..=MAX_KEY_BYTES).contains(&key.len()) {
+        ItemKey::new("", key)?;
+    }
+    Ok(key)
+}
+
+/// The server answered something else: what became of a write is then not known.
+fn mismatch(effect: Effect) -> Error {
+    let code = match effect {
+        Effect::Read => Code::Internal,
+        Effect::Write => Code::OutcomeUnknown,
+    };
+    Refusal::new(code, "the server answered another operation than was asked").into()
 }

@@ -90,6 +90,7 @@ impl ServerCoordinator {
         let door = Door {
             router: Arc::new(Router { routes }),
             coordination,
+            stop: stopping.clone(),
         };
         let serving = tokio::spawn(serve(door, listener, stopping));
         Ok(Self {

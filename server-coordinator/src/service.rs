@@ -19,7 +19,7 @@ use tierkv_rpc::{
     },
 };
 use tierkv_types::{Error, limits::MAX_PEER_IN_FLIGHT};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tonic::{Response, Status, Streaming};
 
 use crate::{
@@ -34,6 +34,8 @@ const INSPECT_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) struct Door {
     pub(crate) router: Arc<Router>,
     pub(crate) coordination: Arc<dyn Coordination>,
+    /// Ends the streams when the coordinator stops.
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 #[tonic::async_trait]
@@ -44,8 +46,13 @@ impl server_coordinator_server::ServerCoordinator for Door {
         &self,
         request: tonic::Request<Streaming<RequestFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let router = Arc::clone(&self.router);
-        let stream = answer_frames(request.into_inner(), router, None, MAX_PEER_IN_FLIGHT);
+        let stream = answer_frames(
+            request.into_inner(),
+            Arc::clone(&self.router),
+            None,
+            MAX_PEER_IN_FLIGHT,
+            self.stop.clone(),
+        );
         Ok(Response::new(stream))
     }
 
