@@ -10,7 +10,8 @@
 //!
 //! Reading order: [`views`] (what masters said lately, and so which hits count),
 //! [`reader`] (the read path), [`flights`] (equal misses become one), [`below`] (the way to
-//! the server coordinators), [`writer`], then the doors: [`kv`], [`session`], [`rest`],
+//! the server coordinators), [`writer`], [`operations`] (reads and
+//! writes as users know them), then the doors: [`kv`], [`session`], [`rest`],
 //! [`admin`]; [`ClientCoordinator`] puts them together.
 
 mod admin;
@@ -20,6 +21,7 @@ mod flights;
 mod inquiry;
 mod kv;
 mod meters;
+mod operations;
 mod reader;
 mod rest;
 mod session;

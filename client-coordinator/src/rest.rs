@@ -35,7 +35,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     admin::Admin,
-    kv::{Operations, not_served},
+    operations::{Operations, not_served},
     settings::MetricsPage,
 };
 

@@ -26,7 +26,7 @@ use tierkv_types::{
 use tokio::time::Instant;
 
 use crate::{
-    kv::{Operations, not_served},
+    operations::{Operations, not_served},
     reader::{Begun, Level, Miss},
 };
 

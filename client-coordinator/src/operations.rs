@@ -1,0 +1,159 @@
+//! What users can do, whichever door they came through.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use tierkv_cache::Cache;
+use tierkv_rpc::proto::{
+    convert,
+    v1::{
+        BatchGetRequest, BatchGetResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse,
+        Greeting, PutRequest, PutResponse, SessionResponse,
+    },
+};
+use tierkv_types::{
+    Clock, Error, ItemKey, Version,
+    limits::{MAX_ANSWER_BYTES, MAX_OPERATIONS, MAX_REQUEST_BYTES, MAX_SESSION_IN_FLIGHT},
+};
+use tokio::time::Instant;
+
+use crate::{
+    meters::Meters,
+    reader::{Begun, Level, Reader},
+    writer::Writer,
+};
+
+/// Keys of one batch that are read together: what is gathered before the batch turns out
+/// too large for one answer is bounded by this many values.
+const KEYS_TOGETHER: usize = 64;
+
+/// Operations of users, whichever door they came through.
+pub(crate) struct Operations<C> {
+    pub(crate) reader: Reader<C>,
+    pub(crate) writer: Writer,
+    pub(crate) meters: Arc<Meters>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl<C: Cache> Operations<C> {
+    /// Reads one key.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, or what the tiers below said.
+    pub(crate) async fn get(
+        &self,
+        request: GetRequest,
+        deadline: Instant,
+    ) -> Result<GetResponse, Error> {
+        self.meters.gets.increment(1);
+        let (key, level) = self.wanted(&request)?;
+        self.reader.read(key, level, deadline).await
+    }
+
+    /// What a read asks for.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub(crate) fn wanted(&self, request: &GetRequest) -> Result<(ItemKey, Level), Error> {
+        let key = ItemKey::new(&request.namespace, &request.key)?;
+        Ok((key, self.reader.level(request.options.as_ref())?))
+    }
+
+    /// Reads many keys of one namespace.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `ResourceExhausted` if the values don't fit one answer, or what
+    /// the tiers below said of any key.
+    pub(crate) async fn batch_get(
+        &self,
+        request: BatchGetRequest,
+        deadline: Instant,
+    ) -> Result<BatchGetResponse, Error> {
+        convert::check_operations(request.keys.len())?;
+        self.meters.gets.increment(request.keys.len() as u64);
+        let level = self.reader.level(request.options.as_ref())?;
+        let wanted = (request.keys.iter())
+            .map(|key| Ok((ItemKey::new(&request.namespace, key)?, level)))
+            .collect::<Result<Vec<_>, Error>>()?;
+        let mut answers = Vec::with_capacity(wanted.len());
+        let mut bytes = 0;
+        for wanted in wanted.chunks(KEYS_TOGETHER) {
+            let begun = self.reader.begin(wanted).await;
+            let finished = begun.into_iter().map(async |begun| match begun {
+                Begun::Hit(answer) => Ok(answer),
+                Begun::Miss(miss) => self.reader.finish(miss, deadline).await,
+            });
+            for answer in join_all(finished).await {
+                let answer = answer?;
+                bytes += answer.value.len();
+                answers.push(answer);
+            }
+            if bytes > MAX_ANSWER_BYTES {
+                return Err(Error::exhausted(format!(
+                    "the values have more than {MAX_ANSWER_BYTES} bytes together, which is the \
+                     limit max_answer_bytes: ask for fewer keys at once"
+                )));
+            }
+        }
+        Ok(BatchGetResponse { answers })
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, or what the tiers below said.
+    pub(crate) async fn put(
+        &self,
+        request: PutRequest,
+        deadline: Instant,
+    ) -> Result<PutResponse, Error> {
+        self.meters.puts.increment(1);
+        if request.ttl_ms != 0 {
+            return Err(not_served("a time to live"));
+        }
+        let key = ItemKey::new(&request.namespace, &request.key)?;
+        let id = request.request_id.as_ref();
+        let version = self.writer.put(key, request.value, id, deadline).await?;
+        Ok(PutResponse { version })
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, or what the tiers below said.
+    pub(crate) async fn delete(
+        &self,
+        request: DeleteRequest,
+        deadline: Instant,
+    ) -> Result<DeleteResponse, Error> {
+        self.meters.deletes.increment(1);
+        let key = ItemKey::new(&request.namespace, &request.key)?;
+        self.writer
+            .delete(key, request.request_id.as_ref(), deadline)
+            .await
+    }
+
+    /// The first frame of a session.
+    pub(crate) fn greeting(&self) -> SessionResponse {
+        let limit = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
+        let platform_time = self.reader.views.platform_time(self.clock.boot_time());
+        let greeting = Greeting {
+            platform_time_ms: platform_time
+                .map_or_else(|| self.clock.wall_millis(), Version::millis),
+            max_in_flight: limit(MAX_SESSION_IN_FLIGHT),
+            max_request_bytes: limit(MAX_REQUEST_BYTES),
+            max_operations: limit(MAX_OPERATIONS),
+        };
+        SessionResponse {
+            greeting: Some(greeting),
+            answers: Vec::new(),
+        }
+    }
+}
+
+/// Refuses what the contract has and this release does not serve, rather than ignoring it.
+pub(crate) fn not_served(what: &str) -> Error {
+    Error::invalid(format!(
+        "{what} is not served by this release; leave it out or upgrade"
+    ))
+}
