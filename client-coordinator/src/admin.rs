@@ -40,7 +40,7 @@ impl<C: Cache> Admin<C> {
     /// `Unavailable` if no server coordinator answers.
     pub(crate) async fn cluster(&self) -> Result<GetClusterResponse, Error> {
         let peer = self.below.first()?;
-        let mut client = ServerCoordinatorClient::new(peer.channel);
+        let mut client = ServerCoordinatorClient::new(peer.channel());
         let survey = timeout(SURVEY_TIMEOUT, client.survey(SurveyRequest {}))
             .await
             .map_err(|_| Error::unavailable("the server coordinator did not answer in time"))?

@@ -13,37 +13,21 @@ use tierkv_coordination::{
     directory::{PRIMARY, Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    CallError, Multiplexer, channel,
+    CallError,
     proto::internal::{reply, request},
-    tiers::ToServerCoordinator,
+    tiers::{Peer, ToServerCoordinator},
 };
-use tierkv_types::{Code, Error, limits::MAX_PEER_IN_FLIGHT};
+use tierkv_types::{Code, Error};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout_at},
 };
-use tonic::transport::Channel;
 
-/// Connections to one server coordinator: one serialises, so there are a few.
-const CHANNELS_PER_COORDINATOR: usize = 2;
-/// Questions to one server coordinator that may be under way at once.
-const MAX_QUESTIONS_IN_FLIGHT: usize = 256;
 /// How long an operation that reached nobody waits for news before it tries again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// One server coordinator.
-#[derive(Clone)]
-pub(crate) struct Peer {
-    address: String,
-    operations: Multiplexer<ToServerCoordinator>,
-    /// Questions how far the cache may be believed have a stream of their own: where
-    /// operations wait for places, hits must not end for want of an answer.
-    questions: Multiplexer<ToServerCoordinator>,
-    pub(crate) channel: Channel,
-}
-
 /// The living server coordinators, the primary first.
-type Peers = Arc<Vec<Peer>>;
+type Peers = Arc<Vec<Peer<ToServerCoordinator>>>;
 
 /// The way down.
 #[derive(Clone)]
@@ -68,7 +52,7 @@ impl Below {
     }
 
     /// The coordinator to ask first.
-    pub(crate) fn first(&self) -> Result<Peer, Error> {
+    pub(crate) fn first(&self) -> Result<Peer<ToServerCoordinator>, Error> {
         self.peers.borrow().first().cloned().ok_or_else(nobody)
     }
 
@@ -102,7 +86,7 @@ impl Below {
             let peers = Arc::clone(&news.borrow_and_update());
             let failure = match peers.get(turn % peers.len().max(1)) {
                 None => nobody(),
-                Some(peer) => match peer.stream_for(&kind).call(kind.clone(), deadline).await {
+                Some(peer) => match peer.call(kind.clone(), deadline).await {
                     Ok(answer) => return Ok(answer),
                     Err(error) => meaning(error),
                 },
@@ -115,15 +99,6 @@ impl Below {
             if turn >= peers.len() {
                 wait_for_news(&mut news).await;
             }
-        }
-    }
-}
-
-impl Peer {
-    const fn stream_for(&self, kind: &request::Kind) -> &Multiplexer<ToServerCoordinator> {
-        match kind {
-            request::Kind::Vouch(_) => &self.questions,
-            request::Kind::Read(_) | request::Kind::Write(_) => &self.operations,
         }
     }
 }
@@ -141,10 +116,16 @@ fn nobody() -> Error {
     Error::unavailable("no server coordinator can be reached; try again")
 }
 
+/// One server coordinator.
+struct Known {
+    address: String,
+    peer: Peer<ToServerCoordinator>,
+}
+
 struct Follower {
     leader: Watched<Option<Leader>>,
     members: Watched<BTreeMap<String, Bytes>>,
-    known: HashMap<String, Peer>,
+    known: HashMap<String, Known>,
 }
 
 impl Follower {
@@ -173,9 +154,9 @@ impl Follower {
             let moved = self
                 .known
                 .get(node)
-                .is_none_or(|peer| peer.address != address);
-            if moved && let Some(peer) = connect(address) {
-                self.known.insert(node.clone(), peer);
+                .is_none_or(|known| known.address != address);
+            if moved && let Some(peer) = connect(&address) {
+                self.known.insert(node.clone(), Known { address, peer });
             }
         }
         let leader = self.leader.current();
@@ -188,24 +169,14 @@ impl Follower {
         Arc::new(
             nodes
                 .into_iter()
-                .map(|node| self.known[node].clone())
+                .map(|node| self.known[node].peer.clone())
                 .collect(),
         )
     }
 }
 
-fn connect(address: String) -> Option<Peer> {
-    let channels: Result<Vec<_>, Error> = (0..CHANNELS_PER_COORDINATOR)
-        .map(|_| channel(&address))
-        .collect();
-    let channels = channels
+fn connect(address: &str) -> Option<Peer<ToServerCoordinator>> {
+    Peer::new(address)
         .inspect_err(|error| tracing::error!(%error, "a coordinator told an address of no use"))
-        .ok()?;
-    let channel = channels.first()?.clone();
-    Some(Peer {
-        address,
-        operations: Multiplexer::new(channels, MAX_PEER_IN_FLIGHT),
-        questions: Multiplexer::new(vec![channel.clone()], MAX_QUESTIONS_IN_FLIGHT),
-        channel,
-    })
+        .ok()
 }
