@@ -26,8 +26,8 @@ impl Connection {
         let builder = self.address.iter().fold(builder, Builder::address);
         builder.connect().await.map_err(|error| match error.code() {
             Code::Unavailable => format!(
-                "{error}; is a platform running at {}? `tierkv dev` starts one, --address names \
-                 another",
+                "{error}; does a platform serve gRPC at {}? `tierkv dev` starts one, --address \
+                 names another (its gRPC address, not the one for REST)",
                 self.address.join(", ")
             ),
             _ => error.to_string(),

@@ -1,7 +1,7 @@
 //! `tierkv dev`: every tier in one process, talking real gRPC over loopback.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -13,7 +13,9 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use tempfile::TempDir;
 use tierkv_cache::EmbeddedCache;
-use tierkv_client_coordinator::{ClientCoordinator, ClientCoordinatorSettings, MetricsPage};
+use tierkv_client_coordinator::{
+    ClientCoordinator, ClientCoordinatorSettings, Listeners, MetricsPage,
+};
 use tierkv_coordination::MemoryCoordination;
 use tierkv_datanode::{DataNode, DataNodeSettings};
 use tierkv_protocol::placement::WeightedCluster;
@@ -41,10 +43,20 @@ pub(crate) struct DevArguments {
     #[arg(long)]
     ephemeral: bool,
     /// Where gRPC is served; port 0 takes a free one.
-    #[arg(long, env = "TIERKV_GRPC_LISTEN", default_value = "127.0.0.1:7400")]
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "TIERKV_GRPC_LISTEN",
+        default_value = "127.0.0.1:7400"
+    )]
     grpc_listen: SocketAddr,
     /// Where REST is served; port 0 takes a free one.
-    #[arg(long, env = "TIERKV_REST_LISTEN", default_value = "127.0.0.1:7480")]
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "TIERKV_REST_LISTEN",
+        default_value = "127.0.0.1:7480"
+    )]
     rest_listen: SocketAddr,
     /// How much the embedded cache may hold, in MiB.
     #[arg(long, env = "TIERKV_CACHE_MIB", default_value_t = 256)]
@@ -106,6 +118,9 @@ pub(crate) async fn run(arguments: DevArguments) -> Outcome {
     if let Some(why) = failure {
         return Err(why.into());
     }
+    if arguments.output == Output::Text {
+        println!("stopping");
+    }
     platform.client_coordinator.stop().await;
     platform.server_coordinator.stop().await;
     platform.datanode.stop().await?;
@@ -117,6 +132,10 @@ async fn start(
     data_dir: &Path,
 ) -> Result<Platform, Box<dyn std::error::Error>> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
+    let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1")?, page(metrics));
+    settings.grpc_listen = arguments.grpc_listen;
+    settings.rest_listen = arguments.rest_listen;
+    let listeners = Listeners::bind(&settings).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let cluster = ClusterId::new("c1")?;
     let mut storage = StorageSettings::new(data_dir.join("c1").join("n1"));
@@ -149,10 +168,8 @@ async fn start(
         coordination.clone(),
     )
     .await?;
-    let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1")?, page(metrics));
-    settings.grpc_listen = arguments.grpc_listen;
-    settings.rest_listen = arguments.rest_listen;
-    let client_coordinator = ClientCoordinator::start(settings, coordination, cache, clock).await?;
+    let client_coordinator =
+        ClientCoordinator::start_on(listeners, settings, coordination, cache, clock).await?;
     Ok(Platform {
         datanode,
         server_coordinator,
@@ -171,10 +188,8 @@ async fn ready(client_coordinator: &ClientCoordinator) {
 }
 
 fn announce(arguments: &DevArguments, data_dir: &Path, platform: &Platform) {
-    let (grpc, rest) = (
-        platform.client_coordinator.grpc_address(),
-        platform.client_coordinator.rest_address(),
-    );
+    let grpc = reachable(platform.client_coordinator.grpc_address());
+    let rest = reachable(platform.client_coordinator.rest_address());
     let data_dir = data_dir
         .canonicalize()
         .unwrap_or_else(|_| data_dir.to_owned());
@@ -196,6 +211,11 @@ fn announce(arguments: &DevArguments, data_dir: &Path, platform: &Platform) {
         true => "nothing is kept".to_owned(),
         false => data_dir.display().to_string(),
     };
+    let after = if arguments.ephemeral {
+        ""
+    } else {
+        "; what was acknowledged is kept"
+    };
     println!(
         "TierKV is running, every tier in this process.
 
@@ -211,6 +231,17 @@ Try, in another terminal:
   tierkv status{address}
   curl http://{rest}/metrics
 
-Ctrl-C stops it; what was acknowledged is kept."
+Ctrl-C stops it{after}."
     );
+}
+
+/// An address that a client on this machine can use: one that listens everywhere is
+/// reached by loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }

@@ -9,7 +9,7 @@ mod commands;
 mod connection;
 mod dev;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -19,7 +19,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// TierKV: a cache tier and a durable key-value store under one guarantee.
 #[derive(Parser)]
-#[command(version, about, after_help = "Start with: tierkv dev")]
+#[command(
+    name = "tierkv",
+    version,
+    about,
+    after_help = "Start with: tierkv dev\n\nExit status: 0 if all went well; 1 if a key is absent or lines \
+                  of an import were left out; 2 for any error."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -48,6 +54,7 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let outcome = match arguments.command {
         Command::Dev(arguments) => dev::run(arguments).await,
@@ -59,9 +66,12 @@ async fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("tierkv: {error}");
-        ExitCode::FAILURE
+        ExitCode::from(FAILED)
     })
 }
+
+/// The exit status of whatever could not be done; 1 is left to a negative answer.
+const FAILED: u8 = 2;
 
 /// How every command ends: an exit code, or words for the person at the terminal.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;

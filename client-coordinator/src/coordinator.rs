@@ -70,6 +70,26 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+/// The addresses of a client coordinator, taken. Whoever starts more than this tier takes
+/// them first: an address in use is then told before anything else was touched.
+pub struct Listeners {
+    grpc: (TcpListener, SocketAddr),
+    rest: (TcpListener, SocketAddr),
+}
+
+impl Listeners {
+    /// Takes the addresses of these settings.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`] if one is in use.
+    pub async fn bind(settings: &ClientCoordinatorSettings) -> Result<Self, StartError> {
+        Ok(Self {
+            grpc: listen(settings.grpc_listen).await?,
+            rest: listen(settings.rest_listen).await?,
+        })
+    }
+}
+
 /// A running client coordinator.
 pub struct ClientCoordinator {
     grpc_address: SocketAddr,
@@ -83,7 +103,7 @@ pub struct ClientCoordinator {
 }
 
 impl ClientCoordinator {
-    /// Begins to listen on both doors.
+    /// Takes its addresses and begins to serve on them.
     ///
     /// # Errors
     /// [`StartError`], in words for an operator.
@@ -93,8 +113,25 @@ impl ClientCoordinator {
         cache: Arc<C>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let (grpc_listener, grpc_address) = listen(settings.grpc_listen).await?;
-        let (rest_listener, rest_address) = listen(settings.rest_listen).await?;
+        let listeners = Listeners::bind(&settings).await?;
+        Self::start_on(listeners, settings, coordination, cache, clock).await
+    }
+
+    /// Begins to serve on addresses that were taken already.
+    ///
+    /// # Errors
+    /// [`StartError`], in words for an operator.
+    pub async fn start_on<C: Cache>(
+        listeners: Listeners,
+        settings: ClientCoordinatorSettings,
+        coordination: Arc<dyn Coordination>,
+        cache: Arc<C>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let Listeners {
+            grpc: (grpc_listener, grpc_address),
+            rest: (rest_listener, rest_address),
+        } = listeners;
         let (stop, stopping) = watch::channel(false);
         let views: SharedViews = Arc::new(Views::default());
         let below = Below::follow(&*coordination, stopping.clone()).await?;

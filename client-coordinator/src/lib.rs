@@ -8,11 +8,11 @@
 //!                         └─► writer ─────► below
 //! ```
 //!
-//! Reading order: [`views`] (what masters said lately, and so which hits count),
-//! [`reader`] (the read path), [`flights`] (equal misses become one), [`below`] (the way to
-//! the server coordinators), [`writer`], [`operations`] (reads and
-//! writes as users know them), then the doors: [`kv`], [`session`], [`rest`],
-//! [`admin`]; [`ClientCoordinator`] puts them together.
+//! Reading order: `views` (what masters said lately, and so which hits count),
+//! `reader` (the read path), `flights` (equal misses become one), `below` (the way to
+//! the server coordinators), `writer`, `operations` (reads and
+//! writes as users know them), then the doors: `kv`, `session`, `rest`,
+//! `admin`; [`ClientCoordinator`] puts them together.
 
 mod admin;
 mod below;
@@ -29,5 +29,5 @@ mod settings;
 mod views;
 mod writer;
 
-pub use coordinator::{ClientCoordinator, StartError};
+pub use coordinator::{ClientCoordinator, Listeners, StartError};
 pub use settings::{ClientCoordinatorSettings, MetricsPage};

@@ -93,6 +93,11 @@ impl<C: Cache> Reader<C> {
         if consistency != Consistency::Session && options.min_version != 0 {
             return Err(Error::invalid("min_version goes with SESSION consistency"));
         }
+        if consistency == Consistency::Latest && options.max_staleness_ms.is_some() {
+            return Err(Error::invalid(
+                "LATEST bears no staleness: leave max_staleness_ms out",
+            ));
+        }
         Ok(match consistency {
             Consistency::Latest => Level::Latest,
             Consistency::Unspecified | Consistency::Cached | Consistency::Session => {

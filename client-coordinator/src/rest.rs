@@ -257,8 +257,17 @@ fn parameters(uri: &Uri) -> impl Iterator<Item = Result<(&str, String), Error>> 
 
 fn read_options(uri: &Uri) -> Result<ReadOptions, Error> {
     let mut options = ReadOptions::default();
+    let mut seen = Vec::new();
     for parameter in parameters(uri) {
-        match parameter? {
+        let parameter = parameter?;
+        if seen.contains(&parameter.0) {
+            let name = parameter.0.escape_default();
+            return Err(Error::invalid(format!(
+                "the parameter '{name}' stands there twice"
+            )));
+        }
+        seen.push(parameter.0);
+        match parameter {
             ("consistency", level) => {
                 options.consistency = match level.as_str() {
                     "cached" => Consistency::Cached,
@@ -421,6 +430,7 @@ mod tests {
         );
         for bad in [
             "consistency=newest",
+            "consistency=cached&consistency=latest",
             "min_version=x",
             "max_staleness_ms=-1",
             "fresh=1",

@@ -10,10 +10,10 @@
 //!                                                    invalidator ──► cache tier
 //! ```
 //!
-//! Reading order: [`Sequencer`](sequencer) gives every write its place, version and
-//! answer; [`driver`] carries out what the replication machine commands;
-//! [`invalidator`] deletes changed keys from the cache and writes the marks;
-//! [`ownership`] knows which slots are the cluster's; [`service`] is the gRPC door;
+//! Reading order: `sequencer` gives every write its place, version and
+//! answer; `driver` carries out what the replication machine commands;
+//! `invalidator` deletes changed keys from the cache and writes the marks;
+//! `ownership` knows which slots are the cluster's; `service` is the gRPC door;
 //! [`DataNode`] puts them together.
 
 mod driver;

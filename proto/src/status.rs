@@ -1,7 +1,7 @@
 //! Error codes as gRPC statuses, and back.
 //!
 //! A status of ours carries a `google.rpc.Status` in its details, with one
-//! [`v1::Error`](crate::v1::Error) packed in it. Only that detail makes a promise; a
+//! [`v1::Error`] packed in it. Only that detail makes a promise; a
 //! bare status was made by a transport.
 
 use prost::Message;

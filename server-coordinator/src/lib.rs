@@ -3,9 +3,9 @@
 //! Any number may run; one is elected primary. The primary alone changes placement; any
 //! of them routes, because safety never depends on who coordinates (TXN-ROUTE).
 //!
-//! Reading order: [`routes`] (which cluster, which node, which connection), [`routing`]
-//! (a frame's way down and back), [`office`] (election and what the primary does),
-//! [`service`] (the gRPC door), [`ServerCoordinator`] (all of it together).
+//! Reading order: `routes` (which cluster, which node, which connection), `routing`
+//! (a frame's way down and back), `office` (election and what the primary does),
+//! `service` (the gRPC door), [`ServerCoordinator`] (all of it together).
 
 mod coordinator;
 mod office;

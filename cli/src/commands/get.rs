@@ -20,12 +20,12 @@ pub(crate) struct GetArguments {
     connection: Connection,
     /// The key.
     key: OsString,
-    /// How fresh the answer must be.
-    #[arg(long, value_enum, default_value = "cached")]
-    consistency: Freshness,
-    /// With --consistency session: the least version of the key to see.
-    #[arg(long, default_value_t = 0)]
-    min_version: u64,
+    /// How fresh the answer must be [default: cached, or session with --min-version].
+    #[arg(long, value_enum)]
+    consistency: Option<Freshness>,
+    /// The least version of the key to see, as a write or read of it told.
+    #[arg(long)]
+    min_version: Option<u64>,
     /// The read's own staleness bound in milliseconds.
     #[arg(long)]
     max_staleness_ms: Option<u64>,
@@ -48,17 +48,26 @@ enum Freshness {
 pub(crate) async fn run(arguments: GetArguments) -> Outcome {
     let client = arguments.connection.open().await?;
     let options = ReadOptions {
-        consistency: match arguments.consistency {
-            Freshness::Cached => Consistency::Cached,
-            Freshness::Session => Consistency::Session(arguments.min_version),
-            Freshness::Latest => Consistency::Latest,
+        consistency: match (arguments.consistency, arguments.min_version) {
+            (None | Some(Freshness::Session), Some(version)) => Consistency::Session(version),
+            (None | Some(Freshness::Cached), None) => Consistency::Cached,
+            (Some(Freshness::Latest), None) => Consistency::Latest,
+            (Some(Freshness::Session), None) => {
+                return Err("--consistency session needs a --min-version".into());
+            }
+            (Some(Freshness::Cached | Freshness::Latest), Some(_)) => {
+                return Err("--min-version goes with --consistency session".into());
+            }
         },
         max_staleness: arguments.max_staleness_ms.map(Duration::from_millis),
     };
     let found = client.get_with(bytes(arguments.key), options).await?;
     if arguments.verbose {
         let (source, version, age) = (found.source, found.version, found.age);
-        eprintln!("source {source:?}, version {version}, age at most {age:?}");
+        eprintln!(
+            "source {source:?}, version {version}, age at most {} ms",
+            age.as_millis()
+        );
     }
     let Some(value) = found.value else {
         eprintln!("the key is absent");

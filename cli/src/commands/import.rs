@@ -50,13 +50,18 @@ pub(crate) async fn run(arguments: ImportArguments) -> Outcome {
     let mut under_way: JoinSet<Fate> = JoinSet::new();
     let mut tally = Tally::default();
     while let Some(next) = source.next().await {
-        let Numbered { number, bytes, end } = next?;
+        let Numbered { number, bytes, end } =
+            next.map_err(|error| format!("{} can't be read: {error}", arguments.file.display()))?;
         bar.set_position(end);
         match bytes {
-            Ok(bytes) => {
-                let client = client.clone();
-                under_way.spawn(async move { import(&client, number, &bytes).await });
-            }
+            // Parsed here, so that bad lines are told in order.
+            Ok(bytes) => match Line::parse(&bytes) {
+                Ok(line) => {
+                    let client = client.clone();
+                    under_way.spawn(async move { import(&client, number, line).await });
+                }
+                Err(why) => tally.take(Fate::Bad(number, why), &bar),
+            },
             Err(why) => tally.take(Fate::Bad(number, why), &bar),
         }
         while under_way.len() >= MAX_UNDER_WAY {
@@ -76,11 +81,7 @@ pub(crate) async fn run(arguments: ImportArguments) -> Outcome {
     tally.conclude()
 }
 
-async fn import(client: &Client, number: u64, bytes: &[u8]) -> Fate {
-    let line = match Line::parse(bytes) {
-        Ok(line) => line,
-        Err(why) => return Fate::Bad(number, why),
-    };
+async fn import(client: &Client, number: u64, line: Line) -> Fate {
     match client.put(&line.key, line.value).await {
         Ok(_) => Fate::Imported,
         Err(error) if error.code() == Code::InvalidArgument => {

@@ -34,7 +34,7 @@ pub struct CheckpointBatch {
     pub changes: Vec<(ItemKey, Option<Item>)>,
 }
 
-/// A data node's store. The suite in [`conformance`] says what each must do.
+/// A data node's store. The suite in `conformance` says what each must do.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Makes `incarnation` the only run of a process that may write, and answers where

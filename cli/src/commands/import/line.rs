@@ -27,8 +27,7 @@ impl Line {
     /// # Errors
     /// Words that say what is wrong with it.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let fields: Fields = serde_json::from_slice(bytes)
-            .map_err(|error| format!("not a usable record: {error}"))?;
+        let fields: Fields = serde_json::from_slice(bytes).map_err(|error| unusable(&error))?;
         if fields.ttl_ms.is_some_and(|ttl| ttl != 0) {
             return Err("ttl_ms is not served by this release; leave it out".to_owned());
         }
@@ -41,6 +40,13 @@ impl Line {
             value: either("value", fields.value, fields.value_base64)?,
         })
     }
+}
+
+/// What the parser says, without its line number: it only ever sees one line.
+fn unusable(error: &serde_json::Error) -> String {
+    let words = error.to_string();
+    let words = words.split(" at line ").next().unwrap_or(&words);
+    format!("not a usable record: {words} at column {}", error.column())
 }
 
 /// The one of two forms that is given.
