@@ -24,13 +24,16 @@ use tierkv_storage::{StorageSettings, WalSync};
 use tierkv_types::{Clock, ClusterId, NodeId, SystemClock};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::sleep,
+    time::{interval, sleep},
 };
 
 use crate::Outcome;
 
 /// How often it is looked whether the platform is ready.
 const READY_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often gathered samples are taken into the histograms.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Options of `tierkv dev`.
 #[derive(Args)]
@@ -177,7 +180,17 @@ async fn start(
     })
 }
 
+/// The metrics page. Histograms gather samples until somebody takes them in: a page that
+/// nobody asks for must not grow for ever.
 fn page(metrics: PrometheusHandle) -> MetricsPage {
+    let upkeep = metrics.clone();
+    tokio::spawn(async move {
+        let mut ticks = interval(UPKEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
     MetricsPage(Arc::new(move || metrics.render()))
 }
 

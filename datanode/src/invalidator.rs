@@ -53,6 +53,10 @@ pub(crate) fn start<C: Cache>(
     clock: Arc<dyn Clock>,
     wait: Duration,
 ) -> mpsc::Sender<Message> {
+    metrics::describe_counter!(
+        "tierkv_invalidations_undelivered_total",
+        "Deletes that the cache tier did not confirm in time; they are delivered again."
+    );
     let (sender, receiver) = mpsc::channel(QUEUE);
     let invalidator = Invalidator {
         cache,
@@ -175,7 +179,7 @@ impl<C: Cache> Invalidator<C> {
     }
 
     fn owe(&mut self, keys: Vec<ItemKey>) {
-        metrics::counter!("tierkv_invalidations_undelivered").increment(keys.len() as u64);
+        metrics::counter!("tierkv_invalidations_undelivered_total").increment(keys.len() as u64);
         self.undelivered.extend(keys);
         if self.undelivered.len() > MAX_UNDELIVERED {
             tracing::warn!(

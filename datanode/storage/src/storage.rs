@@ -118,6 +118,7 @@ impl Storage {
             settings.segment_bytes >= MIN_SEGMENT_BYTES,
             "segment_bytes is under {MIN_SEGMENT_BYTES}"
         );
+        describe_metrics();
         let (lock, node_state) = {
             let (settings, disk) = (settings.clone(), Arc::clone(&disk));
             blocking(move || enter(&settings, disk)).await?
@@ -424,6 +425,15 @@ impl Storage {
             last_checkpoint: stored.last_checkpoint.map(|at| at.elapsed()),
         }
     }
+}
+
+fn describe_metrics() {
+    metrics::describe_histogram!(
+        "tierkv_log_sync_seconds",
+        "Time to write and sync a log batch."
+    );
+    metrics::describe_histogram!("tierkv_log_batch_records", "Records made durable together.");
+    metrics::describe_histogram!("tierkv_checkpoint_seconds", "Time to store a checkpoint.");
 }
 
 impl Applying {
