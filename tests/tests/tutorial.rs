@@ -211,7 +211,11 @@ async fn bad_lines_are_listed_and_the_others_imported() {
     );
 
     let missing = tierkv(&platform, &["import", "no-such-file"]);
-    assert_eq!(missing.status.code(), Some(1));
+    assert_eq!(
+        missing.status.code(),
+        Some(2),
+        "an error is not a negative answer"
+    );
     assert!(String::from_utf8_lossy(&missing.stderr).contains("no-such-file"));
 }
 
@@ -246,7 +250,25 @@ async fn keys_are_put_read_and_deleted_by_command() {
         b"the key was absent\n"
     );
     let nobody = tierkv(&platform, &["get", "--address", "127.0.0.1:1", "greeting"]);
-    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(
+        nobody.status.code(),
+        Some(2),
+        "absence and failure must differ"
+    );
+    let version = "9";
+    let mixed = [
+        "get",
+        "--consistency",
+        "cached",
+        "--min-version",
+        version,
+        "greeting",
+    ];
+    assert_eq!(
+        tierkv(&platform, &mixed).status.code(),
+        Some(2),
+        "a bound would be ignored"
+    );
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("client coordinator"));
 }
 
