@@ -190,12 +190,16 @@ impl Stage {
 
     async fn loaded_etcd(&mut self) -> Result<(String, Meter), Failure> {
         if self.etcd.is_none() {
-            let etcd = Etcd::start(1).await.map_err(harness)?;
+            let mut etcd = Etcd::start(1).await.map_err(harness)?;
             note(format_args!("loading etcd"));
             EtcdClient::connect(&first(etcd.addresses())?)
                 .await?
                 .load(&self.settings.loading())
                 .await?;
+            // Its reads copy the buffer of recent writes, which keeps the length of the largest
+            // batch as long as the process lives: users of etcd don't read right after such
+            // a load, in the same process.
+            etcd.restart().await.map_err(harness)?;
             self.etcd = Some(etcd);
         }
         let etcd = started(self.etcd.as_mut())?;

@@ -18,17 +18,22 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// Space for the store: etcd's default of 2 GiB is too little for millions of writes, and
 /// a full one refuses them.
 const QUOTA_BYTES: u64 = 8 << 30;
+/// How long an orderly stop may take.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// An etcd cluster on loopback, ready to serve; it ends with this guard.
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<Member>,
+    /// The members and their peer addresses, as etcd is told.
+    cluster: String,
 }
 
 #[derive(Debug)]
 struct Member {
     process: Process,
     client_port: u16,
+    peer_port: u16,
 }
 
 impl Etcd {
@@ -59,11 +64,45 @@ impl Etcd {
         let mut members = Vec::with_capacity(ports.len());
         for (at, (client_port, peer_port)) in ports.iter().enumerate() {
             members.push(Member {
-                process: spawn(at, *client_port, *peer_port, &cluster)?,
+                process: spawn(
+                    at,
+                    *client_port,
+                    *peer_port,
+                    &cluster,
+                    &DataFolder::new("etcd")?,
+                )?,
                 client_port: *client_port,
+                peer_port: *peer_port,
             });
         }
-        for member in &mut members {
+        let mut etcd = Self { members, cluster };
+        etcd.come_up().await?;
+        Ok(etcd)
+    }
+
+    /// Stops every member and starts it again, on its data and its addresses.
+    ///
+    /// # Errors
+    /// If a member does not stop or does not come up again.
+    pub async fn restart(&mut self) -> Result<(), Error> {
+        for member in &mut self.members {
+            member.process.stop(STOP_LIMIT).await?;
+        }
+        for (at, member) in self.members.iter_mut().enumerate() {
+            let folder = member.process.folder().clone();
+            member.process = spawn(
+                at,
+                member.client_port,
+                member.peer_port,
+                &self.cluster,
+                &folder,
+            )?;
+        }
+        self.come_up().await
+    }
+
+    async fn come_up(&mut self) -> Result<(), Error> {
+        for member in &mut self.members {
             let port = member.client_port;
             member
                 .process
@@ -73,7 +112,7 @@ impl Etcd {
                 })
                 .await?;
         }
-        Ok(Self { members })
+        Ok(())
     }
 
     /// The members' client addresses, as `host:port`.
@@ -97,8 +136,13 @@ impl Etcd {
     }
 }
 
-fn spawn(at: usize, client_port: u16, peer_port: u16, cluster: &str) -> Result<Process, Error> {
-    let folder = DataFolder::new("etcd")?;
+fn spawn(
+    at: usize,
+    client_port: u16,
+    peer_port: u16,
+    cluster: &str,
+    folder: &DataFolder,
+) -> Result<Process, Error> {
     let client = format!("http://127.0.0.1:{client_port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
     let program = Program::of_package(
@@ -123,7 +167,7 @@ fn spawn(at: usize, client_port: u16, peer_port: u16, cluster: &str) -> Result<P
         arguments
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value]),
-        &folder,
+        folder,
     )
 }
 
