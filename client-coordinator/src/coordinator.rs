@@ -8,24 +8,20 @@ use tierkv_coordination::{
     directory::{CLIENT_COORDINATORS, Presence},
 };
 use tierkv_rpc::{
-    incoming,
+    ListenError, drain, incoming, listen,
     proto::{
         FILE_DESCRIPTOR_SET,
         v1::{admin_server::AdminServer, kv_server::KvServer},
     },
     serve_builder,
     session::FRAME_SLACK,
+    stopped,
 };
 use tierkv_types::{
     Clock,
     limits::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES},
 };
-use tokio::{
-    net::TcpListener,
-    sync::watch,
-    task::JoinHandle,
-    time::{interval, timeout},
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::interval};
 use tonic::{service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -44,8 +40,6 @@ use crate::{
     writer::Writer,
 };
 
-/// How long requests under way may take to finish when it stops.
-const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// How often the health service looks whether the platform answers.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// The name under which the health service knows the API.
@@ -58,13 +52,8 @@ pub enum StartError {
     #[error(transparent)]
     Coordination(#[from] CoordinationError),
     /// One of its addresses.
-    #[error("{address} can't be listened on: {error}; choose another address")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// gRPC reflection.
     #[error("the API's description can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -254,20 +243,9 @@ impl ClientCoordinator {
         drop(self.membership.leave().await);
         self.stop.send_replace(true);
         for task in self.tasks {
-            let abort = task.abort_handle();
-            if timeout(DRAIN_TIME, task).await.is_err() {
-                // A client that keeps its stream open does not keep the process alive.
-                abort.abort();
-            }
+            drain(task).await;
         }
     }
-}
-
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |error| StartError::Listen { address, error };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
 }
 
 /// Keeps the health service at what is so.
@@ -289,10 +267,6 @@ async fn watch_health(
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }
-}
-
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    drop(stop.wait_for(|stop| *stop).await);
 }
 
 async fn serve_grpc(

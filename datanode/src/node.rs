@@ -1,6 +1,6 @@
 //! A data node, put together.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use tierkv_cache::Cache;
 use tierkv_coordination::{
@@ -12,12 +12,12 @@ use tierkv_protocol::{
     replication::{ClusterState, Founding, Replica, Restored, StateError},
 };
 use tierkv_rpc::{
-    incoming, proto::internal::data_node_server::DataNodeServer, serve_builder,
-    session::FRAME_SLACK, tiers::MAX_TIER_FRAME_BYTES,
+    ListenError, drain, incoming, listen, proto::internal::data_node_server::DataNodeServer,
+    serve_builder, session::FRAME_SLACK, stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
 use tierkv_storage::{RealDisk, Recovered, Storage, StorageError};
 use tierkv_types::{Clock, limits::MAX_ANSWER_BYTES};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     driver::Driver,
@@ -27,9 +27,6 @@ use crate::{
     service::{Door, Service},
     settings::DataNodeSettings,
 };
-
-/// How long requests under way may take to finish when the node stops.
-const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Why a data node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +41,8 @@ pub enum StartError {
     #[error(transparent)]
     Coordination(#[from] CoordinationError),
     /// Its address.
-    #[error("{address} can't be listened on: {error}; choose another address")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
 }
 
 /// A running data node.
@@ -120,17 +112,7 @@ impl DataNode {
         let (stop, stopping) = watch::channel(false);
         let (fail, failed) = watch::channel(None);
 
-        let listener =
-            TcpListener::bind(settings.listen)
-                .await
-                .map_err(|error| StartError::Listen {
-                    address: settings.listen,
-                    error,
-                })?;
-        let address = listener.local_addr().map_err(|error| StartError::Listen {
-            address: settings.listen,
-            error,
-        })?;
+        let (listener, address) = listen(settings.listen).await?;
         let presence = Presence::of_this_process(address.to_string());
         let membership = coordination
             .join(
@@ -211,11 +193,7 @@ impl DataNode {
     pub async fn stop(self) -> Result<(), StorageError> {
         drop(self.membership.leave().await);
         self.drain.send_replace(true);
-        let abort = self.serving.abort_handle();
-        if timeout(DRAIN_TIME, self.serving).await.is_err() {
-            // A peer that keeps its stream open does not keep the node from stopping.
-            abort.abort();
-        }
+        drain(self.serving).await;
         self.stop.send_replace(true);
         for task in self.tasks {
             drop(task.await);
@@ -224,16 +202,13 @@ impl DataNode {
     }
 }
 
-async fn serve(door: Door, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+async fn serve(door: Door, listener: TcpListener, stop: watch::Receiver<bool>) {
     let service = DataNodeServer::new(door)
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
-    let stopped = async move {
-        drop(stop.wait_for(|stop| *stop).await);
-    };
     let served = serve_builder()
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming(listener), stopped)
+        .serve_with_incoming_shutdown(incoming(listener), stopped(stop))
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the data node's listener failed");

@@ -13,6 +13,7 @@ mod channel;
 mod exchange;
 mod lane;
 mod multiplexer;
+mod serving;
 pub mod session;
 pub mod tiers;
 
@@ -21,4 +22,5 @@ pub use channel::{channel, incoming, serve_builder};
 pub use exchange::{CallError, Exchange};
 pub use lane::Outbound;
 pub use multiplexer::Multiplexer;
+pub use serving::{ListenError, drain, listen, stopped};
 pub use tierkv_proto as proto;

@@ -1,17 +1,18 @@
 //! A server coordinator, put together.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use tierkv_coordination::{
     Coordination, CoordinationError, Membership,
     directory::{Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    incoming, proto::internal::server_coordinator_server::ServerCoordinatorServer, serve_builder,
-    session::FRAME_SLACK, tiers::MAX_TIER_FRAME_BYTES,
+    ListenError, drain, incoming, listen,
+    proto::internal::server_coordinator_server::ServerCoordinatorServer, serve_builder,
+    session::FRAME_SLACK, stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
 use tierkv_types::{Epoch, limits::MAX_ANSWER_BYTES};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     office::{Office, OfficeKeeper},
@@ -21,9 +22,6 @@ use crate::{
     settings::ServerCoordinatorSettings,
 };
 
-/// How long requests under way may take to finish when it stops.
-const DRAIN_TIME: Duration = Duration::from_secs(2);
-
 /// Why a server coordinator did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -31,13 +29,8 @@ pub enum StartError {
     #[error(transparent)]
     Coordination(#[from] CoordinationError),
     /// Its address.
-    #[error("{address} can't be listened on: {error}; choose another address")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
 }
 
 /// A running server coordinator.
@@ -59,12 +52,7 @@ impl ServerCoordinator {
         settings: ServerCoordinatorSettings,
         coordination: Arc<dyn Coordination>,
     ) -> Result<Self, StartError> {
-        let listen = |error| StartError::Listen {
-            address: settings.listen,
-            error,
-        };
-        let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+        let (listener, address) = listen(settings.listen).await?;
         let presence = Presence::of_this_process(address.to_string());
         let membership = coordination
             .join(
@@ -122,24 +110,17 @@ impl ServerCoordinator {
         for task in self.tasks {
             drop(task.await);
         }
-        let abort = self.serving.abort_handle();
-        if timeout(DRAIN_TIME, self.serving).await.is_err() {
-            // A peer that keeps its stream open does not keep the coordinator from stopping.
-            abort.abort();
-        }
+        drain(self.serving).await;
     }
 }
 
-async fn serve(door: Door, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+async fn serve(door: Door, listener: TcpListener, stop: watch::Receiver<bool>) {
     let service = ServerCoordinatorServer::new(door)
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
-    let stopped = async move {
-        drop(stop.wait_for(|stop| *stop).await);
-    };
     let served = serve_builder()
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming(listener), stopped)
+        .serve_with_incoming_shutdown(incoming(listener), stopped(stop))
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the server coordinator's listener failed");
