@@ -101,9 +101,6 @@ impl<C: Cache> kv_server::Kv for Door<C> {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        if request.get_ref().ttl_ms != 0 {
-            return unimplemented("a time to live");
-        }
         let deadline = deadline(&request);
         self.answer(self.operations.put(request.into_inner(), deadline).await)
     }

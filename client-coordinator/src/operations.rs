@@ -108,13 +108,12 @@ impl<C: Cache> Operations<C> {
         deadline: Instant,
     ) -> Result<PutResponse, Error> {
         self.meters.puts.increment(1);
-        if request.ttl_ms != 0 {
-            return Err(not_served("a time to live"));
-        }
         let key = ItemKey::new(&request.namespace, &request.key)?;
         let id = request.request_id.as_ref();
-        let version = self.writer.put(key, request.value, id, deadline).await?;
-        Ok(PutResponse { version })
+        let put = (self.writer).put(key, request.value, request.ttl_ms, id, deadline);
+        Ok(PutResponse {
+            version: put.await?,
+        })
     }
 
     /// Removes a key.

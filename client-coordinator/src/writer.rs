@@ -9,7 +9,9 @@ use tierkv_rpc::proto::{
     internal::{self, WriteReply, reply, request},
     v1,
 };
-use tierkv_types::{Change, ChangeKind, Clock, Code, Error, ItemKey, RequestId, Write};
+use tierkv_types::{
+    Clock, Code, Error, ItemKey, Operation, OperationKind, RequestId, WriteRequest,
+};
 use tokio::time::Instant;
 
 use crate::{below::Below, views::SharedViews};
@@ -22,7 +24,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Sets a key; answers the new version.
+    /// Sets a key, for `ttl_ms` milliseconds or, with 0, for ever; answers the new version.
     ///
     /// # Errors
     /// `InvalidArgument`, or what the tiers below said.
@@ -30,13 +32,14 @@ impl Writer {
         &self,
         key: ItemKey,
         value: Bytes,
+        ttl_ms: u64,
         request_id: Option<&v1::RequestId>,
         deadline: Instant,
     ) -> Result<u64, Error> {
         convert::check_value(&value)?;
-        let kind = ChangeKind::Put {
+        let kind = OperationKind::Put {
             value,
-            expires: None,
+            ttl: convert::ttl(ttl_ms)?,
         };
         Ok(self.change(key, kind, request_id, deadline).await?.version)
     }
@@ -52,7 +55,7 @@ impl Writer {
         deadline: Instant,
     ) -> Result<v1::DeleteResponse, Error> {
         let answer = self
-            .change(key, ChangeKind::Delete, request_id, deadline)
+            .change(key, OperationKind::Delete, request_id, deadline)
             .await?;
         let existed = answer.existed.first().copied().unwrap_or(false);
         Ok(v1::DeleteResponse {
@@ -64,19 +67,19 @@ impl Writer {
     async fn change(
         &self,
         key: ItemKey,
-        kind: ChangeKind,
+        kind: OperationKind,
         request_id: Option<&v1::RequestId>,
         deadline: Instant,
     ) -> Result<WriteReply, Error> {
-        let request = match request_id {
+        let id = match request_id {
             Some(id) => convert::request_id(id)?,
             None => self.new_request_id(),
         };
-        let write = Write {
-            request,
-            changes: vec![Change { key, kind }],
+        let write = WriteRequest {
+            id,
+            operations: vec![Operation { key, kind }],
         };
-        let write = request::Kind::Write(internal::Write::from_write(write));
+        let write = request::Kind::Write(internal::Write::from_request(write));
         match self.below.write(write, deadline).await? {
             reply::Kind::Write(answer) => Ok(answer),
             _ => Err(Error::new(

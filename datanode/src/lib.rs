@@ -21,6 +21,7 @@ mod invalidator;
 mod node;
 mod ownership;
 mod reads;
+mod reclaimer;
 mod sequencer;
 mod service;
 mod settings;

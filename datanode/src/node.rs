@@ -23,6 +23,7 @@ use crate::{
     driver::Driver,
     invalidator,
     ownership::Owned,
+    reclaimer::Reclaimer,
     sequencer::Sequencer,
     service::{Door, Service},
     settings::DataNodeSettings,
@@ -138,6 +139,12 @@ impl DataNode {
             coordination,
             invalidator,
         };
+        let reclaimer = Reclaimer {
+            sequencer: Arc::clone(&sequencer),
+            storage: Arc::clone(&storage),
+            tombstone_retention: settings.storage.log_retention,
+        };
+        let reclaiming = tokio::spawn(reclaimer.run(stopping.clone()));
         let driving = tokio::spawn(async move {
             if let Err(why) = driver.run(stopping).await {
                 tracing::error!(why, "the data node stops");
@@ -161,7 +168,7 @@ impl DataNode {
             stop,
             failed,
             serving,
-            tasks: vec![placement, driving],
+            tasks: vec![placement, reclaiming, driving],
             membership,
         })
     }

@@ -1,9 +1,9 @@
 //! Gives every write its place in the log, its version and its answer.
 //!
 //! One lock guards the replication machine, the cluster clock and the *appended state*:
-//! what keys will hold once everything appended is committed. Conditions and `existed`
-//! are judged against that state, and an answer that depends on it waits for its commit
-//! (REP-APPLY).
+//! what keys will hold once everything appended is committed, and which requests will have
+//! been applied. Conditions, `existed` and repeated requests are judged against that state,
+//! and an answer that depends on it waits for its commit (REP-APPLY).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,10 +11,11 @@ use std::{
 };
 
 use tierkv_protocol::replication::{Command, Event, Mastership, Refusal, Replica};
-use tierkv_storage::{Residence, Storage};
+use tierkv_storage::{Outcome, Residence, Storage};
 use tierkv_types::{
-    BootTime, ChangeKind, Clock, Code, Error, HybridClock, Index, ItemKey, Payload, Position,
-    Record, Version, Write,
+    BootTime, Change, ChangeKind, Clock, Code, Error, HybridClock, Index, ItemKey, OperationKind,
+    Payload, Position, Record, RequestId, Version, Write, WriteRequest,
+    limits::{MAX_REQUEST_LEAD, REQUEST_MEMORY},
 };
 use tokio::{sync::oneshot, time::Instant};
 
@@ -33,6 +34,8 @@ struct State {
     /// For each key with a pending change: the last such change's index, and whether the
     /// key is there after it.
     appended: HashMap<ItemKey, Appended>,
+    /// What pending records will have answered, by the requests they apply.
+    answered: HashMap<RequestId, Outcome>,
     /// Who waits for which index, in index order.
     waiters: VecDeque<Waiter>,
 }
@@ -58,7 +61,7 @@ impl Waiter {
 
 /// A write with its deadline, as a frame brought it.
 pub(crate) struct Proposal {
-    pub(crate) write: Write,
+    pub(crate) write: WriteRequest,
     pub(crate) deadline: Instant,
 }
 
@@ -98,6 +101,7 @@ impl Sequencer {
             clock: HybridClock::starting_above(seen),
             pending: VecDeque::new(),
             appended: HashMap::new(),
+            answered: HashMap::new(),
             waiters: VecDeque::new(),
         };
         for record in tail {
@@ -152,7 +156,8 @@ impl Sequencer {
     /// Appends the record that opens a term (REP-NOOP).
     pub(crate) fn append_noop(&self, position: Position) -> Result<(), Error> {
         let mut state = self.lock();
-        let record = state.record(position, Payload::Noop, self.clock.wall_millis());
+        let version = state.clock.tick(self.clock.wall_millis());
+        let record = state.record(position, version, Payload::Noop);
         state.pending.push_back(record.clone());
         self.storage
             .append(vec![record])
@@ -217,44 +222,121 @@ impl Sequencer {
     fn sequence(
         &self,
         state: &mut State,
-        write: Write,
+        write: WriteRequest,
         known: &Known,
         now: BootTime,
         wall: u64,
         records: &mut Vec<Record>,
     ) -> Result<Sequenced, Error> {
-        let existed: Vec<bool> = (write.changes.iter())
-            .map(|change| {
-                needs_prior(&change.kind)
-                    && self.is_present(state, &change.key, known).unwrap_or(false)
-            })
-            .collect();
-        let pure_delete = write
-            .changes
-            .iter()
-            .all(|change| change.kind == ChangeKind::Delete);
-        if pure_delete && !existed.contains(&true) {
-            // Nothing changes, so nothing is logged; the master's word is still needed.
-            state.replica.confirm(now).map_err(not_master)?;
-            return Ok(Sequenced {
-                version: state.clock.last(),
-                existed,
-            });
+        let fingerprint = write.fingerprint();
+        if let Some(outcome) = self.outcome(state, &write.id) {
+            return repeated(&write, fingerprint, &outcome);
         }
+        check_birth(&write.id, state.clock.now(wall))?;
         let position = state.replica.propose(now).map_err(not_master)?;
-        let record = state.record(position, Payload::Write(write), wall);
-        let version = record.version;
+        let version = state.clock.tick(wall);
+        let mut existed = Vec::with_capacity(write.operations.len());
+        let mut changes = Vec::with_capacity(write.operations.len());
+        for operation in write.operations {
+            let key = operation.key;
+            let kind = match operation.kind {
+                OperationKind::Put { value, ttl } => ChangeKind::Put {
+                    value,
+                    expires: ttl.map(|ttl| version.after(ttl)),
+                },
+                OperationKind::Delete => ChangeKind::Delete {
+                    existed: self.is_present(state, &key, known).unwrap_or(false),
+                },
+            };
+            existed.push(kind == ChangeKind::Delete { existed: true });
+            changes.push(Change { key, kind });
+        }
+        let payload = Payload::Write(Write {
+            request: write.id,
+            fingerprint,
+            changes,
+        });
+        let record = state.record(position, version, payload);
         state.note_appended(&record);
         state.pending.push_back(record.clone());
         records.push(record);
         Ok(Sequenced { version, existed })
     }
 
+    /// What became, or will have become, of a request; the caller's answer waits for the
+    /// commit of everything appended (TXN-IDS).
+    fn outcome(&self, state: &State, id: &RequestId) -> Option<Outcome> {
+        let appended = state.answered.get(id).cloned();
+        appended.or_else(|| self.storage.outcome(id))
+    }
+
+    /// Appends a record that expires those of `candidates`, keys with the versions that
+    /// expired, that still hold these versions. `generation` is the store's from before the
+    /// candidates were looked for. Answers how many are expired.
+    ///
+    /// # Errors
+    /// `NotMaster`, or why the log took nothing.
+    pub(crate) fn expire(
+        &self,
+        candidates: Vec<(ItemKey, Version)>,
+        generation: u64,
+    ) -> Result<usize, Error> {
+        let mut state = self.lock();
+        let changes: Vec<Change> = (candidates.into_iter())
+            .filter(|(key, version)| self.still_holds(&state, key, *version, generation))
+            .map(|(key, _)| Change {
+                key,
+                kind: ChangeKind::Delete { existed: true },
+            })
+            .collect();
+        let count = changes.len();
+        if count > 0 {
+            self.append_own(&mut state, Payload::Expire(changes))?;
+        }
+        Ok(count)
+    }
+
+    /// Appends a record that forgets the tombstones up to a version.
+    ///
+    /// # Errors
+    /// `NotMaster`, or why the log took nothing.
+    pub(crate) fn forget_tombstones(&self, up_to: Version) -> Result<(), Error> {
+        self.append_own(&mut self.lock(), Payload::Forget { up_to })
+    }
+
+    /// Appends a record that no client asked for.
+    fn append_own(&self, state: &mut State, payload: Payload) -> Result<(), Error> {
+        let before = (state.replica.last(), state.pending.len());
+        let position = state.replica.propose(self.clock.boot_time());
+        let position = position.map_err(not_master)?;
+        let version = state.clock.tick(self.clock.wall_millis());
+        let record = state.record(position, version, payload);
+        state.note_appended(&record);
+        state.pending.push_back(record.clone());
+        self.storage.append(vec![record]).map_err(|error| {
+            state.take_back(before);
+            error.to_error()
+        })
+    }
+
+    /// Whether a key's last change in the appended state is the one of this version.
+    fn still_holds(&self, state: &State, key: &ItemKey, version: Version, generation: u64) -> bool {
+        if state.appended.contains_key(key) {
+            return false;
+        }
+        match self.storage.get(key.as_bytes()) {
+            Residence::Found(item) => item.version == version,
+            Residence::Absent => false,
+            // Nothing has gone to the store since it was asked, so it was asked rightly.
+            Residence::Unknown => self.storage.generation() == generation,
+        }
+    }
+
     /// Whether the node knows of every key whose prior state the write's answer tells.
-    fn resident(&self, state: &State, write: &Write, known: &Known) -> bool {
-        (write.changes.iter())
-            .filter(|change| needs_prior(&change.kind))
-            .all(|change| self.is_present(state, &change.key, known).is_some())
+    fn resident(&self, state: &State, write: &WriteRequest, known: &Known) -> bool {
+        (write.operations.iter())
+            .filter(|operation| needs_prior(&operation.kind))
+            .all(|operation| self.is_present(state, &operation.key, known).is_some())
     }
 
     /// Whether a key is there in the appended state; `None` if only the store can tell.
@@ -315,6 +397,9 @@ impl Sequencer {
                     state.appended.remove(&change.key);
                 }
             }
+            if let Payload::Write(write) = &record.payload {
+                state.answered.remove(&write.request);
+            }
         }
         let mut nothing = Vec::new();
         state
@@ -334,8 +419,41 @@ impl Sequencer {
 }
 
 /// Whether the answer tells if the key was there before.
-pub(crate) const fn needs_prior(kind: &ChangeKind) -> bool {
-    matches!(kind, ChangeKind::Delete)
+pub(crate) const fn needs_prior(kind: &OperationKind) -> bool {
+    matches!(kind, OperationKind::Delete)
+}
+
+/// Answers a request that was applied before.
+fn repeated(write: &WriteRequest, fingerprint: u32, outcome: &Outcome) -> Result<Sequenced, Error> {
+    if outcome.fingerprint != 0 && outcome.fingerprint != fingerprint {
+        return Err(Error::invalid(
+            "this request id was used for another write; make a new one for each write",
+        ));
+    }
+    let existed = (0..write.operations.len()).map(|place| outcome.existed.contains(place));
+    Ok(Sequenced {
+        version: outcome.version,
+        existed: existed.collect(),
+    })
+}
+
+/// Whether an id is of an age at which its outcome would still be known (TXN-IDS).
+fn check_birth(id: &RequestId, now: Version) -> Result<(), Error> {
+    let millis = |limit: std::time::Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    let (birth, now) = (id.birth_millis, now.millis());
+    if birth > now + millis(MAX_REQUEST_LEAD) {
+        return Err(Error::invalid(
+            "the request id is born in the future; its birth is in platform time, as the \
+             session's greeting and every version tell it",
+        ));
+    }
+    if birth + millis(REQUEST_MEMORY) < now {
+        return Err(Error::invalid(
+            "the request id is over two minutes old, so whether it was applied is not known \
+             any more: read the key, and make a new id (its birth is in platform time)",
+        ));
+    }
+    Ok(())
 }
 
 fn not_master(refusal: Refusal) -> Error {
@@ -345,8 +463,7 @@ fn not_master(refusal: Refusal) -> Error {
 }
 
 impl State {
-    fn record(&mut self, position: Position, payload: Payload, wall_millis: u64) -> Record {
-        let version = self.clock.tick(wall_millis);
+    fn record(&self, position: Position, version: Version, payload: Payload) -> Record {
         Record {
             position,
             commit: self.replica.commit(),
@@ -364,6 +481,7 @@ impl State {
             };
             self.appended.insert(change.key.clone(), appended);
         }
+        self.answered.extend(Outcome::of(record));
     }
 
     /// Undoes what a frame appended that the log did not take: the last position and the
@@ -372,6 +490,7 @@ impl State {
         self.replica.retract(last);
         self.pending.truncate(pending);
         self.appended.clear();
+        self.answered.clear();
         let pending = std::mem::take(&mut self.pending);
         pending.iter().for_each(|record| self.note_appended(record));
         self.pending = pending;

@@ -15,7 +15,9 @@ use tierkv_rpc::{
     tiers::{reply, reply_weight},
 };
 use tierkv_storage::{Item, Storage};
-use tierkv_types::{Change, ChangeKind, Code, Error, ItemKey, Write, limits::MAX_PEER_IN_FLIGHT};
+use tierkv_types::{
+    Code, Error, ItemKey, Operation, OperationKind, WriteRequest, limits::MAX_PEER_IN_FLIGHT,
+};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -166,11 +168,11 @@ impl Service {
         &self,
         write: tierkv_rpc::proto::internal::Write,
         view: &ReadView,
-    ) -> Result<Write, Error> {
+    ) -> Result<WriteRequest, Error> {
         let routed_by = write.placement_version;
-        let write = write.into_write()?;
-        for change in &write.changes {
-            view.owned.check(change.key.slot(), routed_by)?;
+        let write = write.into_request()?;
+        for operation in &write.operations {
+            view.owned.check(operation.key.slot(), routed_by)?;
         }
         Ok(detached(write))
     }
@@ -218,10 +220,10 @@ impl Service {
     async fn propose(&self, mut proposals: Vec<Proposal>) -> Result<Proposed, Error> {
         loop {
             let unknown: Vec<ItemKey> = (proposals.iter())
-                .flat_map(|proposal| &proposal.write.changes)
-                .filter(|change| needs_prior(&change.kind))
-                .filter(|change| self.sequencer.is_unknown(&change.key))
-                .map(|change| change.key.clone())
+                .flat_map(|proposal| &proposal.write.operations)
+                .filter(|operation| needs_prior(&operation.kind))
+                .filter(|operation| self.sequencer.is_unknown(&operation.key))
+                .map(|operation| operation.key.clone())
                 .collect();
             let generation = self.storage.generation();
             let mut present = HashMap::with_capacity(unknown.len());
@@ -327,21 +329,21 @@ async fn load(
 
 /// The write in memory of its own: what the memory tier keeps must not pin the frame it
 /// came in.
-fn detached(write: Write) -> Write {
-    let changes = (write.changes.into_iter())
-        .map(|change| Change {
-            key: change.key.detached(),
-            kind: match change.kind {
-                ChangeKind::Put { value, expires } => ChangeKind::Put {
+fn detached(write: WriteRequest) -> WriteRequest {
+    let operations = (write.operations.into_iter())
+        .map(|operation| Operation {
+            key: operation.key.detached(),
+            kind: match operation.kind {
+                OperationKind::Put { value, ttl } => OperationKind::Put {
                     value: Bytes::copy_from_slice(&value),
-                    expires,
+                    ttl,
                 },
-                ChangeKind::Delete => ChangeKind::Delete,
+                OperationKind::Delete => OperationKind::Delete,
             },
         })
         .collect();
-    Write {
-        request: write.request,
-        changes,
+    WriteRequest {
+        id: write.id,
+        operations,
     }
 }

@@ -17,7 +17,8 @@ use tierkv_rpc::{
 };
 use tierkv_storage::StorageSettings;
 use tierkv_types::{
-    Change, ChangeKind, ClusterId, Code, Error, ItemKey, NodeId, RequestId, SystemClock, Write,
+    Clock, ClusterId, Code, Error, ItemKey, NodeId, Operation, OperationKind, RequestId,
+    SystemClock, WriteRequest,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -106,16 +107,37 @@ impl Stage {
         }
     }
 
-    async fn change(&self, item: &ItemKey, kind: ChangeKind) -> Result<WriteReply, Error> {
-        let request = RequestId {
-            birth_millis: 1,
-            random: [7; 16],
-        };
-        let changes = vec![Change {
+    async fn change(&self, item: &ItemKey, kind: OperationKind) -> Result<WriteReply, Error> {
+        self.write(
+            item,
+            kind,
+            RequestId {
+                birth_millis: SystemClock.wall_millis(),
+                random: rand::random(),
+            },
+        )
+        .await
+    }
+
+    /// How far the node's log goes.
+    async fn log_index(&self) -> u64 {
+        let channel = channel(&self.node.address().to_string()).unwrap();
+        let mut client = internal::data_node_client::DataNodeClient::new(channel);
+        let inspected = client.inspect(internal::InspectRequest {}).await.unwrap();
+        inspected.into_inner().log_index
+    }
+
+    async fn write(
+        &self,
+        item: &ItemKey,
+        kind: OperationKind,
+        id: RequestId,
+    ) -> Result<WriteReply, Error> {
+        let operations = vec![Operation {
             key: item.clone(),
             kind,
         }];
-        let write = internal::Write::from_write(Write { request, changes });
+        let write = internal::Write::from_request(WriteRequest { id, operations });
         match self.call(request::Kind::Write(write)).await? {
             reply::Kind::Write(answer) => Ok(answer),
             other => panic!("{other:?}"),
@@ -124,16 +146,10 @@ impl Stage {
 
     async fn put(&self, item: &ItemKey, value: &str) -> u64 {
         let value = Bytes::copy_from_slice(value.as_bytes());
-        self.change(
-            item,
-            ChangeKind::Put {
-                value,
-                expires: None,
-            },
-        )
-        .await
-        .unwrap()
-        .version
+        self.change(item, OperationKind::Put { value, ttl: None })
+            .await
+            .unwrap()
+            .version
     }
 
     async fn stop(self) {
@@ -192,7 +208,7 @@ async fn a_delete_says_whether_the_key_was_there_also_when_only_the_store_knows(
     let stage = Stage::ready(dir.path()).await;
     stage.put(&key("a"), "one").await;
     stage.put(&key("b"), "one").await;
-    let delete = |item| stage.change(item, ChangeKind::Delete);
+    let delete = |item| stage.change(item, OperationKind::Delete);
     let (a, b) = (key("a"), key("b"));
     assert_eq!(delete(&a).await.unwrap().existed, [true]);
     assert_eq!(delete(&a).await.unwrap().existed, [false]);
@@ -206,11 +222,19 @@ async fn a_delete_says_whether_the_key_was_there_also_when_only_the_store_knows(
     // Nothing is in memory now.
     let stage = Stage::ready(dir.path()).await;
     assert_eq!(
-        stage.change(&a, ChangeKind::Delete).await.unwrap().existed,
+        stage
+            .change(&a, OperationKind::Delete)
+            .await
+            .unwrap()
+            .existed,
         [false]
     );
     assert_eq!(
-        stage.change(&b, ChangeKind::Delete).await.unwrap().existed,
+        stage
+            .change(&b, OperationKind::Delete)
+            .await
+            .unwrap()
+            .existed,
         [true]
     );
     stage.stop().await;
@@ -279,7 +303,7 @@ async fn it_serves_no_slot_of_another_cluster_and_nobody_who_knows_better() {
         Code::WrongOwner
     );
     let refused = stage
-        .change(&foreign, ChangeKind::Delete)
+        .change(&foreign, OperationKind::Delete)
         .await
         .unwrap_err();
     assert_eq!(refused.code, Code::WrongOwner);
@@ -299,7 +323,7 @@ async fn a_new_master_neither_writes_nor_confirms_before_its_waiting_time_is_ove
     let started = Instant::now();
     let stage = Stage::start(dir.path(), &["c1"]).await;
     let refused = stage
-        .change(&key("a"), ChangeKind::Delete)
+        .change(&key("a"), OperationKind::Delete)
         .await
         .unwrap_err();
     assert_eq!(refused.code, Code::NotMaster);
@@ -352,4 +376,142 @@ async fn a_node_that_saw_more_than_coordination_knows_gives_up_in_words() {
         why.contains("wiped") && why.contains("bring it back"),
         "{why}"
     );
+}
+
+fn request_id(age_millis: i64) -> RequestId {
+    RequestId {
+        birth_millis: SystemClock.wall_millis().saturating_add_signed(-age_millis),
+        random: rand::random(),
+    }
+}
+
+fn put(value: &str, ttl: Option<Duration>) -> OperationKind {
+    OperationKind::Put {
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        ttl,
+    }
+}
+
+/// I8, and over a restart too: outcomes come from the store and from the log's tail.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_applied_once_whenever_it_is_repeated() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let (a, b) = (key("a"), key("b"));
+    let (writing, deleting, missing) = (request_id(0), request_id(0), request_id(0));
+    let first = stage.write(&a, put("one", None), writing).await.unwrap();
+    let second = stage.put(&a, "two").await;
+    let again = stage.write(&a, put("one", None), writing).await.unwrap();
+    assert_eq!(again, first, "a repeated write was applied again");
+    let other = stage.write(&a, put("other", None), writing).await;
+    assert_eq!(other.unwrap_err().code, Code::InvalidArgument);
+
+    let deleted = stage
+        .write(&a, OperationKind::Delete, deleting)
+        .await
+        .unwrap();
+    assert_eq!(deleted.existed, [true]);
+    let absent = stage
+        .write(&b, OperationKind::Delete, missing)
+        .await
+        .unwrap();
+    assert_eq!(absent.existed, [false]);
+    stage.put(&a, "three").await;
+    stage.put(&b, "three").await;
+    stage.stop().await;
+
+    let stage = Stage::ready(dir.path()).await;
+    let again = stage.write(&a, OperationKind::Delete, deleting).await;
+    assert_eq!(again.unwrap(), deleted);
+    let again = stage.write(&b, OperationKind::Delete, missing).await;
+    assert_eq!(again.unwrap(), absent);
+    let again = stage.write(&a, put("one", None), writing).await;
+    assert_eq!(again.unwrap(), first);
+    for item in [&a, &b] {
+        let read = stage.read(item).await.unwrap();
+        assert_eq!(&read.value[..], b"three");
+        assert!(read.version > second);
+    }
+    stage.stop().await;
+}
+
+/// What is forgotten must be refused, else it could be applied again (TXN-IDS).
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_another_time_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let a = key("a");
+    for age_millis in [121_000, -15_000] {
+        let refused = stage
+            .write(&a, put("x", None), request_id(age_millis))
+            .await;
+        assert_eq!(refused.unwrap_err().code, Code::InvalidArgument);
+    }
+    assert!(!stage.read(&a).await.unwrap().found);
+    for age_millis in [110_000, -5_000] {
+        let taken = stage
+            .write(&a, put("x", None), request_id(age_millis))
+            .await;
+        assert!(taken.is_ok());
+    }
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_key_is_hidden_at_once_and_reclaimed_through_the_log() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let (short, long) = (key("short"), key("long"));
+    let ttl = Duration::from_millis(400);
+    let written = stage
+        .write(&short, put("x", Some(ttl)), request_id(0))
+        .await;
+    let version = written.unwrap().version;
+    let hour = Some(Duration::from_secs(3_600));
+    stage
+        .write(&long, put("y", hour), request_id(0))
+        .await
+        .unwrap();
+    let read = stage.read(&short).await.unwrap();
+    assert_eq!(read.expires >> 16, (version >> 16) + 400);
+    let deadline = Instant::now() + DEADLINE;
+    let mut before = read;
+    loop {
+        let read = stage.read(&short).await.unwrap();
+        assert_eq!(
+            read.found,
+            read.clock < before.expires,
+            "it expires by the cluster clock"
+        );
+        if !read.found {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it did not expire");
+        before = read;
+        sleep(Duration::from_millis(20)).await;
+    }
+    // A deletion finds nothing, though the key is still in the log and the store.
+    let absent = stage.change(&short, OperationKind::Delete).await.unwrap();
+    assert_eq!(absent.existed, [false]);
+    stage
+        .write(&short, put("z", Some(ttl)), request_id(0))
+        .await
+        .unwrap();
+    // The master's own record raises the version up to which absence is known.
+    loop {
+        let read = stage.read(&short).await.unwrap();
+        if !read.found && read.version > before.expires && stage.log_index().await > 5 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it was not reclaimed");
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(stage.read(&long).await.unwrap().found);
+    stage.stop().await;
+
+    let stage = Stage::ready(dir.path()).await;
+    assert!(!stage.read(&short).await.unwrap().found);
+    let read = stage.read(&long).await.unwrap();
+    assert!(read.found && read.expires > 0);
+    stage.stop().await;
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tierkv_types::{
-    Change, ChangeKind, Error, ItemKey, RequestId, Version, Write,
-    limits::{DEFAULT_TIMEOUT, MAX_OPERATIONS, MAX_TIMEOUT, MAX_VALUE_BYTES},
+    Error, ItemKey, Operation, OperationKind, RequestId, WriteRequest,
+    limits::{DEFAULT_TIMEOUT, MAX_OPERATIONS, MAX_TIMEOUT, MAX_TTL, MAX_VALUE_BYTES},
 };
 
 use crate::{internal, v1};
@@ -88,29 +88,43 @@ pub fn consistency(number: i32) -> Result<v1::Consistency, Error> {
     })
 }
 
+/// A time to live as a client sent it; `None` for ever.
+///
+/// # Errors
+/// `InvalidArgument` over the limit `max_ttl`.
+pub fn ttl(ttl_ms: u64) -> Result<Option<Duration>, Error> {
+    match Duration::from_millis(ttl_ms) {
+        Duration::ZERO => Ok(None),
+        ttl if ttl <= MAX_TTL => Ok(Some(ttl)),
+        _ => Err(Error::invalid(format!(
+            "the time to live has {ttl_ms} ms; the limit max_ttl is {} ms, and 0 is for ever",
+            MAX_TTL.as_millis()
+        ))),
+    }
+}
+
 impl internal::Write {
     /// A write as it goes over the wire.
     #[must_use]
-    pub fn from_write(write: Write) -> Self {
-        let changes = write
-            .changes
-            .into_iter()
-            .map(|change| internal::Change {
-                item_key: change.key.into(),
-                kind: Some(match change.kind {
-                    ChangeKind::Put { value, expires } => {
+    pub fn from_request(write: WriteRequest) -> Self {
+        let changes = (write.operations.into_iter())
+            .map(|operation| internal::Change {
+                item_key: operation.key.into(),
+                kind: Some(match operation.kind {
+                    OperationKind::Put { value, ttl } => {
+                        let millis = ttl.map_or(0, |ttl| ttl.as_millis());
                         internal::change::Kind::Put(internal::Put {
                             value,
-                            expires: expires.unwrap_or_default().to_bits(),
+                            ttl_ms: u64::try_from(millis).unwrap_or(u64::MAX),
                         })
                     }
-                    ChangeKind::Delete => internal::change::Kind::Delete(internal::Delete {}),
+                    OperationKind::Delete => internal::change::Kind::Delete(internal::Delete {}),
                 }),
             })
             .collect();
         Self {
-            request_random: Bytes::copy_from_slice(&write.request.random),
-            request_birth_ms: write.request.birth_millis,
+            request_random: Bytes::copy_from_slice(&write.id.random),
+            request_birth_ms: write.id.birth_millis,
             changes,
             placement_version: 0,
         }
@@ -120,37 +134,36 @@ impl internal::Write {
     ///
     /// # Errors
     /// `InvalidArgument` if any part breaks its rules, or a key is changed twice.
-    pub fn into_write(self) -> Result<Write, Error> {
-        let request = request_id_from(&self.request_random, self.request_birth_ms)?;
+    pub fn into_request(self) -> Result<WriteRequest, Error> {
+        let id = request_id_from(&self.request_random, self.request_birth_ms)?;
         check_operations(self.changes.len())?;
-        let mut changes = Vec::with_capacity(self.changes.len());
+        let mut operations = Vec::with_capacity(self.changes.len());
         for change in self.changes {
             let kind = match change.kind {
                 Some(internal::change::Kind::Put(put)) => {
                     check_value(&put.value)?;
-                    let expires = (put.expires != 0).then(|| Version::from_bits(put.expires));
-                    ChangeKind::Put {
+                    OperationKind::Put {
                         value: put.value,
-                        expires,
+                        ttl: ttl(put.ttl_ms)?,
                     }
                 }
-                Some(internal::change::Kind::Delete(internal::Delete {})) => ChangeKind::Delete,
+                Some(internal::change::Kind::Delete(internal::Delete {})) => OperationKind::Delete,
                 None => return Err(Error::invalid("a change says neither put nor delete")),
             };
-            changes.push(Change {
+            operations.push(Operation {
                 key: ItemKey::from_bytes(change.item_key)?,
                 kind,
             });
         }
-        if changes.is_empty() {
+        if operations.is_empty() {
             return Err(Error::invalid("a write has at least one change"));
         }
-        let mut keys: Vec<&ItemKey> = changes.iter().map(|change| &change.key).collect();
+        let mut keys: Vec<&ItemKey> = operations.iter().map(|asked| &asked.key).collect();
         keys.sort_unstable();
         if keys.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(Error::invalid("a write changes a key once"));
         }
-        Ok(Write { request, changes })
+        Ok(WriteRequest { id, operations })
     }
 }
 
@@ -158,37 +171,37 @@ impl internal::Write {
 mod tests {
     use super::*;
 
-    fn write(changes: Vec<Change>) -> Write {
-        Write {
-            request: RequestId {
+    fn write(operations: Vec<Operation>) -> WriteRequest {
+        WriteRequest {
+            id: RequestId {
                 birth_millis: 7,
                 random: [9; 16],
             },
-            changes,
+            operations,
         }
     }
 
-    fn put(key: &[u8]) -> Change {
+    fn put(key: &[u8]) -> Operation {
         let key = ItemKey::new("n", key).unwrap();
-        Change {
+        Operation {
             key,
-            kind: ChangeKind::Put {
+            kind: OperationKind::Put {
                 value: Bytes::from_static(b"v"),
-                expires: None,
+                ttl: Some(Duration::from_millis(1_500)),
             },
         }
     }
 
     #[test]
     fn a_write_comes_back_as_it_went() {
-        let delete = Change {
+        let delete = Operation {
             key: ItemKey::new("n", b"b").unwrap(),
-            kind: ChangeKind::Delete,
+            kind: OperationKind::Delete,
         };
         let sent = write(vec![put(b"a"), delete]);
         assert_eq!(
-            internal::Write::from_write(sent.clone())
-                .into_write()
+            internal::Write::from_request(sent.clone())
+                .into_request()
                 .unwrap(),
             sent
         );
@@ -196,25 +209,25 @@ mod tests {
 
     #[test]
     fn writes_that_mean_nothing_are_refused() {
-        let refused = |wire: internal::Write| wire.into_write().unwrap_err();
-        refused(internal::Write::from_write(write(vec![])));
-        refused(internal::Write::from_write(write(vec![
+        let refused = |wire: internal::Write| wire.into_request().unwrap_err();
+        refused(internal::Write::from_request(write(vec![])));
+        refused(internal::Write::from_request(write(vec![
             put(b"a"),
             put(b"a"),
         ])));
-        let mut no_kind = internal::Write::from_write(write(vec![put(b"a")]));
+        let mut no_kind = internal::Write::from_request(write(vec![put(b"a")]));
         no_kind.changes[0].kind = None;
         refused(no_kind);
-        let mut short_id = internal::Write::from_write(write(vec![put(b"a")]));
+        let mut short_id = internal::Write::from_request(write(vec![put(b"a")]));
         short_id.request_random.truncate(15);
         refused(short_id);
         let big = Bytes::from(vec![0; MAX_VALUE_BYTES + 1]);
         let key = ItemKey::new("n", b"k").unwrap();
-        let kind = ChangeKind::Put {
+        let kind = OperationKind::Put {
             value: big,
-            expires: None,
+            ttl: None,
         };
-        refused(internal::Write::from_write(write(vec![Change {
+        refused(internal::Write::from_request(write(vec![Operation {
             key,
             kind,
         }])));

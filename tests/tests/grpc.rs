@@ -105,6 +105,24 @@ async fn unary_calls_do_what_they_say() {
 }
 
 #[tokio::test]
+async fn a_key_expires_when_it_was_told_to() {
+    let (_platform, mut client) = start().await;
+    let mut for_a_while = put("k", "v");
+    for_a_while.ttl_ms = 300;
+    let version = client.put(for_a_while).await.unwrap().into_inner().version;
+    let read = client.get(get("k")).await.unwrap().into_inner();
+    assert_eq!(read.expires_at_ms, (version >> 16) + 300);
+    let hidden = poll_until(PATIENCE, || {
+        let mut client = client.clone();
+        async move {
+            let read = client.get(get("k")).await.ok()?.into_inner();
+            (!read.found).then_some(())
+        }
+    });
+    hidden.await.expect("it did not expire");
+}
+
+#[tokio::test]
 async fn operations_to_come_are_unimplemented() {
     let (_platform, mut client) = start().await;
     let mut codes = HashMap::new();
@@ -116,9 +134,6 @@ async fn operations_to_come_are_unimplemented() {
     codes.insert("count", client.count(CountRequest::default()).await.err());
     codes.insert("scan", client.scan(ScanRequest::default()).await.err());
     codes.insert("watch", client.watch(WatchRequest::default()).await.err());
-    let mut with_ttl = put("k", "v");
-    with_ttl.ttl_ms = 60_000;
-    codes.insert("ttl", client.put(with_ttl).await.err());
     for (operation, status) in codes {
         let status = status.unwrap_or_else(|| panic!("{operation} succeeded"));
         assert_eq!(
@@ -145,6 +160,9 @@ async fn what_breaks_a_rule_is_refused_with_a_detail() {
         birth_ms: 1,
     });
     refused(client.put(short_id).await);
+    let mut for_ages = put("k", "v");
+    for_ages.ttl_ms = u64::MAX;
+    refused(client.put(for_ages).await);
 
     let options = |options: ReadOptions| GetRequest {
         options: Some(options),

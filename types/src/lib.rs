@@ -2,8 +2,9 @@
 //!
 //! Every other crate may import this one; it imports none of them and does no I/O
 //! but to read a clock. Reading order: [`key`] and [`slot`] (what is addressed),
-//! [`version`] (when it changed), [`replication`] (who may say so), [`record`]
-//! (how a change is logged), [`code`] (how a refusal is told), [`limits`].
+//! [`version`] (when it changed), [`replication`] (who may say so), [`request`] (what a
+//! client asks for), [`record`] (how a change is logged), [`code`] (how a refusal is
+//! told), [`limits`].
 
 pub mod clock;
 pub mod code;
@@ -11,6 +12,7 @@ pub mod key;
 pub mod limits;
 pub mod record;
 pub mod replication;
+pub mod request;
 pub mod slot;
 pub mod version;
 
@@ -19,5 +21,6 @@ pub use code::{Code, Error};
 pub use key::{ItemKey, Namespace};
 pub use record::{Change, ChangeKind, Payload, Record, RequestId, Write};
 pub use replication::{ClusterId, Epoch, Incarnation, Index, LogId, NodeId, Position, Round};
+pub use request::{Operation, OperationKind, WriteRequest};
 pub use slot::{SLOT_COUNT, Slot};
 pub use version::{HybridClock, Version};

@@ -29,3 +29,10 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 /// Default bound on the staleness of `CACHED` reads.
 pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(5);
+/// Longest time to live, a hundred years. Over it: `InvalidArgument`.
+pub const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+/// How long a request id is remembered after its birth, in platform time. Older ones are
+/// refused, so that what is forgotten can't be applied again: `InvalidArgument`.
+pub const REQUEST_MEMORY: Duration = Duration::from_secs(120);
+/// How far a request id's birth may be ahead of platform time. Over it: `InvalidArgument`.
+pub const MAX_REQUEST_LEAD: Duration = Duration::from_secs(10);

@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub use self::{
-    codec::{FORMAT, MAX_RECORD_BYTES, decode, encode, encoded_len},
+    codec::{FORMAT, MAX_RECORD_BYTES, OLDEST_FORMAT, decode, encode, encoded_len},
     frame::{DecodeError, Frame, is_whole_but_for_its_length},
 };
 
@@ -49,6 +49,14 @@ pub enum Payload {
     Noop,
     /// Changes keys, all or none.
     Write(Write),
+    /// Removes keys whose time is over, found by the master: at least one change, each a
+    /// deletion of a key that was there.
+    Expire(Vec<Change>),
+    /// Forgets the tombstones of deletions up to this version.
+    Forget {
+        /// Below the record's own version.
+        up_to: Version,
+    },
 }
 
 /// An atomic set of changes.
@@ -56,6 +64,9 @@ pub enum Payload {
 pub struct Write {
     /// The client's name for it.
     pub request: RequestId,
+    /// A checksum of what the client asked for, so that the same name for something else
+    /// is noticed; 0 in records of releases that kept none.
+    pub fingerprint: u32,
     /// At least one change; no key twice.
     pub changes: Vec<Change>,
 }
@@ -80,7 +91,10 @@ pub enum ChangeKind {
         expires: Option<Version>,
     },
     /// It is absent from now on.
-    Delete,
+    Delete {
+        /// Whether it was there before, as the client is told.
+        existed: bool,
+    },
 }
 
 impl Record {
@@ -88,8 +102,9 @@ impl Record {
     #[must_use]
     pub fn changes(&self) -> &[Change] {
         match &self.payload {
-            Payload::Noop => &[],
+            Payload::Noop | Payload::Forget { .. } => &[],
             Payload::Write(write) => &write.changes,
+            Payload::Expire(changes) => changes,
         }
     }
 }

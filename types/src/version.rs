@@ -1,6 +1,6 @@
 //! Versions: the hybrid logical clock that orders every change of a cluster.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::code::{Code, Error};
 
@@ -40,6 +40,18 @@ impl Version {
     #[must_use]
     pub const fn millis(self) -> u64 {
         self.0 >> COUNTER_BITS
+    }
+
+    /// The first version that is this time later; the last one there is if that is over.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let sum = self.millis().saturating_add(millis);
+        if sum >> (u64::BITS - COUNTER_BITS) == 0 {
+            Self::from_millis(sum)
+        } else {
+            Self(u64::MAX)
+        }
     }
 
     /// The next version of the same log, whatever the clock says.

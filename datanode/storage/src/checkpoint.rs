@@ -6,16 +6,16 @@
 //! durable do the entries become evictable and the segments up to A removable. A
 //! checkpoint that failed and may be tried again writes the same frozen entries again.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
-use tierkv_types::Incarnation;
+use tierkv_types::{Incarnation, RequestId, Version};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
 };
 
 use crate::{
-    StorageError, locked,
+    Outcome, StorageError, locked,
     memory::Generation,
     storage::Core,
     store::{CheckpointBatch, StoreMeta},
@@ -29,6 +29,8 @@ pub(crate) const CHECKPOINT_ASKERS: usize = 64;
 struct Frozen {
     meta: StoreMeta,
     generations: Vec<Generation>,
+    forgotten: Option<Version>,
+    outcomes: Vec<(RequestId, Outcome)>,
 }
 
 /// An explicit wish for a checkpoint.
@@ -125,7 +127,7 @@ impl Checkpointer {
 
     /// Sets the active entries aside, if the store has not all of what was applied.
     fn freeze(&self) -> Option<Frozen> {
-        let applying = locked(&self.core.applying);
+        let mut applying = locked(&self.core.applying);
         if applying.position == locked(&self.core.stored).applied {
             return None;
         }
@@ -137,6 +139,8 @@ impl Checkpointer {
                 epochs: applying.epochs.clone(),
             },
             generations: self.core.memory.freeze(),
+            forgotten: applying.forgotten.take(),
+            outcomes: std::mem::take(&mut applying.outcomes),
         })
     }
 
@@ -148,9 +152,18 @@ impl Checkpointer {
             changes: entries
                 .map(|(key, entry)| (key.clone(), entry.clone()))
                 .collect(),
+            forgotten: frozen.forgotten,
+            outcomes: frozen.outcomes.clone(),
+            request_horizon: locked(&self.core.requests).horizon(),
         };
         let count = batch.changes.len();
-        self.core.store.checkpoint(self.incarnation, batch).await?;
+        let stored = self.core.store.checkpoint(self.incarnation, batch).await;
+        let is_full = matches!(stored, Err(StorageError::NoSpace { .. }));
+        if self.core.is_full.swap(is_full, Ordering::Relaxed) != is_full {
+            // Writers that wait for room are to be refused, or let on, at once.
+            self.core.room.notify_waiters();
+        }
+        stored?;
         self.core.memory.settle();
         let applied = frozen.meta.applied;
         {

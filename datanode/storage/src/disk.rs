@@ -14,6 +14,10 @@ pub use self::real::RealDisk;
 #[cfg(any(test, feature = "conformance"))]
 pub use self::test::{Tear, TestDisk};
 
+/// One boot of a machine: what was written and not synced survives nothing but this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootId(pub [u8; 16]);
+
 /// Directories and the files in them. A new, renamed or removed name is durable only
 /// once its directory was synced.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
@@ -58,6 +62,12 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Those of the system; after one the directory's state is unknown.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Which boot of the machine this is.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn boot_id(&self) -> io::Result<BootId>;
 
     /// Takes the exclusive lock that `file` stands for, making the file if needed;
     /// `None` if another process or [`Disk`] user holds it. It is held until dropped.

@@ -19,7 +19,7 @@ pub enum StorageError {
         dir: PathBuf,
     },
     /// What is on disk is not what was written there. It is never served nor cut off.
-    #[error("{} is damaged at {place}: {what}; restore this node from a peer or a backup", file.display())]
+    #[error("{} is damaged at {place}: {what}; see `tierkv admin recover --help`", file.display())]
     Damaged {
         /// The damaged file.
         file: PathBuf,
@@ -27,6 +27,17 @@ pub enum StorageError {
         place: String,
         /// What is wrong there.
         what: String,
+    },
+    /// The log was written without a sync a record, and the machine has been restarted
+    /// since: what was acknowledged last may be missing (REP-LOGID).
+    #[error(
+        "the log in {} was written with wal.sync = interval, and the machine was restarted \
+         since without a clean stop: acknowledged writes may be missing; to go on with what \
+         is there, run `tierkv admin recover`", dir.display()
+    )]
+    Unsynced {
+        /// The node's directory.
+        dir: PathBuf,
     },
     /// A file was written by a newer release.
     #[error("{} has format {found}, this release knows formats up to {known}; run the newer release", file.display())]
@@ -126,7 +137,10 @@ impl StorageError {
             Self::NoSpace { .. } => {
                 Error::exhausted("the data node has no disk space left; free some, then retry")
             }
-            Self::Closed | Self::Locked { .. } | Self::Superseded { .. } => {
+            Self::Closed
+            | Self::Locked { .. }
+            | Self::Superseded { .. }
+            | Self::Unsynced { .. } => {
                 Error::unavailable("the data node's storage is closed; retry")
             }
             Self::Busy => Error::unavailable("the data node's store is busy; retry"),

@@ -1,7 +1,7 @@
 //! What a key holds, and what memory alone can say of it.
 
 use bytes::Bytes;
-use tierkv_types::Version;
+use tierkv_types::{ChangeKind, Version};
 
 /// What a key holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,39 @@ pub struct Item {
     pub expires: Option<Version>,
     /// The value; empty is not absent.
     pub value: Bytes,
+}
+
+/// What the last change of a key left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A value.
+    Value(Item),
+    /// Nothing but the version that deleted it.
+    Tombstone(Version),
+}
+
+impl Entry {
+    /// What a change of this version leaves behind.
+    #[must_use]
+    pub fn of(kind: &ChangeKind, version: Version) -> Self {
+        match kind {
+            ChangeKind::Put { value, expires } => Self::Value(Item {
+                version,
+                expires: *expires,
+                value: value.clone(),
+            }),
+            ChangeKind::Delete { .. } => Self::Tombstone(version),
+        }
+    }
+
+    /// The value, if there is one.
+    #[must_use]
+    pub const fn item(&self) -> Option<&Item> {
+        match self {
+            Self::Value(item) => Some(item),
+            Self::Tombstone(_) => None,
+        }
+    }
 }
 
 /// What memory knows of a key, without asking the store.

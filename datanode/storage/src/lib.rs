@@ -25,6 +25,7 @@ mod log;
 mod memory;
 mod node_state;
 mod recovery;
+mod requests;
 mod settings;
 mod storage;
 pub mod store;
@@ -37,8 +38,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use self::{
     disk::{Disk, RealDisk},
     error::StorageError,
-    item::{Item, Residence},
+    item::{Entry, Item, Residence},
     recovery::Recovered,
+    requests::{Existed, Outcome},
     settings::{StorageSettings, WalSync},
     storage::{Storage, StorageReport},
     store::Store,

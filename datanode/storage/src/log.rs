@@ -15,7 +15,7 @@ mod segment;
 mod tests;
 mod writer;
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use tierkv_types::{Index, Position, Record, Version};
 use tokio::sync::watch;
@@ -49,6 +49,10 @@ pub(crate) struct LogStart {
     pub(crate) last: Position,
     /// At least the highest version in the log.
     pub(crate) clock: Version,
+    /// How long records stay once the store has them, by their versions.
+    pub(crate) retention: Duration,
+    /// Bytes over which they go sooner.
+    pub(crate) limit_bytes: u64,
     pub(crate) failure: Arc<Failure>,
     /// Kept until the thread has ended: nobody else may have the directory before.
     pub(crate) lock: Arc<dyn DiskLock>,

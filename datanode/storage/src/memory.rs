@@ -24,9 +24,9 @@ use std::{
 };
 
 use quick_cache::{Weighter, sync::Cache};
-use tierkv_types::{Change, ChangeKind, ItemKey, Slot, Version};
+use tierkv_types::{Change, ItemKey, Slot, Version};
 
-use crate::{Item, Residence, locked};
+use crate::{Entry, Item, Residence, locked};
 
 const SHARDS: usize = 64;
 /// What an entry costs beside its key and value.
@@ -34,8 +34,6 @@ const ENTRY_OVERHEAD_BYTES: u64 = 128;
 /// What an entry is guessed to weigh, to size the tables of the clean ones.
 const TYPICAL_ENTRY_BYTES: u64 = 1024;
 
-/// A key's state that the store may not have yet: a value, or a tombstone.
-pub(crate) type Entry = Option<Item>;
 /// One generation of a shard's entries.
 pub(crate) type Generation = Arc<HashMap<ItemKey, Entry>>;
 
@@ -100,22 +98,15 @@ impl Memory {
 
     /// Takes a committed change in. The caller applies changes one after the other.
     pub(crate) fn apply(&self, change: &Change, version: Version) {
-        let entry = match &change.kind {
-            ChangeKind::Put { value, expires } => Some(Item {
-                version,
-                expires: *expires,
-                value: value.clone(),
-            }),
-            ChangeKind::Delete => None,
-        };
-        let added = weight(&change.key, entry.as_ref());
+        let entry = Entry::of(&change.kind, version);
+        let added = weight(&change.key, entry.item());
         let mut shard = locked(self.shard(change.key.as_bytes()));
         self.clean.remove(change.key.as_bytes().as_ref());
         let replaced = shard.active.insert(change.key.clone(), entry);
         // Counted before the lock goes: a freeze moves exactly what it finds.
         self.active_bytes.fetch_add(added, Ordering::Relaxed);
         if let Some(replaced) = &replaced {
-            let removed = weight(&change.key, replaced.as_ref());
+            let removed = weight(&change.key, replaced.item());
             self.active_bytes.fetch_sub(removed, Ordering::Relaxed);
         }
     }
@@ -128,8 +119,8 @@ impl Memory {
     fn look(&self, shard: &Shard, key: &[u8]) -> Residence {
         let pinned = shard.active.get(key).or_else(|| shard.frozen.get(key));
         match pinned {
-            Some(Some(item)) => Residence::Found(item.clone()),
-            Some(None) => Residence::Absent,
+            Some(Entry::Value(item)) => Residence::Found(item.clone()),
+            Some(Entry::Tombstone(_)) => Residence::Absent,
             None => match self.clean.get(key) {
                 Some(item) => Residence::Found(item),
                 None => Residence::Unknown,
@@ -185,7 +176,7 @@ impl Memory {
                 let mut shard = locked(shard);
                 let settled = std::mem::take(&mut shard.frozen);
                 for (key, entry) in settled.iter() {
-                    if let Some(item) = entry
+                    if let Entry::Value(item) = entry
                         && !shard.active.contains_key(key)
                     {
                         self.clean.insert(key.clone(), item.clone());
@@ -220,6 +211,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use tierkv_types::ChangeKind;
 
     use super::*;
 
@@ -249,7 +241,7 @@ mod tests {
     fn delete(memory: &Memory, name: &str, version: u64) {
         let change = Change {
             key: key(name),
-            kind: ChangeKind::Delete,
+            kind: ChangeKind::Delete { existed: true },
         };
         memory.apply(&change, Version::from_bits(version));
     }

@@ -5,13 +5,17 @@
 //! ```text
 //! at  bytes
 //!  0      8  the letters TIERKVNS
-//!  8      4  format version: 1
+//!  8      4  format version: 2
 //! 12      4  CRC-32C of the file without these four bytes
 //! 16      8  log id
 //! 24      8  highest promised epoch (REP-PROMISE)
-//! 32      1  1 if a cluster state follows, else 0
-//! 33      …  the highest cluster state seen (COORD-BACK), opaque here
+//! 32      1  sum of: 1 if there is a cluster state, 2 if there is a boot id
+//!     0, 16  the boot of the machine in which the log was last written without a sync
+//!            a record (REP-LOGID); cleared once all of it is synced
+//!         …  the highest cluster state seen (COORD-BACK), opaque here
 //! ```
+//!
+//! Format version 1, of earlier releases, is still read; it has no boot id.
 
 use std::{
     io,
@@ -22,11 +26,17 @@ use std::{
 use bytes::Bytes;
 use tierkv_types::{Epoch, LogId};
 
-use crate::{StorageError, disk::Disk, locked};
+use crate::{
+    StorageError,
+    disk::{BootId, Disk},
+    locked,
+};
 
 const MAGIC: [u8; 8] = *b"TIERKVNS";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const HEADER_BYTES: usize = 33;
+const HAS_CLUSTER_STATE: u8 = 1;
+const HAS_BOOT: u8 = 2;
 const FILE: &str = "node-state";
 /// The new content, until it takes the file's name.
 const NEW_FILE: &str = "node-state.new";
@@ -37,6 +47,8 @@ pub(crate) struct NodeFacts {
     pub(crate) log_id: LogId,
     pub(crate) promised: Epoch,
     pub(crate) cluster_state: Option<Bytes>,
+    /// The boot in which the log was last written without a sync a record.
+    pub(crate) unsynced_boot: Option<BootId>,
 }
 
 /// The file and what it holds.
@@ -84,6 +96,12 @@ impl NodeState {
     /// Gives the node's log another id; durable on return. Blocks.
     pub(crate) fn set_log_id(&self, log_id: LogId) -> Result<(), StorageError> {
         self.change(|facts| facts.log_id = log_id)
+    }
+
+    /// Says that records may be in the log that are not synced, and in which boot of the
+    /// machine; or that none are. Durable on return. Blocks.
+    pub(crate) fn set_unsynced_boot(&self, boot: Option<BootId>) -> Result<(), StorageError> {
+        self.change(|facts| facts.unsynced_boot = boot)
     }
 
     /// Raises the promised epoch, and takes the cluster state if there is one; durable on
@@ -144,7 +162,15 @@ impl NodeFacts {
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&self.log_id.0.to_le_bytes());
         bytes.extend_from_slice(&self.promised.0.to_le_bytes());
-        bytes.push(u8::from(self.cluster_state.is_some()));
+        let mut parts = 0;
+        if self.cluster_state.is_some() {
+            parts |= HAS_CLUSTER_STATE;
+        }
+        if self.unsynced_boot.is_some() {
+            parts |= HAS_BOOT;
+        }
+        bytes.push(parts);
+        bytes.extend_from_slice(self.unsynced_boot.as_ref().map_or(&[], |boot| &boot.0[..]));
         bytes.extend_from_slice(self.cluster_state.as_deref().unwrap_or_default());
         let checksum = checksum(&bytes);
         bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
@@ -165,19 +191,25 @@ impl NodeFacts {
             return Err(damaged("its checksum does not match"));
         }
         let format = number(8) & u64::from(u32::MAX);
-        if format != u64::from(FORMAT) {
+        if format > u64::from(FORMAT) {
             return Err(StorageError::Newer {
                 file: path.to_owned(),
                 found: format,
                 known: u64::from(FORMAT),
             });
         }
-        let cluster_state = &bytes[HEADER_BYTES..];
+        let parts = bytes[HEADER_BYTES - 1];
+        let rest = &bytes[HEADER_BYTES..];
+        let (unsynced_boot, cluster_state) = match rest.split_first_chunk() {
+            Some((boot, rest)) if parts & HAS_BOOT != 0 => (Some(BootId(*boot)), rest),
+            _ => (None, rest),
+        };
         Ok(Self {
             log_id: LogId(number(16)),
             promised: Epoch(number(24)),
-            cluster_state: (bytes[HEADER_BYTES - 1] == 1)
+            cluster_state: (parts & HAS_CLUSTER_STATE != 0)
                 .then(|| Bytes::copy_from_slice(cluster_state)),
+            unsynced_boot,
         })
     }
 }
@@ -204,13 +236,22 @@ mod tests {
         state
             .promise(Epoch(5), Some(Bytes::from_static(b"five")))
             .unwrap();
+        state.set_unsynced_boot(Some(BootId([8; 16]))).unwrap();
         state.promise(Epoch(4), None).unwrap();
         let expected = NodeFacts {
             log_id: LogId(7),
             promised: Epoch(5),
             cluster_state: Some(Bytes::from_static(b"five")),
+            unsynced_boot: Some(BootId([8; 16])),
         };
         assert_eq!(state.facts(), Some(expected.clone()));
+        let again = open(&disk);
+        assert_eq!(again.facts(), Some(expected.clone()));
+        again.set_unsynced_boot(None).unwrap();
+        let expected = NodeFacts {
+            unsynced_boot: None,
+            ..expected
+        };
         assert_eq!(open(&disk).facts(), Some(expected));
     }
 

@@ -111,6 +111,7 @@ fn begin(
         number: 1,
         first: meta.applied.index.next(),
         previous_epoch: meta.applied.epoch,
+        clock: meta.clock,
     };
     let segment = place.begin(place.set_aside()?, header)?;
     Ok(LogFound {

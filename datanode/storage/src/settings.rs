@@ -8,8 +8,12 @@ pub enum WalSync {
     /// After an fsync: an acknowledged write survives the machine's crash.
     #[default]
     Always,
-    /// After the write alone: it survives the process's crash, not the machine's. Only
-    /// for data that may be thrown away.
+    /// After the write alone, with an fsync this long after it at the latest: it survives
+    /// the process's crash, and the machine's but for what was written last. After a
+    /// crash of the machine the node is trusted again only when an operator, or its
+    /// cluster, says so (REP-LOGID).
+    Interval(Duration),
+    /// After the write alone, with no fsync ever. Only for data that is thrown away.
     Never,
 }
 
@@ -28,6 +32,11 @@ pub struct StorageSettings {
     pub pinned_limit_bytes: u64,
     /// Bytes of stored entries kept in memory. Default 512 MiB.
     pub clean_limit_bytes: u64,
+    /// How long records stay in the log once the store has them, by the cluster clock, for
+    /// watchers, rejoining nodes and the cache. Default 10 min.
+    pub log_retention: Duration,
+    /// Bytes of log over which records go sooner than that. Default 8 GiB.
+    pub log_limit_bytes: u64,
     /// When a record counts as durable. Default `Always`.
     pub sync: WalSync,
 }
@@ -43,6 +52,8 @@ impl StorageSettings {
             checkpoint_bytes: 32 * MIB,
             pinned_limit_bytes: 256 * MIB,
             clean_limit_bytes: 512 * MIB,
+            log_retention: Duration::from_secs(600),
+            log_limit_bytes: 8 << 30,
             sync: WalSync::Always,
         }
     }

@@ -1,12 +1,18 @@
 //! A node's storage as the data node uses it.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
-use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, Record, Version};
+use tierkv_types::{
+    Epoch, Incarnation, Index, ItemKey, LogId, Payload, Position, Record, RequestId, Version,
+    limits::REQUEST_MEMORY,
+};
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
@@ -14,15 +20,16 @@ use tokio::{
 };
 
 use crate::{
-    Disk, Item, Recovered, Residence, StorageError, StorageSettings,
+    Disk, Item, Outcome, Recovered, Residence, StorageError, StorageSettings, WalSync,
     checkpoint::{Ask, CHECKPOINT_ASKERS, Checkpointer},
     disk::DiskLock,
     failure::Failure,
     locked,
-    log::{Log, LogStart},
+    log::{Log, LogFound, LogPlace, LogStart},
     memory::{Admission, Memory},
     node_state::NodeState,
     recovery,
+    requests::{REQUEST_LIMIT, Requests},
     store::{CheckpointBatch, SqliteStore, Store},
 };
 
@@ -58,6 +65,10 @@ pub(crate) struct Core {
     /// What [`Storage::applied`] answers, without waiting for a long `apply`.
     visible: Mutex<(Index, Version)>,
     pub(crate) stored: Mutex<Stored>,
+    /// Of everything applied.
+    pub(crate) requests: Mutex<Requests>,
+    /// The last checkpoint found no space for the store.
+    pub(crate) is_full: AtomicBool,
     /// Told when pinned bytes became fewer.
     pub(crate) room: Notify,
     /// Told when there is enough to checkpoint.
@@ -71,6 +82,10 @@ pub(crate) struct Applying {
     pub(crate) position: Position,
     pub(crate) clock: Version,
     pub(crate) epochs: Vec<(Epoch, Index)>,
+    /// Since the last freeze: up to where tombstones are forgotten, and what requests
+    /// were answered.
+    pub(crate) forgotten: Option<Version>,
+    pub(crate) outcomes: Vec<(RequestId, Outcome)>,
 }
 
 /// Where the store stands.
@@ -93,6 +108,8 @@ pub struct StorageReport {
     pub log_bytes: u64,
     /// Segments of the log.
     pub segments: usize,
+    /// Requests whose outcomes are remembered.
+    pub requests: usize,
     /// The last record of the log that is durable.
     pub durable: Position,
     /// The last record whose effect is visible.
@@ -131,8 +148,10 @@ impl Storage {
         let found = {
             let meta = meta.clone();
             blocking(move || {
-                let found = recovery::recover(&mut place, &node_state, &meta, &store_path);
-                found.map(|(log, recovered)| (place, node_state, log, recovered))
+                let (log, recovered) =
+                    recovery::recover(&mut place, &node_state, &meta, &store_path)?;
+                enter_sync_mode(&place, &log, &node_state)?;
+                Ok((place, node_state, log, recovered))
             })
         };
         let (place, node_state, log, recovered) = found.await?;
@@ -140,10 +159,11 @@ impl Storage {
             meta.log_id = log.log_id;
             let batch = CheckpointBatch {
                 meta: meta.clone(),
-                changes: Vec::new(),
+                ..CheckpointBatch::default()
             };
             store.checkpoint(incarnation, batch).await?;
         }
+        let core_outcomes = store.outcomes().await?;
         let failure = Arc::new(Failure::new());
         let log = Log::start(LogStart {
             place,
@@ -151,9 +171,15 @@ impl Storage {
             offset: log.offset,
             last: recovered.last,
             clock: recovered.clock,
+            retention: settings.log_retention,
+            limit_bytes: settings.log_limit_bytes,
             failure: Arc::clone(&failure),
             lock: Arc::clone(&lock),
         })?;
+        let mut requests = Requests::default();
+        for (id, outcome) in core_outcomes {
+            requests.insert(&id, &outcome);
+        }
         let core = Arc::new(Core {
             log_id: recovered.log_id,
             log,
@@ -170,7 +196,11 @@ impl Storage {
                 position: meta.applied,
                 clock: meta.clock,
                 epochs: meta.epochs,
+                forgotten: None,
+                outcomes: Vec::new(),
             }),
+            requests: Mutex::new(requests),
+            is_full: AtomicBool::new(false),
             room: Notify::new(),
             pressure: Notify::new(),
             lock: Mutex::new(Some(lock)),
@@ -201,10 +231,15 @@ impl Storage {
     #[allow(clippy::needless_pass_by_value)]
     pub fn append(&self, records: Vec<Record>) -> Result<(), StorageError> {
         // A failed log closes its queue a moment after it has told of the failure.
-        match self.core.failure.get() {
-            Some(error) => Err(error),
-            None => self.core.log.append(&records),
+        if let Some(error) = self.core.failure.get() {
+            return Err(error);
         }
+        if self.core.is_full.load(Ordering::Relaxed) && !self.core.has_room() {
+            return Err(StorageError::NoSpace {
+                file: self.core.settings.dir.clone(),
+            });
+        }
+        self.core.log.append(&records)
     }
 
     /// The last record that is durable. The sender goes away when the log has failed or
@@ -249,8 +284,9 @@ impl Storage {
         .await
     }
 
-    /// Waits until what the store does not have yet, and what waits for the log, are
-    /// under their bounds. Returns at once if they never will be: `append` then says why.
+    /// Waits until what the store does not have yet, what waits for the log and the
+    /// remembered requests are under their bounds. Returns at once if they will not be, for
+    /// the disk is full or storage has failed: `append` then says why.
     pub async fn room(&self) {
         let queue = self.core.log.queue();
         loop {
@@ -259,9 +295,9 @@ impl Storage {
             tokio::pin!(stored, written);
             stored.as_mut().enable();
             written.as_mut().enable();
-            let pinned = self.core.memory.pinned_bytes();
-            let has_room = pinned < self.core.settings.pinned_limit_bytes && queue.has_room();
-            if has_room || queue.is_over() || self.core.failure.get().is_some() {
+            let has_room = self.core.has_room() && queue.has_room();
+            let is_full = self.core.is_full.load(Ordering::Relaxed);
+            if has_room || is_full || queue.is_over() || self.core.failure.get().is_some() {
                 return;
             }
             tokio::select! {
@@ -287,8 +323,16 @@ impl Storage {
         );
         {
             let mut applying = locked(&core.applying);
+            let mut requests = locked(&core.requests);
             for record in records {
                 applying.advance(record);
+                if let Some((id, outcome)) = Outcome::of(record) {
+                    requests.insert(&id, &outcome);
+                    applying.outcomes.push((id, outcome));
+                }
+                if let Payload::Forget { up_to } = record.payload {
+                    applying.forgotten = applying.forgotten.max(Some(up_to));
+                }
                 for change in record.changes() {
                     core.memory.apply(change, record.version);
                 }
@@ -305,6 +349,41 @@ impl Storage {
     #[must_use]
     pub fn applied(&self) -> (Index, Version) {
         *locked(&self.core.visible)
+    }
+
+    /// What became of a request that was applied, if it is still remembered.
+    #[must_use]
+    pub fn outcome(&self, id: &RequestId) -> Option<Outcome> {
+        locked(&self.core.requests).get(id)
+    }
+
+    /// Forgets the requests that no master accepts any more, as the cluster clock says
+    /// (TXN-IDS); writers may be waiting for that.
+    pub fn forget_requests(&self, now: Version) {
+        let memory = u64::try_from(REQUEST_MEMORY.as_millis()).unwrap_or(u64::MAX);
+        locked(&self.core.requests).forget(now.millis().saturating_sub(memory));
+        self.core.room.notify_waiters();
+    }
+
+    /// Up to `limit` stored keys that expire at `now` or earlier, with the versions that
+    /// wrote them. Memory may know of newer changes.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    pub async fn expired(
+        &self,
+        now: Version,
+        limit: usize,
+    ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
+        self.core.store.expired(now, limit).await
+    }
+
+    /// The version of the oldest stored tombstone.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    pub async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError> {
+        self.core.store.oldest_tombstone().await
     }
 
     /// What memory alone knows of a key, by its item key's bytes.
@@ -395,6 +474,11 @@ impl Storage {
         let core = Arc::clone(&self.core);
         blocking(move || {
             core.log.close();
+            let is_sound = core.failure.get().is_none();
+            if is_sound && let WalSync::Interval(_) = core.settings.sync {
+                // Its thread has synced the rest of it.
+                return core.node_state.set_unsynced_boot(None);
+            }
             Ok(())
         })
         .await?;
@@ -419,11 +503,20 @@ impl Storage {
             clean_entries: core.memory.clean_entries(),
             log_bytes: segments as u64 * core.settings.segment_bytes,
             segments,
+            requests: locked(&core.requests).len(),
             durable: *core.log.durable().borrow(),
             applied: self.applied().0,
             stored: stored.applied.index,
             last_checkpoint: stored.last_checkpoint.map(|at| at.elapsed()),
         }
+    }
+}
+
+impl Core {
+    /// Whether what only memory has is under its bounds.
+    fn has_room(&self) -> bool {
+        self.memory.pinned_bytes() < self.settings.pinned_limit_bytes
+            && locked(&self.requests).len() < REQUEST_LIMIT
     }
 }
 
@@ -455,12 +548,15 @@ impl Applying {
     }
 }
 
-/// Makes the directories, locks them and reads the node state. Blocks.
+/// Makes the directories, locks them, reads the node state and sees whether the log is to
+/// be believed. Blocks.
 fn enter(
     settings: &StorageSettings,
     disk: Arc<dyn Disk>,
 ) -> Result<(Arc<dyn DiskLock>, NodeState), StorageError> {
     let dir = &settings.dir;
+    let boot = disk.boot_id();
+    let boot = boot.map_err(|error| StorageError::io("learn the boot of", dir, error))?;
     // The store is SQLite's own, beside the disk that the log is on; so is its directory.
     std::fs::create_dir_all(dir)
         .and_then(|()| disk.create_dir(&dir.join("log")))
@@ -472,7 +568,31 @@ fn enter(
         return Err(StorageError::Locked { dir: dir.clone() });
     };
     let node_state = NodeState::open(disk, dir)?;
+    let unsynced = node_state.facts().and_then(|facts| facts.unsynced_boot);
+    if unsynced.is_some_and(|unsynced| unsynced != boot) {
+        return Err(StorageError::Unsynced { dir: dir.clone() });
+    }
     Ok((Arc::from(lock), node_state))
+}
+
+/// Says in the node state how the log will be written. What an earlier process of this
+/// boot wrote is synced first, if from now on all that is there is to be durable. Blocks.
+fn enter_sync_mode(
+    place: &LogPlace,
+    log: &LogFound,
+    state: &NodeState,
+) -> Result<(), StorageError> {
+    let fail = |error| StorageError::io("learn the boot of", &place.dir, error);
+    match place.sync {
+        WalSync::Interval(_) => state.set_unsynced_boot(Some(place.disk.boot_id().map_err(fail)?)),
+        WalSync::Always | WalSync::Never => {
+            let facts = state.facts().unwrap_or_default();
+            if facts.unsynced_boot.is_some() {
+                log.sync(place)?;
+            }
+            state.set_unsynced_boot(None)
+        }
+    }
 }
 
 /// Runs what blocks on a thread that may. It runs to its end, also when the caller goes

@@ -7,10 +7,10 @@ pub(crate) mod sqlite;
 use std::fmt;
 
 use async_trait::async_trait;
-use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, Version};
+use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, RequestId, Version};
 
 pub use self::sqlite::SqliteStore;
-use crate::{Item, StorageError};
+use crate::{Entry, Item, Outcome, StorageError};
 
 /// Where a store stands, replaced whole by each checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,8 +30,14 @@ pub struct StoreMeta {
 pub struct CheckpointBatch {
     /// Where the store stands afterwards.
     pub meta: StoreMeta,
-    /// Keys with what they hold; `None` removes the row. No key twice.
-    pub changes: Vec<(ItemKey, Option<Item>)>,
+    /// Keys with what their last change left behind. No key twice.
+    pub changes: Vec<(ItemKey, Entry)>,
+    /// Tombstones up to this version go, those of this batch too.
+    pub forgotten: Option<Version>,
+    /// Requests that were applied since the last checkpoint.
+    pub outcomes: Vec<(RequestId, Outcome)>,
+    /// Requests that were born before this millisecond may go.
+    pub request_horizon: u64,
 }
 
 /// A data node's store. The suite in `conformance` says what each must do.
@@ -49,6 +55,30 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `Damaged` names the row; failures of the database.
     async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError>;
+
+    /// The outcome of every applied request, in no order. Some of them may be older than
+    /// the last horizon.
+    ///
+    /// # Errors
+    /// `Damaged`, and failures of the database.
+    async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError>;
+
+    /// Up to `limit` keys that expire at `now` or earlier, with the versions that wrote
+    /// them; those that expired first come first.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    async fn expired(
+        &self,
+        now: Version,
+        limit: usize,
+    ) -> Result<Vec<(ItemKey, Version)>, StorageError>;
+
+    /// The version of the oldest tombstone, if there is any.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError>;
 
     /// Writes a batch in one transaction, which is durable on return. Must not be
     /// cancelled.

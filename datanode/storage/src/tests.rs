@@ -35,7 +35,11 @@ pub(crate) fn record(epoch: u64, index: u64, changes: Vec<Change>) -> Record {
         payload: if changes.is_empty() {
             Payload::Noop
         } else {
-            Payload::Write(Write { request, changes })
+            Payload::Write(Write {
+                request,
+                fingerprint: 1,
+                changes,
+            })
         },
     }
 }
@@ -52,7 +56,7 @@ pub(crate) fn change(name: &str, value: Option<Bytes>) -> Change {
                 value,
                 expires: None,
             },
-            None => ChangeKind::Delete,
+            None => ChangeKind::Delete { existed: true },
         },
     }
 }
@@ -71,6 +75,8 @@ fn settings(dir: &Path) -> StorageSettings {
         segment_bytes: 16 << 10,
         // Checkpoints come when a test asks for them.
         checkpoint_interval: Duration::from_secs(3_600),
+        // The log keeps nothing that the store has.
+        log_retention: Duration::ZERO,
         ..StorageSettings::new(dir)
     }
 }
@@ -110,7 +116,7 @@ impl Model {
                     };
                     self.0.insert(change.key.clone(), item);
                 }
-                ChangeKind::Delete => {
+                ChangeKind::Delete { .. } => {
                     self.0.remove(&change.key);
                 }
             }

@@ -1,13 +1,13 @@
 //! The bytes of a record, in a log and wherever a log's records travel.
 //!
-//! All numbers are little-endian. Format version 1, byte by byte:
+//! All numbers are little-endian. Format version 2, byte by byte:
 //!
 //! ```text
 //! at  bytes
 //!  0      4  length of the whole record, from here through the trailer
 //!  4      4  CRC-32C of the length and of everything from 8 up to the trailer
-//!  8      1  format version: 1
-//!  9      1  kind: 1 noop, 2 write
+//!  8      1  format version: 2
+//!  9      1  kind: 1 noop, 2 write, 3 expire, 4 forget
 //! 10      8  epoch
 //! 18      8  index
 //! 26      8  commit index of the master when it appended the record
@@ -21,15 +21,22 @@
 //! ```text
 //!      8  birth of the request id, milliseconds
 //!     16  random part of the request id
+//!      4  fingerprint of what the client asked for
 //!      4  number of changes, at least 1
 //!         then for each change:
-//!      1  tag: 1 put, 2 put that expires, 3 delete
+//!      1  tag: 1 put, 2 put that expires, 3 delete, 4 delete of an absent key
 //!      2  length of the key
 //!      …  the item key: namespace, byte 0, key
 //!      8  version at which it expires     (tag 2 only)
 //!      4  length of the value             (tags 1 and 2)
 //!      …  the value                       (tags 1 and 2)
 //! ```
+//!
+//! The body of an expire is the number of changes and the changes, all with tag 3; the
+//! one of a forget is the version up to which tombstones go, 8 bytes.
+//!
+//! Format version 1, of earlier logs, is still read: it has no fingerprint and only the
+//! kinds 1 and 2 and the tags 1 to 3, where 3 says nothing of what was there before.
 //!
 //! A log's unused space is zeros, so a length of zero says that nothing was written.
 //! The trailer is what tells a record whose write was cut short from one that was
@@ -41,7 +48,9 @@ use super::{Change, ChangeKind, DecodeError, Frame, Payload, Record, RequestId, 
 use crate::{key::ItemKey, version::Version};
 
 /// The format version that [`encode`] writes.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
+/// The oldest format version that [`decode`] reads.
+pub const OLDEST_FORMAT: u8 = 1;
 /// Largest record, in bytes as encoded: a request at its limit and its framing fit with
 /// room to spare, and no damaged length can make a reader ask for more.
 pub const MAX_RECORD_BYTES: usize = 32 << 20;
@@ -52,12 +61,15 @@ pub(super) const MIN_RECORD_BYTES: usize = HEADER_BYTES + TRAILER.len();
 
 const KIND_NOOP: u8 = 1;
 const KIND_WRITE: u8 = 2;
+const KIND_EXPIRE: u8 = 3;
+const KIND_FORGET: u8 = 4;
 
 const TAG_PUT: u8 = 1;
 const TAG_PUT_EXPIRING: u8 = 2;
 const TAG_DELETE: u8 = 3;
+const TAG_DELETE_ABSENT: u8 = 4;
 
-/// Request id and number of changes.
+/// Request id and fingerprint.
 const WRITE_HEADER_BYTES: usize = 8 + 16 + 4;
 /// A delete of the shortest key there is: tag, length, one letter, separator, one byte.
 const MIN_CHANGE_BYTES: usize = 1 + 2 + 3;
@@ -67,20 +79,24 @@ const MIN_CHANGE_BYTES: usize = 1 + 2 + 3;
 pub fn encoded_len(record: &Record) -> usize {
     let body = match &record.payload {
         Payload::Noop => 0,
-        Payload::Write(write) => {
-            let changes = write.changes.iter().map(|change| {
-                let kind = match &change.kind {
-                    ChangeKind::Put { value, expires } => {
-                        4 + value.len() + if expires.is_some() { 8 } else { 0 }
-                    }
-                    ChangeKind::Delete => 0,
-                };
-                3 + change.key.as_bytes().len() + kind
-            });
-            WRITE_HEADER_BYTES + changes.sum::<usize>()
-        }
+        Payload::Write(write) => WRITE_HEADER_BYTES + changes_len(&write.changes),
+        Payload::Expire(changes) => changes_len(changes),
+        Payload::Forget { .. } => 8,
     };
     MIN_RECORD_BYTES + body
+}
+
+fn changes_len(changes: &[Change]) -> usize {
+    let changes = changes.iter().map(|change| {
+        let kind = match &change.kind {
+            ChangeKind::Put { value, expires } => {
+                4 + value.len() + if expires.is_some() { 8 } else { 0 }
+            }
+            ChangeKind::Delete { .. } => 0,
+        };
+        3 + change.key.as_bytes().len() + kind
+    });
+    4 + changes.sum::<usize>()
 }
 
 /// Appends `record` to `buffer`.
@@ -102,13 +118,23 @@ pub fn encode(record: &Record, buffer: &mut Vec<u8>) {
     buffer.push(match &record.payload {
         Payload::Noop => KIND_NOOP,
         Payload::Write(_) => KIND_WRITE,
+        Payload::Expire(_) => KIND_EXPIRE,
+        Payload::Forget { .. } => KIND_FORGET,
     });
     buffer.extend_from_slice(&record.position.epoch.0.to_le_bytes());
     buffer.extend_from_slice(&record.position.index.0.to_le_bytes());
     buffer.extend_from_slice(&record.commit.0.to_le_bytes());
     buffer.extend_from_slice(&record.version.to_bits().to_le_bytes());
-    if let Payload::Write(write) = &record.payload {
-        encode_write(write, buffer);
+    match &record.payload {
+        Payload::Noop => {}
+        Payload::Write(write) => {
+            buffer.extend_from_slice(&write.request.birth_millis.to_le_bytes());
+            buffer.extend_from_slice(&write.request.random);
+            buffer.extend_from_slice(&write.fingerprint.to_le_bytes());
+            encode_changes(&write.changes, buffer);
+        }
+        Payload::Expire(changes) => encode_changes(changes, buffer),
+        Payload::Forget { up_to } => buffer.extend_from_slice(&up_to.to_bits().to_le_bytes()),
     }
     let checksum = {
         let content = &buffer[start..];
@@ -123,19 +149,21 @@ pub fn encode(record: &Record, buffer: &mut Vec<u8>) {
     );
 }
 
-fn encode_write(write: &Write, buffer: &mut Vec<u8>) {
-    assert!(!write.changes.is_empty(), "a write record changes nothing");
-    buffer.extend_from_slice(&write.request.birth_millis.to_le_bytes());
-    buffer.extend_from_slice(&write.request.random);
-    put_length(buffer, write.changes.len());
-    for change in &write.changes {
+fn encode_changes(changes: &[Change], buffer: &mut Vec<u8>) {
+    assert!(
+        !changes.is_empty(),
+        "a record that changes keys changes none"
+    );
+    put_length(buffer, changes.len());
+    for change in changes {
         let (tag, value, expires) = match &change.kind {
             ChangeKind::Put {
                 value,
                 expires: None,
             } => (TAG_PUT, Some(value), None),
             ChangeKind::Put { value, expires } => (TAG_PUT_EXPIRING, Some(value), *expires),
-            ChangeKind::Delete => (TAG_DELETE, None, None),
+            ChangeKind::Delete { existed: true } => (TAG_DELETE, None, None),
+            ChangeKind::Delete { existed: false } => (TAG_DELETE_ABSENT, None, None),
         };
         buffer.push(tag);
         let key = change.key.as_bytes();
@@ -173,7 +201,11 @@ pub fn decode(bytes: &Bytes, at: usize) -> Result<(Record, usize), DecodeError> 
     };
     let payload = match frame.kind {
         KIND_NOOP => Payload::Noop,
-        KIND_WRITE => Payload::Write(body.write()?),
+        KIND_WRITE => Payload::Write(body.write(frame.format)?),
+        KIND_EXPIRE if frame.format > 1 => Payload::Expire(body.expired()?),
+        KIND_FORGET if frame.format > 1 => Payload::Forget {
+            up_to: Version::from_bits(u64::from_le_bytes(body.array()?)),
+        },
         _ => {
             return Err(DecodeError::Damaged(
                 "its kind is unknown; a newer release may have written it",
@@ -200,11 +232,33 @@ struct Body<'a> {
 }
 
 impl Body<'_> {
-    fn write(&mut self) -> Result<Write, DecodeError> {
+    fn write(&mut self, format: u8) -> Result<Write, DecodeError> {
         let request = RequestId {
             birth_millis: u64::from_le_bytes(self.array()?),
             random: self.array()?,
         };
+        let fingerprint = match format {
+            1 => 0,
+            _ => u32::from_le_bytes(self.array()?),
+        };
+        Ok(Write {
+            request,
+            fingerprint,
+            changes: self.changes()?,
+        })
+    }
+
+    fn expired(&mut self) -> Result<Vec<Change>, DecodeError> {
+        let changes = self.changes()?;
+        let is_deletion = |change: &Change| change.kind == ChangeKind::Delete { existed: true };
+        if changes.iter().all(is_deletion) {
+            Ok(changes)
+        } else {
+            Err(DecodeError::Damaged("it expires keys and does more"))
+        }
+    }
+
+    fn changes(&mut self) -> Result<Vec<Change>, DecodeError> {
         let count = u32::from_le_bytes(self.array()?) as usize;
         if count == 0 {
             return Err(DecodeError::Damaged("it changes nothing"));
@@ -217,7 +271,7 @@ impl Body<'_> {
         for _ in 0..count {
             changes.push(self.change()?);
         }
-        Ok(Write { request, changes })
+        Ok(changes)
     }
 
     fn change(&mut self) -> Result<Change, DecodeError> {
@@ -237,7 +291,8 @@ impl Body<'_> {
                     expires,
                 }
             }
-            TAG_DELETE => ChangeKind::Delete,
+            TAG_DELETE => ChangeKind::Delete { existed: true },
+            TAG_DELETE_ABSENT => ChangeKind::Delete { existed: false },
             _ => return Err(DecodeError::Damaged("a change has an unknown tag")),
         };
         Ok(Change { key, kind })

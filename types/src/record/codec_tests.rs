@@ -19,7 +19,8 @@ fn any_change() -> impl Strategy<Value = Change> {
             expires: expires.map(Version::from_bits),
         }
     });
-    let kind = prop_oneof![put, Just(ChangeKind::Delete)];
+    let delete = any::<bool>().prop_map(|existed| ChangeKind::Delete { existed });
+    let kind = prop_oneof![put, delete];
     (key, kind).prop_map(|(key, kind)| Change { key, kind })
 }
 
@@ -28,9 +29,24 @@ fn any_record() -> impl Strategy<Value = Record> {
         birth_millis,
         random,
     });
-    let write = (request, vec(any_change(), 1..6))
-        .prop_map(|(request, changes)| Payload::Write(Write { request, changes }));
-    let payload = prop_oneof![1 => Just(Payload::Noop), 4 => write];
+    let write = (request, any::<u32>(), vec(any_change(), 1..6)).prop_map(
+        |(request, fingerprint, changes)| {
+            Payload::Write(Write {
+                request,
+                fingerprint,
+                changes,
+            })
+        },
+    );
+    let expire = vec(any_change(), 1..6).prop_map(|mut changes| {
+        let deletion = ChangeKind::Delete { existed: true };
+        changes
+            .iter_mut()
+            .for_each(|change| change.kind = deletion.clone());
+        Payload::Expire(changes)
+    });
+    let forget = any_version().prop_map(|up_to| Payload::Forget { up_to });
+    let payload = prop_oneof![1 => Just(Payload::Noop), 4 => write, 1 => expire, 1 => forget];
     (any::<(u64, u64, u64)>(), any_version(), payload).prop_map(
         |((epoch, index, commit), version, payload)| Record {
             position: Position {
@@ -109,11 +125,15 @@ proptest! {
 
     /// The same, past the checksum: a body of any bytes inside a sound frame.
     #[test]
-    fn no_body_makes_it_panic(kind in 0_u8..4, body in vec(any::<u8>(), 0..200)) {
+    fn no_body_makes_it_panic(
+        format in OLDEST_FORMAT..=FORMAT,
+        kind in 0_u8..6,
+        body in vec(any::<u8>(), 0..200),
+    ) {
         let mut bytes = Vec::new();
         put_length(&mut bytes, MIN_RECORD_BYTES + body.len());
         bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&[FORMAT, kind]);
+        bytes.extend_from_slice(&[format, kind]);
         bytes.extend_from_slice(&[7; 32]);
         bytes.extend_from_slice(&body);
         let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..]);
@@ -138,6 +158,7 @@ fn golden() -> Record {
                 birth_millis: 6,
                 random: [9; 16],
             },
+            fingerprint: 0x0807_0605,
             changes: vec![Change {
                 key: ItemKey::new("n", b"k").unwrap(),
                 kind: ChangeKind::Put {
@@ -153,13 +174,14 @@ fn golden() -> Record {
 #[test]
 fn the_format_never_changes() {
     let bytes = encoded(&golden());
-    let mut expected = vec![93, 0, 0, 0];
+    let mut expected = vec![97, 0, 0, 0];
     expected.extend_from_slice(&bytes[4..8]);
-    expected.extend_from_slice(&[1, 2]);
+    expected.extend_from_slice(&[2, 2]);
     for number in [3_u64, 4, 2, 5, 6] {
         expected.extend_from_slice(&number.to_le_bytes());
     }
     expected.extend_from_slice(&[9; 16]);
+    expected.extend_from_slice(&[5, 6, 7, 8]);
     expected.extend_from_slice(&[1, 0, 0, 0, 2, 3, 0, b'n', 0, b'k']);
     expected.extend_from_slice(&7_u64.to_le_bytes());
     expected.extend_from_slice(&[1, 0, 0, 0, b'v', 0x54, 0x4B, 0x56, 0xA5]);
@@ -171,7 +193,38 @@ fn the_format_never_changes() {
 }
 
 /// Computed by an implementation of CRC-32C other than the one under test.
-const CHECKSUM: u32 = 2_885_869_041;
+const CHECKSUM: u32 = 396_647_125;
+
+/// The same record as the first format had it, checksum and all.
+#[test]
+fn the_first_format_is_still_read() {
+    let mut bytes = vec![93, 0, 0, 0];
+    bytes.extend_from_slice(&2_885_869_041_u32.to_le_bytes());
+    bytes.extend_from_slice(&[1, 2]);
+    for number in [3_u64, 4, 2, 5, 6] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    bytes.extend_from_slice(&[9; 16]);
+    bytes.extend_from_slice(&[1, 0, 0, 0, 2, 3, 0, b'n', 0, b'k']);
+    bytes.extend_from_slice(&7_u64.to_le_bytes());
+    bytes.extend_from_slice(&[1, 0, 0, 0, b'v', 0x54, 0x4B, 0x56, 0xA5]);
+    let mut expected = golden();
+    if let Payload::Write(write) = &mut expected.payload {
+        write.fingerprint = 0;
+    }
+    assert_eq!(decode(&Bytes::from(bytes), 0), Ok((expected, 93)));
+}
+
+#[test]
+fn a_newer_format_is_told_from_damage() {
+    let mut bytes = encoded(&golden());
+    bytes[8] = FORMAT + 1;
+    let end = bytes.len() - TRAILER.len();
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..end]);
+    bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+    let read = decode(&Bytes::from(bytes), 0);
+    assert_eq!(read, Err(DecodeError::Newer(FORMAT + 1)));
+}
 
 #[test]
 fn a_length_no_record_can_have_is_torn() {

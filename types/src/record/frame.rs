@@ -1,7 +1,9 @@
 //! The frame around a record: what can be known of it without reading its changes.
 
 use crate::{
-    record::codec::{FORMAT, HEADER_BYTES, MAX_RECORD_BYTES, MIN_RECORD_BYTES, TRAILER},
+    record::codec::{
+        FORMAT, HEADER_BYTES, MAX_RECORD_BYTES, MIN_RECORD_BYTES, OLDEST_FORMAT, TRAILER,
+    },
     replication::{Epoch, Index, Position},
     version::Version,
 };
@@ -18,6 +20,9 @@ pub enum DecodeError {
     /// The trailer is there and the record is still wrong.
     #[error("the record is damaged: {0}")]
     Damaged(&'static str),
+    /// The record is whole and of a format that this release doesn't know.
+    #[error("the record has format {0}; run the newer release that wrote it")]
+    Newer(u8),
 }
 
 /// A record's header, its checksum and trailer verified, its body unread.
@@ -25,6 +30,8 @@ pub enum DecodeError {
 pub struct Frame {
     /// The bytes of the whole record, from its length word through its trailer.
     pub len: usize,
+    /// The format version it was written in.
+    pub(super) format: u8,
     /// The number of the payload's kind.
     pub(super) kind: u8,
     /// Where the record stands.
@@ -39,7 +46,7 @@ impl Frame {
     /// Reads and verifies the frame of the record that begins `bytes`.
     ///
     /// # Errors
-    /// `End`, `Torn` or `Damaged`, as LOG-TORN tells them apart. A length that no record
+    /// `End`, `Torn` or `Damaged`, as LOG-TORN tells them apart, or `Newer`. A length that no record
     /// can have leaves no place to look for the trailer, so it reads as `Torn`: whoever
     /// knows what the log acknowledged must decide whether that can be.
     pub fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
@@ -67,14 +74,17 @@ impl Frame {
         {
             return Err(DecodeError::Damaged("its checksum does not match"));
         }
-        if content[8] != FORMAT {
-            return Err(DecodeError::Damaged(
-                "its format version is unknown; a newer release may have written it",
-            ));
+        let format = content[8];
+        if format > FORMAT {
+            return Err(DecodeError::Newer(format));
+        }
+        if format < OLDEST_FORMAT {
+            return Err(DecodeError::Damaged("there is no such format version"));
         }
         debug_assert!(content.len() >= HEADER_BYTES);
         Ok(Self {
             len,
+            format,
             kind: content[9],
             position: Position {
                 epoch: Epoch(u64::from_le_bytes(array(content, 10))),

@@ -9,7 +9,7 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::{Disk, DiskFile, DiskLock};
+use super::{BootId, Disk, DiskFile, DiskLock};
 use crate::locked;
 
 /// What the hardware writes whole or not at all.
@@ -199,6 +199,11 @@ impl Inode {
 }
 
 impl Disk for TestDisk {
+    fn boot_id(&self) -> io::Result<BootId> {
+        let boot = u128::from(self.alive()?.boot);
+        Ok(BootId(boot.to_le_bytes()))
+    }
+
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
     }

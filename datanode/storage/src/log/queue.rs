@@ -13,8 +13,8 @@ use crate::{StorageError, locked};
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) bytes: Vec<u8>,
-    /// Length and position of each record in `bytes`.
-    pub(crate) records: Vec<(usize, Position)>,
+    /// Length, position and version of each record in `bytes`.
+    pub(crate) records: Vec<(usize, Position, Version)>,
 }
 
 /// A reused buffer that a burst has made larger than this is given back.
@@ -144,7 +144,7 @@ impl Queue {
             let start = state.pending.bytes.len();
             record::encode(record, &mut state.pending.bytes);
             let length = state.pending.bytes.len() - start;
-            state.pending.records.push((length, next));
+            state.pending.records.push((length, next, record.version));
             state.last = next;
             state.clock = record.version;
         }

@@ -4,6 +4,9 @@
 //! ends where a record is torn or was never begun, unless something shows that more had
 //! been acknowledged there (LOG-TORN): a later segment, or a later sound record that
 //! carries a commit index at or above the place. Then it is damage and refused.
+//!
+//! What the store holds needs no reading: of segments that lie before that, and are only
+//! kept for a while, a start looks at the headers alone.
 
 use bytes::Bytes;
 use tierkv_types::{
@@ -13,9 +16,12 @@ use tierkv_types::{
 
 use super::{
     LogPlace,
-    segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader},
+    segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, in_allocated_space},
 };
 use crate::StorageError;
+
+#[allow(clippy::cast_possible_truncation)]
+const HEADER_BYTES: usize = SEGMENT_HEADER_BYTES as usize;
 
 /// What a log's files hold.
 #[derive(Debug)]
@@ -25,10 +31,10 @@ pub(crate) struct LogFound {
     pub(crate) segments: Vec<Segment>,
     /// Where the next record goes in the last segment.
     pub(crate) offset: u64,
-    /// Where the records begin: the position before the first one.
+    /// Where the records that were read begin: the position before the first one.
     pub(crate) before: Position,
     pub(crate) last: Position,
-    /// The highest commit index that a record carries.
+    /// The highest commit index that a record read carries.
     pub(crate) commit: Index,
     /// The highest version that a record carries.
     pub(crate) clock: Version,
@@ -44,34 +50,50 @@ pub(crate) fn scan(place: &LogPlace, applied: Index) -> Result<Option<LogFound>,
     place.drop_spare()?;
     let numbers = place.numbers()?;
     let mut found: Option<LogFound> = None;
-    for (nth, number) in numbers.iter().enumerate() {
-        let is_last = nth + 1 == numbers.len();
-        let (segment, bytes) = open(place, *number)?;
+    let segments = numbers.iter().map(|number| open(place, *number));
+    let segments = segments.collect::<Result<Vec<Segment>, StorageError>>()?;
+    // The one that holds the last record applied, to see that the store agrees with it.
+    let begins_before = |segment: &Segment| segment.header.first <= applied;
+    let unread = segments.iter().rposition(begins_before).unwrap_or(0);
+    let last = segments.len().saturating_sub(1);
+    for (nth, segment) in segments.into_iter().enumerate() {
         let log = found.get_or_insert_with(|| LogFound::before(&segment.header));
         log.join(&segment)?;
-        let end = log.read(&segment, &bytes, applied, is_last)?;
-        if is_last {
-            clear(place, &segment, &bytes, end)?;
+        if nth >= unread {
+            let bytes = read(&segment)?;
+            let end = log.read(&segment, &bytes, applied, nth == last)?;
+            if nth == last {
+                clear(place, &segment, &bytes, end)?;
+            }
+            log.offset = end as u64;
         }
-        log.offset = end as u64;
         log.segments.push(segment);
     }
     Ok(found)
 }
 
-fn open(place: &LogPlace, number: u64) -> Result<(Segment, Bytes), StorageError> {
+/// Opens a segment and reads its header.
+fn open(place: &LogPlace, number: u64) -> Result<Segment, StorageError> {
     let path = place.path(number);
     let fail = |action| {
         let path = path.clone();
         move |error| StorageError::io(action, &path, error)
     };
     let file = place.disk.open(&path).map_err(fail("open"))?;
-    let size = file.size().map_err(fail("measure"))?;
-    let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+    let mut bytes = [0; HEADER_BYTES];
     let read = file.read_at(0, &mut bytes).map_err(fail("read"))?;
-    bytes.truncate(read);
-    let header = SegmentHeader::read(&path, &bytes)?;
-    Ok((Segment { path, file, header }, bytes.into()))
+    let header = SegmentHeader::read(&path, &bytes[..read])?;
+    Ok(Segment { path, file, header })
+}
+
+fn read(segment: &Segment) -> Result<Bytes, StorageError> {
+    let Segment { path, file, .. } = segment;
+    let size = file.size();
+    let size = size.map_err(|error| StorageError::io("measure", path, error))?;
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+    let read = file.read_at(0, &mut bytes);
+    bytes.truncate(read.map_err(|error| StorageError::io("read", path, error))?);
+    Ok(bytes.into())
 }
 
 /// Turns everything behind the last sound record back into zeros. Left-overs of a torn
@@ -103,6 +125,16 @@ fn clear(
 }
 
 impl LogFound {
+    /// Makes durable what an earlier process of this boot may have left to the system.
+    pub(crate) fn sync(&self, place: &LogPlace) -> Result<(), StorageError> {
+        for Segment { path, file, .. } in &self.segments {
+            place
+                .flush(&**file)
+                .map_err(|error| in_allocated_space("sync", path, error))?;
+        }
+        place.flush_names()
+    }
+
     fn before(header: &SegmentHeader) -> Self {
         Self {
             log_id: header.log_id,
@@ -131,7 +163,13 @@ impl LogFound {
             ));
         }
         let follows = self.segments.last().is_none_or(|last| {
-            last.header.number + 1 == header.number && self.last == header.previous()
+            let is_next = last.header.number + 1 == header.number;
+            // Nothing was read of one that was skipped but its header.
+            let continues = match self.offset {
+                0 => last.header.previous() < header.previous(),
+                _ => self.last == header.previous(),
+            };
+            is_next && continues
         });
         if follows {
             return Ok(());
@@ -160,7 +198,10 @@ impl LogFound {
         applied: Index,
         is_last: bool,
     ) -> Result<usize, StorageError> {
-        let mut at = usize::try_from(SEGMENT_HEADER_BYTES).unwrap_or(usize::MAX);
+        if self.offset == 0 {
+            (self.before, self.last) = (segment.header.previous(), segment.header.previous());
+        }
+        let mut at = HEADER_BYTES;
         loop {
             let damaged = |what: String| StorageError::damaged(&segment.path, at as u64, what);
             match Frame::read(&bytes[at..]) {
@@ -177,6 +218,13 @@ impl LogFound {
                     at += frame.len;
                 }
                 Err(error @ DecodeError::Damaged(_)) => return Err(damaged(error.to_string())),
+                Err(DecodeError::Newer(found)) => {
+                    return Err(StorageError::Newer {
+                        file: segment.path.clone(),
+                        found: found.into(),
+                        known: record::FORMAT.into(),
+                    });
+                }
                 Err(DecodeError::End | DecodeError::Torn) => {
                     // What a later segment says about an early end is judged by `join`.
                     if is_last {

@@ -6,21 +6,24 @@
 //! ```text
 //! at  bytes
 //!  0      8  the letters TIERKVLG
-//!  8      4  format version: 1
+//!  8      4  format version: 2
 //! 12      4  CRC-32C of the header without these four bytes
 //! 16      8  log id
 //! 24      8  number of the segment
 //! 32      8  index of its first record
 //! 40      8  epoch of the record before its first, 0 if there is none
-//! 48     16  zeros
+//! 48      8  version of the record before its first, 0 if there is none
+//! 56      8  zeros
 //! ```
+//!
+//! Format version 1, of earlier logs, is still read; it has zeros from 48 on.
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use tierkv_types::{Epoch, Index, LogId, Position};
+use tierkv_types::{Epoch, Index, LogId, Position, Version};
 
 use crate::{
     StorageError, WalSync,
@@ -28,7 +31,7 @@ use crate::{
 };
 
 const MAGIC: [u8; 8] = *b"TIERKVLG";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const SUFFIX: &str = ".log";
 /// The file that holds the next segment's space.
 const SPARE: &str = "spare";
@@ -53,6 +56,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) number: u64,
     pub(crate) first: Index,
     pub(crate) previous_epoch: Epoch,
+    /// At least the version of the record before the first, 0 if that is not known.
+    pub(crate) clock: Version,
 }
 
 /// One open file of the log.
@@ -84,6 +89,7 @@ impl SegmentHeader {
         bytes[24..32].copy_from_slice(&self.number.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.first.0.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.previous_epoch.0.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.clock.to_bits().to_le_bytes());
         let checksum = header_checksum(&bytes);
         bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
         bytes
@@ -109,7 +115,7 @@ impl SegmentHeader {
             ));
         }
         let format = number(8) & u64::from(u32::MAX);
-        if format != u64::from(FORMAT) {
+        if format > u64::from(FORMAT) {
             return Err(StorageError::Newer {
                 file: path.to_owned(),
                 found: format,
@@ -121,6 +127,7 @@ impl SegmentHeader {
             number: number(24),
             first: Index(number(32)),
             previous_epoch: Epoch(number(40)),
+            clock: Version::from_bits(number(48)),
         })
     }
 }
@@ -202,7 +209,7 @@ impl LogPlace {
 
     pub(crate) fn flush_names(&self) -> Result<(), StorageError> {
         match self.sync {
-            WalSync::Always => self.disk.sync_dir(&self.dir),
+            WalSync::Always | WalSync::Interval(_) => self.disk.sync_dir(&self.dir),
             WalSync::Never => Ok(()),
         }
         .map_err(|error| in_allocated_space("sync", &self.dir, error))
@@ -211,7 +218,7 @@ impl LogPlace {
     /// Makes a file durable as far as the operator wants it.
     pub(crate) fn flush(&self, file: &dyn DiskFile) -> std::io::Result<()> {
         match self.sync {
-            WalSync::Always => file.sync_data(),
+            WalSync::Always | WalSync::Interval(_) => file.sync_data(),
             WalSync::Never => Ok(()),
         }
     }

@@ -30,12 +30,15 @@ fn open(disk: &TestDisk) -> (Log, LogFound, Arc<Failure>) {
             number: 1,
             first: Index(1),
             previous_epoch: Epoch::ZERO,
+            clock: Version::ZERO,
         };
         place.begin(place.set_aside().unwrap(), header).unwrap();
         scan(&place, Index::ZERO).unwrap().unwrap()
     });
     let failure = Arc::new(Failure::new());
     let log = Log::start(LogStart {
+        retention: Duration::ZERO,
+        limit_bytes: u64::MAX,
         place,
         segments: std::mem::take(&mut found.segments),
         offset: found.offset,

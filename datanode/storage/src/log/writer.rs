@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration, time::Instant};
 
-use tierkv_types::{Index, Position};
+use tierkv_types::{Index, Position, Version};
 use tokio::sync::watch;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     queue::{Batch, Queue, Work},
     segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Spare, in_allocated_space},
 };
-use crate::{StorageError, disk::DiskLock, failure::Failure};
+use crate::{StorageError, WalSync, disk::DiskLock, failure::Failure};
 
 /// How often a full disk is asked again.
 const NO_SPACE_RETRY: Duration = Duration::from_millis(200);
@@ -28,8 +28,15 @@ pub(super) struct Writer {
     offset: u64,
     spare: Option<Spare>,
     no_space: bool,
-    /// The last record written.
+    /// The last record written, and its version.
     last: Position,
+    clock: Version,
+    /// The store has everything up to here.
+    released: Index,
+    retention: Duration,
+    limit_bytes: u64,
+    /// Since when something is written that is not synced; only under `Interval`.
+    unsynced: Option<Instant>,
 }
 
 impl Writer {
@@ -53,6 +60,11 @@ impl Writer {
             spare: None,
             no_space: false,
             last: start.last,
+            clock: start.clock,
+            released: Index::ZERO,
+            retention: start.retention,
+            limit_bytes: start.limit_bytes,
+            unsynced: None,
         };
         writer.progress(true);
         writer
@@ -63,15 +75,14 @@ impl Writer {
     pub(super) fn run(mut self) {
         let mut batch = Batch::default();
         let ended = loop {
-            let retry = self.no_space.then_some(NO_SPACE_RETRY);
-            let done = match self.queue.next(&mut batch, retry) {
+            let done = match self.queue.next(&mut batch, self.patience()) {
                 Work::Write => self.commit(&batch),
                 Work::Release(index) => {
                     self.release(index);
                     Ok(())
                 }
-                Work::Retry => self.prepare(),
-                Work::End => break Ok(()),
+                Work::Retry => self.sync_if_due().and_then(|()| self.prepare()),
+                Work::End => break self.sync(),
             };
             if done.is_err() {
                 break done;
@@ -88,7 +99,7 @@ impl Writer {
     fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
         let began = Instant::now();
         let (mut piece_start, mut piece_end) = (0, 0);
-        for (length, position) in &batch.records {
+        for (length, position, version) in &batch.records {
             let needed = self.offset + (piece_end - piece_start + length) as u64;
             if needed > self.place.segment_bytes {
                 self.write(&batch.bytes[piece_start..piece_end])?;
@@ -96,7 +107,7 @@ impl Writer {
                 self.rotate()?;
             }
             piece_end += length;
-            self.last = *position;
+            (self.last, self.clock) = (*position, *version);
         }
         self.write(&batch.bytes[piece_start..piece_end])?;
         self.progress(true);
@@ -114,22 +125,59 @@ impl Writer {
         let Segment { file, path, .. } = &self.active;
         file.write_at(self.offset, bytes)
             .map_err(|error| in_allocated_space("write", path, error))?;
+        self.offset += bytes.len() as u64;
+        if let WalSync::Interval(_) = self.place.sync {
+            self.unsynced.get_or_insert_with(Instant::now);
+            return self.sync_if_due();
+        }
         self.place
             .flush(&**file)
-            .map_err(|error| in_allocated_space("sync", path, error))?;
-        self.offset += bytes.len() as u64;
-        Ok(())
+            .map_err(|error| in_allocated_space("sync", path, error))
+    }
+
+    /// How long there may be nothing to do: the disk is to be asked again, or a sync is due.
+    fn patience(&self) -> Option<Duration> {
+        let sync = self.unsynced.map(|since| self.sync_in(since));
+        let retry = self.no_space.then_some(NO_SPACE_RETRY);
+        sync.into_iter().chain(retry).min()
+    }
+
+    fn sync_in(&self, since: Instant) -> Duration {
+        match self.place.sync {
+            WalSync::Interval(interval) => interval.saturating_sub(since.elapsed()),
+            WalSync::Always | WalSync::Never => Duration::ZERO,
+        }
+    }
+
+    fn sync_if_due(&mut self) -> Result<(), StorageError> {
+        match self.unsynced {
+            Some(since) if self.sync_in(since).is_zero() => self.sync(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes durable what is written and was only to be so after a while.
+    fn sync(&mut self) -> Result<(), StorageError> {
+        if self.unsynced.take().is_none() {
+            return Ok(());
+        }
+        let Segment { file, path, .. } = &self.active;
+        self.place
+            .flush(&**file)
+            .map_err(|error| in_allocated_space("sync", path, error))
     }
 
     /// Goes on in a new segment. All of the old one is durable by now, so that a gap
     /// before a later segment can only be damage.
     fn rotate(&mut self) -> Result<(), StorageError> {
+        self.sync()?;
         let spare = self.await_spare()?;
         let header = SegmentHeader {
             log_id: self.place.log_id,
             number: self.active.header.number + 1,
             first: self.last.index.next(),
             previous_epoch: self.last.epoch,
+            clock: self.clock,
         };
         let fresh = self.place.begin(spare, header)?;
         self.older
@@ -193,12 +241,25 @@ impl Writer {
         self.progress(false);
     }
 
-    /// Removes segments whose records are all at or below `index`, oldest first, so that
-    /// what is left is always one run. The one written to stays.
+    /// The store has everything up to `index`: what was kept long enough goes.
     fn release(&mut self, index: Index) {
+        self.released = self.released.max(index);
+        self.trim();
+    }
+
+    /// Removes segments that the store has whole, oldest first, so that what is left is
+    /// always one run: those whose last record is older than the retention, and more if
+    /// the log takes more than its limit. The one written to stays.
+    fn trim(&mut self) {
         while let Some(oldest) = self.older.front() {
             let next = self.older.get(1).unwrap_or(&self.active);
-            if next.header.first > index.next() {
+            if next.header.first > self.released.next() {
+                break;
+            }
+            let age = (self.clock.millis()).saturating_sub(next.header.clock.millis());
+            let is_old = u128::from(age) >= self.retention.as_millis();
+            let bytes = (self.older.len() as u64 + 1) * self.place.segment_bytes;
+            if !is_old && bytes <= self.limit_bytes {
                 break;
             }
             if let Err(error) = self.place.remove(&oldest.path) {

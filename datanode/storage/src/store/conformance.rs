@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, Version};
+use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, RequestId, Version};
 
 use super::{CheckpointBatch, Store, StoreMeta};
-use crate::{Item, StorageError};
+use crate::{Entry, Item, Outcome, StorageError};
 
 /// Gives the suite stores of one backend.
 #[async_trait]
@@ -28,6 +28,9 @@ pub async fn run(backend: &dyn StoreBackend) {
     a_tombstone_removes_the_row(backend).await;
     only_the_last_claim_writes(backend).await;
     a_large_checkpoint_is_whole(backend).await;
+    tombstones_stay_until_they_are_forgotten(backend).await;
+    expired_keys_are_found_in_their_order(backend).await;
+    outcomes_stay_until_their_requests_are_behind_the_horizon(backend).await;
 }
 
 const ME: Incarnation = Incarnation(u64::MAX);
@@ -62,9 +65,16 @@ fn meta(index: u64) -> StoreMeta {
 }
 
 fn batch(index: u64, changes: Vec<(ItemKey, Option<Item>)>) -> CheckpointBatch {
+    let entry = |item: Option<Item>| match item {
+        Some(item) => Entry::Value(item),
+        None => Entry::Tombstone(Version::from_bits(index)),
+    };
     CheckpointBatch {
         meta: meta(index),
-        changes,
+        changes: (changes.into_iter())
+            .map(|(key, item)| (key, entry(item)))
+            .collect(),
+        ..CheckpointBatch::default()
     }
 }
 
@@ -184,5 +194,104 @@ async fn a_large_checkpoint_is_whole(backend: &dyn StoreBackend) {
     assert!(found.iter().all(Option::is_some));
     let last = found.last().cloned().flatten();
     assert_eq!(last.map(|item| item.value), Some(Bytes::from(huge)));
+    store.close().await;
+}
+
+async fn tombstones_stay_until_they_are_forgotten(backend: &dyn StoreBackend) {
+    let store = backend.open("tombstones").await;
+    granted(store.claim(ME).await);
+    assert_eq!(granted(store.oldest_tombstone().await), None);
+    let written = vec![(key(1), Some(item(3, b"one")))];
+    granted(store.checkpoint(ME, batch(3, written)).await);
+    for index in [4, 5, 6] {
+        let deleted = vec![(key(index), None), (key(index + 10), None)];
+        granted(store.checkpoint(ME, batch(index, deleted)).await);
+    }
+    let oldest = granted(store.oldest_tombstone().await);
+    assert_eq!(oldest, Some(Version::from_bits(4)));
+    // Of the batch's own tombstones, too, those go that are old enough.
+    let mut forgetting = batch(7, vec![(key(7), None)]);
+    forgetting.forgotten = Some(Version::from_bits(5));
+    granted(store.checkpoint(ME, forgetting).await);
+    let oldest = granted(store.oldest_tombstone().await);
+    assert_eq!(oldest, Some(Version::from_bits(6)));
+    let mut forgetting = batch(8, vec![(key(8), None)]);
+    forgetting.forgotten = Some(Version::from_bits(8));
+    granted(store.checkpoint(ME, forgetting).await);
+    assert_eq!(granted(store.oldest_tombstone().await), None);
+    let found = granted(store.get_many(&[key(1), key(4)]).await);
+    assert_eq!(found, vec![Some(item(3, b"one")), None]);
+    store.close().await;
+}
+
+async fn expired_keys_are_found_in_their_order(backend: &dyn StoreBackend) {
+    let store = backend.open("expired").await;
+    granted(store.claim(ME).await);
+    let expiring = |version: u64, expires: Option<u64>| Item {
+        expires: expires.map(Version::from_bits),
+        ..item(version, b"for a while")
+    };
+    let changes = vec![
+        (key(1), Some(expiring(11, Some(300)))),
+        (key(2), Some(expiring(12, Some(100)))),
+        (key(3), Some(expiring(13, Some(200)))),
+        (key(4), Some(expiring(14, Some(i64::MAX.cast_unsigned())))),
+        (key(5), Some(expiring(15, None))),
+    ];
+    granted(store.checkpoint(ME, batch(1, changes)).await);
+    let found = async |now: u64, limit: usize| {
+        let found = granted(store.expired(Version::from_bits(now), limit).await);
+        let found = found.into_iter();
+        found
+            .map(|(key, version)| (key, version.to_bits()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(found(99, 10).await, vec![]);
+    assert_eq!(found(100, 10).await, vec![(key(2), 12)]);
+    assert_eq!(found(200, 10).await, vec![(key(2), 12), (key(3), 13)]);
+    let all = vec![(key(2), 12), (key(3), 13), (key(1), 11)];
+    assert_eq!(found(5_000, 10).await, all);
+    assert_eq!(found(5_000, 2).await, all[..2]);
+    let changes = vec![(key(2), None), (key(3), Some(expiring(20, None)))];
+    granted(store.checkpoint(ME, batch(2, changes)).await);
+    assert_eq!(found(5_000, 10).await, all[2..]);
+    store.close().await;
+}
+
+async fn outcomes_stay_until_their_requests_are_behind_the_horizon(backend: &dyn StoreBackend) {
+    let store = backend.open("outcomes").await;
+    granted(store.claim(ME).await);
+    let outcome = |nth: u8, birth_millis: u64| {
+        let id = RequestId {
+            birth_millis,
+            random: [nth; 16],
+        };
+        let existed = (0..nth).map(|place| place % 3 == 0).collect();
+        let outcome = Outcome {
+            version: Version::from_bits(birth_millis << 16),
+            fingerprint: u32::from(nth),
+            existed,
+        };
+        (id, outcome)
+    };
+    let write = async |index: u64, outcomes: &[(RequestId, Outcome)], request_horizon: u64| {
+        let batch = CheckpointBatch {
+            outcomes: outcomes.to_vec(),
+            request_horizon,
+            ..batch(index, Vec::new())
+        };
+        granted(store.checkpoint(ME, batch).await);
+        let mut found = granted(store.outcomes().await);
+        found.sort_by_key(|(id, _)| id.random);
+        found
+    };
+    let (first, second) = ([outcome(1, 100), outcome(200, 120)], [outcome(201, 110)]);
+    assert_eq!(write(1, &first, 0).await, first);
+    let all = [&first[..], &second[..]].concat();
+    assert_eq!(write(2, &second, 100).await, all);
+    assert_eq!(write(3, &[], 120).await, first);
+    assert_eq!(write(4, &[], 121).await, []);
+    // Born too early for anyone to ask again.
+    assert_eq!(write(5, &second, 121).await, []);
     store.close().await;
 }

@@ -1,12 +1,14 @@
 //! The embedded store: SQLite, one file, one writer and a pool of readers.
 //!
-//! Tables (schema version 1, kept in `user_version`; 64-bit numbers are stored as
+//! Tables (schema version 2, kept in `user_version`; 64-bit numbers are stored as
 //! SQLite's signed ones, bit for bit):
 //!
 //! ```text
 //! item(key blob, version, expires or null, value blob, checksum)
 //! meta(id = 1, incarnation, log_id, applied_epoch, applied_index, clock, checksum)
 //! epoch(epoch, first_index)
+//! tombstone(key blob, version, checksum)
+//! outcome(id, newest, entries blob, checksum)      the outcomes of requests
 //! ```
 //!
 //! An item's checksum is the CRC-32C of its key, version, expiry and value; the one of
@@ -14,8 +16,10 @@
 //! every read: SQLite itself has none.
 
 mod meta;
+mod outcomes;
 mod rows;
 mod schema;
+mod tombstones;
 
 use std::{
     path::{Path, PathBuf},
@@ -28,10 +32,10 @@ use sqlx::{
     Connection, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tierkv_types::{Incarnation, ItemKey};
+use tierkv_types::{Incarnation, ItemKey, RequestId, Version};
 
 use super::{CheckpointBatch, Store, StoreMeta};
-use crate::{Item, StorageError, WalSync};
+use crate::{Item, Outcome, StorageError, WalSync};
 
 /// How many reads run at once.
 const READERS: u32 = 8;
@@ -64,7 +68,7 @@ impl SqliteStore {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(match sync {
-                WalSync::Always => SqliteSynchronous::Full,
+                WalSync::Always | WalSync::Interval(_) => SqliteSynchronous::Full,
                 WalSync::Never => SqliteSynchronous::Off,
             })
             .busy_timeout(BUSY_TIMEOUT)
@@ -110,6 +114,13 @@ impl SqliteStore {
         rows::write(&mut transaction, &batch.changes)
             .await
             .map_err(failed)?;
+        if let Some(up_to) = batch.forgotten {
+            let forgotten = tombstones::forget(&mut transaction, up_to).await;
+            forgotten.map_err(failed)?;
+        }
+        outcomes::write(&mut transaction, &batch.outcomes, batch.request_horizon)
+            .await
+            .map_err(failed)?;
         transaction.commit().await.map_err(failed)
     }
 }
@@ -132,6 +143,28 @@ impl Store for SqliteStore {
         let failed = |error| failure(&self.path, "read", error);
         let mut connection = self.readers.acquire().await.map_err(failed)?;
         rows::read(&self.path, &mut connection, keys).await
+    }
+
+    async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
+        let failed = |error| failure(&self.path, "read", error);
+        let mut connection = self.readers.acquire().await.map_err(failed)?;
+        outcomes::read(&self.path, &mut connection).await
+    }
+
+    async fn expired(
+        &self,
+        now: Version,
+        limit: usize,
+    ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
+        let failed = |error| failure(&self.path, "read", error);
+        let mut connection = self.readers.acquire().await.map_err(failed)?;
+        rows::expired(&self.path, &mut connection, now, limit).await
+    }
+
+    async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError> {
+        let failed = |error| failure(&self.path, "read", error);
+        let mut connection = self.readers.acquire().await.map_err(failed)?;
+        tombstones::oldest(&mut connection).await.map_err(failed)
     }
 
     async fn checkpoint(

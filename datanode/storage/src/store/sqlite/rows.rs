@@ -6,11 +6,11 @@ use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection, sqlite::SqliteRow};
 use tierkv_types::{ItemKey, Version};
 
-use super::{damaged, failure};
-use crate::{Item, StorageError};
+use super::{damaged, failure, tombstones};
+use crate::{Entry, Item, StorageError};
 
 /// How many rows one statement handles. Few sizes, so that each is prepared once.
-const SIZES: [usize; 6] = [1, 4, 16, 64, 256, 1_000];
+pub(super) const SIZES: [usize; 6] = [1, 4, 16, 64, 256, 1_000];
 
 /// One statement for each of [`SIZES`].
 type Statements = [String; SIZES.len()];
@@ -47,7 +47,7 @@ fn size_over(count: usize) -> usize {
 }
 
 /// The place in [`SIZES`] of the largest one that `count` fills.
-fn size_under(count: usize) -> usize {
+pub(super) fn size_under(count: usize) -> usize {
     let under = SIZES.iter().rposition(|size| *size <= count);
     under.unwrap_or(0)
 }
@@ -101,17 +101,46 @@ fn verified(path: &Path, row: &SqliteRow) -> Result<(Vec<u8>, Item), StorageErro
     }
 }
 
+/// The keys that expire at `now` or before, those that expired first coming first.
+pub(super) async fn expired(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    now: Version,
+    limit: usize,
+) -> Result<Vec<(ItemKey, Version)>, StorageError> {
+    let rows = sqlx::query(
+        "SELECT key, version FROM item WHERE expires >= 0 AND expires <= ?
+         ORDER BY expires LIMIT ?",
+    )
+    .bind(now.to_bits().cast_signed())
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await
+    .map_err(|error| failure(path, "look for expired keys", error))?;
+    let keys = rows.iter().map(|row| {
+        let key: Vec<u8> = row.get(0);
+        let place = format!("the row of key {}", key.escape_ascii());
+        let key = ItemKey::from_bytes(key.into());
+        let key = key.map_err(|_| damaged(path, place, "this is no key"))?;
+        Ok((
+            key,
+            Version::from_bits(row.get::<i64, _>(1).cast_unsigned()),
+        ))
+    });
+    keys.collect()
+}
+
 /// Writes what keys hold, in key order so that neighbours share pages. In a transaction.
 pub(super) async fn write(
     connection: &mut SqliteConnection,
-    changes: &[(ItemKey, Option<Item>)],
+    changes: &[(ItemKey, Entry)],
 ) -> Result<(), sqlx::Error> {
     let mut puts = Vec::with_capacity(changes.len());
     let mut deletes = Vec::new();
     for (key, entry) in changes {
         match entry {
-            Some(item) => puts.push((key.as_bytes(), item)),
-            None => deletes.push(key.as_bytes()),
+            Entry::Value(item) => puts.push((key.as_bytes(), item)),
+            Entry::Tombstone(version) => deletes.push((&key.as_bytes()[..], *version)),
         }
     }
     puts.sort_unstable_by_key(|(key, _)| *key);
@@ -138,12 +167,12 @@ pub(super) async fn write(
         let (chunk, after) = rest.split_at(SIZES[nth]);
         rest = after;
         let mut query = sqlx::query(AssertSqlSafe(DELETE[nth].as_str()));
-        for key in chunk {
-            query = query.bind(key.as_ref());
+        for (key, _) in chunk {
+            query = query.bind(*key);
         }
         query.execute(&mut *connection).await?;
     }
-    Ok(())
+    tombstones::write(connection, &deletes).await
 }
 
 fn checksum(key: &[u8], item: &Item) -> u32 {

@@ -12,7 +12,8 @@ const APPLICATION_ID: i64 = 0x544B_5673;
 
 /// The step from each schema version to the next. A step that was released is never
 /// changed; a new one is added.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE item (
         key BLOB PRIMARY KEY NOT NULL,
         version INTEGER NOT NULL,
@@ -34,7 +35,25 @@ const STEPS: [&str; 1] = ["
         first_index INTEGER NOT NULL
     );
     PRAGMA application_id = 1414223475;
-"];
+",
+    // Times are below 2^63, so an index over signed numbers has them in order.
+    "
+    CREATE INDEX item_expires ON item (expires) WHERE expires >= 0;
+    CREATE TABLE tombstone (
+        key BLOB PRIMARY KEY NOT NULL,
+        version INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX tombstone_version ON tombstone (version);
+    CREATE TABLE outcome (
+        id INTEGER PRIMARY KEY,
+        newest INTEGER NOT NULL,
+        entries BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    );
+    CREATE INDEX outcome_newest ON outcome (newest);
+",
+];
 
 /// Brings the file to the newest schema version, in one transaction.
 pub(super) async fn migrate(

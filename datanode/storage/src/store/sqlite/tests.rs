@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use tierkv_types::Version;
 
 use super::*;
+use crate::Entry;
 use crate::store::conformance::{self, StoreBackend};
 
 struct Files(TempDir);
@@ -46,9 +47,10 @@ async fn a_damaged_row_is_named_and_never_served() {
     let batch = CheckpointBatch {
         meta: StoreMeta::default(),
         changes: vec![
-            (key(b"good"), Some(item.clone())),
-            (key(b"bad"), Some(item.clone())),
+            (key(b"good"), Entry::Value(item.clone())),
+            (key(b"bad"), Entry::Value(item.clone())),
         ],
+        ..CheckpointBatch::default()
     };
     store.checkpoint(Incarnation(1), batch).await.unwrap();
     tamper(

@@ -1,0 +1,112 @@
+//! Gives space back through the log: expired keys, old tombstones, forgotten requests.
+//!
+//! Expiry hides a key at once, wherever it is read. The key itself goes when the master
+//! logs that it does, so that every member removes it at the same place of the log; its
+//! tombstone goes the same way, once the log that carried the deletion is gone.
+
+use std::{sync::Arc, time::Duration};
+
+use tierkv_storage::Storage;
+use tierkv_types::{Error, Version};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::sequencer::Sequencer;
+
+/// How often it is looked whether there is anything to reclaim.
+const ROUND_INTERVAL: Duration = Duration::from_secs(1);
+/// Expired keys that one look at the store takes.
+const KEYS_PER_ROUND: usize = 16_384;
+/// Expired keys that one record removes.
+const KEYS_PER_RECORD: usize = 1_024;
+/// How far behind the retention the oldest tombstone gets before a record is spent on it.
+const FORGET_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a round found to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// There is more.
+    Busy,
+    /// That was all.
+    Idle,
+}
+
+/// The reclaimer of one data node. Only a master reclaims keys.
+pub(crate) struct Reclaimer {
+    pub(crate) sequencer: Arc<Sequencer>,
+    pub(crate) storage: Arc<Storage>,
+    /// How long a tombstone stays, by the cluster clock.
+    pub(crate) tombstone_retention: Duration,
+}
+
+impl Reclaimer {
+    /// Runs until `stop` says so.
+    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
+        metrics::describe_counter!(
+            "tierkv_expired_keys_total",
+            "Keys that were removed because their time was over."
+        );
+        let mut rounds = interval(ROUND_INTERVAL);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Round::Idle;
+        loop {
+            tokio::select! {
+                _ = rounds.tick(), if last == Round::Idle => {}
+                () = std::future::ready(()), if last == Round::Busy => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            last = match self.round().await {
+                Ok(round) => round,
+                Err(error) => {
+                    // A full disk or a lost mastership; the next round tries again.
+                    tracing::debug!(%error, "nothing was reclaimed");
+                    Round::Idle
+                }
+            };
+        }
+    }
+
+    async fn round(&self) -> Result<Round, Error> {
+        let now = self.sequencer.now();
+        self.storage.forget_requests(now);
+        self.sequencer.confirm(|_| ())?;
+        self.forget_tombstones(now).await?;
+        self.expire(now).await
+    }
+
+    async fn expire(&self, now: Version) -> Result<Round, Error> {
+        let generation = self.storage.generation();
+        let expired = self.storage.expired(now, KEYS_PER_ROUND).await;
+        let expired = expired.map_err(|error| error.to_error())?;
+        let was_full = expired.len() == KEYS_PER_ROUND;
+        let mut removed = 0;
+        for keys in expired.chunks(KEYS_PER_RECORD) {
+            self.storage.room().await;
+            removed += self.sequencer.expire(keys.to_vec(), generation)?;
+        }
+        metrics::counter!("tierkv_expired_keys_total").increment(removed as u64);
+        if !was_full || removed == 0 {
+            return Ok(Round::Idle);
+        }
+        // The store answers the same keys until it has seen them go.
+        let stored = self.storage.checkpoint().await;
+        stored.map_err(|error| error.to_error())?;
+        Ok(Round::Busy)
+    }
+
+    async fn forget_tombstones(&self, now: Version) -> Result<(), Error> {
+        let oldest = self.storage.oldest_tombstone().await;
+        let Some(oldest) = oldest.map_err(|error| error.to_error())? else {
+            return Ok(());
+        };
+        // Some of them together: a record for each would never end.
+        if oldest.after(self.tombstone_retention + FORGET_INTERVAL) > now {
+            return Ok(());
+        }
+        let retention = u64::try_from(self.tombstone_retention.as_millis()).unwrap_or(u64::MAX);
+        let up_to = Version::from_millis(now.millis().saturating_sub(retention));
+        self.sequencer.forget_tombstones(up_to)
+    }
+}

@@ -1,0 +1,122 @@
+//! Outcomes of requests: one row a checkpoint, so that remembering millions of them costs
+//! a few statements.
+//!
+//! A row's `entries` (numbers little-endian), one after the other:
+//!
+//! ```text
+//! bytes
+//!     8  birth of the request id, milliseconds
+//!    16  random part of the request id
+//!     8  version
+//!     4  fingerprint of what was asked
+//!     2  length of the next part
+//!     …  which operations deleted a key that was there, one bit each, lowest first
+//! ```
+
+use std::path::Path;
+
+use sqlx::{Row, SqliteConnection};
+use tierkv_types::{RequestId, Version};
+
+use super::{damaged, failure};
+use crate::{Outcome, StorageError, requests::Existed};
+
+const FIXED_BYTES: usize = 8 + 16 + 8 + 4 + 2;
+
+/// Adds what was applied since the last checkpoint, and lets rows go whose requests were
+/// all born before `horizon`. In a transaction.
+pub(super) async fn write(
+    connection: &mut SqliteConnection,
+    outcomes: &[(RequestId, Outcome)],
+    horizon: u64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM outcome WHERE newest < ?")
+        .bind(horizon.cast_signed())
+        .execute(&mut *connection)
+        .await?;
+    let newest = outcomes.iter().map(|(id, _)| id.birth_millis).max();
+    let Some(newest) = newest.filter(|newest| *newest >= horizon) else {
+        return Ok(());
+    };
+    let entries = encode(outcomes);
+    sqlx::query("INSERT INTO outcome (newest, entries, checksum) VALUES (?, ?, ?)")
+        .bind(newest.cast_signed())
+        .bind(&entries)
+        .bind(i64::from(checksum(newest, &entries)))
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
+}
+
+/// All outcomes there are.
+pub(super) async fn read(
+    path: &Path,
+    connection: &mut SqliteConnection,
+) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
+    let rows = sqlx::query("SELECT id, newest, entries, checksum FROM outcome")
+        .fetch_all(connection)
+        .await
+        .map_err(|error| failure(path, "read the outcomes of requests", error))?;
+    let mut outcomes = Vec::new();
+    for row in rows {
+        let id: i64 = row.get(0);
+        let newest = row.get::<i64, _>(1).cast_unsigned();
+        let entries: &[u8] = row.get(2);
+        let is_sound = row.get::<i64, _>(3) == i64::from(checksum(newest, entries));
+        if !is_sound || decode(entries, &mut outcomes).is_none() {
+            let place = format!("row {id} of outcome");
+            return Err(damaged(path, place, "its checksum does not match"));
+        }
+    }
+    Ok(outcomes)
+}
+
+fn encode(outcomes: &[(RequestId, Outcome)]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(outcomes.len() * (FIXED_BYTES + 1));
+    for (id, outcome) in outcomes {
+        let existed = outcome.existed.as_bytes();
+        bytes.extend_from_slice(&id.birth_millis.to_le_bytes());
+        bytes.extend_from_slice(&id.random);
+        bytes.extend_from_slice(&outcome.version.to_bits().to_le_bytes());
+        bytes.extend_from_slice(&outcome.fingerprint.to_le_bytes());
+        // A request has a thousand operations at most.
+        let length = u16::try_from(existed.len()).unwrap_or(u16::MAX);
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(existed);
+    }
+    bytes
+}
+
+/// Appends the outcomes in `bytes`; `None` if they are not what [`encode`] writes.
+fn decode(mut bytes: &[u8], outcomes: &mut Vec<(RequestId, Outcome)>) -> Option<()> {
+    while !bytes.is_empty() {
+        let birth_millis = u64::from_le_bytes(take(&mut bytes)?);
+        let random = take(&mut bytes)?;
+        let version = Version::from_bits(u64::from_le_bytes(take(&mut bytes)?));
+        let fingerprint = u32::from_le_bytes(take(&mut bytes)?);
+        let length = usize::from(u16::from_le_bytes(take(&mut bytes)?));
+        let (existed, rest) = bytes.split_at_checked(length)?;
+        bytes = rest;
+        let id = RequestId {
+            birth_millis,
+            random,
+        };
+        let outcome = Outcome {
+            version,
+            fingerprint,
+            existed: Existed::from_bytes(existed.to_vec()),
+        };
+        outcomes.push((id, outcome));
+    }
+    Some(())
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (array, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*array)
+}
+
+fn checksum(newest: u64, entries: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&newest.to_le_bytes()), entries)
+}

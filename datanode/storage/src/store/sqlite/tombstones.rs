@@ -1,0 +1,64 @@
+//! Tombstones: the versions of deletions, kept until the log says that they may go.
+//!
+//! A key written again keeps the tombstone of its earlier deletion for that while; the
+//! item's row decides whether the key is there.
+
+use sqlx::{AssertSqlSafe, SqliteConnection};
+use tierkv_types::Version;
+
+use super::rows::{SIZES, size_under};
+
+/// Writes tombstones in key order. In a transaction.
+pub(super) async fn write(
+    connection: &mut SqliteConnection,
+    deleted: &[(&[u8], Version)],
+) -> Result<(), sqlx::Error> {
+    let mut rest = deleted;
+    while !rest.is_empty() {
+        let size = SIZES[size_under(rest.len())];
+        let (chunk, after) = rest.split_at(size);
+        rest = after;
+        let rows = vec!["(?,?,?)"; size].join(",");
+        // The text is made of constants alone.
+        let text = AssertSqlSafe(format!(
+            "INSERT INTO tombstone (key, version, checksum) VALUES {rows}
+             ON CONFLICT (key) DO UPDATE SET version = excluded.version,
+             checksum = excluded.checksum"
+        ));
+        let mut query = sqlx::query(text);
+        for (key, version) in chunk {
+            query = query
+                .bind(*key)
+                .bind(version.to_bits().cast_signed())
+                .bind(i64::from(checksum(key, *version)));
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Lets tombstones up to a version go. In a transaction.
+pub(super) async fn forget(
+    connection: &mut SqliteConnection,
+    up_to: Version,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM tombstone WHERE version <= ?")
+        .bind(up_to.to_bits().cast_signed())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The version of the oldest one.
+pub(super) async fn oldest(
+    connection: &mut SqliteConnection,
+) -> Result<Option<Version>, sqlx::Error> {
+    let oldest: Option<i64> = sqlx::query_scalar("SELECT min(version) FROM tombstone")
+        .fetch_one(connection)
+        .await?;
+    Ok(oldest.map(|bits| Version::from_bits(bits.cast_unsigned())))
+}
+
+fn checksum(key: &[u8], version: Version) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(key), &version.to_bits().to_le_bytes())
+}
