@@ -3,6 +3,7 @@
 mod crash;
 mod race;
 mod restart;
+mod retention;
 
 use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
 

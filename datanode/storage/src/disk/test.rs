@@ -30,13 +30,15 @@ pub enum Tear {
 #[derive(Clone, Debug, Default)]
 pub struct TestDisk {
     state: Arc<Mutex<State>>,
-    boot: u64,
+    life: u64,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// Counts the power cuts.
     boot: u64,
+    /// Counts the processes that had the disk; only the last one's handles work.
+    life: u64,
     inodes: Vec<Inode>,
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
@@ -80,6 +82,7 @@ impl TestDisk {
         let mut state = locked(&self.state);
         let state = &mut *state;
         state.boot += 1;
+        state.life += 1;
         state.locks.clear();
         state.space = None;
         state.syncs_left = None;
@@ -95,7 +98,20 @@ impl TestDisk {
         }
         Self {
             state: Arc::clone(&self.state),
-            boot: state.boot,
+            life: state.life,
+        }
+    }
+
+    /// Ends the process that uses the disk, as `kill -9` does: the system keeps what was
+    /// written, and it is the same boot.
+    #[must_use]
+    pub fn kill(&self) -> Self {
+        let mut state = locked(&self.state);
+        state.life += 1;
+        state.locks.clear();
+        Self {
+            state: Arc::clone(&self.state),
+            life: state.life,
         }
     }
 
@@ -144,10 +160,10 @@ impl TestDisk {
     /// The state, unless the power was cut meanwhile.
     fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = locked(&self.state);
-        if state.boot == self.boot {
+        if state.life == self.life {
             Ok(state)
         } else {
-            Err(io::Error::other("the power was cut"))
+            Err(io::Error::other("the process is dead"))
         }
     }
 }
