@@ -22,6 +22,7 @@ mod node;
 mod ownership;
 mod reads;
 mod reclaimer;
+mod scrubber;
 mod sequencer;
 mod service;
 mod settings;

@@ -24,6 +24,7 @@ use crate::{
     invalidator,
     ownership::Owned,
     reclaimer::Reclaimer,
+    scrubber,
     sequencer::Sequencer,
     service::{Door, Service},
     settings::DataNodeSettings,
@@ -144,6 +145,7 @@ impl DataNode {
             storage: Arc::clone(&storage),
             tombstone_retention: settings.storage.log_retention,
         };
+        let scrubbing = tokio::spawn(scrubber::run(Arc::clone(&storage), stopping.clone()));
         let reclaiming = tokio::spawn(reclaimer.run(stopping.clone()));
         let driving = tokio::spawn(async move {
             if let Err(why) = driver.run(stopping).await {
@@ -168,7 +170,7 @@ impl DataNode {
             stop,
             failed,
             serving,
-            tasks: vec![placement, reclaiming, driving],
+            tasks: vec![placement, scrubbing, reclaiming, driving],
             membership,
         })
     }

@@ -14,7 +14,7 @@
 //! Reading order: [`Storage`] (the whole, and its promises), [`disk`] (through which all
 //! files of the log are touched), `log` (segments and group commit), `node_state` (what
 //! a node may never forget), `memory` (the memory tier), [`store`] (the SQL side),
-//! `checkpoint`, `recovery`.
+//! `checkpoint`, `recovery`, `scrub`.
 
 mod checkpoint;
 pub mod disk;
@@ -26,6 +26,7 @@ mod memory;
 mod node_state;
 mod recovery;
 mod requests;
+mod scrub;
 mod settings;
 mod storage;
 pub mod store;
@@ -41,6 +42,7 @@ pub use self::{
     item::{Entry, Item, Residence},
     recovery::Recovered,
     requests::{Existed, Outcome},
+    scrub::{Scrubbed, ScrubbedRows},
     settings::{StorageSettings, WalSync},
     storage::{Storage, StorageReport},
     store::Store,

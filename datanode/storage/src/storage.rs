@@ -56,6 +56,7 @@ pub(crate) struct Core {
     pub(crate) settings: StorageSettings,
     pub(crate) log_id: LogId,
     pub(crate) log: Log,
+    pub(crate) log_place: LogPlace,
     pub(crate) memory: Memory,
     pub(crate) store: Arc<dyn Store>,
     node_state: NodeState,
@@ -165,6 +166,7 @@ impl Storage {
         }
         let core_outcomes = store.outcomes().await?;
         let failure = Arc::new(Failure::new());
+        let log_place = place.clone();
         let log = Log::start(LogStart {
             place,
             segments: log.segments,
@@ -183,6 +185,7 @@ impl Storage {
         let core = Arc::new(Core {
             log_id: recovered.log_id,
             log,
+            log_place,
             memory: Memory::new(settings.clean_limit_bytes),
             store,
             node_state,
@@ -597,7 +600,7 @@ fn enter_sync_mode(
 
 /// Runs what blocks on a thread that may. It runs to its end, also when the caller goes
 /// away; it does not when the runtime is shutting down.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> Result<T, StorageError> {
     match tokio::task::spawn_blocking(work).await {

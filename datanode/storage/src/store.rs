@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, RequestId, Version};
 
 pub use self::sqlite::SqliteStore;
-use crate::{Entry, Item, Outcome, StorageError};
+use crate::{Entry, Item, Outcome, ScrubbedRows, StorageError};
 
 /// Where a store stands, replaced whole by each checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +79,17 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Failures of the database.
     async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError>;
+
+    /// Verifies up to `limit` rows of keys after `after`, in the store's order.
+    ///
+    /// # Errors
+    /// `Damaged` if rows can't be read at all, and failures of the database; rows that
+    /// can be read and are damaged are in the answer.
+    async fn scrub(
+        &self,
+        after: Option<ItemKey>,
+        limit: usize,
+    ) -> Result<ScrubbedRows, StorageError>;
 
     /// Writes a batch in one transaction, which is durable on return. Must not be
     /// cancelled.

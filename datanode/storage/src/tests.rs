@@ -4,6 +4,7 @@ mod crash;
 mod race;
 mod restart;
 mod retention;
+mod scrub;
 
 use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
 

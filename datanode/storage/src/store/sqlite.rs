@@ -35,7 +35,7 @@ use sqlx::{
 use tierkv_types::{Incarnation, ItemKey, RequestId, Version};
 
 use super::{CheckpointBatch, Store, StoreMeta};
-use crate::{Item, Outcome, StorageError, WalSync};
+use crate::{Item, Outcome, ScrubbedRows, StorageError, WalSync};
 
 /// How many reads run at once.
 const READERS: u32 = 8;
@@ -165,6 +165,16 @@ impl Store for SqliteStore {
         let failed = |error| failure(&self.path, "read", error);
         let mut connection = self.readers.acquire().await.map_err(failed)?;
         tombstones::oldest(&mut connection).await.map_err(failed)
+    }
+
+    async fn scrub(
+        &self,
+        after: Option<ItemKey>,
+        limit: usize,
+    ) -> Result<ScrubbedRows, StorageError> {
+        let failed = |error| failure(&self.path, "read", error);
+        let mut connection = self.readers.acquire().await.map_err(failed)?;
+        rows::scrub(&self.path, &mut connection, after, limit).await
     }
 
     async fn checkpoint(

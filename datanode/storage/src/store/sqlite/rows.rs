@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Row, SqliteConnection, sqlite::SqliteRow};
 use tierkv_types::{ItemKey, Version};
 
 use super::{damaged, failure, tombstones};
-use crate::{Entry, Item, StorageError};
+use crate::{Entry, Item, ScrubbedRows, StorageError};
 
 /// How many rows one statement handles. Few sizes, so that each is prepared once.
 pub(super) const SIZES: [usize; 6] = [1, 4, 16, 64, 256, 1_000];
@@ -128,6 +128,46 @@ pub(super) async fn expired(
         ))
     });
     keys.collect()
+}
+
+/// Verifies rows in key order.
+pub(super) async fn scrub(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    after: Option<ItemKey>,
+    limit: usize,
+) -> Result<ScrubbedRows, StorageError> {
+    let after = after.as_ref().map_or(&[][..], |key| key.as_bytes());
+    let rows = sqlx::query(
+        "SELECT key, version, expires, value, checksum FROM item
+         WHERE key > ? ORDER BY key LIMIT ?",
+    )
+    .bind(after)
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await
+    .map_err(|error| failure(path, "read", error))?;
+    let mut scrubbed = ScrubbedRows {
+        rows: rows.len(),
+        ..ScrubbedRows::default()
+    };
+    for row in &rows {
+        let key: &[u8] = row.get(0);
+        let value: &[u8] = row.get(3);
+        scrubbed.bytes += (key.len() + value.len()) as u64;
+        match ItemKey::from_bytes(Bytes::copy_from_slice(key)) {
+            Ok(key) => scrubbed.last = Some(key),
+            Err(_) => {
+                let place = format!("the row of key {}", key.escape_ascii());
+                scrubbed.damage.push(damaged(path, place, "this is no key"));
+            }
+        }
+        scrubbed.damage.extend(verified(path, row).err());
+    }
+    if rows.len() < limit {
+        scrubbed.last = None;
+    }
+    Ok(scrubbed)
 }
 
 /// Writes what keys hold, in key order so that neighbours share pages. In a transaction.

@@ -1,0 +1,180 @@
+//! Reads everything on disk again, to find damage before somebody needs what it hit.
+//!
+//! A start reads only what it needs and a reader only what it asks for; what neither comes
+//! across may have decayed unnoticed. A scrub verifies every record of the log's finished
+//! segments and every row of the store, slowly, and reports what is wrong with its place.
+
+use std::time::Duration;
+
+use tierkv_types::{
+    ItemKey,
+    record::{DecodeError, Frame},
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    Storage, StorageError,
+    log::{LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader},
+    storage::blocking,
+};
+
+/// Rows that are read together.
+const ROWS_TOGETHER: usize = 32;
+/// Damages that one scrub reports; there may be more.
+const MAX_DAMAGES: usize = 100;
+
+/// What a scrub found.
+#[derive(Debug, Default)]
+pub struct Scrubbed {
+    /// Segments of the log that were read.
+    pub segments: usize,
+    /// Records in them.
+    pub records: u64,
+    /// Rows of the store.
+    pub rows: u64,
+    /// What is not as it was written, with file and place; a hundred at most.
+    pub damage: Vec<StorageError>,
+}
+
+/// Some rows of a store that were verified.
+#[derive(Debug, Default)]
+pub struct ScrubbedRows {
+    /// How many there were.
+    pub rows: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The last of them: where to go on. `None` if there are no more.
+    pub last: Option<ItemKey>,
+    /// Which of them are not as they were written.
+    pub damage: Vec<StorageError>,
+}
+
+impl Storage {
+    /// Verifies the finished segments of the log and all rows of the store, reading about
+    /// `bytes_per_second`.
+    ///
+    /// # Errors
+    /// Failures of disk and store other than damage, which is in the answer.
+    pub async fn scrub(&self, bytes_per_second: u64) -> Result<Scrubbed, StorageError> {
+        let mut pace = Pace::new(bytes_per_second);
+        let mut scrubbed = Scrubbed::default();
+        self.scrub_log(&mut pace, &mut scrubbed).await?;
+        self.scrub_store(&mut pace, &mut scrubbed).await?;
+        scrubbed.damage.truncate(MAX_DAMAGES);
+        Ok(scrubbed)
+    }
+
+    async fn scrub_log(
+        &self,
+        pace: &mut Pace,
+        scrubbed: &mut Scrubbed,
+    ) -> Result<(), StorageError> {
+        let place = self.core.log_place.clone();
+        let numbers = blocking(move || place.numbers()).await?;
+        // The last one is being written to.
+        for number in numbers.iter().take(numbers.len().saturating_sub(1)) {
+            let (place, number) = (self.core.log_place.clone(), *number);
+            match blocking(move || verify_segment(&place, number)).await {
+                Ok(Some((records, bytes))) => {
+                    scrubbed.segments += 1;
+                    scrubbed.records += records;
+                    pace.wait(bytes).await;
+                }
+                // It has gone meanwhile.
+                Ok(None) => {}
+                Err(error @ StorageError::Damaged { .. }) => scrubbed.damage.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn scrub_store(
+        &self,
+        pace: &mut Pace,
+        scrubbed: &mut Scrubbed,
+    ) -> Result<(), StorageError> {
+        let mut after = None;
+        while scrubbed.damage.len() < MAX_DAMAGES {
+            let some = match self.core.store.scrub(after, ROWS_TOGETHER).await {
+                Ok(some) => some,
+                // A page that can't be read hides what comes after it.
+                Err(error @ StorageError::Damaged { .. }) => {
+                    scrubbed.damage.push(error);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
+            scrubbed.rows += some.rows as u64;
+            scrubbed.damage.extend(some.damage);
+            pace.wait(some.bytes).await;
+            after = some.last;
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The records in a segment and its bytes; `None` if there is no such file any more.
+/// Blocks.
+fn verify_segment(place: &LogPlace, number: u64) -> Result<Option<(u64, u64)>, StorageError> {
+    let path = place.path(number);
+    let file = match place.disk.open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|error| StorageError::io("open", &path, error))?,
+    };
+    let size = file.size();
+    let size = size.map_err(|error| StorageError::io("measure", &path, error))?;
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+    let read = file.read_at(0, &mut bytes);
+    bytes.truncate(read.map_err(|error| StorageError::io("read", &path, error))?);
+    let header = SegmentHeader::read(&path, &bytes)?;
+    let mut at = usize::try_from(SEGMENT_HEADER_BYTES).unwrap_or(usize::MAX);
+    let mut expected = header.first;
+    loop {
+        let damaged = |what: String| StorageError::damaged(&path, at as u64, what);
+        match Frame::read(&bytes[at..]) {
+            Ok(frame) if frame.position.index == expected => {
+                expected = expected.next();
+                at += frame.len;
+            }
+            Ok(frame) => {
+                let stands = frame.position;
+                return Err(damaged(format!(
+                    "record {stands} stands where record {expected} should be"
+                )));
+            }
+            Err(DecodeError::End) if bytes[at..].iter().all(|byte| *byte == 0) => {
+                return Ok(Some((expected.0 - header.first.0, at as u64)));
+            }
+            Err(error) => return Err(damaged(error.to_string())),
+        }
+    }
+}
+
+/// Spreads the reading over time.
+struct Pace {
+    bytes_per_second: u64,
+    began: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(bytes_per_second: u64) -> Self {
+        Self {
+            bytes_per_second: bytes_per_second.max(1),
+            began: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    /// Waits until so many more bytes may have been read.
+    async fn wait(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        let micros = u128::from(self.bytes) * 1_000_000 / u128::from(self.bytes_per_second);
+        let due = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+        sleep(due.saturating_sub(self.began.elapsed())).await;
+    }
+}
