@@ -43,7 +43,7 @@ pub use self::{
     recovery::Recovered,
     requests::{Existed, Outcome},
     scrub::{Scrubbed, ScrubbedRows},
-    settings::{StorageSettings, WalSync},
+    settings::{EvictionPolicy, MemoryLimits, StorageSettings, UnknownEvictionPolicy, WalSync},
     storage::{Storage, StorageReport},
     store::Store,
 };

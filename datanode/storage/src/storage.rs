@@ -20,13 +20,14 @@ use tokio::{
 };
 
 use crate::{
-    Disk, Item, Outcome, Recovered, Residence, StorageError, StorageSettings, WalSync,
+    Disk, Item, MemoryLimits, Outcome, Recovered, Residence, StorageError, StorageSettings,
+    WalSync,
     checkpoint::{Ask, CHECKPOINT_ASKERS, Checkpointer},
     disk::DiskLock,
     failure::Failure,
     locked,
     log::{Log, LogFound, LogPlace, LogStart},
-    memory::{Admission, Memory},
+    memory::{Admission, Memory, SHARDS},
     node_state::NodeState,
     recovery,
     requests::{REQUEST_LIMIT, Requests},
@@ -186,7 +187,7 @@ impl Storage {
             log_id: recovered.log_id,
             log,
             log_place,
-            memory: Memory::new(settings.clean_limit_bytes),
+            memory: Memory::new(settings.memory, SHARDS),
             store,
             node_state,
             failure,
@@ -494,6 +495,13 @@ impl Storage {
         }
     }
 
+    /// Changes policy and bounds of the entries that memory keeps though the store has
+    /// them. On return the bounds hold. Takes time for each entry that goes, and for each
+    /// entry if the policy changes: of 10 million, seconds.
+    pub fn set_memory(&self, limits: MemoryLimits) {
+        self.core.memory.set_limits(limits);
+    }
+
     /// How full storage is.
     #[must_use]
     pub fn report(&self) -> StorageReport {
@@ -530,6 +538,10 @@ fn describe_metrics() {
     );
     metrics::describe_histogram!("tierkv_log_batch_records", "Records made durable together.");
     metrics::describe_histogram!("tierkv_checkpoint_seconds", "Time to store a checkpoint.");
+    metrics::describe_counter!(
+        "tierkv_memory_evictions_total",
+        "Stored entries that left memory for others, or for a lower bound."
+    );
 }
 
 impl Applying {

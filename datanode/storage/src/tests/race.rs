@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{RealDisk, Residence, WalSync};
+use crate::{MemoryLimits, RealDisk, Residence, WalSync};
 
 const KEYS: u64 = 16;
 const ROUNDS: u64 = 1_500;
@@ -15,11 +15,14 @@ const ROUNDS: u64 = 1_500;
 /// knows what was applied before it asked, and holds memory and store to it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn loads_never_go_back_while_checkpoints_run() {
-    for clean_limit_bytes in [1, 1 << 20] {
+    for max_bytes in [1, 1 << 20] {
         let dir = TempDir::new().unwrap();
         let settings = StorageSettings {
             segment_bytes: 1 << 20,
-            clean_limit_bytes,
+            memory: MemoryLimits {
+                max_bytes,
+                ..MemoryLimits::default()
+            },
             sync: WalSync::Never,
             ..settings(dir.path())
         };

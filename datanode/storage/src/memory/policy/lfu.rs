@@ -1,0 +1,94 @@
+//! Least frequently used, as W-TinyLFU: an entry stays if it was used more often than
+//! the one that would go for it, over a window of time that includes what is long gone.
+//!
+//! G. Einziger, R. Friedman, B. Manes, "TinyLFU: a highly efficient cache admission
+//! policy", ACM Transactions on Storage 13(4), 2017.
+//!
+//! ```text
+//!  new ──► window (1 %, LRU) ──more used than probation's last──► probation
+//!                │                                                 │    ▲
+//!                └─not──► gone                              hit ◄──┘    └──► over its share
+//!                                                            └──► protected (80 %) ─┘
+//! ```
+//!
+//! A counter in each entry (plain LFU with aging) would be smaller, but forgets an entry
+//! that is evicted once, and a scan of new keys then competes with it on equal terms.
+//! Here a key's frequency outlives it, in a sketch of 8 bytes an entry.
+
+use super::{Policy, sketch::Sketch};
+use crate::memory::slab::{Queue, Size, Slab, Slot};
+
+const WINDOW: Queue = Queue::FIRST;
+const PROBATION: Queue = Queue::SECOND;
+const PROTECTED: Queue = Queue::THIRD;
+
+const WINDOW_PERCENT: u64 = 1;
+/// 80 % of what the window leaves.
+const PROTECTED_PERCENT: u64 = 79;
+
+#[derive(Debug)]
+pub(super) struct Lfu {
+    sketch: Sketch,
+}
+
+impl Lfu {
+    pub(super) const fn new() -> Self {
+        Self {
+            sketch: Sketch::new(),
+        }
+    }
+}
+
+impl Policy for Lfu {
+    fn admit(&mut self, slab: &mut Slab, bound: Size, slot: Slot) -> u32 {
+        self.sketch.add(slot.hash, slab.len());
+        let at = slab.push_front(WINDOW, slot);
+        // There is room: what the window has no room for need not be compared.
+        spill(slab, WINDOW, bound.percent(WINDOW_PERCENT));
+        at
+    }
+
+    fn hit(&mut self, slab: &mut Slab, bound: Size, at: u32) {
+        let slot = slab.slot(at);
+        self.sketch.add(slot.hash, slab.len());
+        if slot.queue() == WINDOW {
+            slab.move_to_front(at, WINDOW);
+        } else {
+            slab.move_to_front(at, PROTECTED);
+            spill(slab, PROTECTED, bound.percent(PROTECTED_PERCENT));
+        }
+    }
+
+    fn victim(&mut self, slab: &mut Slab, bound: Size) -> Option<u32> {
+        let window = slab.back(WINDOW);
+        let Some(last) = slab.back(PROBATION).or_else(|| slab.back(PROTECTED)) else {
+            return window;
+        };
+        let share = bound.percent(WINDOW_PERCENT);
+        let Some(candidate) = window.filter(|_| slab.size_of(WINDOW).reaches(share)) else {
+            return Some(last);
+        };
+        let candidates = self.sketch.estimate(slab.slot(candidate).hash);
+        if candidates > self.sketch.estimate(slab.slot(last).hash) {
+            slab.move_to_front(candidate, PROBATION);
+            Some(last)
+        } else {
+            Some(candidate)
+        }
+    }
+
+    fn survivors(&self) -> Queue {
+        PROBATION
+    }
+}
+
+/// Moves from the back of `queue` to probation what is over its share. One entry stays,
+/// however large.
+fn spill(slab: &mut Slab, queue: Queue, share: Size) {
+    while slab.size_of(queue).exceeds(share) && slab.size_of(queue).records > 1 {
+        let Some(at) = slab.back(queue) else {
+            return;
+        };
+        slab.move_to_front(at, PROBATION);
+    }
+}

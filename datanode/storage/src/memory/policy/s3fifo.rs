@@ -1,0 +1,97 @@
+//! S3-FIFO: three queues, each first in, first out; what nobody asks for again leaves
+//! soon, through the small one.
+//!
+//! J. Yang, Y. Zhang, Z. Qiu, Y. Yue, K. V. Rashmi, "FIFO queues are all you need for
+//! cache eviction", SOSP 2023.
+//!
+//! ```text
+//!  new ──► small (10 %) ──hit twice──► main (90 %) ◄──┐
+//!               │                        │  └──hit────┘
+//!               └─not──► ghost           └─not──► gone
+//!  new, but in ghost ──────────────────► main
+//! ```
+//!
+//! A hit only counts, up to 3, so most hits of hot entries write nothing. Where both
+//! bounds are set, the small queue has its share as soon as it has it in one of them.
+
+use super::{Policy, ghost::Ghost};
+use crate::memory::slab::{Queue, Size, Slab, Slot};
+
+const SMALL: Queue = Queue::FIRST;
+const MAIN: Queue = Queue::SECOND;
+
+const SMALL_PERCENT: u64 = 10;
+const MAX_FREQUENCY: u8 = 3;
+/// Hits after which an entry leaves the small queue for the main one.
+const PROMOTING_FREQUENCY: u8 = 2;
+/// Most entries that one eviction passes over because they were hit. Passing over is paid
+/// for by those hits, but one reader should not wait for thousands.
+const MAX_SECOND_CHANCES: usize = 1024;
+
+#[derive(Debug)]
+pub(super) struct S3Fifo {
+    ghost: Ghost,
+}
+
+impl S3Fifo {
+    pub(super) const fn new() -> Self {
+        Self {
+            ghost: Ghost::new(),
+        }
+    }
+}
+
+impl Policy for S3Fifo {
+    fn admit(&mut self, slab: &mut Slab, _bound: Size, slot: Slot) -> u32 {
+        let queue = if self.ghost.take(slot.hash) {
+            MAIN
+        } else {
+            SMALL
+        };
+        slab.push_front(queue, slot)
+    }
+
+    fn hit(&mut self, slab: &mut Slab, _bound: Size, at: u32) {
+        if slab.slot(at).frequency < MAX_FREQUENCY {
+            slab.slot_mut(at).frequency += 1;
+        }
+    }
+
+    fn victim(&mut self, slab: &mut Slab, bound: Size) -> Option<u32> {
+        let share = bound.percent(SMALL_PERCENT);
+        for passed in 0.. {
+            let last_chance = passed == MAX_SECOND_CHANCES;
+            let small = slab.back(SMALL);
+            let at = match small {
+                Some(at) if slab.size_of(SMALL).reaches(share) => at,
+                _ => slab.back(MAIN).or(small)?,
+            };
+            let slot = slab.slot_mut(at);
+            if slot.queue() == SMALL {
+                if slot.frequency < PROMOTING_FREQUENCY || last_chance {
+                    let hash = slot.hash;
+                    self.ghost.remember(hash, main_records(slab));
+                    return Some(at);
+                }
+                slot.frequency = 0;
+            } else {
+                if slot.frequency == 0 || last_chance {
+                    return Some(at);
+                }
+                slot.frequency -= 1;
+            }
+            slab.move_to_front(at, MAIN);
+        }
+        None
+    }
+
+    fn survivors(&self) -> Queue {
+        MAIN
+    }
+}
+
+/// How many entries the main queue has once the small one has its share, which is what
+/// the ghost remembers. Counted by what is there: a bound in bytes doesn't tell.
+fn main_records(slab: &Slab) -> usize {
+    slab.len() - slab.len() / 10
+}

@@ -1,0 +1,118 @@
+//! Hit ratios of the whole tier, held to the papers' algorithms.
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tierkv_types::{ItemKey, Version};
+
+use super::reference::{S3Fifo, Simulation, WTinyLfu};
+use crate::{
+    EvictionPolicy, Item, MemoryLimits, Residence,
+    memory::{Memory, SHARDS},
+};
+
+const KEYS: usize = 100_000;
+const REQUESTS: usize = 1_000_000;
+const CAPACITY: usize = 10_000;
+const SKEW: f64 = 0.99;
+/// How far a hit ratio may be from its reference's.
+const TOLERANCE: f64 = 0.005;
+
+/// Requests for keys whose popularity falls with their number.
+fn zipf() -> Vec<usize> {
+    let mut total = 0.0;
+    let sums = (1..=KEYS).map(|rank| {
+        total += (rank as f64).powf(-SKEW);
+        total
+    });
+    let sums: Vec<f64> = sums.collect();
+    let mut random = StdRng::seed_from_u64(7);
+    let request = |_| {
+        let at = random.random_range(0.0..total);
+        sums.partition_point(|sum| *sum <= at)
+    };
+    (0..REQUESTS).map(request).collect()
+}
+
+fn keys() -> Vec<ItemKey> {
+    let key = |nth: usize| ItemKey::new("n", format!("key{nth}").as_bytes()).unwrap();
+    (0..KEYS).map(key).collect()
+}
+
+fn item() -> Item {
+    Item {
+        version: Version::from_bits(1),
+        expires: None,
+        value: vec![7; 20].into(),
+    }
+}
+
+/// The part of `requests` that the tier answers, each miss being let in.
+fn ratio(limits: MemoryLimits, shards: usize, keys: &[ItemKey], requests: &[usize]) -> f64 {
+    let memory = Memory::new(limits, shards);
+    let mut hits = 0;
+    for nth in requests {
+        let key = &keys[*nth];
+        if memory.get(key.as_bytes()) == Residence::Unknown {
+            memory.admit(key, Some(item()), 0);
+        } else {
+            hits += 1;
+        }
+    }
+    assert!(memory.clean_entries() as u64 <= limits.max_records);
+    assert!(memory.clean_bytes() <= limits.max_bytes);
+    f64::from(hits) / requests.len() as f64
+}
+
+fn simulated(mut simulation: impl Simulation, requests: &[usize]) -> f64 {
+    let hits = requests.iter().filter(|nth| simulation.request(**nth));
+    hits.count() as f64 / requests.len() as f64
+}
+
+fn by_records(policy: EvictionPolicy) -> MemoryLimits {
+    MemoryLimits {
+        policy,
+        max_records: CAPACITY as u64,
+        max_bytes: MemoryLimits::UNBOUNDED,
+    }
+}
+
+#[test]
+fn hit_ratios_are_those_of_the_papers_and_beat_lru_and_fifo() {
+    let (keys, requests) = (keys(), zipf());
+    let lfu = simulated(WTinyLfu::new(CAPACITY), &requests);
+    let s3fifo = simulated(S3Fifo::new(CAPACITY), &requests);
+    println!("reference: lfu {lfu:.4}, s3fifo {s3fifo:.4}");
+    for shards in [1, SHARDS] {
+        let of = |policy| {
+            let ratio = ratio(by_records(policy), shards, &keys, &requests);
+            println!("{shards} shards: {policy} {ratio:.4}");
+            ratio
+        };
+        let (own_lfu, own_s3fifo) = (of(EvictionPolicy::Lfu), of(EvictionPolicy::S3Fifo));
+        let plain = of(EvictionPolicy::Lru).max(of(EvictionPolicy::Fifo));
+        assert!((own_lfu - lfu).abs() < TOLERANCE, "{own_lfu} for {lfu}");
+        assert!(
+            (own_s3fifo - s3fifo).abs() < TOLERANCE,
+            "{own_s3fifo} for {s3fifo}"
+        );
+        assert!(own_lfu > plain && own_s3fifo > plain, "{plain} is better");
+    }
+}
+
+/// Where all entries are of one size, a bound in bytes is one in records.
+#[test]
+fn a_bound_in_bytes_gives_the_same_hit_ratio() {
+    let (keys, requests) = (keys(), zipf());
+    for policy in [EvictionPolicy::Lfu, EvictionPolicy::S3Fifo] {
+        let one = Memory::new(by_records(policy), 1);
+        one.admit(&keys[0], Some(item()), 0);
+        let limits = MemoryLimits {
+            policy,
+            max_records: MemoryLimits::UNBOUNDED,
+            max_bytes: one.clean_bytes() * CAPACITY as u64,
+        };
+        let in_bytes = ratio(limits, 1, &keys, &requests);
+        let in_records = ratio(by_records(policy), 1, &keys, &requests);
+        println!("{policy}: by bytes {in_bytes:.4}, by records {in_records:.4}");
+        assert!((in_bytes - in_records).abs() < 0.005);
+    }
+}
