@@ -22,6 +22,8 @@ use crate::{invalidator::Message, sequencer::Sequencer};
 
 /// Pause before an unanswered question to coordination is asked again.
 const COORDINATION_PAUSE: Duration = Duration::from_millis(100);
+/// Pause before a promise that found no space is made again.
+const PROMISE_PAUSE: Duration = Duration::from_millis(200);
 
 type Work = Pin<Box<dyn Future<Output = Result<Event, String>> + Send>>;
 
@@ -75,11 +77,17 @@ impl Driver {
                     let storage = Arc::clone(&self.storage);
                     work.push(Box::pin(async move {
                         let seen = seen.map(|state| state.encode());
-                        storage
-                            .promise(epoch, seen)
-                            .await
-                            .map_err(|error| error.to_string())?;
-                        Ok(Event::Promised(epoch))
+                        loop {
+                            match storage.promise(epoch, seen.clone()).await {
+                                Ok(()) => return Ok(Event::Promised(epoch)),
+                                // A full disk: nothing is acted on until there is room.
+                                Err(error) if error.is_passing() => {
+                                    tracing::warn!(%error, "a promise could not be kept yet");
+                                    sleep(PROMISE_PAUSE).await;
+                                }
+                                Err(error) => return Err(error.to_string()),
+                            }
+                        }
                     }));
                 }
                 Command::Swap { expected, state } => work.push(self.swap(expected, &state)),
