@@ -92,3 +92,36 @@ fn spill(slab: &mut Slab, queue: Queue, share: Size) {
         slab.move_to_front(at, PROBATION);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::policy::tests::Driver;
+
+    #[test]
+    fn a_newcomer_stays_only_if_it_was_used_more_often() {
+        let mut cache = Driver::new(Lfu::new(), 100);
+        (0..100).for_each(|nth| cache.admit(nth));
+        cache.admit(100);
+        assert_eq!(cache.last_victim(), Some(99), "as often is not more often");
+        cache.hit(100);
+        cache.admit(101);
+        assert_eq!(cache.last_victim(), Some(0));
+        assert_eq!(cache.queue_of(100), PROBATION);
+        // It is remembered though it went.
+        cache.admit(99);
+        cache.admit(102);
+        assert_eq!(cache.queue_of(99), PROBATION);
+    }
+
+    #[test]
+    fn a_hit_protects_and_the_protected_have_their_share() {
+        let mut cache = Driver::new(Lfu::new(), 100);
+        (0..100).for_each(|nth| cache.admit(nth));
+        (0..90).for_each(|nth| cache.hit(nth));
+        assert_eq!(cache.queue_of(89), PROTECTED);
+        assert_eq!(cache.queue_of(10), PROBATION, "the oldest ones make room");
+        assert_eq!(cache.queue_of(11), PROTECTED);
+        assert_eq!(cache.queue_of(99), WINDOW);
+    }
+}

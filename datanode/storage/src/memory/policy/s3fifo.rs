@@ -95,3 +95,40 @@ impl Policy for S3Fifo {
 fn main_records(slab: &Slab) -> usize {
     slab.len() - slab.len() / 10
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::policy::tests::Driver;
+
+    #[test]
+    fn two_hits_promote_one_does_not_and_a_ghost_returns_to_main() {
+        let mut cache = Driver::new(S3Fifo::new(), 10);
+        (0..10).for_each(|nth| cache.admit(nth));
+        [0, 1, 1].into_iter().for_each(|nth| cache.hit(nth));
+        cache.admit(10);
+        assert_eq!(cache.last_victim(), Some(0), "one hit is not enough");
+        cache.admit(11);
+        assert_eq!(cache.last_victim(), Some(2));
+        assert_eq!(cache.queue_of(1), MAIN);
+        cache.admit(0);
+        assert_eq!(cache.queue_of(0), MAIN, "it was in the ghost");
+        // A scan passes through the small queue alone.
+        (20..60).for_each(|nth| cache.admit(nth));
+        assert_eq!((cache.queue_of(0), cache.queue_of(1)), (MAIN, MAIN));
+    }
+
+    #[test]
+    fn a_hit_in_main_is_one_more_round_there() {
+        let mut cache = Driver::new(S3Fifo::new(), 20);
+        (0..20).for_each(|nth| cache.admit(nth));
+        (0..20).for_each(|nth| (0..3).for_each(|_| cache.hit(nth)));
+        cache.admit(20);
+        // All but one left the small queue; hits counted there are forgotten.
+        assert_eq!(cache.last_victim(), Some(0));
+        cache.hit(1);
+        cache.admit(21);
+        assert_eq!(cache.last_victim(), Some(2));
+        assert_eq!(cache.queue_of(1), MAIN);
+    }
+}

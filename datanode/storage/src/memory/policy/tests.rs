@@ -1,12 +1,20 @@
-//! Hit ratios of the whole tier, held to the papers' algorithms.
+//! Hit ratios of the whole tier, held to the papers' algorithms; and what drives one
+//! policy alone, for its own tests.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tierkv_types::{ItemKey, Version};
 
-use super::reference::{S3Fifo, Simulation, WTinyLfu};
+use super::{
+    Policy,
+    reference::{S3Fifo, Simulation, WTinyLfu},
+};
 use crate::{
     EvictionPolicy, Item, MemoryLimits, Residence,
-    memory::{Memory, SHARDS},
+    memory::{
+        Memory, SHARDS,
+        packed::PackedItem,
+        slab::{Queue, Size, Slab, Slot},
+    },
 };
 
 const KEYS: usize = 100_000;
@@ -15,6 +23,65 @@ const CAPACITY: usize = 10_000;
 const SKEW: f64 = 0.99;
 /// How far a hit ratio may be from its reference's.
 const TOLERANCE: f64 = 0.005;
+
+/// A policy over entries known by their hashes, bounded in records.
+pub(super) struct Driver<P> {
+    policy: P,
+    slab: Slab,
+    bound: Size,
+    victims: Vec<u32>,
+}
+
+impl<P: Policy> Driver<P> {
+    pub(super) fn new(policy: P, records: u64) -> Self {
+        let bound = Size {
+            records,
+            bytes: u64::MAX,
+        };
+        Self {
+            policy,
+            slab: Slab::new(),
+            bound,
+            victims: Vec::new(),
+        }
+    }
+
+    pub(super) fn admit(&mut self, nth: u32) {
+        while self.slab.size().reaches(self.bound) {
+            let at = self.policy.victim(&mut self.slab, self.bound).unwrap();
+            self.victims.push(self.slab.remove(at).0.hash);
+        }
+        let slot = Slot::new(PackedItem::new(b"n\0k", &item()), Self::hash(nth));
+        self.policy.admit(&mut self.slab, self.bound, slot);
+        self.slab.check();
+    }
+
+    pub(super) fn hit(&mut self, nth: u32) {
+        let at = self.place(nth);
+        self.policy.hit(&mut self.slab, self.bound, at);
+        self.slab.check();
+    }
+
+    pub(super) fn queue_of(&self, nth: u32) -> Queue {
+        self.slab.slot(self.place(nth)).queue()
+    }
+
+    pub(super) fn last_victim(&self) -> Option<u32> {
+        let last = self.victims.last();
+        last.map(|last| (0..1_000).find(|nth| Self::hash(*nth) == *last).unwrap())
+    }
+
+    fn place(&self, nth: u32) -> u32 {
+        let mut hashes = self.slab.slots().map(|slot| slot.hash);
+        let at = hashes.position(|hash| hash == Self::hash(nth));
+        u32::try_from(at.unwrap()).unwrap()
+    }
+
+    /// Spread as a hash is, and the same in each run.
+    fn hash(nth: u32) -> u32 {
+        nth.wrapping_mul(0x9E37_79B1) ^ 0x5BD1_E995
+    }
+}
 
 /// Requests for keys whose popularity falls with their number.
 fn zipf() -> Vec<usize> {
