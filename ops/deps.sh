@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what building, testing or verifying TierKV needs, and only what is missing.
 #
-#   ops/deps.sh build    a C compiler, protoc with its includes, curl, python3
+#   ops/deps.sh build    a C compiler, protoc with its includes, libclang, curl, python3
 #   ops/deps.sh test     the same, the servers that tests and benches start, package lists
 #   ops/deps.sh verify   the same as build, and cargo-deny
 #
@@ -15,8 +15,9 @@ CARGO_DENY_VERSION=0.20.2
 POLICY=/usr/sbin/policy-rc.d
 
 # etcd-client's build script always runs protoc, and needs the well-known types, which
-# Debian ships apart from it (libprotobuf-dev).
-BUILD_PACKAGES="build-essential protobuf-compiler libprotobuf-dev curl python3"
+# Debian ships apart from it (libprotobuf-dev). sqlite-plugin's reads SQLite's header
+# through libclang.
+BUILD_PACKAGES="build-essential protobuf-compiler libprotobuf-dev libclang-dev curl python3"
 TEST_PACKAGES="etcd-server redis-server"
 
 say() {

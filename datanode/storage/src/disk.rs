@@ -1,4 +1,4 @@
-//! All file I/O of the log and of the node state (LOG-DISK).
+//! All file I/O of a node's storage (LOG-DISK): log, node state and store.
 //!
 //! `kill -9` proves nothing about durability: the page cache survives it. So files are
 //! touched only through [`Disk`], writes are separate from flushes, and tests put a disk
@@ -18,9 +18,16 @@ pub use self::test::{Tear, TestDisk};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootId(pub [u8; 16]);
 
+/// Which disk it is: where two answer the same, the same path is the same file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DiskId(pub u64);
+
 /// Directories and the files in them. A new, renamed or removed name is durable only
 /// once its directory was synced.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Tells whether two handles lead to the same files.
+    fn id(&self) -> DiskId;
+
     /// Makes a directory and its parents, unless they exist.
     ///
     /// # Errors
@@ -105,7 +112,8 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     /// `StorageFull`, and those of the system.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
 
-    /// Cuts the file to `bytes`.
+    /// Cuts the file to `bytes`, or lets it grow to that with zeros for which no space
+    /// is set aside.
     ///
     /// # Errors
     /// Those of the system.

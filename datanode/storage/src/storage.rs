@@ -143,7 +143,8 @@ impl Storage {
             blocking(move || enter(&settings, disk)).await?
         };
         let store_path = settings.dir.join("store.sqlite");
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&store_path, settings.sync).await?);
+        let store = SqliteStore::open(Arc::clone(&disk), &store_path, settings.sync).await?;
+        let store: Arc<dyn Store> = Arc::new(store);
         let incarnation = Incarnation(rand::random());
         let mut meta = store.claim(incarnation).await?;
         let mut place = recovery::place(&disk, &settings);
@@ -572,9 +573,7 @@ fn enter(
     let dir = &settings.dir;
     let boot = disk.boot_id();
     let boot = boot.map_err(|error| StorageError::io("learn the boot of", dir, error))?;
-    // The store is SQLite's own, beside the disk that the log is on; so is its directory.
-    std::fs::create_dir_all(dir)
-        .and_then(|()| disk.create_dir(&dir.join("log")))
+    disk.create_dir(&dir.join("log"))
         .and_then(|()| disk.sync_dir(dir))
         .map_err(|error| StorageError::io("make", dir, error))?;
     let locked = disk.lock(&dir.join("lock"));

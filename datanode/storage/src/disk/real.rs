@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{BootId, Disk, DiskFile, DiskLock};
+use super::{BootId, Disk, DiskFile, DiskId, DiskLock};
 
 /// [`Disk`] over `std::fs`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +34,11 @@ impl Disk for RealDisk {
         let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
         let id = u128::from_str_radix(&digits, 16).map_err(io::Error::other)?;
         Ok(BootId(id.to_be_bytes()))
+    }
+
+    fn id(&self) -> DiskId {
+        // The file system is one, however often it is reached; no other disk is zero.
+        DiskId(0)
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {

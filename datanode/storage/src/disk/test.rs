@@ -1,19 +1,25 @@
 //! A disk in memory that forgets, on demand, what was not synced.
+//!
+//! Reading order: [`TestDisk`] and its switches, `inode` (bytes and lengths), `names`.
+
+mod inode;
+mod names;
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    io,
+    collections::HashSet,
+    fmt, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{SeedableRng, rngs::StdRng};
 
-use super::{BootId, Disk, DiskFile, DiskLock};
+use self::{inode::Inode, names::Names};
+use super::{BootId, Disk, DiskFile, DiskId, DiskLock};
 use crate::locked;
-
-/// What the hardware writes whole or not at all.
-const SECTOR_BYTES: usize = 512;
 
 /// How a crash treats the sectors of a file that were written but not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,40 +33,57 @@ pub enum Tear {
 /// A disk in memory. [`TestDisk::crash`] is a power cut: it answers the disk as the next
 /// boot finds it, with what was synced and an arbitrary part of the rest, and everything
 /// from before the cut is dead. Clones share the disk.
-#[derive(Clone, Debug, Default)]
+///
+/// Bytes are lost by sector, lengths apart from bytes, names in the order of each
+/// directory; between files and directories there is no order at all.
+#[derive(Clone, Debug)]
 pub struct TestDisk {
     state: Arc<Mutex<State>>,
+    /// Which process of which disk this is.
     life: u64,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Counts the power cuts.
     boot: u64,
-    /// Counts the processes that had the disk; only the last one's handles work.
+    /// The one whose handles work.
     life: u64,
     inodes: Vec<Inode>,
-    names: BTreeMap<PathBuf, usize>,
-    durable_names: BTreeMap<PathBuf, usize>,
-    /// Changes of names since their directory was synced, oldest first.
-    pending: Vec<Renaming>,
+    names: Names,
     locks: HashSet<PathBuf>,
-    /// Space left to allocate; `None` is no bound.
+    /// Bytes by which files may still grow; `None` is no bound.
     space: Option<u64>,
-    /// How many syncs still succeed; `None` is all of them.
+    /// How many syncs of files still succeed; `None` is all of them.
     syncs_left: Option<u64>,
     syncs: u64,
+    /// How many calls still take effect; `None` is all of them.
+    calls_left: Option<u64>,
+    calls: u64,
+    ignored_syncs: IgnoredSyncs,
 }
 
-#[derive(Debug, Default)]
-struct Inode {
-    content: Vec<u8>,
-    durable: Vec<u8>,
+/// Says of which files and directories a sync is a lie.
+#[derive(Default)]
+struct IgnoredSyncs(Option<Box<PathTest>>);
+
+type PathTest = dyn Fn(&Path) -> bool + Send + Sync;
+
+impl fmt::Debug for IgnoredSyncs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("IgnoredSyncs")
+            .field(&self.0.is_some())
+            .finish()
+    }
 }
 
-/// A change of names: `path` now leads to `inode`, or nowhere.
-#[derive(Clone, Debug)]
-struct Renaming(Vec<(PathBuf, Option<usize>)>);
+impl IgnoredSyncs {
+    fn matches(&self, path: Option<&Path>) -> bool {
+        match (&self.0, path) {
+            (Some(ignores), Some(path)) => ignores(path),
+            _ => false,
+        }
+    }
+}
 
 #[derive(Debug)]
 struct TestFile {
@@ -74,31 +97,80 @@ struct TestLock {
     path: PathBuf,
 }
 
+/// A number that no boot or life of any disk in this process had before.
+fn next_number() -> u64 {
+    static BOOTS: AtomicU64 = AtomicU64::new(1);
+    BOOTS.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Default for TestDisk {
+    fn default() -> Self {
+        Self::booted(State::default())
+    }
+}
+
 impl TestDisk {
-    /// Cuts the power; `seed` decides what of the unsynced survives.
+    fn booted(state: State) -> Self {
+        let life = next_number();
+        let state = State {
+            boot: next_number(),
+            life,
+            ..state
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            life,
+        }
+    }
+
+    /// A disk on which these files have been for long.
+    pub fn holding(files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Self {
+        let mut state = State::default();
+        for (path, content) in files {
+            let dir = dir_of(&path).to_owned();
+            let change = vec![(path, Some(state.inodes.len()))];
+            state.inodes.push(Inode::settled(content));
+            state.names.change(&dir, change);
+            state.names.sync(&dir);
+        }
+        Self::booted(state)
+    }
+
+    /// Another disk in the same state, what was not synced included, with all switches
+    /// where they were at first.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let state = locked(&self.state);
+        Self::booted(State {
+            inodes: state.inodes.clone(),
+            names: state.names.clone(),
+            ..State::default()
+        })
+    }
+
+    /// Cuts the power; `seed` decides what of the unsynced survives. All switches are
+    /// back where they were at first.
     #[must_use]
     pub fn crash(&self, seed: u64, tear: Tear) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let mut state = locked(&self.state);
-        let state = &mut *state;
-        state.boot += 1;
-        state.life += 1;
-        state.locks.clear();
-        state.space = None;
-        state.syncs_left = None;
-        // The journal of a file system keeps the order of changes to names.
-        let kept = random.random_range(0..=state.pending.len());
-        let pending = std::mem::take(&mut state.pending);
-        for Renaming(changes) in pending.into_iter().take(kept) {
-            apply_names(&mut state.durable_names, changes);
-        }
-        state.names = state.durable_names.clone();
-        for inode in &mut state.inodes {
+        let mut names = std::mem::take(&mut state.names);
+        let mut inodes = std::mem::take(&mut state.inodes);
+        names.lose(&mut random);
+        for inode in &mut inodes {
             inode.lose(&mut random, tear);
         }
+        let life = next_number();
+        *state = State {
+            boot: next_number(),
+            life,
+            inodes,
+            names,
+            ..State::default()
+        };
         Self {
             state: Arc::clone(&self.state),
-            life: state.life,
+            life,
         }
     }
 
@@ -106,16 +178,23 @@ impl TestDisk {
     /// written, and it is the same boot.
     #[must_use]
     pub fn kill(&self) -> Self {
+        let life = next_number();
         let mut state = locked(&self.state);
-        state.life += 1;
+        state.life = life;
         state.locks.clear();
         Self {
             state: Arc::clone(&self.state),
-            life: state.life,
+            life,
         }
     }
 
-    /// Leaves `bytes` to allocate from now on.
+    /// Whether the power was cut, as [`TestDisk::cut_after`] said.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        locked(&self.state).calls_left == Some(0)
+    }
+
+    /// Lets files grow by `bytes` in all from now on.
     pub fn set_space(&self, bytes: Option<u64>) {
         locked(&self.state).space = bytes;
     }
@@ -125,7 +204,25 @@ impl TestDisk {
         locked(&self.state).syncs_left = Some(count);
     }
 
-    /// How many syncs of files there have been.
+    /// Lets syncs of the files and directories that `ignores` names lie: they succeed and
+    /// make nothing durable.
+    pub fn ignore_syncs(&self, ignores: impl Fn(&Path) -> bool + Send + Sync + 'static) {
+        locked(&self.state).ignored_syncs.0 = Some(Box::new(ignores));
+    }
+
+    /// Lets the power fail after `calls` more calls that change something: every later
+    /// call of any kind fails. [`TestDisk::crash`] then boots what is left.
+    pub fn cut_after(&self, calls: u64) {
+        locked(&self.state).calls_left = Some(calls);
+    }
+
+    /// How many calls there have been that change something, since the boot.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        locked(&self.state).calls
+    }
+
+    /// How many syncs of files there have been, since the boot.
     #[must_use]
     pub fn syncs(&self) -> u64 {
         locked(&self.state).syncs
@@ -135,8 +232,8 @@ impl TestDisk {
     #[must_use]
     pub fn content(&self, file: &Path) -> Option<Vec<u8>> {
         let state = locked(&self.state);
-        let inode = *state.names.get(file)?;
-        Some(state.inodes[inode].content.clone())
+        let inode = state.names.get(file)?;
+        Some(state.inodes[inode].content().to_vec())
     }
 
     /// Changes bytes behind everyone's back, durably: what a failing disk does.
@@ -145,73 +242,67 @@ impl TestDisk {
     /// If there is no such file or it is shorter.
     pub fn damage(&self, file: &Path, offset: usize, bytes: &[u8]) {
         let mut state = locked(&self.state);
-        let inode = state.names[file];
-        let inode = &mut state.inodes[inode];
-        inode.content[offset..offset + bytes.len()].copy_from_slice(bytes);
-        inode.durable.clone_from(&inode.content);
+        let Some(inode) = state.names.get(file) else {
+            panic!("there is no {}", file.display());
+        };
+        state.inodes[inode].damage(offset, bytes);
     }
 
     /// The paths of all files, in order.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        locked(&self.state).names.keys().cloned().collect()
+        locked(&self.state).names.paths().cloned().collect()
     }
 
     /// The state, unless the power was cut meanwhile.
     fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = locked(&self.state);
-        if state.life == self.life {
+        if state.life == self.life && state.calls_left != Some(0) {
             Ok(state)
         } else {
-            Err(io::Error::other("the process is dead"))
+            Err(io::Error::other("the power was cut"))
         }
     }
-}
 
-fn apply_names(names: &mut BTreeMap<PathBuf, usize>, changes: Vec<(PathBuf, Option<usize>)>) {
-    for (path, inode) in changes {
-        match inode {
-            Some(inode) => names.insert(path, inode),
-            None => names.remove(&path),
-        };
+    /// Makes a call that changes something; the power may go with it.
+    fn change<T>(&self, call: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.alive()?;
+        state.calls += 1;
+        let done = call(&mut state);
+        if let Some(left) = &mut state.calls_left {
+            *left -= 1;
+        }
+        done
+    }
+
+    fn file(&self, inode: usize) -> Box<dyn DiskFile> {
+        Box::new(TestFile {
+            disk: self.clone(),
+            inode,
+        })
     }
 }
 
 impl State {
-    fn rename(&mut self, changes: Vec<(PathBuf, Option<usize>)>) {
-        apply_names(&mut self.names, changes.clone());
-        self.pending.push(Renaming(changes));
-    }
-
     fn inode(&self, file: &Path) -> io::Result<usize> {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "no such file");
-        self.names.get(file).copied().ok_or_else(missing)
+        self.names.get(file).ok_or_else(missing)
+    }
+
+    /// Takes space for as many of `bytes` as there is; answers how many those are.
+    fn take_space(&mut self, bytes: usize) -> usize {
+        let Some(space) = &mut self.space else {
+            return bytes;
+        };
+        let taken = bytes.min(here(*space));
+        *space -= taken as u64;
+        taken
     }
 }
 
-impl Inode {
-    fn lose(&mut self, random: &mut StdRng, tear: Tear) {
-        let mut survivor = self.durable.clone();
-        // A changed length is metadata, which the journal may have kept or not.
-        if random.random_bool(0.5) {
-            survivor.resize(self.content.len(), 0);
-        }
-        let sectors = survivor.len().div_ceil(SECTOR_BYTES);
-        let edge = random.random_range(0..=sectors);
-        for sector in 0..sectors {
-            let kept = match tear {
-                Tear::InOrder => sector < edge,
-                Tear::AnyOrder => random.random_bool(0.5),
-            };
-            let start = sector * SECTOR_BYTES;
-            let end = (start + SECTOR_BYTES).min(survivor.len());
-            if kept && end <= self.content.len() {
-                survivor[start..end].copy_from_slice(&self.content[start..end]);
-            }
-        }
-        self.content.clone_from(&survivor);
-        self.durable = survivor;
-    }
+/// The directory that a file is in.
+fn dir_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(file)
 }
 
 impl Disk for TestDisk {
@@ -220,67 +311,66 @@ impl Disk for TestDisk {
         Ok(BootId(boot.to_le_bytes()))
     }
 
+    fn id(&self) -> DiskId {
+        DiskId(self.life)
+    }
+
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {
-        Ok(())
+        self.alive().map(|_| ())
     }
 
     fn create(&self, file: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.alive()?;
-        if state.names.contains_key(file) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        let inode = state.inodes.len();
-        state.inodes.push(Inode::default());
-        state.rename(vec![(file.to_owned(), Some(inode))]);
-        Ok(Box::new(TestFile {
-            disk: self.clone(),
-            inode,
-        }))
+        let inode = self.change(|state| {
+            if state.names.get(file).is_some() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            let inode = state.inodes.len();
+            state.inodes.push(Inode::default());
+            let change = vec![(file.to_owned(), Some(inode))];
+            state.names.change(dir_of(file), change);
+            Ok(inode)
+        })?;
+        Ok(self.file(inode))
     }
 
     fn open(&self, file: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let state = self.alive()?;
-        Ok(Box::new(TestFile {
-            disk: self.clone(),
-            inode: state.inode(file)?,
-        }))
+        let inode = self.alive()?.inode(file)?;
+        Ok(self.file(inode))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let state = self.alive()?;
-        let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
+        let inside = state.names.paths().filter(|path| dir_of(path) == dir);
         Ok(inside
             .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
             .collect())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.alive()?;
-        let inode = state.inode(from)?;
-        state.rename(vec![(from.to_owned(), None), (to.to_owned(), Some(inode))]);
-        Ok(())
+        self.change(|state| {
+            let inode = state.inode(from)?;
+            let change = vec![(from.to_owned(), None), (to.to_owned(), Some(inode))];
+            state.names.change(dir_of(to), change);
+            Ok(())
+        })
     }
 
     fn remove(&self, file: &Path) -> io::Result<()> {
-        let mut state = self.alive()?;
-        state.inode(file)?;
-        state.rename(vec![(file.to_owned(), None)]);
-        Ok(())
+        self.change(|state| {
+            state.inode(file)?;
+            let change = vec![(file.to_owned(), None)];
+            state.names.change(dir_of(file), change);
+            Ok(())
+        })
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.alive()?;
-        let state = &mut *state;
-        let pending = std::mem::take(&mut state.pending);
-        for Renaming(changes) in pending {
-            let here = |path: &Path| path.parent() == Some(dir);
-            if changes.iter().any(|(path, _)| here(path)) {
-                apply_names(&mut state.durable_names, changes);
-            } else {
-                state.pending.push(Renaming(changes));
+        self.change(|state| {
+            if !state.ignored_syncs.matches(Some(dir)) {
+                state.names.sync(dir);
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn lock(&self, file: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
@@ -312,7 +402,7 @@ fn here(bytes: u64) -> usize {
 impl DiskFile for TestFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let state = self.disk.alive()?;
-        let rest = state.inodes[self.inode].content.get(here(offset)..);
+        let rest = state.inodes[self.inode].content().get(here(offset)..);
         let rest = rest.unwrap_or_default();
         let read = rest.len().min(buffer.len());
         buffer[..read].copy_from_slice(&rest[..read]);
@@ -320,53 +410,62 @@ impl DiskFile for TestFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut state = self.disk.alive()?;
-        let content = &mut state.inodes[self.inode].content;
-        let (start, end) = (here(offset), here(offset) + bytes.len());
-        if content.len() < end {
-            content.resize(end, 0);
-        }
-        content[start..end].copy_from_slice(bytes);
-        Ok(())
+        self.disk.change(|state| {
+            let start = here(offset);
+            let length = state.inodes[self.inode].content().len();
+            let growth = (start + bytes.len()).saturating_sub(length);
+            let missing = growth - state.take_space(growth);
+            // What fits is written, as it may be on a real disk.
+            let fitting = bytes.len().saturating_sub(missing);
+            if fitting > 0 {
+                state.inodes[self.inode].write(start, &bytes[..fitting]);
+            }
+            match missing {
+                0 => Ok(()),
+                _ => Err(io::ErrorKind::StorageFull.into()),
+            }
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.disk.alive()?;
-        if let Some(left) = &mut state.syncs_left {
-            if *left == 0 {
-                return Err(io::Error::other("the disk failed"));
+        self.disk.change(|state| {
+            if let Some(left) = &mut state.syncs_left {
+                if *left == 0 {
+                    return Err(io::Error::other("the disk failed"));
+                }
+                *left -= 1;
             }
-            *left -= 1;
-        }
-        state.syncs += 1;
-        let inode = &mut state.inodes[self.inode];
-        inode.durable.clone_from(&inode.content);
-        Ok(())
+            state.syncs += 1;
+            let path = state.names.of(self.inode);
+            if !state.ignored_syncs.matches(path) {
+                state.inodes[self.inode].sync();
+            }
+            Ok(())
+        })
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        let mut state = self.disk.alive()?;
-        let more = bytes.saturating_sub(state.inodes[self.inode].content.len() as u64);
-        if let Some(space) = &mut state.space {
-            if *space < more {
+        self.disk.change(|state| {
+            let length = state.inodes[self.inode].content().len();
+            let growth = here(bytes).saturating_sub(length);
+            if state.space.is_some_and(|space| here(space) < growth) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            *space -= more;
-        }
-        let content = &mut state.inodes[self.inode].content;
-        let length = content.len().max(here(bytes));
-        content.resize(length, 0);
-        Ok(())
+            state.take_space(growth);
+            state.inodes[self.inode].set_length(length + growth);
+            Ok(())
+        })
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        let mut state = self.disk.alive()?;
-        state.inodes[self.inode].content.truncate(here(bytes));
-        Ok(())
+        self.disk.change(|state| {
+            state.inodes[self.inode].set_length(here(bytes));
+            Ok(())
+        })
     }
 
     fn size(&self) -> io::Result<u64> {
         let state = self.disk.alive()?;
-        Ok(state.inodes[self.inode].content.len() as u64)
+        Ok(state.inodes[self.inode].content().len() as u64)
     }
 }

@@ -14,12 +14,23 @@
 //! An item's checksum is the CRC-32C of its key, version, expiry and value; the one of
 //! meta covers its columns but the incarnation, and the epochs. Both are verified on
 //! every read: SQLite itself has none.
+//!
+//! SQLite reads and writes through our [`Disk`], with a checksum on every page, so that
+//! LOG-DISK and the promise that damage is found hold for the store as for the log.
+//!
+//! Reading order: `vfs` (SQLite's files), `format` (the file before SQLite opens it),
+//! `rebuild` (of files without checksums), `wal` (the write-ahead file as a start finds
+//! it), `schema`, `meta`, `rows`.
 
+mod format;
 mod meta;
 mod outcomes;
+mod rebuild;
 mod rows;
 mod schema;
 mod tombstones;
+mod vfs;
+mod wal;
 
 use std::{
     path::{Path, PathBuf},
@@ -29,18 +40,23 @@ use std::{
 
 use async_trait::async_trait;
 use sqlx::{
-    Connection, SqliteConnection, SqlitePool,
+    Connection, Sqlite, SqliteConnection, SqlitePool,
+    pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tierkv_types::{Incarnation, ItemKey, RequestId, Version};
 
+use self::vfs::{
+    registry,
+    volume::{PageFormat, Volume},
+};
 use super::{CheckpointBatch, Store, StoreMeta};
-use crate::{Item, Outcome, ScrubbedRows, StorageError, WalSync};
+use crate::{Disk, Item, Outcome, ScrubbedRows, StorageError, WalSync};
 
 /// How many reads run at once.
 const READERS: u32 = 8;
 /// Pages of the write-ahead file after which SQLite folds it back (80 MB).
-const WAL_PAGES: &str = "20000";
+const WAL_PAGES: u32 = 20_000;
 /// What the write-ahead file is cut to once it was folded back.
 const WAL_KEPT_BYTES: &str = "67108864";
 /// How long a transaction waits for another process's.
@@ -53,26 +69,36 @@ pub struct SqliteStore {
     readers: SqlitePool,
     /// One connection: SQLite has one writer at a time anyway, and here it waits in order.
     writer: SqlitePool,
+    volume: Arc<Volume>,
 }
 
 impl SqliteStore {
-    /// Opens the store in `path`, making or upgrading it as needed.
+    /// Opens the store in `path` on `disk`, making or upgrading it as needed.
     ///
     /// # Errors
-    /// `Newer` if a newer release has upgraded it, `Damaged` if it is no store of ours,
-    /// and failures of SQLite.
-    pub async fn open(path: &Path, sync: WalSync) -> Result<Self, StorageError> {
-        let failed = |error| failure(path, "open", error);
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
+    /// `Newer` if a newer release has upgraded it, `Damaged` if it is no store of ours or
+    /// not what was written, and failures of the disk and of SQLite.
+    pub async fn open(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        sync: WalSync,
+    ) -> Result<Self, StorageError> {
+        Self::open_folding(disk, path, sync, WAL_PAGES).await
+    }
+
+    /// Opens the store; its write-ahead file is folded back once it has `wal_pages`.
+    async fn open_folding(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        sync: WalSync,
+        wal_pages: u32,
+    ) -> Result<Self, StorageError> {
+        format::prepare(&disk, path, sync).await?;
+        let volume = registry::enter(&disk, path, PageFormat::Checked, sync);
+        let failed = |error| volume.explain(failure(path, "open", error));
+        let options = connect_options(path, &volume, sync)?
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(match sync {
-                WalSync::Always | WalSync::Interval(_) => SqliteSynchronous::Full,
-                WalSync::Never => SqliteSynchronous::Off,
-            })
-            .busy_timeout(BUSY_TIMEOUT)
-            .pragma("wal_autocheckpoint", WAL_PAGES)
+            .pragma("wal_autocheckpoint", wal_pages.to_string())
             .pragma("journal_size_limit", WAL_KEPT_BYTES);
         let pool = || {
             SqlitePoolOptions::new()
@@ -83,14 +109,17 @@ impl SqliteStore {
         let writer = pool().max_connections(1).connect_with(options.clone());
         let writer = writer.await.map_err(failed)?;
         let mut connection = writer.acquire().await.map_err(failed)?;
-        schema::migrate(path, &mut connection).await?;
+        let migrated = schema::migrate(path, &mut connection).await;
+        migrated.map_err(|error| volume.explain(error))?;
         drop(connection);
         let readers = pool().max_connections(READERS);
         let readers = readers.connect_with(options.read_only(true));
+        let readers = readers.await.map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
-            readers: readers.await.map_err(failed)?,
+            readers,
             writer,
+            volume,
         })
     }
 
@@ -123,32 +152,71 @@ impl SqliteStore {
             .map_err(failed)?;
         transaction.commit().await.map_err(failed)
     }
+
+    /// A connection to read by, once one is free.
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>, StorageError> {
+        let failed = |error| self.volume.explain(failure(&self.path, "read", error));
+        self.readers.acquire().await.map_err(failed)
+    }
+
+    /// What became of a transaction, with what the disk said. SQLite does not tell that
+    /// folding the write-ahead file back failed; a write or a sync that failed there is
+    /// final like any other.
+    fn written<T>(&self, done: Result<T, StorageError>) -> Result<T, StorageError> {
+        match self.volume.fatal() {
+            Some(error) => Err(error),
+            None => done.map_err(|error| self.volume.explain(error)),
+        }
+    }
+}
+
+/// How SQLite opens the file of `volume`.
+fn connect_options(
+    path: &Path,
+    volume: &Volume,
+    sync: WalSync,
+) -> Result<SqliteConnectOptions, StorageError> {
+    vfs::register().map_err(|code| {
+        let words = format!("SQLite refused the file layer with code {code}");
+        StorageError::io("open", path, std::io::Error::other(words))
+    })?;
+    Ok(SqliteConnectOptions::new()
+        .vfs(vfs::NAME)
+        .filename(volume.name())
+        .synchronous(match sync {
+            WalSync::Always | WalSync::Interval(_) => SqliteSynchronous::Full,
+            WalSync::Never => SqliteSynchronous::Off,
+        })
+        .busy_timeout(BUSY_TIMEOUT))
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
         let failed = |error| failure(&self.path, "claim it", error);
-        let mut connection = self.writer.acquire().await.map_err(failed)?;
-        let mut transaction = connection
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
-        let found = meta::claim(&self.path, &mut transaction, incarnation).await?;
-        transaction.commit().await.map_err(failed)?;
-        Ok(found)
+        let claimed = async {
+            let mut connection = self.writer.acquire().await.map_err(failed)?;
+            let mut transaction = connection
+                .begin_with("BEGIN IMMEDIATE")
+                .await
+                .map_err(failed)?;
+            let found = meta::claim(&self.path, &mut transaction, incarnation).await?;
+            transaction.commit().await.map_err(failed)?;
+            Ok(found)
+        };
+        self.written(claimed.await)
     }
 
     async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
-        let failed = |error| failure(&self.path, "read", error);
-        let mut connection = self.readers.acquire().await.map_err(failed)?;
-        rows::read(&self.path, &mut connection, keys).await
+        let mut connection = self.reader().await?;
+        let read = rows::read(&self.path, &mut connection, keys).await;
+        read.map_err(|error| self.volume.explain(error))
     }
 
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
-        let failed = |error| failure(&self.path, "read", error);
-        let mut connection = self.readers.acquire().await.map_err(failed)?;
-        outcomes::read(&self.path, &mut connection).await
+        let mut connection = self.reader().await?;
+        let read = outcomes::read(&self.path, &mut connection).await;
+        read.map_err(|error| self.volume.explain(error))
     }
 
     async fn expired(
@@ -156,15 +224,15 @@ impl Store for SqliteStore {
         now: Version,
         limit: usize,
     ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
-        let failed = |error| failure(&self.path, "read", error);
-        let mut connection = self.readers.acquire().await.map_err(failed)?;
-        rows::expired(&self.path, &mut connection, now, limit).await
+        let mut connection = self.reader().await?;
+        let found = rows::expired(&self.path, &mut connection, now, limit).await;
+        found.map_err(|error| self.volume.explain(error))
     }
 
     async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError> {
-        let failed = |error| failure(&self.path, "read", error);
-        let mut connection = self.readers.acquire().await.map_err(failed)?;
-        tombstones::oldest(&mut connection).await.map_err(failed)
+        let mut connection = self.reader().await?;
+        let oldest = tombstones::oldest(&mut connection).await;
+        oldest.map_err(|error| self.volume.explain(failure(&self.path, "read", error)))
     }
 
     async fn scrub(
@@ -172,9 +240,9 @@ impl Store for SqliteStore {
         after: Option<ItemKey>,
         limit: usize,
     ) -> Result<ScrubbedRows, StorageError> {
-        let failed = |error| failure(&self.path, "read", error);
-        let mut connection = self.readers.acquire().await.map_err(failed)?;
-        rows::scrub(&self.path, &mut connection, after, limit).await
+        let mut connection = self.reader().await?;
+        let scrubbed = rows::scrub(&self.path, &mut connection, after, limit).await;
+        scrubbed.map_err(|error| self.volume.explain(error))
     }
 
     async fn checkpoint(
@@ -183,8 +251,12 @@ impl Store for SqliteStore {
         batch: CheckpointBatch,
     ) -> Result<(), StorageError> {
         let failed = |error| failure(&self.path, "write a checkpoint", error);
-        let mut connection = self.writer.acquire().await.map_err(failed)?;
-        self.write(&mut connection, incarnation, &batch).await
+        let connection = self.writer.acquire().await.map_err(failed);
+        let written = match connection {
+            Ok(mut connection) => self.write(&mut connection, incarnation, &batch).await,
+            Err(error) => Err(error),
+        };
+        self.written(written)
     }
 
     async fn close(&self) {
@@ -204,7 +276,7 @@ fn failure(path: &Path, action: &'static str, error: sqlx::Error) -> StorageErro
         Some(SQLITE_FULL) => StorageError::NoSpace {
             file: path.to_owned(),
         },
-        Some(SQLITE_CORRUPT | SQLITE_NOTADB) => damaged(path, "a page", error.to_string()),
+        Some(SQLITE_CORRUPT | SQLITE_NOTADB) => damaged(path, SOME_PAGE, error.to_string()),
         _ if matches!(error, sqlx::Error::PoolTimedOut) => StorageError::Busy,
         _ if matches!(error, sqlx::Error::PoolClosed) => StorageError::Closed,
         _ => StorageError::Sql {
@@ -213,6 +285,9 @@ fn failure(path: &Path, action: &'static str, error: sqlx::Error) -> StorageErro
         },
     }
 }
+
+/// The place of damage that SQLite found and did not name.
+const SOME_PAGE: &str = "a page";
 
 const SQLITE_BUSY: u32 = 5;
 const SQLITE_LOCKED: u32 = 6;

@@ -2,7 +2,6 @@
 //! and nothing that is there was never written.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tempfile::TempDir;
 
 use super::*;
 use crate::{
@@ -12,11 +11,12 @@ use crate::{
 
 const SEEDS: u64 = 300;
 const LIVES: usize = 4;
+/// Where the node lives on its disk.
+const DIR: &str = "/node";
 
 /// One node living several lives, each ended by a power cut.
 struct Life {
     random: StdRng,
-    dir: TempDir,
     disk: TestDisk,
     /// The log as far as anyone could have seen it, and what was appended behind that.
     log: Vec<Record>,
@@ -28,7 +28,7 @@ struct Life {
 impl Life {
     /// Opens, checks what survived against what was acknowledged, and goes on from it.
     async fn wake(&mut self, seed: u64) -> Arc<Storage> {
-        let (storage, found) = open(self.dir.path(), self.disk.clone()).await;
+        let (storage, found) = open(Path::new(DIR), self.disk.clone()).await;
         let survived = usize::try_from(found.last.index.0).unwrap();
         assert!(
             survived >= self.acknowledged,
@@ -95,7 +95,6 @@ impl Life {
 async fn lives(seed: u64, tear: Tear, largest: usize) {
     let mut life = Life {
         random: StdRng::seed_from_u64(seed),
-        dir: TempDir::new().unwrap(),
         disk: TestDisk::default(),
         log: Vec::new(),
         acknowledged: 0,
@@ -144,15 +143,15 @@ async fn acknowledged_records_survive_reordered_writes() {
 /// acknowledged it is never cut.
 #[tokio::test]
 async fn a_record_with_a_hole_is_refused_not_guessed_about() {
-    let dir = TempDir::new().unwrap();
+    let dir = Path::new(DIR);
     let disk = TestDisk::default();
-    let (storage, _) = open(dir.path(), disk.clone()).await;
+    let (storage, _) = open(dir, disk.clone()).await;
     commit(&storage, vec![put(1, 1, "k", 2_000)]).await;
     let disk = disk.crash(0, Tear::InOrder);
     drop(storage);
-    let segment = dir.path().join("log/00000000000000000001.log");
+    let segment = dir.join("log/00000000000000000001.log");
     disk.damage(&segment, 512, &[0; 512]);
-    let refused = Storage::open(settings(dir.path()), Arc::new(disk)).await;
+    let refused = Storage::open(settings(dir), Arc::new(disk)).await;
     let refused = refused.err().unwrap();
     assert!(matches!(refused, StorageError::Damaged { .. }));
     let words = refused.to_string();

@@ -133,19 +133,15 @@ async fn a_lost_log_gets_a_new_id_and_a_lost_node_state_is_refused() {
 
 #[tokio::test]
 async fn a_lost_store_is_rebuilt_from_a_whole_log_and_refused_with_a_part() {
-    let dir = TempDir::new().unwrap();
+    let dir = Path::new("/n");
     let disk = TestDisk::default();
-    let (storage, _) = open(dir.path(), disk.clone()).await;
+    let (storage, _) = open(dir, disk.clone()).await;
     let mut records = vec![put(1, 1, "a", 5), put(1, 2, "b", 6)];
     commit(&storage, records.clone()).await;
     storage.close().await.unwrap();
-    let lose_store = || {
-        for file in ["store.sqlite", "store.sqlite-wal", "store.sqlite-shm"] {
-            let _ = std::fs::remove_file(dir.path().join(file));
-        }
-    };
+    let lose_store = || disk.remove(&dir.join("store.sqlite")).unwrap();
     lose_store();
-    let (storage, found) = open(dir.path(), disk.clone()).await;
+    let (storage, found) = open(dir, disk.clone()).await;
     assert_eq!(found.tail, records);
     storage.apply(&found.tail);
     for index in 3..100 {
@@ -154,7 +150,7 @@ async fn a_lost_store_is_rebuilt_from_a_whole_log_and_refused_with_a_part() {
     }
     storage.close().await.unwrap();
     lose_store();
-    let refused = Storage::open(settings(dir.path()), Arc::new(disk)).await;
+    let refused = Storage::open(settings(dir), Arc::new(disk)).await;
     let refused = refused.err().unwrap().to_string();
     assert!(
         refused.contains("the store ends with record 0:0"),
@@ -164,9 +160,9 @@ async fn a_lost_store_is_rebuilt_from_a_whole_log_and_refused_with_a_part() {
 
 #[tokio::test]
 async fn a_failed_sync_is_told_to_everyone_and_stops_storage() {
-    let dir = TempDir::new().unwrap();
+    let dir = Path::new("/n");
     let disk = TestDisk::default();
-    let (storage, _) = open(dir.path(), disk.clone()).await;
+    let (storage, _) = open(dir, disk.clone()).await;
     disk.fail_syncs_after(0);
     storage.append(vec![put(1, 1, "a", 5)]).unwrap();
     let failure = deadline(storage.failed()).await;
@@ -186,11 +182,11 @@ async fn a_failed_sync_is_told_to_everyone_and_stops_storage() {
 async fn restarts_keep_exactly_the_committed_state() {
     for seed in 0..25 {
         let mut random = StdRng::seed_from_u64(seed);
-        let dir = TempDir::new().unwrap();
+        let dir = Path::new("/n");
         let disk = TestDisk::default();
         let names: Vec<String> = (0..20).map(|number| format!("k{number}")).collect();
         let keys: Vec<ItemKey> = names.iter().map(|name| key(name)).collect();
-        let (mut storage, _) = open(dir.path(), disk.clone()).await;
+        let (mut storage, _) = open(dir, disk.clone()).await;
         let mut log: Vec<Record> = Vec::new();
         let (mut applied, mut epoch) = (0, 1);
         for step in 0..80 {
@@ -230,7 +226,7 @@ async fn restarts_keep_exactly_the_committed_state() {
                 17 => {
                     storage.close().await.unwrap();
                     let found;
-                    (storage, found) = open(dir.path(), disk.clone()).await;
+                    (storage, found) = open(dir, disk.clone()).await;
                     let stored = usize::try_from(found.applied.0).unwrap();
                     assert_eq!(stored, applied, "{when}");
                     assert_eq!(found.tail, log[stored..], "{when}");

@@ -1,32 +1,52 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sqlx::sqlite::SqliteConnectOptions;
 use tempfile::TempDir;
 use tierkv_types::Version;
 
 use super::*;
-use crate::Entry;
-use crate::store::conformance::{self, StoreBackend};
+use crate::{
+    Entry, RealDisk,
+    disk::TestDisk,
+    store::conformance::{self, StoreBackend},
+};
 
-struct Files(TempDir);
+struct Files {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+}
 
 #[async_trait]
 impl StoreBackend for Files {
     async fn open(&self, name: &str) -> Arc<dyn Store> {
-        let path = self.0.path().join(name);
-        Arc::new(SqliteStore::open(&path, WalSync::Always).await.unwrap())
+        let path = self.dir.join(name);
+        Arc::new(open(&self.disk, &path).await.unwrap())
     }
+}
+
+async fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<SqliteStore, StorageError> {
+    SqliteStore::open(Arc::clone(disk), path, WalSync::Always).await
 }
 
 #[tokio::test]
 async fn sqlite_keeps_the_rules_of_a_store() {
-    conformance::run(&Files(TempDir::new().unwrap())).await;
+    let dir = TempDir::new().unwrap();
+    let on_the_machine = Files {
+        disk: Arc::new(RealDisk),
+        dir: dir.path().to_owned(),
+    };
+    conformance::run(&on_the_machine).await;
+    let in_memory = Files {
+        disk: Arc::new(TestDisk::default()),
+        dir: PathBuf::from("/stores"),
+    };
+    conformance::run(&in_memory).await;
 }
 
-/// Changes the file behind the store's back.
-async fn tamper(path: &Path, sql: &'static str) {
-    let options = SqliteConnectOptions::new().filename(path);
+/// Changes rows behind the store's back; their pages get fitting checksums.
+async fn tamper(disk: &Arc<dyn Disk>, path: &Path, sql: &'static str) {
+    let volume = registry::enter(disk, path, PageFormat::Checked, WalSync::Always);
+    let options = connect_options(path, &volume, WalSync::Always).unwrap();
     let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
     sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
@@ -34,9 +54,9 @@ async fn tamper(path: &Path, sql: &'static str) {
 
 #[tokio::test]
 async fn a_damaged_row_is_named_and_never_served() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("store");
-    let store = SqliteStore::open(&path, WalSync::Always).await.unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(TestDisk::default());
+    let path = Path::new("/n/store");
+    let store = open(&disk, path).await.unwrap();
     store.claim(Incarnation(1)).await.unwrap();
     let key = |name: &[u8]| ItemKey::new("n", name).unwrap();
     let item = Item {
@@ -54,7 +74,8 @@ async fn a_damaged_row_is_named_and_never_served() {
     };
     store.checkpoint(Incarnation(1), batch).await.unwrap();
     tamper(
-        &path,
+        &disk,
+        path,
         "UPDATE item SET version = 6 WHERE key = x'6E00626164'",
     )
     .await;
@@ -64,7 +85,7 @@ async fn a_damaged_row_is_named_and_never_served() {
     let found = store.get_many(&[key(b"good")]).await.unwrap();
     assert_eq!(found, vec![Some(item)]);
 
-    tamper(&path, "UPDATE meta SET applied_index = 7").await;
+    tamper(&disk, path, "UPDATE meta SET applied_index = 7").await;
     let refused = store.claim(Incarnation(2)).await.unwrap_err();
     assert!(matches!(refused, StorageError::Damaged { .. }));
     store.close().await;
@@ -72,21 +93,17 @@ async fn a_damaged_row_is_named_and_never_served() {
 
 #[tokio::test]
 async fn a_newer_schema_and_a_foreign_file_are_refused_in_words() {
-    let dir = TempDir::new().unwrap();
-    let newer = dir.path().join("newer");
-    let store = SqliteStore::open(&newer, WalSync::Always).await.unwrap();
+    let foreign = Path::new("/n/foreign");
+    let files = [(foreign.to_owned(), vec![b'x'; 10_000])];
+    let disk: Arc<dyn Disk> = Arc::new(TestDisk::holding(files));
+    let newer = Path::new("/n/newer");
+    let store = open(&disk, newer).await.unwrap();
     store.close().await;
-    tamper(&newer, "PRAGMA user_version = 99").await;
-    let refused = SqliteStore::open(&newer, WalSync::Always)
-        .await
-        .unwrap_err();
+    tamper(&disk, newer, "PRAGMA user_version = 99").await;
+    let refused = open(&disk, newer).await.unwrap_err();
     assert!(matches!(refused, StorageError::Newer { found: 99, .. }));
     assert!(refused.to_string().contains("run the newer release"));
 
-    let foreign = dir.path().join("foreign");
-    std::fs::write(&foreign, vec![b'x'; 10_000]).unwrap();
-    let refused = SqliteStore::open(&foreign, WalSync::Always)
-        .await
-        .unwrap_err();
+    let refused = open(&disk, foreign).await.unwrap_err();
     assert!(matches!(refused, StorageError::Damaged { .. }), "{refused}");
 }

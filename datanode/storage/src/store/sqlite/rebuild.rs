@@ -1,0 +1,148 @@
+//! A store of the first releases, copied into a file whose pages carry checksums.
+//!
+//! The copy goes by tables, not by pages, and keeps the schema version: what `schema`
+//! makes of it afterwards is another matter. It is written in place and without a
+//! journal, for until it is whole and durable nobody needs it; only then it takes the
+//! old file's name. Before that the old one's write-ahead file must be gone for good,
+//! or the next start would take it for the new one's.
+
+use std::{path::Path, sync::Arc};
+
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+
+use super::{
+    connect_options, damaged, failure, format,
+    vfs::{
+        registry::{self, Role},
+        volume::{PageFormat, Volume},
+    },
+};
+use crate::{StorageError, WalSync, disk::Disk, storage::blocking};
+
+/// Puts a file with checksums in the place of the plain one in `path`.
+pub(super) async fn rebuild(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    sync: WalSync,
+) -> Result<(), StorageError> {
+    let new = format::new_path(path);
+    let copied = copy(disk, path, &new, sync).await;
+    let (disk, path) = (Arc::clone(disk), path.to_owned());
+    blocking(move || {
+        if let Err(error) = copied {
+            // The room it takes may be what is lacking. If it stays, the next start
+            // removes it.
+            if let Err(error) = format::clear(&*disk, &new, sync) {
+                tracing::warn!(%error, "an unfinished copy of the store stays");
+            }
+            return Err(error);
+        }
+        format::write_ahead_from_now_on(&*disk, &new, sync)?;
+        for role in [Role::WriteAhead, Role::Journal] {
+            format::remove(&*disk, &role.path(&path))?;
+        }
+        format::sync_dir(&*disk, &path, sync)?;
+        format::take_name(&*disk, &path, sync)
+    })
+    .await
+}
+
+async fn copy(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    new: &Path,
+    sync: WalSync,
+) -> Result<(), StorageError> {
+    {
+        let (disk, new) = (Arc::clone(disk), new.to_owned());
+        let writing = format::Writing::InPlace;
+        blocking(move || format::write_empty(&*disk, &new, writing, sync)).await?;
+    }
+    let old_volume = registry::enter(disk, path, PageFormat::Plain, sync);
+    let new_volume = registry::enter(disk, new, PageFormat::Checked, sync);
+    let explain = |error: StorageError| {
+        let new = new_volume.fatal();
+        let old = old_volume.fatal();
+        new.or(old)
+            .unwrap_or_else(|| new_volume.explain(old_volume.explain(error)))
+    };
+    let options = connect_options(new, &new_volume, sync)?;
+    let options = options
+        .pragma("journal_mode", "OFF")
+        .pragma("locking_mode", "NORMAL");
+    let connection = SqliteConnection::connect_with(&options).await;
+    let mut connection = connection.map_err(|error| explain(failure(new, "rebuild", error)))?;
+    let copied = copy_tables(&mut connection, path, &old_volume).await;
+    let closed = connection.close().await;
+    copied.map_err(explain)?;
+    closed.map_err(|error| explain(failure(path, "rebuild", error)))?;
+    // SQLite does not tell of what went wrong while it closed the old file; that one is
+    // folded by then.
+    match new_volume.fatal().or_else(|| old_volume.fatal()) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+async fn copy_tables(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    old: &Volume,
+) -> Result<(), StorageError> {
+    let failed = |error| failure(path, "rebuild", error);
+    sqlx::query("ATTACH ? AS old")
+        .bind(old.name())
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?;
+    // Folded while it is whole: its write-ahead file is about to go.
+    let (is_busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA old.wal_checkpoint(TRUNCATE)")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if is_busy != 0 {
+        return Err(StorageError::Busy);
+    }
+    // What is damaged must not get checksums that vouch for it.
+    let verdict: String = sqlx::query_scalar("PRAGMA old.integrity_check(1)")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if verdict != "ok" {
+        return Err(damaged(path, super::SOME_PAGE, verdict));
+    }
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let schema: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT type, name, sql FROM old.sqlite_schema WHERE sql IS NOT NULL
+         ORDER BY type = 'table' DESC, rowid",
+    )
+    .fetch_all(&mut *transaction)
+    .await
+    .map_err(failed)?;
+    for (kind, name, sql) in schema {
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        if kind == "table" {
+            let name = name.replace('"', "\"\"");
+            let rows = format!(r#"INSERT INTO main."{name}" SELECT * FROM old."{name}""#);
+            sqlx::raw_sql(AssertSqlSafe(rows))
+                .execute(&mut *transaction)
+                .await
+                .map_err(failed)?;
+        }
+    }
+    for mark in ["user_version", "application_id"] {
+        let read = AssertSqlSafe(format!("PRAGMA old.{mark}"));
+        let number: i64 = sqlx::query_scalar(read)
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        sqlx::raw_sql(AssertSqlSafe(format!("PRAGMA main.{mark} = {number}")))
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)
+}

@@ -1,0 +1,212 @@
+//! One open database: its disk, and what its connections share.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use sqlite_plugin::vars;
+
+use super::{
+    faults::Faults,
+    frames::Frames,
+    locks::FileLocks,
+    registry::{self, Role},
+    shared_memory::SharedMemory,
+};
+use crate::{StorageError, WalSync, disk::Disk, locked};
+
+/// How the pages of a database file are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageFormat {
+    /// Each carries its checksum.
+    Checked,
+    /// As the first releases wrote them; opened only to be rebuilt.
+    Plain,
+}
+
+/// An open database. It is in the registry until nobody has it open.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    number: u64,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    format: PageFormat,
+    sync: WalSync,
+    pub(super) locks: Mutex<FileLocks>,
+    pub(super) index: SharedMemory,
+    pub(super) frames: Frames,
+    pub(super) faults: Faults,
+    /// Whether a file was made since the directory was synced.
+    has_new_names: Mutex<bool>,
+}
+
+impl Volume {
+    pub(super) fn new(
+        number: u64,
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        format: PageFormat,
+        sync: WalSync,
+    ) -> Self {
+        Self {
+            number,
+            disk,
+            path: path.to_owned(),
+            format,
+            sync,
+            locks: Mutex::default(),
+            index: SharedMemory::default(),
+            frames: Frames::default(),
+            faults: Faults::default(),
+            has_new_names: Mutex::new(false),
+        }
+    }
+
+    /// The name under which SQLite opens it.
+    pub(crate) fn name(&self) -> String {
+        self.number.to_string()
+    }
+
+    pub(super) fn is_at(&self, disk: &dyn Disk, path: &Path) -> bool {
+        self.disk.id() == disk.id() && self.path == path
+    }
+
+    pub(super) fn format(&self) -> PageFormat {
+        self.format
+    }
+
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    pub(super) fn path(&self, role: Role) -> PathBuf {
+        role.path(&self.path)
+    }
+
+    fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
+    /// The failure that ended all writing, if there was one.
+    pub(crate) fn fatal(&self) -> Option<StorageError> {
+        self.faults.fatal().cloned()
+    }
+
+    /// The error in full of which SQLite made `error`.
+    pub(crate) fn explain(&self, error: StorageError) -> StorageError {
+        let code = match &error {
+            StorageError::Sql { source, .. } => source
+                .as_database_error()
+                .and_then(|error| error.code())
+                .and_then(|code| code.parse::<i32>().ok()),
+            StorageError::NoSpace { .. } => Some(vars::SQLITE_FULL),
+            StorageError::Damaged { .. } => Some(vars::SQLITE_CORRUPT),
+            _ => None,
+        };
+        let cause = match code {
+            Some(vars::SQLITE_IOERR_DATA) => self.faults.last_damage(),
+            Some(vars::SQLITE_CORRUPT) if is_some_page(&error) => {
+                let what = "a page that should be there was never written";
+                let blank = self.faults.last_blank();
+                blank.map(|offset| StorageError::damaged(&self.path, offset, what))
+            }
+            Some(vars::SQLITE_FULL) => match self.faults.last_failure() {
+                Some(full @ StorageError::NoSpace { .. }) => Some(full),
+                _ => None,
+            },
+            Some(code) if matches!(code & 0xFF, vars::SQLITE_IOERR | vars::SQLITE_CANTOPEN) => {
+                self.fatal().or_else(|| self.faults.last_failure())
+            }
+            _ => None,
+        };
+        cause.unwrap_or(error)
+    }
+
+    /// Refuses to write once a write or a sync has failed.
+    pub(super) fn check_writable(&self, code: i32) -> Result<(), i32> {
+        match self.faults.fatal() {
+            None => Ok(()),
+            Some(_) => Err(code),
+        }
+    }
+
+    /// What SQLite is told when something failed that changes nothing.
+    pub(super) fn failed(
+        &self,
+        action: &'static str,
+        path: &Path,
+        error: io::Error,
+        code: i32,
+    ) -> i32 {
+        self.faults.note(StorageError::io(action, path, error));
+        code
+    }
+
+    /// What SQLite is told when a write failed: only a full disk is survived.
+    pub(super) fn write_failed(
+        &self,
+        action: &'static str,
+        path: &Path,
+        error: io::Error,
+        code: i32,
+    ) -> i32 {
+        let error = StorageError::io(action, path, error);
+        if matches!(error, StorageError::NoSpace { .. }) {
+            self.faults.note(error);
+            return vars::SQLITE_FULL;
+        }
+        self.faults.end(error);
+        code
+    }
+
+    /// What SQLite is told when a sync failed, for lack of space or not: what was written
+    /// before is in doubt.
+    pub(super) fn sync_failed(&self, path: &Path, error: io::Error, code: i32) -> i32 {
+        self.faults.end(StorageError::Io {
+            action: "sync",
+            path: path.to_owned(),
+            source: Arc::new(error),
+        });
+        code
+    }
+
+    /// Remembers that a file was made.
+    pub(super) fn add_name(&self) {
+        *locked(&self.has_new_names) = true;
+    }
+
+    /// Makes the names of files made since the last time durable.
+    pub(super) fn sync_new_names(&self) -> Result<(), i32> {
+        // Held meanwhile: who finds nothing to do may rely on it being done.
+        let mut has_new_names = locked(&self.has_new_names);
+        if *has_new_names {
+            self.sync_dir(vars::SQLITE_IOERR_DIR_FSYNC)?;
+            *has_new_names = false;
+        }
+        Ok(())
+    }
+
+    /// Makes the names in the directory durable, if the operator wants that.
+    pub(super) fn sync_dir(&self, code: i32) -> Result<(), i32> {
+        match self.sync {
+            WalSync::Never => Ok(()),
+            WalSync::Always | WalSync::Interval(_) => {
+                let synced = self.disk.sync_dir(self.dir());
+                synced.map_err(|error| self.sync_failed(self.dir(), error, code))
+            }
+        }
+    }
+}
+
+/// Whether the error names no better place than "a page".
+fn is_some_page(error: &StorageError) -> bool {
+    matches!(error, StorageError::Damaged { place, .. } if place == super::super::SOME_PAGE)
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        registry::leave(self.number);
+    }
+}
