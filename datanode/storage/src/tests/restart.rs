@@ -4,7 +4,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{RealDisk, Residence, StorageError, disk::TestDisk};
+use crate::{EvictionPolicy, MemoryLimits, RealDisk, Residence, StorageError, disk::TestDisk};
 
 #[tokio::test]
 async fn a_fresh_directory_is_empty_and_a_closed_one_comes_back() {
@@ -81,6 +81,40 @@ async fn a_checkpoint_lets_old_segments_go_and_pinned_bytes_fall() {
     assert_eq!(after.clean_entries, 201);
     storage.close().await.unwrap();
     assert!(storage.report().segments <= 2);
+}
+
+#[tokio::test]
+async fn memory_may_be_limited_while_running_and_nothing_is_lost() {
+    let dir = TempDir::new().unwrap();
+    let (storage, _) = open(dir.path(), RealDisk).await;
+    let records: Vec<_> = (1..=300)
+        .map(|index| put(1, index, &format!("k{index}"), 50))
+        .collect();
+    let (model, keys) = (
+        Model::of(&records),
+        (1..=300).map(|nth| key(&format!("k{nth}"))),
+    );
+    let keys: Vec<_> = keys.collect();
+    commit(&storage, records).await;
+    storage.checkpoint().await.unwrap();
+    assert_eq!(storage.report().clean_entries, 300);
+    for (policy, max_records) in [
+        (EvictionPolicy::Lru, 128),
+        (EvictionPolicy::Lfu, 0),
+        (EvictionPolicy::Fifo, 64),
+    ] {
+        storage.set_memory(MemoryLimits {
+            policy,
+            max_records,
+            ..MemoryLimits::default()
+        });
+        assert!(storage.report().clean_entries as u64 <= max_records);
+        model.check(&storage, &keys, "under another bound").await;
+        // Most shards were asked for more keys than they may keep.
+        let kept = storage.report().clean_entries as u64;
+        assert!((max_records / 2..=max_records).contains(&kept), "{kept}");
+    }
+    storage.close().await.unwrap();
 }
 
 #[tokio::test]

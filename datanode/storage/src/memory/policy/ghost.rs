@@ -1,8 +1,8 @@
 //! The ghost queue of S3-FIFO: fingerprints of entries that left the small queue lately.
 //!
-//! Kept as buckets, each first in, first out, of a fingerprint's own bucket: a bucket
-//! forgets its oldest for its newest. Taken over all buckets that is the age at which one
-//! queue would forget, and costs 4 bytes a fingerprint and no index.
+//! A fingerprint has a bucket of its own choice, which forgets its oldest one for it. Over
+//! all buckets they are forgotten at about the age at which one queue would forget them,
+//! for 4 bytes a fingerprint and no index.
 
 /// Fingerprints of a bucket: half a cache line.
 const BUCKET_FINGERPRINTS: usize = 8;
