@@ -133,6 +133,15 @@ impl Storage {
         settings: StorageSettings,
         disk: Arc<dyn Disk>,
     ) -> Result<(Arc<Self>, Recovered), StorageError> {
+        Self::open_with(settings, disk, |store| store).await
+    }
+
+    /// Opens the storage with something of the caller's around the store.
+    pub(crate) async fn open_with(
+        settings: StorageSettings,
+        disk: Arc<dyn Disk>,
+        around: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Result<(Arc<Self>, Recovered), StorageError> {
         assert!(
             settings.segment_bytes >= MIN_SEGMENT_BYTES,
             "segment_bytes is under {MIN_SEGMENT_BYTES}"
@@ -144,7 +153,7 @@ impl Storage {
         };
         let store_path = settings.dir.join("store.sqlite");
         let store = SqliteStore::open(Arc::clone(&disk), &store_path, settings.sync).await?;
-        let store: Arc<dyn Store> = Arc::new(store);
+        let store = around(Arc::new(store));
         let incarnation = Incarnation(rand::random());
         let mut meta = store.claim(incarnation).await?;
         let mut place = recovery::place(&disk, &settings);

@@ -5,6 +5,7 @@ mod race;
 mod restart;
 mod retention;
 mod scrub;
+mod simulation;
 
 use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
 

@@ -20,6 +20,8 @@ use super::{
 };
 use crate::StorageError;
 
+/// The least that a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
 #[allow(clippy::cast_possible_truncation)]
 const HEADER_BYTES: usize = SEGMENT_HEADER_BYTES as usize;
 
@@ -70,6 +72,15 @@ pub(crate) fn scan(place: &LogPlace, applied: Index) -> Result<Option<LogFound>,
         log.segments.push(segment);
     }
     Ok(found)
+}
+
+/// Whether the length word at `at` was never written, as far as it is in the sector in
+/// which it begins. Of a batch that the power cut, that sector may be missing and the next
+/// one there; then the whole record but its length is.
+fn lacks_the_end_of_a_sector(at: usize, rest: &[u8]) -> bool {
+    const LENGTH_WORD_BYTES: usize = 4;
+    let left = SECTOR_BYTES - at % SECTOR_BYTES;
+    left <= LENGTH_WORD_BYTES && rest.iter().take(left).all(|byte| *byte == 0)
 }
 
 /// Opens a segment and reads its header.
@@ -228,7 +239,7 @@ impl LogFound {
                 Err(DecodeError::End | DecodeError::Torn) => {
                     // What a later segment says about an early end is judged by `join`.
                     if is_last {
-                        self.check_end(&bytes[at..]).map_err(damaged)?;
+                        self.check_end(at, &bytes[at..]).map_err(damaged)?;
                     }
                     return Ok(at);
                 }
@@ -258,15 +269,15 @@ impl LogFound {
         Ok(())
     }
 
-    /// Whether the log may end before `rest`, which does not begin with a record.
-    fn check_end(&self, rest: &[u8]) -> Result<(), String> {
+    /// Whether the log may end at `at`, before `rest`, which does not begin with a record.
+    fn check_end(&self, at: usize, rest: &[u8]) -> Result<(), String> {
         let missing = self.last.index.next();
         if self.commit >= missing {
             return Err(format!(
                 "record {missing} is missing, but an earlier one says it was committed"
             ));
         }
-        if record::is_whole_but_for_its_length(rest) {
+        if !lacks_the_end_of_a_sector(at, rest) && record::is_whole_but_for_its_length(rest) {
             return Err(format!("the length of record {missing} is damaged"));
         }
         let mut at = 0;

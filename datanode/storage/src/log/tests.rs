@@ -295,3 +295,26 @@ async fn a_gap_is_never_written() {
     record.payload = Payload::Noop;
     let _ = log.append(&[record]);
 }
+
+/// The sector in which a record's length word ends may be the one that a power cut lost,
+/// while the rest of the record, in the next one, is there: it was never acknowledged.
+#[tokio::test]
+async fn a_length_word_lost_with_its_sector_is_torn() {
+    let header = usize::try_from(SEGMENT_HEADER_BYTES).unwrap();
+    for left in 1..=4 {
+        let first = put(1, 1, "key", 0);
+        let filling = 2 * 512 - left - header - record::encoded_len(&first);
+        let (first, second) = (put(1, 1, "key", filling), put(1, 2, "key", 200));
+        let disk = TestDisk::default();
+        let (log, ..) = open(&disk);
+        log.append(&[first.clone(), second]).unwrap();
+        written(&log, 2).await;
+        drop(log);
+        let begins = header + record::encoded_len(&first);
+        assert_eq!(begins % 512, 512 - left);
+        let path = Path::new("/log/00000000000000000001.log");
+        disk.damage(path, begins, &vec![0; left]);
+        let found = scan(&place(&disk), Index::ZERO).unwrap().unwrap();
+        assert_eq!(found.tail, vec![first], "with {left} bytes before the edge");
+    }
+}

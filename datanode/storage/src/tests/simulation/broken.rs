@@ -1,0 +1,144 @@
+//! Each rule switched off is caught by the seeds that every run goes through.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use tierkv_types::{Incarnation, ItemKey, RequestId, Version};
+
+use super::{
+    SEEDS, first_broken,
+    script::{Broken, Script},
+};
+use crate::{
+    Entry, Item, Outcome, ScrubbedRows, StorageError,
+    disk::Tear,
+    locked,
+    store::{CheckpointBatch, Store, StoreMeta},
+};
+
+async fn is_caught(broken: Broken) {
+    let script = Script::broken(Tear::InOrder, broken);
+    let found = first_broken(0..SEEDS / 2, script).await;
+    let (seed, violation) = found.unwrap_or_else(|| panic!("{broken:?} went unnoticed"));
+    println!("{broken:?} is caught by seed {seed}: {violation}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_not_synced_is_caught() {
+    is_caught(Broken::LogSync).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_segments_that_are_not_synced_are_caught() {
+    is_caught(Broken::LogNames).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_state_that_is_not_synced_is_caught() {
+    is_caught(Broken::NodeStateSync).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_not_synced_is_caught() {
+    is_caught(Broken::StoreSync).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trimming_the_log_before_the_checkpoint_is_durable_is_caught() {
+    is_caught(Broken::EarlyTrim).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn applying_before_the_commit_is_caught() {
+    is_caught(Broken::EarlyApply).await;
+}
+
+/// A store that says a checkpoint is durable while it still has it in memory. What it
+/// answers is right, as long as the power stays on.
+#[derive(Debug)]
+pub(super) struct LateStore {
+    store: Arc<dyn Store>,
+    late: Mutex<Option<(Incarnation, CheckpointBatch)>>,
+}
+
+impl LateStore {
+    pub(super) fn over(store: Arc<dyn Store>) -> Arc<dyn Store> {
+        Arc::new(Self {
+            store,
+            late: Mutex::new(None),
+        })
+    }
+
+    async fn catch_up(&self) -> Result<(), StorageError> {
+        let late = locked(&self.late).clone();
+        if let Some((incarnation, batch)) = late {
+            self.store.checkpoint(incarnation, batch).await?;
+            *locked(&self.late) = None;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for LateStore {
+    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
+        self.store.claim(incarnation).await
+    }
+
+    async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
+        let mut found = self.store.get_many(keys).await?;
+        let late: HashMap<ItemKey, Entry> = match &*locked(&self.late) {
+            Some((_, batch)) => batch.changes.iter().cloned().collect(),
+            None => HashMap::new(),
+        };
+        for (key, found) in keys.iter().zip(&mut found) {
+            if let Some(entry) = late.get(key) {
+                *found = entry.item().cloned();
+            }
+        }
+        Ok(found)
+    }
+
+    async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
+        self.store.outcomes().await
+    }
+
+    async fn expired(
+        &self,
+        now: Version,
+        limit: usize,
+    ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
+        self.store.expired(now, limit).await
+    }
+
+    async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError> {
+        self.store.oldest_tombstone().await
+    }
+
+    async fn scrub(
+        &self,
+        after: Option<ItemKey>,
+        limit: usize,
+    ) -> Result<ScrubbedRows, StorageError> {
+        self.store.scrub(after, limit).await
+    }
+
+    async fn checkpoint(
+        &self,
+        incarnation: Incarnation,
+        batch: CheckpointBatch,
+    ) -> Result<(), StorageError> {
+        self.catch_up().await?;
+        *locked(&self.late) = Some((incarnation, batch));
+        Ok(())
+    }
+
+    async fn close(&self) {
+        // An orderly stop writes everything: only a power cut finds the mistake.
+        drop(self.catch_up().await);
+        self.store.close().await;
+    }
+}

@@ -1,0 +1,423 @@
+//! The lives of one node, from a seed.
+
+use std::path::Path;
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tierkv_types::limits::REQUEST_MEMORY;
+
+use super::script::{Broken, Script, Step};
+use crate::{
+    EvictionPolicy, Outcome, Recovered, Residence, Storage, StorageError, StorageSettings,
+    disk::{Tear, TestDisk},
+    tests::*,
+};
+
+const LIVES: usize = 3;
+/// Steps of a life that no power cut ends.
+const STEPS: usize = 40;
+/// Calls to the disk among which the one is chosen after which the power fails.
+const CALLS: u64 = 500;
+const KEYS: usize = 10;
+/// Time between two records, by their versions: a request is forgotten after sixty.
+const PACE_MILLIS: u64 = 2_000;
+const EPOCH_MILLIS: u64 = 1_700_000_000_000;
+
+/// Breaks off with words when a rule does not hold.
+macro_rules! rule {
+    ($holds:expr, $($words:tt)+) => {
+        if !$holds {
+            return Err(format!($($words)+));
+        }
+    };
+}
+
+pub(crate) struct Lives {
+    script: Script,
+    random: StdRng,
+    disk: TestDisk,
+    settings: StorageSettings,
+    /// The largest value that is written, in bytes.
+    largest: usize,
+    keys: Vec<ItemKey>,
+    /// The log as far as anyone could have seen it, and what was appended behind that.
+    log: Vec<Record>,
+    /// How much of it has been acknowledged, and applied in this life.
+    acknowledged: usize,
+    applied: usize,
+    /// What the keys hold after everything appended, and after everything applied.
+    appended_state: Model,
+    applied_state: Model,
+    promised: u64,
+    epoch: u64,
+    /// Requests born before this millisecond may be forgotten.
+    horizon: u64,
+    /// Requests that were appended, never acknowledged and are gone.
+    lost: Vec<RequestId>,
+    requests: u64,
+}
+
+impl Lives {
+    /// Lives through one seed.
+    pub(crate) async fn run(seed: u64, script: Script) -> Result<(), String> {
+        let mut random = StdRng::seed_from_u64(seed);
+        let policies = [
+            EvictionPolicy::Lru,
+            EvictionPolicy::Lfu,
+            EvictionPolicy::Fifo,
+            EvictionPolicy::S3Fifo,
+        ];
+        let mut settings = settings(Path::new("/node"));
+        settings.segment_bytes = [4, 8, 16][random.random_range(0..3)] << 10;
+        settings.memory.policy = policies[random.random_range(0..4)];
+        settings.memory.max_records = [0, 64, 1_000][random.random_range(0..3)];
+        if random.random_bool(0.3) {
+            settings.log_retention = Duration::from_secs(600);
+        }
+        let mut lives = Self {
+            script,
+            largest: match script.tear {
+                Tear::InOrder => [100, 1_500][random.random_range(0..2)],
+                // A record of three sectors may survive with a hole in it, which is damage
+                // by LOG-TORN; `holes` below has those.
+                Tear::AnyOrder => 150,
+            },
+            random,
+            disk: TestDisk::default(),
+            settings,
+            keys: (0..KEYS).map(|nth| key(&format!("k{nth}"))).collect(),
+            log: Vec::new(),
+            acknowledged: 0,
+            applied: 0,
+            appended_state: Model::default(),
+            applied_state: Model::default(),
+            promised: 0,
+            epoch: 1,
+            horizon: 0,
+            lost: Vec::new(),
+            requests: 0,
+        };
+        for _ in 0..LIVES {
+            let calls = lives.random.random_range(1..CALLS);
+            lives.disk.cut_after(calls);
+            lives.live().await?;
+            let cut = lives.random.random();
+            lives.disk = lives.disk.crash(cut, script.tear);
+        }
+        lives.live().await
+    }
+
+    /// One life, to its end or to the power cut.
+    async fn live(&mut self) -> Result<(), String> {
+        self.sabotage();
+        let Some(mut storage) = self.wake().await? else {
+            return Ok(());
+        };
+        for _ in 0..STEPS {
+            let done = match Script::step(&mut self.random) {
+                Step::Append => self.append(&storage).await?,
+                Step::Apply => {
+                    let to = self.random.random_range(self.applied..=self.acknowledged);
+                    self.apply(&storage, to);
+                    Ok(())
+                }
+                Step::Checkpoint => storage.checkpoint().await,
+                Step::Read => self.read(&storage).await?,
+                Step::Promise => self.promise(&storage).await,
+                Step::ForgetRequests => {
+                    self.forget_requests(&storage);
+                    Ok(())
+                }
+                Step::Scrub => self.scrub(&storage).await?,
+                Step::Restart => {
+                    let closed = storage.close().await;
+                    if closed.is_ok() {
+                        let Some(again) = self.wake().await? else {
+                            return Ok(());
+                        };
+                        storage = again;
+                    }
+                    closed
+                }
+            };
+            if let Err(error) = done {
+                rule!(self.disk.is_cut(), "without a power cut: {error}");
+                break;
+            }
+        }
+        // After a cut that fails; without one it must not.
+        let closed = storage.close().await;
+        rule!(
+            closed.is_ok() || self.disk.is_cut(),
+            "closing without a power cut: {closed:?}"
+        );
+        Ok(())
+    }
+
+    fn sabotage(&self) {
+        let in_log = |path: &Path| path.starts_with("/node/log");
+        match self.script.broken {
+            Some(Broken::LogSync) => self
+                .disk
+                .ignore_syncs(move |path| in_log(path) && path != Path::new("/node/log")),
+            Some(Broken::LogNames) => self
+                .disk
+                .ignore_syncs(|path| path == Path::new("/node/log")),
+            Some(Broken::NodeStateSync) => self
+                .disk
+                .ignore_syncs(|path| path.to_string_lossy().contains("node-state")),
+            Some(Broken::StoreSync) => self
+                .disk
+                .ignore_syncs(|path| path.to_string_lossy().contains("store.sqlite")),
+            Some(Broken::EarlyTrim | Broken::EarlyApply) | None => {}
+        }
+    }
+
+    /// Starts, and holds what was found against what must be there. `None` if the power
+    /// failed meanwhile.
+    async fn wake(&mut self) -> Result<Option<Arc<Storage>>, String> {
+        let early = self.script.broken == Some(Broken::EarlyTrim);
+        let disk = Arc::new(self.disk.clone());
+        let opened = Storage::open_with(self.settings.clone(), disk, |store| match early {
+            true => super::broken::LateStore::over(store),
+            false => store,
+        });
+        let (storage, found) = match opened.await {
+            Ok(opened) => opened,
+            Err(_) if self.disk.is_cut() => return Ok(None),
+            Err(error) => return Err(format!("the node does not start: {error}")),
+        };
+        self.check_recovered(&found)?;
+        let survived = usize::try_from(found.last.index.0).unwrap_or(usize::MAX);
+        let gone = self.log.split_off(survived);
+        let gone = gone.iter().filter_map(Outcome::of).map(|(id, _)| id);
+        self.lost.extend(gone);
+        self.appended_state = Model::of(&self.log);
+        self.applied = usize::try_from(found.applied.0).unwrap_or(usize::MAX);
+        self.applied_state = Model::of(&self.log[..self.applied]);
+        self.acknowledged = survived;
+        self.promised = found.promised.0;
+        self.epoch = self.epoch.max(self.promised + 1);
+        self.apply(&storage, survived);
+        let keys = self.keys.clone();
+        if let Err(error) = self.check_keys(&storage, &keys).await? {
+            rule!(self.disk.is_cut(), "reading without a power cut: {error}");
+            return Ok(None);
+        }
+        self.check_requests(&storage)?;
+        Ok(Some(storage))
+    }
+
+    fn check_recovered(&self, found: &Recovered) -> Result<(), String> {
+        let survived = usize::try_from(found.last.index.0).unwrap_or(usize::MAX);
+        rule!(
+            survived >= self.acknowledged,
+            "I1: of {} acknowledged records {survived} are there",
+            self.acknowledged
+        );
+        rule!(survived <= self.log.len(), "records were made up");
+        let applied = usize::try_from(found.applied.0).unwrap_or(usize::MAX);
+        rule!(
+            applied <= survived && found.tail == self.log[applied..survived],
+            "the tail is not what was appended after record {applied}"
+        );
+        rule!(
+            found.promised.0 >= self.promised,
+            "promise {} became {}",
+            self.promised,
+            found.promised
+        );
+        Ok(())
+    }
+
+    fn apply(&mut self, storage: &Storage, to: usize) {
+        let records = &self.log[self.applied..to];
+        storage.apply(records);
+        for record in records {
+            self.applied_state.apply(record);
+        }
+        self.applied = to;
+    }
+
+    /// Every key reads what the applied records say, from memory and from the store.
+    async fn check_keys(
+        &self,
+        storage: &Storage,
+        keys: &[ItemKey],
+    ) -> Result<Result<(), StorageError>, String> {
+        let found = match storage.load(keys).await {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(error)),
+        };
+        for (key, found) in keys.iter().zip(found) {
+            let expected = self.applied_state.0.get(key);
+            rule!(
+                found.as_ref() == expected,
+                "I5: {key:?} reads {found:?} where {expected:?} was applied"
+            );
+            let known = match storage.get(key.as_bytes()) {
+                Residence::Found(item) => Some(item),
+                Residence::Absent => None,
+                Residence::Unknown => continue,
+            };
+            rule!(
+                known.as_ref() == expected,
+                "memory has {known:?} for {key:?}, and {expected:?} was applied"
+            );
+        }
+        Ok(Ok(()))
+    }
+
+    fn check_requests(&self, storage: &Storage) -> Result<(), String> {
+        for (id, expected) in self.log[..self.applied].iter().filter_map(Outcome::of) {
+            let outcome = storage.outcome(&id);
+            if id.birth_millis >= self.horizon {
+                rule!(
+                    outcome.as_ref() == Some(&expected),
+                    "I8: request {id:?} was applied with {expected:?} and has {outcome:?}"
+                );
+            }
+        }
+        for id in &self.lost {
+            let outcome = storage.outcome(id);
+            rule!(
+                outcome.is_none(),
+                "request {id:?} was never applied and has {outcome:?}"
+            );
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self, storage: &Storage) -> Result<Result<(), StorageError>, String> {
+        let records: Vec<Record> = (0..self.random.random_range(1..5))
+            .map(|_| self.record())
+            .collect();
+        let last = records[records.len() - 1].position.index;
+        if let Err(error) = storage.append(records) {
+            return Ok(Err(error));
+        }
+        if self.script.broken == Some(Broken::EarlyApply) {
+            self.apply(storage, self.log.len());
+        }
+        let mut durable = storage.durable();
+        let failed = deadline(durable.wait_for(|at| at.index >= last))
+            .await
+            .is_err();
+        // What is durable may have been acknowledged, whatever came after it.
+        let reached = usize::try_from(durable.borrow().index.0).unwrap_or(usize::MAX);
+        self.acknowledged = self.acknowledged.max(reached);
+        match failed {
+            true => Ok(Err(deadline(storage.failed()).await)),
+            false => Ok(Ok(())),
+        }
+    }
+
+    /// The next record of the log, as a master would make it.
+    fn record(&mut self) -> Record {
+        let index = self.log.len() as u64 + 1;
+        let version = Version::from_millis(EPOCH_MILLIS + index * PACE_MILLIS).next();
+        let payload = match self.random.random_range(0..20) {
+            0 => Payload::Noop,
+            1 => Payload::Forget {
+                up_to: Version::from_millis(EPOCH_MILLIS + index * PACE_MILLIS / 2),
+            },
+            2 => self.expiry(),
+            _ => self.write(version),
+        };
+        let record = Record {
+            position: Position {
+                epoch: Epoch(self.epoch),
+                index: Index(index),
+            },
+            // The truth of this node: what it has acknowledged so far.
+            commit: Index(self.acknowledged as u64),
+            version,
+            payload,
+        };
+        self.appended_state.apply(&record);
+        self.log.push(record.clone());
+        record
+    }
+
+    fn expiry(&mut self) -> Payload {
+        let there: Vec<&ItemKey> = self.appended_state.0.keys().collect();
+        if there.is_empty() {
+            return Payload::Noop;
+        }
+        let key = there[self.random.random_range(0..there.len())].clone();
+        let kind = ChangeKind::Delete { existed: true };
+        Payload::Expire(vec![Change { key, kind }])
+    }
+
+    fn write(&mut self, version: Version) -> Payload {
+        let first = self.random.random_range(0..KEYS);
+        let count = self.random.random_range(1..3);
+        let changes = (first..first + count).map(|nth| {
+            let key = self.keys[nth % KEYS].clone();
+            let kind = if self.random.random_bool(0.75) {
+                let length = self.random.random_range(0..self.largest);
+                ChangeKind::Put {
+                    // Each byte another, so that no lost sector looks like any other.
+                    value: (0..length).map(|_| self.random.random::<u8>()).collect(),
+                    expires: self.random.random_bool(0.2).then(|| version.next()),
+                }
+            } else {
+                let existed = self.appended_state.0.contains_key(&key);
+                ChangeKind::Delete { existed }
+            };
+            Change { key, kind }
+        });
+        let changes = changes.collect();
+        self.requests += 1;
+        let mut random = [0; 16];
+        random[..8].copy_from_slice(&self.requests.to_le_bytes());
+        Payload::Write(Write {
+            request: RequestId {
+                birth_millis: version.millis(),
+                random,
+            },
+            fingerprint: 1,
+            changes,
+        })
+    }
+
+    async fn read(&mut self, storage: &Storage) -> Result<Result<(), StorageError>, String> {
+        let count = self.random.random_range(1..=KEYS);
+        let keys: Vec<ItemKey> = (0..count)
+            .map(|_| self.keys[self.random.random_range(0..KEYS)].clone())
+            .collect();
+        self.check_requests(storage)?;
+        self.check_keys(storage, &keys).await
+    }
+
+    async fn promise(&mut self, storage: &Storage) -> Result<(), StorageError> {
+        let epoch = self.epoch + 1;
+        let state = Bytes::from(vec![7; self.random.random_range(0..2_000)]);
+        storage.promise(Epoch(epoch), Some(state)).await?;
+        (self.promised, self.epoch) = (epoch, epoch);
+        Ok(())
+    }
+
+    fn forget_requests(&mut self, storage: &Storage) {
+        let Some(last) = self.log[..self.applied].last() else {
+            return;
+        };
+        storage.forget_requests(last.version);
+        let memory = u64::try_from(REQUEST_MEMORY.as_millis()).unwrap_or(u64::MAX);
+        let horizon = last.version.millis().saturating_sub(memory);
+        self.horizon = self.horizon.max(horizon);
+    }
+
+    async fn scrub(&self, storage: &Storage) -> Result<Result<(), StorageError>, String> {
+        match storage.scrub(u64::MAX).await {
+            Ok(scrubbed) => {
+                rule!(
+                    scrubbed.damage.is_empty() || self.disk.is_cut(),
+                    "damage: {:?}",
+                    scrubbed.damage
+                );
+                Ok(Ok(()))
+            }
+            Err(error) => Ok(Err(error)),
+        }
+    }
+}
