@@ -23,7 +23,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode;
 use serde::Serialize;
 use tierkv_cache::Cache;
-use tierkv_openapi::{ClusterReport, Deleted, Problem, Written, problem};
+use tierkv_openapi::{ClusterReport, Deleted, Problem, Written, problem, ttl};
 use tierkv_rpc::proto::v1::{
     Consistency, DeleteRequest, GetRequest, GetResponse, PutRequest, ReadOptions, Source,
 };
@@ -169,14 +169,15 @@ impl<C: Cache> Gateway<C> {
 
     async fn put(&self, request: &Parts, body: Body) -> Result<Response, Error> {
         let (namespace, key) = item(&request.uri)?;
-        no_options(&request.uri, &request.headers)?;
+        let ttl_ms = put_options(&request.uri)?;
+        no_conditions(&request.headers)?;
         let deadline = deadline();
         let value = whole(body, deadline).await?;
         let put = PutRequest {
             namespace,
             key,
             value,
-            ttl_ms: 0,
+            ttl_ms,
             request_id: None,
         };
         let version = self.operations.put(put, deadline).await?.version;
@@ -192,7 +193,10 @@ impl<C: Cache> Gateway<C> {
 
     async fn delete(&self, request: &Parts) -> Result<Response, Error> {
         let (namespace, key) = item(&request.uri)?;
-        no_options(&request.uri, &request.headers)?;
+        if let Some(parameter) = parameters(&request.uri).next() {
+            return Err(unknown(parameter?.0));
+        }
+        no_conditions(&request.headers)?;
         let delete = DeleteRequest {
             namespace,
             key,
@@ -261,10 +265,7 @@ fn read_options(uri: &Uri) -> Result<ReadOptions, Error> {
     for parameter in parameters(uri) {
         let parameter = parameter?;
         if seen.contains(&parameter.0) {
-            let name = parameter.0.escape_default();
-            return Err(Error::invalid(format!(
-                "the parameter '{name}' stands there twice"
-            )));
+            return Err(twice(parameter.0));
         }
         seen.push(parameter.0);
         match parameter {
@@ -300,6 +301,13 @@ fn number<T: FromStr>(name: &str, text: &str) -> Result<T, Error> {
         .map_err(|_| Error::invalid(format!("{name} is a decimal number, not '{text}'")))
 }
 
+fn twice(name: &str) -> Error {
+    Error::invalid(format!(
+        "the parameter '{}' stands there twice",
+        name.escape_default()
+    ))
+}
+
 fn unknown(name: &str) -> Error {
     Error::invalid(format!(
         "the parameter '{}' is not known here",
@@ -307,14 +315,24 @@ fn unknown(name: &str) -> Error {
     ))
 }
 
-/// Refuses what a write could say and this release would ignore.
-fn no_options(uri: &Uri, headers: &HeaderMap) -> Result<(), Error> {
-    if let Some(parameter) = parameters(uri).next() {
-        return Err(match parameter? {
-            ("ttl", _) => not_served("a time to live"),
-            (name, _) => unknown(name),
-        });
+/// What a PUT says beside its value: the time to live in milliseconds, 0 for ever.
+fn put_options(uri: &Uri) -> Result<u64, Error> {
+    let mut live = None;
+    for parameter in parameters(uri) {
+        match parameter? {
+            ("ttl", _) if live.is_some() => return Err(twice("ttl")),
+            ("ttl", text) => live = Some(ttl::parse(&text)?),
+            (name, _) => return Err(unknown(name)),
+        }
     }
+    // The longest one fits: `ttl::parse` keeps the limit.
+    Ok(live.map_or(0, |live| {
+        u64::try_from(live.as_millis()).unwrap_or(u64::MAX)
+    }))
+}
+
+/// Refuses the conditions that a write could have and this release would ignore.
+fn no_conditions(headers: &HeaderMap) -> Result<(), Error> {
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
         return Err(not_served("a conditional write"));
     }
@@ -437,12 +455,21 @@ mod tests {
         ] {
             assert!(options(bad).is_err(), "{bad}");
         }
-        let plain: Uri = "/v1/kv/n/k".parse().unwrap();
-        let ttl: Uri = "/v1/kv/n/k?ttl=60s".parse().unwrap();
+        let live = |path: &str| put_options(&path.parse().unwrap());
+        assert_eq!(live("/v1/kv/n/k"), Ok(0));
+        assert_eq!(live("/v1/kv/n/k?ttl=60s"), Ok(60_000));
+        for bad in [
+            "ttl=60",
+            "ttl=",
+            "ttl",
+            "ttl=1s&ttl=2s",
+            "consistency=latest",
+        ] {
+            assert!(live(&format!("/v1/kv/n/k?{bad}")).is_err(), "{bad}");
+        }
         let mut headers = HeaderMap::new();
-        assert!(no_options(&plain, &headers).is_ok());
-        assert!(no_options(&ttl, &headers).is_err());
+        assert!(no_conditions(&headers).is_ok());
         headers.insert(IF_MATCH, HeaderValue::from_static("\"1\""));
-        assert!(no_options(&plain, &headers).is_err());
+        assert!(no_conditions(&headers).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! What operations answer.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tierkv_rpc::proto::v1;
@@ -29,6 +29,8 @@ pub struct Found {
     pub source: Source,
     /// An upper bound of how stale the answer was when the read arrived.
     pub age: Duration,
+    /// When the key expires, by the cluster's clock; `None` if it does not.
+    pub expires_at: Option<SystemTime>,
 }
 
 impl From<v1::GetResponse> for Found {
@@ -44,6 +46,10 @@ impl From<v1::GetResponse> for Found {
             version: response.version,
             source,
             age: Duration::from_millis(response.age_ms.into()),
+            expires_at: match response.expires_at_ms {
+                0 => None,
+                at => UNIX_EPOCH.checked_add(Duration::from_millis(at)),
+            },
         }
     }
 }

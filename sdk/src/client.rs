@@ -101,6 +101,30 @@ impl ReadOptions {
     }
 }
 
+/// Options of a put.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PutOptions {
+    /// How long the key lives, from the moment the platform takes the write; `None`: until
+    /// it is removed. Rounded up to whole milliseconds.
+    pub ttl: Option<Duration>,
+}
+
+impl PutOptions {
+    /// The time to live in milliseconds, 0 for ever.
+    fn ttl_ms(self) -> Result<u64, Error> {
+        let Some(ttl) = self.ttl else {
+            return Ok(0);
+        };
+        if ttl.is_zero() {
+            let words = "a time to live of zero is over at once; leave it out to keep the key";
+            return Err(Refusal::invalid(words).into());
+        }
+        let millis = u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        convert::ttl(millis)?;
+        Ok(millis)
+    }
+}
+
 /// Whether an operation changes anything: what a lost answer means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effect {
@@ -222,14 +246,28 @@ impl Client {
     /// # Errors
     /// The operation's [`Error`]; with [`Code::OutcomeUnknown`] it may have happened.
     pub async fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Result<u64, Error> {
+        self.put_with(key, value, PutOptions::default()).await
+    }
+
+    /// Sets a key as `options` say; returns the new version.
+    ///
+    /// # Errors
+    /// The operation's [`Error`]; with [`Code::OutcomeUnknown`] it may have happened.
+    pub async fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Bytes>,
+        options: PutOptions,
+    ) -> Result<u64, Error> {
         let (key, value) = (checked(key.as_ref())?, value.into());
+        let ttl_ms = options.ttl_ms()?;
         convert::check_value(&value)?;
         let put = || {
             Operation::Put(PutRequest {
                 namespace: self.namespace.as_ref().to_owned(),
                 key: Bytes::copy_from_slice(key),
                 value: value.clone(),
-                ttl_ms: 0,
+                ttl_ms,
                 request_id: None,
             })
         };
@@ -372,4 +410,23 @@ fn mismatch(effect: Effect) -> Error {
         Effect::Write => Code::OutcomeUnknown,
     };
     Refusal::new(code, "the server answered another operation than was asked").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tierkv_types::limits::MAX_TTL;
+
+    use super::*;
+
+    #[test]
+    fn no_time_to_live_becomes_for_ever() {
+        let millis = |ttl| PutOptions { ttl }.ttl_ms().map_err(|error| error.code());
+        assert_eq!(millis(None), Ok(0));
+        assert_eq!(millis(Some(Duration::from_nanos(1))), Ok(1));
+        assert_eq!(millis(Some(Duration::from_micros(1_500))), Ok(2));
+        assert_eq!(millis(Some(Duration::from_secs(60))), Ok(60_000));
+        assert_eq!(millis(Some(Duration::ZERO)), Err(Code::InvalidArgument));
+        assert_eq!(millis(Some(MAX_TTL * 2)), Err(Code::InvalidArgument));
+        assert_eq!(millis(Some(Duration::MAX)), Err(Code::InvalidArgument));
+    }
 }

@@ -20,7 +20,7 @@ mod error;
 
 pub use answer::{Deleted, Found, Source};
 pub use builder::Builder;
-pub use client::{Client, Consistency, ReadOptions};
+pub use client::{Client, Consistency, PutOptions, ReadOptions};
 pub use error::Error;
 pub use tierkv_rpc as rpc;
 pub use tierkv_types::Code;

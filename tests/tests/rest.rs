@@ -191,7 +191,6 @@ async fn what_breaks_a_rule_is_refused_and_does_nothing() {
         send(method, path, Some(("If-Match", &etag)), b"after").await;
         send(method, path, Some(("If-None-Match", "*")), b"after").await;
         send(method, path, Some(("Idempotency-Key", "1")), b"after").await;
-        send(method, "/v1/kv/default/k?ttl=60s", None, b"after").await;
         send(
             method,
             "/v1/kv/default/k?consistency=latest",
@@ -200,6 +199,19 @@ async fn what_breaks_a_rule_is_refused_and_does_nothing() {
         )
         .await;
     }
+    for (query, word) in [
+        ("ttl=60", "unit"),
+        ("ttl=", "number"),
+        ("ttl=0s", "at once"),
+        ("ttl=-1s", "number"),
+        ("ttl=99999999999999999999s", "too long"),
+        ("ttl=36501d", "max_ttl"),
+        ("ttl=1s&ttl=1s", "twice"),
+    ] {
+        let words = send("PUT", &format!("{path}?{query}"), None, b"after").await;
+        assert!(words.contains(word), "{query}: {words}");
+    }
+    send("DELETE", &format!("{path}?ttl=60s"), None, b"").await;
     let too_large = vec![b'v'; MAX_VALUE_BYTES + 1];
     let words = send("PUT", path, None, &too_large).await;
     assert!(words.contains("max_value_bytes"), "{words}");
@@ -221,6 +233,35 @@ async fn what_breaks_a_rule_is_refused_and_does_nothing() {
         "InvalidArgument",
     );
     problem(&get(&platform, "/v1/nowhere").await, 404, "NotFound");
+}
+
+#[tokio::test]
+async fn a_key_expires_when_its_put_said_so() {
+    let platform = Ephemeral::start().await.unwrap();
+    let path = "/v1/kv/default/expiring";
+    let version = put(&platform, &format!("{path}?ttl=60s"), b"v").await;
+    let expires = |found: &Response| found.header("tierkv-expires-at-ms").map(str::to_owned);
+    let at = (version >> 16) + 60_000;
+    // The same by way of the cache.
+    for _ in 0..2 {
+        let found = get(&platform, path).await;
+        assert_eq!((found.status, &found.body[..]), (200, &b"v"[..]));
+        assert_eq!(expires(&found), Some(at.to_string()));
+    }
+
+    put(&platform, &format!("{path}?ttl=200ms"), b"v").await;
+    let over = poll_until(PATIENCE, || async {
+        (get(&platform, path).await.status == 404).then_some(())
+    });
+    over.await.expect("it did not expire");
+
+    put(&platform, path, b"v").await;
+    let found = get(&platform, path).await;
+    assert_eq!(
+        (found.status, expires(&found)),
+        (200, None),
+        "kept for ever"
+    );
 }
 
 #[tokio::test]

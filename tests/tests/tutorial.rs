@@ -168,7 +168,8 @@ async fn bad_lines_are_listed_and_the_others_imported() {
         line(json!({"key_base64": STANDARD.encode([0, 255]), "value_base64": "/w=="})),
         line(json!({"key": "k".repeat(MAX_KEY_BYTES + 1), "value": "too long a key"})),
         line(json!({"key": "large", "value": "v".repeat(MAX_VALUE_BYTES + 1)})),
-        line(json!({"key": "expiring", "value": "1", "ttl_ms": 5})),
+        line(json!({"key": "for ages", "value": "1", "ttl_ms": u64::MAX})),
+        line(json!({"key": "expiring", "value": "1", "ttl_ms": 86_400_000})),
         line(json!({"key": "largest", "value": "\u{1}".repeat(MAX_VALUE_BYTES)})),
         line(json!({"key": "last", "value": ""})),
     ];
@@ -179,7 +180,7 @@ async fn bad_lines_are_listed_and_the_others_imported() {
     assert_eq!(import.status.code(), Some(1), "{import:?}");
     assert_eq!(
         String::from_utf8_lossy(&import.stdout),
-        "4 imported, 6 bad lines left out\n"
+        "5 imported, 6 bad lines left out\n"
     );
     let words = String::from_utf8_lossy(&import.stderr);
     for number in 1..=lines.len() {
@@ -199,6 +200,7 @@ async fn bad_lines_are_listed_and_the_others_imported() {
         b"largest",
         b"last",
         b"both",
+        b"for ages",
         b"expiring",
     ];
     let found = client.batch_get(&keys).await.unwrap();
@@ -207,7 +209,23 @@ async fn bad_lines_are_listed_and_the_others_imported() {
         .collect();
     assert_eq!(
         lengths,
-        [Some(1), Some(1), Some(MAX_VALUE_BYTES), Some(0), None, None]
+        [
+            Some(1),
+            Some(1),
+            Some(MAX_VALUE_BYTES),
+            Some(0),
+            None,
+            None,
+            Some(1)
+        ]
+    );
+    let expiring: Vec<bool> = (found.iter())
+        .map(|found| found.expires_at.is_some())
+        .collect();
+    assert_eq!(
+        expiring,
+        [false, false, false, false, false, false, true],
+        "{found:?}"
     );
 
     let missing = tierkv(&platform, &["import", "no-such-file"]);
@@ -249,6 +267,21 @@ async fn keys_are_put_read_and_deleted_by_command() {
         tierkv(&platform, &["delete", "greeting"]).stdout,
         b"the key was absent\n"
     );
+    let absent = tierkv(&platform, &["get", "--output", "json", "greeting"]);
+    let told: Value = serde_json::from_slice(&absent.stdout).unwrap();
+    assert_eq!(
+        (absent.status.code(), &told["found"]),
+        (Some(1), &false.into())
+    );
+
+    let put = tierkv(&platform, &["put", "--ttl", "1h", "greeting", "hello"]);
+    let version: u64 = String::from_utf8_lossy(&put.stdout).trim().parse().unwrap();
+    let told = tierkv(&platform, &["get", "--output", "json", "greeting"]).stdout;
+    let told: Value = serde_json::from_slice(&told).unwrap();
+    assert_eq!(told["value"], "hello");
+    assert_eq!(told["expires_at_ms"], (version >> 16) + 3_600_000);
+    let soon = tierkv(&platform, &["put", "--ttl", "soon", "greeting", "hello"]);
+    assert_eq!(soon.status.code(), Some(2), "{soon:?}");
     let nobody = tierkv(&platform, &["get", "--address", "127.0.0.1:1", "greeting"]);
     assert_eq!(
         nobody.status.code(),

@@ -4,11 +4,13 @@ use std::{
     ffi::OsString,
     io::{IsTerminal, Write, stdout},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Args, ValueEnum};
-use tierkv::{Consistency, ReadOptions};
+use serde_json::{Map, Value, json};
+use tierkv::{Consistency, Found, ReadOptions};
 
 use super::bytes;
 use crate::{Outcome, connection::Connection};
@@ -32,6 +34,17 @@ pub(crate) struct GetArguments {
     /// Tell on standard error where the value came from, its version and age.
     #[arg(long, short)]
     verbose: bool,
+    /// How to print what was found.
+    #[arg(long, short, value_enum, default_value = "value")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// The value's bytes as they are.
+    Value,
+    /// One line of JSON: key, value, version, source, age and, if it expires, when.
+    Json,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -61,13 +74,25 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
         },
         max_staleness: arguments.max_staleness_ms.map(Duration::from_millis),
     };
-    let found = client.get_with(bytes(arguments.key), options).await?;
+    let key = bytes(arguments.key);
+    let found = client.get_with(&key, options).await?;
     if arguments.verbose {
         let (source, version, age) = (found.source, found.version, found.age);
+        let expiry = match expires_at_ms(&found) {
+            Some(at) => format!("expires at {at} ms of Unix time"),
+            None => "does not expire".to_owned(),
+        };
         eprintln!(
-            "source {source:?}, version {version}, age at most {} ms",
+            "source {source:?}, version {version}, age at most {} ms, {expiry}",
             age.as_millis()
         );
+    }
+    if arguments.output == Output::Json {
+        println!("{}", as_json(&key, &found));
+        return Ok(match found.value {
+            Some(_) => ExitCode::SUCCESS,
+            None => ExitCode::FAILURE,
+        });
     }
     let Some(value) = found.value else {
         eprintln!("the key is absent");
@@ -80,4 +105,66 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// When the key expires, in milliseconds since the Unix epoch.
+fn expires_at_ms(found: &Found) -> Option<u64> {
+    let since = found.expires_at?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
+}
+
+/// What was found. Bytes that are not UTF-8 go as base64, in the fields of an import line.
+fn as_json(key: &[u8], found: &Found) -> Value {
+    let mut fields = Map::new();
+    let mut tell = |name: &str, bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(text) => fields.insert(name.to_owned(), text.into()),
+        Err(_) => fields.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),
+    };
+    tell("key", key);
+    if let Some(value) = &found.value {
+        tell("value", value);
+    }
+    fields.insert("found".to_owned(), found.value.is_some().into());
+    // A version exceeds what a JSON number holds exactly.
+    fields.insert("version".to_owned(), found.version.to_string().into());
+    let source = format!("{:?}", found.source).to_lowercase();
+    fields.insert("source".to_owned(), source.into());
+    fields.insert("age_ms".to_owned(), json!(found.age.as_millis()));
+    if let Some(at) = expires_at_ms(found) {
+        fields.insert("expires_at_ms".to_owned(), at.into());
+    }
+    Value::Object(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use tierkv::Source;
+
+    use super::*;
+
+    #[test]
+    fn what_was_found_is_told_in_json() {
+        let mut found = Found {
+            value: Some("v".into()),
+            version: u64::MAX,
+            source: Source::Cache,
+            age: Duration::from_millis(7),
+            expires_at: UNIX_EPOCH.checked_add(Duration::from_millis(1_500)),
+        };
+        assert_eq!(
+            as_json(b"k", &found),
+            json!({
+                "key": "k", "value": "v", "found": true, "version": "18446744073709551615",
+                "source": "cache", "age_ms": 7, "expires_at_ms": 1_500,
+            })
+        );
+        (found.value, found.expires_at) = (None, None);
+        assert_eq!(
+            as_json(&[255], &found),
+            json!({
+                "key_base64": "/w==", "found": false, "version": "18446744073709551615",
+                "source": "cache", "age_ms": 7,
+            })
+        );
+    }
 }

@@ -11,7 +11,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use tierkv::{Client, Code, Error};
+use tierkv::{Client, Code, Error, PutOptions};
 use tokio::task::{JoinError, JoinSet};
 
 use self::{
@@ -28,8 +28,8 @@ const MAX_UNDER_WAY: usize = 256;
 pub(crate) struct ImportArguments {
     #[command(flatten)]
     connection: Connection,
-    /// A file of JSON lines, `{"key"|"key_base64": …, "value"|"value_base64": …}`;
-    /// `-` is standard input.
+    /// A file of JSON lines, `{"key"|"key_base64": …, "value"|"value_base64": …,
+    /// "ttl_ms"?: …}`; `-` is standard input.
     file: PathBuf,
 }
 
@@ -82,7 +82,8 @@ pub(crate) async fn run(arguments: ImportArguments) -> Outcome {
 }
 
 async fn import(client: &Client, number: u64, line: Line) -> Fate {
-    match client.put(&line.key, line.value).await {
+    let options = PutOptions { ttl: line.ttl };
+    match client.put_with(&line.key, line.value, options).await {
         Ok(_) => Fate::Imported,
         Err(error) if error.code() == Code::InvalidArgument => {
             Fate::Bad(number, error.message().to_owned())

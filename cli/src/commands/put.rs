@@ -4,9 +4,12 @@ use std::{
     ffi::OsString,
     io::{Read, stdin},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::Args;
+use tierkv::PutOptions;
+use tierkv_openapi::ttl;
 
 use super::bytes;
 use crate::{Outcome, connection::Connection};
@@ -20,6 +23,10 @@ pub(crate) struct PutArguments {
     key: OsString,
     /// The value; `-`, or none at all, reads it from standard input.
     value: Option<OsString>,
+    /// How long the key lives, as in 1500ms, 60s, 15m, 12h or 30d; without it, until it is
+    /// removed.
+    #[arg(long, value_parser = ttl::parse)]
+    ttl: Option<Duration>,
 }
 
 /// Sets the key and prints its new version.
@@ -33,7 +40,10 @@ pub(crate) async fn run(arguments: PutArguments) -> Outcome {
             value
         }
     };
-    let version = client.put(bytes(arguments.key), value).await?;
+    let options = PutOptions { ttl: arguments.ttl };
+    let version = client
+        .put_with(bytes(arguments.key), value, options)
+        .await?;
     println!("{version}");
     Ok(ExitCode::SUCCESS)
 }

@@ -1,13 +1,18 @@
 //! One line of an import.
 
+use std::time::Duration;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
+use tierkv::rpc::proto::convert;
 
 /// A key and its value, as a line gave them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) key: Vec<u8>,
     pub(super) value: Vec<u8>,
+    /// How long the key lives; `None`: until it is removed.
+    pub(super) ttl: Option<Duration>,
 }
 
 /// The line as JSON. A field that is not known is refused: it could have meant something.
@@ -28,9 +33,7 @@ impl Line {
     /// Words that say what is wrong with it.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let fields: Fields = serde_json::from_slice(bytes).map_err(|error| unusable(&error))?;
-        if fields.ttl_ms.is_some_and(|ttl| ttl != 0) {
-            return Err("ttl_ms is not served by this release; leave it out".to_owned());
-        }
+        let ttl = convert::ttl(fields.ttl_ms.unwrap_or(0));
         let key = either("key", fields.key, fields.key_base64)?;
         if key.is_empty() {
             return Err("the key is empty".to_owned());
@@ -38,6 +41,7 @@ impl Line {
         Ok(Self {
             key,
             value: either("value", fields.value, fields.value_base64)?,
+            ttl: ttl.map_err(|error| format!("ttl_ms: {}", error.message))?,
         })
     }
 }
@@ -82,6 +86,17 @@ mod tests {
     }
 
     #[test]
+    fn a_time_to_live_is_in_milliseconds() {
+        let ttl = |text: &str| Line::parse(text.as_bytes()).unwrap().ttl;
+        assert_eq!(ttl(r#"{"key":"a","value":""}"#), None);
+        assert_eq!(ttl(r#"{"key":"a","value":"","ttl_ms":0}"#), None);
+        assert_eq!(
+            ttl(r#"{"key":"a","value":"","ttl_ms":1500}"#),
+            Some(Duration::from_millis(1_500))
+        );
+    }
+
+    #[test]
     fn what_is_no_record_is_refused_in_words() {
         for (line, word) in [
             ("", "EOF"),
@@ -92,7 +107,11 @@ mod tests {
             (r#"{"key":"a","key_base64":"YQ==","value":"a"}"#, "both key"),
             (r#"{"key":"a","value_base64":"%"}"#, "value_base64"),
             (r#"{"key":"a","value":"a","ttl":1}"#, "unknown field"),
-            (r#"{"key":"a","value":"a","ttl_ms":1}"#, "ttl_ms"),
+            (r#"{"key":"a","value":"a","ttl_ms":-1}"#, "invalid value"),
+            (
+                r#"{"key":"a","value":"a","ttl_ms":18446744073709551615}"#,
+                "max_ttl",
+            ),
         ] {
             let why = parse(line).unwrap_err();
             assert!(why.contains(word), "{line}: {why}");
