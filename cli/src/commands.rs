@@ -1,5 +1,6 @@
-//! The client's commands, one file each.
+//! The commands beside `dev`, one file each.
 
+pub(crate) mod config;
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod import;

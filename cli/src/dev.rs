@@ -2,8 +2,8 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
-    process::ExitCode,
+    path::Path,
+    process::{self, ExitCode},
     sync::Arc,
     time::Duration,
 };
@@ -20,14 +20,17 @@ use tierkv_coordination::MemoryCoordination;
 use tierkv_datanode::{DataNode, DataNodeSettings};
 use tierkv_protocol::placement::WeightedCluster;
 use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
-use tierkv_storage::{StorageSettings, WalSync};
+use tierkv_storage::{StorageError, WalSync};
 use tierkv_types::{Clock, ClusterId, NodeId, SystemClock};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{interval, sleep},
 };
 
-use crate::Outcome;
+use crate::{
+    FAILED, Outcome,
+    configuration::{self, Configuration, ConfigurationArguments, Places},
+};
 
 /// How often it is looked whether the platform is ready.
 const READY_PAUSE: Duration = Duration::from_millis(10);
@@ -38,32 +41,21 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Options of `tierkv dev`.
 #[derive(Args)]
 pub(crate) struct DevArguments {
-    /// Where everything is kept.
-    #[arg(long, env = "TIERKV_DATA_DIR", default_value = "tierkv-data")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
+    #[arg(long, value_name = "DIR", help = configuration::help("data_dir"))]
+    data_dir: Option<String>,
     /// Keep nothing: a temporary directory in place of --data-dir, removed at the end, without
     /// waiting for the disk.
     #[arg(long)]
     ephemeral: bool,
-    /// Where gRPC is served; port 0 takes a free one.
-    #[arg(
-        long,
-        value_name = "IP:PORT",
-        env = "TIERKV_GRPC_LISTEN",
-        default_value = "127.0.0.1:7400"
-    )]
-    grpc_listen: SocketAddr,
-    /// Where REST is served; port 0 takes a free one.
-    #[arg(
-        long,
-        value_name = "IP:PORT",
-        env = "TIERKV_REST_LISTEN",
-        default_value = "127.0.0.1:7480"
-    )]
-    rest_listen: SocketAddr,
-    /// How much the embedded cache may hold, in MiB.
-    #[arg(long, env = "TIERKV_CACHE_MIB", default_value_t = 256)]
-    cache_mib: u64,
+    #[arg(long, value_name = "IP:PORT", help = configuration::help("grpc_listen"))]
+    grpc_listen: Option<String>,
+    #[arg(long, value_name = "IP:PORT", help = configuration::help("rest_listen"))]
+    rest_listen: Option<String>,
+    /// How much the embedded cache may hold, in MiB: sets cache.max_bytes.
+    #[arg(long, value_name = "MIB")]
+    cache_mib: Option<u64>,
     /// How to print the addresses.
     #[arg(long, short, value_enum, default_value = "text")]
     output: Output,
@@ -77,6 +69,22 @@ enum Output {
     Json,
 }
 
+impl DevArguments {
+    /// The keys that have options of their own.
+    fn flags(&self) -> Vec<(&'static str, String)> {
+        let cache_bytes = self.cache_mib.map(|mib| format!("{mib} MiB"));
+        [
+            ("data_dir", &self.data_dir),
+            ("grpc_listen", &self.grpc_listen),
+            ("rest_listen", &self.rest_listen),
+            ("cache.max_bytes", &cache_bytes),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value.clone()?)))
+        .collect()
+    }
+}
+
 /// Everything that runs.
 struct Platform {
     datanode: DataNode,
@@ -88,15 +96,20 @@ struct Platform {
 pub(crate) async fn run(arguments: DevArguments) -> Outcome {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let loaded = arguments.configuration.load(&arguments.flags());
+    let file = loaded.file.clone();
+    let configuration = loaded.accept()?;
+    let Places {
+        grpc_listen,
+        rest_listen,
+        ..
+    } = configuration.places;
     // Its directory goes when it is dropped, after everything in it was closed.
     let throw_away = arguments.ephemeral.then(TempDir::new).transpose()?;
     let data_dir = throw_away
         .as_ref()
-        .map_or(arguments.data_dir.as_path(), TempDir::path);
-    for (door, address) in [
-        ("gRPC", arguments.grpc_listen),
-        ("REST", arguments.rest_listen),
-    ] {
+        .map_or(configuration.places.data_dir.as_path(), TempDir::path);
+    for (door, address) in [("gRPC", grpc_listen), ("REST", rest_listen)] {
         if !address.ip().is_loopback() {
             eprintln!(
                 "WARNING: {door} is served on {address}, which other machines may reach, and \
@@ -104,10 +117,10 @@ pub(crate) async fn run(arguments: DevArguments) -> Outcome {
             );
         }
     }
-    let platform = start(&arguments, data_dir).await?;
+    let platform = start(&configuration, arguments.ephemeral, data_dir).await?;
     let failure = tokio::select! {
         () = ready(&platform.client_coordinator) => {
-            announce(&arguments, data_dir, &platform);
+            announce(&arguments, file.as_deref(), data_dir, &platform);
             tokio::select! {
                 _ = terminate.recv() => None,
                 _ = interrupt.recv() => None,
@@ -124,25 +137,42 @@ pub(crate) async fn run(arguments: DevArguments) -> Outcome {
     if arguments.output == Output::Text {
         println!("stopping");
     }
-    platform.client_coordinator.stop().await;
-    platform.server_coordinator.stop().await;
-    platform.datanode.stop().await?;
+    let stopped = tokio::select! {
+        stopped = stop(platform) => Some(stopped),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    let Some(stopped) = stopped else {
+        eprintln!("tierkv: stopped at once; what was acknowledged is in the log");
+        drop(throw_away);
+        // Returning would wait for what blocks, and that is why somebody asked twice.
+        process::exit(FAILED.into());
+    };
+    stopped?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Stops from the top down, so that no tier is asked by one that still runs.
+async fn stop(platform: Platform) -> Result<(), StorageError> {
+    platform.client_coordinator.stop().await;
+    platform.server_coordinator.stop().await;
+    platform.datanode.stop().await
+}
+
 async fn start(
-    arguments: &DevArguments,
+    configuration: &Configuration,
+    is_ephemeral: bool,
     data_dir: &Path,
 ) -> Result<Platform, Box<dyn std::error::Error>> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1")?, page(metrics));
-    settings.grpc_listen = arguments.grpc_listen;
-    settings.rest_listen = arguments.rest_listen;
+    settings.grpc_listen = configuration.places.grpc_listen;
+    settings.rest_listen = configuration.places.rest_listen;
     let listeners = Listeners::bind(&settings).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let cluster = ClusterId::new("c1")?;
-    let mut storage = StorageSettings::new(data_dir.join("c1").join("n1"));
-    let coordination = match arguments.ephemeral {
+    let mut storage = configuration.storage(data_dir.join("c1").join("n1"));
+    let coordination = match is_ephemeral {
         true => {
             storage.sync = WalSync::Never;
             MemoryCoordination::ephemeral()
@@ -150,7 +180,7 @@ async fn start(
         false => MemoryCoordination::open(&data_dir.join("coordination"))?,
     };
     let cache = Arc::new(EmbeddedCache::new(
-        arguments.cache_mib << 20,
+        configuration.cache.max_bytes.0,
         Arc::clone(&clock),
     ));
     let datanode = DataNode::start(
@@ -200,7 +230,7 @@ async fn ready(client_coordinator: &ClientCoordinator) {
     }
 }
 
-fn announce(arguments: &DevArguments, data_dir: &Path, platform: &Platform) {
+fn announce(arguments: &DevArguments, file: Option<&Path>, data_dir: &Path, platform: &Platform) {
     let grpc = reachable(platform.client_coordinator.grpc_address());
     let rest = reachable(platform.client_coordinator.rest_address());
     let data_dir = data_dir
@@ -212,6 +242,7 @@ fn announce(arguments: &DevArguments, data_dir: &Path, platform: &Platform) {
             "rest": rest.to_string(),
             "pid": std::process::id(),
             "data_dir": data_dir.to_string_lossy(),
+            "config": file.map(Path::to_string_lossy),
         });
         println!("{line}");
         return;
@@ -224,6 +255,10 @@ fn announce(arguments: &DevArguments, data_dir: &Path, platform: &Platform) {
         true => "nothing is kept".to_owned(),
         false => data_dir.display().to_string(),
     };
+    let configured = match file {
+        Some(file) => file.display().to_string(),
+        None => "no file; `tierkv config check` tells what is set".to_owned(),
+    };
     let after = if arguments.ephemeral {
         ""
     } else {
@@ -235,6 +270,7 @@ fn announce(arguments: &DevArguments, data_dir: &Path, platform: &Platform) {
   gRPC   {grpc}
   REST   http://{rest}
   data   {kept}
+  config {configured}
 
 Try, in another terminal:
 

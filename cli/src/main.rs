@@ -1,11 +1,12 @@
 //! The `tierkv` binary: runs the platform's roles, and talks to a running platform.
 //!
-//! Reading order: [`dev`] puts every tier into this process; [`commands`] are the
-//! client's, one file each, over [`connection`].
+//! Reading order: [`configuration`] is what an operator may say; [`dev`] puts every tier
+//! into this process; [`commands`] are the others, one file each, over [`connection`].
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is what a command line is for.
 
 mod commands;
+mod configuration;
 mod connection;
 mod dev;
 
@@ -35,6 +36,9 @@ struct Arguments {
 enum Command {
     /// Run every tier in this process, with nothing else installed.
     Dev(dev::DevArguments),
+    /// Check the configuration, or print a sample of it.
+    #[command(subcommand)]
+    Config(commands::config::ConfigCommand),
     /// Print the value of a key.
     Get(commands::get::GetArguments),
     /// Set a key.
@@ -58,6 +62,7 @@ async fn main() -> ExitCode {
         .init();
     let outcome = match arguments.command {
         Command::Dev(arguments) => dev::run(arguments).await,
+        Command::Config(command) => commands::config::run(&command),
         Command::Get(arguments) => commands::get::run(arguments).await,
         Command::Put(arguments) => commands::put::run(arguments).await,
         Command::Delete(arguments) => commands::delete::run(arguments).await,

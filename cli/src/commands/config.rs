@@ -1,0 +1,117 @@
+//! `tierkv config`: what is configured, and a file to begin with.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::{
+    FAILED, Outcome,
+    configuration::{ConfigurationArguments, Loaded, Origin, sample},
+};
+
+/// What to do with the configuration.
+#[derive(Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every key: its value, where that came from, and what it means.
+    Check(CheckArguments),
+    /// Print a commented file with every key at its default.
+    Sample,
+}
+
+/// Options of `tierkv config check`.
+#[derive(Args)]
+pub(crate) struct CheckArguments {
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// For programs; sizes are numbers of bytes.
+    Json,
+}
+
+/// Exits 2 if the configuration can't be used.
+pub(crate) fn run(command: &ConfigCommand) -> Outcome {
+    let arguments = match command {
+        ConfigCommand::Sample => {
+            print!("{}", sample());
+            return Ok(ExitCode::SUCCESS);
+        }
+        ConfigCommand::Check(arguments) => arguments,
+    };
+    let loaded = arguments.configuration.load(&[]);
+    match arguments.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&as_json(&loaded))?),
+        Output::Text => {
+            print!("{}", as_text(&loaded));
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            for problem in &loaded.problems {
+                eprintln!("error: {problem}");
+            }
+        }
+    }
+    Ok(match loaded.problems.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(FAILED),
+    })
+}
+
+fn as_text(loaded: &Loaded) -> String {
+    let mut text = match &loaded.file {
+        Some(file) => format!("file: {}\n", file.display()),
+        None => "file: none (--config or TIERKV_CONFIG names one)\n".to_owned(),
+    };
+    for told in &loaded.told {
+        let (key, value, origin) = (told.key, &told.toml, &told.origin);
+        text.push_str(&format!(
+            "\n{key} = {value}    ({origin})\n    {}\n",
+            told.meaning
+        ));
+    }
+    text
+}
+
+fn as_json(loaded: &Loaded) -> Value {
+    let keys: Vec<Value> = (loaded.told.iter())
+        .map(|told| {
+            let mut fields = origin(&told.origin);
+            fields["key"] = told.key.into();
+            fields["value"] = told.json.clone();
+            fields["meaning"] = told.meaning.as_str().into();
+            fields
+        })
+        .collect();
+    let errors: Vec<Value> = (loaded.problems.iter())
+        .map(|problem| {
+            let mut fields = origin(&problem.origin);
+            fields["key"] = problem.key.as_str().into();
+            fields["message"] = problem.words.as_str().into();
+            fields
+        })
+        .collect();
+    json!({
+        "file": loaded.file.as_ref().map(|file| file.to_string_lossy()),
+        "keys": keys,
+        "warnings": loaded.warnings,
+        "errors": errors,
+    })
+}
+
+/// Where something came from: the layer, and in it the file or the variable.
+fn origin(origin: &Origin) -> Value {
+    match origin {
+        Origin::Default => json!({"from": "default"}),
+        Origin::File(path) => json!({"from": "file", "source": path.to_string_lossy()}),
+        Origin::Environment(name) => json!({"from": "environment", "source": name}),
+        Origin::Flag => json!({"from": "flag"}),
+    }
+}

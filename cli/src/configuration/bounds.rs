@@ -1,0 +1,117 @@
+//! Which values make sense. A bound is checked whoever set the value, so that a key and
+//! another that it depends on are judged together.
+
+use std::time::Duration;
+
+use super::{ByteSize, Configuration, Problem, Told};
+
+/// Smallest file of the log.
+const MIN_SEGMENT: ByteSize = ByteSize(64 << 10);
+/// Largest file of the log: it is allocated whole.
+const MAX_SEGMENT: ByteSize = ByteSize(1 << 30);
+/// Fewest files that the log must be allowed: one is written while another is let go.
+const MIN_SEGMENTS: u64 = 2;
+/// Longest time that acknowledged writes may stay unsynced.
+const MAX_SYNC_INTERVAL: Duration = Duration::from_secs(60);
+/// Shortest and longest time that records stay in the log.
+const RETENTION: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 86_400)];
+/// Smallest bound of the memory for what is not stored: a write of the largest size fits.
+const MIN_PINNED: ByteSize = ByteSize(1 << 20);
+/// Smallest cache.
+const MIN_CACHE: ByteSize = ByteSize(1 << 20);
+/// Shortest and longest time between checkpoints.
+const CHECKPOINT_INTERVAL: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(3_600)];
+
+/// What is out of bounds.
+pub(super) fn check(configuration: &Configuration, told: &[Told]) -> Vec<Problem> {
+    let Configuration {
+        cache,
+        wal,
+        memory,
+        store,
+        ..
+    } = configuration;
+    let mut checks = Checks {
+        told,
+        problems: Vec::new(),
+    };
+    let segment = wal.segment_bytes;
+    checks.at_least("cache.max_bytes", cache.max_bytes, MIN_CACHE);
+    checks.time(
+        "wal.sync_interval_ms",
+        wal.sync_interval_ms,
+        [Duration::from_millis(1), MAX_SYNC_INTERVAL],
+    );
+    checks.at_least("wal.segment_bytes", segment, MIN_SEGMENT);
+    checks.at_most("wal.segment_bytes", segment, MAX_SEGMENT);
+    checks.that(
+        "wal.max_bytes",
+        wal.max_bytes.0 >= segment.0.saturating_mul(MIN_SEGMENTS),
+        || format!("it is at least {MIN_SEGMENTS} times wal.segment_bytes, which is {segment}"),
+    );
+    checks.time("wal.retention_ms", wal.retention_ms, RETENTION);
+    checks.at_least("memory.max_bytes", memory.max_bytes, ByteSize(1));
+    checks.at_least(
+        "memory.pinned_max_bytes",
+        memory.pinned_max_bytes,
+        MIN_PINNED,
+    );
+    checks.time(
+        "store.checkpoint_interval_ms",
+        store.checkpoint_interval_ms,
+        CHECKPOINT_INTERVAL,
+    );
+    checks.at_least(
+        "store.checkpoint_bytes",
+        store.checkpoint_bytes,
+        ByteSize(1),
+    );
+    // Else writers would wait for a checkpoint that nothing makes at once.
+    checks.that(
+        "store.checkpoint_bytes",
+        store.checkpoint_bytes <= memory.pinned_max_bytes,
+        || {
+            format!(
+                "it is at most memory.pinned_max_bytes, which is {}",
+                memory.pinned_max_bytes
+            )
+        },
+    );
+    checks.problems
+}
+
+struct Checks<'a> {
+    told: &'a [Told],
+    problems: Vec<Problem>,
+}
+
+impl Checks<'_> {
+    fn that(&mut self, key: &str, holds: bool, right: impl FnOnce() -> String) {
+        if holds {
+            return;
+        }
+        if let Some(told) = self.told.iter().find(|told| told.key == key) {
+            self.problems.push(Problem {
+                key: key.to_owned(),
+                origin: told.origin.clone(),
+                words: format!("{} is out of bounds: {}", told.toml, right()),
+            });
+        }
+    }
+
+    fn at_least(&mut self, key: &str, size: ByteSize, least: ByteSize) {
+        self.that(key, size >= least, || format!("it is at least {least}"));
+    }
+
+    fn at_most(&mut self, key: &str, size: ByteSize, most: ByteSize) {
+        self.that(key, size <= most, || format!("it is at most {most}"));
+    }
+
+    fn time(&mut self, key: &str, millis: u64, [least, most]: [Duration; 2]) {
+        let time = Duration::from_millis(millis);
+        self.that(key, (least..=most).contains(&time), || {
+            let (least, most) = (least.as_millis(), most.as_millis());
+            format!("it is from {least} to {most}")
+        });
+    }
+}

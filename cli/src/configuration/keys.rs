@@ -1,0 +1,173 @@
+//! Every key, declared once: its meaning, its type and its default. The file, the
+//! environment, `--set`, `config check`, `config sample` and `--help` all come from here.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use tierkv_storage::{EvictionPolicy, MemoryLimits, StorageSettings, WalSync};
+
+use super::{ByteSize, layers::Reader, setting::SyncMode};
+
+/// Declares a section: a struct with a documented field a key, and how it is read. Field
+/// docs are told to operators word for word.
+macro_rules! section {
+    (
+        $(#[$about:meta])*
+        $name:ident at $prefix:literal {
+            $( $(#[doc = $meaning:literal])+ $field:ident: $type:ty = $default:expr; )+
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Debug)]
+        pub(crate) struct $name {
+            $( $(#[doc = $meaning])+ pub(crate) $field: $type, )+
+        }
+
+        impl $name {
+            fn read(reader: &mut Reader<'_>) -> Self {
+                Self {
+                    $( $field: reader.take(
+                        concat!($prefix, stringify!($field)),
+                        concat!($($meaning),+),
+                        $default,
+                    ), )+
+                }
+            }
+        }
+    };
+}
+
+section! {
+    /// Where things are: the keys outside any section.
+    Places at "" {
+        /// Where everything is kept. A relative path begins at the working directory.
+        data_dir: PathBuf = PathBuf::from("tierkv-data");
+        /// Where gRPC is served; port 0 takes a free one.
+        grpc_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 7400));
+        /// Where REST is served; port 0 takes a free one.
+        rest_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 7480));
+    }
+}
+
+section! {
+    /// The embedded cache.
+    Cache at "cache." {
+        /// How much the embedded cache may hold.
+        max_bytes: ByteSize = ByteSize(256 << 20);
+    }
+}
+
+section! {
+    /// The commit log.
+    Wal at "wal." {
+        /// When an acknowledged write is on the disk: "always" before the acknowledgement,
+        /// or "interval" at most wal.sync_interval_ms later, which a crash of the machine can
+        /// lose.
+        sync: SyncMode = SyncMode::Always;
+        /// Longest time to the sync of what was acknowledged, where wal.sync is "interval".
+        sync_interval_ms: u64 = 100;
+        /// Size of one file of the log. A write larger than it is refused.
+        segment_bytes: ByteSize = ByteSize(defaults().segment_bytes);
+        /// Size of the log on disk over which records go sooner than wal.retention_ms, as soon
+        /// as the store has them.
+        max_bytes: ByteSize = ByteSize(defaults().log_limit_bytes);
+        /// How long records stay in the log once the store has them, for watchers, rejoining
+        /// nodes and the cache. Under 8 minutes a restarted master may do without the cache
+        /// for a while.
+        retention_ms: u64 = millis(defaults().log_retention);
+    }
+}
+
+section! {
+    /// The memory tier.
+    Memory at "memory." {
+        /// Which stored record leaves memory first when a bound is reached: "s3fifo", "lru",
+        /// "lfu" or "fifo". `tierkv admin memory` changes this and the next two while running.
+        policy: EvictionPolicy = defaults().memory.policy;
+        /// Most records kept in memory that the store has too; 0 is no bound.
+        max_records: u64 = 0;
+        /// Most bytes of those records, with what it takes to find them.
+        max_bytes: ByteSize = ByteSize(defaults().memory.max_bytes);
+        /// Bytes of records that the store does not have yet over which writers wait.
+        pinned_max_bytes: ByteSize = ByteSize(defaults().pinned_limit_bytes);
+    }
+}
+
+section! {
+    /// The SQL store.
+    Store at "store." {
+        /// Longest time between two checkpoints while there is something to store.
+        checkpoint_interval_ms: u64 = millis(defaults().checkpoint_interval);
+        /// Bytes of records not yet stored that make a checkpoint at once.
+        checkpoint_bytes: ByteSize = ByteSize(defaults().checkpoint_bytes);
+    }
+}
+
+/// Everything that may be configured.
+#[derive(Clone, Debug)]
+pub(crate) struct Configuration {
+    /// Where things are.
+    pub(crate) places: Places,
+    /// The embedded cache.
+    pub(crate) cache: Cache,
+    /// The commit log.
+    pub(crate) wal: Wal,
+    /// The memory tier.
+    pub(crate) memory: Memory,
+    /// The SQL store.
+    pub(crate) store: Store,
+}
+
+impl Configuration {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            places: Places::read(reader),
+            cache: Cache::read(reader),
+            wal: Wal::read(reader),
+            memory: Memory::read(reader),
+            store: Store::read(reader),
+        }
+    }
+
+    /// A data node's storage in `dir`.
+    pub(crate) fn storage(&self, dir: PathBuf) -> StorageSettings {
+        let Self {
+            wal, memory, store, ..
+        } = self;
+        StorageSettings {
+            segment_bytes: wal.segment_bytes.0,
+            checkpoint_interval: Duration::from_millis(store.checkpoint_interval_ms),
+            checkpoint_bytes: store.checkpoint_bytes.0,
+            pinned_limit_bytes: memory.pinned_max_bytes.0,
+            memory: MemoryLimits {
+                policy: memory.policy,
+                max_records: match memory.max_records {
+                    0 => MemoryLimits::UNBOUNDED,
+                    records => records,
+                },
+                max_bytes: memory.max_bytes.0,
+            },
+            log_retention: Duration::from_millis(wal.retention_ms),
+            log_limit_bytes: wal.max_bytes.0,
+            sync: match wal.sync {
+                SyncMode::Always => WalSync::Always,
+                SyncMode::Interval => {
+                    WalSync::Interval(Duration::from_millis(wal.sync_interval_ms))
+                }
+            },
+            ..StorageSettings::new(dir)
+        }
+    }
+}
+
+/// What storage does if nobody says anything: where it has a default, that is the key's.
+fn defaults() -> StorageSettings {
+    StorageSettings::default()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

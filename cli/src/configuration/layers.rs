@@ -1,0 +1,357 @@
+//! Where values come from: the file, over it the environment, over that the flags.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use figment::{
+    Error, Figment, Metadata, Profile, Provider, Source,
+    providers::{Format, Toml},
+    util::nest,
+    value::{Dict, Map, Num, Value},
+};
+use strsim::{damerau_levenshtein, jaro_winkler};
+
+use super::{Configuration, Loaded, Origin, Problem, Told, bounds, setting::Setting};
+
+/// All variables begin with this.
+const PREFIX: &str = "TIERKV_";
+/// A variable that is no key, but this few letters away from one, is taken for a slip.
+const SLIP_LETTERS: usize = 2;
+/// What the layers are called where a value's origin is asked.
+const ENVIRONMENT: &str = "environment";
+const FLAG: &str = "flag";
+
+/// Where the configuration comes from, for every command that has one.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct ConfigurationArguments {
+    /// A TOML file; `tierkv config sample` prints one.
+    #[arg(long, value_name = "FILE", env = "TIERKV_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Sets a key, as in wal.sync=interval; repeat it for several. `tierkv config check`
+    /// lists the keys.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+impl ConfigurationArguments {
+    /// Reads everything. `flags` are the keys that have options of their own.
+    pub(crate) fn load(&self, flags: &[(&'static str, String)]) -> Loaded {
+        let ours = |(name, _): &(OsString, OsString)| {
+            name.to_str().is_some_and(|name| name.starts_with(PREFIX))
+        };
+        load(
+            self,
+            flags,
+            &env::vars_os().filter(ours).collect::<Vec<_>>(),
+        )
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("write it as KEY=VALUE, for example wal.sync=interval")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// The variable that sets `key`.
+fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())
+}
+
+/// What is found while keys are read, one after the other.
+pub(super) struct Reader<'a> {
+    layers: &'a Figment,
+    told: Vec<Told>,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    /// The value of a key; the default also where it is bad, which is told.
+    pub(super) fn take<T: Setting>(
+        &mut self,
+        key: &'static str,
+        meaning: &'static str,
+        default: T,
+    ) -> T {
+        let origin = self.layers.find_metadata(key).map(origin);
+        let origin = origin.unwrap_or(Origin::Default);
+        let value = match self.layers.find_value(key) {
+            Err(_) => default,
+            Ok(found) => match read(&found) {
+                Ok(value) => value,
+                Err(said) => {
+                    let words = format!("{said} is no value for it; it takes {}", T::FORM);
+                    self.problems.push(Problem {
+                        key: key.to_owned(),
+                        origin: origin.clone(),
+                        words,
+                    });
+                    default
+                }
+            },
+        };
+        let words: Vec<&str> = meaning.split_whitespace().collect();
+        self.told.push(Told {
+            key,
+            meaning: words.join(" "),
+            toml: value.toml(),
+            json: value.json(),
+            origin,
+        });
+        value
+    }
+}
+
+fn origin(metadata: &Metadata) -> Origin {
+    match (&*metadata.name, &metadata.source) {
+        (_, Some(Source::File(path))) => Origin::File(path.clone()),
+        (ENVIRONMENT, Some(Source::Custom(name))) => Origin::Environment(name.clone()),
+        _ => Origin::Flag,
+    }
+}
+
+/// The value, or what was said instead.
+fn read<T: Setting>(found: &Value) -> Result<T, String> {
+    let text = match found {
+        Value::String(_, text) => text.clone(),
+        Value::Num(_, number) if T::IS_NUMBER && number.to_u128_lossy().is_some() => {
+            number.to_u128_lossy().unwrap_or_default().to_string()
+        }
+        other => return Err(shown(other)),
+    };
+    T::parse(&text).ok_or_else(|| shown(found))
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => format!("{text:?}"),
+        Value::Bool(_, truth) => truth.to_string(),
+        Value::Num(_, Num::F32(number)) => number.to_string(),
+        Value::Num(_, Num::F64(number)) => number.to_string(),
+        Value::Num(_, number) => match (number.to_u128_lossy(), number.to_i128()) {
+            (Some(number), _) => number.to_string(),
+            (None, Some(number)) => number.to_string(),
+            (None, None) => "this number".to_owned(),
+        },
+        Value::Array(..) => "a list".to_owned(),
+        Value::Dict(..) => "a section".to_owned(),
+        Value::Char(..) | Value::Empty(..) => "this".to_owned(),
+    }
+}
+
+/// One key that the environment or a flag sets, always as text: what looks like a number
+/// may be the name of a folder.
+struct Set {
+    layer: &'static str,
+    source: String,
+    key: &'static str,
+    value: String,
+}
+
+impl Provider for Set {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.layer).source(Source::Custom(self.source.clone()))
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
+        let nested = nest(self.key, self.value.as_str().into());
+        let dict = nested.into_dict().unwrap_or_default();
+        Ok(Map::from([(Profile::Default, dict)]))
+    }
+}
+
+/// Reads `arguments.config`, the variables of `environment`, then `flags`.
+pub(super) fn load(
+    arguments: &ConfigurationArguments,
+    flags: &[(&'static str, String)],
+    environment: &[(OsString, OsString)],
+) -> Loaded {
+    let keys = Keys::declared();
+    let mut layers = Figment::new();
+    let (mut warnings, mut problems) = (Vec::new(), Vec::new());
+    if let Some(path) = &arguments.config {
+        let file = Toml::file_exact(path);
+        match file.data() {
+            Ok(data) => {
+                for name in data.values().flat_map(|dict| leaves("", dict)) {
+                    keys.judge(&name, path, &mut warnings, &mut problems);
+                }
+                layers = layers.merge(file);
+            }
+            Err(error) => problems.push(Problem {
+                key: "the file".to_owned(),
+                origin: Origin::File(path.clone()),
+                words: format!("it can't be read: {}", error.kind),
+            }),
+        }
+    }
+    let mut set = Vec::new();
+    for (name, value) in environment {
+        let name = name.to_string_lossy().into_owned();
+        let Some(key) = keys.of_variable(&name) else {
+            warnings.extend(keys.slip(&name));
+            continue;
+        };
+        match utf8(value) {
+            Some(value) => set.push(Set {
+                layer: ENVIRONMENT,
+                source: name,
+                key,
+                value,
+            }),
+            None => problems.push(Problem {
+                key: key.to_owned(),
+                origin: Origin::Environment(name),
+                words: "its value is not UTF-8".to_owned(),
+            }),
+        }
+    }
+    let mut by_flag: Vec<(&'static str, &String)> = Vec::new();
+    let problem = |key: &str, words: String| Problem {
+        key: key.to_owned(),
+        origin: Origin::Flag,
+        words,
+    };
+    for (name, value) in &arguments.set {
+        match keys.known(name) {
+            Some(key) => by_flag.push((key, value)),
+            None => problems.push(problem(
+                name,
+                format!("there is no such key; did you mean {}?", keys.nearest(name)),
+            )),
+        }
+    }
+    by_flag.extend(flags.iter().map(|(key, value)| (*key, value)));
+    for (at, (key, value)) in by_flag.iter().enumerate() {
+        if by_flag[..at].iter().any(|(earlier, _)| earlier == key) {
+            problems.push(problem(key, "it is set twice; leave one out".to_owned()));
+        }
+        set.push(Set {
+            layer: FLAG,
+            source: FLAG.to_owned(),
+            key,
+            value: (*value).clone(),
+        });
+    }
+    let layers = set.into_iter().fold(layers, Figment::merge);
+    let mut reader = Reader {
+        layers: &layers,
+        told: Vec::new(),
+        problems,
+    };
+    let configuration = Configuration::read(&mut reader);
+    let Reader {
+        told, mut problems, ..
+    } = reader;
+    problems.extend(bounds::check(&configuration, &told));
+    Loaded {
+        configuration,
+        file: arguments.config.clone(),
+        told,
+        warnings,
+        problems,
+    }
+}
+
+fn utf8(text: &OsStr) -> Option<String> {
+    text.to_str().map(str::to_owned)
+}
+
+/// The keys of `dict` and of what is nested in it, dotted.
+fn leaves(before: &str, dict: &Dict) -> Vec<String> {
+    let mut names = Vec::new();
+    for (name, value) in dict {
+        let name = match before {
+            "" => name.clone(),
+            before => format!("{before}.{name}"),
+        };
+        match value {
+            Value::Dict(_, inner) if !inner.is_empty() => names.extend(leaves(&name, inner)),
+            Value::Dict(..) => {}
+            _ => names.push(name),
+        }
+    }
+    names
+}
+
+/// The keys that are declared.
+struct Keys(Vec<&'static str>);
+
+impl Keys {
+    fn declared() -> Self {
+        let mut reader = Reader {
+            layers: &Figment::new(),
+            told: Vec::new(),
+            problems: Vec::new(),
+        };
+        // What is read tells which keys there are; of nothing, every key has its default.
+        let _ = Configuration::read(&mut reader);
+        Self(reader.told.iter().map(|told| told.key).collect())
+    }
+
+    fn known(&self, name: &str) -> Option<&'static str> {
+        self.0.iter().find(|key| **key == name).copied()
+    }
+
+    fn of_variable(&self, name: &str) -> Option<&'static str> {
+        self.0.iter().find(|key| variable(key) == name).copied()
+    }
+
+    fn nearest(&self, name: &str) -> &'static str {
+        let alike = |key: &&&'static str| jaro_winkler(key, name);
+        let nearest = (self.0.iter()).max_by(|a, b| alike(a).total_cmp(&alike(b)));
+        nearest.copied().unwrap_or_default()
+    }
+
+    /// Judges a name that a file sets.
+    fn judge(
+        &self,
+        name: &str,
+        path: &Path,
+        warnings: &mut Vec<String>,
+        problems: &mut Vec<Problem>,
+    ) {
+        if self.known(name).is_some() {
+            return;
+        }
+        let section = format!("{name}.");
+        if self.0.iter().any(|key| key.starts_with(&section)) {
+            problems.push(Problem {
+                key: name.to_owned(),
+                origin: Origin::File(path.to_owned()),
+                words: format!("it is a section; write [{name}], and its keys below"),
+            });
+            return;
+        }
+        // A section in a key's place: reading the key tells that.
+        let inside = |key: &&&str| {
+            name.strip_prefix(**key)
+                .is_some_and(|rest| rest.starts_with('.'))
+        };
+        if self.0.iter().any(|key| inside(&key)) {
+            return;
+        }
+        warnings.push(format!(
+            "{} sets {name}, which is no key and is ignored; did you mean {}?",
+            path.display(),
+            self.nearest(name)
+        ));
+    }
+
+    /// A variable that is nearly that of a key: what was meant would be ignored.
+    fn slip(&self, name: &str) -> Option<String> {
+        let mut variables = self.0.iter().map(|key| variable(key));
+        let near = variables.find(|known| damerau_levenshtein(known, name) <= SLIP_LETTERS)?;
+        Some(format!(
+            "the variable {name} sets no key and is ignored; did you mean {near}?"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;

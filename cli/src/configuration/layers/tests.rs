@@ -1,0 +1,309 @@
+use std::{fs, net::SocketAddr, time::Duration};
+
+use tempfile::TempDir;
+use tierkv_storage::{EvictionPolicy, MemoryLimits, StorageSettings, WalSync};
+
+use super::*;
+use crate::configuration::ByteSize;
+
+/// A file, and the arguments that name it.
+struct Fixture {
+    _folder: TempDir,
+    arguments: ConfigurationArguments,
+}
+
+fn file(text: &str) -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tierkv.toml");
+    fs::write(&path, text).unwrap();
+    Fixture {
+        _folder: folder,
+        arguments: ConfigurationArguments {
+            config: Some(path),
+            set: Vec::new(),
+        },
+    }
+}
+
+fn set(pairs: &[&str]) -> ConfigurationArguments {
+    ConfigurationArguments {
+        config: None,
+        set: pairs.iter().map(|text| pair(text).unwrap()).collect(),
+    }
+}
+
+fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    (variables.iter())
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect()
+}
+
+fn loaded(arguments: &ConfigurationArguments) -> Loaded {
+    load(arguments, &[], &[])
+}
+
+/// The only problem, in words.
+fn problem(loaded: &Loaded) -> String {
+    let [problem] = &loaded.problems[..] else {
+        panic!("one problem, not {:?}", loaded.problems);
+    };
+    problem.to_string()
+}
+
+#[test]
+fn of_nothing_everything_has_the_default_of_its_owner() {
+    let loaded = loaded(&ConfigurationArguments::default());
+    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+    assert!(
+        loaded
+            .told
+            .iter()
+            .all(|told| told.origin == Origin::Default)
+    );
+    let storage = loaded.configuration.storage("dir".into());
+    let default = StorageSettings::new("dir");
+    assert_eq!(format!("{storage:?}"), format!("{default:?}"));
+}
+
+#[test]
+fn every_key_reaches_what_it_sets() {
+    let fixture = file(
+        r#"
+        data_dir = "elsewhere"
+        grpc_listen = "127.0.0.1:1"
+        rest_listen = "[::1]:2"
+        [cache]
+        max_bytes = "64MiB"
+        [wal]
+        sync = "interval"
+        sync_interval_ms = 20
+        segment_bytes = 1048576
+        max_bytes = "2 MiB"
+        retention_ms = 480000
+        [memory]
+        policy = "lru"
+        max_records = 7
+        max_bytes = "1 GiB"
+        pinned_max_bytes = "3 MiB"
+        [store]
+        checkpoint_interval_ms = 500
+        checkpoint_bytes = "2 MiB"
+        "#,
+    );
+    let loaded = loaded(&fixture.arguments);
+    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let path = fixture.arguments.config.unwrap();
+    for told in &loaded.told {
+        assert_eq!(told.origin, Origin::File(path.clone()), "{}", told.key);
+    }
+    let places = &loaded.configuration.places;
+    assert_eq!(places.data_dir, Path::new("elsewhere"));
+    assert_eq!(places.grpc_listen, SocketAddr::from(([127, 0, 0, 1], 1)));
+    assert_eq!(places.rest_listen.to_string(), "[::1]:2");
+    assert_eq!(loaded.configuration.cache.max_bytes, ByteSize(64 << 20));
+    let storage = loaded.configuration.storage("dir".into());
+    let wanted = StorageSettings {
+        dir: "dir".into(),
+        segment_bytes: 1 << 20,
+        checkpoint_interval: Duration::from_millis(500),
+        checkpoint_bytes: 2 << 20,
+        pinned_limit_bytes: 3 << 20,
+        memory: MemoryLimits {
+            policy: EvictionPolicy::Lru,
+            max_records: 7,
+            max_bytes: 1 << 30,
+        },
+        log_retention: Duration::from_secs(480),
+        log_limit_bytes: 2 << 20,
+        sync: WalSync::Interval(Duration::from_millis(20)),
+    };
+    assert_eq!(format!("{storage:?}"), format!("{wanted:?}"));
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_flags_over_both() {
+    let Fixture {
+        _folder,
+        mut arguments,
+    } = file("data_dir = \"a\"\n[wal]\nretention_ms = 1001\nsync = \"interval\"\n");
+    arguments.set = vec![("wal.retention_ms".to_owned(), "1003".to_owned())];
+    let variables = environment(&[
+        ("TIERKV_WAL_RETENTION_MS", "1002"),
+        ("TIERKV_DATA_DIR", "007"),
+        ("TIERKV_WAL_MAX_BYTES", "1 GiB"),
+    ]);
+    let flags = [("grpc_listen", "127.0.0.1:9".to_owned())];
+    let loaded = load(&arguments, &flags, &variables);
+    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+    assert_eq!(loaded.configuration.wal.retention_ms, 1_003);
+    assert_eq!(loaded.configuration.places.data_dir, Path::new("007"));
+    let origin = |key: &str| {
+        let told = loaded.told.iter().find(|told| told.key == key).unwrap();
+        told.origin.clone()
+    };
+    assert_eq!(origin("wal.retention_ms"), Origin::Flag);
+    assert_eq!(origin("grpc_listen"), Origin::Flag);
+    assert_eq!(
+        origin("data_dir"),
+        Origin::Environment("TIERKV_DATA_DIR".to_owned())
+    );
+    assert!(matches!(origin("wal.sync"), Origin::File(_)));
+    assert_eq!(origin("rest_listen"), Origin::Default);
+}
+
+#[test]
+fn unknown_keys_are_told_with_the_nearest_known_one() {
+    let fixture = file("datadir = \"x\"\n[wal]\nmax_byte = 3\n[ui]\ncolour = \"red\"\n");
+    let loaded = loaded(&fixture.arguments);
+    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+    let told = loaded.warnings.join("\n");
+    assert_eq!(loaded.warnings.len(), 3, "{told}");
+    assert!(
+        told.contains("sets datadir,") && told.contains("did you mean data_dir?"),
+        "{told}"
+    );
+    assert!(told.contains("sets wal.max_byte,"), "{told}");
+    assert!(told.contains("did you mean wal.max_bytes?"), "{told}");
+    assert!(told.contains("sets ui.colour,"), "{told}");
+    assert!(told.contains("tierkv.toml"), "{told}");
+}
+
+#[test]
+fn a_slip_in_a_variable_is_told_and_other_variables_are_not() {
+    let variables = environment(&[
+        ("TIERKV_WAL_MAXBYTES", "1"),
+        ("TIERKV_LOG", "info"),
+        ("TIERKV_ADDRESS", "127.0.0.1:1"),
+        ("TIERKV_CONFIG", "x"),
+        ("TIERKV_NAMESPACE", "x"),
+    ]);
+    let loaded = load(&ConfigurationArguments::default(), &[], &variables);
+    let [warning] = &loaded.warnings[..] else {
+        panic!("one warning, not {:?}", loaded.warnings);
+    };
+    assert!(warning.contains("TIERKV_WAL_MAXBYTES") && warning.contains("TIERKV_WAL_MAX_BYTES"));
+}
+
+#[test]
+fn bad_values_are_all_told_with_key_origin_and_what_is_right() {
+    let fixture = file(
+        "data_dir = 5\ngrpc_listen = \"here\"\n\
+         [cache]\nmax_bytes = \"8 GB\"\n\
+         [wal]\nsync = true\nsync_interval_ms = -1\n\
+         [memory]\npolicy = \"LRU\"\nmax_records = 1.5\nmax_bytes = [1]\n\
+         [store.checkpoint_bytes]\nmany = 1\n",
+    );
+    let loaded = loaded(&fixture.arguments);
+    let told: Vec<String> = loaded.problems.iter().map(Problem::to_string).collect();
+    for (key, said, right) in [
+        ("data_dir", "5", "path"),
+        ("grpc_listen", "\"here\"", "127.0.0.1:7400"),
+        ("cache.max_bytes", "\"8 GB\"", "512 MiB"),
+        ("wal.sync ", "true", "\"always\" or \"interval\""),
+        ("wal.sync_interval_ms", "-1", "whole number"),
+        ("memory.policy", "\"LRU\"", "s3fifo"),
+        ("memory.max_records", "1.5", "whole number"),
+        ("memory.max_bytes", "a list", "number of bytes"),
+        ("store.checkpoint_bytes", "a section", "number of bytes"),
+    ] {
+        let words = told.iter().find(|words| words.starts_with(key));
+        let words = words.unwrap_or_else(|| panic!("{key}: {told:?}"));
+        assert!(words.contains("tierkv.toml"), "{words}");
+        assert!(words.contains(said) && words.contains(right), "{words}");
+    }
+    assert_eq!(told.len(), 9, "{told:?}");
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    assert!(loaded.accept().is_err());
+}
+
+#[test]
+fn a_file_that_is_none_is_told_once() {
+    for text in ["wal = 3\n", "data_dir = always\n", "[wal\n"] {
+        let fixture = file(text);
+        let words = problem(&loaded(&fixture.arguments));
+        assert!(words.contains("tierkv.toml"), "{words}");
+    }
+    let missing = ConfigurationArguments {
+        config: Some("/nowhere/tierkv.toml".into()),
+        set: Vec::new(),
+    };
+    let words = problem(&loaded(&missing));
+    assert!(words.contains("/nowhere/tierkv.toml"), "{words}");
+}
+
+#[test]
+fn flags_that_set_nothing_or_twice_are_told() {
+    let words = problem(&loaded(&set(&["wal.synch=always"])));
+    assert!(
+        words.contains("wal.synch") && words.contains("wal.sync?"),
+        "{words}"
+    );
+    let words = problem(&loaded(&set(&["wal.sync=always", "wal.sync=interval"])));
+    assert!(words.contains("twice"), "{words}");
+    let flags = [("data_dir", "a".to_owned())];
+    let loaded = load(&set(&["data_dir=b"]), &flags, &[]);
+    assert!(problem(&loaded).contains("twice"));
+    assert!(pair("wal.sync").is_err());
+    assert_eq!(pair("a = b=c").unwrap(), ("a".to_owned(), "b=c".to_owned()));
+}
+
+#[test]
+fn what_makes_no_sense_is_told_with_its_bound() {
+    for (pairs, key, words) in [
+        (
+            &["cache.max_bytes=1KiB"][..],
+            "cache.max_bytes",
+            "at least 1 MiB",
+        ),
+        (
+            &["wal.segment_bytes=65535"],
+            "wal.segment_bytes",
+            "at least 64 KiB",
+        ),
+        (
+            &["wal.segment_bytes=1025 MiB"],
+            "wal.segment_bytes",
+            "at most 1 GiB",
+        ),
+        (
+            &["wal.max_bytes=127 MiB"],
+            "wal.max_bytes",
+            "2 times wal.segment_bytes, which is 64 MiB",
+        ),
+        (
+            &["wal.sync_interval_ms=0"],
+            "wal.sync_interval_ms",
+            "from 1 to 60000",
+        ),
+        (
+            &["wal.retention_ms=604800001"],
+            "wal.retention_ms",
+            "from 1000 to 604800000",
+        ),
+        (&["memory.max_bytes=0"], "memory.max_bytes", "at least 1 B"),
+        (
+            &["memory.pinned_max_bytes=1 KiB", "store.checkpoint_bytes=1"],
+            "memory.pinned_max_bytes",
+            "at least 1 MiB",
+        ),
+        (
+            &["memory.pinned_max_bytes=16MiB"],
+            "store.checkpoint_bytes",
+            "at most memory.pinned_max_bytes, which is 16 MiB",
+        ),
+        (
+            &["store.checkpoint_interval_ms=9"],
+            "store.checkpoint_interval_ms",
+            "from 10 to 3600000",
+        ),
+        (
+            &["store.checkpoint_bytes=0"],
+            "store.checkpoint_bytes",
+            "at least 1 B",
+        ),
+    ] {
+        let told = problem(&loaded(&set(pairs)));
+        assert!(told.starts_with(key) && told.contains(words), "{told}");
+    }
+}

@@ -1,0 +1,135 @@
+//! How the values of keys are written.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use serde_json::Value;
+use tierkv_storage::EvictionPolicy;
+
+use super::ByteSize;
+
+/// The value of a key.
+pub(super) trait Setting: Sized {
+    /// What is right, as in "it takes …".
+    const FORM: &'static str;
+    /// Whether TOML may write it as a number.
+    const IS_NUMBER: bool = false;
+
+    /// Reads it; `None` if it is none.
+    fn parse(text: &str) -> Option<Self>;
+
+    /// The text that [`parse`](Self::parse) reads back.
+    fn text(&self) -> String;
+
+    /// The value for programs.
+    fn json(&self) -> Value {
+        self.text().into()
+    }
+
+    /// The value as TOML writes it. A JSON string is one of TOML's basic strings.
+    fn toml(&self) -> String {
+        Value::from(self.text()).to_string()
+    }
+}
+
+impl Setting for PathBuf {
+    const FORM: &'static str = "the path of a folder";
+
+    fn parse(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| text.into())
+    }
+
+    fn text(&self) -> String {
+        self.to_string_lossy().into_owned()
+    }
+}
+
+impl Setting for SocketAddr {
+    const FORM: &'static str = "an address as in \"127.0.0.1:7400\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Setting for u64 {
+    const FORM: &'static str = "a whole number";
+    const IS_NUMBER: bool = true;
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+
+    fn json(&self) -> Value {
+        (*self).into()
+    }
+
+    fn toml(&self) -> String {
+        self.text()
+    }
+}
+
+impl Setting for ByteSize {
+    const FORM: &'static str =
+        "a number of bytes, or one with a unit as in \"512 MiB\" or \"8GiB\"";
+    const IS_NUMBER: bool = true;
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+
+    fn json(&self) -> Value {
+        self.0.into()
+    }
+}
+
+impl Setting for EvictionPolicy {
+    const FORM: &'static str = "one of \"s3fifo\", \"lru\", \"lfu\" and \"fifo\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// When an acknowledged write is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SyncMode {
+    /// Before the acknowledgement.
+    Always,
+    /// An interval later at most.
+    Interval,
+}
+
+impl Setting for SyncMode {
+    const FORM: &'static str = "\"always\" or \"interval\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "always" => Some(Self::Always),
+            "interval" => Some(Self::Interval),
+            _ => None,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Always => "always".to_owned(),
+            Self::Interval => "interval".to_owned(),
+        }
+    }
+}
