@@ -86,10 +86,15 @@ pub enum StorageError {
         source: Arc<io::Error>,
     },
     /// The SQL store failed.
-    #[error("the store could not {action}: {source}; check the disk, then restart the node")]
+    #[error(
+        "the store {} could not {action}: {source}; check the disk, then restart the node",
+        path.display()
+    )]
     Sql {
         /// What was tried.
         action: &'static str,
+        /// The store's file.
+        path: PathBuf,
         /// What the driver said.
         source: Arc<sqlx::Error>,
     },

@@ -251,11 +251,13 @@ impl Store for SqliteStore {
         batch: CheckpointBatch,
     ) -> Result<(), StorageError> {
         let failed = |error| failure(&self.path, "write a checkpoint", error);
-        let connection = self.writer.acquire().await.map_err(failed);
-        let written = match connection {
-            Ok(mut connection) => self.write(&mut connection, incarnation, &batch).await,
-            Err(error) => Err(error),
-        };
+        let mut connection = self.writer.acquire().await.map_err(failed)?;
+        let written = self.write(&mut connection, incarnation, &batch).await;
+        if written.is_err() {
+            // On a full disk SQLite has rolled back by itself, which the driver does not
+            // notice: it would refuse to begin a transaction over this connection again.
+            connection.close_on_drop();
+        }
         self.written(written)
     }
 
@@ -281,6 +283,7 @@ fn failure(path: &Path, action: &'static str, error: sqlx::Error) -> StorageErro
         _ if matches!(error, sqlx::Error::PoolClosed) => StorageError::Closed,
         _ => StorageError::Sql {
             action,
+            path: path.to_owned(),
             source: Arc::new(error),
         },
     }

@@ -107,3 +107,38 @@ async fn a_newer_schema_and_a_foreign_file_are_refused_in_words() {
     let refused = open(&disk, foreign).await.unwrap_err();
     assert!(matches!(refused, StorageError::Damaged { .. }), "{refused}");
 }
+
+/// SQLite rolls a transaction back by itself when there is no space, and the driver does
+/// not notice.
+#[tokio::test]
+async fn a_full_disk_is_told_and_survived() {
+    let disk: Arc<dyn Disk> = Arc::new(TestDisk::default());
+    let store = open(&disk, Path::new("/store")).await.unwrap();
+    store.claim(Incarnation(1)).await.unwrap();
+    let key = ItemKey::new("n", b"large").unwrap();
+    let item = Item {
+        version: Version::from_bits(5),
+        expires: None,
+        value: Bytes::from(vec![7; 200_000]),
+    };
+    let batch = CheckpointBatch {
+        changes: vec![(key.clone(), Entry::Value(item.clone()))],
+        ..CheckpointBatch::default()
+    };
+    let mut writer = store.writer.acquire().await.unwrap();
+    // As large as it is; the limit is the connection's.
+    sqlx::raw_sql("PRAGMA max_page_count = 1")
+        .execute(&mut *writer)
+        .await
+        .unwrap();
+    drop(writer);
+    let full = store.checkpoint(Incarnation(1), batch.clone()).await;
+    assert!(
+        matches!(full, Err(StorageError::NoSpace { .. })),
+        "{full:?}"
+    );
+    assert_eq!(store.get_many(std::slice::from_ref(&key)).await.unwrap(), [None]);
+    store.checkpoint(Incarnation(1), batch).await.unwrap();
+    assert_eq!(store.get_many(&[key]).await.unwrap(), [Some(item)]);
+    store.close().await;
+}

@@ -64,11 +64,16 @@ pub(crate) fn enter(
     format: PageFormat,
     sync: WalSync,
 ) -> Arc<Volume> {
+    // Given back only when the registry is free again: whoever gives the last one of a
+    // database back takes that out of the registry.
+    let open: Vec<Arc<Volume>>;
     let mut registry = locked(&REGISTRY);
-    let mut open = registry.volumes.values().filter_map(Weak::upgrade);
-    let found = open.rfind(|volume| volume.is_at(&**disk, path) && volume.format() == format);
-    if let Some(volume) = found {
-        return volume;
+    open = (registry.volumes.values())
+        .filter_map(Weak::upgrade)
+        .collect();
+    let is_it = |volume: &&Arc<Volume>| volume.is_at(&**disk, path) && volume.format() == format;
+    if let Some(volume) = open.iter().rfind(is_it) {
+        return Arc::clone(volume);
     }
     let number = registry.next;
     registry.next += 1;
@@ -89,4 +94,36 @@ pub(super) fn find(name: &str) -> Option<(Arc<Volume>, Role)> {
     let role = Role::ALL.into_iter().find(|role| role.suffix() == suffix)?;
     let volumes = &locked(&REGISTRY).volumes;
     Some((volumes.get(&number.parse().ok()?)?.upgrade()?, role))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+    use crate::disk::TestDisk;
+
+    /// Whoever looks through the open databases may be the last to have one of them.
+    #[test]
+    fn databases_come_and_go_on_many_threads() {
+        const ROUNDS: usize = 20_000;
+        let (done, finished) = mpsc::channel();
+        for _ in 0..3 {
+            let done = done.clone();
+            std::thread::spawn(move || {
+                let disk: Arc<dyn Disk> = Arc::new(TestDisk::default());
+                let path = Path::new("/store");
+                for _ in 0..ROUNDS {
+                    let volume = enter(&disk, path, PageFormat::Checked, WalSync::Always);
+                    let (found, role) = find(&volume.name()).unwrap();
+                    assert!(Arc::ptr_eq(&volume, &found) && role == Role::Main);
+                }
+                done.send(()).unwrap();
+            });
+        }
+        for _ in 0..3 {
+            let ended = finished.recv_timeout(Duration::from_secs(60));
+            ended.expect("the registry waits for itself");
+        }
+    }
 }
