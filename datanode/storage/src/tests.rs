@@ -1,6 +1,7 @@
 //! The promises of storage as a whole.
 
 mod crash;
+mod format;
 mod race;
 mod restart;
 mod retention;

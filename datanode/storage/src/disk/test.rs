@@ -62,11 +62,12 @@ struct State {
     ignored_syncs: IgnoredSyncs,
 }
 
-/// Says of which files and directories a sync is a lie.
-#[derive(Default)]
-struct IgnoredSyncs(Option<Box<PathTest>>);
+/// Chooses files and directories by their path.
+type Choice = dyn Fn(&Path) -> bool + Send + Sync;
 
-type PathTest = dyn Fn(&Path) -> bool + Send + Sync;
+/// Of which files and directories a sync is a lie.
+#[derive(Default)]
+struct IgnoredSyncs(Option<Box<Choice>>);
 
 impl fmt::Debug for IgnoredSyncs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

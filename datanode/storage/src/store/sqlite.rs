@@ -34,7 +34,7 @@ mod wal;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -51,7 +51,7 @@ use self::vfs::{
     volume::{PageFormat, Volume},
 };
 use super::{CheckpointBatch, Store, StoreMeta};
-use crate::{Disk, Item, Outcome, ScrubbedRows, StorageError, WalSync};
+use crate::{Disk, Item, Outcome, ScrubbedRows, StorageError, WalSync, locked};
 
 /// How many reads run at once.
 const READERS: u32 = 8;
@@ -69,7 +69,8 @@ pub struct SqliteStore {
     readers: SqlitePool,
     /// One connection: SQLite has one writer at a time anyway, and here it waits in order.
     writer: SqlitePool,
-    volume: Arc<Volume>,
+    /// Until it is closed: then the files may become somebody else's.
+    volume: Mutex<Option<Arc<Volume>>>,
 }
 
 impl SqliteStore {
@@ -93,7 +94,10 @@ impl SqliteStore {
         sync: WalSync,
         wal_pages: u32,
     ) -> Result<Self, StorageError> {
-        format::prepare(&disk, path, sync).await?;
+        // Where somebody has it open it was looked at before, and is no longer still.
+        if !registry::is_open(&*disk, path) {
+            format::prepare(&disk, path, sync).await?;
+        }
         let volume = registry::enter(&disk, path, PageFormat::Checked, sync);
         let failed = |error| volume.explain(failure(path, "open", error));
         let options = connect_options(path, &volume, sync)?
@@ -119,7 +123,7 @@ impl SqliteStore {
             path: path.to_owned(),
             readers,
             writer,
-            volume,
+            volume: Mutex::new(Some(volume)),
         })
     }
 
@@ -155,18 +159,31 @@ impl SqliteStore {
 
     /// A connection to read by, once one is free.
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StorageError> {
-        let failed = |error| self.volume.explain(failure(&self.path, "read", error));
-        self.readers.acquire().await.map_err(failed)
+        let failed = |error| failure(&self.path, "read", error);
+        self.explained(self.readers.acquire().await.map_err(failed))
     }
 
     /// What became of a transaction, with what the disk said. SQLite does not tell that
     /// folding the write-ahead file back failed; a write or a sync that failed there is
     /// final like any other.
     fn written<T>(&self, done: Result<T, StorageError>) -> Result<T, StorageError> {
-        match self.volume.fatal() {
+        let fatal = self.volume().and_then(|open| open.fatal());
+        match fatal {
             Some(error) => Err(error),
-            None => done.map_err(|error| self.volume.explain(error)),
+            None => self.explained(done),
         }
+    }
+
+    /// The same, where nothing was written.
+    fn explained<T>(&self, done: Result<T, StorageError>) -> Result<T, StorageError> {
+        done.map_err(|error| match self.volume() {
+            Some(open) => open.explain(error),
+            None => error,
+        })
+    }
+
+    fn volume(&self) -> Option<Arc<Volume>> {
+        locked(&self.volume).clone()
     }
 }
 
@@ -210,13 +227,13 @@ impl Store for SqliteStore {
     async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
         let mut connection = self.reader().await?;
         let read = rows::read(&self.path, &mut connection, keys).await;
-        read.map_err(|error| self.volume.explain(error))
+        self.explained(read)
     }
 
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
         let mut connection = self.reader().await?;
         let read = outcomes::read(&self.path, &mut connection).await;
-        read.map_err(|error| self.volume.explain(error))
+        self.explained(read)
     }
 
     async fn expired(
@@ -226,13 +243,13 @@ impl Store for SqliteStore {
     ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
         let mut connection = self.reader().await?;
         let found = rows::expired(&self.path, &mut connection, now, limit).await;
-        found.map_err(|error| self.volume.explain(error))
+        self.explained(found)
     }
 
     async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError> {
         let mut connection = self.reader().await?;
         let oldest = tombstones::oldest(&mut connection).await;
-        oldest.map_err(|error| self.volume.explain(failure(&self.path, "read", error)))
+        self.explained(oldest.map_err(|error| failure(&self.path, "read", error)))
     }
 
     async fn scrub(
@@ -242,7 +259,7 @@ impl Store for SqliteStore {
     ) -> Result<ScrubbedRows, StorageError> {
         let mut connection = self.reader().await?;
         let scrubbed = rows::scrub(&self.path, &mut connection, after, limit).await;
-        scrubbed.map_err(|error| self.volume.explain(error))
+        self.explained(scrubbed)
     }
 
     async fn checkpoint(
@@ -251,19 +268,23 @@ impl Store for SqliteStore {
         batch: CheckpointBatch,
     ) -> Result<(), StorageError> {
         let failed = |error| failure(&self.path, "write a checkpoint", error);
-        let mut connection = self.writer.acquire().await.map_err(failed)?;
-        let written = self.write(&mut connection, incarnation, &batch).await;
-        if written.is_err() {
-            // On a full disk SQLite has rolled back by itself, which the driver does not
-            // notice: it would refuse to begin a transaction over this connection again.
-            connection.close_on_drop();
-        }
-        self.written(written)
+        let written = async {
+            let mut connection = self.writer.acquire().await.map_err(failed)?;
+            let written = self.write(&mut connection, incarnation, &batch).await;
+            if written.is_err() {
+                // SQLite may have ended the transaction by itself, and the driver counts
+                // on: the next one gets a connection that knows of none.
+                connection.close_on_drop();
+            }
+            written
+        };
+        self.written(written.await)
     }
 
     async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+        locked(&self.volume).take();
     }
 }
 

@@ -6,9 +6,12 @@
 //! old file's name. Before that the old one's write-ahead file must be gone for good,
 //! or the next start would take it for the new one's.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteJournalMode};
 
 use super::{
     connect_options, damaged, failure, format,
@@ -41,10 +44,18 @@ pub(super) async fn rebuild(
         for role in [Role::WriteAhead, Role::Journal] {
             format::remove(&*disk, &role.path(&path))?;
         }
+        format::remove(&*disk, &index_path(&path))?;
         format::sync_dir(&*disk, &path, sync)?;
         format::take_name(&*disk, &path, sync)
     })
     .await
+}
+
+/// Where earlier releases had the write-ahead index, which is in memory now.
+fn index_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-shm");
+    name.into()
 }
 
 async fn copy(
@@ -67,9 +78,7 @@ async fn copy(
             .unwrap_or_else(|| new_volume.explain(old_volume.explain(error)))
     };
     let options = connect_options(new, &new_volume, sync)?;
-    let options = options
-        .pragma("journal_mode", "OFF")
-        .pragma("locking_mode", "NORMAL");
+    let options = options.journal_mode(SqliteJournalMode::Off);
     let connection = SqliteConnection::connect_with(&options).await;
     let mut connection = connection.map_err(|error| explain(failure(new, "rebuild", error)))?;
     let copied = copy_tables(&mut connection, path, &old_volume).await;

@@ -1,5 +1,8 @@
 use std::sync::Arc;
 
+mod damage;
+mod power;
+
 use bytes::Bytes;
 use tempfile::TempDir;
 use tierkv_types::Version;
@@ -137,7 +140,10 @@ async fn a_full_disk_is_told_and_survived() {
         matches!(full, Err(StorageError::NoSpace { .. })),
         "{full:?}"
     );
-    assert_eq!(store.get_many(std::slice::from_ref(&key)).await.unwrap(), [None]);
+    assert_eq!(
+        store.get_many(std::slice::from_ref(&key)).await.unwrap(),
+        [None]
+    );
     store.checkpoint(Incarnation(1), batch).await.unwrap();
     assert_eq!(store.get_many(&[key]).await.unwrap(), [Some(item)]);
     store.close().await;

@@ -56,6 +56,20 @@ impl Role {
     }
 }
 
+impl Registry {
+    /// What is open. The last handle of one of these may go meanwhile, and whoever drops a
+    /// database needs the registry: they are to be dropped after it was let go.
+    fn open(&self) -> Vec<Arc<Volume>> {
+        self.volumes.values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// Whether somebody has the database in `path` on `disk` open.
+pub(crate) fn is_open(disk: &dyn Disk, path: &Path) -> bool {
+    let open = locked(&REGISTRY).open();
+    open.iter().any(|volume| volume.is_at(disk, path))
+}
+
 /// The open database in `path` on `disk`: the same one for everyone who opens it, since
 /// they must meet at its locks.
 pub(crate) fn enter(
@@ -64,15 +78,11 @@ pub(crate) fn enter(
     format: PageFormat,
     sync: WalSync,
 ) -> Arc<Volume> {
-    // Given back only when the registry is free again: whoever gives the last one of a
-    // database back takes that out of the registry.
-    let open: Vec<Arc<Volume>>;
+    let open;
     let mut registry = locked(&REGISTRY);
-    open = (registry.volumes.values())
-        .filter_map(Weak::upgrade)
-        .collect();
-    let is_it = |volume: &&Arc<Volume>| volume.is_at(&**disk, path) && volume.format() == format;
-    if let Some(volume) = open.iter().rfind(is_it) {
+    open = registry.open();
+    let is_asked = |volume: &&Arc<Volume>| volume.is_at(&**disk, path) && volume.format() == format;
+    if let Some(volume) = open.iter().find(is_asked) {
         return Arc::clone(volume);
     }
     let number = registry.next;
@@ -103,27 +113,56 @@ mod tests {
     use super::*;
     use crate::disk::TestDisk;
 
-    /// Whoever looks through the open databases may be the last to have one of them.
+    fn open(disk: &Arc<dyn Disk>, path: &str) -> Arc<Volume> {
+        enter(disk, Path::new(path), PageFormat::Checked, WalSync::Always)
+    }
+
+    #[test]
+    fn a_path_on_a_disk_is_one_database_and_its_names_lead_to_it() {
+        let disk: Arc<dyn Disk> = Arc::new(TestDisk::default());
+        let other: Arc<dyn Disk> = Arc::new(TestDisk::default());
+        let volume = open(&disk, "/n/store");
+        assert!(Arc::ptr_eq(&volume, &open(&disk, "/n/store")));
+        assert!(!Arc::ptr_eq(&volume, &open(&disk, "/m/store")));
+        assert!(!Arc::ptr_eq(&volume, &open(&other, "/n/store")));
+        let name = volume.name();
+        for (suffix, role) in [
+            ("", Role::Main),
+            ("-wal", Role::WriteAhead),
+            ("-journal", Role::Journal),
+        ] {
+            let (found, what) = find(&format!("{name}{suffix}")).unwrap();
+            assert!(Arc::ptr_eq(&found, &volume));
+            assert_eq!(what, role);
+            assert_eq!(
+                found.path(role).to_str(),
+                Some(&*format!("/n/store{suffix}"))
+            );
+        }
+        assert!(find(&format!("{name}-shm")).is_none());
+        assert!(find("store").is_none());
+        drop(volume);
+        assert!(find(&name).is_none());
+    }
+
     #[test]
     fn databases_come_and_go_on_many_threads() {
-        const ROUNDS: usize = 20_000;
-        let (done, finished) = mpsc::channel();
-        for _ in 0..3 {
-            let done = done.clone();
+        const THREADS: usize = 4;
+        let (ended, end) = mpsc::channel();
+        for thread in 0..THREADS {
+            let ended = ended.clone();
             std::thread::spawn(move || {
                 let disk: Arc<dyn Disk> = Arc::new(TestDisk::default());
-                let path = Path::new("/store");
-                for _ in 0..ROUNDS {
-                    let volume = enter(&disk, path, PageFormat::Checked, WalSync::Always);
-                    let (found, role) = find(&volume.name()).unwrap();
-                    assert!(Arc::ptr_eq(&volume, &found) && role == Role::Main);
+                for _ in 0..5_000 {
+                    let volume = open(&disk, &format!("/n/{thread}"));
+                    assert!(find(&volume.name()).is_some());
                 }
-                done.send(()).unwrap();
+                ended.send(()).unwrap();
             });
         }
-        for _ in 0..3 {
-            let ended = finished.recv_timeout(Duration::from_secs(60));
-            ended.expect("the registry waits for itself");
+        for _ in 0..THREADS {
+            let waited = end.recv_timeout(Duration::from_secs(60));
+            waited.expect("two of them wait for each other");
         }
     }
 }
