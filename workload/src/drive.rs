@@ -122,7 +122,7 @@ impl Outcome {
     }
 }
 
-fn latency_histogram() -> Histogram<u64> {
+pub(crate) fn latency_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, MAX_LATENCY_NANOS, LATENCY_DIGITS)
         .unwrap_or_else(|_| unreachable!("the bounds are constant and sound"))
 }
@@ -239,7 +239,7 @@ async fn merged(mut running: JoinSet<Outcome>) -> Result<Outcome, Failure> {
     Ok(outcome)
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -2,7 +2,7 @@
 //! waits by itself.
 
 use bytes::Bytes;
-use tierkv::{Client, Source};
+use tierkv::{Client, Consistency, ReadOptions, Source};
 
 use crate::target::{Answer, Failure, Target};
 
@@ -32,8 +32,32 @@ impl Session {
     /// # Errors
     /// What the SDK says.
     pub async fn batch_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Answer>, Failure> {
-        let found = self.client.batch_get(keys).await.map_err(Failure::of)?;
+        self.batch_get_with(keys, ReadOptions::default()).await
+    }
+
+    /// Reads many keys in one batch past the cache tier, each as new as it is.
+    ///
+    /// # Errors
+    /// What the SDK says.
+    pub async fn batch_get_latest(
+        &self,
+        keys: &[impl AsRef<[u8]>],
+    ) -> Result<Vec<Answer>, Failure> {
+        let options = ReadOptions {
+            consistency: Consistency::Latest,
+            ..ReadOptions::default()
+        };
+        self.batch_get_with(keys, options).await
+    }
+
+    async fn batch_get_with(
+        &self,
+        keys: &[impl AsRef<[u8]>],
+        options: ReadOptions,
+    ) -> Result<Vec<Answer>, Failure> {
+        let found = self.client.batch_get_with(keys, options).await;
         Ok(found
+            .map_err(Failure::of)?
             .into_iter()
             .map(|found| Answer {
                 value: found.value,
