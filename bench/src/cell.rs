@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Serialize, Serializer};
+
 /// One line of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cell {
@@ -13,15 +15,64 @@ pub(crate) enum Cell {
     HitSession,
     /// Durable writes, against etcd.
     PutOne,
+    /// Resident memory of a record, against redis.
+    Memory,
+    /// Durable writes for ten minutes, against itself.
+    SteadyWrites,
+}
+
+/// What is wanted of a cell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Goal {
+    /// A ratio of rates, the more the better.
+    AtLeast(f64),
+    /// A ratio of costs, the less the better.
+    AtMost(f64),
+    /// Nothing grows without end and nothing fails.
+    Bounded,
+}
+
+impl Goal {
+    /// Whether this ratio is what is wanted. A goal without a ratio is not met by one.
+    pub(crate) fn is_met_by(self, ratio: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => ratio >= least,
+            Self::AtMost(most) => ratio <= most,
+            Self::Bounded => false,
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(ratio) => write!(f, ">= {ratio:.2}"),
+            Self::AtMost(ratio) => write!(f, "<= {ratio:.2}"),
+            Self::Bounded => f.write_str("bounded"),
+        }
+    }
+}
+
+impl Serialize for Goal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl Cell {
-    pub(crate) const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::HitUnary,
         Self::HitUnaryEtcd,
         Self::HitSession,
         Self::PutOne,
+        Self::Memory,
+        Self::SteadyWrites,
     ];
+
+    /// Whether it takes so long that it is measured only when it is named, or everything is.
+    pub(crate) const fn is_long(self) -> bool {
+        matches!(self, Self::SteadyWrites)
+    }
 
     /// The cell's name on the command line.
     pub(crate) const fn name(self) -> &'static str {
@@ -30,6 +81,8 @@ impl Cell {
             Self::HitUnaryEtcd => "hit-unary-etcd",
             Self::HitSession => "hit-session",
             Self::PutOne => "put-one",
+            Self::Memory => "memory",
+            Self::SteadyWrites => "steady-writes",
         }
     }
 
@@ -41,6 +94,8 @@ impl Cell {
             }
             Self::HitSession => "SDK get, in-process cache hit, 64 tasks, one session",
             Self::PutOne => "durable SDK put, one node, 64 tasks, one session",
+            Self::Memory => "resident bytes a record, all in the memory tier",
+            Self::SteadyWrites => "durable SDK put, one node, 64 tasks, for minutes",
         }
     }
 
@@ -51,15 +106,19 @@ impl Cell {
             Self::HitUnaryEtcd => "etcd serializable range",
             Self::HitSession => "redis GET, one multiplexed connection",
             Self::PutOne => "etcd put, one member",
+            Self::Memory => "redis without persistence",
+            Self::SteadyWrites => "its own median",
         }
     }
 
-    /// The least ratio wanted.
-    pub(crate) const fn target(self) -> f64 {
+    /// What is wanted.
+    pub(crate) const fn goal(self) -> Goal {
         match self {
-            Self::HitUnary => 0.90,
-            Self::HitUnaryEtcd | Self::PutOne => 3.0,
-            Self::HitSession => 2.0,
+            Self::HitUnary => Goal::AtLeast(0.90),
+            Self::HitUnaryEtcd | Self::PutOne => Goal::AtLeast(3.0),
+            Self::HitSession => Goal::AtLeast(2.0),
+            Self::Memory => Goal::AtMost(1.2),
+            Self::SteadyWrites => Goal::Bounded,
         }
     }
 }
@@ -94,5 +153,13 @@ mod tests {
             assert_eq!(cell.name().parse(), Ok(cell));
         }
         assert!("hit".parse::<Cell>().unwrap_err().contains("hit-unary, "));
+    }
+
+    #[test]
+    fn goals_have_a_direction() {
+        assert!(Goal::AtLeast(0.9).is_met_by(0.9) && !Goal::AtLeast(0.9).is_met_by(0.89));
+        assert!(Goal::AtMost(1.2).is_met_by(1.2) && !Goal::AtMost(1.2).is_met_by(1.21));
+        assert!(!Goal::AtMost(1.2).is_met_by(f64::NAN));
+        assert_eq!(Cell::Memory.goal().to_string(), "<= 1.20");
     }
 }

@@ -86,9 +86,9 @@ impl Meter {
     }
 
     /// Starts to measure.
-    pub(crate) fn start(&self) -> Measuring<'_> {
+    pub(crate) fn start(&self) -> Measuring {
         Measuring {
-            meter: self,
+            meter: self.clone(),
             before: self.read(),
         }
     }
@@ -116,15 +116,21 @@ impl Meter {
 
 /// A measurement under way.
 #[derive(Debug)]
-pub(crate) struct Measuring<'a> {
-    meter: &'a Meter,
+pub(crate) struct Measuring {
+    meter: Meter,
     before: Reading,
 }
 
-impl Measuring<'_> {
+impl Measuring {
     /// What was spent since the start.
-    pub(crate) fn stop(self) -> Cost {
-        let (now, before) = (self.meter.read(), self.before);
+    pub(crate) fn stop(mut self) -> Cost {
+        self.lap()
+    }
+
+    /// What was spent since the start or the last lap.
+    pub(crate) fn lap(&mut self) -> Cost {
+        let now = self.meter.read();
+        let before = std::mem::replace(&mut self.before, now);
         let all = now.machine.all - before.machine.all;
         let idle = now.machine.idle - before.machine.idle;
         let counted = |now: Option<u64>, before: Option<u64>| Some(now?.saturating_sub(before?));

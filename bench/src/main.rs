@@ -1,31 +1,41 @@
 //! The benchmark cells: the platform and its peers, side by side, in one run.
 //!
 //! Reading order: [`cell`] (what is measured), [`stage`] (the systems, started and loaded),
-//! [`rounds`] (A B A B), [`cost`] (what an operation costs), [`verdict`] (what the figures
-//! say), [`report`]. The peers' clients are [`echo`], [`etcd`] and [`redis`].
+//! [`rounds`] (A B A B), [`memory`] and [`steady`] (the two cells that are no rates),
+//! [`cost`], [`footprint`] and [`metrics_page`] (what is seen of a server from outside),
+//! [`verdict`] (what the figures say), [`report`], [`plot`]. The peers' clients are
+//! [`echo`], [`etcd`] and [`redis`].
 
 mod cell;
 mod cost;
 mod echo;
 mod etcd;
+mod footprint;
+mod memory;
+mod metrics_page;
+mod plot;
 mod redis;
 mod report;
 mod rounds;
 mod stage;
+mod steady;
 mod verdict;
 
 use std::{fmt, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{FalseyValueParser, PossibleValuesParser},
+};
 use tierkv_workload::{Failure, Operations, Shape};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cell::Cell,
     report::Report,
-    rounds::{Round, measure},
+    rounds::measure,
     stage::{Settings, Stage},
-    verdict::Verdict,
+    verdict::{Figures, RateFigures, Verdict},
 };
 
 /// The generator allocates for every operation; glibc's allocator would be part of what is
@@ -55,9 +65,15 @@ enum Server {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// The cells to measure; none means all.
+    /// The cells to measure; none means all but the long one, steady-writes.
     #[arg(env = "CELLS")]
     cells: Vec<String>,
+    /// Measure all cells, the long one too.
+    #[arg(long, env = "FULL", value_parser = FalseyValueParser::new())]
+    full: bool,
+    /// Seconds that steady-writes takes; fewer than 600 make a quick look, not a figure.
+    #[arg(long, default_value_t = steady::DURATION_SECONDS, value_parser = clap::value_parser!(u64).range(30..=86_400))]
+    steady_seconds: u64,
     /// Rounds a cell; fewer than 5 make a quick look, not a figure.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
@@ -129,7 +145,7 @@ async fn run_until_interrupted(run: &Run) -> Result<ExitCode, Failure> {
 }
 
 async fn measured(run: &Run) -> Result<ExitCode, Failure> {
-    let cells = chosen(&run.cells).map_err(Failure)?;
+    let cells = chosen(&run.cells, run.full).map_err(Failure)?;
     let settings = Settings {
         keys: run.keys,
         duration: Duration::from_secs_f64(run.seconds),
@@ -143,11 +159,11 @@ async fn measured(run: &Run) -> Result<ExitCode, Failure> {
             cell.work(),
             cell.peer()
         ));
-        let rounds = cell_rounds(cell, &mut stage, run.rounds).await;
-        if let Err(failure) = &rounds {
+        let figures = figures_of(cell, &mut stage, settings, run).await;
+        if let Err(failure) = &figures {
             note(format_args!("{cell} could not be measured: {failure}"));
         }
-        verdicts.push(Verdict::new(cell, rounds.map_err(|failure| failure.0)));
+        verdicts.push(Verdict::new(cell, figures.map_err(|failure| failure.0)));
     }
     let report = Report {
         cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -171,7 +187,7 @@ async fn measured(run: &Run) -> Result<ExitCode, Failure> {
 }
 
 /// The cells named; `CELLS` names several in one word, and may be empty.
-fn chosen(names: &[String]) -> Result<Vec<Cell>, String> {
+fn chosen(names: &[String], full: bool) -> Result<Vec<Cell>, String> {
     let cells = names
         .iter()
         .flat_map(|words| words.split([' ', ',', '\n', '\t']))
@@ -179,32 +195,45 @@ fn chosen(names: &[String]) -> Result<Vec<Cell>, String> {
         .map(str::parse)
         .collect::<Result<Vec<Cell>, _>>()?;
     if cells.is_empty() {
-        Ok(Cell::ALL.to_vec())
+        let all = Cell::ALL.into_iter();
+        Ok(all.filter(|cell| full || !cell.is_long()).collect())
     } else {
         Ok(cells)
     }
 }
 
-async fn cell_rounds(cell: Cell, stage: &mut Stage, rounds: u64) -> Result<Vec<Round>, Failure> {
+async fn figures_of(
+    cell: Cell,
+    stage: &mut Stage,
+    settings: Settings,
+    run: &Run,
+) -> Result<Figures, Failure> {
     // The peer first: loading it may take so long that a warm cache would cool again.
-    match cell {
+    let rounds = match cell {
         Cell::HitUnary => {
             let peer = stage.echo().await?;
-            measure(&stage.platform_unary_hits().await?, &peer, rounds).await
+            measure(&stage.platform_unary_hits().await?, &peer, run.rounds).await
         }
         Cell::HitUnaryEtcd => {
             let peer = stage.etcd(Operations::Reads).await?;
-            measure(&stage.platform_unary_hits().await?, &peer, rounds).await
+            measure(&stage.platform_unary_hits().await?, &peer, run.rounds).await
         }
         Cell::HitSession => {
             let peer = stage.redis_reads().await?;
-            measure(&stage.platform_session_hits().await?, &peer, rounds).await
+            measure(&stage.platform_session_hits().await?, &peer, run.rounds).await
         }
         Cell::PutOne => {
             let peer = stage.etcd(Operations::Writes).await?;
-            measure(&stage.platform_session_puts().await?, &peer, rounds).await
+            measure(&stage.platform_session_puts().await?, &peer, run.rounds).await
         }
-    }
+        Cell::Memory => return memory::measure(settings).await.map(Figures::Memory),
+        Cell::SteadyWrites => {
+            let duration = Duration::from_secs(run.steady_seconds);
+            let figures = steady::measure(settings.shape, duration).await?;
+            return Ok(Figures::Steady(figures));
+        }
+    };
+    Ok(Figures::Rates(RateFigures::new(rounds?)))
 }
 
 #[cfg(test)]
@@ -220,14 +249,19 @@ mod tests {
         assert_eq!((command.run.cells.len(), command.run.keys), (2, 10));
         let command = Command::parse_from(["tierkv-bench", "echo-server", "--shape", "ycsb"]);
         assert!(command.server.is_some());
+        assert!(!command.run.full && command.run.steady_seconds == 600);
+        assert!(Command::parse_from(["tierkv-bench", "--full"]).run.full);
         assert!(Command::try_parse_from(["tierkv-bench", "--rounds", "0"]).is_err());
         assert!(Command::try_parse_from(["tierkv-bench", "--seconds", "nan"]).is_err());
     }
 
     #[test]
     fn cells_are_chosen_by_name_and_all_without_one() {
-        let words = |text: &str| chosen(&[text.to_owned()]);
-        assert_eq!(words(""), Ok(Cell::ALL.to_vec()));
+        let words = |text: &str| chosen(&[text.to_owned()], false);
+        let usual = words("").unwrap();
+        assert!(usual.contains(&Cell::Memory) && !usual.contains(&Cell::SteadyWrites));
+        assert_eq!(chosen(&[], true), Ok(Cell::ALL.to_vec()));
+        assert_eq!(words("steady-writes"), Ok(vec![Cell::SteadyWrites]));
         assert_eq!(
             words("hit-session put-one"),
             Ok(vec![Cell::HitSession, Cell::PutOne])

@@ -42,6 +42,19 @@ impl RedisClient {
         }
         Ok(())
     }
+
+    /// Bytes that redis says it has allocated.
+    pub(crate) async fn used_memory(&mut self) -> Result<u64, Failure> {
+        let info: String = cmd("INFO")
+            .arg("memory")
+            .query_async(&mut self.connection)
+            .await
+            .map_err(Failure::of)?;
+        info.lines()
+            .find_map(|line| line.strip_prefix("used_memory:"))
+            .and_then(|bytes| bytes.trim().parse().ok())
+            .ok_or_else(|| Failure("redis does not say how much memory it uses".to_owned()))
+    }
 }
 
 impl Target for RedisClient {

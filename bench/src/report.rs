@@ -2,19 +2,18 @@
 
 use std::{fs, path::Path};
 
-use plotters::prelude::*;
 use serde::Serialize;
 use tierkv_workload::Failure;
 
 use crate::{
+    plot::Rounds,
     rounds::{Part, Round},
-    verdict::{End, Figures, Verdict},
+    steady,
+    verdict::{End, Figures, RateFigures, Verdict},
 };
 
 /// Fewer rounds than this make a quick look, not a figure.
 pub(crate) const LEAST_ROUNDS: u64 = 5;
-/// The size of a plot, in pixels.
-const PLOT_SIZE: (u32, u32) = (720, 420);
 
 /// The whole run.
 #[derive(Clone, Debug, Serialize)]
@@ -32,10 +31,10 @@ impl Report {
     pub(crate) fn table(&self) -> String {
         let heads = [
             "cell",
-            "ours/s",
-            "peer/s",
+            "ours",
+            "peer",
             "ratio",
-            "target",
+            "wanted",
             "met",
             "bound now by",
         ];
@@ -71,7 +70,7 @@ impl Report {
             .and_then(|()| fs::write(folder.join("report.json"), json))
             .map_err(|error| Failure(format!("writing into {}: {error}", folder.display())))?;
         for verdict in &self.cells {
-            if let End::Measured(figures) = &verdict.end {
+            if let End::Measured { figures, .. } = &verdict.end {
                 let path = folder.join(format!("{}.svg", verdict.cell));
                 plot(verdict, figures, &path)
                     .map_err(|error| Failure(format!("plotting {}: {error}", path.display())))?;
@@ -82,27 +81,29 @@ impl Report {
 }
 
 fn row_of(verdict: &Verdict) -> [String; 7] {
-    let target = format!("{:.2}", verdict.target);
+    let goal = verdict.goal.to_string();
     let cell = verdict.cell.to_owned();
     match &verdict.end {
-        End::Measured(figures) => [
-            cell,
-            format!("{:.0}", figures.ours_rate),
-            format!("{:.0}", figures.peer_rate),
-            format!(
-                "{:.2} [{:.2}..{:.2}]",
-                figures.ratio, figures.least_ratio, figures.greatest_ratio
-            ),
-            target,
-            if figures.met { "yes" } else { "no" }.to_owned(),
-            figures.bound.clone(),
-        ],
+        End::Measured { met, figures } => {
+            let words = figures.words();
+            let met = if *met { "yes" } else { "no" }.to_owned();
+            [
+                cell,
+                words.ours,
+                words.peer,
+                words.ratio,
+                goal,
+                met,
+                // A failure's words may come from anywhere.
+                words.bound.replace('\n', " | "),
+            ]
+        }
         End::NotMeasured { reason } => [
             cell,
             "-".to_owned(),
             "-".to_owned(),
             "-".to_owned(),
-            target,
+            goal,
             "-".to_owned(),
             // A reason may carry the end of a server's log.
             format!("NOT MEASURED: {}", reason.replace('\n', " | ")),
@@ -110,57 +111,31 @@ fn row_of(verdict: &Verdict) -> [String; 7] {
     }
 }
 
-/// Draws the rate of both sides over the rounds.
 fn plot(
     verdict: &Verdict,
     figures: &Figures,
     path: &Path,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let rounds = &figures.rounds;
-    let last = i32::try_from(rounds.len())?;
-    let both = || rounds.iter().flat_map(|round| [&round.ours, &round.peer]);
-    let highest = both().map(|part| part.rate).fold(0.0, f64::max);
-    let title = format!(
-        "{}: ratio {:.2} [{:.2}..{:.2}], wanted {:.2}",
-        verdict.cell, figures.ratio, figures.least_ratio, figures.greatest_ratio, verdict.target
-    );
-
-    let area = SVGBackend::new(path, PLOT_SIZE).into_drawing_area();
-    area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&area)
-        .caption(title, ("sans-serif", 18))
-        .margin(12)
-        .x_label_area_size(36)
-        .y_label_area_size(80)
-        .build_cartesian_2d(1..last.max(2), 0.0..highest * 1.2)?;
-    chart
-        .configure_mesh()
-        .x_desc("round")
-        .y_desc("operations a second")
-        .x_labels(rounds.len())
-        .disable_x_mesh()
-        .draw()?;
-    let rates = |side: fn(&Round) -> &Part| -> Vec<f64> {
-        rounds.iter().map(|round| side(round).rate).collect()
+    let (unit, [ours, peer]) = match figures {
+        Figures::Rates(figures) => ("operations a second", rates(figures)),
+        Figures::Memory(figures) => ("resident bytes a record", figures.series()),
+        Figures::Steady(figures) => return steady::plot::plot(figures, path),
     };
-    let ours = (verdict.work, BLUE, rates(|round| &round.ours));
-    let peer = (verdict.peer, RED, rates(|round| &round.peer));
-    for (name, color, rates) in [ours, peer] {
-        let points = || (1..).zip(rates.iter().copied());
-        chart
-            .draw_series(LineSeries::new(points(), color.stroke_width(2)))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
-        chart.draw_series(points().map(|point| Circle::new(point, 3, color.filled())))?;
+    let (cell, ratio, goal) = (verdict.cell, figures.words().ratio, verdict.goal);
+    Rounds {
+        title: format!("{cell}: ratio {ratio}, wanted {goal}"),
+        unit,
+        sides: [(verdict.work, ours), (verdict.peer, peer)],
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK)
-        .draw()?;
-    area.present()?;
-    Ok(())
+    .draw(path)
+}
+
+fn rates(figures: &RateFigures) -> [Vec<f64>; 2] {
+    let side = |side: fn(&Round) -> &Part| {
+        let rounds = figures.rounds.iter();
+        rounds.map(|round| side(round).rate).collect()
+    };
+    [side(|round| &round.ours), side(|round| &round.peer)]
 }
 
 #[cfg(test)]
@@ -191,7 +166,7 @@ mod tests {
             rounds: 5,
             seconds_a_part: 3.0,
             cells: vec![
-                Verdict::new(Cell::HitUnary, Ok(rounds)),
+                Verdict::new(Cell::HitUnary, Ok(Figures::Rates(RateFigures::new(rounds)))),
                 Verdict::new(Cell::PutOne, Err("etcd ended\nwith words".to_owned())),
             ],
         }
@@ -208,10 +183,13 @@ mod tests {
                 .collect::<Vec<_>>()
                 .join(" ")
         };
-        assert!(line("hit-unary").starts_with("hit-unary 95000 100000 0.95 [0.95..0.95] 0.90 yes"));
+        assert!(
+            line("hit-unary")
+                .starts_with("hit-unary 95000/s 100000/s 0.95 [0.95..0.95] >= 0.90 yes")
+        );
         assert_eq!(
             line("put-one"),
-            "put-one - - - 3.00 - NOT MEASURED: etcd ended | with words"
+            "put-one - - - >= 3.00 - NOT MEASURED: etcd ended | with words"
         );
         assert!(!table.contains("a quick look"));
         let quick = Report {

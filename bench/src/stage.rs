@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// The namespace of all records.
-const NAMESPACE: &str = "bench";
+pub(crate) const NAMESPACE: &str = "bench";
 /// Tasks at work in every cell.
-const TASKS: usize = 64;
+pub(crate) const TASKS: usize = 64;
 /// Connections of a unary cell.
 const CONNECTIONS: usize = 8;
 /// Sessions that load and warm the platform.
@@ -59,12 +59,21 @@ impl Settings {
     }
 
     /// Every record once.
-    fn loading(self) -> Plan {
+    pub(crate) fn loading(self) -> Plan {
         Plan {
             tasks: LOAD_TASKS,
             ..self.plan(Operations::Writes)
         }
     }
+}
+
+/// Which way a reading of every record takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Through the cache tier, which it fills.
+    Cached,
+    /// Past it, into the data node's memory tier.
+    Latest,
 }
 
 /// The servers that run.
@@ -83,7 +92,7 @@ struct Echo {
     address: String,
 }
 
-fn harness(error: HarnessError) -> Failure {
+pub(crate) fn harness(error: HarnessError) -> Failure {
     Failure::of(error)
 }
 
@@ -237,8 +246,8 @@ impl Stage {
         note(format_args!("warming the platform's cache"));
         let sessions = sessions(&address).await?;
         // The first reading fills the cache, the second shows that it is full.
-        read_all(&sessions, self.settings).await?;
-        let cached = read_all(&sessions, self.settings).await?;
+        read_all(&sessions, self.settings, Reading::Cached).await?;
+        let cached = read_all(&sessions, self.settings, Reading::Cached).await?;
         let share = f64::from(u32::try_from(cached).unwrap_or(u32::MAX))
             / f64::from(u32::try_from(self.settings.keys).unwrap_or(u32::MAX));
         if share < LEAST_CACHED {
@@ -283,7 +292,7 @@ fn first(addresses: Vec<String>) -> Result<String, Failure> {
         .ok_or_else(|| Failure("the server has no address".to_owned()))
 }
 
-async fn sessions(address: &str) -> Result<Vec<Session>, Failure> {
+pub(crate) async fn sessions(address: &str) -> Result<Vec<Session>, Failure> {
     let mut sessions = Vec::new();
     for _ in 0..LOAD_SESSIONS {
         sessions.push(Session::connect(address, NAMESPACE).await?);
@@ -292,7 +301,11 @@ async fn sessions(address: &str) -> Result<Vec<Session>, Failure> {
 }
 
 /// Reads every record in batches, checks it, and counts those that came from a cache.
-async fn read_all(sessions: &[Session], settings: Settings) -> Result<u64, Failure> {
+pub(crate) async fn read_all(
+    sessions: &[Session],
+    settings: Settings,
+    reading: Reading,
+) -> Result<u64, Failure> {
     let mut tasks = JoinSet::new();
     let count = sessions.len() as u64 * WARM_TASKS;
     for (number, session) in (0..count).zip(sessions.iter().cycle()) {
@@ -303,7 +316,10 @@ async fn read_all(sessions: &[Session], settings: Settings) -> Result<u64, Failu
             while start < keys {
                 let indexes = start..keys.min(start + WARM_KEYS);
                 let names: Vec<_> = indexes.clone().map(|index| shape.key(index)).collect();
-                let answers = session.batch_get(&names).await?;
+                let answers = match reading {
+                    Reading::Cached => session.batch_get(&names).await?,
+                    Reading::Latest => session.batch_get_latest(&names).await?,
+                };
                 for (index, answer) in indexes.zip(answers) {
                     let value = answer.value.unwrap_or_default();
                     if !shape.is_value(index, &value) {

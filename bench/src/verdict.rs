@@ -3,9 +3,11 @@
 use serde::Serialize;
 
 use crate::{
-    cell::Cell,
+    cell::{Cell, Goal},
     cost::Cost,
+    memory::MemoryFigures,
     rounds::{Part, Round, median},
+    steady::figures::SteadyFigures,
 };
 
 /// The share (of 1) of the machine's processor time from which on it is the bound.
@@ -17,7 +19,7 @@ pub(crate) struct Verdict {
     pub(crate) cell: &'static str,
     pub(crate) work: &'static str,
     pub(crate) peer: &'static str,
-    pub(crate) target: f64,
+    pub(crate) goal: Goal,
     #[serde(flatten)]
     pub(crate) end: End,
 }
@@ -27,7 +29,13 @@ pub(crate) struct Verdict {
 #[serde(rename_all = "snake_case", tag = "end")]
 pub(crate) enum End {
     /// It has figures.
-    Measured(Figures),
+    Measured {
+        /// Whether they are what is wanted.
+        met: bool,
+        /// What they are.
+        #[serde(flatten)]
+        figures: Box<Figures>,
+    },
     /// It has none, for this reason.
     NotMeasured {
         /// Why.
@@ -35,50 +43,107 @@ pub(crate) enum End {
     },
 }
 
-/// The figures of a cell.
+/// The figures of a cell, each kind with its own.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Figures {
+#[serde(untagged)]
+pub(crate) enum Figures {
+    /// Operations a second, beside a peer's.
+    Rates(RateFigures),
+    /// Bytes a record, beside a peer's.
+    Memory(MemoryFigures),
+    /// A long run.
+    Steady(SteadyFigures),
+}
+
+/// What the table says of figures.
+#[derive(Clone, Debug)]
+pub(crate) struct Words {
+    pub(crate) ours: String,
+    pub(crate) peer: String,
+    pub(crate) ratio: String,
+    pub(crate) bound: String,
+}
+
+/// The figures of a cell that compares rates.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RateFigures {
     pub(crate) ours_rate: f64,
     pub(crate) peer_rate: f64,
     pub(crate) ratio: f64,
     pub(crate) least_ratio: f64,
     pub(crate) greatest_ratio: f64,
-    pub(crate) met: bool,
     pub(crate) bound: String,
     pub(crate) rounds: Vec<Round>,
 }
 
 impl Verdict {
-    pub(crate) fn new(cell: Cell, rounds: Result<Vec<Round>, String>) -> Self {
-        let end = match rounds {
-            Ok(rounds) => End::Measured(Figures::of(cell, rounds)),
+    pub(crate) fn new(cell: Cell, figures: Result<Figures, String>) -> Self {
+        let end = match figures {
+            Ok(figures) => End::Measured {
+                met: figures.meet(cell.goal()),
+                figures: Box::new(figures),
+            },
             Err(reason) => End::NotMeasured { reason },
         };
         Self {
             cell: cell.name(),
             work: cell.work(),
             peer: cell.peer(),
-            target: cell.target(),
+            goal: cell.goal(),
             end,
         }
     }
 
     pub(crate) const fn is_measured(&self) -> bool {
-        matches!(self.end, End::Measured(_))
+        matches!(self.end, End::Measured { .. })
     }
 }
 
 impl Figures {
-    fn of(cell: Cell, rounds: Vec<Round>) -> Self {
+    fn meet(&self, goal: Goal) -> bool {
+        match self {
+            Self::Rates(figures) => goal.is_met_by(figures.ratio),
+            Self::Memory(figures) => goal.is_met_by(figures.ratio),
+            Self::Steady(figures) => figures.holds(),
+        }
+    }
+
+    pub(crate) fn words(&self) -> Words {
+        let ratio = |ratio: f64, least: f64, greatest: f64| {
+            format!("{ratio:.2} [{least:.2}..{greatest:.2}]")
+        };
+        match self {
+            Self::Rates(figures) => Words {
+                ours: format!("{:.0}/s", figures.ours_rate),
+                peer: format!("{:.0}/s", figures.peer_rate),
+                ratio: ratio(figures.ratio, figures.least_ratio, figures.greatest_ratio),
+                bound: figures.bound.clone(),
+            },
+            Self::Memory(figures) => Words {
+                ours: format!("{:.0} B", figures.ours_bytes_a_record),
+                peer: format!("{:.0} B", figures.peer_bytes_a_record),
+                ratio: ratio(figures.ratio, figures.least_ratio, figures.greatest_ratio),
+                bound: figures.bound.clone(),
+            },
+            Self::Steady(figures) => Words {
+                ours: format!("{:.0}/s", figures.rate),
+                peer: "-".to_owned(),
+                ratio: "-".to_owned(),
+                bound: figures.bound.clone(),
+            },
+        }
+    }
+}
+
+impl RateFigures {
+    pub(crate) fn new(rounds: Vec<Round>) -> Self {
         let ratios = || rounds.iter().map(Round::ratio);
-        let ratio = median(ratios());
         Self {
             ours_rate: median(rounds.iter().map(|round| round.ours.rate)),
             peer_rate: median(rounds.iter().map(|round| round.peer.rate)),
-            ratio,
+            ratio: median(ratios()),
             least_ratio: ratios().fold(f64::INFINITY, f64::min),
             greatest_ratio: ratios().fold(f64::NEG_INFINITY, f64::max),
-            met: ratio >= cell.target(),
             bound: bound_of(&rounds),
             rounds,
         }
@@ -167,7 +232,7 @@ fn words_of(unit: Unit) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cost::Cpu;
+    use crate::{cost::Cpu, steady::figures::tests::quiet};
 
     fn part(rate: f64, busy: f64, flushes: Option<u64>) -> Part {
         Part {
@@ -193,6 +258,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_long_run_is_said_in_the_same_words() {
+        let (samples, windows) = quiet(600);
+        let figures = SteadyFigures::new(samples, &windows).unwrap();
+        let words = Figures::Steady(figures.clone()).words();
+        assert_eq!((words.ours.as_str(), words.peer.as_str()), ("1000/s", "-"));
+        let verdict = Verdict::new(Cell::SteadyWrites, Ok(Figures::Steady(figures)));
+        let json = serde_json::to_value(&verdict).unwrap();
+        assert_eq!(
+            (&json["met"], &json["goal"]),
+            (&true.into(), &"bounded".into())
+        );
+        assert_eq!(json["samples"][599]["at"], 600.0);
+    }
+
     fn rounds(busy: f64, flushes: Option<u64>) -> Vec<Round> {
         [90.0, 100.0, 80.0]
             .map(|rate| Round {
@@ -204,12 +284,13 @@ mod tests {
 
     #[test]
     fn the_median_of_the_rounds_counts() {
-        let verdict = Verdict::new(Cell::HitUnary, Ok(rounds(0.98, None)));
-        let End::Measured(figures) = verdict.end else {
-            panic!("it was measured");
-        };
-        assert_eq!((figures.ratio, figures.met), (0.9, true));
-        assert_eq!((figures.least_ratio, figures.greatest_ratio), (0.8, 1.0));
+        let figures = RateFigures::new(rounds(0.98, None));
+        assert_eq!(
+            (figures.ratio, figures.least_ratio, figures.greatest_ratio),
+            (0.9, 0.8, 1.0)
+        );
+        let verdict = Verdict::new(Cell::HitUnary, Ok(Figures::Rates(figures)));
+        assert!(matches!(verdict.end, End::Measured { met: true, .. }));
     }
 
     #[test]
@@ -244,9 +325,14 @@ mod tests {
         let json = serde_json::to_value(&verdict).unwrap();
         assert_eq!(json["end"], "not_measured");
         assert_eq!(json["reason"], "no etcd");
-        let measured = Verdict::new(Cell::PutOne, Ok(rounds(0.98, Some(10))));
+        let figures = Figures::Rates(RateFigures::new(rounds(0.98, Some(10))));
+        let measured = Verdict::new(Cell::PutOne, Ok(figures));
         let json = serde_json::to_value(&measured).unwrap();
-        assert_eq!(json["end"], "measured");
+        assert_eq!(
+            (&json["end"], &json["met"]),
+            (&"measured".into(), &false.into())
+        );
+        assert_eq!(json["goal"], ">= 3.00");
         assert_eq!(json["rounds"][0]["ours"]["cost"]["flushes"], 10);
     }
 }
