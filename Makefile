@@ -8,10 +8,12 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 # Arguments of `tierkv dev`, for `make dev ARGS=--ephemeral`.
 ARGS ?=
-# The cells of `make bench`; none means all.
+# The cells of `make bench`; none means all but steady-writes, which takes ten minutes; with
+# FULL=1 that one, too.
 CELLS ?=
+FULL ?=
 # They go as arguments; an empty variable in its environment would be a cell without a name.
-unexport CELLS
+unexport CELLS FULL
 # How often `make soak` kills the platform.
 ROUNDS ?= 200
 
@@ -65,7 +67,7 @@ soak: ## Kill the platform many times under load (ROUNDS=200)
 	TIERKV_KILL_ROUNDS=$(ROUNDS) cargo test --workspace --test kill -- --nocapture
 
 .PHONY: bench
-bench: ## Measure the platform beside its peers (CELLS="hit-unary put-one")
+bench: ## Measure the platform beside its peers (CELLS="hit-unary put-one"; FULL=1: the 10 minutes of steady-writes, too)
 	ops/deps.sh test
 	cargo build --release --package tierkv-cli --package tierkv-bench
-	$(TARGET)/release/tierkv-bench $(CELLS)
+	$(TARGET)/release/tierkv-bench $(if $(filter 1,$(FULL)),--full) $(CELLS)
