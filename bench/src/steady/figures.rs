@@ -58,7 +58,8 @@ pub(crate) struct SteadyFigures {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Bound {
     pub(crate) max_bytes: u64,
-    /// How much more (of 1) it is at the end than before, beyond what keys explain.
+    /// How much more (of 1) it is at the end than before; of memory and store, beyond what
+    /// keys explain.
     pub(crate) growth: f64,
     pub(crate) holds: bool,
 }
@@ -155,7 +156,7 @@ impl SteadyFigures {
 
 impl Bound {
     fn of_growth(samples: &[Sample], bytes: fn(&Sample) -> u64) -> Self {
-        let growth = growth(samples, bytes);
+        let growth = growth(samples, bytes) - growth(samples, |sample| sample.keys);
         Self {
             max_bytes: samples.iter().map(bytes).max().unwrap_or(0),
             growth,
@@ -176,30 +177,29 @@ impl Bound {
 
 /// The log grows until it has its limit or everything in it is old: only the limit counts.
 fn log_bound(samples: &[Sample]) -> Bound {
-    let grown = Bound::of_growth(samples, |sample| sample.log_bytes);
+    let bytes = |sample: &Sample| sample.log_bytes;
+    let max_bytes = samples.iter().map(bytes).max().unwrap_or(0);
     Bound {
-        holds: grown.max_bytes <= LOG_LIMIT_BYTES + LOG_SEGMENT_BYTES,
-        ..grown
+        max_bytes,
+        growth: growth(samples, bytes),
+        holds: max_bytes <= LOG_LIMIT_BYTES + LOG_SEGMENT_BYTES,
     }
 }
 
-/// How much larger (of 1) the greatest size of the run's end is than that of the part
-/// before, less the growth in keys. Greatest sizes, for files that are cut and grow again.
+/// How much larger (of 1) the greatest value of the run's end is than that of the part
+/// before. Greatest values, for files that are cut and grow again.
 #[allow(clippy::cast_precision_loss)]
-fn growth(samples: &[Sample], bytes: fn(&Sample) -> u64) -> f64 {
+fn growth(samples: &[Sample], value: fn(&Sample) -> u64) -> f64 {
     let total = samples.last().map_or(0.0, |sample| sample.at);
     let end = total * (1.0 - END_SHARE);
     let before = end - total * BEFORE_SHARE;
-    let greatest = |from: f64, to: f64, figure: &dyn Fn(&Sample) -> u64| {
+    let greatest = |from: f64, to: f64| {
         let part = samples
             .iter()
             .filter(|sample| sample.at > from && sample.at <= to);
-        part.map(figure).max().unwrap_or(0) as f64
+        part.map(value).max().unwrap_or(0) as f64
     };
-    let grown = |figure: &dyn Fn(&Sample) -> u64| {
-        greatest(end, total, figure) / greatest(before, end, figure).max(1.0)
-    };
-    grown(&bytes) - grown(&|sample| sample.keys)
+    greatest(end, total) / greatest(before, end).max(1.0) - 1.0
 }
 
 /// Quantiles of all stretches of ten seconds.
