@@ -89,9 +89,11 @@ impl SteadyFigures {
             sample.map_or((0.0, 0.0), |sample| (figure(sample), sample.at))
         };
         let (silence_micros, silence_at) = worst(|sample| sample.silence_micros);
+        #[allow(clippy::cast_precision_loss)]
+        let full_seconds = DURATION_SECONDS as f64;
         let is_slow = |sample: &&Sample| sample.rate < rate * SLOW_SHARE;
         let mut figures = Self {
-            quick_look: samples.len() < usize::try_from(DURATION_SECONDS).unwrap_or(usize::MAX),
+            quick_look: samples.last().is_none_or(|sample| sample.at < full_seconds),
             rate,
             failures: windows.iter().map(|window| window.failures).sum(),
             first_failure: first_failure.map(|failure| failure.0),
@@ -283,6 +285,11 @@ pub(crate) mod tests {
         assert!(figures.holds() && !figures.quick_look, "{}", figures.bound);
         assert_eq!((figures.cliff_factor, figures.slow_seconds), (1.0, 0));
         assert!(figures.bound.starts_with("cliff factor 1.0 "));
+        // A late look makes fewer samples, not a shorter run.
+        let (mut samples, mut windows) = quiet(600);
+        samples.remove(300);
+        windows.remove(300);
+        assert!(!SteadyFigures::new(samples, &windows).unwrap().quick_look);
         let (samples, windows) = quiet(60);
         let quick = SteadyFigures::new(samples, &windows).unwrap();
         assert!(quick.bound.ends_with("a quick look, no figure"));
