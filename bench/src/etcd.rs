@@ -107,6 +107,7 @@ mod tests {
         client.load(&plan).await.unwrap();
         let outcome = drive(&[client], &plan).await.unwrap();
         assert_eq!((outcome.failures, outcome.first_failure), (0, None));
-        assert!(outcome.operations > 100);
+        // Each task does one at least, however slow the machine is.
+        assert!(outcome.operations >= plan.tasks as u64);
     }
 }
