@@ -57,6 +57,8 @@ impl Driver {
                     Ok(()) => Event::Durable(*durable.borrow_and_update()),
                     Err(_) => return Err(self.storage.failed().await.to_string()),
                 },
+                // The store may fail while the log is sound, and nothing would tell.
+                error = self.storage.failed() => return Err(error.to_string()),
                 _ = ticks.tick() => Event::Tick,
                 changed = record.changed() => {
                     changed.map_err(|error| error.to_string())?;
