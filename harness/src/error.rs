@@ -31,6 +31,17 @@ pub enum Error {
         /// The last lines of its log.
         log: String,
     },
+    /// A small disk could not be mounted.
+    #[error(
+        "a small disk can't be mounted: that needs user and mount namespaces for unprivileged \
+         users (sysctl user.max_user_namespaces and user.max_mnt_namespaces over 0, \
+         kernel.unprivileged_userns_clone = 1 and \
+         kernel.apparmor_restrict_unprivileged_userns = 0 where they exist); it was said:\n{log}"
+    )]
+    NoSmallDisk {
+        /// What the attempt printed.
+        log: String,
+    },
     /// The server did not get where it should within its time.
     #[error("{name} did not {what} within {waited:?}; its log ends:\n{log}")]
     TimedOut {

@@ -2,8 +2,9 @@
 //!
 //! Everything runs on free loopback ports, with a data folder of its own, and, when the
 //! caller is root, as the user `nobody`. Reading order: [`poll`] (waiting for a state),
-//! [`folder`] (where a server keeps its data), [`process`] (the guard that no server
-//! outlives), [`port`], then the servers: [`etcd`], [`redis`] and [`tierkv`].
+//! [`folder`] (where a server keeps its data), [`surroundings`] (what it is started with),
+//! [`process`] (the guard that no server outlives), [`small_disk`] (one that can be
+//! filled), [`port`], then the servers: [`etcd`], [`redis`] and [`tierkv`].
 
 pub mod error;
 pub mod etcd;
@@ -12,6 +13,8 @@ pub mod poll;
 pub mod port;
 pub mod process;
 pub mod redis;
+pub mod small_disk;
+pub mod surroundings;
 pub mod tierkv;
 pub mod user;
 
@@ -22,4 +25,6 @@ pub use poll::poll_until;
 pub use port::free_port;
 pub use process::{Process, Program};
 pub use redis::Redis;
+pub use small_disk::SmallDisk;
+pub use surroundings::Surroundings;
 pub use tierkv::{Options, TierKv};

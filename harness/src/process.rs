@@ -17,9 +17,12 @@ use crate::{
     error::{Error, io_error},
     folder::DataFolder,
     poll::poll_until,
+    surroundings::Surroundings,
     user::User,
 };
 
+/// The wrapper of a server that is to hear of a file size limit as an error, not a signal.
+pub const IGNORE_FILE_SIZE: [&str; 2] = ["env", "--ignore-signal=XFSZ"];
 /// How much of a log's end an error message carries, in bytes.
 const LOG_TAIL_BYTES: u64 = 4096;
 
@@ -91,6 +94,19 @@ impl Process {
         arguments: impl IntoIterator<Item = impl Into<OsString>>,
         folder: &DataFolder,
     ) -> Result<Self, Error> {
+        Self::spawn_in(program, arguments, folder, &Surroundings::default())
+    }
+
+    /// Does what [`Process::spawn`] does, in `surroundings`.
+    ///
+    /// # Errors
+    /// If the program or its wrapper is missing, or the system refuses to run it.
+    pub fn spawn_in(
+        program: &Program,
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
+        folder: &DataFolder,
+        surroundings: &Surroundings,
+    ) -> Result<Self, Error> {
         let what = || format!("starting {}", program.name);
         let mut path = program.located()?;
         let stdout = File::create(stdout_of(folder)).map_err(io_error(what()))?;
@@ -105,9 +121,12 @@ impl Process {
                 .runnable(&path, folder.path())
                 .map_err(io_error(what()))?;
         }
-        let mut command = Command::new(path);
+        let mut words = (surroundings.wrapper.iter().cloned()).chain([path.into_os_string()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
         command
+            .args(words)
             .args(arguments.into_iter().map(Into::into))
+            .envs(surroundings.environment.iter().cloned())
             .current_dir(folder.data())
             .stdin(Stdio::null())
             .stdout(stdout)
@@ -200,6 +219,29 @@ impl Process {
     /// If the system refuses.
     pub fn resume(&self) -> Result<(), Error> {
         self.signal(Signal::CONT, "resuming")
+    }
+
+    /// Lets no file grow beyond `bytes`, nor be written there, from now on: what it tries
+    /// fails with `EFBIG`. It must be wrapped in [`IGNORE_FILE_SIZE`] for that.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn limit_file_size(&self, bytes: u64) -> Result<(), Error> {
+        let what = format!("limiting the files of {}", self.name);
+        // As the server's own user: a root without all its rights may not.
+        let mut command = Command::new("prlimit");
+        command
+            .arg(format!("--pid={}", self.pid()))
+            .arg(format!("--fsize={bytes}:{bytes}"));
+        if let Some(user) = User::for_servers() {
+            command.uid(user.uid).gid(user.gid);
+        }
+        let output = command.output().map_err(io_error(what.as_str()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(io_error(what)(io::Error::other(said.into_owned())))
     }
 
     /// Asks it to end (`SIGTERM`) and waits for that.

@@ -13,6 +13,7 @@ use crate::{
     error::Error,
     folder::DataFolder,
     process::{Process, Program},
+    surroundings::Surroundings,
 };
 
 /// Names the binary to run instead of the one beside the current executable.
@@ -31,6 +32,8 @@ pub struct Options {
     pub binary: Option<PathBuf>,
     /// More arguments of `tierkv dev`.
     pub arguments: Vec<String>,
+    /// Its environment, and what it is started through.
+    pub surroundings: Surroundings,
 }
 
 /// A whole platform in one process on loopback, ready to serve; it ends with this guard.
@@ -40,6 +43,7 @@ pub struct TierKv {
     announced: Announced,
     program: Program,
     arguments: Vec<String>,
+    surroundings: Surroundings,
 }
 
 /// What `tierkv dev --output json` prints once it serves.
@@ -58,12 +62,18 @@ impl TierKv {
     pub async fn start(options: Options) -> Result<Self, Error> {
         let folder = options.folder.map_or_else(|| DataFolder::new("dev"), Ok)?;
         let program = program(options.binary);
-        let (process, announced) = launch(&program, &folder, &options.arguments).await?;
+        let Options {
+            arguments,
+            surroundings,
+            ..
+        } = options;
+        let (process, announced) = launch(&program, &folder, &arguments, &surroundings).await?;
         Ok(Self {
             process,
             announced,
             program,
-            arguments: options.arguments,
+            arguments,
+            surroundings,
         })
     }
 
@@ -120,7 +130,9 @@ impl TierKv {
     pub async fn restart(&mut self) -> Result<(), Error> {
         self.kill9()?;
         let folder = self.process.folder().clone();
-        let (process, announced) = launch(&self.program, &folder, &self.arguments).await?;
+        let surroundings = &self.surroundings;
+        let (process, announced) =
+            launch(&self.program, &folder, &self.arguments, surroundings).await?;
         self.process = process;
         self.announced = announced;
         Ok(())
@@ -131,6 +143,7 @@ async fn launch(
     program: &Program,
     folder: &DataFolder,
     more_arguments: &[String],
+    surroundings: &Surroundings,
 ) -> Result<(Process, Announced), Error> {
     let data = folder.data().display().to_string();
     let fixed = [
@@ -147,7 +160,7 @@ async fn launch(
     let arguments = fixed
         .into_iter()
         .chain(more_arguments.iter().map(String::as_str));
-    let mut process = Process::spawn(program, arguments, folder)?;
+    let mut process = Process::spawn_in(program, arguments, folder, surroundings)?;
     let line = process
         .wait_until(
             "say where it listens",
@@ -203,7 +216,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tierkv");
         let text = format!(
-            "#!/bin/sh\ntrap 'exit 0' TERM\necho \"$@\" >>arguments\necho \"{line}\"\n\
+            "#!/bin/sh\ntrap 'exit 0' TERM\necho \"$@$PLACE\" >>arguments\necho \"{line}\"\n\
              while :; do sleep 0.01; done\n"
         );
         fs::write(&path, text).unwrap();
@@ -211,6 +224,9 @@ mod tests {
         let options = Options {
             binary: Some(path),
             arguments: vec!["--cache-mib".to_owned(), "64".to_owned()],
+            surroundings: Surroundings::default()
+                .set("PLACE", "?")
+                .wrap(["env", "PLACE=!"]),
             ..Options::default()
         };
         (folder, options)
@@ -237,7 +253,7 @@ mod tests {
         let lines: Vec<&str> = arguments.lines().collect();
         let expected = format!(
             "dev --output json --grpc-listen 127.0.0.1:0 --rest-listen 127.0.0.1:0 \
-             --data-dir {} --cache-mib 64",
+             --data-dir {} --cache-mib 64!",
             data.display()
         );
         assert_eq!(lines, [expected.as_str(), expected.as_str()]);
