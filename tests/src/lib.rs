@@ -2,11 +2,13 @@
 //!
 //! The tests are in `tests/`; here is how they reach what they test: [`binary`] (the built
 //! `tierkv`), [`ephemeral`] (a platform that keeps nothing), [`http`] (requests byte by
-//! byte, so that no client library tidies a path up), [`metrics`] and [`ledger`] (what a
-//! client was promised).
+//! byte, so that no client library tidies a path up), [`metrics`], and what a client was
+//! promised: [`ledger`] (of a key that is written again and again) and [`flood`] (of ever
+//! new ones).
 
 pub mod binary;
 pub mod ephemeral;
+pub mod flood;
 pub mod http;
 pub mod ledger;
 pub mod metrics;
