@@ -44,9 +44,12 @@ impl Record {
     /// Its value; no two records share one.
     #[must_use]
     pub fn value(self) -> Bytes {
-        let kind = Kind::Put(self.value_bytes);
-        let number = self.number;
-        Attempt { number, kind }.value().unwrap_or_default()
+        let attempt = Attempt {
+            number: self.number,
+            kind: Kind::Put(self.value_bytes),
+            born_ms: 0,
+        };
+        attempt.value().unwrap_or_default()
     }
 }
 

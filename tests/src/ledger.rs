@@ -2,13 +2,17 @@
 //!
 //! A write is *open* from its sending until its outcome is known. After a crash a key may
 //! hold what was acknowledged last, or any write that was open then, and nothing else (I1);
-//! its version never goes back (I5). Writes of one key are made one after the other.
+//! its version never goes back (I5), and a write that is sent again under the same name is
+//! applied once (I8). Writes of one key are made one after the other.
 
 use bytes::Bytes;
 
 /// Bytes that say which write a value is: a mark, the write's number and the length.
 const HEADER_BYTES: usize = 16;
 const MARK: u32 = 0x564b_5401;
+
+/// How far the platform's time may be from that of the test, and still be right.
+const CLOCK_SLACK_MS: u64 = 1_000;
 
 /// One write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub struct Attempt {
     pub number: u64,
     /// What it does.
     pub kind: Kind,
+    /// When it was made, in milliseconds of the test's time.
+    pub born_ms: u64,
 }
 
 /// What a write does.
@@ -24,8 +30,32 @@ pub struct Attempt {
 pub enum Kind {
     /// Sets a value of this many bytes.
     Put(u32),
+    /// Sets a value of so many bytes that expires after so many milliseconds.
+    Expiring(u32, u64),
     /// Removes the key.
     Delete,
+}
+
+/// What a write was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The key's version.
+    pub version: u64,
+    /// Of a delete: whether the key was there.
+    pub existed: Option<bool>,
+}
+
+/// What a read saw.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    /// The value, if there was one.
+    pub value: Option<&'a [u8]>,
+    /// The version that came with it.
+    pub version: u64,
+    /// When the read was sent and when it was answered, in the test's time.
+    pub asked_ms: u64,
+    /// See `asked_ms`.
+    pub answered_ms: u64,
 }
 
 impl Attempt {
@@ -33,7 +63,7 @@ impl Attempt {
     /// no part of it can be taken for a part of another.
     #[must_use]
     pub fn value(&self) -> Option<Bytes> {
-        let Kind::Put(length) = self.kind else {
+        let (Kind::Put(length) | Kind::Expiring(length, _)) = self.kind else {
             return None;
         };
         let length = length as usize;
@@ -67,15 +97,70 @@ fn claim(value: &[u8]) -> String {
     format!("a value of {} bytes that {claimed}", value.len())
 }
 
+/// What a key holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    by: Attempt,
+    /// When it is over, in platform time, which the version of the write tells.
+    expires_ms: Option<u64>,
+}
+
+impl Held {
+    /// What is held since a write was applied at `version`.
+    const fn since(by: Attempt, version: u64) -> Self {
+        let expires_ms = match by.kind {
+            Kind::Expiring(_, ttl_ms) => Some(millis_of(version) + ttl_ms),
+            Kind::Put(_) | Kind::Delete => None,
+        };
+        Self { by, expires_ms }
+    }
+
+    /// Whether the key can be there at some moment between these.
+    fn may_be_there(&self, from_ms: u64) -> bool {
+        let lasts = |at| at + CLOCK_SLACK_MS > from_ms;
+        self.by.kind != Kind::Delete && self.expires_ms.is_none_or(lasts)
+    }
+
+    fn may_be_gone(&self, by_ms: u64) -> bool {
+        let over = |at| at <= by_ms + CLOCK_SLACK_MS;
+        self.by.kind == Kind::Delete || self.expires_ms.is_some_and(over)
+    }
+}
+
+/// The time that a version tells.
+const fn millis_of(version: u64) -> u64 {
+    version >> 16
+}
+
+/// A write whose answer was lost, after the key was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Doubt {
+    attempt: Attempt,
+    /// The key's version before it.
+    before: u64,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Applied,
+    NotApplied,
+    /// The key is absent with it or without it.
+    Unclear,
+}
+
 /// The promises about one key.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     key: String,
-    /// The write that the key holds; `None` before the first.
-    held: Option<Attempt>,
+    /// `None` before the first write.
+    held: Option<Held>,
     /// The greatest version that was told of the key.
     version: u64,
     open: Option<Attempt>,
+    doubt: Option<Doubt>,
+    /// The last write that was answered.
+    last: Option<(Attempt, Answer)>,
 }
 
 impl Ledger {
@@ -87,6 +172,8 @@ impl Ledger {
             held: None,
             version: 0,
             open: None,
+            doubt: None,
+            last: None,
         }
     }
 
@@ -102,15 +189,28 @@ impl Ledger {
         self.version
     }
 
-    /// The value that the key holds by all that was acknowledged.
+    /// Whether the key holds a value that will expire.
     #[must_use]
-    pub fn value(&self) -> Option<Bytes> {
-        self.held.and_then(|held| held.value())
+    pub fn is_expiring(&self) -> bool {
+        self.held.is_some_and(|held| held.expires_ms.is_some())
+    }
+
+    /// The last write that was answered, and how.
+    #[must_use]
+    pub const fn last(&self) -> Option<(Attempt, Answer)> {
+        self.last
+    }
+
+    /// The write whose answer was lost, once the key was read after that.
+    #[must_use]
+    pub fn doubtful(&self) -> Option<Attempt> {
+        self.doubt.map(|doubt| doubt.attempt)
     }
 
     /// A write is about to be sent; the one before it must be settled.
     pub fn begin(&mut self, attempt: Attempt) {
         assert_eq!(self.open, None, "{}: one write at a time", self.key);
+        self.doubt = None;
         self.open = Some(attempt);
     }
 
@@ -119,15 +219,19 @@ impl Ledger {
         self.open = None;
     }
 
-    /// The open write was acknowledged; `existed` is what a delete said.
+    /// The open write was acknowledged.
     ///
     /// # Errors
     /// In words, if the acknowledgement breaks a promise.
-    pub fn acknowledged(&mut self, version: u64, existed: Option<bool>) -> Result<(), String> {
+    pub fn acknowledged(&mut self, answer: Answer) -> Result<(), String> {
         let Some(attempt) = self.open.take() else {
             return Err(format!("{}: an answer to no write", self.key));
         };
-        let present = self.value().is_some();
+        self.settle(attempt, answer)
+    }
+
+    fn settle(&mut self, attempt: Attempt, answer: Answer) -> Result<(), String> {
+        let Answer { version, existed } = answer;
         // The delete of an absent key changes nothing and tells up to when that is known.
         let changes = existed != Some(false);
         let grown = if changes {
@@ -141,52 +245,123 @@ impl Ledger {
                 self.key, self.version
             ));
         }
-        if let Some(existed) = existed
-            && existed != present
-        {
+        let at_ms = millis_of(version);
+        let may_exist = self.held.is_some_and(|held| held.may_be_there(at_ms));
+        let may_not = self.held.is_none_or(|held| held.may_be_gone(at_ms));
+        if existed.is_some_and(|existed| if existed { !may_exist } else { !may_not }) {
             return Err(format!(
-                "{}: a delete says existed = {existed}, but the key held {:?}",
+                "{}: a delete got {answer:?}, but the key held {:?}",
                 self.key, self.held
             ));
         }
-        self.held = Some(attempt);
+        self.held = Some(Held::since(attempt, version));
         self.version = version;
+        self.last = Some((attempt, answer));
         Ok(())
     }
 
     /// The key was read while nothing could still be under way: the value (or its absence)
-    /// and version must be one that was promised. What it is settles an open write.
+    /// and version must be one that was promised. What it is settles an open write, or
+    /// leaves a doubt that [`Ledger::repeated`] may settle.
     ///
     /// # Errors
     /// In words, if a promise is broken.
-    pub fn observe(&mut self, value: Option<&[u8]>, version: u64) -> Result<(), String> {
+    pub fn observe(&mut self, sight: Sight<'_>) -> Result<(), String> {
         let open = self.open.take();
-        let is = |attempt: &Attempt| attempt.value().as_deref() == value;
-        let as_held = match (&self.held, value) {
-            (None, None) => version >= self.version,
-            (Some(held), None) => is(held) && version >= self.version,
-            (Some(held), Some(_)) => is(held) && version == self.version,
+        let shows = |held: &Held| match sight.value {
+            Some(_) => {
+                held.by.value().as_deref() == sight.value && held.may_be_there(sight.asked_ms)
+            }
+            None => held.may_be_gone(sight.answered_ms),
+        };
+        let as_held = match (&self.held, sight.value) {
+            (None, None) => sight.version >= self.version,
+            (Some(held), None) => shows(held) && sight.version >= self.version,
+            (Some(held), Some(_)) => shows(held) && sight.version == self.version,
             (None, Some(_)) => false,
         };
-        if as_held {
-            self.version = version;
-            return Ok(());
-        }
-        match open.filter(is) {
-            Some(open) if version > self.version => {
+        let open = open.map(|attempt| {
+            // What is absent may have been written any time since.
+            let since = match sight.value {
+                Some(_) => sight.version,
+                None => attempt.born_ms << 16,
+            };
+            Held::since(attempt, since)
+        });
+        let as_open = open.filter(|open| shows(open) && sight.version > self.version);
+        let before = self.version;
+        let fate = match (as_held, as_open) {
+            (true, None) => Fate::NotApplied,
+            (true, Some(_)) => Fate::Unclear,
+            (false, Some(open)) => {
                 self.held = Some(open);
-                self.version = version;
-                Ok(())
+                Fate::Applied
             }
-            _ => Err(format!(
-                "{}: holds {} at version {version}; acknowledged was {:?} at version {}, open \
-                 was {open:?} (I1)",
-                self.key,
-                value.map_or_else(|| "nothing".to_owned(), claim),
-                self.held,
-                self.version
-            )),
+            (false, None) => {
+                return Err(format!(
+                    "{}: holds {} at version {}; acknowledged was {:?} at version {}, open was \
+                     {open:?} (I1)",
+                    self.key,
+                    sight.value.map_or_else(|| "nothing".to_owned(), claim),
+                    sight.version,
+                    self.held,
+                    self.version
+                ));
+            }
+        };
+        if sight.value.is_none()
+            && let Some(held) = &mut self.held
+        {
+            // It does not come back.
+            held.by.kind = Kind::Delete;
+            held.expires_ms = None;
         }
+        self.version = sight.version.max(self.version);
+        if let Some(open) = open {
+            let attempt = open.by;
+            self.doubt = Some(Doubt {
+                attempt,
+                before,
+                fate,
+            });
+        }
+        Ok(())
+    }
+
+    /// The doubtful write was sent again, under the same name, and answered: it is applied
+    /// once, now or before, and the answer tells when.
+    ///
+    /// # Errors
+    /// In words, if a promise is broken.
+    pub fn repeated(&mut self, answer: Answer) -> Result<(), String> {
+        let Some(doubt) = self.doubt.take() else {
+            return Err(format!("{}: an answer to no doubtful write", self.key));
+        };
+        let Doubt {
+            attempt,
+            before,
+            fate,
+        } = doubt;
+        let is_value =
+            attempt.kind != Kind::Delete && self.held.is_some_and(|held| held.by == attempt);
+        let is_right = match fate {
+            Fate::Applied if is_value => answer.version == self.version,
+            Fate::Applied => before < answer.version && answer.version <= self.version,
+            Fate::NotApplied => answer.version > self.version,
+            Fate::Unclear => before < answer.version,
+        };
+        if !is_right {
+            return Err(format!(
+                "{}: sent again, {doubt:?} was answered {answer:?}, while the key was at \
+                 version {} (I8)",
+                self.key, self.version
+            ));
+        }
+        if answer.version > self.version {
+            return self.settle(attempt, answer);
+        }
+        self.last = Some((attempt, answer));
+        Ok(())
     }
 }
 
@@ -194,25 +369,44 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    fn put(number: u64, length: u32) -> Attempt {
+    const fn attempt(number: u64, kind: Kind) -> Attempt {
         Attempt {
             number,
-            kind: Kind::Put(length),
+            kind,
+            born_ms: 0,
         }
     }
 
-    fn delete(number: u64) -> Attempt {
-        Attempt {
-            number,
-            kind: Kind::Delete,
+    const fn put(number: u64, length: u32) -> Attempt {
+        attempt(number, Kind::Put(length))
+    }
+
+    const fn delete(number: u64) -> Attempt {
+        attempt(number, Kind::Delete)
+    }
+
+    const fn answer(version: u64, existed: Option<bool>) -> Answer {
+        Answer { version, existed }
+    }
+
+    const fn at(ms: u64, value: Option<&[u8]>, version: u64) -> Sight<'_> {
+        Sight {
+            value,
+            version,
+            asked_ms: ms,
+            answered_ms: ms,
         }
+    }
+
+    const fn sight(value: Option<&[u8]>, version: u64) -> Sight<'_> {
+        at(0, value, version)
     }
 
     /// A key that holds write 1 at version 10.
     fn written() -> Ledger {
         let mut ledger = Ledger::new("k".to_owned());
         ledger.begin(put(1, 40));
-        ledger.acknowledged(10, None).unwrap();
+        ledger.acknowledged(answer(10, None)).unwrap();
         ledger
     }
 
@@ -229,14 +423,14 @@ mod tests {
     #[test]
     fn an_acknowledged_write_must_be_there() {
         let value = put(1, 40).value().unwrap();
-        assert!(written().observe(Some(&value), 10).is_ok());
-        assert!(written().observe(Some(&value), 9).is_err());
-        assert!(written().observe(Some(&value), 11).is_err());
-        assert!(written().observe(None, 11).is_err());
-        assert!(written().observe(Some(&value[..39]), 10).is_err());
+        assert!(written().observe(sight(Some(&value), 10)).is_ok());
+        assert!(written().observe(sight(Some(&value), 9)).is_err());
+        assert!(written().observe(sight(Some(&value), 11)).is_err());
+        assert!(written().observe(sight(None, 11)).is_err());
+        assert!(written().observe(sight(Some(&value[..39]), 10)).is_err());
         let mut torn = value.to_vec();
         torn[39] ^= 1;
-        assert!(written().observe(Some(&torn), 10).is_err());
+        assert!(written().observe(sight(Some(&torn), 10)).is_err());
     }
 
     #[test]
@@ -247,38 +441,99 @@ mod tests {
             ledger
         };
         let (old, new) = (put(1, 40).value().unwrap(), put(2, 7).value().unwrap());
-        assert!(open(put(2, 7)).observe(Some(&old), 10).is_ok());
-        assert!(open(put(2, 7)).observe(Some(&new), 11).is_ok());
-        assert!(open(put(2, 7)).observe(Some(&new), 10).is_err());
-        assert!(open(put(2, 7)).observe(None, 11).is_err());
-        assert!(open(delete(2)).observe(None, 11).is_ok());
-        assert!(open(delete(2)).observe(None, 10).is_err());
+        assert!(open(put(2, 7)).observe(sight(Some(&old), 10)).is_ok());
+        assert!(open(put(2, 7)).observe(sight(Some(&new), 11)).is_ok());
+        assert!(open(put(2, 7)).observe(sight(Some(&new), 10)).is_err());
+        assert!(open(put(2, 7)).observe(sight(None, 11)).is_err());
+        assert!(open(delete(2)).observe(sight(None, 11)).is_ok());
+        assert!(open(delete(2)).observe(sight(None, 10)).is_err());
         let mut refused = open(put(2, 7));
         refused.refused();
-        assert!(refused.observe(Some(&new), 11).is_err());
+        assert!(refused.observe(sight(Some(&new), 11)).is_err());
     }
 
     #[test]
     fn what_was_seen_once_stays() {
         let mut ledger = written();
         ledger.begin(delete(2));
-        ledger.observe(None, 12).unwrap();
+        ledger.observe(sight(None, 12)).unwrap();
         let old = put(1, 40).value().unwrap();
-        assert!(ledger.clone().observe(Some(&old), 10).is_err());
-        assert!(ledger.clone().observe(None, 11).is_err());
+        assert!(ledger.clone().observe(sight(Some(&old), 10)).is_err());
+        assert!(ledger.clone().observe(sight(None, 11)).is_err());
         ledger.begin(put(3, 1));
-        assert!(ledger.clone().acknowledged(12, None).is_err());
-        assert!(ledger.acknowledged(13, None).is_ok());
+        assert!(ledger.clone().acknowledged(answer(12, None)).is_err());
+        assert!(ledger.acknowledged(answer(13, None)).is_ok());
     }
 
     #[test]
     fn a_delete_must_know_whether_the_key_was_there() {
         let mut ledger = written();
         ledger.begin(delete(2));
-        assert!(ledger.clone().acknowledged(11, Some(false)).is_err());
-        ledger.acknowledged(11, Some(true)).unwrap();
+        assert!(
+            ledger
+                .clone()
+                .acknowledged(answer(11, Some(false)))
+                .is_err()
+        );
+        ledger.acknowledged(answer(11, Some(true))).unwrap();
         ledger.begin(delete(3));
-        assert!(ledger.clone().acknowledged(12, Some(true)).is_err());
-        ledger.acknowledged(11, Some(false)).unwrap();
+        assert!(ledger.clone().acknowledged(answer(12, Some(true))).is_err());
+        ledger.acknowledged(answer(11, Some(false))).unwrap();
+    }
+
+    #[test]
+    fn an_expiring_value_is_there_until_its_time_and_never_again() {
+        let ttl = CLOCK_SLACK_MS;
+        let expiring = attempt(2, Kind::Expiring(7, ttl));
+        let value = expiring.value().unwrap();
+        let mut ledger = written();
+        ledger.begin(expiring);
+        ledger.acknowledged(answer(11, None)).unwrap();
+        assert!(ledger.is_expiring());
+        let late = ttl + 2 * CLOCK_SLACK_MS;
+        let there = |ms| ledger.clone().observe(at(ms, Some(&value), 11));
+        assert!(there(0).is_ok() && there(ttl).is_ok() && there(late).is_err());
+        assert!(ledger.clone().observe(at(late, None, 11)).is_ok());
+        ledger.observe(at(late, None, 11)).unwrap();
+        assert!(ledger.clone().observe(at(ttl, Some(&value), 11)).is_err());
+        ledger.begin(delete(3));
+        assert!(ledger.clone().acknowledged(answer(12, Some(true))).is_err());
+        assert!(ledger.acknowledged(answer(12, Some(false))).is_ok());
+        // One for long is not gone soon.
+        let mut long = written();
+        long.begin(attempt(2, Kind::Expiring(7, 600_000)));
+        assert!(long.clone().observe(at(late, None, 12)).is_err());
+        long.acknowledged(answer(11, None)).unwrap();
+        assert!(long.observe(at(late, None, 12)).is_err());
+    }
+
+    #[test]
+    fn a_write_that_is_sent_again_is_applied_once() {
+        let (old, new) = (put(1, 40).value().unwrap(), put(2, 7).value().unwrap());
+        let doubtful = |attempt, value: Option<&[u8]>, version| {
+            let mut ledger = written();
+            ledger.begin(attempt);
+            ledger.observe(sight(value, version)).unwrap();
+            assert_eq!(ledger.doubtful(), Some(attempt));
+            ledger
+        };
+        let mut applied = doubtful(put(2, 7), Some(&new), 11);
+        assert!(applied.clone().repeated(answer(12, None)).is_err());
+        assert!(applied.clone().repeated(answer(10, None)).is_err());
+        applied.repeated(answer(11, None)).unwrap();
+        assert!(applied.repeated(answer(11, None)).is_err());
+
+        let mut lost = doubtful(put(2, 7), Some(&old), 10);
+        assert!(lost.clone().repeated(answer(10, None)).is_err());
+        lost.repeated(answer(12, None)).unwrap();
+        assert!(lost.clone().observe(sight(Some(&old), 10)).is_err());
+        assert!(lost.observe(sight(Some(&new), 12)).is_ok());
+
+        let mut removed = doubtful(delete(2), None, 15);
+        assert!(removed.clone().repeated(answer(10, Some(true))).is_err());
+        assert!(removed.clone().repeated(answer(16, Some(true))).is_err());
+        removed.repeated(answer(12, Some(true))).unwrap();
+        assert_eq!(removed.last(), Some((delete(2), answer(12, Some(true)))));
+        assert!(removed.observe(sight(None, 15)).is_ok());
     }
 }

@@ -2,13 +2,17 @@
 //!
 //! The tests are in `tests/`; here is how they reach what they test: [`binary`] (the built
 //! `tierkv`), [`ephemeral`] (a platform that keeps nothing), [`http`] (requests byte by
-//! byte, so that no client library tidies a path up), [`metrics`], and what a client was
-//! promised: [`ledger`] (of a key that is written again and again) and [`flood`] (of ever
-//! new ones).
+//! byte, so that no client library tidies a path up), [`named`] (writes under names of
+//! the test's choice), [`metrics`], [`disk_work`] (what a node does on its disk),
+//! [`choices`] (random ones that can be repeated), and what a client was promised:
+//! [`ledger`] (of a key that is written again and again) and [`flood`] (of ever new ones).
 
 pub mod binary;
+pub mod choices;
+pub mod disk_work;
 pub mod ephemeral;
 pub mod flood;
 pub mod http;
 pub mod ledger;
 pub mod metrics;
+pub mod named;

@@ -1,37 +1,39 @@
-//! `kill -9` under concurrent writes: what was acknowledged is there, whole, and versions
-//! only grow.
+//! `kill -9` of a node that is always in the middle of something: what was acknowledged is
+//! there, whole, versions only grow, and what is sent again is applied once.
 //!
-//! The rounds share one data folder and one set of expectations. A round writes until a
-//! random number of writes was acknowledged, kills the platform at that moment (some wait
-//! for the next checkpoint first), kills some of the following starts as well, and then
-//! reads every key. `TIERKV_KILL_ROUNDS` says how many rounds, `TIERKV_KILL_SEED` repeats
-//! the choices of a run (the interleaving is the machine's).
+//! The log's segments are tiny and checkpoints follow one another, so that most kills fall
+//! into a rotation or a checkpoint; some are made to. The rounds share one data folder and
+//! one set of expectations. A round writes until a random number of writes was
+//! acknowledged, kills the platform, kills some of the following starts as well, reads
+//! every key, and sends writes again whose answers were lost, and some that were not.
+//! `TIERKV_KILL_ROUNDS` says how many rounds, `TIERKV_KILL_SEED` repeats the choices of a
+//! run (the interleaving is the machine's).
 
-// Test helpers panic as tests do, and the seed must be seen.
+// Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{
-    collections::BTreeMap,
-    env, fs,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tierkv::{Client, Code, Consistency, ReadOptions};
-use tierkv_harness::{DataFolder, Options, Process, TierKv, poll_until};
+use tierkv_harness::{DataFolder, Options, Process, Surroundings, TierKv, poll_until};
 use tierkv_tests::{
     binary,
-    ledger::{Attempt, Kind, Ledger},
+    choices::{rounds, seeded},
+    disk_work::{Done, Moment, Work},
+    ledger::{Answer, Attempt, Kind, Ledger, Sight},
+    named::{NamedWrites, now_ms},
 };
 use tokio::{sync::watch, task::JoinSet};
 
 /// Rounds, unless `TIERKV_KILL_ROUNDS` says otherwise.
-const ROUNDS: u64 = 10;
+const ROUNDS: u64 = 20;
 /// Acknowledged writes before a kill.
 const ACKNOWLEDGED_A_ROUND: u64 = 1_000;
 /// At most this many more.
@@ -40,27 +42,51 @@ const WRITERS: usize = 64;
 const KEYS_A_WRITER: usize = 16;
 /// Keys read at once: their values must fit one answer.
 const KEYS_A_READ: usize = 100;
-const LARGEST_VALUE: u32 = 100_000;
-/// How long the platform may take to acknowledge a round's writes, or to checkpoint.
+/// A record has to fit a segment.
+const SEGMENT_BYTES: u64 = 64 << 10;
+const LARGEST_VALUE: u32 = 48_000;
+/// The log keeps this much of what is stored, so that segments go as fast as they come.
+const LOG_BYTES: u64 = 512 << 10;
+/// Checkpoints come as soon as there is this much to store, or this long after the last.
+const CHECKPOINT_BYTES: u64 = 32 << 10;
+const CHECKPOINT_INTERVAL_MS: u64 = 10;
+/// A kill after fewer of them would show little.
+const ROTATIONS_A_ROUND: u64 = 20;
+const CHECKPOINTS_A_ROUND: u64 = 10;
+/// Times to live: some are over before the key is read, some never in this test.
+const SHORTEST_TTL_MS: u64 = 100;
+const SHORT_TTL_MS: u64 = 2_000;
+const LONG_TTL_MS: u64 = 3_600_000;
+/// How old a write may be that is sent again: the platform remembers it for two minutes.
+const REMEMBERED_MS: u64 = 100_000;
+/// How long the platform may take to acknowledge a round's writes.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The latest moment, after its start, at which a starting platform is killed.
 const LATEST_START_KILL: Duration = Duration::from_millis(400);
+const NAMESPACE: &str = "kill";
 
-fn from_environment(name: &str) -> Option<u64> {
-    let text = env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is a number, not '{text}'")),
-    )
+/// Settings under which rotations and checkpoints never end.
+fn busy() -> Surroundings {
+    Surroundings::default()
+        .set("TIERKV_WAL_SEGMENT_BYTES", SEGMENT_BYTES)
+        .set("TIERKV_WAL_MAX_BYTES", LOG_BYTES)
+        .set("TIERKV_STORE_CHECKPOINT_BYTES", CHECKPOINT_BYTES)
+        .set(
+            "TIERKV_STORE_CHECKPOINT_INTERVAL_MS",
+            CHECKPOINT_INTERVAL_MS,
+        )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_writes_survive_kill_9() {
-    let rounds = from_environment("TIERKV_KILL_ROUNDS").unwrap_or(ROUNDS);
-    let seed = from_environment("TIERKV_KILL_SEED").unwrap_or_else(rand::random);
-    println!("seed {seed}: TIERKV_KILL_SEED={seed} repeats this run's choices");
-    let mut choices = StdRng::seed_from_u64(seed);
-    let mut platform = TierKv::start(Options::default()).await.unwrap();
+    let mut choices = seeded();
+    let options = Options {
+        surroundings: busy(),
+        ..Options::default()
+    };
+    let mut platform = TierKv::start(options).await.unwrap();
+    // Names of writes must differ from those of a run of the same seed on the same data.
+    let run = rand::random();
     let mut ledgers: Vec<Vec<Ledger>> = (0..WRITERS)
         .map(|writer| {
             (0..KEYS_A_WRITER)
@@ -70,14 +96,18 @@ async fn acknowledged_writes_survive_kill_9() {
         .collect();
     let numbers = Arc::new(AtomicU64::new(1));
     let mut newest = 0;
-    for round in 1..=rounds {
-        let storm = Storm::start(&platform, ledgers, newest, &numbers, &mut choices).await;
+    let mut again = Again::default();
+    for round in 1..=rounds(ROUNDS) {
+        let began = Work::of(&platform).await.unwrap();
+        let storm = Storm::start(&platform, run, ledgers, newest, &numbers, &mut choices).await;
         let wanted = ACKNOWLEDGED_A_ROUND + choices.random_range(0..=MORE_ACKNOWLEDGED);
-        storm.reach(wanted).await;
-        let at_checkpoint = choices.random_bool(0.3);
-        if at_checkpoint {
-            next_checkpoint(platform.folder()).await;
-        }
+        let done = storm.reach(wanted, &platform, &began).await;
+        let moment = match choices.random_range(0..4) {
+            0 => Moment::Rotation,
+            1 => Moment::Checkpoint,
+            _ => Moment::Any,
+        };
+        moment.come(platform.folder()).await.unwrap();
         platform.kill9().unwrap();
         let acknowledged = storm.acknowledged.load(Ordering::Relaxed);
         ledgers = storm.end().await;
@@ -87,15 +117,15 @@ async fn acknowledged_writes_survive_kill_9() {
         }
         platform.restart().await.unwrap();
         newest = check(&platform, &mut ledgers, newest).await;
+        again += send_again(&platform, run, &mut ledgers, &mut choices).await;
+        newest = check(&platform, &mut ledgers, newest).await;
         println!(
-            "round {round}: {acknowledged} acknowledged{}, killed during {start_kills} starts",
-            if at_checkpoint {
-                ", killed after a checkpoint"
-            } else {
-                ""
-            }
+            "round {round}: {acknowledged} acknowledged, {done}, killed at {moment:?}, and \
+             during {start_kills} starts"
         );
     }
+    println!("{again:?}");
+    assert!(again.doubtful > 0 && again.answered > 0);
     assert!(platform.stop().await.unwrap().success());
     platform.restart().await.unwrap();
     check(&platform, &mut ledgers, newest).await;
@@ -111,6 +141,7 @@ struct Storm {
 impl Storm {
     async fn start(
         platform: &TierKv,
+        run: u64,
         ledgers: Vec<Vec<Ledger>>,
         newest: u64,
         numbers: &Arc<AtomicU64>,
@@ -118,11 +149,13 @@ impl Storm {
     ) -> Self {
         let acknowledged = Arc::new(AtomicU64::new(0));
         let (killed, hear_kill) = watch::channel(false);
-        let clients = [connect(platform).await, connect(platform).await];
+        let client = connect(platform).await;
+        let writes = NamedWrites::connect(platform.grpc(), NAMESPACE, run).unwrap();
         let mut writers = JoinSet::new();
-        for (at, ledgers) in ledgers.into_iter().enumerate() {
+        for ledgers in ledgers {
             let writer = Writer {
-                client: clients[at % clients.len()].clone(),
+                client: client.clone(),
+                writes: writes.clone(),
                 ledgers,
                 newest,
                 numbers: Arc::clone(numbers),
@@ -138,14 +171,22 @@ impl Storm {
         }
     }
 
-    async fn reach(&self, wanted: u64) {
+    /// Waits until so many writes are acknowledged, and the node has been busy enough since
+    /// `began` for a kill to show something.
+    async fn reach(&self, wanted: u64, platform: &TierKv, began: &Work) -> Done {
         let reached = poll_until(PATIENCE, || async {
             // A writer that ended before the kill failed; `end` tells how.
             let all_write = self.writers.len() == WRITERS;
             let enough = self.acknowledged.load(Ordering::Relaxed) >= wanted;
-            (enough || !all_write).then_some(())
+            if !enough && all_write {
+                return None;
+            }
+            let done = Work::of(platform).await.unwrap().since(began);
+            let much =
+                done.rotations >= ROTATIONS_A_ROUND && done.checkpoints >= CHECKPOINTS_A_ROUND;
+            (much || !all_write).then_some(done)
         });
-        reached.await.expect("the platform acknowledges too slowly");
+        reached.await.expect("the platform works too slowly")
     }
 
     async fn end(self) -> Vec<Vec<Ledger>> {
@@ -158,11 +199,12 @@ impl Storm {
 
 async fn connect(platform: &TierKv) -> Client {
     let builder = Client::builder().address(platform.grpc());
-    builder.namespace("kill").connect().await.unwrap()
+    builder.namespace(NAMESPACE).connect().await.unwrap()
 }
 
 struct Writer {
     client: Client,
+    writes: NamedWrites,
     ledgers: Vec<Ledger>,
     /// The greatest version that anyone saw before this storm.
     newest: u64,
@@ -175,32 +217,21 @@ impl Writer {
     async fn run(mut self, mut killed: watch::Receiver<bool>) -> Vec<Ledger> {
         while !*killed.borrow() {
             let at = self.choices.random_range(0..self.ledgers.len());
-            let kind = match self.choices.random_bool(0.15) {
-                true => Kind::Delete,
-                false => Kind::Put(length(&mut self.choices)),
+            let attempt = Attempt {
+                number: self.numbers.fetch_add(1, Ordering::Relaxed),
+                kind: kind(&mut self.choices),
+                born_ms: now_ms(),
             };
-            let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-            let attempt = Attempt { number, kind };
             self.ledgers[at].begin(attempt);
             let written = tokio::select! {
                 biased;
-                written = write(&self.client, self.ledgers[at].key(), attempt) => written,
+                written = self.writes.write(self.ledgers[at].key(), attempt) => written,
                 // What is under way at the kill stays open.
                 _ = killed.wait_for(|killed| *killed) => break,
             };
             match written {
-                Ok((version, existed)) => {
-                    let ledger = &mut self.ledgers[at];
-                    if existed != Some(false) {
-                        assert!(
-                            version > self.newest,
-                            "{}: version {version} was given after {} was seen (I5)",
-                            ledger.key(),
-                            self.newest
-                        );
-                    }
-                    ledger.acknowledged(version, existed).unwrap();
-                    self.acknowledged.fetch_add(1, Ordering::Relaxed);
+                Ok(answer) => {
+                    self.take(at, answer);
                     if self.choices.random_bool(0.1) {
                         // The platform may be killed meanwhile.
                         tokio::select! {
@@ -209,7 +240,7 @@ impl Writer {
                         }
                     }
                 }
-                Err(error) => match error.code() {
+                Err(error) => match error.code {
                     // It stays open: whether it happened is seen after the restart.
                     Code::OutcomeUnknown => break,
                     // These promise that nothing was done.
@@ -223,40 +254,50 @@ impl Writer {
         self.ledgers
     }
 
+    fn take(&mut self, at: usize, answer: Answer) {
+        let ledger = &mut self.ledgers[at];
+        assert!(
+            answer.existed == Some(false) || answer.version > self.newest,
+            "{}: {answer:?} was given after {} was seen (I5)",
+            ledger.key(),
+            self.newest
+        );
+        ledger.acknowledged(answer).unwrap();
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A client sees its own writes, through the cache as well.
-    async fn read_own(&self, at: usize) {
-        let ledger = &self.ledgers[at];
+    async fn read_own(&mut self, at: usize) {
+        let ledger = &mut self.ledgers[at];
         let options = ReadOptions {
             consistency: Consistency::Session(ledger.version()),
             ..ReadOptions::default()
         };
+        let asked_ms = now_ms();
         // Where it fails, the next write tells more.
         if let Ok(found) = self.client.get_with(ledger.key(), options).await {
-            assert!(found.version >= ledger.version(), "{}: I6", ledger.key());
-            assert!(
-                found.value == ledger.value(),
-                "{}: not its own write",
-                ledger.key()
-            );
+            let sight = Sight {
+                value: found.value.as_deref(),
+                version: found.version,
+                asked_ms,
+                answered_ms: now_ms(),
+            };
+            ledger.observe(sight).unwrap();
         }
     }
 }
 
-async fn write(
-    client: &Client,
-    key: &str,
-    attempt: Attempt,
-) -> Result<(u64, Option<bool>), tierkv::Error> {
-    match attempt.value() {
-        Some(value) => client.put(key, value).await.map(|version| (version, None)),
-        None => {
-            let deleted = client.delete(key).await?;
-            Ok((deleted.version, Some(deleted.existed)))
-        }
+fn kind(choices: &mut StdRng) -> Kind {
+    let length = length(choices);
+    match choices.random_range(0..100) {
+        0..15 => Kind::Delete,
+        15..30 => Kind::Expiring(length, choices.random_range(SHORTEST_TTL_MS..=SHORT_TTL_MS)),
+        30..45 => Kind::Expiring(length, LONG_TTL_MS),
+        _ => Kind::Put(length),
     }
 }
 
-/// Mostly small values, some empty ones, some far larger than a page or a frame's share.
+/// Mostly small values, some empty ones, some that nearly fill a segment.
 fn length(choices: &mut StdRng) -> u32 {
     match choices.random_range(0..100) {
         0..5 => 0,
@@ -280,13 +321,21 @@ async fn check(platform: &TierKv, ledgers: &mut [Vec<Ledger>], newest: u64) -> u
     let mut broken = Vec::new();
     for chunk in all.chunks_mut(KEYS_A_READ) {
         let keys: Vec<String> = chunk.iter().map(|ledger| ledger.key().to_owned()).collect();
+        let asked_ms = now_ms();
         let latest = client.batch_get_with(&keys, latest).await.unwrap();
+        let answered_ms = now_ms();
         let cached = client.batch_get(&keys).await.unwrap();
         for ((ledger, found), cached) in chunk.iter_mut().zip(latest).zip(cached) {
             newest = newest.max(found.version).max(ledger.version());
-            let observed = ledger.observe(found.value.as_deref(), found.version);
-            broken.extend(observed.err());
-            if cached.value != found.value {
+            let sight = Sight {
+                value: found.value.as_deref(),
+                version: found.version,
+                asked_ms,
+                answered_ms,
+            };
+            broken.extend(ledger.observe(sight).err());
+            let expired = cached.value.is_none() && ledger.is_expiring();
+            if cached.value != found.value && !expired {
                 broken.push(format!("{}: the cache says something else", ledger.key()));
             }
         }
@@ -298,6 +347,61 @@ async fn check(platform: &TierKv, ledgers: &mut [Vec<Ledger>], newest: u64) -> u
         broken.join("\n")
     );
     newest
+}
+
+/// How many writes were sent again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Again {
+    /// Their answers had been lost.
+    doubtful: usize,
+    /// They had been answered.
+    answered: usize,
+}
+
+impl std::ops::AddAssign for Again {
+    fn add_assign(&mut self, more: Self) {
+        self.doubtful += more.doubtful;
+        self.answered += more.answered;
+    }
+}
+
+/// Sends writes again under their names, each twice at once: most of those whose answers
+/// were lost, and some others, over which newer ones may have gone since.
+async fn send_again(
+    platform: &TierKv,
+    run: u64,
+    ledgers: &mut [Vec<Ledger>],
+    choices: &mut StdRng,
+) -> Again {
+    let writes = NamedWrites::connect(platform.grpc(), NAMESPACE, run).unwrap();
+    let mut again = Again::default();
+    for ledger in ledgers.iter_mut().flatten() {
+        let is_young = |attempt: &Attempt| attempt.born_ms + REMEMBERED_MS > now_ms();
+        // What was answered before the doubtful write comes first, and changes nothing.
+        let last = ledger.last().filter(|(attempt, _)| is_young(attempt));
+        if let Some((attempt, answer)) = last
+            && choices.random_bool(0.1)
+        {
+            let repeated = send_twice(&writes, ledger.key(), attempt).await;
+            assert_eq!(repeated, answer, "{}: {attempt:?} (I8)", ledger.key());
+            again.answered += 1;
+        }
+        if let Some(attempt) = ledger.doubtful().filter(is_young)
+            && choices.random_bool(0.7)
+        {
+            let answer = send_twice(&writes, ledger.key(), attempt).await;
+            ledger.repeated(answer).unwrap();
+            again.doubtful += 1;
+        }
+    }
+    again
+}
+
+async fn send_twice(writes: &NamedWrites, key: &str, attempt: Attempt) -> Answer {
+    let (one, two) = tokio::join!(writes.write(key, attempt), writes.write(key, attempt));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one, two, "{key}: {attempt:?} has two outcomes (I8)");
+    one
 }
 
 /// Starts the platform on `folder` and kills it at a random moment of its start.
@@ -315,44 +419,9 @@ async fn kill_while_starting(folder: &DataFolder, choices: &mut StdRng) {
         "--data-dir",
         &data,
     ];
-    let mut process = Process::spawn(&binary::tierkv(), arguments, folder).unwrap();
+    let mut process = Process::spawn_in(&binary::tierkv(), arguments, folder, &busy()).unwrap();
     // This waits for no state: it is the random moment itself.
     tokio::time::sleep(choices.random_range(Duration::ZERO..=LATEST_START_KILL)).await;
     process.check().unwrap();
     process.kill9().unwrap();
-}
-
-/// Waits until the store changes: a checkpoint is being written, or just was.
-async fn next_checkpoint(folder: &DataFolder) {
-    let before = store_files(folder.data());
-    assert!(
-        !before.is_empty(),
-        "no SQLite file in {}",
-        folder.data().display()
-    );
-    let changed = poll_until(PATIENCE, || async {
-        (store_files(folder.data()) != before).then_some(())
-    });
-    changed.await.expect("a checkpoint");
-}
-
-/// Every SQLite file below `folder`, its size and when it was written last.
-fn store_files(folder: &Path) -> BTreeMap<String, (u64, SystemTime)> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(store_files(&path));
-            continue;
-        }
-        let name = path.display().to_string();
-        let is_store = [".sqlite", ".db", ".sqlite3", "-wal"]
-            .iter()
-            .any(|end| name.ends_with(end));
-        // A file that is just being removed has no size any more.
-        if is_store && let Ok(about) = fs::metadata(&path) {
-            files.insert(name, (about.len(), about.modified().unwrap()));
-        }
-    }
-    files
 }

@@ -119,9 +119,11 @@ async fn a_stop_under_load_loses_nothing_and_leaves_nothing_to_replay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_with_much_that_is_not_stored_is_quick_and_loses_nothing() {
     const HOUR_MS: u64 = 3_600_000;
+    const MUCH: u64 = 1 << 30;
     let surroundings = Surroundings::default()
         .set("TIERKV_STORE_CHECKPOINT_INTERVAL_MS", HOUR_MS)
-        .set("TIERKV_STORE_CHECKPOINT_BYTES", "1073741824");
+        .set("TIERKV_STORE_CHECKPOINT_BYTES", MUCH)
+        .set("TIERKV_MEMORY_PINNED_MAX_BYTES", MUCH);
     let mut platform = start(surroundings).await;
     let written = stop_under_load(&mut platform, 20_000, 8_000).await;
     assert_honest(&written);
