@@ -14,7 +14,8 @@ CELLS ?=
 FULL ?=
 # They go as arguments; an empty variable in its environment would be a cell without a name.
 unexport CELLS FULL
-# How often `make soak` kills the platform.
+# How often `make soak` kills the platform, and how many data folders of the last release
+# it kills the migration of.
 ROUNDS ?= 200
 
 .DEFAULT_GOAL := help
@@ -64,7 +65,7 @@ fix: ## Format, and apply what clippy knows how to repair
 soak: ## Kill the platform many times under load (ROUNDS=200)
 	ops/deps.sh test
 	cargo build --workspace --tests --bin tierkv
-	TIERKV_KILL_ROUNDS=$(ROUNDS) cargo test --workspace --test kill -- --nocapture
+	TIERKV_KILL_ROUNDS=$(ROUNDS) cargo test --workspace --test kill --test migration -- --nocapture
 
 .PHONY: bench
 bench: ## Measure the platform beside its peers (CELLS="hit-unary put-one"; FULL=1: the 10 minutes of steady-writes, too)

@@ -1,7 +1,7 @@
 //! Where a server keeps its data and its log.
 
 use std::{
-    env, fs,
+    env, fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -53,6 +53,23 @@ impl DataFolder {
         })
     }
 
+    /// Copies what is in `from` to the place `to` of the data, as the server's own.
+    ///
+    /// # Errors
+    /// If it cannot be read or written.
+    pub fn place(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        let what = format!("copying {} for a server", from.display());
+        // Every folder on the way is new, too.
+        let mut target = self.data.clone();
+        to.iter()
+            .try_for_each(|part| {
+                target.push(part);
+                make_own(&target)
+            })
+            .and_then(|()| copy(from, &target))
+            .map_err(io_error(what))
+    }
+
     /// The folder that the server may write to.
     #[must_use]
     pub fn data(&self) -> &Path {
@@ -66,6 +83,28 @@ impl DataFolder {
     }
 }
 
+fn make_own(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    User::for_servers().map_or(Ok(()), |user| user.own(folder))
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    make_own(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+            continue;
+        }
+        fs::copy(entry.path(), &target)?;
+        if let Some(user) = User::for_servers() {
+            user.own(&target)?;
+        }
+    }
+    Ok(())
+}
+
 fn default_root() -> PathBuf {
     let on_disk = Path::new("/var/tmp");
     if on_disk.is_dir() {
@@ -77,7 +116,24 @@ fn default_root() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
+
+    #[test]
+    fn what_is_placed_belongs_to_the_server() {
+        let from = tempfile::tempdir().unwrap();
+        fs::create_dir(from.path().join("inner")).unwrap();
+        fs::write(from.path().join("inner/file"), "text").unwrap();
+        let folder = DataFolder::new("test").unwrap();
+        folder.place(from.path(), Path::new("a/b")).unwrap();
+        let file = folder.data().join("a/b/inner/file");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "text");
+        let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+        for path in [&file, &folder.data().join("a"), &folder.data().join("a/b")] {
+            assert_eq!(owner(path), owner(folder.data()));
+        }
+    }
 
     #[test]
     fn a_folder_goes_with_its_last_clone() {

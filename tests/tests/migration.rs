@@ -1,0 +1,160 @@
+//! `kill -9` while the data of the last release is being brought to this one's format:
+//! the next start goes on, and everything is there.
+//!
+//! What the last release left behind is a bare storage directory, so a storage opens it,
+//! not a platform: in a process of its own, which is this test started once more.
+
+// Test helpers panic as tests do, and the figures are for people.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use rand::Rng;
+use tierkv_harness::{DataFolder, Process, Program, Surroundings};
+use tierkv_storage::{Item, RealDisk, Storage, StorageSettings};
+use tierkv_tests::{
+    binary::repository,
+    choices::{rounds, seeded},
+};
+use tierkv_types::{Epoch, Index, ItemKey, Position, Version};
+
+/// This test, as the test binary knows it.
+const TEST: &str = "a_kill_during_a_migration_loses_nothing";
+/// Tells the started process that it is to open this directory, and nothing else.
+const OPEN: &str = "TIERKV_TEST_OPEN";
+const OPENED: &str = "the storage is open";
+/// Directories, unless `TIERKV_KILL_ROUNDS` says otherwise.
+const ROUNDS: u64 = 20;
+/// How often at most a directory's start is killed before it may come up.
+const KILLS_A_ROUND: u64 = 3;
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How much later than an undisturbed start is done a kill may come.
+const LATE: f64 = 1.2;
+
+#[tokio::test]
+async fn a_kill_during_a_migration_loses_nothing() {
+    if let Some(dir) = env::var_os(OPEN) {
+        open_and_stay(Path::new(&dir)).await;
+    }
+    let mut choices = seeded();
+    // Both ends of what is to be hit: from the start of the process to an open storage.
+    let window = undisturbed().await;
+    let (mut early, mut late) = (0, 0);
+    let rounds = rounds(ROUNDS);
+    for _ in 0..rounds {
+        let folder = folder_of_last_release();
+        for _ in 0..choices.random_range(1..=KILLS_A_ROUND) {
+            let mut process = start(&folder);
+            // This waits for no state: it is the random moment itself.
+            let moment = window.mul_f64(choices.random_range(0.0..LATE));
+            tokio::time::sleep(moment).await;
+            process.kill9().unwrap();
+            if process.log_tail().contains(OPENED) {
+                late += 1;
+            } else {
+                early += 1;
+            }
+        }
+        check(&node_dir(&folder)).await;
+    }
+    println!("a start takes {window:?}; {early} were killed before their end, {late} after it");
+    assert!(early >= rounds / 2, "only {early} kills came in time");
+}
+
+/// What the started process does.
+async fn open_and_stay(dir: &Path) {
+    let opened = Storage::open(StorageSettings::new(dir), Arc::new(RealDisk)).await;
+    let _storage = opened.unwrap();
+    println!("{OPENED}");
+    std::future::pending().await
+}
+
+fn folder_of_last_release() -> DataFolder {
+    let folder = DataFolder::new("migration").unwrap();
+    let fixture = repository().join("datanode/storage/fixtures/format-1");
+    folder.place(&fixture, Path::new("n1")).unwrap();
+    folder
+}
+
+fn node_dir(folder: &DataFolder) -> PathBuf {
+    folder.data().join("n1")
+}
+
+fn start(folder: &DataFolder) -> Process {
+    let program = Program {
+        name: "migration",
+        path: env::current_exe().unwrap(),
+        remedy: "run this test through cargo",
+    };
+    let surroundings = Surroundings::default().set(OPEN, node_dir(folder).display());
+    let arguments = ["--exact", TEST, "--nocapture"];
+    Process::spawn_in(&program, arguments, folder, &surroundings).unwrap()
+}
+
+/// How long it takes until the storage is open, if nobody kills it.
+async fn undisturbed() -> Duration {
+    let folder = folder_of_last_release();
+    let began = Instant::now();
+    let mut process = start(&folder);
+    let opened = process.wait_until("open its storage", PATIENCE, |process| {
+        process.check()?;
+        Ok(process.log_tail().contains(OPENED).then(|| began.elapsed()))
+    });
+    let took = opened.await.unwrap();
+    process.kill9().unwrap();
+    check(&node_dir(&folder)).await;
+    took
+}
+
+/// Opens the directory, and finds all that the last release left there.
+async fn check(dir: &Path) {
+    let opened = Storage::open(StorageSettings::new(dir), Arc::new(RealDisk)).await;
+    let (storage, found) = opened.unwrap();
+    let last = Position {
+        epoch: Epoch(3),
+        index: Index(23),
+    };
+    assert_eq!((found.last, found.applied), (last, Index(20)));
+    assert_eq!(found.epochs, [(Epoch(1), Index(1)), (Epoch(3), Index(5))]);
+    assert_eq!(
+        found.cluster_state.as_deref(),
+        Some(&b"a cluster state"[..])
+    );
+    let mut keys = vec![key("pair"), key("late"), key("absent")];
+    let mut items = vec![Some(item(10, "with it")), None, None];
+    for index in 13..=20 {
+        keys.push(key(&format!("k{}", index % 8)));
+        items.push(Some(item(index, &format!("value {index}").repeat(20))));
+    }
+    assert_eq!(storage.load(&keys).await.unwrap(), items);
+    // The log goes on where the store ends.
+    storage.apply(&found.tail);
+    let keys = [key("k1"), key("k2"), key("late")];
+    let items = [
+        Some(item(21, "tail")),
+        None,
+        Some(item(23, "in the log alone")),
+    ];
+    assert_eq!(storage.load(&keys).await.unwrap(), items);
+    storage.close().await.unwrap();
+}
+
+fn key(name: &str) -> ItemKey {
+    ItemKey::new("test", name.as_bytes()).unwrap()
+}
+
+/// What the fixture's record `index` wrote: its versions count from one moment on.
+fn item(index: u64, value: &str) -> Item {
+    const BEGIN_MS: u64 = 1_700_000_000_000;
+    Item {
+        version: Version::from_bits((BEGIN_MS << 16) + (index << 16)),
+        expires: None,
+        value: Bytes::copy_from_slice(value.as_bytes()),
+    }
+}
