@@ -1,0 +1,188 @@
+//! A million records in little memory.
+//!
+//! The memory tier is bounded to a tenth of them, so most reads go to the store; the
+//! process stays small all the time, and every value is right.
+
+// Test helpers panic as tests do, and the figures are for people.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tierkv::Client;
+use tierkv_harness::{Options, Surroundings, TierKv};
+use tierkv_tests::flood::Record;
+use tokio::task::{JoinHandle, JoinSet};
+
+const RECORDS: u64 = 1_000_000;
+const VALUE_BYTES: u32 = 224;
+const RESIDENT_RECORDS: u64 = RECORDS / 10;
+const CACHE_MIB: &str = "16";
+/// What the process may hold in memory at any time.
+const RESIDENT_LIMIT_BYTES: u64 = 512 << 20;
+const CONNECTIONS: usize = 4;
+/// Tasks that write or read at once, over all connections.
+const TASKS: usize = 1_024;
+const KEYS_A_READ: u64 = 100;
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_million_records_are_all_readable_from_little_memory() {
+    let surroundings = Surroundings::default()
+        .set("TIERKV_MEMORY_MAX_RECORDS", RESIDENT_RECORDS)
+        .set("TIERKV_LOG", "warn");
+    let options = Options {
+        arguments: vec!["--cache-mib".to_owned(), CACHE_MIB.to_owned()],
+        surroundings,
+        ..Options::default()
+    };
+    let mut platform = TierKv::start(options).await.unwrap();
+    let clients = connect(&platform).await;
+    let sampler = Sampler::start(platform.pid());
+    let began = Instant::now();
+    let numbers = Arc::new(AtomicU64::new(0));
+    let mut writers = JoinSet::new();
+    for client in clients.iter().cycle().take(TASKS) {
+        writers.spawn(write(client.clone(), Arc::clone(&numbers)));
+    }
+    writers.join_all().await;
+    sampler.told("loaded", began);
+    let began = Instant::now();
+    read_all(&clients).await;
+    sampler.told("read once", began);
+    let samples = sampler.end().await;
+    let peak = memory_of(platform.pid()).unwrap().peak;
+    println!("{samples} samples, peak {} MiB", peak >> 20);
+    assert!(peak < RESIDENT_LIMIT_BYTES, "{} MiB", peak >> 20);
+    platform.process().check().unwrap();
+    assert!(platform.stop().await.unwrap().success());
+}
+
+async fn connect(platform: &TierKv) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let builder = Client::builder().address(platform.grpc());
+        let builder = builder.timeout(Duration::from_secs(30));
+        clients.push(builder.connect().await.unwrap());
+    }
+    clients
+}
+
+const fn record(number: u64) -> Record {
+    Record {
+        number,
+        value_bytes: VALUE_BYTES,
+    }
+}
+
+async fn write(client: Client, numbers: Arc<AtomicU64>) {
+    loop {
+        let number = numbers.fetch_add(1, Ordering::Relaxed);
+        if number >= RECORDS {
+            return;
+        }
+        let record = record(number);
+        client.put(record.key(), record.value()).await.unwrap();
+    }
+}
+
+/// Reads each record once, in an order that has nothing to do with that of the writing.
+async fn read_all(clients: &[Client]) {
+    let batches = RECORDS / KEYS_A_READ;
+    let next = Arc::new(AtomicU64::new(0));
+    let mut readers = JoinSet::new();
+    for client in clients.iter().cycle().take(TASKS / 16) {
+        let (client, next) = (client.clone(), Arc::clone(&next));
+        readers.spawn(async move {
+            loop {
+                let batch = next.fetch_add(1, Ordering::Relaxed);
+                if batch >= batches {
+                    return;
+                }
+                // Each batch takes every `batches`th record.
+                let records: Vec<Record> = (0..KEYS_A_READ)
+                    .map(|nth| record(nth * batches + batch))
+                    .collect();
+                let keys: Vec<String> = records.iter().map(|record| record.key()).collect();
+                let found = client.batch_get(&keys).await.unwrap();
+                for (record, found) in records.iter().zip(found) {
+                    assert_eq!(found.value, Some(record.value()), "{record:?}");
+                }
+            }
+        });
+    }
+    readers.join_all().await;
+}
+
+/// What a process holds in memory, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct MemoryOf {
+    now: u64,
+    peak: u64,
+}
+
+fn memory_of(pid: u32) -> Option<MemoryOf> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+        Some(kib << 10)
+    };
+    Some(MemoryOf {
+        now: bytes("VmRSS:")?,
+        peak: bytes("VmHWM:")?,
+    })
+}
+
+/// Looks at a process all the time, and fails the test once it is too large.
+struct Sampler {
+    pid: u32,
+    sampling: JoinHandle<()>,
+    samples: Arc<AtomicU64>,
+}
+
+impl Sampler {
+    fn start(pid: u32) -> Self {
+        let samples = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&samples);
+        let sampling = tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
+            loop {
+                ticks.tick().await;
+                let Some(MemoryOf { now, .. }) = memory_of(pid) else {
+                    return;
+                };
+                count.fetch_add(1, Ordering::Relaxed);
+                assert!(now < RESIDENT_LIMIT_BYTES, "{} MiB", now >> 20);
+            }
+        });
+        Self {
+            pid,
+            sampling,
+            samples,
+        }
+    }
+
+    fn told(&self, what: &str, began: Instant) {
+        let MemoryOf { now, peak } = memory_of(self.pid).unwrap();
+        let took = began.elapsed();
+        let (now, peak) = (now >> 20, peak >> 20);
+        println!("{what} in {took:?}: {now} MiB resident, {peak} MiB at most");
+    }
+
+    /// How often it looked.
+    async fn end(self) -> u64 {
+        if self.sampling.is_finished() {
+            self.sampling.await.unwrap();
+            panic!("the process went away");
+        }
+        self.sampling.abort();
+        self.samples.load(Ordering::Relaxed)
+    }
+}
