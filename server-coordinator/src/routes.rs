@@ -141,7 +141,7 @@ impl RouteKeeper {
             };
             match ClusterState::decode(&stored.value) {
                 Ok(state) => {
-                    let master = self.connection(&state.master);
+                    let master = (state.master.as_ref()).and_then(|node| self.connection(node));
                     clusters.insert(id, Cluster { state, master });
                 }
                 Err(error) => {

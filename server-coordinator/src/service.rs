@@ -119,7 +119,7 @@ async fn survey_cluster(
     ClusterStatus {
         id,
         epoch: state.epoch.0,
-        master: state.master.to_string(),
+        master: (state.master.as_ref()).map_or_else(String::new, ToString::to_string),
         in_sync: state
             .in_sync
             .iter()

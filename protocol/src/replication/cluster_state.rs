@@ -4,8 +4,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tierkv_types::{Epoch, LogId, NodeId};
 
-/// The format this code writes and the newest it reads.
-const FORMAT: u32 = 1;
+/// The newest format this code reads: it may name no master.
+const FORMAT: u32 = 2;
+/// The format of a record with a master, which earlier releases read, too.
+const FORMAT_WITH_MASTER: u32 = 1;
 
 /// Who is master of a cluster and whose logs count; changed only by compare-and-swap
 /// (REP-RECORD).
@@ -14,8 +16,9 @@ pub struct ClusterState {
     format: u32,
     /// The master's term.
     pub epoch: Epoch,
-    /// The one node that may commit in this term.
-    pub master: NodeId,
+    /// The one node that may commit in this term; none after an operator's recovery, until
+    /// a listed node wins the next one.
+    pub master: Option<NodeId>,
     /// The logs that hold everything committed.
     pub in_sync: Vec<Listed>,
     /// All nodes of the cluster, in sync or not.
@@ -56,9 +59,21 @@ impl ClusterState {
         members: Vec<NodeId>,
     ) -> Self {
         Self {
+            format: FORMAT_WITH_MASTER,
+            epoch,
+            master: Some(master),
+            in_sync,
+            members,
+        }
+    }
+
+    /// The record of a term without a master: what an operator decided the cluster to be.
+    #[must_use]
+    pub const fn vacant(epoch: Epoch, in_sync: Vec<Listed>, members: Vec<NodeId>) -> Self {
+        Self {
             format: FORMAT,
             epoch,
-            master,
+            master: None,
             in_sync,
             members,
         }
@@ -105,7 +120,11 @@ impl ClusterState {
         if self.epoch == Epoch::ZERO {
             return Err(StateError::Unsound("the epoch is zero"));
         }
-        if !self.in_sync.iter().any(|listed| listed.node == self.master) {
+        if self.in_sync.is_empty() {
+            return Err(StateError::Unsound("no log is in sync"));
+        }
+        let is_listed = |node: &NodeId| self.in_sync.iter().any(|listed| listed.node == *node);
+        if !self.master.as_ref().is_none_or(is_listed) {
             return Err(StateError::Unsound("the master is not in sync"));
         }
         if !self
@@ -135,8 +154,24 @@ mod tests {
     #[test]
     fn it_comes_back_as_it_was_written() {
         assert_eq!(ClusterState::decode(&state().encode()).unwrap(), state());
-        assert!(state().lists(&state().master, LogId(7)));
-        assert!(!state().lists(&state().master, LogId(8)));
+        let node = NodeId::new("n1").unwrap();
+        assert!(state().lists(&node, LogId(7)));
+        assert!(!state().lists(&node, LogId(8)));
+        let vacant = ClusterState::vacant(Epoch(4), state().in_sync, state().members);
+        assert_eq!(ClusterState::decode(&vacant.encode()).unwrap(), vacant);
+        assert_eq!(vacant.master, None);
+    }
+
+    /// Earlier releases read what names a master, and say of the rest that it is newer.
+    #[test]
+    fn a_record_with_a_master_keeps_its_format() {
+        let expected = concat!(
+            r#"{"format":1,"epoch":3,"master":"n1","in_sync":[{"node":"n1","log_id":7}],"#,
+            r#""members":["n1"]}"#
+        );
+        assert_eq!(state().encode(), expected);
+        let vacant = ClusterState::vacant(Epoch(4), state().in_sync, state().members);
+        assert!(vacant.encode().starts_with(br#"{"format":2,"#));
     }
 
     #[test]
@@ -147,10 +182,10 @@ mod tests {
         };
         assert!(matches!(
             ClusterState::decode(&newer.encode()),
-            Err(StateError::Newer(2))
+            Err(StateError::Newer(3))
         ));
         let stranger = ClusterState {
-            master: NodeId::new("n2").unwrap(),
+            master: NodeId::new("n2").ok(),
             ..state()
         };
         assert!(matches!(

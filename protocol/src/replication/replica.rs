@@ -332,8 +332,9 @@ impl Replica {
             Some((revision, state)) => {
                 if !state.lists(&self.me, self.log_id) {
                     let why = format!(
-                        "the record lists no log {} of node {}: the data directory was replaced \
-                         or belongs to another cluster; bring the right one back",
+                        "the record lists no log {} of node {}: the data directory was replaced, \
+                         lost its log or belongs to another cluster; bring the right one back, \
+                         or go on with this one: `tierkv admin recover --data-dir DIR`",
                         self.log_id, self.me
                     );
                     return self.halt(why, commands);
@@ -471,9 +472,10 @@ impl Replica {
 const fn forgotten(record_is_gone: bool) -> &'static str {
     if record_is_gone {
         "coordination has no record of this cluster, but this node has seen one: the \
-         coordination store was wiped; bring it back, or begin with an empty data directory"
+         coordination store was wiped; bring it back, or go on with what this node knows: \
+         `tierkv admin recover --data-dir DIR`"
     } else {
         "coordination went back to an earlier epoch: an old backup was restored; bring the \
-         newest back, or begin with an empty data directory"
+         newest back, or go on with what this node knows: `tierkv admin recover --data-dir DIR`"
     }
 }
