@@ -27,7 +27,7 @@ pub use config::{ConfigStore, Revision, Swap, Versioned};
 pub use election::{Candidacy, Leader, LeaderElection, Standing};
 pub use error::CoordinationError;
 pub use membership::{GroupMembership, Membership};
-pub use memory::MemoryCoordination;
+pub use memory::{MemoryCoordination, Offline, OfflineImage};
 pub use watch::{Watch, Watched};
 
 /// The four traits together, as the tiers carry them: `Arc<dyn Coordination>`.

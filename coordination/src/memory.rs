@@ -10,13 +10,15 @@
 //! ```
 //!
 //! Reading order: this file, then `image` (what persists), `image_file` and `disk` (how),
-//! `records`, `groups` and `elections` (the three parts of the state).
+//! `records`, `groups` and `elections` (the three parts of the state), `offline` (a
+//! directory that no store is open on).
 
 mod disk;
 mod elections;
 mod groups;
 mod image;
 mod image_file;
+mod offline;
 mod records;
 
 use std::{
@@ -30,6 +32,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tierkv_types::Epoch;
 
+pub use self::offline::{Offline, OfflineImage};
 use self::{
     disk::{Disk, LocalDisk},
     elections::Elections,

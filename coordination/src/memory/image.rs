@@ -46,7 +46,10 @@ pub(super) enum BadImage {
         "it has format {0}, this program reads up to {FORMAT}; run the newer tierkv that wrote it"
     )]
     Newer(u32),
-    #[error("it is damaged ({0}); restore it from a backup")]
+    #[error(
+        "it is damaged ({0}); restore it from a backup, or begin it anew: `tierkv admin recover \
+         --data-dir DIR`"
+    )]
     Damaged(String),
 }
 

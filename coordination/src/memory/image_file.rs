@@ -17,9 +17,9 @@ use std::{
 use super::{disk::Disk, image::Image};
 use crate::error::CoordinationError;
 
-const IMAGE: &str = "coordination.json";
+pub(super) const IMAGE: &str = "coordination.json";
 const NEXT_IMAGE: &str = "coordination.json.tmp";
-const LOCK: &str = "coordination.lock";
+pub(super) const LOCK: &str = "coordination.lock";
 
 /// Largest image, in bytes as encoded: every change writes it whole. A change that would
 /// make it larger is refused with `Storage`.
@@ -155,7 +155,7 @@ fn create_directory(directory: &Path, disk: &impl Disk) -> io::Result<()> {
     disk.sync_directory(parent)
 }
 
-fn lock(path: &Path) -> Result<File, CoordinationError> {
+pub(super) fn lock(path: &Path) -> Result<File, CoordinationError> {
     let failed = |error: &io::Error| {
         CoordinationError::Storage(format!(
             "can't lock {} ({error}); check the disk and its rights",
