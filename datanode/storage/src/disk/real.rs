@@ -120,9 +120,10 @@ impl DiskFile for RealFile {
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let before = self.size()?;
+        // First all or nothing, so that a full disk is not filled any further.
         match fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
-            Ok(()) => Ok(()),
-            Err(Errno::OPNOTSUPP) => write_zeros(&self.0, bytes),
+            Ok(()) | Err(Errno::OPNOTSUPP) => write_zeros(&self.0, before, bytes),
             Err(error) => Err(error.into()),
         }
     }
@@ -136,14 +137,15 @@ impl DiskFile for RealFile {
     }
 }
 
-/// Sets space aside on a file system that can't do it by itself.
-fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
+/// Writes zeros over new space. Space that is only set aside costs a journal commit of the
+/// file system with the first sync after each write into it, and that waits for whatever
+/// else is written there: syncs of 100 ms and more, where these take a few.
+fn write_zeros(file: &File, mut from: u64, to: u64) -> io::Result<()> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    let mut at = file.metadata()?.len();
-    while at < bytes {
-        let step = usize::try_from(bytes - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
-        file.write_all_at(&ZEROS[..step], at)?;
-        at += step as u64;
+    while from < to {
+        let step = usize::try_from(to - from).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+        file.write_all_at(&ZEROS[..step], from)?;
+        from += step as u64;
     }
     Ok(())
 }

@@ -1,6 +1,11 @@
 //! The log's one thread: collects what is queued, writes it at once, syncs once, tells.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use tierkv_types::{Index, Position, Version};
 use tokio::sync::watch;
@@ -27,6 +32,8 @@ pub(super) struct Writer {
     active: Segment,
     offset: u64,
     spare: Option<Spare>,
+    /// The thread that sets the next spare aside.
+    making: Option<JoinHandle<Result<Spare, StorageError>>>,
     no_space: bool,
     /// The last record written, and its version.
     last: Position,
@@ -37,6 +44,14 @@ pub(super) struct Writer {
     limit_bytes: u64,
     /// Since when something is written that is not synced; only under `Interval`.
     unsynced: Option<Instant>,
+}
+
+/// What a thread that set space aside has to say.
+fn join(making: JoinHandle<Result<Spare, StorageError>>) -> Result<Spare, StorageError> {
+    match making.join() {
+        Ok(made) => made,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 impl Writer {
@@ -58,6 +73,7 @@ impl Writer {
             active,
             offset: start.offset,
             spare: None,
+            making: None,
             no_space: false,
             last: start.last,
             clock: start.clock,
@@ -91,6 +107,8 @@ impl Writer {
         if let Err(error) = ended {
             self.failure.set(error);
         }
+        // Nobody may find the directory free while this process still makes a file in it.
+        drop(self.making.take().map(JoinHandle::join));
         self.queue.end();
     }
 
@@ -138,7 +156,8 @@ impl Writer {
     /// How long there may be nothing to do: the disk is to be asked again, or a sync is due.
     fn patience(&self) -> Option<Duration> {
         let sync = self.unsynced.map(|since| self.sync_in(since));
-        let retry = self.no_space.then_some(NO_SPACE_RETRY);
+        let is_asking = self.no_space || self.making.is_some();
+        let retry = is_asking.then_some(NO_SPACE_RETRY);
         sync.into_iter().chain(retry).min()
     }
 
@@ -193,7 +212,11 @@ impl Writer {
             if let Some(spare) = self.spare.take() {
                 return Ok(spare);
             }
-            match self.place.set_aside() {
+            let made = match self.making.take() {
+                Some(making) => join(making),
+                None => self.place.set_aside(),
+            };
+            match made {
                 Ok(spare) => {
                     self.no_space = false;
                     return Ok(spare);
@@ -213,12 +236,35 @@ impl Writer {
     }
 
     /// Sets the next segment's space aside once the current one is half full, so that a
-    /// full disk is known before any record depends on it (LOG-SPACE).
+    /// full disk is known before any record depends on it (LOG-SPACE). A thread of its own
+    /// does it, for it writes as much as a segment holds; its end is looked at with a later
+    /// batch.
     fn prepare(&mut self) -> Result<(), StorageError> {
-        if self.spare.is_some() || (self.offset < self.place.segment_bytes / 2 && !self.no_space) {
+        let is_early = self.offset < self.place.segment_bytes / 2 && !self.no_space;
+        if self.spare.is_some() || (is_early && self.making.is_none()) {
             return Ok(());
         }
-        match self.place.set_aside() {
+        let made = match self.making.take() {
+            Some(making) if making.is_finished() => join(making),
+            Some(making) => {
+                self.making = Some(making);
+                return Ok(());
+            }
+            // A disk that was full answers at once, mostly, and writers wait for the answer.
+            None if self.no_space => self.place.set_aside(),
+            None => {
+                let place = self.place.clone();
+                let making = std::thread::Builder::new()
+                    .name("tierkv-log-spare".into())
+                    .spawn(move || place.set_aside());
+                let dir = &self.place.dir;
+                let making = making
+                    .map_err(|error| StorageError::io("start a thread for the log in", dir, error));
+                self.making = Some(making?);
+                return Ok(());
+            }
+        };
+        match made {
             Ok(spare) => {
                 self.spare = Some(spare);
                 self.no_space = false;

@@ -103,7 +103,9 @@ impl SqliteStore {
         let options = connect_options(path, &volume, sync)?
             .journal_mode(SqliteJournalMode::Wal)
             .pragma("wal_autocheckpoint", wal_pages.to_string())
-            .pragma("journal_size_limit", WAL_KEPT_BYTES);
+            .pragma("journal_size_limit", WAL_KEPT_BYTES)
+            // Else statements of many rows keep their way back in files elsewhere.
+            .pragma("temp_store", "MEMORY");
         let pool = || {
             SqlitePoolOptions::new()
                 .test_before_acquire(false)
