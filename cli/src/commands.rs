@@ -1,5 +1,6 @@
 //! The commands beside `dev`, one file each.
 
+pub(crate) mod admin;
 pub(crate) mod config;
 pub(crate) mod delete;
 pub(crate) mod get;

@@ -49,6 +49,9 @@ enum Command {
     Import(commands::import::ImportArguments),
     /// Show the topology and its health.
     Status(commands::status::StatusArguments),
+    /// What operators decide.
+    #[command(subcommand)]
+    Admin(commands::admin::AdminCommand),
 }
 
 #[tokio::main]
@@ -68,6 +71,7 @@ async fn main() -> ExitCode {
         Command::Delete(arguments) => commands::delete::run(arguments).await,
         Command::Import(arguments) => commands::import::run(arguments).await,
         Command::Status(arguments) => commands::status::run(arguments).await,
+        Command::Admin(command) => commands::admin::run(command).await,
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("tierkv: {error}");

@@ -1,4 +1,7 @@
-//! What operators ask: the topology and its health, put together from those who know.
+//! What operators ask: the topology and its health, put together from those who know, and
+//! in `memory` what they change while the platform runs.
+
+mod memory;
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,11 +11,11 @@ use tierkv_coordination::{
     directory::{CLIENT_COORDINATORS, Presence},
 };
 use tierkv_rpc::proto::{
-    internal::{SurveyRequest, server_coordinator_client::ServerCoordinatorClient},
+    internal::{SurveyRequest, SurveyResponse, server_coordinator_client::ServerCoordinatorClient},
     status::{read_error, to_status},
     v1::{
-        CacheStatus, CoordinatorStatus, GetClusterRequest, GetClusterResponse, MarkStatus,
-        admin_server,
+        CacheStatus, CoordinatorStatus, GetClusterRequest, GetClusterResponse, GetMemoryRequest,
+        MarkStatus, MemorySettings, SetMemoryRequest, admin_server,
     },
 };
 use tierkv_types::{Clock, Error};
@@ -39,13 +42,7 @@ impl<C: Cache> Admin<C> {
     /// # Errors
     /// `Unavailable` if no server coordinator answers.
     pub(crate) async fn cluster(&self) -> Result<GetClusterResponse, Error> {
-        let peer = self.below.first()?;
-        let mut client = ServerCoordinatorClient::new(peer.channel());
-        let survey = timeout(SURVEY_TIMEOUT, client.survey(SurveyRequest {}))
-            .await
-            .map_err(|_| Error::unavailable("the server coordinator did not answer in time"))?
-            .map_err(|status| read_error(&status))?
-            .into_inner();
+        let survey = self.survey().await?;
         Ok(GetClusterResponse {
             clusters: survey.clusters,
             server_coordinators: survey.server_coordinators,
@@ -54,6 +51,17 @@ impl<C: Cache> Admin<C> {
             placement: survey.placement,
             transactions: 0,
         })
+    }
+
+    /// What only the server coordinators see.
+    async fn survey(&self) -> Result<SurveyResponse, Error> {
+        let peer = self.below.first()?;
+        let mut client = ServerCoordinatorClient::new(peer.channel());
+        let survey = timeout(SURVEY_TIMEOUT, client.survey(SurveyRequest {}))
+            .await
+            .map_err(|_| Error::unavailable("the server coordinator did not answer in time"))?
+            .map_err(|status| read_error(&status))?;
+        Ok(survey.into_inner())
     }
 
     async fn client_coordinators(&self) -> Result<Vec<CoordinatorStatus>, Error> {
@@ -122,5 +130,21 @@ impl<C: Cache> admin_server::Admin for Door<C> {
             .await
             .map(Response::new)
             .map_err(|error| to_status(&error))
+    }
+
+    async fn get_memory(
+        &self,
+        _: Request<GetMemoryRequest>,
+    ) -> Result<Response<MemorySettings>, Status> {
+        let told = self.0.memory().await;
+        told.map(Response::new).map_err(|error| to_status(&error))
+    }
+
+    async fn set_memory(
+        &self,
+        request: Request<SetMemoryRequest>,
+    ) -> Result<Response<MemorySettings>, Status> {
+        let told = self.0.set_memory(request.into_inner()).await;
+        told.map(Response::new).map_err(|error| to_status(&error))
     }
 }

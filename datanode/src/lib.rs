@@ -13,11 +13,14 @@
 //! Reading order: `sequencer` gives every write its place, version and
 //! answer; `driver` carries out what the replication machine commands;
 //! `invalidator` deletes changed keys from the cache and writes the marks;
-//! `ownership` knows which slots are the cluster's; `service` is the gRPC door;
+//! `ownership` knows which slots are the cluster's; `memory_settings` follows
+//! what operators change while it runs, and `gauges` shows how full everything is; `service` is the gRPC door;
 //! [`DataNode`] puts them together.
 
 mod driver;
+mod gauges;
 mod invalidator;
+mod memory_settings;
 mod node;
 mod ownership;
 mod reads;

@@ -21,7 +21,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     driver::Driver,
-    invalidator,
+    gauges, invalidator, memory_settings,
     ownership::Owned,
     reclaimer::Reclaimer,
     scrubber,
@@ -126,6 +126,13 @@ impl DataNode {
 
         let placement =
             follow_placement(&coordination, Arc::clone(&owned), stopping.clone()).await?;
+        let (memory, remembering) = memory_settings::follow(
+            &coordination,
+            Arc::clone(&storage),
+            settings.storage.memory,
+            stopping.clone(),
+        )
+        .await?;
         let invalidator = invalidator::start(
             cache,
             settings.cluster.clone(),
@@ -145,6 +152,11 @@ impl DataNode {
             storage: Arc::clone(&storage),
             tombstone_retention: settings.storage.log_retention,
         };
+        let gauging = tokio::spawn(gauges::run(
+            Arc::clone(&storage),
+            memory.clone(),
+            stopping.clone(),
+        ));
         let scrubbing = tokio::spawn(scrubber::run(Arc::clone(&storage), stopping.clone()));
         let reclaiming = tokio::spawn(reclaimer.run(stopping.clone()));
         let driving = tokio::spawn(async move {
@@ -159,6 +171,7 @@ impl DataNode {
                 sequencer,
                 storage: Arc::clone(&storage),
                 owned,
+                memory,
             }),
             stop: draining.clone(),
         };
@@ -170,7 +183,14 @@ impl DataNode {
             stop,
             failed,
             serving,
-            tasks: vec![placement, scrubbing, reclaiming, driving],
+            tasks: vec![
+                placement,
+                remembering,
+                gauging,
+                scrubbing,
+                reclaiming,
+                driving,
+            ],
             membership,
         })
     }

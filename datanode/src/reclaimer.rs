@@ -57,7 +57,12 @@ impl Reclaimer {
                 () = std::future::ready(()), if last == Round::Busy => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            last = match self.round().await {
+            // A round waits for room: with the store far behind, longer than a stop may take.
+            let round = tokio::select! {
+                round = self.round() => round,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            last = match round {
                 Ok(round) => round,
                 Err(error) => {
                     // A full disk or a lost mastership; the next round tries again.

@@ -11,10 +11,11 @@ use tierkv_rpc::{
             InspectRequest, InspectResponse, Reply, ReplyFrame, Request, RequestFrame, VouchReply,
             WriteReply, data_node_server, reply, request,
         },
+        v1,
     },
     tiers::{reply, reply_weight},
 };
-use tierkv_storage::{Item, Storage};
+use tierkv_storage::{Item, MemoryLimits, Storage};
 use tierkv_types::{
     Code, Error, ItemKey, Operation, OperationKind, WriteRequest, limits::MAX_PEER_IN_FLIGHT,
 };
@@ -39,6 +40,8 @@ pub(crate) struct Service {
     pub(crate) sequencer: Arc<Sequencer>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) owned: Arc<Owned>,
+    /// What is in force in the memory tier.
+    pub(crate) memory: watch::Receiver<MemoryLimits>,
 }
 
 /// The service as tonic wants it.
@@ -292,7 +295,21 @@ impl Service {
             log_index: last.index.0,
             commit_index: commit.0,
             age_ms: 0,
+            memory: Some(in_force(*self.memory.borrow())),
         }
+    }
+}
+
+/// What is in force in memory, as it goes over the wire.
+fn in_force(limits: MemoryLimits) -> v1::MemoryLimits {
+    let policy = convert::policy(&limits.policy.to_string());
+    v1::MemoryLimits {
+        policy: policy.unwrap_or_default().into(),
+        max_records: match limits.max_records {
+            MemoryLimits::UNBOUNDED => 0,
+            records => records,
+        },
+        max_bytes: limits.max_bytes,
     }
 }
 

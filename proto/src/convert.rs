@@ -88,6 +88,41 @@ pub fn consistency(number: i32) -> Result<v1::Consistency, Error> {
     })
 }
 
+/// The names of the eviction policies, as operators write them.
+const POLICIES: [(&str, v1::EvictionPolicy); 4] = [
+    ("s3fifo", v1::EvictionPolicy::S3fifo),
+    ("lru", v1::EvictionPolicy::Lru),
+    ("lfu", v1::EvictionPolicy::Lfu),
+    ("fifo", v1::EvictionPolicy::Fifo),
+];
+
+/// The name of an eviction policy as it came over the wire.
+///
+/// # Errors
+/// `InvalidArgument` if this server does not know the number.
+pub fn policy_name(number: i32) -> Result<&'static str, Error> {
+    let known = (POLICIES.iter()).find(|(_, policy)| i32::from(*policy) == number);
+    known.map(|(name, _)| *name).ok_or_else(|| {
+        Error::invalid(format!(
+            "the eviction policy {number} is unknown here; use LRU (1), LFU (2), FIFO (3) or \
+             S3FIFO (4)"
+        ))
+    })
+}
+
+/// The eviction policy of a name.
+///
+/// # Errors
+/// `InvalidArgument` if there is none.
+pub fn policy(name: &str) -> Result<v1::EvictionPolicy, Error> {
+    let known = POLICIES.iter().find(|(known, _)| *known == name);
+    known.map(|(_, policy)| *policy).ok_or_else(|| {
+        Error::invalid(format!(
+            "there is no eviction policy {name:?}; there are s3fifo, lru, lfu and fifo"
+        ))
+    })
+}
+
 /// A time to live as a client sent it; `None` for ever.
 ///
 /// # Errors
@@ -231,6 +266,20 @@ mod tests {
             key,
             kind,
         }])));
+    }
+
+    #[test]
+    fn policies_have_their_names_and_others_are_refused_in_words() {
+        for (name, wire) in POLICIES {
+            assert_eq!(policy(name), Ok(wire));
+            assert_eq!(policy_name(wire.into()), Ok(name));
+        }
+        for number in [0, 99] {
+            let error = policy_name(number).unwrap_err();
+            assert!(error.message.contains("S3FIFO (4)"), "{error}");
+        }
+        let error = policy("LRU").unwrap_err();
+        assert!(error.message.contains("s3fifo, lru"), "{error}");
     }
 
     #[test]

@@ -13,8 +13,7 @@ use tierkv_rpc::{
     CallError, Multiplexer, channel,
     proto::convert,
     proto::v1::{
-        self, BatchGetRequest, DeleteRequest, GetClusterRequest, GetClusterResponse, GetRequest,
-        PutRequest, admin_client::AdminClient, session_answer::Answer,
+        self, BatchGetRequest, DeleteRequest, GetRequest, PutRequest, session_answer::Answer,
         session_operation::Operation,
     },
     session::Session,
@@ -23,7 +22,7 @@ use tierkv_types::{
     Code, Error as Refusal, ItemKey,
     limits::{MAX_KEY_BYTES, MAX_TIMEOUT},
 };
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tonic::transport::Channel;
 
 use crate::{
@@ -299,18 +298,13 @@ impl Client {
         }
     }
 
-    /// The platform's topology and health.
-    ///
-    /// # Errors
-    /// `Unavailable` if the coordinator can't be reached in time.
-    pub async fn cluster(&self) -> Result<GetClusterResponse, Error> {
-        let deadline = Instant::now() + self.shared.timeout;
-        let mut admin = AdminClient::new(self.coordinator().channel.clone());
-        match timeout_at(deadline, admin.get_cluster(GetClusterRequest {})).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(tierkv_rpc::proto::status::read_error(&status).into()),
-            Err(_) => Err(Refusal::new(Code::DeadlineExceeded, "no answer came in time").into()),
-        }
+    /// The connection for what is no operation on keys.
+    pub(crate) fn channel(&self) -> Channel {
+        self.coordinator().channel.clone()
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.shared.timeout
     }
 
     /// Finds a coordinator that answers, by an operation that means nothing and changes

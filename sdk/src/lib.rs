@@ -13,6 +13,7 @@
 //! A [`Client`] is cheap to clone and meant to be shared by many tasks: their operations
 //! travel together, as many in a frame as are waiting, over one session stream.
 
+mod admin;
 mod answer;
 mod builder;
 mod client;

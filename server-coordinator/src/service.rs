@@ -150,6 +150,7 @@ async fn survey_member(node: String, known: Option<&DataNode>) -> MemberStatus {
             log_index: told.log_index,
             commit_index: told.commit_index,
             age_ms: told.age_ms,
+            memory: told.memory,
         },
         None => MemberStatus {
             node,

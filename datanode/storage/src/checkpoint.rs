@@ -76,6 +76,8 @@ impl Checkpointer {
         loop {
             let done = tokio::select! {
                 ask = self.asks.recv() => match ask {
+                    // Who closes has given up waiting: the log has it all.
+                    Some(ask) if ask.last && ask.reply.is_closed() => return,
                     Some(ask) => {
                         let done = self.checkpoint().await;
                         // Whoever asked may have gone away meanwhile.

@@ -23,6 +23,7 @@ mod failure;
 mod item;
 mod log;
 mod memory;
+mod meters;
 mod node_state;
 mod recovery;
 mod requests;

@@ -16,7 +16,7 @@ use tierkv_types::{
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -26,8 +26,9 @@ use crate::{
     disk::DiskLock,
     failure::Failure,
     locked,
-    log::{Log, LogFound, LogPlace, LogStart},
+    log::{LOG_QUEUE_BYTES, Log, LogFound, LogPlace, LogStart},
     memory::{Admission, Memory, SHARDS},
+    meters::{self, Waiting},
     node_state::NodeState,
     recovery,
     requests::{REQUEST_LIMIT, Requests},
@@ -39,6 +40,10 @@ const MIN_SEGMENT_BYTES: u64 = 4096;
 /// How often a read that checkpoints outrun is repeated before it is given up. One that
 /// takes as long as this many checkpoints is no use to anyone.
 const LOAD_ATTEMPTS: usize = 16;
+
+/// How long closing waits for the last checkpoint, and how long for the store after it.
+const LAST_CHECKPOINT_TIME: Duration = Duration::from_secs(5);
+const STORE_CLOSE_TIME: Duration = Duration::from_secs(2);
 
 /// Commit log, memory tier and store of one node.
 ///
@@ -102,16 +107,26 @@ pub(crate) struct Stored {
 pub struct StorageReport {
     /// Bytes of entries that the store does not have yet.
     pub pinned_bytes: u64,
+    /// The bytes over which writers wait.
+    pub pinned_limit_bytes: u64,
     /// Bytes of entries that memory keeps though the store has them.
     pub clean_bytes: u64,
     /// How many those are.
     pub clean_entries: usize,
     /// Bytes that the log takes on disk.
     pub log_bytes: u64,
+    /// The bytes over which records leave the log early.
+    pub log_limit_bytes: u64,
     /// Segments of the log.
     pub segments: usize,
+    /// Bytes that wait to be written to the log, or are being written.
+    pub log_queue_bytes: u64,
+    /// The bytes waiting for the log over which writers wait.
+    pub log_queue_limit_bytes: u64,
     /// Requests whose outcomes are remembered.
     pub requests: usize,
+    /// How many remembered requests make writers wait.
+    pub requests_limit: usize,
     /// The last record of the log that is durable.
     pub durable: Position,
     /// The last record whose effect is visible.
@@ -146,7 +161,7 @@ impl Storage {
             settings.segment_bytes >= MIN_SEGMENT_BYTES,
             "segment_bytes is under {MIN_SEGMENT_BYTES}"
         );
-        describe_metrics();
+        meters::describe();
         let (lock, node_state) = {
             let (settings, disk) = (settings.clone(), Arc::clone(&disk));
             blocking(move || enter(&settings, disk)).await?
@@ -248,12 +263,14 @@ impl Storage {
         if let Some(error) = self.core.failure.get() {
             return Err(error);
         }
-        if self.core.is_full.load(Ordering::Relaxed) && !self.core.has_room() {
-            return Err(StorageError::NoSpace {
+        let appended = if self.core.is_full.load(Ordering::Relaxed) && !self.core.has_room() {
+            Err(StorageError::NoSpace {
                 file: self.core.settings.dir.clone(),
-            });
-        }
-        self.core.log.append(&records)
+            })
+        } else {
+            self.core.log.append(&records)
+        };
+        appended.inspect_err(meters::refused)
     }
 
     /// The last record that is durable. The sender goes away when the log has failed or
@@ -303,21 +320,30 @@ impl Storage {
     /// the disk is full or storage has failed: `append` then says why.
     pub async fn room(&self) {
         let queue = self.core.log.queue();
+        let mut waiting: Option<Waiting> = None;
         loop {
             let stored = self.core.room.notified();
             let written = queue.shorter.notified();
             tokio::pin!(stored, written);
             stored.as_mut().enable();
             written.as_mut().enable();
-            let has_room = self.core.has_room() && queue.has_room();
+            let reached = self.core.limit_reached();
+            let reached = reached.or_else(|| (!queue.has_room()).then_some(meters::LOG_QUEUE));
             let is_full = self.core.is_full.load(Ordering::Relaxed);
-            if has_room || is_full || queue.is_over() || self.core.failure.get().is_some() {
-                return;
+            let Some(limit) = reached else {
+                break;
+            };
+            if is_full || queue.is_over() || self.core.failure.get().is_some() {
+                break;
             }
+            waiting.get_or_insert_with(|| Waiting::on(limit));
             tokio::select! {
                 () = stored => {}
                 () = written => {}
             }
+        }
+        if let Some(waiting) = waiting {
+            waiting.done();
         }
     }
 
@@ -473,18 +499,34 @@ impl Storage {
     /// Takes no more records, makes a last checkpoint of what was applied, writes the rest
     /// of the log out, closes the store and gives the directory up. Closing again does nothing.
     ///
+    /// A checkpoint that takes longer than 5 s is not waited for: what it would have stored
+    /// is in the log and comes back at the next start.
+    ///
     /// # Errors
     /// The failure of the log or of the last checkpoint; everything is closed all the
     /// same, and what was durable stays so.
     pub async fn close(&self) -> Result<(), StorageError> {
+        self.close_within(LAST_CHECKPOINT_TIME).await
+    }
+
+    pub(crate) async fn close_within(&self, time: Duration) -> Result<(), StorageError> {
         let Some(checkpointer) = locked(&self.checkpointer).take() else {
             return Ok(());
         };
         self.core.log.refuse();
         // Before the log's thread ends, so that it still removes what is stored now.
-        let stored = self.ask(true).await;
-        // It ends after its last answer; a panic in it has been told already.
-        let _ = checkpointer.await;
+        let stored = match timeout(time, self.ask(true)).await {
+            Ok(stored) => {
+                // It ends after its last answer; a panic in it has been told already.
+                let _ = checkpointer.await;
+                stored
+            }
+            Err(_) => {
+                let why = "the last checkpoint takes too long, the log has what it would store";
+                tracing::warn!(?time, "{why}");
+                Ok(())
+            }
+        };
         let core = Arc::clone(&self.core);
         blocking(move || {
             core.log.close();
@@ -496,8 +538,17 @@ impl Storage {
             Ok(())
         })
         .await?;
-        self.core.store.close().await;
-        locked(&self.core.lock).take();
+        // A checkpoint under way keeps the store open; until it ends, nobody else may have
+        // the directory.
+        let lock = locked(&self.core.lock).take();
+        let store = Arc::clone(&self.core.store);
+        let closing = tokio::spawn(async move {
+            store.close().await;
+            drop(lock);
+        });
+        if timeout(STORE_CLOSE_TIME, closing).await.is_err() {
+            tracing::warn!(time = ?STORE_CLOSE_TIME, "the store is not closed yet");
+        }
         self.core.room.notify_waiters();
         match self.core.failure.get() {
             Some(error) => Err(error),
@@ -521,11 +572,16 @@ impl Storage {
         let stored = locked(&core.stored);
         StorageReport {
             pinned_bytes: core.memory.pinned_bytes(),
+            pinned_limit_bytes: core.settings.pinned_limit_bytes,
             clean_bytes: core.memory.clean_bytes(),
             clean_entries: core.memory.clean_entries(),
             log_bytes: segments as u64 * core.settings.segment_bytes,
+            log_limit_bytes: core.settings.log_limit_bytes,
             segments,
+            log_queue_bytes: core.log.queue().bytes(),
+            log_queue_limit_bytes: LOG_QUEUE_BYTES as u64,
             requests: locked(&core.requests).len(),
+            requests_limit: REQUEST_LIMIT,
             durable: *core.log.durable().borrow(),
             applied: self.applied().0,
             stored: stored.applied.index,
@@ -537,22 +593,17 @@ impl Storage {
 impl Core {
     /// Whether what only memory has is under its bounds.
     fn has_room(&self) -> bool {
-        self.memory.pinned_bytes() < self.settings.pinned_limit_bytes
-            && locked(&self.requests).len() < REQUEST_LIMIT
+        self.limit_reached().is_none()
     }
-}
 
-fn describe_metrics() {
-    metrics::describe_histogram!(
-        "tierkv_log_sync_seconds",
-        "Time to write and sync a log batch."
-    );
-    metrics::describe_histogram!("tierkv_log_batch_records", "Records made durable together.");
-    metrics::describe_histogram!("tierkv_checkpoint_seconds", "Time to store a checkpoint.");
-    metrics::describe_counter!(
-        "tierkv_memory_evictions_total",
-        "Stored entries that left memory for others, or for a lower bound."
-    );
+    /// The bound of what only memory has that is reached.
+    fn limit_reached(&self) -> Option<&'static str> {
+        if self.memory.pinned_bytes() >= self.settings.pinned_limit_bytes {
+            return Some(meters::PINNED);
+        }
+        let are_many = locked(&self.requests).len() >= REQUEST_LIMIT;
+        are_many.then_some(meters::REQUESTS)
+    }
 }
 
 impl Applying {

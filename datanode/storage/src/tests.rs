@@ -1,5 +1,6 @@
 //! The promises of storage as a whole.
 
+mod close;
 mod crash;
 mod format;
 mod race;

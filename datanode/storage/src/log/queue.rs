@@ -172,6 +172,12 @@ impl Queue {
         locked(&self.state).no_space
     }
 
+    /// Bytes that wait to be written, or are being written.
+    pub(crate) fn bytes(&self) -> u64 {
+        let state = locked(&self.state);
+        state.pending.bytes.len() as u64 + state.writing
+    }
+
     pub(crate) fn segments(&self) -> usize {
         locked(&self.state).segments
     }

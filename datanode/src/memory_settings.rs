@@ -1,0 +1,135 @@
+//! Memory settings changed while running: the record in coordination, applied as it changes.
+//!
+//! What the record sets wins over the node's own configuration, also after a restart, until
+//! an operator resets it; what it leaves out stays the node's own.
+
+use std::sync::Arc;
+
+use tierkv_coordination::{
+    Coordination, CoordinationError, Versioned,
+    directory::{self, MemorySettings},
+};
+use tierkv_storage::{MemoryLimits, Storage};
+use tokio::{sync::watch, task::JoinHandle};
+
+/// Applies the record as it stands before it returns, and then whenever it changes. The
+/// receiver knows what is in force.
+///
+/// # Errors
+/// Those of the watch's first state.
+pub(crate) async fn follow(
+    coordination: &Arc<dyn Coordination>,
+    storage: Arc<Storage>,
+    own: MemoryLimits,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(watch::Receiver<MemoryLimits>, JoinHandle<()>), CoordinationError> {
+    let mut record = coordination.watch(directory::MEMORY_SETTINGS).await?;
+    let (in_force, told) = watch::channel(own);
+    let follower = Follower {
+        storage,
+        own,
+        in_force,
+    };
+    follower.obey(record.current().as_ref().as_ref()).await;
+    let following = tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                changed = record.changed() => if changed.is_err() { return },
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            follower.obey(record.current().as_ref().as_ref()).await;
+        }
+    });
+    Ok((told, following))
+}
+
+struct Follower {
+    storage: Arc<Storage>,
+    own: MemoryLimits,
+    in_force: watch::Sender<MemoryLimits>,
+}
+
+impl Follower {
+    async fn obey(&self, record: Option<&Versioned>) {
+        let limits = match record.map(|record| MemorySettings::decode(&record.value)) {
+            None => Ok(self.own),
+            Some(Ok(set)) => overridden(self.own, &set),
+            Some(Err(why)) => Err(why),
+        };
+        let limits = match limits {
+            Ok(limits) if limits == *self.in_force.borrow() => return,
+            Ok(limits) => limits,
+            Err(why) => {
+                tracing::error!(
+                    why,
+                    "the memory settings are of no use, nothing was changed"
+                );
+                return;
+            }
+        };
+        let storage = Arc::clone(&self.storage);
+        // Evicting and reordering millions of records takes a while.
+        if tokio::task::spawn_blocking(move || storage.set_memory(limits))
+            .await
+            .is_ok()
+        {
+            tracing::info!(
+                policy = %limits.policy,
+                max_records = limits.max_records,
+                max_bytes = limits.max_bytes,
+                "memory settings changed"
+            );
+            self.in_force.send_replace(limits);
+        }
+    }
+}
+
+/// `own`, but for what is `set`.
+fn overridden(own: MemoryLimits, set: &MemorySettings) -> Result<MemoryLimits, String> {
+    let policy = set.policy.as_deref().map(str::parse).transpose();
+    Ok(MemoryLimits {
+        policy: policy
+            .map_err(|error| format!("{error}"))?
+            .unwrap_or(own.policy),
+        max_records: match set.max_records {
+            Some(0) => MemoryLimits::UNBOUNDED,
+            Some(records) => records,
+            None => own.max_records,
+        },
+        max_bytes: set.max_bytes.unwrap_or(own.max_bytes),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tierkv_storage::EvictionPolicy;
+
+    use super::*;
+
+    #[test]
+    fn what_is_set_wins_and_the_rest_stays_the_nodes_own() {
+        let own = MemoryLimits {
+            policy: EvictionPolicy::Lru,
+            max_records: 7,
+            max_bytes: 9,
+        };
+        let with = |set: MemorySettings| overridden(own, &set);
+        assert_eq!(with(MemorySettings::default()), Ok(own));
+        let set = MemorySettings {
+            policy: Some("lfu".to_owned()),
+            max_records: Some(0),
+            max_bytes: None,
+        };
+        let wanted = MemoryLimits {
+            policy: EvictionPolicy::Lfu,
+            max_records: MemoryLimits::UNBOUNDED,
+            max_bytes: 9,
+        };
+        assert_eq!(with(set), Ok(wanted));
+        let unknown = MemorySettings {
+            policy: Some("mru".to_owned()),
+            ..MemorySettings::default()
+        };
+        assert!(with(unknown).unwrap_err().contains("mru"));
+    }
+}

@@ -1,0 +1,80 @@
+//! What writers meet at storage's bounds, counted by the limit's name.
+
+use crate::StorageError;
+
+/// Named by what an operator would change, or look at.
+pub(crate) const PINNED: &str = "pinned_limit_bytes";
+pub(crate) const REQUESTS: &str = "remembered_requests";
+pub(crate) const LOG_QUEUE: &str = "log_queue_bytes";
+const DISK_SPACE: &str = "disk_space";
+
+const WAITS: &str = "tierkv_write_waits_total";
+const REFUSALS: &str = "tierkv_write_refusals_total";
+
+pub(crate) fn describe() {
+    metrics::describe_counter!(
+        WAITS,
+        "Batches of writes that waited for room, by the limit that was reached."
+    );
+    metrics::describe_counter!(
+        REFUSALS,
+        "Batches of writes that were refused, or gave up waiting, by the limit that was reached."
+    );
+    metrics::describe_histogram!(
+        "tierkv_log_sync_seconds",
+        "Time to write and sync a log batch."
+    );
+    metrics::describe_histogram!("tierkv_log_batch_records", "Records made durable together.");
+    metrics::describe_histogram!("tierkv_checkpoint_seconds", "Time to store a checkpoint.");
+    metrics::describe_counter!(
+        "tierkv_memory_evictions_total",
+        "Stored entries that left memory for others, or for a lower bound."
+    );
+    for limit in [PINNED, REQUESTS, LOG_QUEUE] {
+        metrics::counter!(WAITS, "limit" => limit).increment(0);
+        metrics::counter!(REFUSALS, "limit" => limit).increment(0);
+    }
+    metrics::counter!(REFUSALS, "limit" => DISK_SPACE).increment(0);
+}
+
+/// Counts a refusal, if it is one of a limit.
+pub(crate) fn refused(error: &StorageError) {
+    let limit = match error {
+        StorageError::Exhausted { limit, .. } => limit,
+        StorageError::NoSpace { .. } => DISK_SPACE,
+        _ => return,
+    };
+    metrics::counter!(REFUSALS, "limit" => limit).increment(1);
+}
+
+/// A batch of writes that waits for room. Dropped before it has any, it gave up: then that
+/// counts as a refusal.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    limit: &'static str,
+    has_room: bool,
+}
+
+impl Waiting {
+    /// Counts the beginning of a wait.
+    pub(crate) fn on(limit: &'static str) -> Self {
+        metrics::counter!(WAITS, "limit" => limit).increment(1);
+        Self {
+            limit,
+            has_room: false,
+        }
+    }
+
+    /// The wait is over: whoever goes on is told by storage itself.
+    pub(crate) fn done(mut self) {
+        self.has_room = true;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.has_room {
+            metrics::counter!(REFUSALS, "limit" => self.limit).increment(1);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Closing while the store does not keep up.
+
+use async_trait::async_trait;
+use tempfile::TempDir;
+use tierkv_types::Incarnation;
+use tokio::{sync::Semaphore, time::Instant};
+
+use super::*;
+use crate::{
+    Outcome, RealDisk, ScrubbedRows, StorageError, Store,
+    store::{CheckpointBatch, StoreMeta},
+};
+
+/// How long closing may wait for the last checkpoint here.
+const LITTLE: Duration = Duration::from_millis(50);
+
+/// A store whose checkpoints each wait for a permit.
+#[derive(Debug)]
+struct Slow {
+    store: Arc<dyn Store>,
+    permits: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl Store for Slow {
+    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
+        self.store.claim(incarnation).await
+    }
+
+    async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
+        self.store.get_many(keys).await
+    }
+
+    async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
+        self.store.outcomes().await
+    }
+
+    async fn expired(
+        &self,
+        now: Version,
+        limit: usize,
+    ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
+        self.store.expired(now, limit).await
+    }
+
+    async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError> {
+        self.store.oldest_tombstone().await
+    }
+
+    async fn scrub(
+        &self,
+        after: Option<ItemKey>,
+        limit: usize,
+    ) -> Result<ScrubbedRows, StorageError> {
+        self.store.scrub(after, limit).await
+    }
+
+    async fn checkpoint(
+        &self,
+        incarnation: Incarnation,
+        batch: CheckpointBatch,
+    ) -> Result<(), StorageError> {
+        self.permits.acquire().await.unwrap().forget();
+        self.store.checkpoint(incarnation, batch).await
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_never_ends_holds_no_close_up_and_loses_nothing() {
+    let dir = TempDir::new().unwrap();
+    // The one of a new log.
+    let permits = Arc::new(Semaphore::new(1));
+    let around = |store| -> Arc<dyn Store> {
+        let permits = Arc::clone(&permits);
+        Arc::new(Slow { store, permits })
+    };
+    let settings = StorageSettings {
+        pinned_limit_bytes: 1,
+        ..settings(dir.path())
+    };
+    let disk = Arc::new(RealDisk);
+    let (storage, _) = Storage::open_with(settings.clone(), disk.clone(), around)
+        .await
+        .unwrap();
+    let records = vec![record(1, 1, vec![]), put(1, 2, "a", 5), put(1, 3, "b", 6)];
+    commit(&storage, records.clone()).await;
+    // Memory is full, and a writer waits.
+    let writer = tokio::spawn({
+        let storage = Arc::clone(&storage);
+        async move {
+            storage.room().await;
+            storage.append(vec![put(1, 4, "c", 1)])
+        }
+    });
+    let began = Instant::now();
+    deadline(storage.close_within(LITTLE)).await.unwrap();
+    assert!(began.elapsed() >= LITTLE);
+    let refused = deadline(writer).await.unwrap();
+    assert!(matches!(refused, Err(StorageError::Closed)), "{refused:?}");
+
+    let (storage, found) = Storage::open(settings, disk).await.unwrap();
+    assert_eq!(found.last, records[2].position);
+    assert_eq!(found.tail, records, "nothing was stored");
+    storage.apply(&found.tail);
+    let keys = [key("a"), key("b"), key("c")];
+    Model::of(&records)
+        .check(&storage, &keys, "after restart")
+        .await;
+    storage.close().await.unwrap();
+}
