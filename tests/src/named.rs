@@ -22,8 +22,8 @@ use crate::ledger::{Answer, Attempt, Kind};
 const STREAMS: usize = 2;
 /// Writes under way on a stream.
 const IN_FLIGHT: usize = 128;
-/// How long a write may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a write may take: the machine may be busy with other things.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A session whose writes are named by their numbers.
 #[derive(Clone)]

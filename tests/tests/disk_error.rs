@@ -52,7 +52,7 @@ async fn fail_beyond(limit: u64, surroundings: Surroundings) -> String {
 
     platform.restart().await.unwrap();
     let builder = Client::builder().address(platform.grpc());
-    let client = builder.connect().await.unwrap();
+    let client = builder.timeout(PATIENCE).connect().await.unwrap();
     let kept = written.check(&client, Consistency::Latest).await;
     kept.unwrap_or_else(|broken| panic!("{broken}"));
     assert!(platform.stop().await.unwrap().success());

@@ -167,5 +167,5 @@ async fn kept(written: &Written, client: &Client, consistency: Consistency) {
 
 async fn connect(platform: &TierKv) -> Client {
     let builder = Client::builder().address(platform.grpc());
-    builder.connect().await.unwrap()
+    builder.timeout(PATIENCE).connect().await.unwrap()
 }

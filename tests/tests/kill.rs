@@ -61,6 +61,8 @@ const LONG_TTL_MS: u64 = 3_600_000;
 const REMEMBERED_MS: u64 = 100_000;
 /// How long the platform may take to acknowledge a round's writes.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long an operation may take: the machine may be busy with other things.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The latest moment, after its start, at which a starting platform is killed.
 const LATEST_START_KILL: Duration = Duration::from_millis(400);
 const NAMESPACE: &str = "kill";
@@ -199,7 +201,8 @@ impl Storm {
 
 async fn connect(platform: &TierKv) -> Client {
     let builder = Client::builder().address(platform.grpc());
-    builder.namespace(NAMESPACE).connect().await.unwrap()
+    let builder = builder.namespace(NAMESPACE).timeout(CLIENT_TIMEOUT);
+    builder.connect().await.unwrap()
 }
 
 struct Writer {

@@ -20,6 +20,8 @@ use tierkv_tests::flood::{Flood, Written};
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long the platform may take to acknowledge what a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How soon a writer gives up a platform that went away.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(2);
 const CONNECTIONS: usize = 8;
 const WRITERS: usize = 256;
 
@@ -31,11 +33,9 @@ async fn start(surroundings: Surroundings) -> TierKv {
     TierKv::start(options).await.unwrap()
 }
 
-/// A client that gives a platform up soon.
-async fn connect(platform: &TierKv) -> Client {
+async fn connect(platform: &TierKv, timeout: Duration) -> Client {
     let builder = Client::builder().address(platform.grpc());
-    let builder = builder.timeout(Duration::from_secs(2));
-    builder.connect().await.unwrap()
+    builder.timeout(timeout).connect().await.unwrap()
 }
 
 /// Floods the platform until `wanted` writes are acknowledged, and asks it to end then,
@@ -43,7 +43,7 @@ async fn connect(platform: &TierKv) -> Client {
 async fn stop_under_load(platform: &mut TierKv, wanted: u64, value_bytes: u32) -> Written {
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {
-        clients.push(connect(platform).await);
+        clients.push(connect(platform, GIVEN_UP_AFTER).await);
     }
     let numbers = Arc::new(AtomicU64::new(1));
     let flood = Flood::start(&clients, WRITERS, &numbers, value_bytes);
@@ -98,7 +98,7 @@ fn copy_folder(from: &Path, to: &Path) {
 
 async fn check_after_restart(platform: &mut TierKv, written: &Written) {
     platform.restart().await.unwrap();
-    let client = connect(platform).await;
+    let client = connect(platform, PATIENCE).await;
     let kept = written.check(&client, Consistency::Latest).await;
     kept.unwrap_or_else(|broken| panic!("{broken}"));
 }
@@ -125,7 +125,7 @@ async fn a_stop_with_much_that_is_not_stored_is_quick_and_loses_nothing() {
         .set("TIERKV_STORE_CHECKPOINT_BYTES", MUCH)
         .set("TIERKV_MEMORY_PINNED_MAX_BYTES", MUCH);
     let mut platform = start(surroundings).await;
-    let written = stop_under_load(&mut platform, 20_000, 8_000).await;
+    let written = stop_under_load(&mut platform, 20_000, 2_000).await;
     assert_honest(&written);
     check_after_restart(&mut platform, &written).await;
 }
