@@ -19,7 +19,10 @@ pub enum StorageError {
         dir: PathBuf,
     },
     /// What is on disk is not what was written there. It is never served nor cut off.
-    #[error("{} is damaged at {place}: {what}; see `tierkv admin recover --help`", file.display())]
+    #[error(
+        "{} is damaged at {place}: {what}; `tierkv admin recover --data-dir DIR` says what can \
+         be kept", file.display()
+    )]
     Damaged {
         /// The damaged file.
         file: PathBuf,
@@ -33,11 +36,22 @@ pub enum StorageError {
     #[error(
         "the log in {} was written with wal.sync = interval, and the machine was restarted \
          since without a clean stop: acknowledged writes may be missing; to go on with what \
-         is there, run `tierkv admin recover`", dir.display()
+         is there, run `tierkv admin recover --data-dir DIR`", dir.display()
     )]
     Unsynced {
         /// The node's directory.
         dir: PathBuf,
+    },
+    /// What is there does not make a whole, and no part of it can be given up soundly.
+    #[error(
+        "{} can't be recovered from what is in its directory: {what}; bring a backup of the \
+         whole directory back, or begin with an empty one", file.display()
+    )]
+    Unrecoverable {
+        /// The file that misses something.
+        file: PathBuf,
+        /// What is missing.
+        what: String,
     },
     /// A file was written by a newer release.
     #[error("{} has format {found}, this release knows formats up to {known}; run the newer release", file.display())]
@@ -149,7 +163,7 @@ impl StorageError {
                 Error::unavailable("the data node's storage is closed; retry")
             }
             Self::Busy => Error::unavailable("the data node's store is busy; retry"),
-            Self::Damaged { .. } => Error::new(
+            Self::Damaged { .. } | Self::Unrecoverable { .. } => Error::new(
                 Code::DataLoss,
                 "stored data is damaged; see the data node's log and tell an operator",
             ),

@@ -14,7 +14,7 @@
 //! Reading order: [`Storage`] (the whole, and its promises), [`disk`] (through which all
 //! files of the log are touched), `log` (segments and group commit), `node_state` (what
 //! a node may never forget), `memory` (the memory tier), [`store`] (the SQL side),
-//! `checkpoint`, `recovery`, `scrub`.
+//! `checkpoint`, `recovery`, `repair` (where a start refuses), `scrub`.
 
 mod checkpoint;
 pub mod disk;
@@ -26,6 +26,7 @@ mod memory;
 mod meters;
 mod node_state;
 mod recovery;
+mod repair;
 mod requests;
 mod scrub;
 mod settings;
@@ -42,6 +43,7 @@ pub use self::{
     error::StorageError,
     item::{Entry, Item, Residence},
     recovery::Recovered,
+    repair::{Finding, GivenUp, Problem, Repair, Repaired},
     requests::{Existed, Outcome},
     scrub::{Scrubbed, ScrubbedRows},
     settings::{EvictionPolicy, MemoryLimits, StorageSettings, UnknownEvictionPolicy, WalSync},

@@ -1,7 +1,8 @@
 //! The commit log: segments of checksummed records, made durable in groups.
 //!
 //! Reading order: `segment` (a file and its header), `scan` (what a start finds in the
-//! files, and what it cuts or refuses), `queue` (what waits to be written; the side that
+//! files, and what it cuts or refuses), `search` (sound records behind a damaged place),
+//! `queue` (what waits to be written; the side that
 //! callers see), `writer` (the one thread that writes).
 //!
 //! The files live in a directory of their own, `log/`. A segment is named by its number,
@@ -10,6 +11,7 @@
 
 mod queue;
 mod scan;
+mod search;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -22,7 +24,8 @@ use tokio::sync::watch;
 
 use self::{queue::Queue, segment::Segment, writer::Writer};
 pub(crate) use self::{
-    scan::{LogFound, scan},
+    scan::{LogFound, inspect, salvage, scan},
+    search::{FoundBehind, search},
     segment::{LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader},
 };
 use crate::{StorageError, disk::DiskLock, failure::Failure, locked};

@@ -85,6 +85,29 @@ impl NodeState {
         })
     }
 
+    /// Gives a file that is of no use another name, and is a node without one from now on;
+    /// durable on return. Answers the new name, if there was a file. Blocks.
+    pub(crate) fn set_aside(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>, StorageError> {
+        let path = dir.join(FILE);
+        let failed = |error| StorageError::io("set aside", &path, error);
+        let names = disk.list(dir).map_err(failed)?;
+        if !names.iter().any(|name| name == FILE) {
+            return Ok(None);
+        }
+        let free = (1_u32..).map(|number| format!("{FILE}.damaged-{number}"));
+        let aside = free.into_iter().find(|name| !names.contains(name));
+        let aside = dir.join(aside.unwrap_or_default());
+        disk.rename(&path, &aside)
+            .and_then(|()| disk.sync_dir(dir))
+            .map_err(failed)?;
+        Ok(Some(aside))
+    }
+
+    /// Replaces all facts; durable on return. Blocks.
+    pub(crate) fn restore(&self, restored: NodeFacts) -> Result<(), StorageError> {
+        self.change(|facts| *facts = restored)
+    }
+
     pub(crate) fn facts(&self) -> Option<NodeFacts> {
         locked(&self.facts).clone()
     }

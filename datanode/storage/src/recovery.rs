@@ -18,6 +18,9 @@ use crate::{
     store::StoreMeta,
 };
 
+/// The store's file in a node's directory.
+pub(crate) const STORE_FILE: &str = "store.sqlite";
+
 /// What storage held when it was opened.
 #[derive(Clone, Debug)]
 pub struct Recovered {
@@ -97,7 +100,7 @@ pub(crate) fn recover(
 }
 
 /// Begins a log of a new id after what the store holds.
-fn begin(
+pub(crate) fn begin(
     place: &mut LogPlace,
     node_state: &NodeState,
     meta: &StoreMeta,
@@ -167,7 +170,7 @@ fn check_identity(
 }
 
 /// Whether the log continues exactly what the store holds.
-fn check_overlap(log: &LogFound, meta: &StoreMeta) -> Result<(), StorageError> {
+pub(crate) fn check_overlap(log: &LogFound, meta: &StoreMeta) -> Result<(), StorageError> {
     let first = &log.segments[0];
     if log.before.index > meta.applied.index {
         return Err(StorageError::damaged(

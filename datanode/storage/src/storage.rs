@@ -1,6 +1,7 @@
 //! A node's storage as the data node uses it.
 
 use std::{
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -166,7 +167,7 @@ impl Storage {
             let (settings, disk) = (settings.clone(), Arc::clone(&disk));
             blocking(move || enter(&settings, disk)).await?
         };
-        let store_path = settings.dir.join("store.sqlite");
+        let store_path = settings.dir.join(recovery::STORE_FILE);
         let store = SqliteStore::open(Arc::clone(&disk), &store_path, settings.sync).await?;
         let store = around(Arc::new(store));
         let incarnation = Incarnation(rand::random());
@@ -637,17 +638,22 @@ fn enter(
     disk.create_dir(&dir.join("log"))
         .and_then(|()| disk.sync_dir(dir))
         .map_err(|error| StorageError::io("make", dir, error))?;
-    let locked = disk.lock(&dir.join("lock"));
-    let locked = locked.map_err(|error| StorageError::io("lock", dir, error))?;
-    let Some(lock) = locked else {
-        return Err(StorageError::Locked { dir: dir.clone() });
-    };
+    let lock = lock(dir, &*disk)?;
     let node_state = NodeState::open(disk, dir)?;
     let unsynced = node_state.facts().and_then(|facts| facts.unsynced_boot);
     if unsynced.is_some_and(|unsynced| unsynced != boot) {
         return Err(StorageError::Unsynced { dir: dir.clone() });
     }
     Ok((Arc::from(lock), node_state))
+}
+
+/// Takes the lock of a node's directory. Blocks.
+pub(crate) fn lock(dir: &Path, disk: &dyn Disk) -> Result<Box<dyn DiskLock>, StorageError> {
+    let locked = disk.lock(&dir.join("lock"));
+    let locked = locked.map_err(|error| StorageError::io("lock", dir, error))?;
+    locked.ok_or_else(|| StorageError::Locked {
+        dir: dir.to_owned(),
+    })
 }
 
 /// Says in the node state how the log will be written. What an earlier process of this

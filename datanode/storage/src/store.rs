@@ -10,6 +10,9 @@ use async_trait::async_trait;
 use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, RequestId, Version};
 
 pub use self::sqlite::SqliteStore;
+#[cfg(test)]
+pub(crate) use self::sqlite::tamper;
+pub(crate) use self::sqlite::{StoreFound, examine, set_aside};
 use crate::{Entry, Item, Outcome, ScrubbedRows, StorageError};
 
 /// Where a store stands, replaced whole by each checkpoint.

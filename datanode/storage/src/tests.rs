@@ -4,6 +4,7 @@ mod close;
 mod crash;
 mod format;
 mod race;
+mod repair;
 mod restart;
 mod retention;
 mod scrub;

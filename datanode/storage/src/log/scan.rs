@@ -8,6 +8,8 @@
 //! What the store holds needs no reading: of segments that lie before that, and are only
 //! kept for a while, a start looks at the headers alone.
 
+use std::{cmp::Ordering, path::Path};
+
 use bytes::Bytes;
 use tierkv_types::{
     Epoch, Index, LogId, Position, Record, Version,
@@ -18,7 +20,7 @@ use super::{
     LogPlace,
     segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, in_allocated_space},
 };
-use crate::StorageError;
+use crate::{StorageError, disk::DiskFile};
 
 /// The least that a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -46,12 +48,38 @@ pub(crate) struct LogFound {
     pub(crate) tail: Vec<Record>,
 }
 
+/// What is done with each record after the index that a reader holds already.
+pub(crate) type Keep<'a> = dyn FnMut(Record) -> Result<(), StorageError> + 'a;
+
 /// Reads the log in `place`, cuts a torn end off, and keeps the records after `applied`.
 /// `None` if there is no segment at all.
 pub(crate) fn scan(place: &LogPlace, applied: Index) -> Result<Option<LogFound>, StorageError> {
     place.drop_spare()?;
+    let mut tail = Vec::new();
+    let found = inspect(place, applied, &mut |record| {
+        tail.push(record);
+        Ok(())
+    })?;
+    let Some((mut log, bytes)) = found else {
+        return Ok(None);
+    };
+    log.tail = tail;
+    if let (Some(segment), Ok(end)) = (log.segments.last(), usize::try_from(log.offset)) {
+        clear(place, segment, &bytes, end)?;
+    }
+    Ok(Some(log))
+}
+
+/// Reads the log in `place` as a start does and changes nothing. Answers what it holds and
+/// the bytes of its last segment; `None` if there is no segment at all.
+pub(crate) fn inspect(
+    place: &LogPlace,
+    applied: Index,
+    keep: &mut Keep<'_>,
+) -> Result<Option<(LogFound, Bytes)>, StorageError> {
     let numbers = place.numbers()?;
     let mut found: Option<LogFound> = None;
+    let mut bytes = Bytes::new();
     let segments = numbers.iter().map(|number| open(place, *number));
     let segments = segments.collect::<Result<Vec<Segment>, StorageError>>()?;
     // The one that holds the last record applied, to see that the store agrees with it.
@@ -62,14 +90,58 @@ pub(crate) fn scan(place: &LogPlace, applied: Index) -> Result<Option<LogFound>,
         let log = found.get_or_insert_with(|| LogFound::before(&segment.header));
         log.join(&segment)?;
         if nth >= unread {
-            let bytes = read(&segment)?;
-            let end = log.read(&segment, &bytes, applied, nth == last)?;
-            if nth == last {
-                clear(place, &segment, &bytes, end)?;
-            }
-            log.offset = end as u64;
+            bytes = read(&segment)?;
+            log.read(&segment, &bytes, applied, nth == last, keep)?;
         }
         log.segments.push(segment);
+    }
+    Ok(found.map(|log| (log, bytes)))
+}
+
+/// Reads the sound records of a log that a start refuses, from the segment that continues
+/// what a store up to `applied` holds, up to the first place that is not sound; changes
+/// nothing. A segment whose header is damaged counts as one of the log `expected` if its
+/// records fit. `None` if no segment continues the store.
+pub(crate) fn salvage(
+    place: &LogPlace,
+    applied: Position,
+    expected: LogId,
+    keep: &mut Keep<'_>,
+) -> Result<Option<LogFound>, StorageError> {
+    let mut segments = Vec::new();
+    for number in place.numbers()? {
+        match open(place, number) {
+            Ok(segment) => segments.push(segment),
+            // Where none can be made of it, `join` misses it.
+            Err(StorageError::Damaged { .. }) => {
+                segments.extend(headless(place, number, applied, expected)?);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let continues = |segment: &Segment| segment.header.first <= applied.index.next();
+    let Some(begin) = segments.iter().rposition(continues) else {
+        return Ok(None);
+    };
+    let mut found: Option<LogFound> = None;
+    for mut segment in segments.into_iter().skip(begin) {
+        let log = found.get_or_insert_with(|| LogFound::before(&segment.header));
+        if segment.header.previous_epoch == UNKNOWN_EPOCH {
+            segment.header.previous_epoch = log.last.epoch;
+        }
+        let joined = log.join(&segment);
+        let read = joined.and_then(|()| {
+            let bytes = read(&segment)?;
+            // What stands behind the end is for the caller to judge.
+            let read = log.read(&segment, &bytes, applied.index, false, keep);
+            log.segments.push(segment);
+            read
+        });
+        match read {
+            Ok(()) => {}
+            Err(StorageError::Damaged { .. }) => break,
+            Err(error) => return Err(error),
+        }
     }
     Ok(found)
 }
@@ -81,6 +153,40 @@ fn lacks_the_end_of_a_sector(at: usize, rest: &[u8]) -> bool {
     const LENGTH_WORD_BYTES: usize = 4;
     let left = SECTOR_BYTES - at % SECTOR_BYTES;
     left <= LENGTH_WORD_BYTES && rest.iter().take(left).all(|byte| *byte == 0)
+}
+
+/// Stands for the epoch before a segment whose header can't be read.
+const UNKNOWN_EPOCH: Epoch = Epoch(u64::MAX);
+
+/// A segment whose header is damaged, with the one that its first record lets it have.
+fn headless(
+    place: &LogPlace,
+    number: u64,
+    applied: Position,
+    expected: LogId,
+) -> Result<Option<Segment>, StorageError> {
+    let path = place.path(number);
+    let file = place.disk.open(&path);
+    let file = file.map_err(|error| StorageError::io("open", &path, error))?;
+    let bytes = content(&path, &*file)?;
+    let Some(Ok(frame)) = bytes.get(HEADER_BYTES..).map(Frame::read) else {
+        return Ok(None);
+    };
+    let first = frame.position.index;
+    let previous_epoch = match first.0.cmp(&applied.index.next().0) {
+        // What the store holds already is not looked at again.
+        Ordering::Less => frame.position.epoch,
+        Ordering::Equal => applied.epoch,
+        Ordering::Greater => UNKNOWN_EPOCH,
+    };
+    let header = SegmentHeader {
+        log_id: expected,
+        number,
+        first,
+        previous_epoch,
+        clock: Version::ZERO,
+    };
+    Ok(Some(Segment { path, file, header }))
 }
 
 /// Opens a segment and reads its header.
@@ -98,7 +204,19 @@ fn open(place: &LogPlace, number: u64) -> Result<Segment, StorageError> {
 }
 
 fn read(segment: &Segment) -> Result<Bytes, StorageError> {
-    let Segment { path, file, .. } = segment;
+    content(&segment.path, &*segment.file)
+}
+
+/// What a file holds, whatever that is.
+pub(super) fn bytes_of(place: &LogPlace, path: &Path) -> Result<Bytes, StorageError> {
+    let file = place.disk.open(path);
+    content(
+        path,
+        &*file.map_err(|error| StorageError::io("open", path, error))?,
+    )
+}
+
+fn content(path: &Path, file: &dyn DiskFile) -> Result<Bytes, StorageError> {
     let size = file.size();
     let size = size.map_err(|error| StorageError::io("measure", path, error))?;
     let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
@@ -201,30 +319,35 @@ impl LogFound {
         ))
     }
 
-    /// Reads a segment's records; answers where they end.
+    /// Reads a segment's records; `offset` is where they end, also after an error.
     fn read(
         &mut self,
         segment: &Segment,
         bytes: &Bytes,
         applied: Index,
         is_last: bool,
-    ) -> Result<usize, StorageError> {
+        keep: &mut Keep<'_>,
+    ) -> Result<(), StorageError> {
         if self.offset == 0 {
             (self.before, self.last) = (segment.header.previous(), segment.header.previous());
         }
         let mut at = HEADER_BYTES;
         loop {
+            self.offset = at as u64;
             let damaged = |what: String| StorageError::damaged(&segment.path, at as u64, what);
             match Frame::read(&bytes[at..]) {
                 Ok(frame) => {
-                    self.take(&frame).map_err(damaged)?;
+                    let mut record = None;
                     if frame.position.index > applied {
                         // A buffer of its own, so that one value kept in memory does not
                         // keep a whole segment there.
                         let own = Bytes::copy_from_slice(&bytes[at..at + frame.len]);
-                        let (record, _) =
-                            record::decode(&own, 0).map_err(|error| damaged(error.to_string()))?;
-                        self.tail.push(record);
+                        let decoded = record::decode(&own, 0);
+                        record = Some(decoded.map_err(|error| damaged(error.to_string()))?.0);
+                    }
+                    self.take(&frame).map_err(damaged)?;
+                    if let Some(record) = record {
+                        keep(record)?;
                     }
                     at += frame.len;
                 }
@@ -241,7 +364,7 @@ impl LogFound {
                     if is_last {
                         self.check_end(at, &bytes[at..]).map_err(damaged)?;
                     }
-                    return Ok(at);
+                    return Ok(());
                 }
             }
         }

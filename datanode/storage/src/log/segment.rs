@@ -139,8 +139,11 @@ fn header_checksum(bytes: &[u8; 64]) -> u32 {
 impl LogPlace {
     /// The numbers of the segments there are, in order.
     pub(crate) fn numbers(&self) -> Result<Vec<u64>, StorageError> {
-        let names = self.disk.list(&self.dir);
-        let names = names.map_err(|error| StorageError::io("list", &self.dir, error))?;
+        let names = match self.disk.list(&self.dir) {
+            Ok(names) => names,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(StorageError::io("list", &self.dir, error)),
+        };
         let numbers = names.iter().filter_map(|name| name.strip_suffix(SUFFIX));
         let mut numbers: Vec<u64> = numbers.filter_map(|name| name.parse().ok()).collect();
         numbers.sort_unstable();

@@ -22,6 +22,7 @@
 //! `rebuild` (of files without checksums), `wal` (the write-ahead file as a start finds
 //! it), `schema`, `meta`, `rows`.
 
+mod examine;
 mod format;
 mod meta;
 mod outcomes;
@@ -46,6 +47,9 @@ use sqlx::{
 };
 use tierkv_types::{Incarnation, ItemKey, RequestId, Version};
 
+pub(crate) use self::examine::{StoreFound, examine, set_aside};
+#[cfg(test)]
+pub(crate) use self::tests::tamper;
 use self::vfs::{
     registry,
     volume::{PageFormat, Volume},

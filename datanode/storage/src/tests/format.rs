@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    RealDisk,
+    Problem, RealDisk, Repair, StorageError,
     disk::{Tear, TestDisk},
 };
 
@@ -92,6 +92,40 @@ async fn it_opens_with_everything_and_its_pages_get_checksums() {
         std::fs::copy(Path::new(FIXTURE).join(file), dir.path().join(file)).unwrap();
     }
     check(dir.path(), RealDisk, "on the machine").await;
+}
+
+async fn examine(disk: &TestDisk) -> Result<Repair, StorageError> {
+    let calls = disk.calls();
+    let examined = Repair::examine(settings(Path::new(DIR)), Arc::new(disk.clone())).await;
+    assert_eq!(disk.calls(), calls, "an examination changed something");
+    examined
+}
+
+#[tokio::test]
+async fn an_examination_reads_it_as_it_is() {
+    let disk = left_behind();
+    let repair = examine(&disk).await.unwrap();
+    assert_eq!(repair.findings(), []);
+    assert_eq!(repair.kept().index, Index(23));
+    drop(repair);
+    check(Path::new(DIR), disk, "after an examination").await;
+
+    // With the write-ahead file, in which there is a row without a fitting checksum.
+    let repair = examine(&killed().await).await.unwrap();
+    let [finding] = repair.findings() else {
+        panic!("{:?}", repair.findings());
+    };
+    assert_eq!(finding.problem, Problem::RowsDamaged);
+    assert!(finding.what.contains("test\\x00more"), "{}", finding.what);
+
+    // A page that is none: the log, which could help, does not reach back.
+    let disk = left_behind();
+    disk.damage(&Path::new(DIR).join("store.sqlite"), 4096, &[0xFF]);
+    let refused = examine(&disk).await.err().unwrap().to_string();
+    assert!(
+        refused.contains("store.sqlite can't be recovered"),
+        "{refused}"
+    );
 }
 
 /// A store as the first release left it when it was killed: with what it wrote last in

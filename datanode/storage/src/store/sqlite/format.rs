@@ -47,7 +47,7 @@ pub(super) enum Writing {
 
 /// What is in the place of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     Nothing,
     Plain,
     Checked,
@@ -91,7 +91,7 @@ pub(super) async fn prepare(
 }
 
 /// Says which kind of file is in the place of the store.
-fn look(disk: &dyn Disk, path: &Path) -> Result<Found, StorageError> {
+pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found, StorageError> {
     let failed = |error| StorageError::io("read", path, error);
     let file = match disk.open(path) {
         Ok(file) => file,

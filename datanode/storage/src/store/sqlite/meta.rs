@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::SqliteConnection;
 use tierkv_types::{Epoch, Incarnation, Index, LogId, Position, Version};
 
 use super::{StoreMeta, damaged, failure};
@@ -26,7 +26,16 @@ pub(super) async fn claim(
     .execute(&mut *connection)
     .await
     .map_err(failed)?;
-    let row = sqlx::query(
+    read(path, connection).await
+}
+
+/// Where the store stands. In a transaction.
+pub(super) async fn read(
+    path: &Path,
+    connection: &mut SqliteConnection,
+) -> Result<StoreMeta, StorageError> {
+    let failed = |error| failure(path, "read where it stands", error);
+    let (log_id, epoch, index, clock, stored): (i64, i64, i64, i64, i64) = sqlx::query_as(
         "SELECT log_id, applied_epoch, applied_index, clock, checksum FROM meta WHERE id = 1",
     )
     .fetch_one(&mut *connection)
@@ -37,20 +46,19 @@ pub(super) async fn claim(
             .fetch_all(&mut *connection)
             .await
             .map_err(failed)?;
-    let number = |column: usize| row.get::<i64, _>(column).cast_unsigned();
     let meta = StoreMeta {
-        log_id: LogId(number(0)),
+        log_id: LogId(log_id.cast_unsigned()),
         applied: Position {
-            epoch: Epoch(number(1)),
-            index: Index(number(2)),
+            epoch: Epoch(epoch.cast_unsigned()),
+            index: Index(index.cast_unsigned()),
         },
-        clock: Version::from_bits(number(3)),
+        clock: Version::from_bits(clock.cast_unsigned()),
         epochs: epochs
             .into_iter()
             .map(|(epoch, first)| (Epoch(epoch.cast_unsigned()), Index(first.cast_unsigned())))
             .collect(),
     };
-    if number(4) != u64::from(checksum(&meta)) {
+    if stored != i64::from(checksum(&meta)) {
         return Err(damaged(
             path,
             "the row of meta",

@@ -15,7 +15,7 @@
 
 use std::path::Path;
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::SqliteConnection;
 use tierkv_types::{RequestId, Version};
 
 use super::{damaged, failure};
@@ -53,17 +53,15 @@ pub(super) async fn read(
     path: &Path,
     connection: &mut SqliteConnection,
 ) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
-    let rows = sqlx::query("SELECT id, newest, entries, checksum FROM outcome")
-        .fetch_all(connection)
-        .await
-        .map_err(|error| failure(path, "read the outcomes of requests", error))?;
+    let rows: Vec<(i64, i64, Vec<u8>, i64)> =
+        sqlx::query_as("SELECT id, newest, entries, checksum FROM outcome")
+            .fetch_all(connection)
+            .await
+            .map_err(|error| failure(path, "read the outcomes of requests", error))?;
     let mut outcomes = Vec::new();
-    for row in rows {
-        let id: i64 = row.get(0);
-        let newest = row.get::<i64, _>(1).cast_unsigned();
-        let entries: &[u8] = row.get(2);
-        let is_sound = row.get::<i64, _>(3) == i64::from(checksum(newest, entries));
-        if !is_sound || decode(entries, &mut outcomes).is_none() {
+    for (id, newest, entries, stored) in rows {
+        let is_sound = stored == i64::from(checksum(newest.cast_unsigned(), &entries));
+        if !is_sound || decode(&entries, &mut outcomes).is_none() {
             let place = format!("row {id} of outcome");
             return Err(damaged(path, place, "its checksum does not match"));
         }

@@ -52,7 +52,7 @@ pub(super) async fn rebuild(
 }
 
 /// Where earlier releases had the write-ahead index, which is in memory now.
-fn index_path(path: &Path) -> PathBuf {
+pub(super) fn index_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-shm");
     name.into()

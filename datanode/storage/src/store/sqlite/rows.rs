@@ -215,7 +215,7 @@ pub(super) async fn write(
     tombstones::write(connection, &deletes).await
 }
 
-fn checksum(key: &[u8], item: &Item) -> u32 {
+pub(super) fn checksum(key: &[u8], item: &Item) -> u32 {
     let mut checksum = crc32c::crc32c(key);
     checksum = crc32c::crc32c_append(checksum, &item.version.to_bits().to_le_bytes());
     checksum = match item.expires {

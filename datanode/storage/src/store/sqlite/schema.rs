@@ -65,12 +65,34 @@ pub(super) async fn migrate(
         .begin_with("BEGIN IMMEDIATE")
         .await
         .map_err(failed)?;
+    let version = version(path, &mut transaction).await?;
+    for (step, sql) in STEPS.iter().enumerate().skip(version) {
+        sqlx::raw_sql(*sql)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        // A pragma takes no parameters; the number is ours.
+        let stamp = AssertSqlSafe(format!("PRAGMA user_version = {}", step + 1));
+        sqlx::raw_sql(stamp)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)
+}
+
+/// The file's schema version; 0 if it has no tables yet.
+pub(super) async fn version(
+    path: &Path,
+    connection: &mut SqliteConnection,
+) -> Result<usize, StorageError> {
+    let failed = |error| failure(path, "read its schema version", error);
     let version: i64 = sqlx::query_scalar("PRAGMA user_version")
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut *connection)
         .await
         .map_err(failed)?;
     let application: i64 = sqlx::query_scalar("PRAGMA application_id")
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut *connection)
         .await
         .map_err(failed)?;
     if application != APPLICATION_ID && (application, version) != (0, 0) {
@@ -88,17 +110,5 @@ pub(super) async fn migrate(
             known: STEPS.len() as u64,
         });
     }
-    for (step, sql) in STEPS.iter().enumerate().skip(version) {
-        sqlx::raw_sql(*sql)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        // A pragma takes no parameters; the number is ours.
-        let stamp = AssertSqlSafe(format!("PRAGMA user_version = {}", step + 1));
-        sqlx::raw_sql(stamp)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-    }
-    transaction.commit().await.map_err(failed)
+    Ok(version)
 }

@@ -47,7 +47,7 @@ async fn sqlite_keeps_the_rules_of_a_store() {
 }
 
 /// Changes rows behind the store's back; their pages get fitting checksums.
-async fn tamper(disk: &Arc<dyn Disk>, path: &Path, sql: &'static str) {
+pub(crate) async fn tamper(disk: &Arc<dyn Disk>, path: &Path, sql: &'static str) {
     let volume = registry::enter(disk, path, PageFormat::Checked, WalSync::Always);
     let options = connect_options(path, &volume, WalSync::Always).unwrap();
     let mut connection = SqliteConnection::connect_with(&options).await.unwrap();

@@ -59,6 +59,6 @@ pub(super) async fn oldest(
     Ok(oldest.map(|bits| Version::from_bits(bits.cast_unsigned())))
 }
 
-fn checksum(key: &[u8], version: Version) -> u32 {
+pub(super) fn checksum(key: &[u8], version: Version) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), &version.to_bits().to_le_bytes())
 }

@@ -91,7 +91,7 @@ impl Vfs for DiskVfs {
             return Ok(Handle::Scratch(Vec::new()));
         };
         let (volume, role) = registry::find(path).ok_or(vars::SQLITE_CANTOPEN)?;
-        let is_read_only = options.mode().is_readonly();
+        let is_read_only = options.mode().is_readonly() || volume.is_read_only();
         // SQLite makes the files beside the database. That one is made before (`format`).
         let creates = match options.mode() {
             OpenMode::ReadWrite { create } => create != CreateMode::None && role != Role::Main,
@@ -100,6 +100,14 @@ impl Vfs for DiskVfs {
         let path = volume.path(role);
         let file = loop {
             let (action, opened) = match volume.disk().open(&path) {
+                // One that is missing holds what an empty one does.
+                Err(error)
+                    if volume.is_read_only()
+                        && role == Role::WriteAhead
+                        && error.kind() == io::ErrorKind::NotFound =>
+                {
+                    return Ok(Handle::Scratch(Vec::new()));
+                }
                 Err(error) if creates && error.kind() == io::ErrorKind::NotFound => {
                     volume.check_writable(vars::SQLITE_CANTOPEN)?;
                     match volume.disk().create(&path) {

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, Weak},
 };
 
-use super::volume::{PageFormat, Volume};
+use super::volume::{Access, PageFormat, Volume};
 use crate::{WalSync, disk::Disk, locked};
 
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
@@ -62,12 +62,20 @@ impl Registry {
     fn open(&self) -> Vec<Arc<Volume>> {
         self.volumes.values().filter_map(Weak::upgrade).collect()
     }
+
+    fn add(&mut self, volume: impl FnOnce(u64) -> Volume) -> Arc<Volume> {
+        let number = self.next;
+        self.next += 1;
+        let volume = Arc::new(volume(number));
+        self.volumes.insert(number, Arc::downgrade(&volume));
+        volume
+    }
 }
 
-/// Whether somebody has the database in `path` on `disk` open.
+/// Whether somebody has the database in `path` on `disk` open, other than to look at it.
 pub(crate) fn is_open(disk: &dyn Disk, path: &Path) -> bool {
     let open = locked(&REGISTRY).open();
-    open.iter().any(|volume| volume.is_at(disk, path))
+    (open.iter()).any(|volume| volume.is_at(disk, path) && !volume.is_read_only())
 }
 
 /// The open database in `path` on `disk`: the same one for everyone who opens it, since
@@ -81,15 +89,30 @@ pub(crate) fn enter(
     let open;
     let mut registry = locked(&REGISTRY);
     open = registry.open();
-    let is_asked = |volume: &&Arc<Volume>| volume.is_at(&**disk, path) && volume.format() == format;
+    let is_asked = |volume: &&Arc<Volume>| {
+        volume.is_at(&**disk, path) && volume.format() == format && !volume.is_read_only()
+    };
     if let Some(volume) = open.iter().find(is_asked) {
         return Arc::clone(volume);
     }
-    let number = registry.next;
-    registry.next += 1;
-    let volume = Arc::new(Volume::new(number, Arc::clone(disk), path, format, sync));
-    registry.volumes.insert(number, Arc::downgrade(&volume));
-    volume
+    registry.add(|number| {
+        let disk = Arc::clone(disk);
+        Volume::new(number, disk, path, format, Access::Full, sync)
+    })
+}
+
+/// The database in `path` on `disk`, for somebody who only looks at it while nobody else
+/// has it open: what is read and fails there is nobody else's.
+pub(crate) fn enter_to_look(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    format: PageFormat,
+    sync: WalSync,
+) -> Arc<Volume> {
+    locked(&REGISTRY).add(|number| {
+        let disk = Arc::clone(disk);
+        Volume::new(number, disk, path, format, Access::Look, sync)
+    })
 }
 
 /// Takes the number of a database out that nobody has open any more.

@@ -26,6 +26,15 @@ pub(crate) enum PageFormat {
     Plain,
 }
 
+/// What may be done with a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// All that SQLite does.
+    Full,
+    /// No file is made, changed or removed, whatever SQLite wants.
+    Look,
+}
+
 /// An open database. It is in the registry until nobody has it open.
 #[derive(Debug)]
 pub(crate) struct Volume {
@@ -33,6 +42,7 @@ pub(crate) struct Volume {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     format: PageFormat,
+    access: Access,
     sync: WalSync,
     pub(super) locks: Mutex<FileLocks>,
     pub(super) index: SharedMemory,
@@ -48,6 +58,7 @@ impl Volume {
         disk: Arc<dyn Disk>,
         path: &Path,
         format: PageFormat,
+        access: Access,
         sync: WalSync,
     ) -> Self {
         Self {
@@ -55,6 +66,7 @@ impl Volume {
             disk,
             path: path.to_owned(),
             format,
+            access,
             sync,
             locks: Mutex::default(),
             index: SharedMemory::default(),
@@ -77,6 +89,11 @@ impl Volume {
         self.format
     }
 
+    /// Whether it is only looked at.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.access == Access::Look
+    }
+
     pub(super) fn disk(&self) -> &dyn Disk {
         &*self.disk
     }
@@ -92,6 +109,16 @@ impl Volume {
     /// The failure that ended all writing, if there was one.
     pub(crate) fn fatal(&self) -> Option<StorageError> {
         self.faults.fatal().cloned()
+    }
+
+    /// The last damage that was read, also where SQLite went on.
+    pub(crate) fn damage(&self) -> Option<StorageError> {
+        self.faults.last_damage()
+    }
+
+    /// The last failure of the disk, also where SQLite took it for damage.
+    pub(crate) fn failure(&self) -> Option<StorageError> {
+        self.faults.last_failure()
     }
 
     /// The error in full of which SQLite made `error`.
@@ -124,8 +151,11 @@ impl Volume {
         cause.unwrap_or(error)
     }
 
-    /// Refuses to write once a write or a sync has failed.
+    /// Refuses to write where that is not asked for, and once a write or a sync has failed.
     pub(super) fn check_writable(&self, code: i32) -> Result<(), i32> {
+        if self.is_read_only() {
+            return Err(vars::SQLITE_READONLY);
+        }
         match self.faults.fatal() {
             None => Ok(()),
             Some(_) => Err(code),

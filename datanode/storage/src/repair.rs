@@ -1,0 +1,260 @@
+//! What an operator decides where a start refuses: what is found in a node's directory,
+//! what of it can be kept, and the keeping.
+//!
+//! A start never cuts what may have been acknowledged. [`Repair::examine`] looks at a
+//! directory as a start would, goes on where a start stops, and says in [`Finding`]s what is
+//! wrong, what can be done about it and what is lost by that; it changes nothing.
+//! [`Repair::carry_out`] then does it, in an order in which a crash at any moment leaves a
+//! directory that a start either opens or refuses, and that can be examined again:
+//!
+//! ```text
+//!   1  a damaged store is set aside                    (the log reaches back to record 1)
+//!   2  sound records of the log go into the store      (again: those after what it holds)
+//!   3  the node state gets another log id              (the old files are foreign from now)
+//!   4  the old segments are set aside, newest first    (all of use in them is in the store)
+//!   5  a log of a new id begins after the store        (REP-LOGID)
+//! ```
+//!
+//! Nothing is deleted: what is set aside keeps its name, with something added. The node is
+//! a member of its cluster only when the cluster's record lists the new log: that is for
+//! the caller to do, last.
+//!
+//! Reading order: this file (what is asked and answered), `examine` (the judgement),
+//! `carry_out`.
+
+mod carry_out;
+mod examine;
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use tierkv_types::{Epoch, LogId, Position};
+
+pub use self::carry_out::Repaired;
+use crate::{
+    Disk, StorageError, StorageSettings,
+    disk::DiskLock,
+    log::LogPlace,
+    node_state::{NodeFacts, NodeState},
+    recovery,
+    storage::{blocking, lock},
+    store::{self, StoreMeta},
+};
+
+/// What kind of thing is wrong. The names are for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Problem {
+    /// A record or a header of the log is not what was written, or a segment is missing.
+    LogDamaged,
+    /// The log was written without a sync a record, in another boot of the machine.
+    LogUnsynced,
+    /// There is no log, but a store that is ahead of an empty one.
+    LogMissing,
+    /// The log ends before what the store holds.
+    LogShort,
+    /// The log is another node's, or an earlier recovery stopped half-way.
+    LogForeign,
+    /// The file of what a node may never forget is missing.
+    NodeStateMissing,
+    /// That file is damaged.
+    NodeStateDamaged,
+    /// The store can't be used.
+    StoreDamaged,
+    /// Single rows of the store are damaged.
+    RowsDamaged,
+}
+
+impl Problem {
+    /// The problem's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LogDamaged => "log-damaged",
+            Self::LogUnsynced => "log-unsynced",
+            Self::LogMissing => "log-missing",
+            Self::LogShort => "log-short",
+            Self::LogForeign => "log-foreign",
+            Self::NodeStateMissing => "node-state-missing",
+            Self::NodeStateDamaged => "node-state-damaged",
+            Self::StoreDamaged => "store-damaged",
+            Self::RowsDamaged => "rows-damaged",
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What kind of thing.
+    pub problem: Problem,
+    /// What was found, with file and place.
+    pub what: String,
+    /// What a recovery does about it; `None` if it can't do anything.
+    pub remedy: Option<String>,
+    /// What is lost by that, or by leaving it.
+    pub loss: String,
+}
+
+/// Sound records of which nothing can be made any more, in one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The file.
+    pub file: PathBuf,
+    /// Where the first of them begins, in bytes.
+    pub offset: u64,
+    /// How many there are.
+    pub records: u64,
+}
+
+/// A node's directory, locked and examined.
+pub struct Repair {
+    settings: StorageSettings,
+    disk: Arc<dyn Disk>,
+    _lock: Box<dyn DiskLock>,
+    place: LogPlace,
+    examined: Examined,
+}
+
+/// What an examination found and what is to be done.
+struct Examined {
+    node: NodeFound,
+    /// What the store holds that is kept; nothing if there is none or it is set aside.
+    meta: StoreMeta,
+    /// The log whose records count; `None` if there is none.
+    log_id: Option<LogId>,
+    /// The last record that is kept, in store or log.
+    kept: Position,
+    /// The highest epoch seen anywhere.
+    epoch: Epoch,
+    plan: Plan,
+    findings: Vec<Finding>,
+    given_up: Vec<GivenUp>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Plan {
+    /// The store is set aside and made again from the log.
+    rebuild_store: bool,
+    /// The log is set aside, and another begins.
+    renew_log: bool,
+    /// The log's sound records are brought into the store before.
+    take_records: bool,
+    /// The node state is made again.
+    restore_node_state: bool,
+}
+
+/// What is known of the node itself.
+#[derive(Debug)]
+enum NodeFound {
+    Sound(NodeFacts),
+    Missing,
+    Damaged(StorageError),
+}
+
+impl NodeFound {
+    const fn facts(&self) -> Option<&NodeFacts> {
+        match self {
+            Self::Sound(facts) => Some(facts),
+            Self::Missing | Self::Damaged(_) => None,
+        }
+    }
+}
+
+impl Repair {
+    /// Locks a node's directory, which must be there, and looks at everything in it. Changes
+    /// nothing but that a lock file is made.
+    ///
+    /// # Errors
+    /// `Locked` if the node runs, `Newer` if a newer release wrote something,
+    /// `Unrecoverable` if no whole can be made of what is there, and failures of the disk.
+    pub async fn examine(
+        settings: StorageSettings,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, StorageError> {
+        let place = recovery::place(&disk, &settings);
+        let store_path = settings.dir.join(recovery::STORE_FILE);
+        let (lock, node) = {
+            let (settings, disk) = (settings.clone(), Arc::clone(&disk));
+            blocking(move || {
+                let lock = lock(&settings.dir, &*disk)?;
+                let node = match NodeState::open(disk, &settings.dir) {
+                    Ok(state) => state.facts().map_or(NodeFound::Missing, NodeFound::Sound),
+                    Err(error @ StorageError::Damaged { .. }) => NodeFound::Damaged(error),
+                    Err(error) => return Err(error),
+                };
+                Ok((lock, node))
+            })
+            .await?
+        };
+        let store = store::examine(&disk, &store_path, settings.sync).await?;
+        let examined = {
+            let place = place.clone();
+            blocking(move || examine::examine(&place, &store_path, node, store)).await?
+        };
+        Ok(Self {
+            settings,
+            disk,
+            _lock: lock,
+            place,
+            examined,
+        })
+    }
+
+    /// What is wrong.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.examined.findings
+    }
+
+    /// Sound records that are given up, as far as they could be found.
+    #[must_use]
+    pub fn given_up(&self) -> &[GivenUp] {
+        &self.examined.given_up
+    }
+
+    /// Whether there is anything that [`Repair::carry_out`] would change.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.examined.plan != Plan::default()
+    }
+
+    /// The last record that is kept.
+    #[must_use]
+    pub const fn kept(&self) -> Position {
+        self.examined.kept
+    }
+
+    /// The highest epoch that the node promised, or that a record or the store carries.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.examined.epoch
+    }
+
+    /// The id of the log that a start would find, unless a recovery is due.
+    #[must_use]
+    pub const fn log_id(&self) -> Option<LogId> {
+        self.examined.log_id
+    }
+
+    /// The highest cluster state that the node saw, if that is still known.
+    #[must_use]
+    pub fn cluster_state(&self) -> Option<Bytes> {
+        self.examined.node.facts()?.cluster_state.clone()
+    }
+
+    /// Makes a promise durable before it returns (REP-PROMISE). What is due must have been
+    /// carried out before.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub async fn promise(&self, epoch: Epoch) -> Result<(), StorageError> {
+        let (disk, dir) = (Arc::clone(&self.disk), self.settings.dir.clone());
+        blocking(move || NodeState::open(disk, &dir)?.promise(epoch, None)).await
+    }
+}

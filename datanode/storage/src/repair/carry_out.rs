@@ -1,0 +1,275 @@
+//! The keeping, step by step (the order is in the module above).
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use tierkv_types::{Incarnation, ItemKey, LogId, Payload, Position, Record, RequestId, Version};
+use tokio::sync::mpsc;
+
+use super::{NodeFound, Repair};
+use crate::{
+    Entry, Outcome, StorageError,
+    log::{LogPlace, salvage},
+    node_state::{NodeFacts, NodeState},
+    recovery,
+    storage::blocking,
+    store::{self, CheckpointBatch, SqliteStore, Store, StoreMeta},
+};
+
+/// Checkpoints that wait for the store while the log is read on.
+const BATCHES_AHEAD: usize = 1;
+
+/// What a recovery made of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// The node's log from now on: what the cluster's record must list.
+    pub log_id: LogId,
+    /// The last record that was kept.
+    pub last: Position,
+    /// What was set aside, under the names it has now.
+    pub set_aside: Vec<PathBuf>,
+}
+
+impl Repair {
+    /// Does what is due, and makes sure that there is a log. May be done again after a crash
+    /// or a failure, from a new examination.
+    ///
+    /// # Errors
+    /// `NoSpace`, failures of disk and store; what was sound before still is.
+    pub async fn carry_out(&mut self) -> Result<Repaired, StorageError> {
+        for finding in &self.examined.findings {
+            tracing::error!(
+                problem = %finding.problem,
+                what = finding.what,
+                remedy = finding.remedy,
+                loss = finding.loss,
+                "an operator has the node's directory recovered"
+            );
+        }
+        for lost in &self.examined.given_up {
+            tracing::error!(
+                file = %lost.file.display(),
+                offset = lost.offset,
+                records = lost.records,
+                "sound records behind a damaged place are given up"
+            );
+        }
+        let plan = self.examined.plan;
+        let mut set_aside = Vec::new();
+        if plan.rebuild_store {
+            let path = self.settings.dir.join(recovery::STORE_FILE);
+            let (disk, sync) = (Arc::clone(&self.disk), self.settings.sync);
+            set_aside.extend(blocking(move || store::set_aside(&*disk, &path, sync)).await?);
+        }
+        let meta = match plan.renew_log || plan.rebuild_store {
+            true => self.bring_into_store().await?,
+            false => self.examined.meta.clone(),
+        };
+        let last = match plan.renew_log {
+            true => meta.applied,
+            false => self.examined.kept,
+        };
+        let (log_id, names) = self.renew(meta).await?;
+        set_aside.extend(names);
+        for file in &set_aside {
+            tracing::warn!(file = %file.display(), "set aside; nothing reads it any more");
+        }
+        tracing::warn!(%log_id, %last, "the node's directory is whole again");
+        Ok(Repaired {
+            log_id,
+            last,
+            set_aside,
+        })
+    }
+
+    /// Steps 3 to 5: node state and log.
+    async fn renew(&self, meta: StoreMeta) -> Result<(LogId, Vec<PathBuf>), StorageError> {
+        let plan = self.examined.plan;
+        let (dir, disk) = (self.settings.dir.clone(), Arc::clone(&self.disk));
+        let mut place = self.place.clone();
+        let known = self.examined.node.facts().cloned();
+        let is_damaged = matches!(self.examined.node, NodeFound::Damaged(_));
+        let (epoch, found) = (self.examined.epoch, self.examined.log_id);
+        blocking(move || {
+            let mut set_aside = Vec::new();
+            if is_damaged {
+                set_aside.extend(NodeState::set_aside(&*disk, &dir)?);
+            }
+            let state = NodeState::open(disk, &dir)?;
+            let mut facts = known.unwrap_or(NodeFacts {
+                log_id: found.unwrap_or_default(),
+                ..NodeFacts::default()
+            });
+            facts.promised = facts.promised.max(epoch);
+            if plan.renew_log {
+                facts.unsynced_boot = None;
+            }
+            if plan.take_records && plan.renew_log {
+                // An id that no file bears: what is there is refused until this is over. A
+                // log of which nothing is taken is refused as it is.
+                facts.log_id = LogId(rand::random::<u64>().max(1));
+            }
+            state.restore(facts)?;
+            if plan.renew_log {
+                set_aside.extend(set_log_aside(&place)?);
+            }
+            match found {
+                Some(log_id) if !plan.renew_log => Ok((log_id, set_aside)),
+                _ => {
+                    place
+                        .disk
+                        .create_dir(&place.dir)
+                        .map_err(|error| StorageError::io("make", &place.dir, error))?;
+                    place.drop_spare()?;
+                    let log = recovery::begin(&mut place, &state, &meta)?;
+                    Ok((log.log_id, set_aside))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Step 2. Answers where the store stands then.
+    async fn bring_into_store(&self) -> Result<StoreMeta, StorageError> {
+        let path = self.settings.dir.join(recovery::STORE_FILE);
+        let store = SqliteStore::open(Arc::clone(&self.disk), &path, self.settings.sync).await?;
+        let incarnation = Incarnation(rand::random());
+        let mut meta = store.claim(incarnation).await?;
+        let done = match (self.examined.plan.take_records, self.examined.log_id) {
+            (true, Some(log_id)) => {
+                if meta.log_id == LogId::default() {
+                    meta.log_id = log_id;
+                }
+                self.feed(&store, incarnation, &mut meta).await
+            }
+            _ => Ok(()),
+        };
+        store.close().await;
+        done.map(|()| meta)
+    }
+
+    /// Writes the log's records after `meta` into the store, in as many checkpoints as their
+    /// size asks for; `meta` is where the store stands after the last one.
+    async fn feed(
+        &self,
+        store: &dyn Store,
+        incarnation: Incarnation,
+        meta: &mut StoreMeta,
+    ) -> Result<(), StorageError> {
+        let (batches, mut written) = mpsc::channel::<CheckpointBatch>(BATCHES_AHEAD);
+        let place = self.place.clone();
+        let limit = self.settings.checkpoint_bytes;
+        let (begin, log_id) = (meta.clone(), meta.log_id);
+        let reading = tokio::task::spawn_blocking(move || {
+            let from = begin.applied;
+            let mut gathered = Gathered::after(begin);
+            // Whoever takes the batches tells why, if it ends early.
+            let give = |batch| {
+                batches
+                    .blocking_send(batch)
+                    .map_err(|_| StorageError::Closed)
+            };
+            salvage(&place, from, log_id, &mut |record| {
+                gathered.take(&record, &place)?;
+                if gathered.bytes >= limit {
+                    give(gathered.batch())?;
+                }
+                Ok(())
+            })?;
+            give(gathered.batch())
+        });
+        while let Some(batch) = written.recv().await {
+            let next = batch.meta.clone();
+            store.checkpoint(incarnation, batch).await?;
+            *meta = next;
+        }
+        match reading.await {
+            Ok(read) => read,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(StorageError::Closed),
+        }
+    }
+}
+
+/// The effect of records that the store does not have yet.
+struct Gathered {
+    meta: StoreMeta,
+    changes: HashMap<ItemKey, Entry>,
+    forgotten: Option<Version>,
+    outcomes: Vec<(RequestId, Outcome)>,
+    bytes: u64,
+}
+
+impl Gathered {
+    fn after(meta: StoreMeta) -> Self {
+        Self {
+            meta,
+            changes: HashMap::new(),
+            forgotten: None,
+            outcomes: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn take(&mut self, record: &Record, place: &LogPlace) -> Result<(), StorageError> {
+        let (last, next) = (self.meta.applied, record.position);
+        if next.index != last.index.next() || record.version <= self.meta.clock {
+            return Err(StorageError::Unrecoverable {
+                file: place.dir.clone(),
+                what: format!("record {next} does not continue what the store holds, {last}"),
+            });
+        }
+        if next.epoch > last.epoch {
+            self.meta.epochs.push((next.epoch, next.index));
+        }
+        self.meta.applied = next;
+        self.meta.clock = record.version;
+        if let Payload::Forget { up_to } = record.payload {
+            self.forgotten = self.forgotten.max(Some(up_to));
+        }
+        self.outcomes.extend(Outcome::of(record));
+        for change in record.changes() {
+            let entry = Entry::of(&change.kind, record.version);
+            let value = entry.item().map_or(0, |item| item.value.len());
+            self.bytes += (change.key.as_bytes().len() + value) as u64;
+            self.changes.insert(change.key.clone(), entry);
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self) -> CheckpointBatch {
+        self.bytes = 0;
+        CheckpointBatch {
+            meta: self.meta.clone(),
+            changes: self.changes.drain().collect(),
+            forgotten: self.forgotten.take(),
+            outcomes: std::mem::take(&mut self.outcomes),
+            // None goes before a master says how late it is.
+            request_horizon: 0,
+        }
+    }
+}
+
+/// Gives every segment a name that is no segment's, the newest first; durable on return.
+fn set_log_aside(place: &LogPlace) -> Result<Vec<PathBuf>, StorageError> {
+    let mut numbers = place.numbers()?;
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names = place.disk.list(&place.dir);
+    let names = names.map_err(|error| StorageError::io("list", &place.dir, error))?;
+    let is_free = |end: &String| !names.iter().any(|name| name.ends_with(end));
+    let free = (1_u32..).map(|number| format!(".aside-{number}"));
+    let end = free.into_iter().find(is_free).unwrap_or_default();
+    let mut set_aside = Vec::new();
+    numbers.reverse();
+    for number in numbers {
+        let path = place.path(number);
+        let mut aside = path.clone().into_os_string();
+        aside.push(&end);
+        let renamed = place.disk.rename(&path, aside.as_ref());
+        renamed.map_err(|error| StorageError::io("set aside", &path, error))?;
+        set_aside.push(aside.into());
+    }
+    place.flush_names()?;
+    Ok(set_aside)
+}

@@ -1,0 +1,432 @@
+//! The judgement: what is wrong with a directory, and what is to be done about it.
+
+use std::path::Path;
+
+use tierkv_types::{Epoch, Index, LogId, Position, Record};
+
+use super::{Examined, Finding, GivenUp, NodeFound, Plan, Problem};
+use crate::{
+    StorageError,
+    log::{FoundBehind, LogFound, LogPlace, inspect, salvage, search},
+    recovery::check_overlap,
+    store::{StoreFound, StoreMeta},
+};
+
+/// What was found of the log.
+enum Log {
+    Missing,
+    /// As a start would take it.
+    Sound(LogFound),
+    /// A start refuses it; what is sound of it, if anything continues the store.
+    Broken(StorageError, Option<LogFound>),
+}
+
+impl Log {
+    const fn found(&self) -> Option<&LogFound> {
+        match self {
+            Self::Missing => None,
+            Self::Sound(log) => Some(log),
+            Self::Broken(_, log) => log.as_ref(),
+        }
+    }
+}
+
+/// Nothing is done with the records: they are only looked at.
+fn pass(_: Record) -> Result<(), StorageError> {
+    Ok(())
+}
+
+/// Looks at the log and holds everything against each other. Blocks.
+pub(super) fn examine(
+    place: &LogPlace,
+    store_path: &Path,
+    node: NodeFound,
+    store: StoreFound,
+) -> Result<Examined, StorageError> {
+    let boot = place.disk.boot_id();
+    let boot = boot.map_err(|error| StorageError::io("learn the boot of", &place.dir, error))?;
+    let mut examiner = Examiner {
+        place,
+        store_path,
+        node: &node,
+        plan: Plan::default(),
+        findings: Vec::new(),
+        epoch: Epoch::ZERO,
+    };
+    let had_store = !matches!(store, StoreFound::Missing);
+    let meta = examiner.store(store)?;
+    let log = examiner.read(&meta)?;
+    let takes = examiner.identity(&log, &meta)?;
+    if let Some(unsynced) = node.facts().and_then(|facts| facts.unsynced_boot)
+        && unsynced != boot
+    {
+        examiner.unsynced();
+    }
+    let log_ends = log.found().filter(|_| takes).map(|log| log.last);
+    let kept = match log_ends {
+        Some(last) if last.index > meta.applied.index => last,
+        _ => meta.applied,
+    };
+    let behind = examiner.log(&log, &meta, kept)?;
+    let is_used = had_store || !matches!(log, Log::Missing);
+    examiner.node_state(is_used);
+    let Examiner {
+        mut plan,
+        findings,
+        mut epoch,
+        ..
+    } = examiner;
+    plan.take_records = takes && (plan.renew_log || plan.rebuild_store);
+    let seen = [
+        node.facts().map(|facts| facts.promised),
+        Some(kept.epoch),
+        meta.epochs.last().map(|(epoch, _)| *epoch),
+        log_ends.map(|last| last.epoch),
+    ];
+    epoch = seen.into_iter().flatten().fold(epoch, Epoch::max);
+    let given_up = behind.into_iter().map(|found| GivenUp {
+        file: found.file,
+        offset: found.offset,
+        records: found.records,
+    });
+    Ok(Examined {
+        log_id: log.found().map(|log| log.log_id),
+        given_up: given_up.collect(),
+        node,
+        meta,
+        kept,
+        epoch,
+        plan,
+        findings,
+    })
+}
+
+struct Examiner<'a> {
+    place: &'a LogPlace,
+    store_path: &'a Path,
+    node: &'a NodeFound,
+    plan: Plan,
+    findings: Vec<Finding>,
+    epoch: Epoch,
+}
+
+impl Examiner<'_> {
+    fn find(&mut self, problem: Problem, what: String, remedy: &str, loss: String) {
+        self.findings.push(Finding {
+            problem,
+            what,
+            remedy: Some(remedy.to_owned()),
+            loss,
+        });
+    }
+
+    fn node_log_id(&self) -> Option<LogId> {
+        let log_id = self.node.facts()?.log_id;
+        (log_id != LogId::default()).then_some(log_id)
+    }
+
+    /// Where the store stands that is kept; nothing if it is to be made again.
+    fn store(&mut self, store: StoreFound) -> Result<StoreMeta, StorageError> {
+        match store {
+            StoreFound::Missing => Ok(StoreMeta::default()),
+            StoreFound::Usable {
+                meta,
+                first_damaged: None,
+                ..
+            } => Ok(meta),
+            StoreFound::Usable {
+                meta,
+                damaged_rows,
+                first_damaged: Some(first),
+            } => {
+                let what = format!("{damaged_rows} rows of the store are damaged, first: {first}");
+                let whole = self.whole_log(meta.log_id)?;
+                if whole.is_some_and(|log| log.last.index >= meta.applied.index) {
+                    self.rebuild(Problem::RowsDamaged, what);
+                    return Ok(StoreMeta::default());
+                }
+                self.findings.push(Finding {
+                    problem: Problem::RowsDamaged,
+                    what,
+                    remedy: None,
+                    loss: "reads of these keys answer DataLoss; the log does not reach back to \
+                           its first record, so only a backup or a peer can bring them back"
+                        .to_owned(),
+                });
+                Ok(meta)
+            }
+            StoreFound::Damaged(error) => {
+                let log_id = self.node_log_id().unwrap_or_default();
+                if self.whole_log(log_id)?.is_none() {
+                    return Err(StorageError::Unrecoverable {
+                        file: self.store_path.to_owned(),
+                        what: format!(
+                            "{error}; and the log, which could make it again, does not reach \
+                             back to its first record"
+                        ),
+                    });
+                }
+                self.rebuild(Problem::StoreDamaged, error.to_string());
+                Ok(StoreMeta::default())
+            }
+        }
+    }
+
+    /// What is sound of the log, if that begins with the first record ever and is of the
+    /// log `log_id`.
+    fn whole_log(&self, log_id: LogId) -> Result<Option<LogFound>, StorageError> {
+        let log = salvage(self.place, Position::default(), log_id, &mut pass)?;
+        Ok(log.filter(|log| {
+            let is_it = log_id == LogId::default() || log.log_id == log_id;
+            is_it && log.before.index == Index::ZERO
+        }))
+    }
+
+    fn rebuild(&mut self, problem: Problem, what: String) {
+        self.plan.rebuild_store = true;
+        self.find(
+            problem,
+            what,
+            "the store is set aside and made again from the log, which reaches back to its \
+             first record",
+            "nothing that the log holds".to_owned(),
+        );
+    }
+
+    fn read(&self, meta: &StoreMeta) -> Result<Log, StorageError> {
+        let expected = match meta.log_id {
+            LogId(0) => self.node_log_id().unwrap_or_default(),
+            log_id => log_id,
+        };
+        match inspect(self.place, meta.applied.index, &mut pass) {
+            Ok(None) => Ok(Log::Missing),
+            Ok(Some((log, _))) => {
+                if log.last.index >= meta.applied.index {
+                    self.check_overlap(&log, meta)?;
+                }
+                Ok(Log::Sound(log))
+            }
+            Err(error @ StorageError::Damaged { .. }) => {
+                let log = salvage(self.place, meta.applied, expected, &mut pass)?;
+                match &log {
+                    Some(log) if log.last.index >= meta.applied.index => {
+                        self.check_overlap(log, meta)?;
+                    }
+                    None if meta.applied.index == Index::ZERO => self.check_begin(&error)?,
+                    _ => {}
+                }
+                Ok(Log::Broken(error, log))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Which of two contradicting files is right can't be told from themselves.
+    fn check_overlap(&self, log: &LogFound, meta: &StoreMeta) -> Result<(), StorageError> {
+        check_overlap(log, meta).map_err(|error| self.unrecoverable(&error))
+    }
+
+    fn unrecoverable(&self, error: &StorageError) -> StorageError {
+        let what = match error {
+            StorageError::Damaged { what, .. } => what.clone(),
+            error => error.to_string(),
+        };
+        StorageError::Unrecoverable {
+            file: self.store_path.to_owned(),
+            what,
+        }
+    }
+
+    /// With an empty store and the first records gone, later ones mean nothing.
+    fn check_begin(&self, error: &StorageError) -> Result<(), StorageError> {
+        let later = search(self.place, Index::ZERO)?;
+        match later.iter().map(|found| found.first).min() {
+            Some(first) if first > Index(1) => Err(StorageError::Unrecoverable {
+                file: self.store_path.to_owned(),
+                what: format!(
+                    "the store holds nothing, and of the log nothing can be read before record \
+                     {first} ({error})"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the log's records are this node's. Says so if that is not plain.
+    fn identity(&mut self, log: &Log, meta: &StoreMeta) -> Result<bool, StorageError> {
+        let Some(log) = log.found() else {
+            return Ok(false);
+        };
+        let has_records = log.last != log.before;
+        let of_store = meta.log_id == log.log_id || meta.log_id == LogId::default();
+        let named = self.node.facts().map(|facts| facts.log_id);
+        let of_node = named.is_none_or(|named| named == log.log_id);
+        let names = named.map_or_else(|| "unknown".to_owned(), |named| named.to_string());
+        let contradict = format!(
+            "the node's log is {names}, its store is of log {}, its log files are of log {}",
+            meta.log_id, log.log_id
+        );
+        match (of_store || !has_records, of_node) {
+            (true, true) => Ok(true),
+            (true, false) if meta.log_id == log.log_id || !has_records => {
+                self.plan.renew_log = true;
+                self.find(
+                    Problem::LogForeign,
+                    format!("{contradict}: an earlier recovery stopped half-way"),
+                    "what the log holds after the store is kept, the log is set aside and \
+                     another begins",
+                    "nothing that store and log hold".to_owned(),
+                );
+                Ok(of_store)
+            }
+            (false, false) if named == Some(meta.log_id) => {
+                self.plan.renew_log = true;
+                self.find(
+                    Problem::LogForeign,
+                    format!("{contradict}: the log is another node's"),
+                    "the log is set aside, and another begins after what the store holds",
+                    format!("whatever was acknowledged after record {}", meta.applied),
+                );
+                Ok(false)
+            }
+            _ => Err(StorageError::Unrecoverable {
+                file: self.store_path.to_owned(),
+                what: contradict,
+            }),
+        }
+    }
+
+    fn unsynced(&mut self) {
+        self.plan.renew_log = true;
+        self.find(
+            Problem::LogUnsynced,
+            format!(
+                "the log in {} was written with wal.sync = interval, and the machine was \
+                 restarted since without a clean stop",
+                self.place.dir.display()
+            ),
+            "what is there is kept, and a log of a new id begins after it",
+            "writes that were acknowledged shortly before the machine stopped may be missing; \
+             nothing on this disk tells how many"
+                .to_owned(),
+        );
+    }
+
+    /// Says what is wrong with the log itself; answers what of it is given up.
+    fn log(
+        &mut self,
+        log: &Log,
+        meta: &StoreMeta,
+        kept: Position,
+    ) -> Result<Vec<FoundBehind>, StorageError> {
+        let remedy = "everything sound before is brought into the store, the log is set aside \
+                      and another, of a new id, begins after it";
+        match log {
+            Log::Missing if meta.applied.index == Index::ZERO => {}
+            Log::Missing => {
+                self.plan.renew_log = true;
+                let dir = self.place.dir.display();
+                self.find(
+                    Problem::LogMissing,
+                    format!(
+                        "there is no log in {dir}, and the store holds everything up to record {}",
+                        meta.applied
+                    ),
+                    "a log of a new id begins after what the store holds",
+                    format!("whatever was acknowledged after record {}", meta.applied),
+                );
+            }
+            Log::Sound(log) if log.last.index < meta.applied.index => {
+                self.plan.renew_log = true;
+                self.find(
+                    Problem::LogShort,
+                    format!(
+                        "the log in {} ends with record {}, and the store holds everything up \
+                         to record {}",
+                        self.place.dir.display(),
+                        log.last,
+                        meta.applied
+                    ),
+                    "the log is set aside, and another, of a new id, begins after what the \
+                     store holds",
+                    format!("whatever was acknowledged after record {}", meta.applied),
+                );
+            }
+            Log::Sound(_) => {}
+            Log::Broken(error, _) => {
+                self.plan.renew_log = true;
+                let behind = search(self.place, kept.index)?;
+                for found in &behind {
+                    self.epoch = self.epoch.max(found.epoch);
+                }
+                let what = match error {
+                    StorageError::Damaged { file, place, what } => {
+                        format!("{} is damaged at {place}: {what}", file.display())
+                    }
+                    error => error.to_string(),
+                };
+                self.find(Problem::LogDamaged, what, remedy, lost(kept, &behind));
+                return Ok(behind);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn node_state(&mut self, is_used: bool) {
+        let (problem, what) = match self.node {
+            NodeFound::Sound(_) => return,
+            NodeFound::Missing if !is_used => return,
+            NodeFound::Missing => (
+                Problem::NodeStateMissing,
+                format!(
+                    "{} is missing",
+                    self.store_path.with_file_name("node-state").display()
+                ),
+            ),
+            NodeFound::Damaged(StorageError::Damaged { file, place, what }) => (
+                Problem::NodeStateDamaged,
+                format!("{} is damaged at {place}: {what}", file.display()),
+            ),
+            NodeFound::Damaged(error) => (Problem::NodeStateDamaged, error.to_string()),
+        };
+        self.plan.restore_node_state = true;
+        self.find(
+            problem,
+            what,
+            "it is made again, with a promise above every epoch seen in log, store and \
+             coordination",
+            "no data; what the node promised without a trace elsewhere is forgotten, and if it \
+             wrote its log with wal.sync = interval, the last writes before a restart of the \
+             machine may be missing"
+                .to_owned(),
+        );
+    }
+}
+
+/// What is lost of a log that is sound up to `kept`.
+fn lost(kept: Position, behind: &[FoundBehind]) -> String {
+    if behind.is_empty() {
+        return format!(
+            "what stood after record {kept}: no sound record was found there, but one that was \
+             acknowledged may have stood at the damaged place"
+        );
+    }
+    let records: u64 = behind.iter().map(|found| found.records).sum();
+    let places: Vec<String> = (behind.iter())
+        .map(|found| {
+            format!(
+                "{} in {} from offset {} (records {} to {})",
+                found.records,
+                found.file.display(),
+                found.offset,
+                found.first,
+                found.last
+            )
+        })
+        .collect();
+    format!(
+        "everything after record {kept}: {records} later records were found sound and are given \
+         up, {}; what can't be read any more is not counted",
+        places.join(", ")
+    )
+}

@@ -1,0 +1,292 @@
+//! A store's file looked at from outside: all of it is read and verified, nothing is
+//! changed. And how a file that is of no use is put aside.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
+use tierkv_types::Version;
+
+use super::{
+    SOME_PAGE, StoreMeta, connect_options, damaged, failure,
+    format::{self, Found},
+    meta, outcomes, rebuild, rows, schema, tombstones,
+    vfs::{
+        registry::{self, Role},
+        volume::PageFormat,
+    },
+    wal,
+};
+use crate::{Disk, Item, StorageError, WalSync, storage::blocking};
+
+/// Rows that are read at once.
+const PAGE_ROWS: usize = 1_000;
+/// What `PRAGMA integrity_check` answers for a file without faults.
+const SOUND: &str = "ok";
+/// Result code of a statement that the schema does not fit: ours fit the one we wrote.
+const SQLITE_ERROR: u32 = 1;
+
+/// What a look at a store's file found.
+#[derive(Debug)]
+pub(crate) enum StoreFound {
+    /// There is none.
+    Missing,
+    /// It can be opened.
+    Usable {
+        meta: StoreMeta,
+        /// How many rows are damaged, and the first of them: reads of these answer so.
+        damaged_rows: u64,
+        first_damaged: Option<StorageError>,
+    },
+    /// A start would refuse it, or keys of it can't be found.
+    Damaged(StorageError),
+}
+
+/// Reads all of the store in `path`, which nobody may have open.
+///
+/// # Errors
+/// `Newer`, and failures that are not the file's.
+pub(crate) async fn examine(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    sync: WalSync,
+) -> Result<StoreFound, StorageError> {
+    match verify(disk, path, sync).await {
+        Err(error @ StorageError::Damaged { .. }) => Ok(StoreFound::Damaged(error)),
+        Err(StorageError::Sql { source, .. }) if is_damage(&source) => {
+            let what = source.to_string();
+            Ok(StoreFound::Damaged(damaged(path, "its tables", what)))
+        }
+        verified => verified,
+    }
+}
+
+/// Whether only a damaged file can make SQLite say this to statements of ours.
+fn is_damage(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().and_then(|code| code.parse::<u32>().ok());
+            code == Some(SQLITE_ERROR)
+        }
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::RowNotFound => {
+            true
+        }
+        _ => false,
+    }
+}
+
+async fn verify(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    sync: WalSync,
+) -> Result<StoreFound, StorageError> {
+    let found = {
+        let (disk, path) = (Arc::clone(disk), path.to_owned());
+        blocking(move || {
+            let found = format::look(&*disk, &path)?;
+            // Of a file without checksums nothing in its write-ahead file says what was
+            // synced.
+            if found == Found::Checked {
+                wal::check(&*disk, &path)?;
+            }
+            Ok(found)
+        })
+    };
+    let pages = match found.await? {
+        Found::Nothing => return Ok(StoreFound::Missing),
+        Found::Plain => PageFormat::Plain,
+        Found::Checked => PageFormat::Checked,
+    };
+    let volume = registry::enter_to_look(disk, path, pages, sync);
+    let options = connect_options(path, &volume, sync)?.read_only(true);
+    let verified = async {
+        let failed = |error| failure(path, "read", error);
+        let mut connection = options.connect().await.map_err(failed)?;
+        let found = verify_all(path, &mut connection).await;
+        connection.close().await.map_err(failed)?;
+        found
+    };
+    let verified = verified.await;
+    // SQLite makes a verdict of its own of a page that it could not read, and names no
+    // place. A failure of the disk says nothing of the file.
+    match (volume.failure(), volume.damage(), verified) {
+        (Some(failure), ..) => Err(failure),
+        (None, Some(damage), _) => Err(damage),
+        (None, None, verified) => verified.map_err(|error| volume.explain(error)),
+    }
+}
+
+async fn verify_all(
+    path: &Path,
+    connection: &mut SqliteConnection,
+) -> Result<StoreFound, StorageError> {
+    let failed = |error| failure(path, "read", error);
+    let version = schema::version(path, connection).await?;
+    let faults: String = sqlx::query_scalar("PRAGMA integrity_check(1)")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if faults != SOUND {
+        return Err(damaged(path, SOME_PAGE, faults));
+    }
+    let mut rows = DamagedRows::default();
+    if version > 0 {
+        items(path, connection, &mut rows).await?;
+    }
+    if version > 1 {
+        deletions(path, connection, &mut rows).await?;
+        outcomes::read(path, connection).await?;
+    }
+    let claimed: i64 = match version {
+        0 => 0,
+        _ => sqlx::query_scalar("SELECT count(*) FROM meta")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed)?,
+    };
+    let meta = match claimed {
+        0 if rows.seen == 0 => StoreMeta::default(),
+        0 => return Err(damaged(path, "the row of meta", "it is missing")),
+        _ => meta::read(path, connection).await?,
+    };
+    Ok(StoreFound::Usable {
+        meta,
+        damaged_rows: rows.damaged,
+        first_damaged: rows.first,
+    })
+}
+
+#[derive(Default)]
+struct DamagedRows {
+    seen: u64,
+    damaged: u64,
+    first: Option<StorageError>,
+}
+
+impl DamagedRows {
+    fn count(&mut self, path: &Path, table: &str, key: &[u8], is_sound: bool) {
+        self.seen += 1;
+        if !is_sound {
+            self.damaged += 1;
+            self.first.get_or_insert_with(|| {
+                let place = format!("the row of key {} in {table}", key.escape_ascii());
+                damaged(path, place, "its checksum does not match")
+            });
+        }
+    }
+}
+
+type ItemRow = (Vec<u8>, i64, Option<i64>, Vec<u8>, i64);
+
+async fn items(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    rows: &mut DamagedRows,
+) -> Result<(), StorageError> {
+    let failed = |error| failure(path, "read its rows", error);
+    let mut after = Vec::new();
+    loop {
+        let page: Vec<ItemRow> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT key, version, expires, value, checksum FROM item WHERE key > ?
+             ORDER BY key LIMIT {PAGE_ROWS}"
+        )))
+        .bind(&after)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed)?;
+        for (key, version, expires, value, checksum) in &page {
+            let item = Item {
+                version: Version::from_bits(version.cast_unsigned()),
+                expires: expires.map(|expires| Version::from_bits(expires.cast_unsigned())),
+                value: Bytes::copy_from_slice(value),
+            };
+            let is_sound = *checksum == i64::from(rows::checksum(key, &item));
+            rows.count(path, "item", key, is_sound);
+        }
+        match page.into_iter().nth(PAGE_ROWS - 1) {
+            Some((key, ..)) => after = key,
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn deletions(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    rows: &mut DamagedRows,
+) -> Result<(), StorageError> {
+    let failed = |error| failure(path, "read its tombstones", error);
+    let mut after = Vec::new();
+    loop {
+        let page: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT key, version, checksum FROM tombstone WHERE key > ?
+             ORDER BY key LIMIT {PAGE_ROWS}"
+        )))
+        .bind(&after)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed)?;
+        for (key, version, checksum) in &page {
+            let version = Version::from_bits(version.cast_unsigned());
+            let is_sound = *checksum == i64::from(tombstones::checksum(key, version));
+            rows.count(path, "tombstone", key, is_sound);
+        }
+        match page.into_iter().nth(PAGE_ROWS - 1) {
+            Some((key, ..)) => after = key,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Gives the store in `path`, and what is beside it, names under which no start looks;
+/// durable on return. Answers the new name, if there was a store. Blocks.
+///
+/// The file itself goes first: a write-ahead file whose store is gone is of no effect, but
+/// a store whose write-ahead file is gone could pass for an earlier state of itself.
+pub(crate) fn set_aside(
+    disk: &dyn Disk,
+    path: &Path,
+    sync: WalSync,
+) -> Result<Option<PathBuf>, StorageError> {
+    let dir = path.parent().unwrap_or(path);
+    let names = disk.list(dir);
+    let names = names.map_err(|error| StorageError::io("list", dir, error))?;
+    let is_free = |aside: &PathBuf| {
+        let name = aside.file_name().unwrap_or_default().to_string_lossy();
+        !names.iter().any(|taken| {
+            let rest = taken.strip_prefix(&*name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
+    };
+    let numbered = (1_u32..).map(|number| {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(format!(".damaged-{number}"));
+        PathBuf::from(aside)
+    });
+    let aside = numbered.into_iter().find(is_free).unwrap_or_default();
+    let is_there = rename(disk, path, &aside)?;
+    for role in [Role::WriteAhead, Role::Journal] {
+        rename(disk, &role.path(path), &role.path(&aside))?;
+    }
+    // One of the first releases had its write-ahead index in a file.
+    rename(
+        disk,
+        &rebuild::index_path(path),
+        &rebuild::index_path(&aside),
+    )?;
+    format::sync_dir(disk, path, sync)?;
+    Ok(is_there.then_some(aside))
+}
+
+/// Renames a file that may be missing; answers whether it was there.
+fn rename(disk: &dyn Disk, from: &Path, to: &Path) -> Result<bool, StorageError> {
+    match disk.rename(from, to) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StorageError::io("set aside", from, error)),
+    }
+}
