@@ -22,7 +22,7 @@ use crate::{
 async fn is_caught(broken: Broken) {
     let script = Script::broken(Tear::InOrder, broken);
     let found = first_broken(0..SEEDS / 2, script).await;
-    let (seed, violation) = found.unwrap_or_else(|| panic!("{broken:?} went unnoticed"));
+    let (seed, violation) = found.expect_err(&format!("{broken:?} went unnoticed"));
     println!("{broken:?} is caught by seed {seed}: {violation}");
 }
 

@@ -7,7 +7,8 @@ use tierkv_types::limits::REQUEST_MEMORY;
 
 use super::script::{Broken, Script, Step};
 use crate::{
-    EvictionPolicy, Outcome, Recovered, Residence, Storage, StorageError, StorageSettings,
+    EvictionPolicy, Outcome, Problem, Recovered, Repair, Residence, Storage, StorageError,
+    StorageSettings,
     disk::{Tear, TestDisk},
     tests::*,
 };
@@ -54,11 +55,13 @@ pub(crate) struct Lives {
     /// Requests that were appended, never acknowledged and are gone.
     lost: Vec<RequestId>,
     requests: u64,
+    /// How often the node had to be recovered.
+    recoveries: u64,
 }
 
 impl Lives {
-    /// Lives through one seed.
-    pub(crate) async fn run(seed: u64, script: Script) -> Result<(), String> {
+    /// Lives through one seed; answers how often the node had to be recovered.
+    pub(crate) async fn run(seed: u64, script: Script) -> Result<u64, String> {
         let mut random = StdRng::seed_from_u64(seed);
         let policies = [
             EvictionPolicy::Lru,
@@ -67,7 +70,8 @@ impl Lives {
             EvictionPolicy::S3Fifo,
         ];
         let mut settings = settings(Path::new("/node"));
-        settings.segment_bytes = [4, 8, 16][random.random_range(0..3)] << 10;
+        let smallest = if script.has_holes { 1 } else { 0 };
+        settings.segment_bytes = [4, 8, 16][random.random_range(smallest..3)] << 10;
         settings.memory.policy = policies[random.random_range(0..4)];
         settings.memory.max_records = [0, 64, 1_000][random.random_range(0..3)];
         if random.random_bool(0.3) {
@@ -77,8 +81,9 @@ impl Lives {
             script,
             largest: match script.tear {
                 Tear::InOrder => [100, 1_500][random.random_range(0..2)],
+                Tear::AnyOrder if script.has_holes => 1_500,
                 // A record of three sectors may survive with a hole in it, which is damage
-                // by LOG-TORN; `holes` below has those.
+                // by LOG-TORN.
                 Tear::AnyOrder => 150,
             },
             random,
@@ -95,6 +100,7 @@ impl Lives {
             horizon: 0,
             lost: Vec::new(),
             requests: 0,
+            recoveries: 0,
         };
         for _ in 0..LIVES {
             let calls = lives.random.random_range(1..CALLS);
@@ -103,7 +109,8 @@ impl Lives {
             let cut = lives.random.random();
             lives.disk = lives.disk.crash(cut, script.tear);
         }
-        lives.live().await
+        lives.live().await?;
+        Ok(lives.recoveries)
     }
 
     /// One life, to its end or to the power cut.
@@ -177,11 +184,22 @@ impl Lives {
     async fn wake(&mut self) -> Result<Option<Arc<Storage>>, String> {
         let early = self.script.broken == Some(Broken::EarlyTrim);
         let disk = Arc::new(self.disk.clone());
-        let opened = Storage::open_with(self.settings.clone(), disk, |store| match early {
-            true => super::broken::LateStore::over(store),
-            false => store,
-        });
-        let (storage, found) = match opened.await {
+        let open = || {
+            Storage::open_with(self.settings.clone(), disk.clone(), |store| match early {
+                true => super::broken::LateStore::over(store),
+                false => store,
+            })
+        };
+        let mut opened = open().await;
+        if matches!(opened, Err(StorageError::Damaged { .. })) && self.script.has_holes {
+            match self.recover().await? {
+                Ok(()) => opened = open().await,
+                Err(_) if self.disk.is_cut() => return Ok(None),
+                Err(error) => return Err(format!("the node is not recovered: {error}")),
+            }
+            self.recoveries += 1;
+        }
+        let (storage, found) = match opened {
             Ok(opened) => opened,
             Err(_) if self.disk.is_cut() => return Ok(None),
             Err(error) => return Err(format!("the node does not start: {error}")),
@@ -205,6 +223,36 @@ impl Lives {
         }
         self.check_requests(&storage)?;
         Ok(Some(storage))
+    }
+
+    /// Has the node's directory recovered, accepting what is lost by that. Nothing of it may
+    /// have been acknowledged.
+    async fn recover(&self) -> Result<Result<(), StorageError>, String> {
+        let examined = Repair::examine(self.settings.clone(), Arc::new(self.disk.clone())).await;
+        let mut repair = match examined {
+            Ok(repair) => repair,
+            Err(error) => return Ok(Err(error)),
+        };
+        let findings = repair.findings();
+        // The log's end has a hole, or the recovery of one was cut off.
+        let is_expected = |problem| matches!(problem, Problem::LogDamaged | Problem::LogForeign);
+        rule!(
+            findings.iter().all(|found| is_expected(found.problem)) && repair.is_due(),
+            "found after a power cut: {findings:?}"
+        );
+        let kept = usize::try_from(repair.kept().index.0).unwrap_or(usize::MAX);
+        rule!(
+            kept >= self.acknowledged,
+            "I1: of {} acknowledged records {kept} are kept: {findings:?}",
+            self.acknowledged
+        );
+        let repaired = match repair.carry_out().await {
+            Ok(repaired) => repaired,
+            Err(error) => return Ok(Err(error)),
+        };
+        let last = usize::try_from(repaired.last.index.0).unwrap_or(usize::MAX);
+        rule!(last == kept, "{last} records were kept, not {kept}");
+        Ok(Ok(()))
     }
 
     fn check_recovered(&self, found: &Recovered) -> Result<(), String> {

@@ -26,6 +26,9 @@ pub(crate) enum Broken {
 pub(crate) struct Script {
     pub(crate) tear: Tear,
     pub(crate) broken: Option<Broken>,
+    /// Whether records are so large that one may survive with a hole in it, which only an
+    /// operator can tell from damage (LOG-TORN): the node is recovered then.
+    pub(crate) has_holes: bool,
 }
 
 /// One thing that happens in a life.
@@ -43,13 +46,26 @@ pub(crate) enum Step {
 
 impl Script {
     pub(crate) const fn sound(tear: Tear) -> Self {
-        Self { tear, broken: None }
+        Self {
+            tear,
+            broken: None,
+            has_holes: false,
+        }
     }
 
     pub(crate) const fn broken(tear: Tear, broken: Broken) -> Self {
         Self {
             tear,
             broken: Some(broken),
+            has_holes: false,
+        }
+    }
+
+    pub(crate) const fn holes() -> Self {
+        Self {
+            tear: Tear::AnyOrder,
+            broken: None,
+            has_holes: true,
         }
     }
 
