@@ -24,8 +24,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     name = "tierkv",
     version,
     about,
-    after_help = "Start with: tierkv dev\n\nExit status: 0 if all went well; 1 if a key is absent or lines \
-                  of an import were left out; 2 for any error."
+    after_help = "Start with: tierkv dev\n\nExit status: 0 if all went well; 1 if a key is absent, lines of \
+                  an import were left out or a recovery is due; 2 for any error."
 )]
 struct Arguments {
     #[command(subcommand)]

@@ -15,7 +15,7 @@
 //! `invalidator` deletes changed keys from the cache and writes the marks;
 //! `ownership` knows which slots are the cluster's; `memory_settings` follows
 //! what operators change while it runs, and `gauges` shows how full everything is; `service` is the gRPC door;
-//! [`DataNode`] puts them together.
+//! [`DataNode`] puts them together. [`Recovery`] is for where it refuses to start.
 
 mod driver;
 mod gauges;
@@ -25,10 +25,12 @@ mod node;
 mod ownership;
 mod reads;
 mod reclaimer;
+mod recover;
 mod scrubber;
 mod sequencer;
 mod service;
 mod settings;
 
 pub use node::{DataNode, StartError};
+pub use recover::{Finding, GivenUp, RecoverError, Recovery, RecoveryDone};
 pub use settings::DataNodeSettings;

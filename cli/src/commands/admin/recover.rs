@@ -1,0 +1,213 @@
+//! `tierkv admin recover`: offline, on the data directory of a node that does not run.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use tierkv_coordination::{MemoryCoordination, Offline, OfflineImage, directory};
+use tierkv_datanode::{Finding, Recovery, RecoveryDone};
+use tierkv_storage::StorageSettings;
+use tierkv_types::{ClusterId, NodeId};
+
+use crate::Outcome;
+
+/// The exit status if there is something to do that was not done.
+const DUE: u8 = 1;
+
+/// Options of `tierkv admin recover`.
+#[derive(Args)]
+pub(crate) struct RecoverArguments {
+    /// The data directory; nothing may run on it.
+    #[arg(long, env = "TIERKV_DATA_DIR", default_value = "tierkv-data")]
+    data_dir: PathBuf,
+    /// The cluster.
+    #[arg(long, default_value = "c1")]
+    cluster: String,
+    /// The node.
+    #[arg(long, default_value = "n1")]
+    node: String,
+    /// Do it. Without this nothing is changed, and the exit status is 1 if there is something
+    /// to do.
+    #[arg(long)]
+    accept_loss: bool,
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// Examines, prints, and recovers if told to.
+pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
+    let cluster = ClusterId::new(&arguments.cluster)?;
+    let node = NodeId::new(&arguments.node)?;
+    let dir = arguments
+        .data_dir
+        .join(cluster.as_str())
+        .join(node.as_str());
+    if !dir.is_dir() {
+        return Err(format!(
+            "there is no node {node} of cluster {cluster} in {}: {} is no directory; --data-dir, \
+             --cluster and --node say which one",
+            arguments.data_dir.display(),
+            dir.display()
+        )
+        .into());
+    }
+    let coordination_dir = arguments.data_dir.join("coordination");
+    let (offline, records) = Offline::open(&coordination_dir)?;
+    let key = directory::cluster_state(&cluster);
+    let record = records.iter().find(|(name, _)| *name == key);
+    let record = record.map(|(_, record)| record);
+    let settings = StorageSettings::new(&dir);
+    let mut recovery = Recovery::examine(cluster, node, settings, record).await?;
+    let mut findings = recovery.findings().to_vec();
+    findings.extend(coordination_finding(&offline));
+    let is_due = findings.iter().any(|finding| finding.remedy.is_some());
+    if arguments.output == Output::Text {
+        print_findings(&arguments, &recovery, &findings, is_due);
+    }
+    let done = match is_due && arguments.accept_loss {
+        true => Some(carry_out(&mut recovery, offline, &coordination_dir).await?),
+        false => None,
+    };
+    match arguments.output {
+        Output::Json => {
+            let report = report(&recovery, &findings, is_due, done.as_ref());
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        }
+        Output::Text => {
+            if let Some(done) = &done {
+                print_done(done);
+            }
+        }
+    }
+    let hopeless = findings.iter().find(|finding| finding.remedy.is_none());
+    match (is_due && done.is_none(), hopeless) {
+        (true, _) => Ok(ExitCode::from(DUE)),
+        (false, Some(finding)) => Err(format!("{}; {}", finding.what, finding.loss).into()),
+        (false, None) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn coordination_finding(offline: &Offline) -> Option<Finding> {
+    let OfflineImage::Damaged(what) = offline.image() else {
+        return None;
+    };
+    Some(Finding {
+        problem: "coordination-damaged",
+        what: what.clone(),
+        remedy: Some("it is set aside, and the store begins anew with this cluster".to_owned()),
+        loss: "no data; what was set for the whole platform while it ran must be set again"
+            .to_owned(),
+    })
+}
+
+async fn carry_out(
+    recovery: &mut Recovery,
+    offline: Offline,
+    coordination_dir: &Path,
+) -> Result<RecoveryDone, Box<dyn std::error::Error>> {
+    let aside = offline.set_damaged_aside()?;
+    // It unlocks the directory; the node's own is locked still, so nothing can start on it.
+    drop(offline);
+    let coordination = MemoryCoordination::open(coordination_dir)?;
+    let mut done = recovery.carry_out(&*coordination).await?;
+    done.set_aside.extend(aside);
+    Ok(done)
+}
+
+fn print_findings(
+    arguments: &RecoverArguments,
+    recovery: &Recovery,
+    findings: &[Finding],
+    is_due: bool,
+) {
+    if findings.is_empty() {
+        println!("there is nothing to recover; the node can start");
+    }
+    for finding in findings {
+        println!("found  {}", finding.what);
+        match &finding.remedy {
+            Some(remedy) => println!("to do  {remedy}"),
+            None => println!("to do  nothing that this command can do"),
+        }
+        println!("lost   {}\n", finding.loss);
+    }
+    if is_due {
+        println!("kept   everything up to record {}", recovery.kept());
+    }
+    if is_due && !arguments.accept_loss {
+        println!(
+            "\nNothing was changed. To do this: tierkv admin recover --data-dir {} --cluster {} \
+             --node {} --accept-loss",
+            arguments.data_dir.display(),
+            arguments.cluster,
+            arguments.node
+        );
+    }
+}
+
+fn print_done(done: &RecoveryDone) {
+    for file in &done.set_aside {
+        println!("aside  {}", file.display());
+    }
+    println!(
+        "done   the node can start; its log is {}, begun after record {}, in epoch {}",
+        done.log_id, done.last, done.epoch
+    );
+}
+
+fn report(
+    recovery: &Recovery,
+    findings: &[Finding],
+    is_due: bool,
+    done: Option<&RecoveryDone>,
+) -> Value {
+    let findings: Vec<Value> = (findings.iter())
+        .map(|finding| {
+            json!({
+                "problem": finding.problem,
+                "what": finding.what,
+                "remedy": finding.remedy,
+                "loss": finding.loss,
+            })
+        })
+        .collect();
+    let given_up: Vec<Value> = (recovery.given_up().iter())
+        .map(|lost| {
+            json!({
+                "file": lost.file.display().to_string(),
+                "offset": lost.offset,
+                "records": lost.records,
+            })
+        })
+        .collect();
+    let done = done.map(|done| {
+        let set_aside: Vec<String> = (done.set_aside.iter())
+            .map(|file| file.display().to_string())
+            .collect();
+        json!({
+            "log_id": done.log_id.to_string(),
+            "last": done.last.index.0,
+            "epoch": done.epoch.0,
+            "set_aside": set_aside,
+        })
+    });
+    json!({
+        "due": is_due,
+        "findings": findings,
+        "kept": recovery.kept().index.0,
+        "given_up": given_up,
+        "done": done,
+    })
+}

@@ -1,0 +1,283 @@
+//! `tierkv admin recover`: what a single node can't decide by itself, decided by an operator.
+//!
+//! Two things must agree before a node may go on: what is in its directory, and the
+//! cluster's record in coordination, which lists the logs that count (REP-RECORD). A
+//! [`Recovery`] looks at both while the node does not run. Carried out, it makes the
+//! directory whole first, then promises an epoch above everything seen anywhere, and last
+//! swaps the record for one that lists this node's log and names no master: the next start
+//! wins mastership in the ordinary way. A crash in between leaves a node that refuses to
+//! start, and can be recovered again.
+
+use std::{path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use tierkv_coordination::{Coordination, CoordinationError, Swap, Versioned, directory};
+use tierkv_protocol::replication::{ClusterState, Listed, StateError};
+use tierkv_storage::{RealDisk, Repair, StorageError, StorageSettings};
+use tierkv_types::{ClusterId, Epoch, LogId, NodeId, Position};
+
+/// Why a recovery can't be thought of, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The node's directory.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A newer release wrote the record, here or in coordination.
+    #[error("the cluster state: {0}")]
+    State(#[from] StateError),
+    /// The coordination store.
+    #[error(transparent)]
+    Coordination(#[from] CoordinationError),
+    /// The cluster has other members, which know better.
+    #[error(
+        "the record names the members {members}; this command recovers a cluster whose only \
+         member is {node}"
+    )]
+    OtherMembers {
+        /// The node.
+        node: NodeId,
+        /// Their names.
+        members: String,
+    },
+    /// Somebody else changed the record meanwhile.
+    #[error("the cluster's record was changed by somebody else meanwhile; recover again")]
+    Contended,
+}
+
+/// One thing that keeps the node from starting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Its kind, a name for programs.
+    pub problem: &'static str,
+    /// What was found, with file and place.
+    pub what: String,
+    /// What a recovery does about it; `None` if it can't do anything.
+    pub remedy: Option<String>,
+    /// What is lost by that, or by leaving it.
+    pub loss: String,
+}
+
+/// Sound records that are given up, in one file.
+pub use tierkv_storage::GivenUp;
+
+/// A node that does not run, and the record of its cluster, examined.
+pub struct Recovery {
+    node: NodeId,
+    cluster: ClusterId,
+    repair: Repair,
+    /// The highest epoch of a record, here or in coordination.
+    epoch: Epoch,
+    findings: Vec<Finding>,
+}
+
+/// How a recovery ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryDone {
+    /// The log that the record lists now.
+    pub log_id: LogId,
+    /// The last record that was kept.
+    pub last: Position,
+    /// The record's epoch.
+    pub epoch: Epoch,
+    /// What was set aside, under the names it has now.
+    pub set_aside: Vec<PathBuf>,
+}
+
+impl Recovery {
+    /// Locks the node's directory and examines it, and the cluster's `record` as
+    /// coordination holds it. Changes nothing.
+    ///
+    /// # Errors
+    /// [`RecoverError`], in words for an operator.
+    pub async fn examine(
+        cluster: ClusterId,
+        node: NodeId,
+        storage: StorageSettings,
+        record: Option<&Versioned>,
+    ) -> Result<Self, RecoverError> {
+        let repair = Repair::examine(storage, Arc::new(RealDisk)).await?;
+        let mut findings: Vec<Finding> = (repair.findings().iter())
+            .map(|finding| Finding {
+                problem: finding.problem.as_str(),
+                what: finding.what.clone(),
+                remedy: finding.remedy.clone(),
+                loss: finding.loss.clone(),
+            })
+            .collect();
+        let seen = readable(repair.cluster_state().as_ref())?.unwrap_or_default();
+        let found = readable(record.map(|record| &record.value))?;
+        let is_unreadable = record.is_some() && found == Some(None);
+        let found = found.flatten();
+        for state in seen.iter().chain(&found) {
+            if state.members != [node.clone()] {
+                let members: Vec<&str> = state.members.iter().map(NodeId::as_str).collect();
+                return Err(RecoverError::OtherMembers {
+                    node,
+                    members: members.join(", "),
+                });
+            }
+        }
+        let problem = record_problem(
+            &cluster,
+            &node,
+            &repair,
+            seen.as_ref(),
+            found.as_ref(),
+            is_unreadable,
+        );
+        findings.extend(problem);
+        let epochs = seen.iter().chain(&found).map(|state| state.epoch);
+        Ok(Self {
+            epoch: epochs.max().unwrap_or_default(),
+            node,
+            cluster,
+            repair,
+            findings,
+        })
+    }
+
+    /// What is wrong.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// Sound records that are given up, as far as they could be found.
+    #[must_use]
+    pub fn given_up(&self) -> &[GivenUp] {
+        self.repair.given_up()
+    }
+
+    /// The last record that is kept.
+    #[must_use]
+    pub const fn kept(&self) -> Position {
+        self.repair.kept()
+    }
+
+    /// Whether there is anything that [`Recovery::carry_out`] can do.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.findings.iter().any(|finding| finding.remedy.is_some())
+    }
+
+    /// Does it, and says loudly in the log what.
+    ///
+    /// # Errors
+    /// [`RecoverError`]; it may be done again, from a new examination.
+    pub async fn carry_out(
+        &mut self,
+        coordination: &dyn Coordination,
+    ) -> Result<RecoveryDone, RecoverError> {
+        let repaired = self.repair.carry_out().await?;
+        let key = directory::cluster_state(&self.cluster);
+        let record = coordination.get(&key).await?;
+        let found = readable(record.as_ref().map(|record| &record.value))?.flatten();
+        let found = found.map_or(Epoch::ZERO, |state| state.epoch);
+        let epoch = self.epoch.max(self.repair.epoch()).max(found).next();
+        self.repair.promise(epoch).await?;
+        let listed = Listed {
+            node: self.node.clone(),
+            log_id: repaired.log_id,
+        };
+        let state = ClusterState::vacant(epoch, vec![listed], vec![self.node.clone()]).encode();
+        let swapped = match record {
+            None => coordination.put_if_absent(&key, state).await?,
+            Some(record) => {
+                coordination
+                    .compare_and_swap(&key, record.revision, state)
+                    .await?
+            }
+        };
+        let Swap::Won(_) = swapped else {
+            return Err(RecoverError::Contended);
+        };
+        tracing::warn!(
+            cluster = %self.cluster,
+            node = %self.node,
+            log_id = %repaired.log_id,
+            %epoch,
+            "an operator made this node's log the only one that counts"
+        );
+        Ok(RecoveryDone {
+            log_id: repaired.log_id,
+            last: repaired.last,
+            epoch,
+            set_aside: repaired.set_aside,
+        })
+    }
+}
+
+/// The record in `bytes`, if there are any; the inner `None` if nobody can read it.
+fn readable(bytes: Option<&Bytes>) -> Result<Option<Option<ClusterState>>, StateError> {
+    match bytes.map(|bytes| ClusterState::decode(bytes)) {
+        None => Ok(None),
+        Some(Ok(state)) => Ok(Some(Some(state))),
+        Some(Err(newer @ StateError::Newer(_))) => Err(newer),
+        Some(Err(StateError::Unreadable(_) | StateError::Unsound(_))) => Ok(Some(None)),
+    }
+}
+
+/// What is wrong with the cluster's record, judged as a starting node does (COORD-BACK,
+/// REP-LOGID).
+fn record_problem(
+    cluster: &ClusterId,
+    node: &NodeId,
+    repair: &Repair,
+    seen: Option<&ClusterState>,
+    found: Option<&ClusterState>,
+    is_unreadable: bool,
+) -> Option<Finding> {
+    let seen = seen.map_or(Epoch::ZERO, |state| state.epoch);
+    let remedy = Some(
+        "the record is replaced by one of a later epoch than any seen, which lists this node's \
+         log alone"
+            .to_owned(),
+    );
+    let (problem, what, loss) = match found {
+        None if is_unreadable => (
+            "record-unreadable",
+            format!("nobody can read coordination's record of cluster {cluster}"),
+            "no data",
+        ),
+        None if seen > Epoch::ZERO => (
+            "record-missing",
+            format!(
+                "coordination has no record of cluster {cluster}, but node {node} saw one of \
+                 epoch {seen}"
+            ),
+            "no data; what else the coordination store held is begun anew",
+        ),
+        None => return None,
+        Some(state) if state.epoch < seen => (
+            "record-behind",
+            format!(
+                "coordination's record of cluster {cluster} is of epoch {}, but node {node} saw \
+                 epoch {seen}: an old backup was restored",
+                state.epoch
+            ),
+            "no data; what else the coordination store held since that backup stays lost",
+        ),
+        Some(_) if repair.is_due() => return None,
+        Some(state) if repair.log_id().is_none_or(|log| !state.lists(node, log)) => {
+            let log = repair.log_id();
+            let log = log.map_or_else(|| "no log".to_owned(), |log| format!("log {log}"));
+            (
+                "log-unlisted",
+                format!(
+                    "the record of cluster {cluster} lists another log than this directory's \
+                     ({log}, up to record {})",
+                    repair.kept()
+                ),
+                "everything that was acknowledged and is not in this directory: if it is not \
+                 the one that the node wrote last, bring that one back instead",
+            )
+        }
+        Some(_) => return None,
+    };
+    Some(Finding {
+        problem,
+        what,
+        remedy,
+        loss: loss.to_owned(),
+    })
+}
