@@ -143,7 +143,7 @@ pub(super) fn write_empty(
     let file = file.map_err(|error| StorageError::io("create", path, error))?;
     file.write_at(0, &empty_page(writing))
         .map_err(|error| StorageError::io("write", path, error))?;
-    if sync == WalSync::Always {
+    if sync != WalSync::Never {
         file.sync_data()
             .map_err(|error| StorageError::io("sync", path, error))?;
     }
@@ -200,7 +200,7 @@ pub(super) fn write_ahead_from_now_on(
     page[VERSIONS].copy_from_slice(&Writing::Ahead.versions());
     checksum::seal(&mut page, 0);
     file.write_at(0, &page).map_err(failed)?;
-    if sync == WalSync::Always {
+    if sync != WalSync::Never {
         file.sync_data().map_err(failed)?;
     }
     Ok(())
