@@ -334,7 +334,10 @@ async fn load(
                 for (miss, key) in some.into_iter().zip(keys) {
                     let answer = match storage.load(&[key]).await {
                         Ok(items) => view.answer(vec![miss], items),
-                        Err(error) => vec![reply(miss.id, Err(error.to_error()))],
+                        Err(error) => {
+                            tracing::error!(%error, "a read was refused");
+                            vec![reply(miss.id, Err(error.to_error()))]
+                        }
                     };
                     replies.send(answer).await;
                 }
