@@ -13,9 +13,10 @@
 //! Reading order: `sequencer` gives every write its place, version and
 //! answer; `driver` carries out what the replication machine commands;
 //! `invalidator` deletes changed keys from the cache and writes the marks;
-//! `ownership` knows which slots are the cluster's; `memory_settings` follows
-//! what operators change while it runs, and `gauges` shows how full everything is; `service` is the gRPC door;
-//! [`DataNode`] puts them together. [`Recovery`] is for where it refuses to start.
+//! `ownership` knows which slots are the cluster's; `memory_settings` follows what
+//! operators change while it runs, and `gauges` shows how full everything is; `service`
+//! is the gRPC door; [`DataNode`] puts them together. [`Recovery`] is for where it refuses
+//! to start.
 
 mod driver;
 mod gauges;
