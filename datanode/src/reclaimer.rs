@@ -7,10 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tierkv_storage::Storage;
-use tierkv_types::{Error, Version};
+use tierkv_types::{Error, ItemKey, Version};
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use crate::sequencer::Sequencer;
@@ -19,8 +19,9 @@ use crate::sequencer::Sequencer;
 const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 /// Expired keys that one look at the store takes.
 const KEYS_PER_ROUND: usize = 16_384;
-/// Expired keys that one record removes.
+/// Expired keys that one record removes, and their bytes: it fits the smallest segment.
 const KEYS_PER_RECORD: usize = 1_024;
+const BYTES_PER_RECORD: usize = 32 << 10;
 /// How far behind the retention the oldest tombstone gets before a record is spent on it.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -31,6 +32,26 @@ enum Round {
     Busy,
     /// That was all.
     Idle,
+}
+
+/// Parts keys into what one record takes.
+fn records(expired: Vec<(ItemKey, Version)>) -> Vec<Vec<(ItemKey, Version)>> {
+    let mut records: Vec<Vec<(ItemKey, Version)>> = Vec::new();
+    let mut bytes = 0;
+    for (key, version) in expired {
+        let length = key.as_bytes().len();
+        bytes += length;
+        match records.last_mut() {
+            Some(last) if bytes <= BYTES_PER_RECORD && last.len() < KEYS_PER_RECORD => {
+                last.push((key, version));
+            }
+            _ => {
+                bytes = length;
+                records.push(vec![(key, version)]);
+            }
+        }
+    }
+    records
 }
 
 /// The reclaimer of one data node. Only a master reclaims keys.
@@ -87,9 +108,12 @@ impl Reclaimer {
         let expired = expired.map_err(|error| error.to_error())?;
         let was_full = expired.len() == KEYS_PER_ROUND;
         let mut removed = 0;
-        for keys in expired.chunks(KEYS_PER_RECORD) {
-            self.storage.room().await;
-            removed += self.sequencer.expire(keys.to_vec(), generation)?;
+        for keys in records(expired) {
+            // No longer: what takes the room may be requests, which the next round forgets.
+            if timeout(ROUND_INTERVAL, self.storage.room()).await.is_err() {
+                break;
+            }
+            removed += self.sequencer.expire(keys, generation)?;
         }
         metrics::counter!("tierkv_expired_keys_total").increment(removed as u64);
         if !was_full || removed == 0 {

@@ -257,7 +257,8 @@ fn record_problem(
             ),
             "no data; what else the coordination store held since that backup stays lost",
         ),
-        Some(_) if repair.is_due() => return None,
+        // A repair that makes another log is told of by itself.
+        Some(_) if repair.is_due() && repair.log_id().is_none() => return None,
         Some(state) if repair.log_id().is_none_or(|log| !state.lists(node, log)) => {
             let log = repair.log_id();
             let log = log.map_or_else(|| "no log".to_owned(), |log| format!("log {log}"));

@@ -15,7 +15,7 @@ use tierkv_rpc::{
     },
     tiers::{reply, reply_weight},
 };
-use tierkv_storage::{Item, MemoryLimits, Storage};
+use tierkv_storage::{Item, MemoryLimits, Storage, StorageError};
 use tierkv_types::{
     Code, Error, ItemKey, Operation, OperationKind, WriteRequest, limits::MAX_PEER_IN_FLIGHT,
 };
@@ -219,6 +219,27 @@ impl Service {
             .collect()
     }
 
+    /// Whether the store has each of `keys`. A row that is damaged is there: it may be
+    /// deleted, and keeps no other write of the frame back.
+    async fn are_there(&self, keys: &[ItemKey]) -> Result<Vec<bool>, Error> {
+        let now = self.sequencer.now();
+        let is_there =
+            |item: Option<Item>| item.is_some_and(|item| item.expires.is_none_or(|at| at > now));
+        if let Ok(items) = self.storage.load(keys).await {
+            return Ok(items.into_iter().map(is_there).collect());
+        }
+        let mut there = Vec::with_capacity(keys.len());
+        for key in keys {
+            let item = self.storage.load(std::slice::from_ref(key)).await;
+            there.push(match item {
+                Ok(item) => item.into_iter().any(is_there),
+                Err(StorageError::Damaged { .. }) => true,
+                Err(error) => return Err(error.to_error()),
+            });
+        }
+        Ok(there)
+    }
+
     /// Loads what the answers need to know of the store, then sequences.
     async fn propose(&self, mut proposals: Vec<Proposal>) -> Result<Proposed, Error> {
         loop {
@@ -231,15 +252,8 @@ impl Service {
             let generation = self.storage.generation();
             let mut present = HashMap::with_capacity(unknown.len());
             if !unknown.is_empty() {
-                let now = self.sequencer.now();
-                let is_there = |item: Item| item.expires.is_none_or(|at| at > now);
-                let items = self
-                    .storage
-                    .load(&unknown)
-                    .await
-                    .map_err(|error| error.to_error())?;
-                let items = items.into_iter().map(|item| item.is_some_and(is_there));
-                present.extend(unknown.into_iter().zip(items));
+                let there = self.are_there(&unknown).await?;
+                present.extend(unknown.into_iter().zip(there));
             }
             match self.sequencer.propose(
                 proposals,

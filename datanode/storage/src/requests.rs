@@ -181,10 +181,6 @@ impl Requests {
         }
     }
 
-    pub(crate) const fn horizon(&self) -> u64 {
-        self.horizon
-    }
-
     pub(crate) const fn len(&self) -> usize {
         self.count
     }
@@ -240,6 +236,6 @@ mod tests {
         assert!(requests.get(&id(5_000, 2)).is_some());
         requests.forget(1);
         requests.insert(&id(4_999, 1), &outcome(&[]));
-        assert_eq!((requests.len(), requests.horizon()), (1, 5_000));
+        assert_eq!((requests.len(), requests.horizon), (1, 5_000));
     }
 }

@@ -38,6 +38,9 @@ use crate::{
 
 /// Smallest segment that may be set; tests use it.
 const MIN_SEGMENT_BYTES: u64 = 4096;
+/// Outcomes of requests not yet stored that trigger a checkpoint at once: writes to few keys
+/// make few entries, and as many of these as any.
+const OUTCOMES_PER_CHECKPOINT: usize = 1 << 18;
 /// How often a read that checkpoints outrun is repeated before it is given up. One that
 /// takes as long as this many checkpoints is no use to anyone.
 const LOAD_ATTEMPTS: usize = 16;
@@ -362,7 +365,7 @@ impl Storage {
             "I1: record {} is applied before it is durable",
             last.position
         );
-        {
+        let outcomes = {
             let mut applying = locked(&core.applying);
             let mut requests = locked(&core.requests);
             for record in records {
@@ -379,8 +382,10 @@ impl Storage {
                 }
             }
             *locked(&core.visible) = (applying.position.index, applying.clock);
-        }
-        if core.memory.active_bytes() >= core.settings.checkpoint_bytes {
+            applying.outcomes.len()
+        };
+        let is_much = core.memory.active_bytes() >= core.settings.checkpoint_bytes;
+        if is_much || outcomes >= OUTCOMES_PER_CHECKPOINT {
             core.pressure.notify_one();
         }
     }
@@ -529,7 +534,7 @@ impl Storage {
             }
         };
         let core = Arc::clone(&self.core);
-        blocking(move || {
+        let marked = blocking(move || {
             core.log.close();
             let is_sound = core.failure.get().is_none();
             if is_sound && let WalSync::Interval(_) = core.settings.sync {
@@ -538,7 +543,7 @@ impl Storage {
             }
             Ok(())
         })
-        .await?;
+        .await;
         // A checkpoint under way keeps the store open; until it ends, nobody else may have
         // the directory.
         let lock = locked(&self.core.lock).take();
@@ -553,7 +558,7 @@ impl Storage {
         self.core.room.notify_waiters();
         match self.core.failure.get() {
             Some(error) => Err(error),
-            None => stored,
+            None => marked.and(stored),
         }
     }
 
@@ -667,10 +672,9 @@ fn enter_sync_mode(
     match place.sync {
         WalSync::Interval(_) => state.set_unsynced_boot(Some(place.disk.boot_id().map_err(fail)?)),
         WalSync::Always | WalSync::Never => {
-            let facts = state.facts().unwrap_or_default();
-            if facts.unsynced_boot.is_some() {
-                log.sync(place)?;
-            }
+            // What an earlier process wrote and had no time to sync may be in the system's
+            // memory alone, and reads like all else.
+            log.sync(place)?;
             state.set_unsynced_boot(None)
         }
     }

@@ -207,13 +207,15 @@ impl Queue {
         batch.clear();
         let mut state = locked(&self.state);
         loop {
+            // First, for under load there is always something to write, and the log would
+            // never become shorter.
+            if let Some(index) = state.release.take() {
+                return Work::Release(index);
+            }
             if !state.pending.records.is_empty() {
                 std::mem::swap(&mut state.pending, batch);
                 state.writing = batch.bytes.len() as u64;
                 return Work::Write;
-            }
-            if let Some(index) = state.release.take() {
-                return Work::Release(index);
             }
             if state.closing {
                 return Work::End;

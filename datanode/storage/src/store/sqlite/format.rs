@@ -122,14 +122,44 @@ pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found, StorageError> 
 /// Makes an empty store in `path`.
 fn found_new(disk: &dyn Disk, path: &Path, sync: WalSync) -> Result<(), StorageError> {
     // Without its database such a file holds nothing; beside a new one it would be
-    // taken for a part of that.
-    for role in [Role::WriteAhead, Role::Journal] {
-        remove(disk, &role.path(path))?;
-    }
+    // taken for a part of that. But the database may come back.
+    put_aside(disk, &Role::WriteAhead.path(path))?;
+    remove(disk, &Role::Journal.path(path))?;
     sync_dir(disk, path, sync)?;
     let new = new_path(path);
     write_empty(disk, &new, Writing::Ahead, sync)?;
     take_name(disk, path, sync)
+}
+
+/// Gives a file that holds something, if there is one, a name under which nobody looks.
+fn put_aside(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+    let failed = |error| StorageError::io("put aside", path, error);
+    let size = match disk.open(path) {
+        Ok(file) => file.size().map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    if size == 0 {
+        return remove(disk, path).map(drop);
+    }
+    for number in 1_u32.. {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(format!(".aside-{number}"));
+        let aside = PathBuf::from(aside);
+        match disk.open(&aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::error!(
+                    file = %path.display(),
+                    aside = %aside.display(),
+                    "there is a write-ahead file and no store; it is put aside"
+                );
+                return disk.rename(path, &aside).map_err(failed);
+            }
+            Err(error) => return Err(failed(error)),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Writes a database without a table into `path`.

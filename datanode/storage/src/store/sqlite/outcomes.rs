@@ -1,4 +1,4 @@
-//! Outcomes of requests: one row a checkpoint, so that remembering millions of them costs
+//! Outcomes of requests: a row for many, mostly one a checkpoint, so that remembering millions of them costs
 //! a few statements.
 //!
 //! A row's `entries` (numbers little-endian), one after the other:
@@ -21,6 +21,8 @@ use tierkv_types::{RequestId, Version};
 use super::{damaged, failure};
 use crate::{Outcome, StorageError, requests::Existed};
 
+/// Most outcomes of one row: a few MB.
+const OUTCOMES_PER_ROW: usize = 1 << 16;
 const FIXED_BYTES: usize = 8 + 16 + 8 + 4 + 2;
 
 /// Adds what was applied since the last checkpoint, and lets rows go whose requests were
@@ -34,17 +36,19 @@ pub(super) async fn write(
         .bind(horizon.cast_signed())
         .execute(&mut *connection)
         .await?;
-    let newest = outcomes.iter().map(|(id, _)| id.birth_millis).max();
-    let Some(newest) = newest.filter(|newest| *newest >= horizon) else {
-        return Ok(());
-    };
-    let entries = encode(outcomes);
-    sqlx::query("INSERT INTO outcome (newest, entries, checksum) VALUES (?, ?, ?)")
-        .bind(newest.cast_signed())
-        .bind(&entries)
-        .bind(i64::from(checksum(newest, &entries)))
-        .execute(&mut *connection)
-        .await?;
+    for outcomes in outcomes.chunks(OUTCOMES_PER_ROW) {
+        let newest = outcomes.iter().map(|(id, _)| id.birth_millis).max();
+        let Some(newest) = newest.filter(|newest| *newest >= horizon) else {
+            continue;
+        };
+        let entries = encode(outcomes);
+        sqlx::query("INSERT INTO outcome (newest, entries, checksum) VALUES (?, ?, ?)")
+            .bind(newest.cast_signed())
+            .bind(&entries)
+            .bind(i64::from(checksum(newest, &entries)))
+            .execute(&mut *connection)
+            .await?;
+    }
     Ok(())
 }
 
