@@ -240,12 +240,14 @@ impl Writer {
     /// does it, for it writes as much as a segment holds; its end is looked at with a later
     /// batch.
     fn prepare(&mut self) -> Result<(), StorageError> {
+        let is_late = self.offset >= self.place.segment_bytes / 4 * 3;
         let is_early = self.offset < self.place.segment_bytes / 2 && !self.no_space;
         if self.spare.is_some() || (is_early && self.making.is_none()) {
             return Ok(());
         }
         let made = match self.making.take() {
-            Some(making) if making.is_finished() => join(making),
+            // Before the segment is full it must be known whether another one follows.
+            Some(making) if making.is_finished() || is_late => join(making),
             Some(making) => {
                 self.making = Some(making);
                 return Ok(());

@@ -42,6 +42,12 @@ pub(crate) struct Recoveries {
     pub(crate) cut: u64,
 }
 
+/// Before which births requests may be forgotten once the cluster clock stands there.
+fn forgotten_before(clock: Version) -> u64 {
+    let memory = u64::try_from(REQUEST_MEMORY.as_millis()).unwrap_or(u64::MAX);
+    clock.millis().saturating_sub(memory)
+}
+
 pub(crate) struct Lives {
     script: Script,
     random: StdRng,
@@ -350,9 +356,13 @@ impl Lives {
     }
 
     fn check_requests(&self, storage: &Storage) -> Result<(), String> {
+        // The store forgets by the clock of the log, under which no master accepts them.
+        let logged = self.log[..self.applied].last();
+        let logged = logged.map_or(0, |record| forgotten_before(record.version));
+        let horizon = self.horizon.max(logged);
         for (id, expected) in self.log[..self.applied].iter().filter_map(Outcome::of) {
             let outcome = storage.outcome(&id);
-            if id.birth_millis >= self.horizon {
+            if id.birth_millis >= horizon {
                 rule!(
                     outcome.as_ref() == Some(&expected),
                     "I8: request {id:?} was applied with {expected:?} and has {outcome:?}"
@@ -484,9 +494,7 @@ impl Lives {
             return;
         };
         storage.forget_requests(last.version);
-        let memory = u64::try_from(REQUEST_MEMORY.as_millis()).unwrap_or(u64::MAX);
-        let horizon = last.version.millis().saturating_sub(memory);
-        self.horizon = self.horizon.max(horizon);
+        self.horizon = self.horizon.max(forgotten_before(last.version));
     }
 
     async fn scrub(&self, storage: &Storage) -> Result<Result<(), StorageError>, String> {
