@@ -40,7 +40,7 @@ use tierkv_rpc::{
         },
     },
     serve_builder,
-    tiers::reply,
+    tiers::{reply, reply_weight},
 };
 use tierkv_types::{ClusterId, Code, Epoch, Index, ItemKey, NodeId, Round, SystemClock, Version};
 use tokio::{
@@ -87,8 +87,8 @@ impl FrameHandler for Played {
         }
     }
 
-    fn weight(_: &Reply) -> usize {
-        64
+    fn weight(reply: &Reply) -> usize {
+        reply_weight(reply)
     }
 
     fn pack(replies: Vec<Reply>) -> ReplyFrame {
