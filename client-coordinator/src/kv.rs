@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use futures::TryStreamExt;
 use tierkv_cache::Cache;
 use tierkv_rpc::{
-    Answered, answer_frames,
+    Answered, StatusStream, answer_frames,
     proto::{
         status::to_status,
         v1::{
@@ -14,6 +15,7 @@ use tierkv_rpc::{
             WatchResponse, WriteRequest, WriteResponse, kv_server,
         },
     },
+    until_stopped,
 };
 use tierkv_types::{
     Error,
@@ -25,7 +27,10 @@ use tokio::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{operations::Operations, session::Session};
+use crate::{
+    operations::{Answers, Operations},
+    session::Session,
+};
 
 /// The service as tonic wants it.
 pub(crate) struct Door<C> {
@@ -40,6 +45,13 @@ impl<C: Cache> Door<C> {
             self.operations.meters.failed(&error);
             to_status(&error)
         })
+    }
+
+    /// Streams answers until there are no more, or the coordinator stops.
+    fn stream<T: Send + 'static>(&self, answers: Answers<T>) -> StatusStream<T> {
+        let meters = Arc::clone(&self.operations.meters);
+        let answers = answers.inspect_err(move |error| meters.failed(error));
+        until_stopped(answers, self.stop.clone())
     }
 }
 
@@ -68,20 +80,11 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     })
 }
 
-fn unimplemented<T>(operation: &str) -> Result<T, Status> {
-    Err(Status::unimplemented(format!(
-        "{operation} is not served by this release"
-    )))
-}
-
-/// A stream that never is: its operation is not served yet.
-type NoStream<T> = tokio_stream::Empty<Result<T, Status>>;
-
 #[tonic::async_trait]
 impl<C: Cache> kv_server::Kv for Door<C> {
     type SessionStream = Answered<Session<C>>;
-    type ScanStream = NoStream<ScanResponse>;
-    type WatchStream = NoStream<WatchResponse>;
+    type ScanStream = StatusStream<ScanResponse>;
+    type WatchStream = StatusStream<WatchResponse>;
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let deadline = deadline(&request);
@@ -133,25 +136,47 @@ impl<C: Cache> kv_server::Kv for Door<C> {
 
     async fn increment(
         &self,
-        _: Request<IncrementRequest>,
+        request: Request<IncrementRequest>,
     ) -> Result<Response<IncrementResponse>, Status> {
-        unimplemented("Increment")
+        let deadline = deadline(&request);
+        self.answer(
+            self.operations
+                .increment(request.into_inner(), deadline)
+                .await,
+        )
     }
 
-    async fn write(&self, _: Request<WriteRequest>) -> Result<Response<WriteResponse>, Status> {
-        unimplemented("Write")
+    async fn write(
+        &self,
+        request: Request<WriteRequest>,
+    ) -> Result<Response<WriteResponse>, Status> {
+        let deadline = deadline(&request);
+        self.answer(self.operations.write(request.into_inner(), deadline).await)
     }
 
-    async fn scan(&self, _: Request<ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
-        unimplemented("Scan")
+    async fn scan(
+        &self,
+        request: Request<ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
+        let deadline = deadline(&request);
+        let answers = self.operations.scan(request.into_inner(), deadline).await;
+        self.answer(answers.map(|answers| self.stream(answers)))
     }
 
-    async fn count(&self, _: Request<CountRequest>) -> Result<Response<CountResponse>, Status> {
-        unimplemented("Count")
+    async fn count(
+        &self,
+        request: Request<CountRequest>,
+    ) -> Result<Response<CountResponse>, Status> {
+        let deadline = deadline(&request);
+        self.answer(self.operations.count(request.into_inner(), deadline).await)
     }
 
-    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        unimplemented("Watch")
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let answers = self.operations.watch(request.into_inner()).await;
+        self.answer(answers.map(|answers| self.stream(answers)))
     }
 }
 

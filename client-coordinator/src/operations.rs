@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::{future::join_all, stream::BoxStream};
 use tierkv_cache::Cache;
 use tierkv_rpc::proto::{
     convert,
     v1::{
-        BatchGetRequest, BatchGetResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse,
-        Greeting, PutRequest, PutResponse, SessionResponse,
+        BatchGetRequest, BatchGetResponse, CountRequest, CountResponse, DeleteRequest,
+        DeleteResponse, GetRequest, GetResponse, Greeting, IncrementRequest, IncrementResponse,
+        PutRequest, PutResponse, ScanRequest, ScanResponse, SessionResponse, WatchRequest,
+        WatchResponse, WriteRequest, WriteResponse,
     },
 };
 use tierkv_types::{
@@ -26,6 +28,9 @@ use crate::{
 /// Keys of one batch that are read together: what is gathered before the batch turns out
 /// too large for one answer is bounded by this many values.
 const KEYS_TOGETHER: usize = 64;
+
+/// The answers of an operation that streams them; an error is the last one.
+pub(crate) type Answers<T> = BoxStream<'static, Result<T, Error>>;
 
 /// Operations of users, whichever door they came through.
 pub(crate) struct Operations<C> {
@@ -132,6 +137,70 @@ impl<C: Cache> Operations<C> {
             .await
     }
 
+    /// Adds to a number.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, or what the tiers below said.
+    #[allow(clippy::unused_async, clippy::needless_pass_by_value)]
+    pub(crate) async fn increment(
+        &self,
+        _request: IncrementRequest,
+        _deadline: Instant,
+    ) -> Result<IncrementResponse, Error> {
+        Err(convert::not_served("Increment"))
+    }
+
+    /// Applies a batch of operations, all or none.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `ConditionFailed`, or what the tiers below said.
+    #[allow(clippy::unused_async, clippy::needless_pass_by_value)]
+    pub(crate) async fn write(
+        &self,
+        _request: WriteRequest,
+        _deadline: Instant,
+    ) -> Result<WriteResponse, Error> {
+        Err(convert::not_served("Write"))
+    }
+
+    /// Streams the items of a prefix or range in the order of their keys.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, or what the tiers below said; so may the stream end.
+    #[allow(clippy::unused_async, clippy::needless_pass_by_value)]
+    pub(crate) async fn scan(
+        &self,
+        _request: ScanRequest,
+        _deadline: Instant,
+    ) -> Result<Answers<ScanResponse>, Error> {
+        Err(convert::not_served("Scan"))
+    }
+
+    /// Counts what a scan would find.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, or what the tiers below said.
+    #[allow(clippy::unused_async, clippy::needless_pass_by_value)]
+    pub(crate) async fn count(
+        &self,
+        _request: CountRequest,
+        _deadline: Instant,
+    ) -> Result<CountResponse, Error> {
+        Err(convert::not_served("Count"))
+    }
+
+    /// Streams the committed changes of a prefix until the caller drops the stream.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `TokenExpired`, or what the tiers below said; so may the stream end.
+    #[allow(clippy::unused_async, clippy::needless_pass_by_value)]
+    pub(crate) async fn watch(
+        &self,
+        _request: WatchRequest,
+    ) -> Result<Answers<WatchResponse>, Error> {
+        Err(convert::not_served("Watch"))
+    }
+
     /// The first frame of a session.
     pub(crate) fn greeting(&self) -> SessionResponse {
         let limit = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
@@ -148,11 +217,4 @@ impl<C: Cache> Operations<C> {
             answers: Vec::new(),
         }
     }
-}
-
-/// Refuses what the contract has and this release does not serve, rather than ignoring it.
-pub(crate) fn not_served(what: &str) -> Error {
-    Error::invalid(format!(
-        "{what} is not served by this release; leave it out or upgrade"
-    ))
 }

@@ -369,6 +369,7 @@ async fn read_below(
         item_key,
         min_version,
         placement_version: 0,
+        explain: false,
     });
     match below.ask(read, deadline).await? {
         reply::Kind::Read(read) => Ok(read),

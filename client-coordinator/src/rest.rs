@@ -24,8 +24,9 @@ use percent_encoding::percent_decode;
 use serde::Serialize;
 use tierkv_cache::Cache;
 use tierkv_openapi::{ClusterReport, Deleted, Problem, Written, problem, ttl};
-use tierkv_rpc::proto::v1::{
-    Consistency, DeleteRequest, GetRequest, GetResponse, PutRequest, ReadOptions, Source,
+use tierkv_rpc::proto::{
+    convert,
+    v1::{Consistency, DeleteRequest, GetRequest, GetResponse, PutRequest, ReadOptions, Source},
 };
 use tierkv_types::{
     Code, Error,
@@ -33,11 +34,7 @@ use tierkv_types::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use crate::{
-    admin::Admin,
-    operations::{Operations, not_served},
-    settings::MetricsPage,
-};
+use crate::{admin::Admin, operations::Operations, settings::MetricsPage};
 
 /// The tier that answered a read.
 const SOURCE: HeaderName = HeaderName::from_static("tierkv-source");
@@ -334,10 +331,10 @@ fn put_options(uri: &Uri) -> Result<u64, Error> {
 /// Refuses the conditions that a write could have and this release would ignore.
 fn no_conditions(headers: &HeaderMap) -> Result<(), Error> {
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
-        return Err(not_served("a conditional write"));
+        return Err(convert::not_served("a conditional write"));
     }
     if headers.contains_key(IDEMPOTENCY_KEY) {
-        return Err(not_served("an Idempotency-Key"));
+        return Err(convert::not_served("an Idempotency-Key"));
     }
     Ok(())
 }

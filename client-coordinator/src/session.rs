@@ -5,6 +5,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
+use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tierkv_cache::Cache;
 use tierkv_rpc::{
@@ -26,7 +27,7 @@ use tierkv_types::{
 use tokio::time::Instant;
 
 use crate::{
-    operations::{Operations, not_served},
+    operations::Operations,
     reader::{Begun, Level, Miss},
 };
 
@@ -116,8 +117,11 @@ impl<C: Cache> FrameHandler for Session<C> {
                     .iter()
                     .map(|get| get.value.len() + FIXED)
                     .sum(),
+                Some(Answer::Write(write)) => (write.results.iter())
+                    .map(|result| result.previous_value.as_ref().map_or(0, Bytes::len) + FIXED)
+                    .sum(),
                 Some(Answer::Error(error)) => error.message.len(),
-                _ => 0,
+                Some(Answer::Put(_) | Answer::Delete(_) | Answer::Increment(_)) | None => 0,
             }
     }
 
@@ -210,8 +214,13 @@ impl<C: Cache> Session<C> {
                     .delete(delete, deadline)
                     .await
                     .map(Answer::Delete),
-                Operation::Increment(_) => Err(not_served("Increment")),
-                Operation::Write(_) => Err(not_served("Write")),
+                Operation::Increment(increment) => operations
+                    .increment(increment, deadline)
+                    .await
+                    .map(Answer::Increment),
+                Operation::Write(write) => {
+                    operations.write(write, deadline).await.map(Answer::Write)
+                }
             };
             session.answer(id, outcome)
         })

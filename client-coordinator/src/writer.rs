@@ -57,7 +57,7 @@ impl Writer {
         let answer = self
             .change(key, OperationKind::Delete, request_id, deadline)
             .await?;
-        let existed = answer.existed.first().copied().unwrap_or(false);
+        let existed = answer.results.first().is_some_and(|result| result.existed);
         Ok(v1::DeleteResponse {
             existed,
             version: answer.version,

@@ -27,11 +27,12 @@ use tierkv_protocol::{
     placement::{PlacementMap, WeightedCluster},
 };
 use tierkv_rpc::{
-    Answered, FrameHandler, Replies, answer_frames, channel, incoming,
+    Answered, FrameHandler, Replies, StatusStream, answer_frames, channel, incoming,
     proto::{
         internal::{
-            ReadReply, Reply, ReplyFrame, RequestFrame, SlotRun, SurveyRequest, SurveyResponse,
-            VouchReply, reply, request,
+            CountReply, CountRequest, ReadReply, Reply, ReplyFrame, RequestFrame, ScanReply,
+            ScanRequest, SlotRun, SurveyRequest, SurveyResponse, VouchReply, WatchReply,
+            WatchRequest, reply, request,
             server_coordinator_server::{ServerCoordinator, ServerCoordinatorServer},
         },
         v1::{
@@ -111,6 +112,7 @@ impl Played {
             clock: Version::from_millis(SystemClockMillis::now()).to_bits(),
             slot_revision: 1,
             confirmed: self.confirmed.load(Ordering::SeqCst),
+            path: Vec::new(),
         }
     }
 
@@ -150,6 +152,26 @@ struct Door {
 #[tonic::async_trait]
 impl ServerCoordinator for Door {
     type ExchangeStream = Answered<Played>;
+    type ScanStream = StatusStream<ScanReply>;
+    type WatchStream = StatusStream<WatchReply>;
+
+    async fn scan(
+        &self,
+        _: tonic::Request<ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
+        Err(Status::unimplemented("nobody scans here"))
+    }
+
+    async fn count(&self, _: tonic::Request<CountRequest>) -> Result<Response<CountReply>, Status> {
+        Err(Status::unimplemented("nobody counts here"))
+    }
+
+    async fn watch(
+        &self,
+        _: tonic::Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("nobody watches here"))
+    }
 
     async fn exchange(
         &self,

@@ -73,6 +73,7 @@ impl ReadView {
                 clock,
                 slot_revision,
                 confirmed: true,
+                path: Vec::new(),
             },
             None => ReadReply {
                 version: self.as_of.to_bits(),

@@ -4,13 +4,15 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use tierkv_rpc::{
-    Admitted, Answered, FrameHandler, Replies, answer_frames,
+    Admitted, Answered, FrameHandler, Replies, StatusStream, answer_frames,
     proto::{
         convert,
         internal::{
-            InspectRequest, InspectResponse, Reply, ReplyFrame, Request, RequestFrame, VouchReply,
-            WriteReply, data_node_server, reply, request,
+            CountReply, CountRequest, InspectRequest, InspectResponse, Reply, ReplyFrame, Request,
+            RequestFrame, ScanReply, ScanRequest, VouchReply, WatchReply, WatchRequest, WriteReply,
+            data_node_server, reply, request,
         },
+        status::to_status,
         v1,
     },
     tiers::{reply, reply_weight},
@@ -54,6 +56,8 @@ pub(crate) struct Door {
 #[tonic::async_trait]
 impl data_node_server::DataNode for Door {
     type ExchangeStream = Answered<Service>;
+    type ScanStream = StatusStream<ScanReply>;
+    type WatchStream = StatusStream<WatchReply>;
 
     async fn exchange(
         &self,
@@ -67,6 +71,24 @@ impl data_node_server::DataNode for Door {
             self.stop.clone(),
         );
         Ok(Response::new(stream))
+    }
+
+    async fn scan(
+        &self,
+        _: tonic::Request<ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
+        Err(to_status(&convert::not_served("Scan")))
+    }
+
+    async fn count(&self, _: tonic::Request<CountRequest>) -> Result<Response<CountReply>, Status> {
+        Err(to_status(&convert::not_served("Count")))
+    }
+
+    async fn watch(
+        &self,
+        _: tonic::Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(to_status(&convert::not_served("Watch")))
     }
 
     async fn inspect(
@@ -207,7 +229,13 @@ impl Service {
         let outcome = |answer: Result<Sequenced, Error>| match (answer?, known) {
             (Sequenced { version, existed }, true) => Ok(reply::Kind::Write(WriteReply {
                 version: version.to_bits(),
-                existed,
+                results: (existed.into_iter())
+                    .map(|existed| v1::WriteResult {
+                        existed,
+                        ..v1::WriteResult::default()
+                    })
+                    .collect(),
+                replayed: false,
             })),
             (_, false) => Err(Error::outcome_unknown(
                 "the write was logged and not yet committed when its time was over; read the key",

@@ -100,6 +100,7 @@ impl Stage {
             item_key,
             min_version: 0,
             placement_version: 1,
+            explain: false,
         };
         match self.call(request::Kind::Read(read)).await? {
             reply::Kind::Read(answer) => Ok(answer),
@@ -175,6 +176,13 @@ async fn launch(
     .unwrap()
 }
 
+/// Which changes of a write deleted a key that was there.
+fn existed(answer: &WriteReply) -> Vec<bool> {
+    (answer.results.iter())
+        .map(|result| result.existed)
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_are_read_back_and_outlive_the_node() {
     let dir = TempDir::new().unwrap();
@@ -210,8 +218,8 @@ async fn a_delete_says_whether_the_key_was_there_also_when_only_the_store_knows(
     stage.put(&key("b"), "one").await;
     let delete = |item| stage.change(item, OperationKind::Delete);
     let (a, b) = (key("a"), key("b"));
-    assert_eq!(delete(&a).await.unwrap().existed, [true]);
-    assert_eq!(delete(&a).await.unwrap().existed, [false]);
+    assert_eq!(existed(&delete(&a).await.unwrap()), [true]);
+    assert_eq!(existed(&delete(&a).await.unwrap()), [false]);
     let read = stage.read(&a).await.unwrap();
     assert!(
         !read.found && read.version > 0,
@@ -221,22 +229,10 @@ async fn a_delete_says_whether_the_key_was_there_also_when_only_the_store_knows(
 
     // Nothing is in memory now.
     let stage = Stage::ready(dir.path()).await;
-    assert_eq!(
-        stage
-            .change(&a, OperationKind::Delete)
-            .await
-            .unwrap()
-            .existed,
-        [false]
-    );
-    assert_eq!(
-        stage
-            .change(&b, OperationKind::Delete)
-            .await
-            .unwrap()
-            .existed,
-        [true]
-    );
+    let deleted = stage.change(&a, OperationKind::Delete).await.unwrap();
+    assert_eq!(existed(&deleted), [false]);
+    let deleted = stage.change(&b, OperationKind::Delete).await.unwrap();
+    assert_eq!(existed(&deleted), [true]);
     stage.stop().await;
 }
 
@@ -311,6 +307,7 @@ async fn it_serves_no_slot_of_another_cluster_and_nobody_who_knows_better() {
         item_key: own.into(),
         min_version: 0,
         placement_version: 2,
+        explain: false,
     };
     let refused = stage.call(request::Kind::Read(newer)).await.unwrap_err();
     assert_eq!(refused.code, Code::WrongOwner);
@@ -410,12 +407,12 @@ async fn a_request_is_applied_once_whenever_it_is_repeated() {
         .write(&a, OperationKind::Delete, deleting)
         .await
         .unwrap();
-    assert_eq!(deleted.existed, [true]);
+    assert_eq!(existed(&deleted), [true]);
     let absent = stage
         .write(&b, OperationKind::Delete, missing)
         .await
         .unwrap();
-    assert_eq!(absent.existed, [false]);
+    assert_eq!(existed(&absent), [false]);
     stage.put(&a, "three").await;
     stage.put(&b, "three").await;
     stage.stop().await;
@@ -492,7 +489,7 @@ async fn an_expired_key_is_hidden_at_once_and_reclaimed_through_the_log() {
     }
     // A deletion finds nothing, though the key is still in the log and the store.
     let absent = stage.change(&short, OperationKind::Delete).await.unwrap();
-    assert_eq!(absent.existed, [false]);
+    assert_eq!(existed(&absent), [false]);
     stage
         .write(&short, put("z", Some(ttl)), request_id(0))
         .await

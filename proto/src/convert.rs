@@ -54,6 +54,14 @@ pub fn check_operations(count: usize) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses what the contract has and this release does not serve, rather than ignoring it.
+#[must_use]
+pub fn not_served(what: &str) -> Error {
+    Error::invalid(format!(
+        "{what} is not served by this release; leave it out or upgrade"
+    ))
+}
+
 /// A request id as a client sent it.
 ///
 /// # Errors
@@ -162,6 +170,8 @@ impl internal::Write {
             request_birth_ms: write.id.birth_millis,
             changes,
             placement_version: 0,
+            conditions: Vec::new(),
+            return_previous: false,
         }
     }
 
@@ -183,6 +193,7 @@ impl internal::Write {
                     }
                 }
                 Some(internal::change::Kind::Delete(internal::Delete {})) => OperationKind::Delete,
+                Some(internal::change::Kind::Increment(_)) => return Err(not_served("Increment")),
                 None => return Err(Error::invalid("a change says neither put nor delete")),
             };
             operations.push(Operation {

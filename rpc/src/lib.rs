@@ -22,5 +22,5 @@ pub use channel::{channel, incoming, serve_builder};
 pub use exchange::{CallError, Exchange};
 pub use lane::Outbound;
 pub use multiplexer::Multiplexer;
-pub use serving::{ListenError, drain, listen, stopped};
+pub use serving::{ListenError, StatusStream, drain, listen, stopped, until_stopped};
 pub use tierkv_proto as proto;

@@ -2,7 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use futures::stream::{BoxStream, StreamExt, unfold};
+use tierkv_proto::status::to_status;
+use tierkv_types::Error;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio_stream::Stream;
+use tonic::Status;
 
 /// How long requests under way may take to finish when a tier stops.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
@@ -31,6 +36,33 @@ pub async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Li
 /// Over once `stop` says so, or nobody is left who could.
 pub async fn stopped(mut stop: watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
+}
+
+/// A call's streamed answers, as tonic wants them.
+pub type StatusStream<T> = BoxStream<'static, Result<T, Status>>;
+
+/// Streams answers up to the first error, until there are no more, or until `stop` says so:
+/// then the last word is an `Unavailable`.
+pub fn until_stopped<T: Send + 'static>(
+    answers: impl Stream<Item = Result<T, Error>> + Send + 'static,
+    stop: watch::Receiver<bool>,
+) -> StatusStream<T> {
+    let going = Some((answers.boxed(), stop));
+    unfold(going, async |going| {
+        let (mut answers, stop) = going?;
+        let last_word = tokio::select! {
+            biased;
+            () = stopped(stop.clone()) => {
+                Error::unavailable("the server is stopping; ask another")
+            }
+            answer = answers.next() => match answer? {
+                Ok(answer) => return Some((Ok(answer), Some((answers, stop)))),
+                Err(error) => error,
+            },
+        };
+        Some((Err(to_status(&last_word)), None))
+    })
+    .boxed()
 }
 
 /// Lets a serving task that was told to stop finish its requests, for a while: a peer that

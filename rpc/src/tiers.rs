@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tierkv_proto::{
     convert::timeout_ms,
     internal::{
@@ -174,7 +175,9 @@ pub fn reply_weight(reply: &Reply) -> usize {
         + match &reply.kind {
             Some(reply::Kind::Read(read)) => read.value.len(),
             Some(reply::Kind::Vouch(vouch)) => vouch.slots.len() * 16,
-            Some(reply::Kind::Write(write)) => write.existed.len(),
+            Some(reply::Kind::Write(write)) => (write.results.iter())
+                .map(|result| result.previous_value.as_ref().map_or(0, Bytes::len) + FIXED)
+                .sum(),
             Some(reply::Kind::Error(error)) => error.message.len(),
             None => 0,
         }

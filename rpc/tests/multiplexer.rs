@@ -18,9 +18,11 @@ use futures::future::join_all;
 use prost::Message;
 use tierkv_harness::poll_until;
 use tierkv_rpc::{
-    Answered, CallError, FrameHandler, Multiplexer, Replies, answer_frames, channel, incoming,
+    Answered, CallError, FrameHandler, Multiplexer, Replies, StatusStream, answer_frames, channel,
+    incoming,
     proto::internal::{
-        InspectRequest, InspectResponse, Read, ReadReply, Reply, ReplyFrame, Request, RequestFrame,
+        CountReply, CountRequest, InspectRequest, InspectResponse, Read, ReadReply, Reply,
+        ReplyFrame, Request, RequestFrame, ScanReply, ScanRequest, WatchReply, WatchRequest,
         data_node_client::DataNodeClient,
         data_node_server::{DataNode, DataNodeServer},
         reply, request,
@@ -131,6 +133,27 @@ impl DataNode for Door {
         let (peer, stop) = (Arc::clone(&self.peer), self.stop.clone());
         let stream = answer_frames(request.into_inner(), peer, None, PEER_IN_FLIGHT, stop);
         Ok(Response::new(stream))
+    }
+
+    type ScanStream = StatusStream<ScanReply>;
+    type WatchStream = StatusStream<WatchReply>;
+
+    async fn scan(
+        &self,
+        _: tonic::Request<ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
+        Err(Status::unimplemented("nobody scans here"))
+    }
+
+    async fn count(&self, _: tonic::Request<CountRequest>) -> Result<Response<CountReply>, Status> {
+        Err(Status::unimplemented("nobody counts here"))
+    }
+
+    async fn watch(
+        &self,
+        _: tonic::Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("nobody watches here"))
     }
 
     async fn inspect(

@@ -8,10 +8,12 @@ use tierkv_coordination::{
     directory::{PRIMARY, Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    Answered, answer_frames,
+    Answered, StatusStream, answer_frames,
     proto::{
+        convert,
         internal::{
-            InspectRequest, InspectResponse, RequestFrame, SurveyRequest, SurveyResponse,
+            CountReply, CountRequest, InspectRequest, InspectResponse, RequestFrame, ScanReply,
+            ScanRequest, SurveyRequest, SurveyResponse, WatchReply, WatchRequest,
             data_node_client::DataNodeClient, server_coordinator_server,
         },
         status::to_status,
@@ -41,6 +43,8 @@ pub(crate) struct Door {
 #[tonic::async_trait]
 impl server_coordinator_server::ServerCoordinator for Door {
     type ExchangeStream = Answered<Router>;
+    type ScanStream = StatusStream<ScanReply>;
+    type WatchStream = StatusStream<WatchReply>;
 
     async fn exchange(
         &self,
@@ -54,6 +58,24 @@ impl server_coordinator_server::ServerCoordinator for Door {
             self.stop.clone(),
         );
         Ok(Response::new(stream))
+    }
+
+    async fn scan(
+        &self,
+        _: tonic::Request<ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
+        Err(to_status(&convert::not_served("Scan")))
+    }
+
+    async fn count(&self, _: tonic::Request<CountRequest>) -> Result<Response<CountReply>, Status> {
+        Err(to_status(&convert::not_served("Count")))
+    }
+
+    async fn watch(
+        &self,
+        _: tonic::Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(to_status(&convert::not_served("Watch")))
     }
 
     async fn survey(
