@@ -194,6 +194,10 @@ impl Cache for EmbeddedCache {
             || !self.entries.is_empty()
     }
 
+    fn node_of(&self, _: CacheKey<'_>) -> &str {
+        NODE
+    }
+
     async fn nodes(&self) -> Vec<NodeReport> {
         vec![NodeReport {
             node: NODE.to_owned(),

@@ -144,6 +144,9 @@ pub trait Cache: Send + Sync + 'static {
     /// has nothing to redeliver (CACHE-REDELIVER).
     fn holds_anything(&self) -> impl Future<Output = bool> + Send;
 
+    /// The name of the node in which a key lives, as [`Cache::nodes`] tells it.
+    fn node_of(&self, key: CacheKey<'_>) -> &str;
+
     /// Every node, as operators see it.
     fn nodes(&self) -> impl Future<Output = Vec<NodeReport>> + Send;
 }

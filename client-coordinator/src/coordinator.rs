@@ -142,6 +142,7 @@ impl ClientCoordinator {
                 clock: Arc::clone(&clock),
                 meters: Arc::clone(&meters),
                 max_staleness: settings.max_staleness,
+                node: settings.node.clone(),
             },
             writer: Writer {
                 below: below.clone(),

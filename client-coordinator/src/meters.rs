@@ -12,6 +12,8 @@ pub(crate) struct Meters {
     pub(crate) gets: Counter,
     pub(crate) puts: Counter,
     pub(crate) deletes: Counter,
+    pub(crate) increments: Counter,
+    pub(crate) writes: Counter,
     errors: Vec<(Code, Counter)>,
 }
 
@@ -44,6 +46,8 @@ impl Meters {
             gets: operations("get"),
             puts: operations("put"),
             deletes: operations("delete"),
+            increments: operations("increment"),
+            writes: operations("write"),
             errors: Code::ALL
                 .map(|code| (code, counter!("tierkv_errors_total", "code" => code.name())))
                 .into(),

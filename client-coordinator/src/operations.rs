@@ -14,14 +14,14 @@ use tierkv_rpc::proto::{
     },
 };
 use tierkv_types::{
-    Clock, Error, ItemKey, Version,
+    Clock, Error, ItemKey, OperationKind, Version,
     limits::{MAX_ANSWER_BYTES, MAX_OPERATIONS, MAX_REQUEST_BYTES, MAX_SESSION_IN_FLIGHT},
 };
 use tokio::time::Instant;
 
 use crate::{
     meters::Meters,
-    reader::{Begun, Level, Reader},
+    reader::{Asked, Begun, Reader},
     writer::Writer,
 };
 
@@ -51,17 +51,17 @@ impl<C: Cache> Operations<C> {
         deadline: Instant,
     ) -> Result<GetResponse, Error> {
         self.meters.gets.increment(1);
-        let (key, level) = self.wanted(&request)?;
-        self.reader.read(key, level, deadline).await
+        let (key, asked) = self.wanted(&request)?;
+        self.reader.read(key, asked, deadline).await
     }
 
     /// What a read asks for.
     ///
     /// # Errors
     /// `InvalidArgument`.
-    pub(crate) fn wanted(&self, request: &GetRequest) -> Result<(ItemKey, Level), Error> {
+    pub(crate) fn wanted(&self, request: &GetRequest) -> Result<(ItemKey, Asked), Error> {
         let key = ItemKey::new(&request.namespace, &request.key)?;
-        Ok((key, self.reader.level(request.options.as_ref())?))
+        Ok((key, self.reader.asked(request.options.as_ref())?))
     }
 
     /// Reads many keys of one namespace.
@@ -76,9 +76,9 @@ impl<C: Cache> Operations<C> {
     ) -> Result<BatchGetResponse, Error> {
         convert::check_operations(request.keys.len())?;
         self.meters.gets.increment(request.keys.len() as u64);
-        let level = self.reader.level(request.options.as_ref())?;
+        let asked = self.reader.asked(request.options.as_ref())?;
         let wanted = (request.keys.iter())
-            .map(|key| Ok((ItemKey::new(&request.namespace, key)?, level)))
+            .map(|key| Ok((ItemKey::new(&request.namespace, key)?, asked)))
             .collect::<Result<Vec<_>, Error>>()?;
         let mut answers = Vec::with_capacity(wanted.len());
         let mut bytes = 0;
@@ -114,11 +114,10 @@ impl<C: Cache> Operations<C> {
     ) -> Result<PutResponse, Error> {
         self.meters.puts.increment(1);
         let key = ItemKey::new(&request.namespace, &request.key)?;
+        let put = convert::writes::put(request.value, request.ttl_ms)?;
         let id = request.request_id.as_ref();
-        let put = (self.writer).put(key, request.value, request.ttl_ms, id, deadline);
-        Ok(PutResponse {
-            version: put.await?,
-        })
+        let (version, _) = self.writer.change(key, put, id, deadline).await?;
+        Ok(PutResponse { version })
     }
 
     /// Removes a key.
@@ -132,35 +131,54 @@ impl<C: Cache> Operations<C> {
     ) -> Result<DeleteResponse, Error> {
         self.meters.deletes.increment(1);
         let key = ItemKey::new(&request.namespace, &request.key)?;
-        self.writer
-            .delete(key, request.request_id.as_ref(), deadline)
-            .await
+        let id = request.request_id.as_ref();
+        let deletion = (self.writer).change(key, OperationKind::Delete, id, deadline);
+        let (version, result) = deletion.await?;
+        Ok(DeleteResponse {
+            existed: result.existed,
+            version,
+        })
     }
 
     /// Adds to a number.
     ///
     /// # Errors
     /// `InvalidArgument`, or what the tiers below said.
-    #[allow(clippy::unused_async, clippy::needless_pass_by_value)]
     pub(crate) async fn increment(
         &self,
-        _request: IncrementRequest,
-        _deadline: Instant,
+        request: IncrementRequest,
+        deadline: Instant,
     ) -> Result<IncrementResponse, Error> {
-        Err(convert::not_served("Increment"))
+        self.meters.increments.increment(1);
+        let key = ItemKey::new(&request.namespace, &request.key)?;
+        let id = request.request_id.as_ref();
+        let delta = request.delta;
+        let increment = OperationKind::Increment { delta };
+        let (version, result) = self.writer.change(key, increment, id, deadline).await?;
+        Ok(IncrementResponse {
+            value: result.number,
+            version,
+        })
     }
 
     /// Applies a batch of operations, all or none.
     ///
     /// # Errors
     /// `InvalidArgument`, `ConditionFailed`, or what the tiers below said.
-    #[allow(clippy::unused_async, clippy::needless_pass_by_value)]
     pub(crate) async fn write(
         &self,
-        _request: WriteRequest,
-        _deadline: Instant,
+        request: WriteRequest,
+        deadline: Instant,
     ) -> Result<WriteResponse, Error> {
-        Err(convert::not_served("Write"))
+        self.meters.writes.increment(1);
+        let id = self.writer.request_id(request.request_id.as_ref())?;
+        let write = convert::writes::batch(request, id)?;
+        let answer = self.writer.write(write, deadline).await?;
+        Ok(WriteResponse {
+            version: answer.version,
+            results: answer.results,
+            replayed: answer.replayed,
+        })
     }
 
     /// Streams the items of a prefix or range in the order of their keys.

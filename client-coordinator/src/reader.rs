@@ -13,9 +13,11 @@ use tierkv_protocol::cache::{AbsentEntry, Entry, ReadBound, ValueEntry, Verdict}
 use tierkv_rpc::proto::{
     convert,
     internal::{Read, ReadReply, reply, request},
-    v1::{Consistency, GetResponse, ReadOptions, Source},
+    v1::{Consistency, GetResponse, Hop, ReadOptions, Source},
 };
-use tierkv_types::{BootTime, Clock, Code, Error, ItemKey, Version, limits::DEFAULT_TIMEOUT};
+use tierkv_types::{
+    BootTime, Clock, Code, Error, ItemKey, NodeId, Version, limits::DEFAULT_TIMEOUT,
+};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
@@ -30,6 +32,10 @@ use crate::{
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 const BUSY_LOOKS: u32 = 4;
 
+/// This tier and the cache, in the path of a read.
+const TIER: &str = "client-coordinator";
+const CACHE_TIER: &str = "cache";
+
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -39,12 +45,22 @@ pub(crate) enum Level {
     Latest,
 }
 
+/// What a read asks for beside its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) level: Level,
+    /// Whether the answer is to tell the read's path.
+    pub(crate) explain: bool,
+}
+
 /// A miss on its way below.
 pub(crate) struct Miss {
     key: ItemKey,
-    level: Level,
+    asked: Asked,
     arrived: BootTime,
     way: Way,
+    /// The cache's share, of a read that is explained and went by it.
+    cache: Option<Hop>,
 }
 
 /// What the cache said of a missed key.
@@ -55,6 +71,14 @@ enum Way {
     Busy,
     /// The cache has nothing to do with this read.
     Past,
+}
+
+/// When and by which view of a cluster the cache was looked into.
+#[derive(Clone, Copy)]
+struct Looked<'a> {
+    view: &'a View,
+    arrived: BootTime,
+    clock: Version,
 }
 
 /// A read after the cache was asked.
@@ -72,6 +96,8 @@ pub(crate) struct Reader<C> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) max_staleness: Duration,
+    /// The name of this coordinator.
+    pub(crate) node: NodeId,
 }
 
 impl<C: Cache> Reader<C> {
@@ -79,16 +105,19 @@ impl<C: Cache> Reader<C> {
     ///
     /// # Errors
     /// `InvalidArgument` for an unknown consistency, or a `min_version` that would be ignored.
-    pub(crate) fn level(&self, options: Option<&ReadOptions>) -> Result<Level, Error> {
-        let Some(options) = options else {
-            return Ok(Level::Bounded(ReadBound {
+    pub(crate) fn asked(&self, options: Option<&ReadOptions>) -> Result<Asked, Error> {
+        let level = match options {
+            Some(options) => self.level(options)?,
+            None => Level::Bounded(ReadBound {
                 max_age: self.max_staleness,
                 min_version: Version::ZERO,
-            }));
+            }),
         };
-        if options.explain {
-            return Err(Error::invalid("this server does not explain reads yet"));
-        }
+        let explain = options.is_some_and(|options| options.explain);
+        Ok(Asked { level, explain })
+    }
+
+    fn level(&self, options: &ReadOptions) -> Result<Level, Error> {
         let consistency = convert::consistency(options.consistency)?;
         if consistency != Consistency::Session && options.min_version != 0 {
             return Err(Error::invalid("min_version goes with SESSION consistency"));
@@ -112,11 +141,11 @@ impl<C: Cache> Reader<C> {
     }
 
     /// Asks the cache for all keys of a batch; answers stand in their order.
-    pub(crate) async fn begin(&self, wanted: &[(ItemKey, Level)]) -> Vec<Begun> {
+    pub(crate) async fn begin(&self, wanted: &[(ItemKey, Asked)]) -> Vec<Begun> {
         let arrived = self.clock.boot_time();
         let views = self.views.now();
         let places: Vec<Option<Place>> = (wanted.iter())
-            .map(|(key, level)| match level {
+            .map(|(key, asked)| match asked.level {
                 Level::Bounded(_) => views.place(key.slot()),
                 Level::Latest => None,
             })
@@ -145,19 +174,25 @@ impl<C: Cache> Reader<C> {
             self.cache.lookup(&view.cluster, &keys, &mut results).await;
             keys.clear();
             let clock = view.clock(arrived);
+            let looked = Looked {
+                view,
+                arrived,
+                clock,
+            };
             for ((n, place), found) in at.drain(..).zip(results.drain(..)) {
-                begun[n] = Some(self.sort(&wanted[n], view, place, found, arrived, clock));
+                begun[n] = Some(self.sort(&wanted[n], looked, place, found));
             }
         }
         let mut hits = 0;
         let begun: Vec<Begun> = (begun.into_iter().zip(wanted))
-            .map(|(begun, (key, level))| {
+            .map(|(begun, (key, asked))| {
                 let begun = begun.unwrap_or_else(|| {
                     Begun::Miss(Miss {
                         key: key.clone(),
-                        level: *level,
+                        asked: *asked,
                         arrived,
                         way: Way::Past,
+                        cache: None,
                     })
                 });
                 hits += u64::from(matches!(begun, Begun::Hit(_)));
@@ -173,13 +208,10 @@ impl<C: Cache> Reader<C> {
     pub(crate) async fn read(
         &self,
         key: ItemKey,
-        level: Level,
+        asked: Asked,
         deadline: Instant,
-    ) -> Result<GetResponse, Error>
-    where
-        C: Cache,
-    {
-        match self.begin(&[(key, level)]).await.pop() {
+    ) -> Result<GetResponse, Error> {
+        match self.begin(&[(key, asked)]).await.pop() {
             Some(Begun::Hit(answer)) => Ok(answer),
             Some(Begun::Miss(miss)) => self.finish(miss, deadline).await,
             None => Err(Error::new(Code::Internal, "a read vanished")),
@@ -189,31 +221,51 @@ impl<C: Cache> Reader<C> {
     /// Turns what the cache said of a key into an answer or a miss.
     fn sort(
         &self,
-        (key, level): &(ItemKey, Level),
-        view: &View,
+        (key, asked): &(ItemKey, Asked),
+        looked: Looked<'_>,
         place: Place,
         found: Found,
-        arrived: BootTime,
-        clock: Version,
     ) -> Begun {
-        let way = match (found.state, level) {
+        let Looked {
+            view,
+            arrived,
+            clock,
+        } = looked;
+        let cache = asked.explain.then(|| {
+            let node = self.cache.node_of(CacheKey {
+                item: key.as_bytes(),
+                slot_revision: place.revision,
+            });
+            self.hop(CACHE_TIER, node, arrived)
+        });
+        let way = match (found.state, &asked.level) {
             (State::Entry(entry), Level::Bounded(bound)) => {
                 match view.judge(place, found.mark.as_ref(), &entry, bound, arrived, clock) {
-                    Verdict::Hit { age } => return Begun::Hit(from_cache(entry, age)),
+                    Verdict::Hit { age } => {
+                        let mut answer = from_cache(entry, age);
+                        if let Some(cache) = cache {
+                            answer.path = vec![self.own_hop(arrived), cache];
+                        }
+                        return Begun::Hit(answer);
+                    }
                     Verdict::Stale => Way::Past,
                 }
             }
             // At once: a lease that waited for its read would keep others waiting, and one
             // whose reader went away would be lost.
-            (State::Leased(lease), _) => Way::Flying(self.fly(key, Some((lease, place.revision)))),
+            (State::Leased(lease), _) => {
+                let lease = Some((lease, place.revision));
+                Way::Flying(self.fly(key, lease, asked.explain))
+            }
             (State::Busy, _) => Way::Busy,
             (State::Entry(_) | State::Unreachable, _) => Way::Past,
         };
         Begun::Miss(Miss {
             key: key.clone(),
-            level: *level,
+            asked: *asked,
             arrived,
             way,
+            cache,
         })
     }
 
@@ -221,30 +273,48 @@ impl<C: Cache> Reader<C> {
     ///
     /// # Errors
     /// What the tiers below said, or `DeadlineExceeded`.
-    pub(crate) async fn finish(&self, miss: Miss, deadline: Instant) -> Result<GetResponse, Error> {
+    pub(crate) async fn finish(
+        &self,
+        mut miss: Miss,
+        deadline: Instant,
+    ) -> Result<GetResponse, Error> {
+        let (arrived, cache) = (miss.arrived, miss.cache.take());
+        let explain = miss.asked.explain;
+        let mut answer = self.answer(miss, deadline).await?;
+        if explain {
+            let above = [Some(self.own_hop(arrived)), cache];
+            answer.path.splice(..0, above.into_iter().flatten());
+        }
+        Ok(answer)
+    }
+
+    async fn answer(&self, miss: Miss, deadline: Instant) -> Result<GetResponse, Error> {
         let Miss {
             key,
-            level,
+            asked: asked @ Asked { level, explain },
             arrived,
             way,
+            cache: _,
         } = miss;
+        let alone = async |min_version| {
+            let item_key = key.as_bytes().clone();
+            let read = read_below(&self.below, item_key, min_version, explain, deadline);
+            Ok(from_master(read.await?, Duration::ZERO))
+        };
         let bound = match level {
             Level::Bounded(bound) => bound,
-            Level::Latest => {
-                let read = self
-                    .read_below(key.as_bytes().clone(), Version::ZERO, deadline)
-                    .await?;
-                return Ok(from_master(read, Duration::ZERO));
-            }
+            Level::Latest => return alone(Version::ZERO).await,
         };
         let flight = match way {
             Way::Flying(flight) => flight,
-            Way::Busy => match self.await_winner(&(key.clone(), level), arrived).await {
+            // A read that is shared has the path of whoever sent it.
+            Way::Busy | Way::Past if explain => return alone(bound.min_version).await,
+            Way::Busy => match self.await_winner(&(key.clone(), asked), arrived).await {
                 Waited::Filled(answer) => return Ok(answer),
                 Waited::Joined(flight) => flight,
-                Waited::InVain => self.fly(&key, None),
+                Waited::InVain => self.fly(&key, None, false),
             },
-            Way::Past => self.fly(&key, None),
+            Way::Past => self.fly(&key, None, false),
         };
         let sent_at = flight.sent_at;
         // What a shared read brings is as old, to this reader, as the read's sending.
@@ -260,19 +330,22 @@ impl<C: Cache> Reader<C> {
             // Its time was over, or nobody could be reached; this reader may have time left.
             Some(Err(error)) if !is_passing(&error) || Instant::now() >= deadline => Err(error),
             // It was sent too long ago, or before the write that this reader wants to see.
-            Some(_) | None => {
-                let min_version = bound.min_version;
-                let read = self
-                    .read_below(key.as_bytes().clone(), min_version, deadline)
-                    .await?;
-                Ok(from_master(read, Duration::ZERO))
-            }
+            Some(_) | None => alone(bound.min_version).await,
         }
+    }
+
+    fn own_hop(&self, arrived: BootTime) -> Hop {
+        self.hop(TIER, self.node.as_str(), arrived)
+    }
+
+    fn hop(&self, tier: &str, node: &str, since: BootTime) -> Hop {
+        let took = self.clock.boot_time().since(since);
+        convert::hop(tier, node, took)
     }
 
     /// Waits a little for whoever won the lease: in this process by sharing its read, in
     /// another by looking whether the key was filled.
-    async fn await_winner(&self, wanted: &(ItemKey, Level), arrived: BootTime) -> Waited {
+    async fn await_winner(&self, wanted: &(ItemKey, Asked), arrived: BootTime) -> Waited {
         let key = &wanted.0;
         for _ in 0..BUSY_LOOKS {
             if let Some(flight) = self.flights.under_way(key) {
@@ -295,7 +368,12 @@ impl<C: Cache> Reader<C> {
                 .await;
             let Some(found) = results.pop() else { continue };
             let clock = view.clock(arrived);
-            match self.sort(wanted, view, place, found, arrived, clock) {
+            let looked = Looked {
+                view,
+                arrived,
+                clock,
+            };
+            match self.sort(wanted, looked, place, found) {
                 Begun::Hit(answer) => return Waited::Filled(answer),
                 Begun::Miss(miss) => match miss.way {
                     Way::Flying(flight) => return Waited::Joined(flight),
@@ -308,8 +386,9 @@ impl<C: Cache> Reader<C> {
     }
 
     /// Starts the read of a key, or shares one that is under way. One that may fill the
-    /// cache, by a lease won at a revision of its slot, always starts anew, because it must be sent after its lease was won.
-    fn fly(&self, key: &ItemKey, lease: Option<(Lease, u64)>) -> Flight {
+    /// cache, by a lease won at a revision of its slot, always starts anew, because it must
+    /// be sent after its lease was won.
+    fn fly(&self, key: &ItemKey, lease: Option<(Lease, u64)>, explain: bool) -> Flight {
         let share = lease.is_none();
         let (flight, pilot) = self.flights.take_off(key, self.clock.boot_time(), share);
         let Some(pilot) = pilot else {
@@ -321,7 +400,8 @@ impl<C: Cache> Reader<C> {
         // In a task of its own: those who share it must not depend on whoever came first.
         tokio::spawn(async move {
             let deadline = Instant::now() + DEFAULT_TIMEOUT;
-            let outcome = read_below(&below, key.as_bytes().clone(), Version::ZERO, deadline).await;
+            let item_key = key.as_bytes().clone();
+            let outcome = read_below(&below, item_key, Version::ZERO, explain, deadline).await;
             if let Some((lease, slot_revision)) = lease {
                 let cache_key = CacheKey {
                     item: key.as_bytes(),
@@ -340,15 +420,6 @@ impl<C: Cache> Reader<C> {
         });
         flight
     }
-
-    async fn read_below(
-        &self,
-        item_key: Bytes,
-        min_version: Version,
-        deadline: Instant,
-    ) -> Result<ReadReply, Error> {
-        read_below(&self.below, item_key, min_version, deadline).await
-    }
 }
 
 /// How waiting for the winner of a lease ended.
@@ -362,6 +433,7 @@ async fn read_below(
     below: &Below,
     item_key: Bytes,
     min_version: Version,
+    explain: bool,
     deadline: Instant,
 ) -> Result<ReadReply, Error> {
     let min_version = min_version.to_bits();
@@ -369,7 +441,7 @@ async fn read_below(
         item_key,
         min_version,
         placement_version: 0,
-        explain: false,
+        explain,
     });
     match below.ask(read, deadline).await? {
         reply::Kind::Read(read) => Ok(read),
@@ -434,7 +506,7 @@ fn from_master(read: ReadReply, age: Duration) -> GetResponse {
         source: Source::Master.into(),
         age_ms: millis(age),
         expires_at_ms: Version::from_bits(read.expires).millis(),
-        path: Vec::new(),
+        path: read.path,
     }
 }
 

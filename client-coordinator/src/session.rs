@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::{
     operations::Operations,
-    reader::{Begun, Level, Miss},
+    reader::{Asked, Begun, Miss},
 };
 
 /// Answers that are sent together if they are there together.
@@ -142,7 +142,7 @@ fn too_many() -> Error {
 
 /// The single reads of a frame.
 struct Reads {
-    wanted: Vec<(ItemKey, Level)>,
+    wanted: Vec<(ItemKey, Asked)>,
     names: Vec<(u64, Instant)>,
 }
 
@@ -155,7 +155,7 @@ impl Reads {
         }
     }
 
-    fn push(&mut self, id: u64, deadline: Instant, wanted: (ItemKey, Level)) {
+    fn push(&mut self, id: u64, deadline: Instant, wanted: (ItemKey, Asked)) {
         self.wanted.push(wanted);
         self.names.push((id, deadline));
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rand::RngCore;
 use tierkv_rpc::proto::{
     convert,
@@ -10,7 +9,7 @@ use tierkv_rpc::proto::{
     v1,
 };
 use tierkv_types::{
-    Clock, Code, Error, ItemKey, Operation, OperationKind, RequestId, WriteRequest,
+    Clock, Error, ItemKey, Operation, OperationKind, RequestId, Version, WriteRequest,
 };
 use tokio::time::Instant;
 
@@ -24,81 +23,66 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Sets a key, for `ttl_ms` milliseconds or, with 0, for ever; answers the new version.
+    /// Changes one key; answers the new version and what was done.
     ///
     /// # Errors
     /// `InvalidArgument`, or what the tiers below said.
-    pub(crate) async fn put(
-        &self,
-        key: ItemKey,
-        value: Bytes,
-        ttl_ms: u64,
-        request_id: Option<&v1::RequestId>,
-        deadline: Instant,
-    ) -> Result<u64, Error> {
-        convert::check_value(&value)?;
-        let kind = OperationKind::Put {
-            value,
-            ttl: convert::ttl(ttl_ms)?,
-        };
-        Ok(self.change(key, kind, request_id, deadline).await?.version)
-    }
-
-    /// Removes a key.
-    ///
-    /// # Errors
-    /// `InvalidArgument`, or what the tiers below said.
-    pub(crate) async fn delete(
-        &self,
-        key: ItemKey,
-        request_id: Option<&v1::RequestId>,
-        deadline: Instant,
-    ) -> Result<v1::DeleteResponse, Error> {
-        let answer = self
-            .change(key, OperationKind::Delete, request_id, deadline)
-            .await?;
-        let existed = answer.results.first().is_some_and(|result| result.existed);
-        Ok(v1::DeleteResponse {
-            existed,
-            version: answer.version,
-        })
-    }
-
-    async fn change(
+    pub(crate) async fn change(
         &self,
         key: ItemKey,
         kind: OperationKind,
         request_id: Option<&v1::RequestId>,
         deadline: Instant,
-    ) -> Result<WriteReply, Error> {
-        let id = match request_id {
-            Some(id) => convert::request_id(id)?,
-            None => self.new_request_id(),
-        };
+    ) -> Result<(u64, v1::WriteResult), Error> {
         let write = WriteRequest {
-            id,
+            id: self.request_id(request_id)?,
+            conditions: Vec::new(),
             operations: vec![Operation { key, kind }],
+            return_previous: false,
         };
+        let mut answer = self.write(write, deadline).await?;
+        let result = answer.results.pop().ok_or_else(mismatch)?;
+        Ok((answer.version, result))
+    }
+
+    /// Changes many keys of one cluster, all or none.
+    ///
+    /// # Errors
+    /// What the tiers below said.
+    pub(crate) async fn write(
+        &self,
+        write: WriteRequest,
+        deadline: Instant,
+    ) -> Result<WriteReply, Error> {
+        let operations = write.operations.len();
         let write = request::Kind::Write(internal::Write::from_request(write));
         match self.below.write(write, deadline).await? {
-            reply::Kind::Write(answer) => Ok(answer),
-            _ => Err(Error::new(
-                Code::OutcomeUnknown,
-                "a tier answered another operation than was asked",
-            )),
+            reply::Kind::Write(answer) if answer.results.len() == operations => Ok(answer),
+            _ => Err(mismatch()),
         }
     }
 
-    /// A name for a write whose client gave it none: a retry of it is a new write.
-    fn new_request_id(&self) -> RequestId {
+    /// The client's name for a write. One whose client gave it none gets a new one: a retry
+    /// of it is a new write.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub(crate) fn request_id(&self, given: Option<&v1::RequestId>) -> Result<RequestId, Error> {
+        if let Some(given) = given {
+            return convert::request_id(given);
+        }
         let mut random = [0; 16];
         rand::rng().fill_bytes(&mut random);
         let platform_time = self.views.platform_time(self.clock.boot_time());
-        let birth_millis =
-            platform_time.map_or_else(|| self.clock.wall_millis(), tierkv_types::Version::millis);
-        RequestId {
+        let birth_millis = platform_time.map_or_else(|| self.clock.wall_millis(), Version::millis);
+        Ok(RequestId {
             birth_millis,
             random,
-        }
+        })
     }
+}
+
+/// What became of a write is not known if another operation is answered.
+fn mismatch() -> Error {
+    Error::outcome_unknown("a tier answered another operation than was asked")
 }

@@ -10,8 +10,8 @@
 //!                                                    invalidator ──► cache tier
 //! ```
 //!
-//! Reading order: `sequencer` gives every write its place, version and
-//! answer; `driver` carries out what the replication machine commands;
+//! Reading order: `judgement` says what a write does; `sequencer` gives every write its
+//! place, version and answer; `driver` carries out what the replication machine commands;
 //! `invalidator` deletes changed keys from the cache and writes the marks;
 //! `ownership` knows which slots are the cluster's; `memory_settings` follows what
 //! operators change while it runs, and `gauges` shows how full everything is; `service`
@@ -21,6 +21,7 @@
 mod driver;
 mod gauges;
 mod invalidator;
+mod judgement;
 mod memory_settings;
 mod node;
 mod ownership;

@@ -167,6 +167,7 @@ impl DataNode {
         });
         let door = Door {
             service: Arc::new(Service {
+                node: Arc::new(settings.node.clone()),
                 cluster: settings.cluster.to_string(),
                 sequencer,
                 storage: Arc::clone(&storage),

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use tierkv_rpc::{
-    proto::internal::{Read, ReadReply, Reply, reply},
+    proto::{
+        convert,
+        internal::{Read, ReadReply, Reply, reply},
+    },
     tiers::reply,
 };
 use tierkv_storage::{Item, Residence, Storage};
-use tierkv_types::{Code, Error, ItemKey, Version};
+use tierkv_types::{Code, Error, ItemKey, NodeId, Version};
+use tokio::time::Instant;
 
 use crate::ownership::Ownership;
 
@@ -18,37 +22,50 @@ pub(crate) struct ReadView {
     /// The cluster clock, by which keys expire and cache entries are dated.
     pub(crate) clock: Version,
     pub(crate) owned: Arc<Ownership>,
+    /// When the frame arrived, and at which node: for reads that are explained.
+    pub(crate) arrived: Instant,
+    pub(crate) node: Arc<NodeId>,
 }
+
+/// This tier, in the path of a read.
+const TIER: &str = "datanode";
 
 /// A read that memory could not answer.
 pub(crate) struct Missing {
     pub(crate) id: u64,
     pub(crate) key: ItemKey,
-    revision: u64,
+    admitted: Admitted,
+}
+
+/// What a read's answer has to know of it.
+#[derive(Clone, Copy)]
+struct Admitted {
+    slot_revision: u64,
+    explain: bool,
 }
 
 impl ReadView {
     /// Answers a read, or says that the store has to be asked.
     pub(crate) fn read(&self, id: u64, read: Read, storage: &Storage) -> Result<Reply, Missing> {
-        let (key, revision) = match self.admit(read) {
+        let (key, admitted) = match self.admit(read) {
             Ok(admitted) => admitted,
             Err(error) => return Ok(reply(id, Err(error))),
         };
         match storage.get(key.as_bytes()) {
-            Residence::Found(item) => Ok(reply(id, Ok(self.found(Some(item), revision)))),
-            Residence::Absent => Ok(reply(id, Ok(self.found(None, revision)))),
-            Residence::Unknown => Err(Missing { id, key, revision }),
+            Residence::Found(item) => Ok(reply(id, Ok(self.found(Some(item), admitted)))),
+            Residence::Absent => Ok(reply(id, Ok(self.found(None, admitted)))),
+            Residence::Unknown => Err(Missing { id, key, admitted }),
         }
     }
 
     /// Answers what the store was asked for, in the order of `missing`.
     pub(crate) fn answer(&self, missing: Vec<Missing>, items: Vec<Option<Item>>) -> Vec<Reply> {
         (missing.into_iter().zip(items))
-            .map(|(miss, item)| reply(miss.id, Ok(self.found(item, miss.revision))))
+            .map(|(miss, item)| reply(miss.id, Ok(self.found(item, miss.admitted))))
             .collect()
     }
 
-    fn admit(&self, read: Read) -> Result<(ItemKey, u64), Error> {
+    fn admit(&self, read: Read) -> Result<(ItemKey, Admitted), Error> {
         let key = ItemKey::from_bytes(read.item_key)?;
         let revision = self.owned.check(key.slot(), read.placement_version)?;
         if Version::from_bits(read.min_version) > self.as_of {
@@ -58,10 +75,26 @@ impl ReadView {
                  use a version that a write or read of this key answered",
             ));
         }
-        Ok((key, revision))
+        let admitted = Admitted {
+            slot_revision: revision,
+            explain: read.explain,
+        };
+        Ok((key, admitted))
     }
 
-    fn found(&self, item: Option<Item>, slot_revision: u64) -> reply::Kind {
+    fn found(&self, item: Option<Item>, admitted: Admitted) -> reply::Kind {
+        let Admitted {
+            slot_revision,
+            explain,
+        } = admitted;
+        let path = match explain {
+            true => vec![convert::hop(
+                TIER,
+                self.node.as_str(),
+                self.arrived.elapsed(),
+            )],
+            false => Vec::new(),
+        };
         let item = item.filter(|item| item.expires.is_none_or(|at| at > self.clock));
         let clock = self.clock.to_bits();
         reply::Kind::Read(match item {
@@ -73,13 +106,14 @@ impl ReadView {
                 clock,
                 slot_revision,
                 confirmed: true,
-                path: Vec::new(),
+                path,
             },
             None => ReadReply {
                 version: self.as_of.to_bits(),
                 clock,
                 slot_revision,
                 confirmed: true,
+                path,
                 ..ReadReply::default()
             },
         })

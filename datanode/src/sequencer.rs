@@ -11,13 +11,14 @@ use std::{
 };
 
 use tierkv_protocol::replication::{Command, Event, Mastership, Refusal, Replica};
-use tierkv_storage::{Outcome, Residence, Storage};
+use tierkv_storage::{Entry, Outcome, Residence, Storage};
 use tierkv_types::{
-    BootTime, Change, ChangeKind, Clock, Code, Error, HybridClock, Index, ItemKey, OperationKind,
-    Payload, Position, Record, RequestId, Version, Write, WriteRequest,
-    limits::{MAX_REQUEST_LEAD, REQUEST_MEMORY},
+    BootTime, Change, ChangeKind, Clock, Code, Error, HybridClock, Index, ItemKey, Payload,
+    Position, Record, RequestId, Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
 };
 use tokio::{sync::oneshot, time::Instant};
+
+use crate::judgement::{Effect, Prior, Priors, judge, needed, remembered};
 
 /// The sequencer of one data node.
 pub(crate) struct Sequencer {
@@ -31,8 +32,7 @@ struct State {
     clock: HybridClock,
     /// Appended and not yet committed, in index order.
     pending: VecDeque<Record>,
-    /// For each key with a pending change: the last such change's index, and whether the
-    /// key is there after it.
+    /// For each key with a pending change: the last such change's index, and what it leaves.
     appended: HashMap<ItemKey, Appended>,
     /// What pending records will have answered, by the requests they apply.
     answered: HashMap<RequestId, Outcome>,
@@ -40,10 +40,9 @@ struct State {
     waiters: VecDeque<Waiter>,
 }
 
-#[derive(Clone, Copy)]
 struct Appended {
     index: Index,
-    present: bool,
+    leaves: Prior,
 }
 
 /// Told once the records up to an index are committed, applied and invalidated.
@@ -69,14 +68,17 @@ pub(crate) struct Proposal {
 pub(crate) struct Known {
     /// The store's generation before it was asked.
     pub(crate) generation: u64,
-    /// Whether each key is there.
-    pub(crate) present: HashMap<ItemKey, bool>,
+    /// What each key holds.
+    pub(crate) priors: Priors,
 }
 
 /// What will be answered once the wait is over.
 pub(crate) struct Sequenced {
     pub(crate) version: Version,
-    pub(crate) existed: Vec<bool>,
+    /// What each operation does, in their order.
+    pub(crate) effects: Vec<Effect>,
+    /// It had been applied before; what keys held then is not remembered.
+    pub(crate) replayed: bool,
 }
 
 /// What became of some proposals.
@@ -105,8 +107,7 @@ impl Sequencer {
             waiters: VecDeque::new(),
         };
         for record in tail {
-            state.note_appended(&record);
-            state.pending.push_back(record);
+            state.take(record);
         }
         Self {
             state: Mutex::new(state),
@@ -157,8 +158,7 @@ impl Sequencer {
     pub(crate) fn append_noop(&self, position: Position) -> Result<(), Error> {
         let mut state = self.lock();
         let version = state.clock.tick(self.clock.wall_millis());
-        let record = state.record(position, version, Payload::Noop);
-        state.pending.push_back(record.clone());
+        let record = state.append(position, version, Payload::Noop);
         self.storage
             .append(vec![record])
             .map_err(|error| error.to_error())
@@ -178,12 +178,9 @@ impl Sequencer {
         let now = Instant::now();
         let (boot_time, wall) = (self.clock.boot_time(), self.clock.wall_millis());
         let mut state = self.lock();
-        if !proposals
-            .iter()
-            .all(|proposal| self.resident(&state, &proposal.write, known))
-        {
+        let Some(priors) = self.priors(&state, &proposals, known) else {
             return Err(proposals);
-        }
+        };
         let before = (state.replica.last(), state.pending.len());
         let mut answers = Vec::with_capacity(proposals.len());
         let mut records = Vec::with_capacity(proposals.len());
@@ -194,7 +191,7 @@ impl Sequencer {
                     "the deadline passed before the write was logged; nothing was done",
                 ))
             } else {
-                self.sequence(&mut state, write, known, boot_time, wall, &mut records)
+                self.sequence(&mut state, write, &priors, boot_time, wall, &mut records)
             });
         }
         let (done, committed) = oneshot::channel();
@@ -223,44 +220,35 @@ impl Sequencer {
         &self,
         state: &mut State,
         write: WriteRequest,
-        known: &Known,
+        priors: &Priors,
         now: BootTime,
         wall: u64,
         records: &mut Vec<Record>,
     ) -> Result<Sequenced, Error> {
-        let fingerprint = write.fingerprint();
-        if let Some(outcome) = self.outcome(state, &write.id) {
+        let (request, fingerprint) = (write.id, write.fingerprint());
+        if let Some(outcome) = self.outcome(state, &request) {
             return repeated(&write, fingerprint, &outcome);
         }
-        check_birth(&write.id, state.clock.now(wall))?;
+        let clock = state.clock.now(wall);
+        check_birth(&request, clock)?;
+        let judged = judge(write, clock, |key| {
+            let appended = state.appended.get(key);
+            appended.map_or_else(|| priors.get(key), |appended| Some(&appended.leaves))
+        })?;
         let position = state.replica.propose(now).map_err(not_master)?;
         let version = state.clock.tick(wall);
-        let mut existed = Vec::with_capacity(write.operations.len());
-        let mut changes = Vec::with_capacity(write.operations.len());
-        for operation in write.operations {
-            let key = operation.key;
-            let kind = match operation.kind {
-                OperationKind::Put { value, ttl } => ChangeKind::Put {
-                    value,
-                    expires: ttl.map(|ttl| version.after(ttl)),
-                },
-                OperationKind::Delete => ChangeKind::Delete {
-                    existed: self.is_present(state, &key, known).unwrap_or(false),
-                },
-            };
-            existed.push(kind == ChangeKind::Delete { existed: true });
-            changes.push(Change { key, kind });
-        }
+        let (changes, effects) = judged.at(version);
         let payload = Payload::Write(Write {
-            request: write.id,
+            request,
             fingerprint,
             changes,
         });
-        let record = state.record(position, version, payload);
-        state.note_appended(&record);
-        state.pending.push_back(record.clone());
-        records.push(record);
-        Ok(Sequenced { version, existed })
+        records.push(state.append(position, version, payload));
+        Ok(Sequenced {
+            version,
+            effects,
+            replayed: false,
+        })
     }
 
     /// What became, or will have become, of a request; the caller's answer waits for the
@@ -310,9 +298,7 @@ impl Sequencer {
         let position = state.replica.propose(self.clock.boot_time());
         let position = position.map_err(not_master)?;
         let version = state.clock.tick(self.clock.wall_millis());
-        let record = state.record(position, version, payload);
-        state.note_appended(&record);
-        state.pending.push_back(record.clone());
+        let record = state.append(position, version, payload);
         self.storage.append(vec![record]).map_err(|error| {
             state.take_back(before);
             error.to_error()
@@ -332,41 +318,40 @@ impl Sequencer {
         }
     }
 
-    /// Whether the node knows of every key whose prior state the write's answer tells.
-    fn resident(&self, state: &State, write: &WriteRequest, known: &Known) -> bool {
-        (write.operations.iter())
-            .filter(|operation| needs_prior(&operation.kind))
-            .all(|operation| self.is_present(state, &operation.key, known).is_some())
+    /// What the keys hold that matter to the proposals, but for those that have a pending
+    /// change; `None` if only the store can tell of one. It is all looked up before anything
+    /// is judged by it: what memory knows now it may evict in the next moment.
+    fn priors(&self, state: &State, proposals: &[Proposal], known: &Known) -> Option<Priors> {
+        let keys = proposals
+            .iter()
+            .flat_map(|proposal| needed(&proposal.write));
+        let mut priors = Priors::new();
+        for key in keys {
+            if !state.appended.contains_key(key) && !priors.contains_key(key) {
+                priors.insert(key.clone(), self.prior(key, known)?);
+            }
+        }
+        Some(priors)
     }
 
-    /// Whether a key is there in the appended state; `None` if only the store can tell.
-    fn is_present(&self, state: &State, key: &ItemKey, known: &Known) -> Option<bool> {
-        if let Some(appended) = state.appended.get(key) {
-            return Some(appended.present);
-        }
+    /// What a key holds that has no pending change; `None` if only the store can tell.
+    fn prior(&self, key: &ItemKey, known: &Known) -> Option<Prior> {
         match self.storage.get(key.as_bytes()) {
-            Residence::Found(item) => {
-                let wall = Version::from_millis(self.clock.wall_millis());
-                let now = state.clock.last().max(wall);
-                Some(item.expires.is_none_or(|at| at > now))
-            }
-            Residence::Absent => Some(false),
+            Residence::Found(item) => Some(Prior::Held(item)),
+            Residence::Absent => Some(Prior::Absent),
             // The generation is read after memory was asked: while it stands, nothing that
             // memory held has gone to the store since `known` was loaded.
             Residence::Unknown if known.generation == self.storage.generation() => {
-                known.present.get(key).copied()
+                known.priors.get(key).cloned()
             }
             Residence::Unknown => None,
         }
     }
 
-    /// Whether only the store can tell if a key is there.
+    /// Whether only the store can tell what a key holds.
     pub(crate) fn is_unknown(&self, key: &ItemKey) -> bool {
-        let nothing = Known {
-            generation: self.storage.generation(),
-            present: HashMap::new(),
-        };
-        self.is_present(&self.lock(), key, &nothing).is_none()
+        let is_pending = self.lock().appended.contains_key(key);
+        !is_pending && self.storage.get(key.as_bytes()) == Residence::Unknown
     }
 
     /// Takes out the records that a commit lets be applied.
@@ -418,11 +403,6 @@ impl Sequencer {
     }
 }
 
-/// Whether the answer tells if the key was there before.
-pub(crate) const fn needs_prior(kind: &OperationKind) -> bool {
-    matches!(kind, OperationKind::Delete)
-}
-
 /// Answers a request that was applied before.
 fn repeated(write: &WriteRequest, fingerprint: u32, outcome: &Outcome) -> Result<Sequenced, Error> {
     if outcome.fingerprint != 0 && outcome.fingerprint != fingerprint {
@@ -430,24 +410,23 @@ fn repeated(write: &WriteRequest, fingerprint: u32, outcome: &Outcome) -> Result
             "this request id was used for another write; make a new one for each write",
         ));
     }
-    let existed = (0..write.operations.len()).map(|place| outcome.existed.contains(place));
     Ok(Sequenced {
         version: outcome.version,
-        existed: existed.collect(),
+        effects: remembered(write, outcome),
+        replayed: true,
     })
 }
 
 /// Whether an id is of an age at which its outcome would still be known (TXN-IDS).
 fn check_birth(id: &RequestId, now: Version) -> Result<(), Error> {
-    let millis = |limit: std::time::Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-    let (birth, now) = (id.birth_millis, now.millis());
-    if birth > now + millis(MAX_REQUEST_LEAD) {
+    let lead = u64::try_from(MAX_REQUEST_LEAD.as_millis()).unwrap_or(u64::MAX);
+    if id.birth_millis > now.millis() + lead {
         return Err(Error::invalid(
             "the request id is born in the future; its birth is in platform time, as the \
              session's greeting and every version tell it",
         ));
     }
-    if birth + millis(REQUEST_MEMORY) < now {
+    if id.birth_millis < RequestId::horizon(now) {
         return Err(Error::invalid(
             "the request id is over two minutes old, so whether it was applied is not known \
              any more: read the key, and make a new id (its birth is in platform time)",
@@ -463,21 +442,32 @@ fn not_master(refusal: Refusal) -> Error {
 }
 
 impl State {
-    fn record(&self, position: Position, version: Version, payload: Payload) -> Record {
-        Record {
+    /// Makes the next record and takes it in.
+    fn append(&mut self, position: Position, version: Version, payload: Payload) -> Record {
+        let record = Record {
             position,
             commit: self.replica.commit(),
             version,
             payload,
-        }
+        };
+        self.take(record.clone());
+        record
+    }
+
+    /// Takes in a record that is in the log, or about to be.
+    fn take(&mut self, record: Record) {
+        self.note_appended(&record);
+        self.pending.push_back(record);
     }
 
     fn note_appended(&mut self, record: &Record) {
         for change in record.changes() {
-            let present = matches!(change.kind, ChangeKind::Put { .. });
             let appended = Appended {
                 index: record.position.index,
-                present,
+                leaves: match Entry::of(&change.kind, record.version) {
+                    Entry::Value(item) => Prior::Held(item),
+                    Entry::Tombstone(_) => Prior::Absent,
+                },
             };
             self.appended.insert(change.key.clone(), appended);
         }

@@ -1,6 +1,6 @@
 //! The gRPC door of a data node.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tierkv_rpc::{
@@ -19,7 +19,8 @@ use tierkv_rpc::{
 };
 use tierkv_storage::{Item, MemoryLimits, Storage, StorageError};
 use tierkv_types::{
-    Code, Error, ItemKey, Operation, OperationKind, WriteRequest, limits::MAX_PEER_IN_FLIGHT,
+    Code, Error, ItemKey, NodeId, Operation, OperationKind, Version, WriteRequest,
+    limits::MAX_PEER_IN_FLIGHT,
 };
 use tokio::{
     sync::watch,
@@ -28,9 +29,10 @@ use tokio::{
 use tonic::{Response, Status, Streaming};
 
 use crate::{
+    judgement::{Prior, Priors, needed},
     ownership::Owned,
     reads::{Missing, ReadView},
-    sequencer::{Known, Proposal, Proposed, Sequenced, Sequencer, needs_prior},
+    sequencer::{Known, Proposal, Proposed, Sequenced, Sequencer},
 };
 
 /// Keys that one read of the store asks for.
@@ -38,6 +40,7 @@ const KEYS_PER_LOAD: usize = 50;
 
 /// Everything a request needs.
 pub(crate) struct Service {
+    pub(crate) node: Arc<NodeId>,
     pub(crate) cluster: String,
     pub(crate) sequencer: Arc<Sequencer>,
     pub(crate) storage: Arc<Storage>,
@@ -123,6 +126,8 @@ impl FrameHandler for Service {
             as_of: self.storage.applied().1,
             clock: self.sequencer.now(),
             owned: self.owned.now(),
+            arrived,
+            node: Arc::clone(&self.node),
         };
         let mut sorted = Sorted::default();
         let mut missing = Vec::new();
@@ -196,8 +201,10 @@ impl Service {
     ) -> Result<WriteRequest, Error> {
         let routed_by = write.placement_version;
         let write = write.into_request()?;
-        for operation in &write.operations {
-            view.owned.check(operation.key.slot(), routed_by)?;
+        let conditions = write.conditions.iter().map(|condition| &condition.key);
+        let operations = write.operations.iter().map(|operation| &operation.key);
+        for key in conditions.chain(operations) {
+            view.owned.check(key.slot(), routed_by)?;
         }
         Ok(detached(write))
     }
@@ -226,20 +233,22 @@ impl Service {
             Err(error) => return refuse(&error),
         };
         let known = matches!(timeout_at(last, committed).await, Ok(Ok(())));
-        let outcome = |answer: Result<Sequenced, Error>| match (answer?, known) {
-            (Sequenced { version, existed }, true) => Ok(reply::Kind::Write(WriteReply {
-                version: version.to_bits(),
-                results: (existed.into_iter())
-                    .map(|existed| v1::WriteResult {
-                        existed,
-                        ..v1::WriteResult::default()
-                    })
-                    .collect(),
-                replayed: false,
-            })),
-            (_, false) => Err(Error::outcome_unknown(
-                "the write was logged and not yet committed when its time was over; read the key",
+        let outcome = |answer: Result<Sequenced, Error>| match (answer, known) {
+            (Ok(sequenced), true) => Ok(reply::Kind::Write(applied(sequenced))),
+            (Ok(_), false) => Err(Error::outcome_unknown(
+                "the write was logged and not yet committed when its time was over; read the \
+                 key, or send it again with the same request id",
             )),
+            (Err(error), true) => Err(error),
+            // What it was judged by is not committed yet, and may never be (REP-APPLY).
+            (Err(Error { code, .. }), false)
+                if matches!(code, Code::ConditionFailed | Code::InvalidArgument) =>
+            {
+                Err(Error::unavailable(
+                    "what the write was judged by was not committed in time; nothing was done",
+                ))
+            }
+            (Err(error), false) => Err(error),
         };
         ids.iter()
             .zip(answers)
@@ -247,49 +256,43 @@ impl Service {
             .collect()
     }
 
-    /// Whether the store has each of `keys`. A row that is damaged is there: it may be
+    /// What the store has for each of `keys`. A row that is damaged is there: it may be
     /// deleted, and keeps no other write of the frame back.
-    async fn are_there(&self, keys: &[ItemKey]) -> Result<Vec<bool>, Error> {
-        let now = self.sequencer.now();
-        let is_there =
-            |item: Option<Item>| item.is_some_and(|item| item.expires.is_none_or(|at| at > now));
+    async fn load_priors(&self, keys: &[ItemKey]) -> Result<Vec<Prior>, Error> {
+        let prior = |item: Option<Item>| item.map_or(Prior::Absent, Prior::Held);
         if let Ok(items) = self.storage.load(keys).await {
-            return Ok(items.into_iter().map(is_there).collect());
+            return Ok(items.into_iter().map(prior).collect());
         }
-        let mut there = Vec::with_capacity(keys.len());
+        let mut priors = Vec::with_capacity(keys.len());
         for key in keys {
             let item = self.storage.load(std::slice::from_ref(key)).await;
-            there.push(match item {
-                Ok(item) => item.into_iter().any(is_there),
-                Err(StorageError::Damaged { .. }) => true,
+            priors.push(match item {
+                Ok(mut item) => prior(item.pop().flatten()),
+                Err(error @ StorageError::Damaged { .. }) => Prior::Damaged(error.to_error()),
                 Err(error) => return Err(error.to_error()),
             });
         }
-        Ok(there)
+        Ok(priors)
     }
 
     /// Loads what the answers need to know of the store, then sequences.
     async fn propose(&self, mut proposals: Vec<Proposal>) -> Result<Proposed, Error> {
         loop {
             let unknown: Vec<ItemKey> = (proposals.iter())
-                .flat_map(|proposal| &proposal.write.operations)
-                .filter(|operation| needs_prior(&operation.kind))
-                .filter(|operation| self.sequencer.is_unknown(&operation.key))
-                .map(|operation| operation.key.clone())
+                .flat_map(|proposal| needed(&proposal.write))
+                .filter(|key| self.sequencer.is_unknown(key))
+                .cloned()
                 .collect();
             let generation = self.storage.generation();
-            let mut present = HashMap::with_capacity(unknown.len());
+            let mut priors = Priors::with_capacity(unknown.len());
             if !unknown.is_empty() {
-                let there = self.are_there(&unknown).await?;
-                present.extend(unknown.into_iter().zip(there));
+                let loaded = self.load_priors(&unknown).await?;
+                priors.extend(unknown.into_iter().zip(loaded));
             }
-            match self.sequencer.propose(
-                proposals,
-                &Known {
-                    generation,
-                    present,
-                },
-            ) {
+            match self
+                .sequencer
+                .propose(proposals, &Known { generation, priors })
+            {
                 Ok(proposed) => return Ok(proposed),
                 Err(again) => proposals = again,
             }
@@ -400,12 +403,30 @@ fn detached(write: WriteRequest) -> WriteRequest {
                     value: Bytes::copy_from_slice(&value),
                     ttl,
                 },
-                OperationKind::Delete => OperationKind::Delete,
+                kind @ (OperationKind::Delete | OperationKind::Increment { .. }) => kind,
             },
         })
         .collect();
     WriteRequest {
-        id: write.id,
         operations,
+        ..write
+    }
+}
+
+/// A write's answer as it goes over the wire.
+fn applied(sequenced: Sequenced) -> WriteReply {
+    let results = (sequenced.effects.into_iter()).map(|effect| {
+        let (value, version) = effect.previous.unzip();
+        v1::WriteResult {
+            existed: effect.existed,
+            previous_value: value,
+            previous_version: version.map_or(0, Version::to_bits),
+            number: effect.number.unwrap_or(0),
+        }
+    });
+    WriteReply {
+        version: sequenced.version.to_bits(),
+        results: results.collect(),
+        replayed: sequenced.replayed,
     }
 }

@@ -1,14 +1,16 @@
-//! Checks and conversions of what came over the wire.
+//! Checks and conversions of what came over the wire; those of writes are in [`writes`].
+
+pub mod writes;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use tierkv_types::{
-    Error, ItemKey, Operation, OperationKind, RequestId, WriteRequest,
+    Error, RequestId,
     limits::{DEFAULT_TIMEOUT, MAX_OPERATIONS, MAX_TIMEOUT, MAX_TTL, MAX_VALUE_BYTES},
 };
 
-use crate::{internal, v1};
+use crate::v1;
 
 /// The time an operation has: the caller's, cut to the limit, or the default for 0.
 #[must_use]
@@ -70,7 +72,7 @@ pub fn request_id(id: &v1::RequestId) -> Result<RequestId, Error> {
     request_id_from(&id.random, id.birth_ms)
 }
 
-fn request_id_from(random: &[u8], birth_millis: u64) -> Result<RequestId, Error> {
+pub(crate) fn request_id_from(random: &[u8], birth_millis: u64) -> Result<RequestId, Error> {
     let random = <[u8; 16]>::try_from(random)
         .map_err(|_| Error::invalid("a request id has 16 random bytes"))?;
     if birth_millis >> 48 != 0 {
@@ -94,6 +96,16 @@ pub fn consistency(number: i32) -> Result<v1::Consistency, Error> {
             "consistency {number} is unknown here; use CACHED (1), SESSION (2) or LATEST (3)"
         ))
     })
+}
+
+/// One tier's share in a read: how long it took until it had its answer.
+#[must_use]
+pub fn hop(tier: &str, node: &str, took: Duration) -> v1::Hop {
+    v1::Hop {
+        tier: tier.to_owned(),
+        node: node.to_owned(),
+        micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+    }
 }
 
 /// The names of the eviction policies, as operators write them.
@@ -146,138 +158,9 @@ pub fn ttl(ttl_ms: u64) -> Result<Option<Duration>, Error> {
     }
 }
 
-impl internal::Write {
-    /// A write as it goes over the wire.
-    #[must_use]
-    pub fn from_request(write: WriteRequest) -> Self {
-        let changes = (write.operations.into_iter())
-            .map(|operation| internal::Change {
-                item_key: operation.key.into(),
-                kind: Some(match operation.kind {
-                    OperationKind::Put { value, ttl } => {
-                        let millis = ttl.map_or(0, |ttl| ttl.as_millis());
-                        internal::change::Kind::Put(internal::Put {
-                            value,
-                            ttl_ms: u64::try_from(millis).unwrap_or(u64::MAX),
-                        })
-                    }
-                    OperationKind::Delete => internal::change::Kind::Delete(internal::Delete {}),
-                }),
-            })
-            .collect();
-        Self {
-            request_random: Bytes::copy_from_slice(&write.id.random),
-            request_birth_ms: write.id.birth_millis,
-            changes,
-            placement_version: 0,
-            conditions: Vec::new(),
-            return_previous: false,
-        }
-    }
-
-    /// Checks a write that came over the wire.
-    ///
-    /// # Errors
-    /// `InvalidArgument` if any part breaks its rules, or a key is changed twice.
-    pub fn into_request(self) -> Result<WriteRequest, Error> {
-        let id = request_id_from(&self.request_random, self.request_birth_ms)?;
-        check_operations(self.changes.len())?;
-        let mut operations = Vec::with_capacity(self.changes.len());
-        for change in self.changes {
-            let kind = match change.kind {
-                Some(internal::change::Kind::Put(put)) => {
-                    check_value(&put.value)?;
-                    OperationKind::Put {
-                        value: put.value,
-                        ttl: ttl(put.ttl_ms)?,
-                    }
-                }
-                Some(internal::change::Kind::Delete(internal::Delete {})) => OperationKind::Delete,
-                Some(internal::change::Kind::Increment(_)) => return Err(not_served("Increment")),
-                None => return Err(Error::invalid("a change says neither put nor delete")),
-            };
-            operations.push(Operation {
-                key: ItemKey::from_bytes(change.item_key)?,
-                kind,
-            });
-        }
-        if operations.is_empty() {
-            return Err(Error::invalid("a write has at least one change"));
-        }
-        let mut keys: Vec<&ItemKey> = operations.iter().map(|asked| &asked.key).collect();
-        keys.sort_unstable();
-        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(Error::invalid("a write changes a key once"));
-        }
-        Ok(WriteRequest { id, operations })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn write(operations: Vec<Operation>) -> WriteRequest {
-        WriteRequest {
-            id: RequestId {
-                birth_millis: 7,
-                random: [9; 16],
-            },
-            operations,
-        }
-    }
-
-    fn put(key: &[u8]) -> Operation {
-        let key = ItemKey::new("n", key).unwrap();
-        Operation {
-            key,
-            kind: OperationKind::Put {
-                value: Bytes::from_static(b"v"),
-                ttl: Some(Duration::from_millis(1_500)),
-            },
-        }
-    }
-
-    #[test]
-    fn a_write_comes_back_as_it_went() {
-        let delete = Operation {
-            key: ItemKey::new("n", b"b").unwrap(),
-            kind: OperationKind::Delete,
-        };
-        let sent = write(vec![put(b"a"), delete]);
-        assert_eq!(
-            internal::Write::from_request(sent.clone())
-                .into_request()
-                .unwrap(),
-            sent
-        );
-    }
-
-    #[test]
-    fn writes_that_mean_nothing_are_refused() {
-        let refused = |wire: internal::Write| wire.into_request().unwrap_err();
-        refused(internal::Write::from_request(write(vec![])));
-        refused(internal::Write::from_request(write(vec![
-            put(b"a"),
-            put(b"a"),
-        ])));
-        let mut no_kind = internal::Write::from_request(write(vec![put(b"a")]));
-        no_kind.changes[0].kind = None;
-        refused(no_kind);
-        let mut short_id = internal::Write::from_request(write(vec![put(b"a")]));
-        short_id.request_random.truncate(15);
-        refused(short_id);
-        let big = Bytes::from(vec![0; MAX_VALUE_BYTES + 1]);
-        let key = ItemKey::new("n", b"k").unwrap();
-        let kind = OperationKind::Put {
-            value: big,
-            ttl: None,
-        };
-        refused(internal::Write::from_request(write(vec![Operation {
-            key,
-            kind,
-        }])));
-    }
 
     #[test]
     fn policies_have_their_names_and_others_are_refused_in_words() {

@@ -76,7 +76,10 @@ impl ServerCoordinator {
             tokio::spawn(office_keeper.run(tell_office, stopping.clone())),
         ];
         let door = Door {
-            router: Arc::new(Router { routes }),
+            router: Arc::new(Router {
+                node: settings.node.clone(),
+                routes,
+            }),
             coordination,
             stop: stopping.clone(),
         };

@@ -48,16 +48,26 @@ pub(crate) struct Route {
 }
 
 impl Routes {
-    /// The way to the master of `slot`.
+    /// The way to the master that owns `slots`.
     ///
     /// # Errors
-    /// `Unavailable` while no placement map, no such cluster or no master is known.
-    pub(crate) fn of_slot(&self, slot: Slot) -> Result<Route, Error> {
+    /// `Unavailable` while no placement map, no such cluster or no master is known;
+    /// `InvalidArgument` if there is no slot, or they have several owners.
+    pub(crate) fn of_slots(&self, slots: &[Slot]) -> Result<Route, Error> {
         let placement = self
             .placement
             .as_ref()
             .ok_or_else(|| Error::unavailable("the platform has no placement map yet"))?;
-        let (cluster, _) = placement.owner(slot);
+        let mut owners = slots.iter().map(|slot| placement.owner(*slot).0);
+        let cluster = owners
+            .next()
+            .ok_or_else(|| Error::invalid("a request names at least one key"))?;
+        if owners.any(|other| other != cluster) {
+            return Err(Error::invalid(
+                "the keys of the write live in several clusters, and this release writes within \
+                 one; write them apart",
+            ));
+        }
         let master = self.of_cluster(cluster)?;
         Ok(Route {
             master,

@@ -16,7 +16,7 @@ use tierkv_rpc::{
     },
     tiers::{reply, reply_weight},
 };
-use tierkv_types::{ClusterId, Code, Error, Slot};
+use tierkv_types::{ClusterId, Code, Error, NodeId, Slot};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -30,8 +30,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Answers that are sent back together if they are there together.
 const ANSWERS_TOGETHER: usize = 128;
 
+/// This tier, in the path of a read.
+const TIER: &str = "server-coordinator";
+
 /// Routes the frames of client coordinators.
 pub(crate) struct Router {
+    /// The name of this coordinator.
+    pub(crate) node: NodeId,
     pub(crate) routes: watch::Receiver<Arc<Routes>>,
 }
 
@@ -72,18 +77,35 @@ impl FrameHandler for Router {
 /// Where a request goes.
 enum Target {
     Slot(Slot),
+    /// Several, which must have one owner.
+    Slots(Vec<Slot>),
     Cluster(ClusterId),
+}
+
+impl Target {
+    fn slots(&self) -> &[Slot] {
+        match self {
+            Self::Slot(slot) => std::slice::from_ref(slot),
+            Self::Slots(slots) => slots,
+            Self::Cluster(_) => &[],
+        }
+    }
 }
 
 impl Router {
     async fn answer(&self, request: Request, arrived: Instant) -> Reply {
         let deadline = arrived + convert::timeout(request.timeout_ms);
-        let outcome = match request.kind {
+        let explain = matches!(&request.kind, Some(request::Kind::Read(read)) if read.explain);
+        let mut outcome = match request.kind {
             Some(kind) => self.forward(kind, deadline).await,
             None => Err(Error::invalid(
                 "a request says neither read nor write nor vouch",
             )),
         };
+        if explain && let Ok(reply::Kind::Read(read)) = &mut outcome {
+            let hop = convert::hop(TIER, self.node.as_str(), arrived.elapsed());
+            read.path.insert(0, hop);
+        }
         reply(request.id, outcome)
     }
 
@@ -118,8 +140,8 @@ impl Router {
             let table = routes.borrow_and_update();
             match target {
                 Target::Cluster(cluster) => table.of_cluster(cluster)?,
-                Target::Slot(slot) => {
-                    let route = table.of_slot(*slot)?;
+                Target::Slot(_) | Target::Slots(_) => {
+                    let route = table.of_slots(target.slots())?;
                     match &mut kind {
                         request::Kind::Read(read) => {
                             read.placement_version = route.placement_version;
@@ -149,11 +171,16 @@ fn target(kind: &request::Kind) -> Result<Target, Error> {
     match kind {
         request::Kind::Read(read) => Ok(Target::Slot(Slot::of(&read.item_key))),
         request::Kind::Vouch(vouch) => Ok(Target::Cluster(ClusterId::new(&vouch.cluster)?)),
-        request::Kind::Write(write) => match write.changes.as_slice() {
-            [] => Err(Error::invalid("a write has at least one change")),
-            [change] => Ok(Target::Slot(Slot::of(&change.item_key))),
-            _ => Err(Error::invalid("this release writes one key at a time")),
-        },
+        request::Kind::Write(write) => {
+            let mut slots: Vec<Slot> = write.item_keys().map(|key| Slot::of(key)).collect();
+            slots.sort_unstable();
+            slots.dedup();
+            match slots.as_slice() {
+                [] => Err(Error::invalid("a write has at least one change")),
+                [slot] => Ok(Target::Slot(*slot)),
+                _ => Ok(Target::Slots(slots)),
+            }
+        }
     }
 }
 

@@ -11,10 +11,11 @@ use tierkv::rpc::{
     proto::{
         status::detail,
         v1::{
-            BatchGetRequest, Consistency, CountRequest, DeleteRequest, GetRequest,
-            IncrementRequest, PutRequest, ReadOptions, RequestId, ScanRequest, SessionOperation,
-            SessionRequest, SessionResponse, Source, WatchRequest, WriteRequest,
-            kv_client::KvClient, session_answer::Answer, session_operation::Operation,
+            Absent, BatchGetRequest, Condition, Consistency, DeleteOperation, DeleteRequest,
+            GetRequest, Hop, IncrementOperation, IncrementRequest, Present, PutOperation,
+            PutRequest, ReadOptions, RequestId, SessionOperation, SessionRequest, SessionResponse,
+            Source, WriteOperation, WriteRequest, condition, kv_client::KvClient,
+            session_answer::Answer, session_operation::Operation, write_operation,
         },
     },
 };
@@ -122,27 +123,177 @@ async fn a_key_expires_when_it_was_told_to() {
     hidden.await.expect("it did not expire");
 }
 
-#[tokio::test]
-async fn operations_to_come_are_unimplemented() {
-    let (_platform, mut client) = start().await;
-    let mut codes = HashMap::new();
-    codes.insert(
-        "increment",
-        client.increment(IncrementRequest::default()).await.err(),
-    );
-    codes.insert("write", client.write(WriteRequest::default()).await.err());
-    codes.insert("count", client.count(CountRequest::default()).await.err());
-    codes.insert("scan", client.scan(ScanRequest::default()).await.err());
-    codes.insert("watch", client.watch(WatchRequest::default()).await.err());
-    for (operation, status) in codes {
-        let status = status.unwrap_or_else(|| panic!("{operation} succeeded"));
-        assert_eq!(
-            status.code(),
-            Code::Unimplemented,
-            "{operation}: {status:?}"
-        );
+fn increment(key: &'static str, delta: i64) -> IncrementRequest {
+    IncrementRequest {
+        key: key.into(),
+        delta,
+        ..IncrementRequest::default()
     }
-    assert!(!client.get(get("k")).await.unwrap().into_inner().found);
+}
+
+fn written(kind: write_operation::Kind) -> WriteOperation {
+    WriteOperation { kind: Some(kind) }
+}
+
+fn put_operation(key: &'static str, value: &'static str) -> WriteOperation {
+    written(write_operation::Kind::Put(PutOperation {
+        key: key.into(),
+        value: value.into(),
+        ttl_ms: 0,
+    }))
+}
+
+fn condition(key: &'static str, kind: condition::Kind) -> Condition {
+    Condition {
+        key: key.into(),
+        kind: Some(kind),
+    }
+}
+
+#[tokio::test]
+async fn a_number_is_counted_up_and_down() {
+    let (_platform, mut client) = start().await;
+    for (delta, value) in [(5, 5), (-7, -2), (0, -2)] {
+        let answer = client.increment(increment("n", delta)).await.unwrap();
+        assert_eq!(answer.into_inner().value, value);
+    }
+    let read = client.get(get("n")).await.unwrap().into_inner();
+    assert_eq!(read.value, "-2");
+    let words = refused(client.increment(increment("n", i64::MIN)).await);
+    assert!(words.contains("64-bit"), "{words}");
+    client.put(put("text", "x")).await.unwrap();
+    let words = refused(client.increment(increment("text", 1)).await);
+    assert!(words.contains("decimal"), "{words}");
+}
+
+#[tokio::test]
+async fn a_batch_is_applied_if_its_conditions_hold() {
+    use condition::Kind;
+    let (_platform, mut client) = start().await;
+    let first = WriteRequest {
+        conditions: vec![condition("a", Kind::IfAbsent(Absent {}))],
+        operations: vec![
+            put_operation("a", "1"),
+            put_operation("b", "2"),
+            written(write_operation::Kind::Increment(IncrementOperation {
+                key: "n".into(),
+                delta: 3,
+            })),
+        ],
+        return_previous: true,
+        ..WriteRequest::default()
+    };
+    let answer = client.write(first.clone()).await.unwrap().into_inner();
+    assert_eq!(answer.results.len(), 3);
+    assert_eq!(answer.results[2].number, 3);
+    assert!(answer.results.iter().all(|result| !result.existed));
+
+    let status = client.write(first).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let error = detail(&status).unwrap();
+    assert_eq!(error.code, tierkv::Code::ConditionFailed);
+    assert!(error.message.contains("condition 1"), "{error}");
+
+    let second = WriteRequest {
+        conditions: vec![
+            condition("a", Kind::IfVersion(answer.version)),
+            condition("b", Kind::IfPresent(Present {})),
+        ],
+        operations: vec![written(write_operation::Kind::Delete(DeleteOperation {
+            key: "a".into(),
+        }))],
+        return_previous: true,
+        ..WriteRequest::default()
+    };
+    let deleted = client.write(second.clone()).await.unwrap().into_inner();
+    let result = &deleted.results[0];
+    assert_eq!(result.previous_value.as_deref(), Some(&b"1"[..]));
+    assert_eq!(
+        (result.existed, result.previous_version),
+        (true, answer.version)
+    );
+    assert!(client.write(second).await.is_err());
+    assert!(!client.get(get("a")).await.unwrap().into_inner().found);
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_twice_is_applied_once() {
+    let (_platform, mut client) = start().await;
+    let version = client
+        .put(put("k", "v"))
+        .await
+        .unwrap()
+        .into_inner()
+        .version;
+    let id = RequestId {
+        random: vec![7; 16].into(),
+        // Born when that version was given.
+        birth_ms: version >> 16,
+    };
+    let mut adding = increment("n", 1);
+    adding.request_id = Some(id.clone());
+    let first = client.increment(adding.clone()).await.unwrap().into_inner();
+    let again = client.increment(adding.clone()).await.unwrap().into_inner();
+    assert_eq!((first.value, &first), (1, &again));
+    adding.delta = 2;
+    let words = refused(client.increment(adding).await);
+    assert!(words.contains("another write"), "{words}");
+
+    let batch = WriteRequest {
+        operations: vec![put_operation("k", "w")],
+        request_id: Some(RequestId {
+            random: vec![8; 16].into(),
+            ..id
+        }),
+        return_previous: true,
+        ..WriteRequest::default()
+    };
+    let first = client.write(batch.clone()).await.unwrap().into_inner();
+    let again = client.write(batch).await.unwrap().into_inner();
+    assert_eq!(again.version, first.version);
+    assert!(!first.replayed && again.replayed);
+    assert_eq!(first.results[0].previous_value.as_deref(), Some(&b"v"[..]));
+    assert_eq!(again.results[0].previous_value, None);
+}
+
+/// The tiers that a read tells to have gone through.
+fn tiers(path: &[Hop]) -> Vec<&str> {
+    // Those above wait for those below.
+    assert!(path.iter().all(|hop| !hop.node.is_empty()), "{path:?}");
+    path.iter().map(|hop| hop.tier.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_read_tells_its_path_if_it_is_asked() {
+    let (_platform, mut client) = start().await;
+    client.put(put("k", "v")).await.unwrap();
+    let explained = |consistency: Consistency| GetRequest {
+        options: Some(ReadOptions {
+            consistency: consistency.into(),
+            explain: true,
+            ..ReadOptions::default()
+        }),
+        ..get("k")
+    };
+    let latest = client.get(explained(Consistency::Latest)).await.unwrap();
+    let latest = latest.into_inner();
+    let below = ["client-coordinator", "server-coordinator", "datanode"];
+    assert_eq!(tiers(&latest.path), below);
+    let micros: Vec<u64> = latest.path.iter().map(|hop| hop.micros).collect();
+    assert!(micros.is_sorted_by(|a, b| a >= b), "{micros:?}");
+    // The cache answers as soon as it may be believed.
+    let hit = poll_until(PATIENCE, || {
+        let mut client = client.clone();
+        async move {
+            let read = client.get(explained(Consistency::Cached)).await.ok()?;
+            let read = read.into_inner();
+            (read.source() == Source::Cache).then_some(read)
+        }
+    });
+    let hit = hit.await.unwrap();
+    assert_eq!(tiers(&hit.path), ["client-coordinator", "cache"]);
+    let silent = client.get(get("k")).await.unwrap().into_inner();
+    assert_eq!(silent.path, []);
 }
 
 #[tokio::test]
@@ -179,11 +330,6 @@ async fn what_breaks_a_rule_is_refused_with_a_detail() {
         ..ReadOptions::default()
     });
     refused(client.get(ignored).await);
-    let explained = options(ReadOptions {
-        explain: true,
-        ..ReadOptions::default()
-    });
-    refused(client.get(explained).await);
 }
 
 #[tokio::test]

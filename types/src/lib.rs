@@ -21,6 +21,6 @@ pub use code::{Code, Error};
 pub use key::{ItemKey, Namespace};
 pub use record::{Change, ChangeKind, Payload, Record, RequestId, Write};
 pub use replication::{ClusterId, Epoch, Incarnation, Index, LogId, NodeId, Position, Round};
-pub use request::{Operation, OperationKind, WriteRequest};
+pub use request::{Condition, ConditionKind, Operation, OperationKind, WriteRequest};
 pub use slot::{SLOT_COUNT, Slot};
 pub use version::{HybridClock, Version};

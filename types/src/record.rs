@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     key::ItemKey,
+    limits::REQUEST_MEMORY,
     replication::{Index, Position},
     version::Version,
 };
@@ -26,6 +27,16 @@ pub struct RequestId {
     pub birth_millis: u64,
     /// 128 random bits.
     pub random: [u8; 16],
+}
+
+impl RequestId {
+    /// The millisecond of platform time before which an id must be born to be refused
+    /// `now`, by the cluster clock: so far ids are forgotten (TXN-IDS).
+    #[must_use]
+    pub fn horizon(now: Version) -> u64 {
+        let memory = u64::try_from(REQUEST_MEMORY.as_millis()).unwrap_or(u64::MAX);
+        now.millis().saturating_sub(memory)
+    }
 }
 
 /// One record of a cluster's log.
@@ -87,6 +98,13 @@ pub enum ChangeKind {
     Put {
         /// The whole value; empty is not absent.
         value: Bytes,
+        /// When it expires, by the cluster clock; `None` never.
+        expires: Option<Version>,
+    },
+    /// An increment left it at this number, which it holds as decimal text from now on.
+    Increment {
+        /// The number after the increment, as the client is told.
+        number: i64,
         /// When it expires, by the cluster clock; `None` never.
         expires: Option<Version>,
     },

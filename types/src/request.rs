@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{key::ItemKey, record::RequestId};
+use crate::{key::ItemKey, record::RequestId, version::Version};
 
 /// An atomic write that a client asks for. What a master makes of it is a
 /// [`record::Write`](crate::record::Write).
@@ -12,8 +12,32 @@ use crate::{key::ItemKey, record::RequestId};
 pub struct WriteRequest {
     /// The client's name for it.
     pub id: RequestId,
+    /// What must hold for it to be applied; several may be on one key.
+    pub conditions: Vec<Condition>,
     /// At least one; no key twice.
     pub operations: Vec<Operation>,
+    /// Whether the answer tells what each key held before.
+    pub return_previous: bool,
+}
+
+/// What must hold of one key, changed by the write or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Which key.
+    pub key: ItemKey,
+    /// What must hold of it.
+    pub kind: ConditionKind,
+}
+
+/// What must hold of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionKind {
+    /// It is absent.
+    Absent,
+    /// It is there.
+    Present,
+    /// It is there, and was written last by this version.
+    Version(Version),
 }
 
 /// What is asked for one key.
@@ -37,6 +61,12 @@ pub enum OperationKind {
     },
     /// It shall be absent.
     Delete,
+    /// The number that it holds shall change by this; an absent one counts as 0. It goes on
+    /// expiring when it did.
+    Increment {
+        /// What is added.
+        delta: i64,
+    },
 }
 
 impl WriteRequest {
@@ -45,8 +75,7 @@ impl WriteRequest {
     #[must_use]
     pub fn fingerprint(&self) -> u32 {
         let sum = self.operations.iter().fold(0, |sum, operation| {
-            let key = operation.key.as_bytes();
-            let sum = append_sized(sum, key);
+            let sum = append_sized(sum, operation.key.as_bytes());
             match &operation.kind {
                 OperationKind::Put { value, ttl } => {
                     let millis = ttl.map_or(0, |ttl| ttl.as_millis());
@@ -54,6 +83,20 @@ impl WriteRequest {
                     append_sized(crc32c::crc32c_append(sum, &[1]), value)
                 }
                 OperationKind::Delete => crc32c::crc32c_append(sum, &[2]),
+                OperationKind::Increment { delta } => {
+                    crc32c::crc32c_append(crc32c::crc32c_append(sum, &[3]), &delta.to_le_bytes())
+                }
+            }
+        });
+        let sum = self.conditions.iter().fold(sum, |sum, condition| {
+            let sum = append_sized(sum, condition.key.as_bytes());
+            match condition.kind {
+                ConditionKind::Absent => crc32c::crc32c_append(sum, &[4]),
+                ConditionKind::Present => crc32c::crc32c_append(sum, &[5]),
+                ConditionKind::Version(version) => {
+                    let sum = crc32c::crc32c_append(sum, &[6]);
+                    crc32c::crc32c_append(sum, &version.to_bits().to_le_bytes())
+                }
             }
         });
         sum.max(1)
@@ -76,6 +119,7 @@ mod tests {
                 birth_millis: 1,
                 random: [2; 16],
             },
+            conditions: Vec::new(),
             operations: vec![Operation {
                 key: ItemKey::new("n", key).unwrap(),
                 kind: OperationKind::Put {
@@ -83,7 +127,21 @@ mod tests {
                     ttl: ttl.map(Duration::from_millis),
                 },
             }],
+            return_previous: false,
         }
+    }
+
+    fn increment(delta: i64) -> WriteRequest {
+        let mut asked = put(b"a", b"", None);
+        asked.operations[0].kind = OperationKind::Increment { delta };
+        asked
+    }
+
+    fn conditional(key: &[u8], kind: ConditionKind) -> WriteRequest {
+        let mut asked = put(b"a", b"bc", None);
+        let key = ItemKey::new("n", key).unwrap();
+        asked.conditions.push(Condition { key, kind });
+        asked
     }
 
     #[test]
@@ -99,6 +157,13 @@ mod tests {
             put(b"a", b"", None),
             delete,
             twice,
+            increment(1),
+            increment(-1),
+            conditional(b"a", ConditionKind::Absent),
+            conditional(b"a", ConditionKind::Present),
+            conditional(b"b", ConditionKind::Present),
+            conditional(b"a", ConditionKind::Version(Version::from_bits(1))),
+            conditional(b"a", ConditionKind::Version(Version::from_bits(2))),
         ];
         let mut seen: Vec<u32> = asked.iter().map(WriteRequest::fingerprint).collect();
         assert_eq!(seen[0], put(b"a", b"bc", None).fingerprint());

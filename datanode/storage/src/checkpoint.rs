@@ -8,7 +8,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use tierkv_types::{Incarnation, RequestId, Version, limits::REQUEST_MEMORY};
+use tierkv_types::{Incarnation, RequestId, Version};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
@@ -49,13 +49,6 @@ pub(crate) struct Checkpointer {
     incarnation: Incarnation,
     asks: mpsc::Receiver<Ask>,
     frozen: Option<Frozen>,
-}
-
-/// Before which births the store may forget requests. It goes by the log alone: the clock of
-/// a process that ran ahead of it is lost with the process, and then older ids count again.
-fn request_horizon(logged: Version) -> u64 {
-    let memory = u64::try_from(REQUEST_MEMORY.as_millis()).unwrap_or(u64::MAX);
-    logged.millis().saturating_sub(memory)
 }
 
 impl Checkpointer {
@@ -163,7 +156,9 @@ impl Checkpointer {
                 .collect(),
             forgotten: frozen.forgotten,
             outcomes: frozen.outcomes.clone(),
-            request_horizon: request_horizon(frozen.meta.clock),
+            // By the log alone: the clock of a process that ran ahead of it is lost with the
+            // process, and then older ids count again.
+            request_horizon: RequestId::horizon(frozen.meta.clock),
         };
         let count = batch.changes.len();
         let stored = self.core.store.checkpoint(self.incarnation, batch).await;

@@ -33,6 +33,11 @@ impl Entry {
                 expires: *expires,
                 value: value.clone(),
             }),
+            ChangeKind::Increment { number, expires } => Self::Value(Item {
+                version,
+                expires: *expires,
+                value: number.to_string().into(),
+            }),
             ChangeKind::Delete { .. } => Self::Tombstone(version),
         }
     }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tierkv_types::{Payload, Record, RequestId, Version};
+use tierkv_types::{ChangeKind, Payload, Record, RequestId, Version};
 
 /// Requests remembered at once, over which writers wait for the oldest to be forgotten:
 /// as many as 69,000 writes a second make in two minutes, in about half a GiB.
@@ -24,6 +24,8 @@ pub struct Outcome {
     pub fingerprint: u32,
     /// Which of its operations deleted a key that was there.
     pub existed: Existed,
+    /// The numbers that its increments left, in their order.
+    pub numbers: Vec<i64>,
 }
 
 impl Outcome {
@@ -37,11 +39,12 @@ impl Outcome {
             version: record.version,
             fingerprint: write.fingerprint,
             existed: (write.changes.iter())
-                .map(|change| {
-                    matches!(
-                        change.kind,
-                        tierkv_types::ChangeKind::Delete { existed: true }
-                    )
+                .map(|change| change.kind == ChangeKind::Delete { existed: true })
+                .collect(),
+            numbers: (write.changes.iter())
+                .filter_map(|change| match change.kind {
+                    ChangeKind::Increment { number, .. } => Some(number),
+                    ChangeKind::Put { .. } | ChangeKind::Delete { .. } => None,
                 })
                 .collect(),
         };
@@ -100,15 +103,20 @@ struct Name {
 struct Packed {
     version: Version,
     fingerprint: u32,
-    /// The first sixteen places of `existed`; more of them are kept aside.
+    /// The first sixteen places of `existed`.
     existed: [u8; 2],
+    /// Whether it is a whole outcome; else the rest is kept aside.
+    is_whole: bool,
+    /// Whether there is a number, and which.
+    has_number: bool,
+    number: i64,
 }
 
 #[derive(Debug, Default)]
 struct Second {
     outcomes: HashMap<Name, Packed>,
-    /// For the few requests whose `existed` is longer than [`Packed`] holds.
-    long: HashMap<Name, Existed>,
+    /// For the few requests that deleted or incremented more than [`Packed`] holds.
+    long: HashMap<Name, (Existed, Vec<i64>)>,
 }
 
 /// The outcomes of all applied requests that a master would still accept.
@@ -147,10 +155,14 @@ impl Requests {
             version: outcome.version,
             fingerprint: outcome.fingerprint,
             existed: first,
+            is_whole: existed.len() <= first.len() && outcome.numbers.len() <= 1,
+            has_number: !outcome.numbers.is_empty(),
+            number: outcome.numbers.first().copied().unwrap_or(0),
         };
         let known = second.outcomes.insert(name, packed);
-        if existed.len() > first.len() {
-            second.long.insert(name, outcome.existed.clone());
+        if !packed.is_whole {
+            let rest = (outcome.existed.clone(), outcome.numbers.clone());
+            second.long.insert(name, rest);
         }
         self.count += usize::from(known.is_none());
     }
@@ -159,14 +171,19 @@ impl Requests {
         let (second, name) = place(id);
         let second = self.seconds.get(&second)?;
         let packed = second.outcomes.get(&name)?;
-        let existed = match second.long.get(&name) {
-            Some(long) => long.clone(),
-            None => Existed::from_bytes(packed.existed.to_vec()),
+        let (existed, numbers) = match second.long.get(&name) {
+            Some(rest) if !packed.is_whole => rest.clone(),
+            _ => {
+                let number = packed.has_number.then_some(packed.number);
+                let existed = Existed::from_bytes(packed.existed.to_vec());
+                (existed, number.into_iter().collect())
+            }
         };
         Some(Outcome {
             version: packed.version,
             fingerprint: packed.fingerprint,
             existed,
+            numbers,
         })
     }
 
@@ -197,18 +214,26 @@ mod tests {
         }
     }
 
-    fn outcome(places: &[usize]) -> Outcome {
+    fn outcome(places: &[usize], numbers: &[i64]) -> Outcome {
         Outcome {
             version: Version::from_bits(9),
             fingerprint: 7,
             existed: (0..=1_000).map(|place| places.contains(&place)).collect(),
+            numbers: numbers.to_vec(),
         }
     }
 
     #[test]
     fn outcomes_come_back_whatever_their_length() {
         let mut requests = Requests::default();
-        let outcomes = [&[][..], &[0], &[15], &[16], &[3, 999]].map(outcome);
+        let outcomes = [
+            outcome(&[], &[]),
+            outcome(&[0], &[0]),
+            outcome(&[15], &[-1]),
+            outcome(&[16], &[]),
+            outcome(&[3, 999], &[i64::MIN]),
+            outcome(&[], &[1, 2, i64::MAX]),
+        ];
         for (nth, outcome) in (0_u8..).zip(&outcomes) {
             requests.insert(&id(5_000, nth), outcome);
         }
@@ -219,15 +244,15 @@ mod tests {
         let existed = &outcomes[4].existed;
         assert!(existed.contains(3) && existed.contains(999));
         assert!(!existed.contains(4) && !existed.contains(5_000));
-        assert_eq!(requests.len(), 5);
+        assert_eq!(requests.len(), outcomes.len());
     }
 
     #[test]
     fn an_id_is_remembered_until_its_birth_is_behind_the_horizon() {
         let mut requests = Requests::default();
-        requests.insert(&id(4_999, 1), &outcome(&[1]));
-        requests.insert(&id(5_000, 2), &outcome(&[]));
-        requests.insert(&id(5_000, 2), &outcome(&[]));
+        requests.insert(&id(4_999, 1), &outcome(&[1], &[]));
+        requests.insert(&id(5_000, 2), &outcome(&[], &[]));
+        requests.insert(&id(5_000, 2), &outcome(&[], &[]));
         assert_eq!(requests.len(), 2);
         requests.forget(4_999);
         assert!(requests.get(&id(4_999, 1)).is_some());
@@ -235,7 +260,7 @@ mod tests {
         assert!(requests.get(&id(4_999, 1)).is_none());
         assert!(requests.get(&id(5_000, 2)).is_some());
         requests.forget(1);
-        requests.insert(&id(4_999, 1), &outcome(&[]));
+        requests.insert(&id(4_999, 1), &outcome(&[], &[]));
         assert_eq!((requests.len(), requests.horizon), (1, 5_000));
     }
 }

@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use tierkv_types::{
     Epoch, Incarnation, Index, ItemKey, LogId, Payload, Position, Record, RequestId, Version,
-    limits::REQUEST_MEMORY,
 };
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -406,8 +405,7 @@ impl Storage {
     /// Forgets the requests that no master accepts any more, as the cluster clock says
     /// (TXN-IDS); writers may be waiting for that.
     pub fn forget_requests(&self, now: Version) {
-        let memory = u64::try_from(REQUEST_MEMORY.as_millis()).unwrap_or(u64::MAX);
-        locked(&self.core.requests).forget(now.millis().saturating_sub(memory));
+        locked(&self.core.requests).forget(RequestId::horizon(now));
         self.core.room.notify_waiters();
     }
 

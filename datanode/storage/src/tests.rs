@@ -17,7 +17,7 @@ use tierkv_types::{
     Change, ChangeKind, Epoch, Index, ItemKey, Payload, Position, Record, RequestId, Version, Write,
 };
 
-use crate::{Disk, Item, Recovered, Storage, StorageSettings};
+use crate::{Disk, Entry, Item, Recovered, Storage, StorageSettings};
 
 /// Waits for what must come soon.
 pub(crate) async fn deadline<T>(wait: impl Future<Output = T>) -> T {
@@ -113,16 +113,11 @@ struct Model(BTreeMap<ItemKey, Item>);
 impl Model {
     fn apply(&mut self, record: &Record) {
         for change in record.changes() {
-            match &change.kind {
-                ChangeKind::Put { value, expires } => {
-                    let item = Item {
-                        version: record.version,
-                        expires: *expires,
-                        value: value.clone(),
-                    };
+            match Entry::of(&change.kind, record.version) {
+                Entry::Value(item) => {
                     self.0.insert(change.key.clone(), item);
                 }
-                ChangeKind::Delete { .. } => {
+                Entry::Tombstone(_) => {
                     self.0.remove(&change.key);
                 }
             }

@@ -1,12 +1,12 @@
 //! The bytes of a record, in a log and wherever a log's records travel.
 //!
-//! All numbers are little-endian. Format version 2, byte by byte:
+//! All numbers are little-endian. Format version 3, byte by byte:
 //!
 //! ```text
 //! at  bytes
 //!  0      4  length of the whole record, from here through the trailer
 //!  4      4  CRC-32C of the length and of everything from 8 up to the trailer
-//!  8      1  format version: 2
+//!  8      1  format version: 3
 //!  9      1  kind: 1 noop, 2 write, 3 expire, 4 forget
 //! 10      8  epoch
 //! 18      8  index
@@ -24,19 +24,22 @@
 //!      4  fingerprint of what the client asked for
 //!      4  number of changes, at least 1
 //!         then for each change:
-//!      1  tag: 1 put, 2 put that expires, 3 delete, 4 delete of an absent key
+//!      1  tag: 1 put, 2 put that expires, 3 delete, 4 delete of an absent key,
+//!         5 increment, 6 increment of a key that expires
 //!      2  length of the key
 //!      …  the item key: namespace, byte 0, key
-//!      8  version at which it expires     (tag 2 only)
+//!      8  version at which it expires     (tags 2 and 6)
 //!      4  length of the value             (tags 1 and 2)
 //!      …  the value                       (tags 1 and 2)
+//!      8  the number after it, signed     (tags 5 and 6)
 //! ```
 //!
 //! The body of an expire is the number of changes and the changes, all with tag 3; the
 //! one of a forget is the version up to which tombstones go, 8 bytes.
 //!
-//! Format version 1, of earlier logs, is still read: it has no fingerprint and only the
-//! kinds 1 and 2 and the tags 1 to 3, where 3 says nothing of what was there before.
+//! Earlier formats are still read. Version 2 has no tags 5 and 6. Version 1 has no
+//! fingerprint either, and only the kinds 1 and 2 and the tags 1 to 3, where 3 says nothing
+//! of what was there before.
 //!
 //! A log's unused space is zeros, so a length of zero says that nothing was written.
 //! The trailer is what tells a record whose write was cut short from one that was
@@ -48,7 +51,7 @@ use super::{Change, ChangeKind, DecodeError, Frame, Payload, Record, RequestId, 
 use crate::{key::ItemKey, version::Version};
 
 /// The format version that [`encode`] writes.
-pub const FORMAT: u8 = 2;
+pub const FORMAT: u8 = 3;
 /// The oldest format version that [`decode`] reads.
 pub const OLDEST_FORMAT: u8 = 1;
 /// Largest record, in bytes as encoded: a request at its limit and its framing fit with
@@ -68,6 +71,8 @@ const TAG_PUT: u8 = 1;
 const TAG_PUT_EXPIRING: u8 = 2;
 const TAG_DELETE: u8 = 3;
 const TAG_DELETE_ABSENT: u8 = 4;
+const TAG_INCREMENT: u8 = 5;
+const TAG_INCREMENT_EXPIRING: u8 = 6;
 
 /// Request id and fingerprint.
 const WRITE_HEADER_BYTES: usize = 8 + 16 + 4;
@@ -89,14 +94,17 @@ pub fn encoded_len(record: &Record) -> usize {
 fn changes_len(changes: &[Change]) -> usize {
     let changes = changes.iter().map(|change| {
         let kind = match &change.kind {
-            ChangeKind::Put { value, expires } => {
-                4 + value.len() + if expires.is_some() { 8 } else { 0 }
-            }
+            ChangeKind::Put { value, expires } => expiry_len(*expires) + 4 + value.len(),
+            ChangeKind::Increment { expires, .. } => expiry_len(*expires) + 8,
             ChangeKind::Delete { .. } => 0,
         };
         3 + change.key.as_bytes().len() + kind
     });
     4 + changes.sum::<usize>()
+}
+
+const fn expiry_len(expires: Option<Version>) -> usize {
+    if expires.is_some() { 8 } else { 0 }
 }
 
 /// Appends `record` to `buffer`.
@@ -156,14 +164,13 @@ fn encode_changes(changes: &[Change], buffer: &mut Vec<u8>) {
     );
     put_length(buffer, changes.len());
     for change in changes {
-        let (tag, value, expires) = match &change.kind {
-            ChangeKind::Put {
-                value,
-                expires: None,
-            } => (TAG_PUT, Some(value), None),
-            ChangeKind::Put { value, expires } => (TAG_PUT_EXPIRING, Some(value), *expires),
-            ChangeKind::Delete { existed: true } => (TAG_DELETE, None, None),
-            ChangeKind::Delete { existed: false } => (TAG_DELETE_ABSENT, None, None),
+        let (tag, expires) = match &change.kind {
+            ChangeKind::Put { expires: None, .. } => (TAG_PUT, None),
+            ChangeKind::Put { expires, .. } => (TAG_PUT_EXPIRING, *expires),
+            ChangeKind::Increment { expires: None, .. } => (TAG_INCREMENT, None),
+            ChangeKind::Increment { expires, .. } => (TAG_INCREMENT_EXPIRING, *expires),
+            ChangeKind::Delete { existed: true } => (TAG_DELETE, None),
+            ChangeKind::Delete { existed: false } => (TAG_DELETE_ABSENT, None),
         };
         buffer.push(tag);
         let key = change.key.as_bytes();
@@ -173,9 +180,15 @@ fn encode_changes(changes: &[Change], buffer: &mut Vec<u8>) {
         if let Some(expires) = expires {
             buffer.extend_from_slice(&expires.to_bits().to_le_bytes());
         }
-        if let Some(value) = value {
-            put_length(buffer, value.len());
-            buffer.extend_from_slice(value);
+        match &change.kind {
+            ChangeKind::Put { value, .. } => {
+                put_length(buffer, value.len());
+                buffer.extend_from_slice(value);
+            }
+            ChangeKind::Increment { number, .. } => {
+                buffer.extend_from_slice(&number.to_le_bytes());
+            }
+            ChangeKind::Delete { .. } => {}
         }
     }
 }
@@ -202,7 +215,7 @@ pub fn decode(bytes: &Bytes, at: usize) -> Result<(Record, usize), DecodeError> 
     let payload = match frame.kind {
         KIND_NOOP => Payload::Noop,
         KIND_WRITE => Payload::Write(body.write(frame.format)?),
-        KIND_EXPIRE if frame.format > 1 => Payload::Expire(body.expired()?),
+        KIND_EXPIRE if frame.format > 1 => Payload::Expire(body.expired(frame.format)?),
         KIND_FORGET if frame.format > 1 => Payload::Forget {
             up_to: Version::from_bits(u64::from_le_bytes(body.array()?)),
         },
@@ -244,12 +257,12 @@ impl Body<'_> {
         Ok(Write {
             request,
             fingerprint,
-            changes: self.changes()?,
+            changes: self.changes(format)?,
         })
     }
 
-    fn expired(&mut self) -> Result<Vec<Change>, DecodeError> {
-        let changes = self.changes()?;
+    fn expired(&mut self, format: u8) -> Result<Vec<Change>, DecodeError> {
+        let changes = self.changes(format)?;
         let is_deletion = |change: &Change| change.kind == ChangeKind::Delete { existed: true };
         if changes.iter().all(is_deletion) {
             Ok(changes)
@@ -258,7 +271,7 @@ impl Body<'_> {
         }
     }
 
-    fn changes(&mut self) -> Result<Vec<Change>, DecodeError> {
+    fn changes(&mut self, format: u8) -> Result<Vec<Change>, DecodeError> {
         let count = u32::from_le_bytes(self.array()?) as usize;
         if count == 0 {
             return Err(DecodeError::Damaged("it changes nothing"));
@@ -269,12 +282,12 @@ impl Body<'_> {
         }
         let mut changes = Vec::with_capacity(count);
         for _ in 0..count {
-            changes.push(self.change()?);
+            changes.push(self.change(format)?);
         }
         Ok(changes)
     }
 
-    fn change(&mut self) -> Result<Change, DecodeError> {
+    fn change(&mut self, format: u8) -> Result<Change, DecodeError> {
         let [tag] = self.array()?;
         let length = usize::from(u16::from_le_bytes(self.array()?));
         let key = ItemKey::from_bytes(self.slice(length)?)
@@ -285,9 +298,20 @@ impl Body<'_> {
                 expires: None,
             },
             TAG_PUT_EXPIRING => {
-                let expires = Some(Version::from_bits(u64::from_le_bytes(self.array()?)));
+                let expires = Some(self.version()?);
                 ChangeKind::Put {
                     value: self.value()?,
+                    expires,
+                }
+            }
+            TAG_INCREMENT if format > 2 => ChangeKind::Increment {
+                number: i64::from_le_bytes(self.array()?),
+                expires: None,
+            },
+            TAG_INCREMENT_EXPIRING if format > 2 => {
+                let expires = Some(self.version()?);
+                ChangeKind::Increment {
+                    number: i64::from_le_bytes(self.array()?),
                     expires,
                 }
             }
@@ -296,6 +320,10 @@ impl Body<'_> {
             _ => return Err(DecodeError::Damaged("a change has an unknown tag")),
         };
         Ok(Change { key, kind })
+    }
+
+    fn version(&mut self) -> Result<Version, DecodeError> {
+        Ok(Version::from_bits(u64::from_le_bytes(self.array()?)))
     }
 
     fn value(&mut self) -> Result<Bytes, DecodeError> {

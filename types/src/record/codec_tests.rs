@@ -20,7 +20,11 @@ fn any_change() -> impl Strategy<Value = Change> {
         }
     });
     let delete = any::<bool>().prop_map(|existed| ChangeKind::Delete { existed });
-    let kind = prop_oneof![put, delete];
+    let increment = any::<(i64, Option<u64>)>().prop_map(|(number, expires)| {
+        let expires = expires.map(Version::from_bits);
+        ChangeKind::Increment { number, expires }
+    });
+    let kind = prop_oneof![2 => put, 1 => increment, 1 => delete];
     (key, kind).prop_map(|(key, kind)| Change { key, kind })
 }
 
@@ -170,30 +174,50 @@ fn golden() -> Record {
     }
 }
 
+/// The bytes of [`golden`] in format 2 or 3, which write it alike, but for the checksum.
+fn golden_bytes(format: u8, checksum: u32) -> Vec<u8> {
+    let mut bytes = vec![97, 0, 0, 0];
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes.extend_from_slice(&[format, 2]);
+    for number in [3_u64, 4, 2, 5, 6] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    bytes.extend_from_slice(&[9; 16]);
+    bytes.extend_from_slice(&[5, 6, 7, 8]);
+    bytes.extend_from_slice(&[1, 0, 0, 0, 2, 3, 0, b'n', 0, b'k']);
+    bytes.extend_from_slice(&7_u64.to_le_bytes());
+    bytes.extend_from_slice(&[1, 0, 0, 0, b'v', 0x54, 0x4B, 0x56, 0xA5]);
+    bytes
+}
+
 /// A changed format must come with a new version number: logs on disk hold this one.
 #[test]
 fn the_format_never_changes() {
-    let bytes = encoded(&golden());
-    let mut expected = vec![97, 0, 0, 0];
-    expected.extend_from_slice(&bytes[4..8]);
-    expected.extend_from_slice(&[2, 2]);
-    for number in [3_u64, 4, 2, 5, 6] {
-        expected.extend_from_slice(&number.to_le_bytes());
-    }
-    expected.extend_from_slice(&[9; 16]);
-    expected.extend_from_slice(&[5, 6, 7, 8]);
-    expected.extend_from_slice(&[1, 0, 0, 0, 2, 3, 0, b'n', 0, b'k']);
-    expected.extend_from_slice(&7_u64.to_le_bytes());
-    expected.extend_from_slice(&[1, 0, 0, 0, b'v', 0x54, 0x4B, 0x56, 0xA5]);
-    assert_eq!(bytes, expected);
-    assert_eq!(
-        u32::from_le_bytes(bytes[4..8].try_into().unwrap()),
-        CHECKSUM
-    );
+    assert_eq!(encoded(&golden()), golden_bytes(3, CHECKSUM));
 }
 
 /// Computed by an implementation of CRC-32C other than the one under test.
-const CHECKSUM: u32 = 396_647_125;
+const CHECKSUM: u32 = 1_167_324_743;
+
+#[test]
+fn the_second_format_is_still_read_and_knows_no_increments() {
+    let bytes = golden_bytes(2, 396_647_125);
+    assert_eq!(decode(&Bytes::from(bytes), 0), Ok((golden(), 97)));
+    let mut increment = golden();
+    if let Payload::Write(write) = &mut increment.payload {
+        write.changes[0].kind = ChangeKind::Increment {
+            number: -1,
+            expires: None,
+        };
+    }
+    let mut bytes = encoded(&increment);
+    bytes[8] = 2;
+    let end = bytes.len() - TRAILER.len();
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..end]);
+    bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+    let read = decode(&Bytes::from(bytes), 0);
+    assert!(matches!(read, Err(DecodeError::Damaged(_))), "{read:?}");
+}
 
 /// The same record as the first format had it, checksum and all.
 #[test]

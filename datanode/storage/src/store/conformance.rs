@@ -271,6 +271,7 @@ async fn outcomes_stay_until_their_requests_are_behind_the_horizon(backend: &dyn
             version: Version::from_bits(birth_millis << 16),
             fingerprint: u32::from(nth),
             existed,
+            numbers: (0..nth % 4).map(|number| i64::from(number) - 2).collect(),
         };
         (id, outcome)
     };

@@ -1,5 +1,5 @@
-//! Outcomes of requests: a row for many, mostly one a checkpoint, so that remembering millions of them costs
-//! a few statements.
+//! Outcomes of requests: a row for many, mostly one a checkpoint, so that remembering
+//! millions of them costs a few statements.
 //!
 //! A row's `entries` (numbers little-endian), one after the other:
 //!
@@ -9,8 +9,10 @@
 //!    16  random part of the request id
 //!     8  version
 //!     4  fingerprint of what was asked
-//!     2  length of the next part
+//!     2  length of the next part; the highest bit says that numbers follow it
 //!     …  which operations deleted a key that was there, one bit each, lowest first
+//!     2  how many numbers follow                (only with that bit)
+//!     …  the numbers that increments left, signed, eight bytes each
 //! ```
 
 use std::path::Path;
@@ -23,6 +25,8 @@ use crate::{Outcome, StorageError, requests::Existed};
 
 /// Most outcomes of one row: a few MB.
 const OUTCOMES_PER_ROW: usize = 1 << 16;
+/// Says in a length that numbers follow; no length is as large.
+const HAS_NUMBERS: u16 = 1 << 15;
 const FIXED_BYTES: usize = 8 + 16 + 8 + 4 + 2;
 
 /// Adds what was applied since the last checkpoint, and lets rows go whose requests were
@@ -82,9 +86,22 @@ fn encode(outcomes: &[(RequestId, Outcome)]) -> Vec<u8> {
         bytes.extend_from_slice(&outcome.version.to_bits().to_le_bytes());
         bytes.extend_from_slice(&outcome.fingerprint.to_le_bytes());
         // A request has a thousand operations at most.
-        let length = u16::try_from(existed.len()).unwrap_or(u16::MAX);
-        bytes.extend_from_slice(&length.to_le_bytes());
+        let length = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
+        let flag = if outcome.numbers.is_empty() {
+            0
+        } else {
+            HAS_NUMBERS
+        };
+        bytes.extend_from_slice(&(length(existed.len()) | flag).to_le_bytes());
         bytes.extend_from_slice(existed);
+        if flag != 0 {
+            bytes.extend_from_slice(&length(outcome.numbers.len()).to_le_bytes());
+            let numbers = outcome
+                .numbers
+                .iter()
+                .flat_map(|number| number.to_le_bytes());
+            bytes.extend(numbers);
+        }
     }
     bytes
 }
@@ -96,9 +113,15 @@ fn decode(mut bytes: &[u8], outcomes: &mut Vec<(RequestId, Outcome)>) -> Option<
         let random = take(&mut bytes)?;
         let version = Version::from_bits(u64::from_le_bytes(take(&mut bytes)?));
         let fingerprint = u32::from_le_bytes(take(&mut bytes)?);
-        let length = usize::from(u16::from_le_bytes(take(&mut bytes)?));
-        let (existed, rest) = bytes.split_at_checked(length)?;
+        let length = u16::from_le_bytes(take(&mut bytes)?);
+        let (existed, rest) = bytes.split_at_checked(usize::from(length & !HAS_NUMBERS))?;
         bytes = rest;
+        let mut numbers = Vec::new();
+        if length & HAS_NUMBERS != 0 {
+            for _ in 0..u16::from_le_bytes(take(&mut bytes)?) {
+                numbers.push(i64::from_le_bytes(take(&mut bytes)?));
+            }
+        }
         let id = RequestId {
             birth_millis,
             random,
@@ -107,6 +130,7 @@ fn decode(mut bytes: &[u8], outcomes: &mut Vec<(RequestId, Outcome)>) -> Option<
             version,
             fingerprint,
             existed: Existed::from_bytes(existed.to_vec()),
+            numbers,
         };
         outcomes.push((id, outcome));
     }

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tierkv_types::limits::REQUEST_MEMORY;
 
 use super::script::{Broken, Script, Step};
 use crate::{
@@ -40,12 +39,6 @@ pub(crate) struct Recoveries {
     pub(crate) all: u64,
     /// In how many of them the power failed.
     pub(crate) cut: u64,
-}
-
-/// Before which births requests may be forgotten once the cluster clock stands there.
-fn forgotten_before(clock: Version) -> u64 {
-    let memory = u64::try_from(REQUEST_MEMORY.as_millis()).unwrap_or(u64::MAX);
-    clock.millis().saturating_sub(memory)
 }
 
 pub(crate) struct Lives {
@@ -358,7 +351,7 @@ impl Lives {
     fn check_requests(&self, storage: &Storage) -> Result<(), String> {
         // The store forgets by the clock of the log, under which no master accepts them.
         let logged = self.log[..self.applied].last();
-        let logged = logged.map_or(0, |record| forgotten_before(record.version));
+        let logged = logged.map_or(0, |record| RequestId::horizon(record.version));
         let horizon = self.horizon.max(logged);
         for (id, expected) in self.log[..self.applied].iter().filter_map(Outcome::of) {
             let outcome = storage.outcome(&id);
@@ -452,6 +445,11 @@ impl Lives {
                     value: (0..length).map(|_| self.random.random::<u8>()).collect(),
                     expires: self.random.random_bool(0.2).then(|| version.next()),
                 }
+            } else if self.random.random_bool(0.3) {
+                ChangeKind::Increment {
+                    number: self.random.random(),
+                    expires: self.random.random_bool(0.2).then(|| version.next()),
+                }
             } else {
                 let existed = self.appended_state.0.contains_key(&key);
                 ChangeKind::Delete { existed }
@@ -494,7 +492,7 @@ impl Lives {
             return;
         };
         storage.forget_requests(last.version);
-        self.horizon = self.horizon.max(forgotten_before(last.version));
+        self.horizon = self.horizon.max(RequestId::horizon(last.version));
     }
 
     async fn scrub(&self, storage: &Storage) -> Result<Result<(), StorageError>, String> {

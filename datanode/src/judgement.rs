@@ -1,0 +1,366 @@
+//! What a master makes of a write: whether its conditions hold, and what each of its
+//! operations does to its key.
+//!
+//! Judged is against what keys hold in the appended state, so the answer holds once
+//! everything appended is committed (REP-APPLY).
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use tierkv_storage::{Item, Outcome};
+use tierkv_types::{
+    Change, ChangeKind, Code, ConditionKind, Error, ItemKey, OperationKind, Version, WriteRequest,
+};
+
+/// What a key holds, expired or not.
+#[derive(Clone, Debug)]
+pub(crate) enum Prior {
+    Held(Item),
+    Absent,
+    /// It is there and can't be read.
+    Damaged(Error),
+}
+
+/// What keys held before a write, for those of its keys where that matters.
+pub(crate) type Priors = HashMap<ItemKey, Prior>;
+
+/// What an operation did, as its client is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Effect {
+    /// Of a deletion, or if previous values were asked for: whether the key was there.
+    pub(crate) existed: bool,
+    /// If previous values were asked for and the key was there: value and version.
+    pub(crate) previous: Option<(Bytes, Version)>,
+    /// Of an increment: the number after it.
+    pub(crate) number: Option<i64>,
+}
+
+/// The keys of a write whose prior state decides over it, or is told.
+pub(crate) fn needed(write: &WriteRequest) -> impl Iterator<Item = &ItemKey> {
+    let operations = (write.operations.iter())
+        .filter(|operation| match operation.kind {
+            OperationKind::Put { .. } => write.return_previous,
+            OperationKind::Delete | OperationKind::Increment { .. } => true,
+        })
+        .map(|operation| &operation.key);
+    let conditions = write.conditions.iter().map(|condition| &condition.key);
+    operations.chain(conditions)
+}
+
+/// A write that is to be applied, but for its version.
+pub(crate) struct Judged {
+    write: WriteRequest,
+    effects: Vec<Effect>,
+    /// When the keys of increments go on to expire, in the order of the operations.
+    expiries: Vec<Option<Version>>,
+}
+
+/// Judges a write by what `prior` says that its keys hold at `now` of the cluster clock; it
+/// is asked of the keys of [`needed`].
+///
+/// # Errors
+/// `ConditionFailed`, `InvalidArgument` for an increment that can't be, `DataLoss` if what
+/// counts can't be read.
+pub(crate) fn judge<'a>(
+    write: WriteRequest,
+    now: Version,
+    prior: impl Fn(&ItemKey) -> Option<&'a Prior>,
+) -> Result<Judged, Error> {
+    let live = |key: &ItemKey| match prior(key) {
+        Some(Prior::Held(item)) if item.expires.is_none_or(|at| at > now) => Ok(Some(item)),
+        Some(Prior::Damaged(error)) => Err(error.clone()),
+        Some(Prior::Held(_) | Prior::Absent) | None => Ok(None),
+    };
+    for (nth, condition) in write.conditions.iter().enumerate() {
+        let version = live(&condition.key)?.map(|item| item.version);
+        check_condition(nth, condition.kind, version)?;
+    }
+    let mut effects = Vec::with_capacity(write.operations.len());
+    let mut expiries = Vec::new();
+    for operation in &write.operations {
+        let mut effect = Effect::default();
+        if write.return_previous {
+            let held = live(&operation.key)?;
+            effect.existed = held.is_some();
+            effect.previous = held.map(|item| (item.value.clone(), item.version));
+        }
+        match operation.kind {
+            OperationKind::Put { .. } => {}
+            // One that is damaged is there, and may go.
+            OperationKind::Delete => {
+                effect.existed = live(&operation.key).map_or(true, |held| held.is_some());
+            }
+            OperationKind::Increment { delta } => {
+                let held = live(&operation.key)?;
+                effect.number = Some(sum(held, delta)?);
+                expiries.push(held.and_then(|item| item.expires));
+            }
+        }
+        effects.push(effect);
+    }
+    Ok(Judged {
+        write,
+        effects,
+        expiries,
+    })
+}
+
+impl Judged {
+    /// What is logged and what is answered, at its version.
+    pub(crate) fn at(self, version: Version) -> (Vec<Change>, Vec<Effect>) {
+        let mut expiries = self.expiries.into_iter();
+        let operations = self.write.operations.into_iter().zip(&self.effects);
+        let changes = operations.map(|(operation, effect)| {
+            let kind = match operation.kind {
+                OperationKind::Put { value, ttl } => ChangeKind::Put {
+                    value,
+                    expires: ttl.map(|ttl| version.after(ttl)),
+                },
+                OperationKind::Delete => ChangeKind::Delete {
+                    existed: effect.existed,
+                },
+                OperationKind::Increment { .. } => ChangeKind::Increment {
+                    number: effect.number.unwrap_or(0),
+                    expires: expiries.next().flatten(),
+                },
+            };
+            Change {
+                key: operation.key,
+                kind,
+            }
+        });
+        (changes.collect(), self.effects)
+    }
+}
+
+/// What a write did that was applied before, as far as that is remembered.
+pub(crate) fn remembered(write: &WriteRequest, outcome: &Outcome) -> Vec<Effect> {
+    let mut numbers = outcome.numbers.iter().copied();
+    (write.operations.iter().enumerate())
+        .map(|(place, operation)| Effect {
+            existed: outcome.existed.contains(place),
+            previous: None,
+            number: match operation.kind {
+                OperationKind::Increment { .. } => numbers.next(),
+                OperationKind::Put { .. } | OperationKind::Delete => None,
+            },
+        })
+        .collect()
+}
+
+/// Whether the `nth` condition, counted from 0, holds of a key of this version.
+fn check_condition(nth: usize, kind: ConditionKind, held: Option<Version>) -> Result<(), Error> {
+    let failed = |why: String| {
+        Err(Error::new(
+            Code::ConditionFailed,
+            format!(
+                "condition {} of the write does not hold: {why}; nothing was changed",
+                nth + 1
+            ),
+        ))
+    };
+    match (kind, held) {
+        (ConditionKind::Absent, None) | (ConditionKind::Present, Some(_)) => Ok(()),
+        (ConditionKind::Version(wanted), Some(version)) if wanted == version => Ok(()),
+        (ConditionKind::Absent | ConditionKind::Version(_), Some(version)) => {
+            failed(format!("the key has version {version}"))
+        }
+        (ConditionKind::Present | ConditionKind::Version(_), None) => {
+            failed("the key is absent".to_owned())
+        }
+    }
+}
+
+/// What a key holds after `delta` was added to it, as redis counts: decimal text without
+/// a plus, leading zeros or blanks.
+fn sum(held: Option<&Item>, delta: i64) -> Result<i64, Error> {
+    let before = match held {
+        None => 0,
+        Some(item) => number(&item.value).ok_or_else(|| {
+            Error::invalid(
+                "the key does not hold a decimal 64-bit number, so it can't be incremented; put \
+                 one first",
+            )
+        })?,
+    };
+    before.checked_add(delta).ok_or_else(|| {
+        Error::invalid("the sum would not fit a signed 64-bit number; nothing was changed")
+    })
+}
+
+fn number(text: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(text).ok()?;
+    let number: i64 = text.parse().ok()?;
+    // One number has one text.
+    (number.to_string() == text).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tierkv_types::{Condition, Operation, RequestId};
+
+    use super::*;
+
+    fn key(name: &str) -> ItemKey {
+        ItemKey::new("n", name.as_bytes()).unwrap()
+    }
+
+    fn held(value: &'static str, version: u64, expires: Option<u64>) -> Prior {
+        Prior::Held(Item {
+            version: Version::from_bits(version),
+            expires: expires.map(Version::from_bits),
+            value: value.into(),
+        })
+    }
+
+    fn write(
+        conditions: &[(&str, ConditionKind)],
+        operations: Vec<(&str, OperationKind)>,
+    ) -> WriteRequest {
+        WriteRequest {
+            id: RequestId {
+                birth_millis: 1,
+                random: [1; 16],
+            },
+            conditions: (conditions.iter())
+                .map(|(name, kind)| Condition {
+                    key: key(name),
+                    kind: *kind,
+                })
+                .collect(),
+            operations: (operations.into_iter())
+                .map(|(name, kind)| Operation {
+                    key: key(name),
+                    kind,
+                })
+                .collect(),
+            return_previous: false,
+        }
+    }
+
+    fn put() -> OperationKind {
+        OperationKind::Put {
+            value: "v".into(),
+            ttl: Some(Duration::from_millis(1)),
+        }
+    }
+
+    fn increment(delta: i64) -> OperationKind {
+        OperationKind::Increment { delta }
+    }
+
+    /// The state that the tests judge by, at time 10.
+    fn state() -> Priors {
+        HashMap::from([
+            (key("there"), held("x", 5, None)),
+            (key("over"), held("1", 6, Some(10))),
+            (key("seven"), held("7", 7, Some(99))),
+            (key("absent"), Prior::Absent),
+            (
+                key("rotten"),
+                Prior::Damaged(Error::new(Code::DataLoss, "damaged")),
+            ),
+        ])
+    }
+
+    fn judged(write: WriteRequest) -> Result<(Vec<Change>, Vec<Effect>), Error> {
+        let state = state();
+        let judged = judge(write, Version::from_bits(10), |key| state.get(key))?;
+        Ok(judged.at(Version::from_bits(20)))
+    }
+
+    #[test]
+    fn conditions_hold_of_what_is_there_now() {
+        let version = |bits| ConditionKind::Version(Version::from_bits(bits));
+        let (absent, present) = (ConditionKind::Absent, ConditionKind::Present);
+        let holds = |name, kind| match judged(write(&[(name, kind)], vec![("k", put())])) {
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(error.code, Code::ConditionFailed);
+                assert!(error.message.contains("condition 1"), "{error}");
+                false
+            }
+        };
+        for (name, wanted) in [
+            ("there", [false, true, true]),
+            ("over", [true, false, false]),
+        ] {
+            let kinds = [absent, present, version(5)];
+            assert_eq!(kinds.map(|kind| holds(name, kind)), wanted, "{name}");
+        }
+        assert!(holds("absent", absent) && !holds("absent", present));
+        assert!(!holds("there", version(4)) && !holds("absent", version(0)));
+        let second = [("there", present), ("absent", present)];
+        let error = judged(write(&second, vec![("k", put())])).err().unwrap();
+        assert!(error.message.contains("condition 2"), "{error}");
+        let rotten = write(&[("rotten", present)], vec![("k", put())]);
+        assert_eq!(judged(rotten).err().unwrap().code, Code::DataLoss);
+    }
+
+    #[test]
+    fn increments_count_as_redis_does_and_keep_the_expiry() {
+        let ask = |name, delta| judged(write(&[], vec![(name, increment(delta))]));
+        let (changes, effects) = ask("seven", -9).unwrap();
+        let expires = Some(Version::from_bits(99));
+        let number = -2;
+        assert_eq!(changes[0].kind, ChangeKind::Increment { number, expires });
+        assert_eq!(effects[0].number, Some(-2));
+        // What is over counts as absent, its expiry too.
+        let (changes, _) = ask("over", 3).unwrap();
+        let (number, expires) = (3, None);
+        assert_eq!(changes[0].kind, ChangeKind::Increment { number, expires });
+        let invalid = |name, delta| ask(name, delta).err().unwrap().code;
+        assert_eq!(invalid("there", 1), Code::InvalidArgument);
+        assert_eq!(invalid("seven", i64::MAX), Code::InvalidArgument);
+        assert_eq!(invalid("rotten", 1), Code::DataLoss);
+        for text in [
+            "",
+            " 1",
+            "+1",
+            "01",
+            "-0",
+            "1.0",
+            "9223372036854775808",
+            "١",
+        ] {
+            assert_eq!(number_of(text), None, "{text:?}");
+        }
+        for value in [0, -1, i64::MIN, i64::MAX] {
+            assert_eq!(number_of(&value.to_string()), Some(value));
+        }
+    }
+
+    fn number_of(text: &str) -> Option<i64> {
+        super::number(text.as_bytes())
+    }
+
+    #[test]
+    fn what_was_there_is_told_only_where_it_was_asked_for() {
+        let operations = || {
+            vec![
+                ("there", put()),
+                ("absent", put()),
+                ("over", OperationKind::Delete),
+                ("seven", OperationKind::Delete),
+                ("rotten", OperationKind::Delete),
+            ]
+        };
+        let (changes, effects) = judged(write(&[], operations())).unwrap();
+        let existed: Vec<bool> = effects.iter().map(|effect| effect.existed).collect();
+        assert_eq!(existed, [false, false, false, true, true]);
+        assert!(effects.iter().all(|effect| effect.previous.is_none()));
+        assert_eq!(changes[3].kind, ChangeKind::Delete { existed: true });
+
+        let mut asking = write(&[], operations());
+        asking.return_previous = true;
+        assert_eq!(judged(asking.clone()).err().unwrap().code, Code::DataLoss);
+        asking.operations.pop();
+        let (_, effects) = judged(asking).unwrap();
+        let previous = (Bytes::from("x"), Version::from_bits(5));
+        assert_eq!(effects[0].previous, Some(previous));
+        let existed: Vec<bool> = effects.iter().map(|effect| effect.existed).collect();
+        assert_eq!(existed, [true, false, false, true]);
+    }
+}

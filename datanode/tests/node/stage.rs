@@ -1,0 +1,208 @@
+//! A node, what it needs, and a connection to it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tierkv_cache::EmbeddedCache;
+use tierkv_coordination::{ConfigStore, MemoryCoordination, Swap, directory::PLACEMENT};
+use tierkv_datanode::{DataNode, DataNodeSettings};
+use tierkv_protocol::placement::{PlacementMap, WeightedCluster};
+use tierkv_rpc::{
+    CallError, Multiplexer, channel,
+    proto::internal::{self, Read, ReadReply, Vouch, VouchReply, WriteReply, reply, request},
+    tiers::ToDataNode,
+};
+use tierkv_storage::StorageSettings;
+use tierkv_types::{
+    Clock, ClusterId, Error, ItemKey, NodeId, Operation, OperationKind, RequestId, SystemClock,
+    WriteRequest,
+};
+use tokio::time::{Instant, sleep};
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) fn cluster(name: &str) -> WeightedCluster {
+    WeightedCluster {
+        id: ClusterId::new(name).unwrap(),
+        weight: 1,
+    }
+}
+
+pub(crate) fn key(key: &str) -> ItemKey {
+    ItemKey::new("default", key.as_bytes()).unwrap()
+}
+
+/// A node, its coordination store and a connection to it.
+pub(crate) struct Stage {
+    pub(crate) node: DataNode,
+    pub(crate) coordination: Arc<MemoryCoordination>,
+    pub(crate) cache: Arc<EmbeddedCache>,
+    pub(crate) connection: Multiplexer<ToDataNode>,
+}
+
+impl Stage {
+    pub(crate) async fn start(dir: &Path, clusters: &[&str]) -> Self {
+        let coordination = MemoryCoordination::open(&dir.join("coordination")).unwrap();
+        let clusters = clusters.iter().map(|name| cluster(name)).collect();
+        let map = PlacementMap::initial(clusters).unwrap();
+        let _: Swap = coordination
+            .put_if_absent(PLACEMENT, map.encode())
+            .await
+            .unwrap();
+        let cache = Arc::new(EmbeddedCache::new(1 << 20, Arc::new(SystemClock)));
+        let node = launch(dir, &coordination, &cache).await;
+        let channel = channel(&node.address().to_string()).unwrap();
+        let connection = Multiplexer::new(vec![channel], 1_000);
+        Self {
+            node,
+            coordination,
+            cache,
+            connection,
+        }
+    }
+
+    pub(crate) async fn ready(dir: &Path) -> Self {
+        let stage = Self::start(dir, &["c1"]).await;
+        let limit = Instant::now() + DEADLINE;
+        while stage.vouch("c1").await.is_err() {
+            assert!(
+                Instant::now() < limit,
+                "the node never mastered its cluster"
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+        stage
+    }
+
+    pub(crate) async fn call(&self, kind: request::Kind) -> Result<reply::Kind, Error> {
+        let answer = self.connection.call(kind, Instant::now() + DEADLINE).await;
+        answer.map_err(CallError::for_write)
+    }
+
+    pub(crate) async fn vouch(&self, cluster: &str) -> Result<VouchReply, Error> {
+        match self
+            .call(request::Kind::Vouch(Vouch {
+                cluster: cluster.to_owned(),
+            }))
+            .await?
+        {
+            reply::Kind::Vouch(answer) => Ok(answer),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn read(&self, item: &ItemKey) -> Result<ReadReply, Error> {
+        let item_key = item.as_bytes().clone();
+        let read = Read {
+            item_key,
+            min_version: 0,
+            placement_version: 1,
+            explain: false,
+        };
+        match self.call(request::Kind::Read(read)).await? {
+            reply::Kind::Read(answer) => Ok(answer),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn change(
+        &self,
+        item: &ItemKey,
+        kind: OperationKind,
+    ) -> Result<WriteReply, Error> {
+        self.write(
+            item,
+            kind,
+            RequestId {
+                birth_millis: SystemClock.wall_millis(),
+                random: rand::random(),
+            },
+        )
+        .await
+    }
+
+    /// How far the node's log goes.
+    pub(crate) async fn log_index(&self) -> u64 {
+        let channel = channel(&self.node.address().to_string()).unwrap();
+        let mut client = internal::data_node_client::DataNodeClient::new(channel);
+        let inspected = client.inspect(internal::InspectRequest {}).await.unwrap();
+        inspected.into_inner().log_index
+    }
+
+    pub(crate) async fn write(
+        &self,
+        item: &ItemKey,
+        kind: OperationKind,
+        id: RequestId,
+    ) -> Result<WriteReply, Error> {
+        self.apply(WriteRequest {
+            id,
+            conditions: Vec::new(),
+            operations: vec![Operation {
+                key: item.clone(),
+                kind,
+            }],
+            return_previous: false,
+        })
+        .await
+    }
+
+    pub(crate) async fn apply(&self, write: WriteRequest) -> Result<WriteReply, Error> {
+        let write = internal::Write::from_request(write);
+        match self.call(request::Kind::Write(write)).await? {
+            reply::Kind::Write(answer) => Ok(answer),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn put(&self, item: &ItemKey, value: &str) -> u64 {
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        self.change(item, OperationKind::Put { value, ttl: None })
+            .await
+            .unwrap()
+            .version
+    }
+
+    pub(crate) async fn stop(self) {
+        self.node.stop().await.unwrap();
+    }
+}
+
+pub(crate) async fn launch(
+    dir: &Path,
+    coordination: &Arc<MemoryCoordination>,
+    cache: &Arc<EmbeddedCache>,
+) -> DataNode {
+    let storage = StorageSettings::new(dir.join("n1"));
+    let name = NodeId::new("n1").unwrap();
+    let settings = DataNodeSettings::new(name, ClusterId::new("c1").unwrap(), storage);
+    DataNode::start(
+        settings,
+        coordination.clone(),
+        Arc::clone(cache),
+        Arc::new(SystemClock),
+    )
+    .await
+    .unwrap()
+}
+
+/// Which changes of a write deleted a key that was there.
+pub(crate) fn existed(answer: &WriteReply) -> Vec<bool> {
+    (answer.results.iter())
+        .map(|result| result.existed)
+        .collect()
+}
+
+pub(crate) fn request_id(age_millis: i64) -> RequestId {
+    RequestId {
+        birth_millis: SystemClock.wall_millis().saturating_add_signed(-age_millis),
+        random: rand::random(),
+    }
+}
+
+pub(crate) fn put(value: &str, ttl: Option<Duration>) -> OperationKind {
+    OperationKind::Put {
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        ttl,
+    }
+}

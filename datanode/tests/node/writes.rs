@@ -1,0 +1,285 @@
+//! What becomes of writes: conditions, increments, previous values, and repeated requests.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tierkv_rpc::proto::internal::WriteReply;
+use tierkv_types::{
+    Code, Condition, ConditionKind, Error, ItemKey, Operation, OperationKind, Version, WriteRequest,
+};
+
+use crate::stage::{Stage, existed, key, put, request_id};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_says_whether_the_key_was_there_also_when_only_the_store_knows() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    stage.put(&key("a"), "one").await;
+    stage.put(&key("b"), "one").await;
+    let delete = |item| stage.change(item, OperationKind::Delete);
+    let (a, b) = (key("a"), key("b"));
+    assert_eq!(existed(&delete(&a).await.unwrap()), [true]);
+    assert_eq!(existed(&delete(&a).await.unwrap()), [false]);
+    let read = stage.read(&a).await.unwrap();
+    assert!(
+        !read.found && read.version > 0,
+        "absence is known up to a version"
+    );
+    stage.stop().await;
+
+    // Nothing is in memory now.
+    let stage = Stage::ready(dir.path()).await;
+    let deleted = stage.change(&a, OperationKind::Delete).await.unwrap();
+    assert_eq!(existed(&deleted), [false]);
+    let deleted = stage.change(&b, OperationKind::Delete).await.unwrap();
+    assert_eq!(existed(&deleted), [true]);
+    stage.stop().await;
+}
+
+/// The answer to a request that is sent again.
+fn replayed(first: &WriteReply) -> WriteReply {
+    WriteReply {
+        replayed: true,
+        ..first.clone()
+    }
+}
+
+/// I8, and over a restart too: outcomes come from the store and from the log's tail.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_applied_once_whenever_it_is_repeated() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let (a, b) = (key("a"), key("b"));
+    let (writing, deleting, missing) = (request_id(0), request_id(0), request_id(0));
+    let first = stage.write(&a, put("one", None), writing).await.unwrap();
+    let second = stage.put(&a, "two").await;
+    let again = stage.write(&a, put("one", None), writing).await;
+    assert_eq!(again.unwrap(), replayed(&first), "it was applied again");
+    let other = stage.write(&a, put("other", None), writing).await;
+    assert_eq!(other.unwrap_err().code, Code::InvalidArgument);
+
+    let deleted = stage
+        .write(&a, OperationKind::Delete, deleting)
+        .await
+        .unwrap();
+    assert_eq!(existed(&deleted), [true]);
+    let absent = stage
+        .write(&b, OperationKind::Delete, missing)
+        .await
+        .unwrap();
+    assert_eq!(existed(&absent), [false]);
+    stage.put(&a, "three").await;
+    stage.put(&b, "three").await;
+    stage.stop().await;
+
+    let stage = Stage::ready(dir.path()).await;
+    let again = stage.write(&a, OperationKind::Delete, deleting).await;
+    assert_eq!(again.unwrap(), replayed(&deleted));
+    let again = stage.write(&b, OperationKind::Delete, missing).await;
+    assert_eq!(again.unwrap(), replayed(&absent));
+    let again = stage.write(&a, put("one", None), writing).await;
+    assert_eq!(again.unwrap(), replayed(&first));
+    for item in [&a, &b] {
+        let read = stage.read(item).await.unwrap();
+        assert_eq!(&read.value[..], b"three");
+        assert!(read.version > second);
+    }
+    stage.stop().await;
+}
+
+/// What is forgotten must be refused, else it could be applied again (TXN-IDS).
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_another_time_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let a = key("a");
+    for age_millis in [121_000, -15_000] {
+        let refused = stage
+            .write(&a, put("x", None), request_id(age_millis))
+            .await;
+        assert_eq!(refused.unwrap_err().code, Code::InvalidArgument);
+    }
+    assert!(!stage.read(&a).await.unwrap().found);
+    for age_millis in [110_000, -5_000] {
+        let taken = stage
+            .write(&a, put("x", None), request_id(age_millis))
+            .await;
+        assert!(taken.is_ok());
+    }
+    stage.stop().await;
+}
+
+fn increment(delta: i64) -> OperationKind {
+    OperationKind::Increment { delta }
+}
+
+fn numbers(answer: &WriteReply) -> Vec<i64> {
+    answer.results.iter().map(|result| result.number).collect()
+}
+
+fn write(
+    conditions: Vec<(&ItemKey, ConditionKind)>,
+    operations: Vec<(&ItemKey, OperationKind)>,
+) -> WriteRequest {
+    let conditions = conditions.into_iter().map(|(key, kind)| Condition {
+        key: key.clone(),
+        kind,
+    });
+    let operations = operations.into_iter().map(|(key, kind)| Operation {
+        key: key.clone(),
+        kind,
+    });
+    WriteRequest {
+        id: request_id(0),
+        conditions: conditions.collect(),
+        operations: operations.collect(),
+        return_previous: false,
+    }
+}
+
+async fn value(stage: &Stage, item: &ItemKey) -> Option<Bytes> {
+    let read = stage.read(item).await.unwrap();
+    read.found.then_some(read.value)
+}
+
+fn failed(outcome: Result<WriteReply, Error>) {
+    assert_eq!(outcome.unwrap_err().code, Code::ConditionFailed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_all_or_nothing_and_only_if_its_conditions_hold() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let (a, b, c) = (key("a"), key("b"), key("c"));
+    let absent = ConditionKind::Absent;
+    let both = || vec![(&a, put("1", None)), (&b, put("2", None))];
+    let first = stage.apply(write(vec![(&a, absent), (&b, absent)], both()));
+    let first = first.await.unwrap();
+    let read = stage.read(&b).await.unwrap();
+    assert_eq!((read.version, &read.value[..]), (first.version, &b"2"[..]));
+
+    // Neither changes if one condition fails, also one on a key that is not changed.
+    failed(
+        stage
+            .apply(write(vec![(&c, absent), (&b, absent)], both()))
+            .await,
+    );
+    let present = vec![(&c, ConditionKind::Present)];
+    failed(
+        stage
+            .apply(write(present, vec![(&a, put("x", None))]))
+            .await,
+    );
+    // A number that can't be changed takes its write with it.
+    let too_far = vec![(&a, put("x", None)), (&b, increment(i64::MAX))];
+    let refused = stage.apply(write(vec![], too_far)).await.unwrap_err();
+    assert_eq!(refused.code, Code::InvalidArgument);
+    assert_eq!(value(&stage, &a).await.as_deref(), Some(&b"1"[..]));
+
+    let at = |version| ConditionKind::Version(Version::from_bits(version));
+    let swap = |version| write(vec![(&a, at(version))], vec![(&a, put("3", None))]);
+    let second = stage.apply(swap(first.version)).await.unwrap();
+    failed(stage.apply(swap(first.version)).await);
+    stage.stop().await;
+
+    // Now only the store knows what they hold.
+    let stage = Stage::ready(dir.path()).await;
+    failed(stage.apply(swap(first.version)).await);
+    let third = stage.apply(swap(second.version)).await.unwrap();
+    assert!(third.version > second.version);
+    // Of conditional writes under way at once one is applied.
+    let racing = (0..50).map(|_| stage.apply(swap(third.version)));
+    let outcomes = futures::future::join_all(racing).await;
+    let won = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    assert_eq!(won, 1, "{outcomes:?}");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_increment_counts_once() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let (counter, text) = (key("counter"), key("text"));
+    let adding = (0..200).map(|_| stage.change(&counter, increment(1)));
+    let answers = futures::future::join_all(adding).await;
+    let mut told: Vec<i64> = (answers.iter())
+        .flat_map(|answer| numbers(answer.as_ref().unwrap()))
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, (1..=200).collect::<Vec<i64>>());
+    assert_eq!(value(&stage, &counter).await.as_deref(), Some(&b"200"[..]));
+
+    stage.put(&text, "no number").await;
+    let refused = stage.change(&text, increment(1)).await.unwrap_err();
+    assert_eq!(refused.code, Code::InvalidArgument);
+
+    // What a request was answered is told again, also by the next process, and from both
+    // the store and the tail of the log.
+    let (one, many) = (request_id(0), request_id(0));
+    let add = stage.write(&counter, increment(-5), one).await.unwrap();
+    assert_eq!(numbers(&add), [195]);
+    let others = [key("x"), key("y"), key("z")];
+    let operations = others.iter().map(|other| (other, increment(7))).collect();
+    let mut batch = write(vec![], operations);
+    batch.id = many;
+    let added = stage.apply(batch.clone()).await.unwrap();
+    stage.stop().await;
+
+    let stage = Stage::ready(dir.path()).await;
+    let again = stage.write(&counter, increment(-5), one).await.unwrap();
+    assert_eq!(again, replayed(&add));
+    assert_eq!(stage.apply(batch).await.unwrap(), replayed(&added));
+    let other = stage.write(&counter, increment(5), one).await.unwrap_err();
+    assert_eq!(other.code, Code::InvalidArgument);
+    assert_eq!(value(&stage, &counter).await.as_deref(), Some(&b"195"[..]));
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_increment_keeps_the_expiry_and_a_put_clears_it() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let a = key("a");
+    let hour = Some(Duration::from_secs(3_600));
+    stage.change(&a, put("1", hour)).await.unwrap();
+    let before = stage.read(&a).await.unwrap().expires;
+    stage.change(&a, increment(1)).await.unwrap();
+    let read = stage.read(&a).await.unwrap();
+    assert_eq!((read.expires, &read.value[..]), (before, &b"2"[..]));
+    assert!(before > 0);
+    stage.put(&a, "3").await;
+    assert_eq!(stage.read(&a).await.unwrap().expires, 0);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn previous_values_are_told_where_they_are_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let (a, b, c) = (key("a"), key("b"), key("c"));
+    let version = stage.put(&a, "old").await;
+    let mut asking = write(
+        vec![],
+        vec![
+            (&a, put("new", None)),
+            (&b, OperationKind::Delete),
+            (&c, increment(4)),
+        ],
+    );
+    asking.return_previous = true;
+    let answer = stage.apply(asking.clone()).await.unwrap();
+    let [of_a, of_b, of_c] = answer.results.as_slice() else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(of_a.previous_value.as_deref(), Some(&b"old"[..]));
+    assert_eq!((of_a.existed, of_a.previous_version), (true, version));
+    assert_eq!((of_b.existed, of_b.previous_value.clone()), (false, None));
+    assert_eq!((of_c.existed, of_c.number), (false, 4));
+    // They are not remembered; what was done is.
+    let again = stage.apply(asking).await.unwrap();
+    assert!(again.replayed && again.version == answer.version);
+    assert_eq!(again.results[0].previous_value, None);
+    assert_eq!(again.results[2].number, 4);
+    stage.stop().await;
+}

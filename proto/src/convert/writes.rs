@@ -1,0 +1,325 @@
+//! Writes: as users send them, as tiers pass them on, and as masters take them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tierkv_types::{
+    Condition, ConditionKind, Error, ItemKey, Operation, OperationKind, RequestId, Version,
+    WriteRequest,
+};
+
+use super::{check_operations, check_value, request_id_from, ttl};
+use crate::{internal, v1};
+
+/// Checks a batch that a user sent, which is to be called `id`.
+///
+/// # Errors
+/// `InvalidArgument` if any part breaks its rules, or a key is changed twice.
+pub fn batch(batch: v1::WriteRequest, id: RequestId) -> Result<WriteRequest, Error> {
+    let v1::WriteRequest {
+        namespace,
+        conditions,
+        operations,
+        return_previous,
+        request_id: _,
+    } = batch;
+    check_operations(conditions.len() + operations.len())?;
+    let conditions = conditions.into_iter().map(|condition| {
+        use v1::condition::Kind;
+        Ok(Condition {
+            key: ItemKey::new(&namespace, &condition.key)?,
+            kind: match condition.kind {
+                Some(Kind::IfAbsent(v1::Absent {})) => ConditionKind::Absent,
+                Some(Kind::IfPresent(v1::Present {})) => ConditionKind::Present,
+                Some(Kind::IfVersion(bits)) => ConditionKind::Version(Version::from_bits(bits)),
+                None => return Err(empty_condition()),
+            },
+        })
+    });
+    let conditions = conditions.collect::<Result<_, _>>()?;
+    let operations = operations.into_iter().map(|operation| {
+        use v1::write_operation::Kind;
+        let (key, kind) = match operation.kind {
+            Some(Kind::Put(put)) => (put.key, self::put(put.value, put.ttl_ms)?),
+            Some(Kind::Delete(delete)) => (delete.key, OperationKind::Delete),
+            Some(Kind::Increment(v1::IncrementOperation { key, delta })) => {
+                (key, OperationKind::Increment { delta })
+            }
+            None => {
+                return Err(Error::invalid(
+                    "an operation of the write is empty, or of a kind that this release does \
+                     not know; it is one of put, delete and increment",
+                ));
+            }
+        };
+        let key = ItemKey::new(&namespace, &key)?;
+        Ok(Operation { key, kind })
+    });
+    checked(WriteRequest {
+        id,
+        conditions,
+        operations: operations.collect::<Result<_, _>>()?,
+        return_previous,
+    })
+}
+
+/// A put of a value that lives for `ttl_ms` milliseconds, or with 0 for ever.
+///
+/// # Errors
+/// `InvalidArgument` over the limits `max_value_bytes` and `max_ttl`.
+pub fn put(value: Bytes, ttl_ms: u64) -> Result<OperationKind, Error> {
+    check_value(&value)?;
+    Ok(OperationKind::Put {
+        value,
+        ttl: ttl(ttl_ms)?,
+    })
+}
+
+fn empty_condition() -> Error {
+    Error::invalid(
+        "a condition of the write is empty, or of a kind that this release does not know; it is \
+         one of if_absent, if_present and if_version",
+    )
+}
+
+/// Checks what can't be said of one operation alone.
+fn checked(write: WriteRequest) -> Result<WriteRequest, Error> {
+    if write.operations.is_empty() {
+        return Err(Error::invalid(
+            "the write changes nothing; it has at least one operation",
+        ));
+    }
+    let mut keys: Vec<&ItemKey> = write.operations.iter().map(|asked| &asked.key).collect();
+    keys.sort_unstable();
+    if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Error::invalid(
+            "the write changes a key twice; leave the last of both, or send two writes",
+        ));
+    }
+    Ok(write)
+}
+
+impl internal::Write {
+    /// A write as it goes over the wire.
+    #[must_use]
+    pub fn from_request(write: WriteRequest) -> Self {
+        let changes = write.operations.into_iter().map(|operation| {
+            use internal::change::Kind;
+            let millis = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+            internal::Change {
+                item_key: operation.key.into(),
+                kind: Some(match operation.kind {
+                    OperationKind::Put { value, ttl } => Kind::Put(internal::Put {
+                        value,
+                        ttl_ms: ttl.map_or(0, millis),
+                    }),
+                    OperationKind::Delete => Kind::Delete(internal::Delete {}),
+                    OperationKind::Increment { delta } => {
+                        Kind::Increment(internal::Increment { delta })
+                    }
+                }),
+            }
+        });
+        let conditions = write.conditions.into_iter().map(|condition| {
+            use internal::condition::Kind;
+            internal::Condition {
+                item_key: condition.key.into(),
+                kind: Some(match condition.kind {
+                    ConditionKind::Absent => Kind::IfAbsent(v1::Absent {}),
+                    ConditionKind::Present => Kind::IfPresent(v1::Present {}),
+                    ConditionKind::Version(version) => Kind::IfVersion(version.to_bits()),
+                }),
+            }
+        });
+        Self {
+            request_random: Bytes::copy_from_slice(&write.id.random),
+            request_birth_ms: write.id.birth_millis,
+            changes: changes.collect(),
+            placement_version: 0,
+            conditions: conditions.collect(),
+            return_previous: write.return_previous,
+        }
+    }
+
+    /// The keys that the write changes or has conditions on.
+    pub fn item_keys(&self) -> impl Iterator<Item = &Bytes> {
+        let changed = self.changes.iter().map(|change| &change.item_key);
+        let conditions = self.conditions.iter();
+        changed.chain(conditions.map(|condition| &condition.item_key))
+    }
+
+    /// Checks a write that came over the wire.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if any part breaks its rules, or a key is changed twice.
+    pub fn into_request(self) -> Result<WriteRequest, Error> {
+        let id = request_id_from(&self.request_random, self.request_birth_ms)?;
+        check_operations(self.conditions.len() + self.changes.len())?;
+        let operations = self.changes.into_iter().map(|change| {
+            use internal::change::Kind;
+            let kind = match change.kind {
+                Some(Kind::Put(asked)) => put(asked.value, asked.ttl_ms)?,
+                Some(Kind::Delete(internal::Delete {})) => OperationKind::Delete,
+                Some(Kind::Increment(internal::Increment { delta })) => {
+                    OperationKind::Increment { delta }
+                }
+                None => {
+                    return Err(Error::invalid(
+                        "a change says neither put nor delete nor increment",
+                    ));
+                }
+            };
+            let key = ItemKey::from_bytes(change.item_key)?;
+            Ok(Operation { key, kind })
+        });
+        let conditions = self.conditions.into_iter().map(|condition| {
+            use internal::condition::Kind;
+            Ok(Condition {
+                key: ItemKey::from_bytes(condition.item_key)?,
+                kind: match condition.kind {
+                    Some(Kind::IfAbsent(v1::Absent {})) => ConditionKind::Absent,
+                    Some(Kind::IfPresent(v1::Present {})) => ConditionKind::Present,
+                    Some(Kind::IfVersion(bits)) => ConditionKind::Version(Version::from_bits(bits)),
+                    None => return Err(empty_condition()),
+                },
+            })
+        });
+        checked(WriteRequest {
+            id,
+            operations: operations.collect::<Result<_, _>>()?,
+            conditions: conditions.collect::<Result<_, _>>()?,
+            return_previous: self.return_previous,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tierkv_types::limits::{MAX_OPERATIONS, MAX_VALUE_BYTES};
+
+    use super::*;
+
+    const ID: RequestId = RequestId {
+        birth_millis: 7,
+        random: [9; 16],
+    };
+
+    fn write(operations: Vec<Operation>) -> WriteRequest {
+        WriteRequest {
+            id: ID,
+            conditions: Vec::new(),
+            operations,
+            return_previous: false,
+        }
+    }
+
+    fn operation(key: &[u8], kind: OperationKind) -> Operation {
+        let key = ItemKey::new("n", key).unwrap();
+        Operation { key, kind }
+    }
+
+    fn put(key: &[u8]) -> Operation {
+        let kind = super::put(Bytes::from_static(b"v"), 1_500).unwrap();
+        operation(key, kind)
+    }
+
+    #[test]
+    fn a_write_comes_back_as_it_went() {
+        let increment = OperationKind::Increment { delta: -3 };
+        let mut sent = write(vec![
+            put(b"a"),
+            operation(b"b", OperationKind::Delete),
+            operation(b"c", increment),
+        ]);
+        let version = ConditionKind::Version(Version::from_bits(8));
+        for kind in [ConditionKind::Absent, ConditionKind::Present, version] {
+            let key = ItemKey::new("n", b"z").unwrap();
+            sent.conditions.push(Condition { key, kind });
+        }
+        sent.return_previous = true;
+        let wire = internal::Write::from_request(sent.clone());
+        assert_eq!(wire.item_keys().count(), 6);
+        assert_eq!(wire.into_request().unwrap(), sent);
+    }
+
+    #[test]
+    fn writes_that_mean_nothing_are_refused() {
+        let refused = |wire: internal::Write| wire.into_request().unwrap_err();
+        refused(internal::Write::from_request(write(vec![])));
+        refused(internal::Write::from_request(write(vec![
+            put(b"a"),
+            put(b"a"),
+        ])));
+        let mut no_kind = internal::Write::from_request(write(vec![put(b"a")]));
+        no_kind.changes[0].kind = None;
+        refused(no_kind);
+        let mut no_condition = internal::Write::from_request(write(vec![put(b"a")]));
+        let item_key = ItemKey::new("n", b"k").unwrap().into();
+        let empty = internal::Condition {
+            item_key,
+            kind: None,
+        };
+        no_condition.conditions.push(empty);
+        refused(no_condition);
+        let mut short_id = internal::Write::from_request(write(vec![put(b"a")]));
+        short_id.request_random.truncate(15);
+        refused(short_id);
+        let big = Bytes::from(vec![0; MAX_VALUE_BYTES + 1]);
+        let kind = OperationKind::Put {
+            value: big,
+            ttl: None,
+        };
+        refused(internal::Write::from_request(write(vec![operation(
+            b"k", kind,
+        )])));
+    }
+
+    fn wire_put(key: &'static str) -> v1::WriteOperation {
+        use v1::write_operation::Kind;
+        v1::WriteOperation {
+            kind: Some(Kind::Put(v1::PutOperation {
+                key: key.into(),
+                value: "v".into(),
+                ttl_ms: 1_500,
+            })),
+        }
+    }
+
+    fn wire_condition(kind: Option<v1::condition::Kind>) -> v1::Condition {
+        v1::Condition {
+            key: "k".into(),
+            kind,
+        }
+    }
+
+    #[test]
+    fn a_batch_is_checked_part_by_part() {
+        let sound = v1::WriteRequest {
+            namespace: "n".to_owned(),
+            operations: vec![wire_put("a")],
+            ..v1::WriteRequest::default()
+        };
+        assert_eq!(batch(sound.clone(), ID), Ok(write(vec![put(b"a")])));
+        let refused = |spoil: &dyn Fn(&mut v1::WriteRequest)| {
+            let mut spoilt = sound.clone();
+            spoil(&mut spoilt);
+            let error = batch(spoilt, ID).unwrap_err();
+            error.message.into_owned()
+        };
+        let empty = v1::WriteOperation { kind: None };
+        let told = refused(&|batch| batch.operations.push(empty.clone()));
+        assert!(told.contains("put, delete and increment"), "{told}");
+        let told = refused(&|batch| batch.conditions.push(wire_condition(None)));
+        assert!(told.contains("if_version"), "{told}");
+        let told = refused(&|batch| batch.operations.push(wire_put("a")));
+        assert!(told.contains("twice"), "{told}");
+        let told = refused(&|batch| batch.operations.clear());
+        assert!(told.contains("at least one"), "{told}");
+        let many = v1::condition::Kind::IfVersion(1);
+        let many = vec![wire_condition(Some(many)); MAX_OPERATIONS];
+        let told = refused(&|batch| batch.conditions = many.clone());
+        assert!(told.contains("max_operations"), "{told}");
+        refused(&|batch| batch.operations.push(wire_put("")));
+        refused(&|batch| batch.namespace = "No".to_owned());
+    }
+}
