@@ -241,14 +241,13 @@ impl Service {
             )),
             (Err(error), true) => Err(error),
             // What it was judged by is not committed yet, and may never be (REP-APPLY).
-            (Err(Error { code, .. }), false)
-                if matches!(code, Code::ConditionFailed | Code::InvalidArgument) =>
-            {
-                Err(Error::unavailable(
+            (Err(error), false) => Err(match error.code {
+                // What it was judged by is not committed yet, and may never be (REP-APPLY).
+                Code::ConditionFailed | Code::InvalidArgument => Error::unavailable(
                     "what the write was judged by was not committed in time; nothing was done",
-                ))
-            }
-            (Err(error), false) => Err(error),
+                ),
+                _ => error,
+            }),
         };
         ids.iter()
             .zip(answers)
