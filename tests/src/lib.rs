@@ -4,6 +4,7 @@
 //! `tierkv`), [`ephemeral`] (a platform that keeps nothing), [`http`] (requests byte by
 //! byte, so that no client library tidies a path up), [`named`] (writes under names of
 //! the test's choice), [`metrics`], [`disk_work`] (what a node does on its disk),
+//! [`resident`] (what a process holds in memory),
 //! [`choices`] (random ones that can be repeated), and what a client was promised:
 //! [`ledger`] (of a key that is written again and again) and [`flood`] (of ever new ones).
 
@@ -16,3 +17,4 @@ pub mod http;
 pub mod ledger;
 pub mod metrics;
 pub mod named;
+pub mod resident;

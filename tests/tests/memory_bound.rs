@@ -7,7 +7,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,7 +16,10 @@ use std::{
 
 use tierkv::Client;
 use tierkv_harness::{Options, Surroundings, TierKv};
-use tierkv_tests::flood::Record;
+use tierkv_tests::{
+    flood::Record,
+    resident::{Resident, resident},
+};
 use tokio::task::{JoinHandle, JoinSet};
 
 const RECORDS: u64 = 1_000_000;
@@ -57,7 +59,7 @@ async fn a_million_records_are_all_readable_from_little_memory() {
     read_all(&clients).await;
     sampler.told("read once", began);
     let samples = sampler.end().await;
-    let peak = memory_of(platform.pid()).unwrap().peak;
+    let peak = resident(platform.pid()).unwrap().peak;
     println!("{samples} samples, peak {} MiB", peak >> 20);
     assert!(peak < RESIDENT_LIMIT_BYTES, "{} MiB", peak >> 20);
     platform.process().check().unwrap();
@@ -120,26 +122,6 @@ async fn read_all(clients: &[Client]) {
     readers.join_all().await;
 }
 
-/// What a process holds in memory, in bytes.
-#[derive(Clone, Copy, Debug)]
-struct MemoryOf {
-    now: u64,
-    peak: u64,
-}
-
-fn memory_of(pid: u32) -> Option<MemoryOf> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let bytes = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-        Some(kib << 10)
-    };
-    Some(MemoryOf {
-        now: bytes("VmRSS:")?,
-        peak: bytes("VmHWM:")?,
-    })
-}
-
 /// Looks at a process all the time, and fails the test once it is too large.
 struct Sampler {
     pid: u32,
@@ -155,7 +137,7 @@ impl Sampler {
             let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
             loop {
                 ticks.tick().await;
-                let Some(MemoryOf { now, .. }) = memory_of(pid) else {
+                let Some(Resident { now, .. }) = resident(pid) else {
                     return;
                 };
                 count.fetch_add(1, Ordering::Relaxed);
@@ -170,7 +152,7 @@ impl Sampler {
     }
 
     fn told(&self, what: &str, began: Instant) {
-        let MemoryOf { now, peak } = memory_of(self.pid).unwrap();
+        let Resident { now, peak } = resident(self.pid).unwrap();
         let took = began.elapsed();
         let (now, peak) = (now >> 20, peak >> 20);
         println!("{what} in {took:?}: {now} MiB resident, {peak} MiB at most");
