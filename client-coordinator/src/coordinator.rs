@@ -178,10 +178,11 @@ impl ClientCoordinator {
         };
         let (health, health_service) = tonic_health::server::health_reporter();
         let watching = tokio::spawn(watch_health(health, is_ready.clone(), stopping.clone()));
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()?;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
         let mut routes = Routes::builder();
         routes
             .add_service(
@@ -194,7 +195,9 @@ impl ClientCoordinator {
             )
             .add_service(AdminServer::new(admin::Door(Arc::clone(&admin))))
             .add_service(health_service)
-            .add_service(reflection);
+            .add_service(reflection().build_v1()?)
+            // Python's client, among others, knows no newer one.
+            .add_service(reflection().build_v1alpha()?);
         let grpc = tokio::spawn(serve_grpc(
             serve_builder(),
             routes.routes(),
