@@ -126,10 +126,7 @@ impl Gauges {
     }
 
     fn set(&self, report: &StorageReport, memory: MemoryLimits) {
-        let limit_records = match memory.max_records {
-            MemoryLimits::UNBOUNDED => 0,
-            records => records,
-        };
+        let limit_records = memory.said_records();
         let age = report.last_checkpoint;
         for (gauge, value) in [
             (&self.pinned_bytes, report.pinned_bytes),

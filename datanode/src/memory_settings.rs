@@ -91,11 +91,7 @@ fn overridden(own: MemoryLimits, set: &MemorySettings) -> Result<MemoryLimits, S
         policy: policy
             .map_err(|error| format!("{error}"))?
             .unwrap_or(own.policy),
-        max_records: match set.max_records {
-            Some(0) => MemoryLimits::UNBOUNDED,
-            Some(records) => records,
-            None => own.max_records,
-        },
+        max_records: (set.max_records).map_or(own.max_records, MemoryLimits::records_from),
         max_bytes: set.max_bytes.unwrap_or(own.max_bytes),
     })
 }

@@ -349,10 +349,7 @@ fn in_force(limits: MemoryLimits) -> v1::MemoryLimits {
     let policy = convert::policy(&limits.policy.to_string());
     v1::MemoryLimits {
         policy: policy.unwrap_or_default().into(),
-        max_records: match limits.max_records {
-            MemoryLimits::UNBOUNDED => 0,
-            records => records,
-        },
+        max_records: limits.said_records(),
         max_bytes: limits.max_bytes,
     }
 }

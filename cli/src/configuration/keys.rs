@@ -144,10 +144,7 @@ impl Configuration {
             pinned_limit_bytes: memory.pinned_max_bytes.0,
             memory: MemoryLimits {
                 policy: memory.policy,
-                max_records: match memory.max_records {
-                    0 => MemoryLimits::UNBOUNDED,
-                    records => records,
-                },
+                max_records: MemoryLimits::records_from(memory.max_records),
                 max_bytes: memory.max_bytes.0,
             },
             log_retention: Duration::from_millis(wal.retention_ms),

@@ -128,3 +128,12 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
 
 /// An exclusive lock, held until dropped.
 pub trait DiskLock: fmt::Debug + Send + Sync {}
+
+/// The end of a name under which a file is out of the way, `.` and `why` and a number: the
+/// lowest one that none of `names` has in it.
+pub(crate) fn free_ending(names: &[String], why: &str) -> String {
+    let endings = (1_u32..).map(|number| format!(".{why}-{number}"));
+    let is_free = |ending: &String| !names.iter().any(|name| name.contains(ending));
+    // There are fewer files than numbers.
+    endings.into_iter().find(is_free).unwrap_or_default()
+}

@@ -28,7 +28,7 @@ use tierkv_types::{Epoch, LogId};
 
 use crate::{
     StorageError,
-    disk::{BootId, Disk},
+    disk::{BootId, Disk, free_ending},
     locked,
 };
 
@@ -94,9 +94,7 @@ impl NodeState {
         if !names.iter().any(|name| name == FILE) {
             return Ok(None);
         }
-        let free = (1_u32..).map(|number| format!("{FILE}.damaged-{number}"));
-        let aside = free.into_iter().find(|name| !names.contains(name));
-        let aside = dir.join(aside.unwrap_or_default());
+        let aside = dir.join(format!("{FILE}{}", free_ending(&names, "damaged")));
         disk.rename(&path, &aside)
             .and_then(|()| disk.sync_dir(dir))
             .map_err(failed)?;

@@ -19,6 +19,16 @@ pub enum WalSync {
     Never,
 }
 
+impl WalSync {
+    /// Whether files are synced at all.
+    pub(crate) const fn syncs(self) -> bool {
+        match self {
+            Self::Always | Self::Interval(_) => true,
+            Self::Never => false,
+        }
+    }
+}
+
 /// Which clean entry goes first when memory is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EvictionPolicy {
@@ -85,6 +95,22 @@ pub struct MemoryLimits {
 impl MemoryLimits {
     /// A bound that nothing reaches.
     pub const UNBOUNDED: u64 = u64::MAX;
+
+    /// A bound of records as operators say it, where 0 is none.
+    #[must_use]
+    pub const fn records_from(said: u64) -> u64 {
+        if said == 0 { Self::UNBOUNDED } else { said }
+    }
+
+    /// The bound of records as operators say it: 0 if there is none.
+    #[must_use]
+    pub const fn said_records(&self) -> u64 {
+        if self.max_records == Self::UNBOUNDED {
+            0
+        } else {
+            self.max_records
+        }
+    }
 }
 
 impl Default for MemoryLimits {

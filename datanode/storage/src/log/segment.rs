@@ -211,18 +211,19 @@ impl LogPlace {
     }
 
     pub(crate) fn flush_names(&self) -> Result<(), StorageError> {
-        match self.sync {
-            WalSync::Always | WalSync::Interval(_) => self.disk.sync_dir(&self.dir),
-            WalSync::Never => Ok(()),
+        if !self.sync.syncs() {
+            return Ok(());
         }
-        .map_err(|error| in_allocated_space("sync", &self.dir, error))
+        let synced = self.disk.sync_dir(&self.dir);
+        synced.map_err(|error| in_allocated_space("sync", &self.dir, error))
     }
 
     /// Makes a file durable as far as the operator wants it.
     pub(crate) fn flush(&self, file: &dyn DiskFile) -> std::io::Result<()> {
-        match self.sync {
-            WalSync::Always | WalSync::Interval(_) => file.sync_data(),
-            WalSync::Never => Ok(()),
+        if self.sync.syncs() {
+            file.sync_data()
+        } else {
+            Ok(())
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::{NodeFound, Repair};
 use crate::{
     Entry, Outcome, StorageError,
+    disk::free_ending,
     log::{LogPlace, salvage},
     node_state::{NodeFacts, NodeState},
     recovery,
@@ -257,9 +258,7 @@ fn set_log_aside(place: &LogPlace) -> Result<Vec<PathBuf>, StorageError> {
     }
     let names = place.disk.list(&place.dir);
     let names = names.map_err(|error| StorageError::io("list", &place.dir, error))?;
-    let is_free = |end: &String| !names.iter().any(|name| name.ends_with(end));
-    let free = (1_u32..).map(|number| format!(".aside-{number}"));
-    let end = free.into_iter().find(is_free).unwrap_or_default();
+    let end = free_ending(&names, "aside");
     let mut set_aside = Vec::new();
     numbers.reverse();
     for number in numbers {

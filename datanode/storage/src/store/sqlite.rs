@@ -206,9 +206,9 @@ fn connect_options(
     Ok(SqliteConnectOptions::new()
         .vfs(vfs::NAME)
         .filename(volume.name())
-        .synchronous(match sync {
-            WalSync::Always | WalSync::Interval(_) => SqliteSynchronous::Full,
-            WalSync::Never => SqliteSynchronous::Off,
+        .synchronous(match sync.syncs() {
+            true => SqliteSynchronous::Full,
+            false => SqliteSynchronous::Off,
         })
         .busy_timeout(BUSY_TIMEOUT))
 }

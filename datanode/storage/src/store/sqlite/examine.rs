@@ -21,7 +21,7 @@ use super::{
     },
     wal,
 };
-use crate::{Disk, Item, StorageError, WalSync, storage::blocking};
+use crate::{Disk, Item, StorageError, WalSync, disk::free_ending, storage::blocking};
 
 /// Rows that are read at once.
 const PAGE_ROWS: usize = 1_000;
@@ -255,19 +255,9 @@ pub(crate) fn set_aside(
     let dir = path.parent().unwrap_or(path);
     let names = disk.list(dir);
     let names = names.map_err(|error| StorageError::io("list", dir, error))?;
-    let is_free = |aside: &PathBuf| {
-        let name = aside.file_name().unwrap_or_default().to_string_lossy();
-        !names.iter().any(|taken| {
-            let rest = taken.strip_prefix(&*name);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        })
-    };
-    let numbered = (1_u32..).map(|number| {
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(format!(".damaged-{number}"));
-        PathBuf::from(aside)
-    });
-    let aside = numbered.into_iter().find(is_free).unwrap_or_default();
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(free_ending(&names, "damaged"));
+    let aside = PathBuf::from(aside);
     let is_there = rename(disk, path, &aside)?;
     for role in [Role::WriteAhead, Role::Journal] {
         rename(disk, &role.path(path), &role.path(&aside))?;

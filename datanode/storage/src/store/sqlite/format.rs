@@ -22,7 +22,11 @@ use super::{
         registry::Role,
     },
 };
-use crate::{StorageError, WalSync, disk::Disk, storage::blocking};
+use crate::{
+    StorageError, WalSync,
+    disk::{Disk, free_ending},
+    storage::blocking,
+};
 
 /// What a file begins with: SQLite's letters, pages of 4096 bytes.
 const MAGIC: [u8; 18] = *b"SQLite format 3\0\x10\x00";
@@ -142,24 +146,16 @@ fn put_aside(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
     if size == 0 {
         return remove(disk, path).map(drop);
     }
-    for number in 1_u32.. {
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(format!(".aside-{number}"));
-        let aside = PathBuf::from(aside);
-        match disk.open(&aside) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                tracing::error!(
-                    file = %path.display(),
-                    aside = %aside.display(),
-                    "there is a write-ahead file and no store; it is put aside"
-                );
-                return disk.rename(path, &aside).map_err(failed);
-            }
-            Err(error) => return Err(failed(error)),
-            Ok(_) => {}
-        }
-    }
-    Ok(())
+    let names = disk.list(path.parent().unwrap_or(path)).map_err(failed)?;
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(free_ending(&names, "aside"));
+    let aside = PathBuf::from(aside);
+    tracing::error!(
+        file = %path.display(),
+        aside = %aside.display(),
+        "there is a write-ahead file and no store; it is put aside"
+    );
+    disk.rename(path, &aside).map_err(failed)
 }
 
 /// Writes a database without a table into `path`.
@@ -173,7 +169,7 @@ pub(super) fn write_empty(
     let file = file.map_err(|error| StorageError::io("create", path, error))?;
     file.write_at(0, &empty_page(writing))
         .map_err(|error| StorageError::io("write", path, error))?;
-    if sync != WalSync::Never {
+    if sync.syncs() {
         file.sync_data()
             .map_err(|error| StorageError::io("sync", path, error))?;
     }
@@ -230,7 +226,7 @@ pub(super) fn write_ahead_from_now_on(
     page[VERSIONS].copy_from_slice(&Writing::Ahead.versions());
     checksum::seal(&mut page, 0);
     file.write_at(0, &page).map_err(failed)?;
-    if sync != WalSync::Never {
+    if sync.syncs() {
         file.sync_data().map_err(failed)?;
     }
     Ok(())
@@ -267,10 +263,9 @@ pub(super) fn remove(disk: &dyn Disk, path: &Path) -> Result<bool, StorageError>
 
 pub(super) fn sync_dir(disk: &dyn Disk, path: &Path, sync: WalSync) -> Result<(), StorageError> {
     let dir = path.parent().unwrap_or(path);
-    match sync {
-        WalSync::Never => Ok(()),
-        WalSync::Always | WalSync::Interval(_) => disk
-            .sync_dir(dir)
-            .map_err(|error| StorageError::io("sync", dir, error)),
+    if !sync.syncs() {
+        return Ok(());
     }
+    let synced = disk.sync_dir(dir);
+    synced.map_err(|error| StorageError::io("sync", dir, error))
 }

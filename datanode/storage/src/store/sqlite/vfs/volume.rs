@@ -220,13 +220,11 @@ impl Volume {
 
     /// Makes the names in the directory durable, if the operator wants that.
     pub(super) fn sync_dir(&self, code: i32) -> Result<(), i32> {
-        match self.sync {
-            WalSync::Never => Ok(()),
-            WalSync::Always | WalSync::Interval(_) => {
-                let synced = self.disk.sync_dir(self.dir());
-                synced.map_err(|error| self.sync_failed(self.dir(), error, code))
-            }
+        if !self.sync.syncs() {
+            return Ok(());
         }
+        let synced = self.disk.sync_dir(self.dir());
+        synced.map_err(|error| self.sync_failed(self.dir(), error, code))
     }
 }
 
