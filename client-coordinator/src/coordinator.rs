@@ -209,6 +209,7 @@ impl ClientCoordinator {
             admin,
             metrics: settings.metrics,
             is_ready: Box::new(is_ready),
+            stop: stopping.clone(),
         };
         let rest = tokio::spawn(serve_rest(gateway, rest_listener, stopping));
         Ok(Self {

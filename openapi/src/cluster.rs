@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use tierkv_proto::v1;
+use utoipa::ToSchema;
 
 /// The whole platform.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterReport {
     /// The data clusters.
     pub clusters: Vec<Cluster>,
@@ -21,7 +22,7 @@ pub struct ClusterReport {
 }
 
 /// One data cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Cluster {
     /// Its name.
     pub id: String,
@@ -38,7 +39,7 @@ pub struct Cluster {
 }
 
 /// One data node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Member {
     /// Its name.
     pub node: String,
@@ -59,7 +60,7 @@ pub struct Member {
 }
 
 /// One coordinator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Coordinator {
     /// Its name.
     pub node: String,
@@ -74,7 +75,7 @@ pub struct Coordinator {
 }
 
 /// One cache node.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CacheNode {
     /// Its name.
     pub node: String,
@@ -87,12 +88,13 @@ pub struct CacheNode {
 }
 
 /// How far one cache node may be believed about one cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CacheMark {
     /// The cluster.
     pub cluster: String,
     /// How old a hit would be now.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub age_ms: Option<u32>,
 }
 

@@ -2,16 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 use tierkv_types::{Code, Error};
+use utoipa::ToSchema;
 
 /// The media type of a [`Problem`].
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// A failed request (RFC 9457).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// The platform's code.
+    #[schema(example = "InvalidArgument")]
     pub code: String,
     /// The HTTP status, again.
+    #[schema(example = 400, minimum = 400, maximum = 599)]
     pub status: u16,
     /// What kind of failure it is, the same for every request that fails so.
     pub title: String,

@@ -6,38 +6,19 @@ use std::time::Duration;
 use tierkv_proto::convert;
 use tierkv_types::Error;
 
-/// The units, in milliseconds. A day is 24 hours.
-const UNITS: [(&str, u64); 5] = [
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-];
+use crate::duration;
+
+/// What it is called in refusals.
+const NAME: &str = "time to live";
 
 /// Reads a time to live.
 ///
 /// # Errors
 /// `InvalidArgument` if it is none, is zero, or is over the limit `max_ttl`.
 pub fn parse(text: &str) -> Result<Duration, Error> {
-    let refused = |why: &str| {
-        let text = text.escape_debug();
-        Error::invalid(format!(
-            "the time to live '{text}' {why}; write a whole number and a unit, as in 1500ms, \
-             60s, 15m, 12h or 30d"
-        ))
-    };
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (count, unit) = text.split_at(digits);
-    if count.is_empty() {
-        return Err(refused("begins with no number"));
-    }
-    let Some((_, millis)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-        return Err(refused("has no unit that is known"));
-    };
-    let ttl = (count.parse::<u64>().ok()).and_then(|count| count.checked_mul(*millis));
-    let ttl = ttl.ok_or_else(|| refused("is too long to be counted"))?;
-    convert::ttl(ttl)?.ok_or_else(|| refused("is over at once (leave it out to keep the key)"))
+    convert::ttl(duration::parse(NAME, text)?)?.ok_or_else(|| {
+        duration::refused(NAME, text, "is over at once (leave it out to keep the key)")
+    })
 }
 
 #[cfg(test)]

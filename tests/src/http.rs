@@ -3,11 +3,12 @@
 //! Clients and their libraries rewrite paths (`..`, `%2F`, bytes beyond ASCII); what is
 //! written here is what is sent.
 
-use std::io;
+use std::{io, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
 /// What came back.
@@ -78,6 +79,58 @@ impl<'a> Request<'a> {
     /// If the connection fails or the answer is no HTTP.
     pub async fn send(self, address: &str) -> io::Result<Response> {
         let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(self.head(address).as_bytes()).await?;
+        // A server that refuses a large body may answer and close before it read it all.
+        let sent = stream.write_all(self.body).await;
+        received(stream, sent).await
+    }
+
+    /// Sends the head and so many bytes of the body it tells of, and says nothing more: the
+    /// connection is left open, or this half of it is closed.
+    ///
+    /// # Errors
+    /// If the connection fails or the answer is no HTTP.
+    pub async fn send_part(
+        self,
+        address: &str,
+        bytes: usize,
+        and_close: bool,
+    ) -> io::Result<Response> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(self.head(address).as_bytes()).await?;
+        let mut sent = stream.write_all(&self.body[..bytes]).await;
+        if and_close && sent.is_ok() {
+            sent = stream.shutdown().await;
+        }
+        received(stream, sent).await
+    }
+
+    /// Sends it and leaves the body of the answer to be read as it comes.
+    ///
+    /// # Errors
+    /// If the connection fails or the answer is no HTTP.
+    pub async fn open(self, address: &str) -> io::Result<Stream> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(self.head(address).as_bytes()).await?;
+        stream.write_all(self.body).await?;
+        let mut bytes = Vec::new();
+        loop {
+            if let Some((status, headers, rest)) = parse_head(&bytes) {
+                let pending = rest.to_vec();
+                return Ok(Stream {
+                    stream,
+                    status,
+                    headers,
+                    pending,
+                });
+            }
+            if stream.read_buf(&mut bytes).await? == 0 {
+                return Err(no_http(&bytes));
+            }
+        }
+    }
+
+    fn head(&self, address: &str) -> String {
         let mut head = format!(
             "{} {} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n",
             self.method,
@@ -88,31 +141,72 @@ impl<'a> Request<'a> {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
-        stream.write_all(head.as_bytes()).await?;
-        // A server that refuses a large body may answer and close before it read it all.
-        let sent = stream.write_all(self.body).await;
-        let mut answer = Vec::new();
-        let received = stream.read_to_end(&mut answer).await;
-        match parse(&answer) {
-            Some(response) => Ok(response),
-            None => sent.and(received).and(Err(io::Error::other(format!(
-                "no HTTP answer: {}",
-                answer.escape_ascii()
-            )))),
+        head
+    }
+}
+
+/// An answer whose body comes piece by piece, in chunks.
+#[derive(Debug)]
+pub struct Stream {
+    stream: TcpStream,
+    /// The status code.
+    pub status: u16,
+    /// The headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// What was received and not yet handed out.
+    pending: Vec<u8>,
+}
+
+impl Stream {
+    /// The next chunk; `None` after the last one.
+    ///
+    /// # Errors
+    /// If none comes within `patience`, or the connection breaks.
+    pub async fn chunk(&mut self, patience: Duration) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some((chunk, length)) = first_chunk(&self.pending) {
+                self.pending.drain(..length);
+                return Ok((!chunk.is_empty()).then_some(chunk));
+            }
+            let more = timeout(patience, self.stream.read_buf(&mut self.pending)).await;
+            let more = more.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+            if more? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
     }
 }
 
-fn parse(answer: &[u8]) -> Option<Response> {
+async fn received(mut stream: TcpStream, sent: io::Result<()>) -> io::Result<Response> {
+    let mut answer = Vec::new();
+    let received = stream.read_to_end(&mut answer).await;
+    match parse(&answer) {
+        Some(response) => Ok(response),
+        None => sent.and(received).and(Err(no_http(&answer))),
+    }
+}
+
+fn no_http(answer: &[u8]) -> io::Error {
+    io::Error::other(format!("no HTTP answer: {}", answer.escape_ascii()))
+}
+
+/// Status, headers with names in lower case, and what follows the head.
+type Head<'a> = (u16, Vec<(String, String)>, &'a [u8]);
+
+fn parse_head(answer: &[u8]) -> Option<Head<'_>> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).ok()?;
     let mut lines = head.split("\r\n");
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
-    let headers: Vec<(String, String)> = lines
+    let headers = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    let rest = &answer[end + 4..];
+    Some((status, headers, &answer[end + 4..]))
+}
+
+fn parse(answer: &[u8]) -> Option<Response> {
+    let (status, headers, rest) = parse_head(answer)?;
     let chunked = (headers.iter())
         .any(|(name, value)| name == "transfer-encoding" && value.eq_ignore_ascii_case("chunked"));
     let body = if chunked {
@@ -127,18 +221,25 @@ fn parse(answer: &[u8]) -> Option<Response> {
     })
 }
 
+/// The first chunk and how many bytes it takes with its frame; `None` if it is not whole.
+fn first_chunk(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let end = bytes.windows(2).position(|two| two == b"\r\n")?;
+    let size = std::str::from_utf8(&bytes[..end]).ok()?;
+    let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
+    let length = end + 2 + size + 2;
+    let chunk = bytes.get(end + 2..length)?.get(..size)?;
+    Some((chunk.to_vec(), length))
+}
+
 fn dechunked(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let end = rest.windows(2).position(|two| two == b"\r\n")?;
-        let size = std::str::from_utf8(&rest[..end]).ok()?;
-        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
-        rest = &rest[end + 2..];
-        if size == 0 {
+        let (chunk, length) = first_chunk(rest)?;
+        if chunk.is_empty() {
             return Some(body);
         }
-        body.extend_from_slice(rest.get(..size)?);
-        rest = rest.get(size + 2..)?;
+        body.extend_from_slice(&chunk);
+        rest = &rest[length..];
     }
 }
 

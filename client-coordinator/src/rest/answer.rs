@@ -1,0 +1,94 @@
+//! How answers are told.
+
+use axum::{
+    http::{
+        HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, ETAG},
+    },
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use tierkv_openapi::{Problem, problem};
+use tierkv_types::{Code, Error};
+
+/// An operation that failed, on its way to its user.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: StatusCode,
+    error: Error,
+}
+
+/// Left in a response for the counters: the error that it tells.
+#[derive(Clone)]
+pub(super) struct Failed(pub(super) Error);
+
+impl Failure {
+    /// A failure whose status says more than its code.
+    pub(super) const fn with_status(status: StatusCode, error: Error) -> Self {
+        Self { status, error }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            status: status(error.code),
+            error,
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = refusal(self.status, &self.error);
+        response.extensions_mut().insert(Failed(self.error));
+        response
+    }
+}
+
+fn status(code: Code) -> StatusCode {
+    let status = StatusCode::from_u16(tierkv_openapi::http_status(code));
+    // The numbers are those of known failures.
+    status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// A problem that counts as no failure of an operation.
+pub(super) fn refusal(status: StatusCode, error: &Error) -> Response {
+    let problem = Problem {
+        status: status.as_u16(),
+        ..Problem::new(error)
+    };
+    // A struct of strings and a number always serialises.
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    (status, [(CONTENT_TYPE, problem::MEDIA_TYPE)], body).into_response()
+}
+
+/// A key that is not there: an answer, not a failure.
+pub(super) fn absent() -> Response {
+    let error = Error::new(
+        Code::NotFound,
+        "the key is absent; PUT a value to this address to create it",
+    );
+    refusal(status(error.code), &error)
+}
+
+/// An answer in JSON.
+pub(super) fn json(body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => ([(CONTENT_TYPE, "application/json")], bytes).into_response(),
+        Err(error) => Failure::from(Error::new(Code::Internal, error.to_string())).into_response(),
+    }
+}
+
+/// An answer in JSON with the version as its entity tag.
+pub(super) fn json_of_version(body: &impl Serialize, version: u64) -> Response {
+    let mut response = json(body);
+    response.headers_mut().insert(ETAG, etag(version));
+    response
+}
+
+/// A version as an entity tag.
+pub(super) fn etag(version: u64) -> HeaderValue {
+    // Digits and quotes are always a header value.
+    HeaderValue::from_str(&format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"0\""))
+}

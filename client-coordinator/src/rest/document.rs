@@ -1,0 +1,159 @@
+//! The description of the API (OpenAPI), and the user interface that it comes to life in
+//! (Swagger UI, from this binary).
+
+use std::sync::{Arc, LazyLock};
+
+use axum::{
+    Router,
+    extract::Path,
+    http::header::{CONTENT_ENCODING, CONTENT_TYPE},
+    response::{IntoResponse, Redirect, Response},
+    routing::get,
+};
+use tierkv_types::{Code, Error};
+use utoipa::OpenApi;
+use utoipa_swagger_ui::Config;
+
+use super::{answer::Failure, batches, increments, keys, listing, operators, watching};
+
+/// Where the document is.
+const DOCUMENT: &str = "/openapi.json";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "TierKV",
+        description = "A layered key-value platform for read-heavy services: a cache tier and a \
+                       durable store under one guarantee.\n\nKeys and values are any bytes. JSON \
+                       carries them as text under `key` and `value`, or as base64 under \
+                       `key_base64` and `value_base64`; versions are strings, because they \
+                       exceed what a JSON number holds exactly. Every answer tells the \
+                       platform's time in `tierkv-time-ms`. Failures are problems (RFC 9457) \
+                       that say what to do next.",
+    ),
+    tags(
+        (name = "keys", description = "Single keys."),
+        (name = "batches", description = "Many keys at once."),
+        (name = "listing", description = "Keys by prefix or range."),
+        (name = "operators", description = "Topology, health and metrics."),
+    ),
+    paths(
+        keys::get,
+        keys::head,
+        keys::put,
+        keys::delete,
+        increments::increment,
+        batches::batch_get,
+        batches::write,
+        listing::list,
+        listing::count,
+        watching::watch,
+        operators::cluster,
+        operators::live,
+        operators::ready,
+        operators::metrics,
+    ),
+)]
+struct Document;
+
+/// The document as it is served, made once.
+static TEXT: LazyLock<String> = LazyLock::new(|| {
+    let mut text = Document::openapi()
+        .to_pretty_json()
+        .unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"));
+    text.push('\n');
+    text
+});
+
+/// How the user interface is set up, made once.
+static CONFIGURATION: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
+    let config = Config::from(DOCUMENT)
+        .try_it_out_enabled(true)
+        .display_request_duration(true)
+        // The default asks a server on the internet whether the document is valid.
+        .validator_url("none");
+    Arc::new(config)
+});
+
+/// The routes of the document and the user interface.
+pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new()
+        .route(DOCUMENT, get(document))
+        .route("/docs", get(async || Redirect::permanent("/docs/")))
+        .route("/docs/", get(async || file("")))
+        .route(
+            "/docs/{*file}",
+            get(async |Path(path): Path<String>| file(&path)),
+        )
+}
+
+async fn document() -> Response {
+    ([(CONTENT_TYPE, "application/json")], TEXT.as_str()).into_response()
+}
+
+/// A file of the user interface; the empty name is its first page.
+fn file(name: &str) -> Result<Response, Failure> {
+    let file = utoipa_swagger_ui::serve(name, Arc::clone(&CONFIGURATION));
+    let file = file.map_err(|error| Error::new(Code::Internal, error.to_string()))?;
+    let file = file.ok_or_else(|| {
+        Error::new(
+            Code::NotFound,
+            "the user interface has no such file; it begins at /docs/",
+        )
+    })?;
+    let mut response = ([(CONTENT_TYPE, file.content_type)], file.bytes).into_response();
+    if file.gzpipped {
+        let gzip = axum::http::HeaderValue::from_static("gzip");
+        response.headers_mut().insert(CONTENT_ENCODING, gzip);
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs};
+
+    use serde_json::Value;
+
+    use super::*;
+
+    const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi/openapi.json");
+
+    #[test]
+    fn the_shipped_document_is_this_one() {
+        assert!(
+            fs::read_to_string(SHIPPED).is_ok_and(|shipped| shipped == *TEXT),
+            "openapi/openapi.json drifted; write it anew, with `tierkv dev --ephemeral` \
+             running: curl --output openapi/openapi.json http://127.0.0.1:7480/openapi.json"
+        );
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere_and_every_operation_has_a_name() {
+        let document: Value = serde_json::from_str(&TEXT).unwrap();
+        let mut names = BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for operation in operations.as_object().unwrap().values() {
+                let name = operation["operationId"].as_str().unwrap();
+                assert!(
+                    names.insert(name.to_owned()),
+                    "{path}: {name} is there twice"
+                );
+                assert!(operation["summary"].is_string(), "{path}: no summary");
+            }
+        }
+        assert_eq!(names.len(), 14);
+        let mut waiting = vec![&document];
+        while let Some(value) = waiting.pop() {
+            if let Some(to) = value["$ref"].as_str() {
+                let found = document.pointer(to.trim_start_matches('#'));
+                assert!(found.is_some(), "{to} leads nowhere");
+            }
+            match value {
+                Value::Array(items) => waiting.extend(items),
+                Value::Object(fields) => waiting.extend(fields.values()),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Single keys: raw bytes in and out.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE, ETAG, VARY},
+    },
+    response::{IntoResponse, Response},
+};
+use tierkv_cache::Cache;
+use tierkv_openapi::{
+    Deleted, Problem, Written,
+    answers::{Hop, Source},
+    parameters::{
+        DeleteConditions, IdempotencyKey, KeyPath, PutConditions, ReadConditions as ReadHeaders,
+        ReadParameters, TimeoutParameter, TtlParameter,
+    },
+    refusals::{AnyRefusal, ConditionRefusal, WriteRefusal},
+};
+use tierkv_rpc::proto::{
+    convert,
+    v1::{
+        Condition, DeleteOperation, DeleteRequest, DeleteResponse, GetRequest, GetResponse,
+        PutOperation, PutRequest, WriteOperation, WriteRequest, condition, write_operation,
+    },
+};
+use tierkv_types::{Code, Error};
+
+use super::{
+    Gateway,
+    answer::{Failure, absent, etag, json, json_of_version},
+    body,
+    conditions::{self, ReadConditions, Verdict},
+    idempotency,
+    parameters::Parameters,
+    path,
+};
+
+/// The tier that answered a read.
+const SOURCE: HeaderName = HeaderName::from_static("tierkv-source");
+/// An upper bound of a read's staleness, in milliseconds.
+const AGE_MS: HeaderName = HeaderName::from_static("tierkv-age-ms");
+/// When the key expires, in milliseconds since the Unix epoch; absent: never.
+const EXPIRES_AT_MS: HeaderName = HeaderName::from_static("tierkv-expires-at-ms");
+/// The version up to which an absence is known.
+const VERSION: HeaderName = HeaderName::from_static("tierkv-version");
+/// The path a read took, in JSON, if `explain` was asked for.
+const PATH: HeaderName = HeaderName::from_static("tierkv-path");
+
+/// The value of a key
+///
+/// Raw bytes. Ask for `text/plain` to have a value that is UTF-8 told as text. `ETag` is the
+/// version; every answer says which tier it came from and how stale it can be.
+#[utoipa::path(
+    get, path = "/v1/kv/{namespace}/{key}", tag = "keys", operation_id = "get",
+    params(KeyPath, ReadParameters, TimeoutParameter, ReadHeaders),
+    responses(
+        (
+            status = 200, description = "The value.",
+            content((String = "text/plain"), (Vec<u8> = "application/octet-stream")),
+            headers(
+                ("ETag" = String, description = "The version, in double quotes."),
+                ("tierkv-source" = String, description = "`cache`, `replica` or `master`."),
+                ("tierkv-age-ms" = u32, description = "An upper bound of the answer's staleness, in milliseconds."),
+                ("tierkv-expires-at-ms" = u64, description = "When the key expires, in milliseconds since the Unix epoch; absent: never."),
+                ("tierkv-path" = String, description = "With `explain`: the path of the read, as a JSON array of `tier`, `node` and `micros`."),
+            ),
+        ),
+        (status = 304, description = "The key is still in a version that `If-None-Match` names."),
+        (
+            status = 404, description = "The key is absent.",
+            body = Problem, content_type = "application/problem+json",
+            headers(("tierkv-version" = String, description = "The version up to which the absence is known.")),
+        ),
+        AnyRefusal, ConditionRefusal,
+    ),
+)]
+pub(super) async fn get<C: Cache>(
+    State(gateway): State<Arc<Gateway<C>>>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (head, _) = request.into_parts();
+    let (namespace, key) = path::item(&head.uri, path::KV)?;
+    let mut parameters = Parameters::of(&head.uri)?;
+    let mut options = parameters.read_options()?;
+    options.explain = parameters.flag("explain")?;
+    let deadline = parameters.deadline()?;
+    parameters.finish()?;
+    let conditions = ReadConditions::of(&head.headers)?;
+    let read = GetRequest {
+        namespace,
+        key,
+        options: Some(options),
+    };
+    let answer = gateway.operations.get(read, deadline).await?;
+    let mut response = match answer.found {
+        true => present(&head.headers, &conditions, &answer),
+        false => absent(),
+    };
+    describe(response.headers_mut(), answer)?;
+    Ok(response)
+}
+
+/// Whether a key is there
+///
+/// What GET answers, without the value.
+#[utoipa::path(
+    head, path = "/v1/kv/{namespace}/{key}", tag = "keys", operation_id = "head",
+    params(KeyPath, ReadParameters, TimeoutParameter, ReadHeaders),
+    responses(
+        (
+            status = 200, description = "The key is there.",
+            headers(
+                ("ETag" = String, description = "The version, in double quotes."),
+                ("tierkv-source" = String, description = "`cache`, `replica` or `master`."),
+                ("tierkv-age-ms" = u32, description = "An upper bound of the answer's staleness, in milliseconds."),
+                ("tierkv-expires-at-ms" = u64, description = "When the key expires, in milliseconds since the Unix epoch; absent: never."),
+            ),
+        ),
+        (status = 304, description = "The key is still in a version that `If-None-Match` names."),
+        (status = 400, description = "The request can't succeed as it is: correct it."),
+        (status = 404, description = "The key is absent."),
+        (status = 412, description = "`If-Match` does not hold."),
+        (status = 429, description = "A limit is reached: wait."),
+        (status = 500, description = "A defect."),
+        (status = 503, description = "Nothing was done: retry."),
+        (status = 504, description = "The time was over."),
+    ),
+)]
+pub(super) async fn head<C: Cache>(
+    state: State<Arc<Gateway<C>>>,
+    request: Request,
+) -> Result<Response, Failure> {
+    // The body is left out by the server, which keeps its length.
+    get(state, request).await
+}
+
+/// Sets a key
+///
+/// The body is the value, up to 1 MiB of any bytes. With `If-None-Match: *` only if the key is
+/// absent, with `If-Match` only if it is in the version named there, or at all (`*`).
+#[utoipa::path(
+    put, path = "/v1/kv/{namespace}/{key}", tag = "keys", operation_id = "put",
+    params(KeyPath, TtlParameter, TimeoutParameter, PutConditions, IdempotencyKey),
+    request_body(
+        description = "The value. Its type is not kept.",
+        content(
+            (String = "text/plain", example = "hello"),
+            (Vec<u8> = "application/octet-stream"),
+        ),
+    ),
+    responses(
+        (
+            status = 200, description = "It is set, durably.", body = Written,
+            headers(("ETag" = String, description = "The new version, in double quotes.")),
+        ),
+        AnyRefusal, WriteRefusal, ConditionRefusal,
+    ),
+)]
+pub(super) async fn put<C: Cache>(
+    State(gateway): State<Arc<Gateway<C>>>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (head, body) = request.into_parts();
+    let (namespace, key) = path::item(&head.uri, path::KV)?;
+    let mut parameters = Parameters::of(&head.uri)?;
+    let ttl_ms = parameters.ttl_ms()?;
+    let deadline = parameters.deadline()?;
+    parameters.finish()?;
+    let condition = conditions::of_put(&head.headers)?;
+    let request_id = idempotency::request_id(&head.headers)?;
+    let value = body::value(&head.headers, body, deadline).await?;
+    let version = match condition {
+        None => {
+            let put = PutRequest {
+                namespace,
+                key,
+                value,
+                ttl_ms,
+                request_id,
+            };
+            gateway.operations.put(put, deadline).await?.version
+        }
+        Some(condition) => {
+            convert::check_value(&value)?;
+            let operation = write_operation::Kind::Put(PutOperation {
+                key: key.clone(),
+                value,
+                ttl_ms,
+            });
+            let write = WriteRequest {
+                request_id,
+                ..on_condition(namespace, key, condition, operation)
+            };
+            gateway.operations.write(write, deadline).await?.version
+        }
+    };
+    let written = Written {
+        version: version.to_string(),
+    };
+    Ok(json_of_version(&written, version))
+}
+
+/// Removes a key
+///
+/// Removing an absent key succeeds, with `existed` false.
+#[utoipa::path(
+    delete, path = "/v1/kv/{namespace}/{key}", tag = "keys", operation_id = "delete",
+    params(KeyPath, TimeoutParameter, DeleteConditions, IdempotencyKey),
+    responses(
+        (status = 200, description = "It is removed, durably.", body = Deleted),
+        AnyRefusal, WriteRefusal, ConditionRefusal,
+    ),
+)]
+pub(super) async fn delete<C: Cache>(
+    State(gateway): State<Arc<Gateway<C>>>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (head, _) = request.into_parts();
+    let (namespace, key) = path::item(&head.uri, path::KV)?;
+    let mut parameters = Parameters::of(&head.uri)?;
+    let deadline = parameters.deadline()?;
+    parameters.finish()?;
+    let condition = conditions::of_delete(&head.headers)?;
+    let request_id = idempotency::request_id(&head.headers)?;
+    let answer = match condition {
+        None => {
+            let delete = DeleteRequest {
+                namespace,
+                key,
+                request_id,
+            };
+            gateway.operations.delete(delete, deadline).await?
+        }
+        Some(condition) => {
+            let operation = write_operation::Kind::Delete(DeleteOperation { key: key.clone() });
+            let write = WriteRequest {
+                request_id,
+                ..on_condition(namespace, key, condition, operation)
+            };
+            let answer = gateway.operations.write(write, deadline).await?;
+            DeleteResponse {
+                existed: answer.results.first().is_some_and(|result| result.existed),
+                version: answer.version,
+            }
+        }
+    };
+    Ok(json(&Deleted {
+        existed: answer.existed,
+        version: answer.version.to_string(),
+    }))
+}
+
+/// A write of one key on a condition of the same key.
+fn on_condition(
+    namespace: String,
+    key: bytes::Bytes,
+    condition: condition::Kind,
+    operation: write_operation::Kind,
+) -> WriteRequest {
+    WriteRequest {
+        namespace,
+        conditions: vec![Condition {
+            key,
+            kind: Some(condition),
+        }],
+        operations: vec![WriteOperation {
+            kind: Some(operation),
+        }],
+        request_id: None,
+        return_previous: false,
+    }
+}
+
+/// The answer to a read of a key that is there.
+fn present(headers: &HeaderMap, conditions: &ReadConditions, answer: &GetResponse) -> Response {
+    let mut response = match conditions.judge(answer.version) {
+        Verdict::Whole => {
+            let media_type = media_type(headers, &answer.value);
+            ([(CONTENT_TYPE, media_type)], answer.value.clone()).into_response()
+        }
+        Verdict::NotModified => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+        }
+        Verdict::Failed => Failure::from(Error::new(
+            Code::ConditionFailed,
+            "the key is in none of the versions that If-Match names",
+        ))
+        .into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(ETAG, etag(answer.version));
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+/// Values are bytes; who asks for text by name gets what is text as text.
+fn media_type(headers: &HeaderMap, value: &[u8]) -> &'static str {
+    let mut wanted = (headers.get_all(ACCEPT).iter())
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(|range| range.split(|byte| *byte == b';').next().unwrap_or_default());
+    let text = wanted.any(|range| range.trim_ascii().eq_ignore_ascii_case(b"text/plain"));
+    match text && std::str::from_utf8(value).is_ok() {
+        true => "text/plain; charset=utf-8",
+        false => "application/octet-stream",
+    }
+}
+
+/// Says where a read was answered, and how fresh it is.
+fn describe(headers: &mut HeaderMap, answer: GetResponse) -> Result<(), Error> {
+    let source = Source::from_wire(answer.source).name();
+    headers.insert(SOURCE, HeaderValue::from_static(source));
+    headers.insert(AGE_MS, HeaderValue::from(answer.age_ms));
+    if answer.expires_at_ms != 0 {
+        headers.insert(EXPIRES_AT_MS, HeaderValue::from(answer.expires_at_ms));
+    }
+    if !answer.found {
+        headers.insert(VERSION, HeaderValue::from(answer.version));
+    }
+    if !answer.path.is_empty() {
+        let path: Vec<Hop> = answer.path.into_iter().map(Into::into).collect();
+        let told = (serde_json::to_vec(&path).ok())
+            .and_then(|json| HeaderValue::from_maybe_shared(bytes::Bytes::from(json)).ok());
+        let told = told.ok_or_else(|| {
+            Error::new(Code::Internal, "the path of the read does not fit a header")
+        })?;
+        headers.insert(PATH, told);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_told_as_text_to_who_asks_for_it() {
+        let told = |accept: &str, value: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
+            media_type(&headers, value)
+        };
+        for accept in ["text/plain", "application/json, TEXT/PLAIN;q=0.5"] {
+            assert_eq!(told(accept, b"v"), "text/plain; charset=utf-8", "{accept}");
+            assert_eq!(
+                told(accept, b"\xff"),
+                "application/octet-stream",
+                "{accept}"
+            );
+        }
+        for accept in ["*/*", "text/html", "text/*", ""] {
+            assert_eq!(told(accept, b"v"), "application/octet-stream", "{accept}");
+        }
+    }
+}

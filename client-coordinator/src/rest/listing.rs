@@ -1,0 +1,243 @@
+//! Keys by prefix or range: pages of them, and their number.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use tierkv_cache::Cache;
+use tierkv_openapi::{
+    answers::{Counted, Page},
+    octets,
+    parameters::{
+        ListingParameters, NamespacePath, PageParameters, SelectionParameters, TimeoutParameter,
+    },
+    refusals::{AnyRefusal, TokenRefusal},
+};
+use tierkv_rpc::proto::v1::{
+    CountRequest, KeyRange, ScanItem, ScanRequest, ScanResponse, count_request, scan_request,
+};
+use tierkv_types::Error;
+use tokio::time::{Instant, timeout_at};
+
+use crate::operations::Answers;
+
+use super::{
+    Gateway,
+    answer::{Failure, json},
+    parameters::Parameters,
+    path,
+};
+
+/// Items of a page whose request names no limit.
+const DEFAULT_PAGE_ITEMS: u32 = 100;
+/// Most items of a page. Over it: `InvalidArgument`.
+const MAX_PAGE_ITEMS: u32 = 1_000;
+/// Bytes of keys and values after which a page is closed (it holds at least what came first).
+const PAGE_BYTES: usize = 4 << 20;
+
+/// Which keys are meant.
+enum Selection {
+    Prefix(Bytes),
+    Range(KeyRange),
+}
+
+impl Selection {
+    /// Takes the parameters of a selection; without any, all keys are meant.
+    fn taken_from(parameters: &mut Parameters) -> Result<Self, Error> {
+        let prefix = parameters.octets("prefix")?;
+        let start = parameters.octets("start")?;
+        let end = parameters.octets("end")?;
+        match (prefix, start, end) {
+            (prefix, None, None) => Ok(Self::Prefix(prefix.unwrap_or_default())),
+            (None, start, end) => Ok(Self::Range(KeyRange {
+                start: start.unwrap_or_default(),
+                end: end.unwrap_or_default(),
+            })),
+            _ => Err(Error::invalid(
+                "a prefix and a range (start, end) exclude each other; give one of them",
+            )),
+        }
+    }
+}
+
+/// A page of keys
+///
+/// In the order of their keys. A page of large values may have fewer items than its limit;
+/// only a page without `next_page_token` is the last one.
+#[utoipa::path(
+    get, path = "/v1/kv/{namespace}", tag = "listing", operation_id = "list",
+    params(NamespacePath, SelectionParameters, PageParameters, ListingParameters, TimeoutParameter),
+    responses(
+        (status = 200, description = "The page.", body = Page),
+        AnyRefusal, TokenRefusal,
+    ),
+)]
+pub(super) async fn list<C: Cache>(
+    State(gateway): State<Arc<Gateway<C>>>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let namespace = path::namespace(request.uri(), path::KV)?;
+    let mut parameters = Parameters::of(request.uri())?;
+    let selection = match Selection::taken_from(&mut parameters)? {
+        Selection::Prefix(prefix) => scan_request::Selection::Prefix(prefix),
+        Selection::Range(range) => scan_request::Selection::Range(range),
+    };
+    let limit = parameters.number("limit")?.unwrap_or(DEFAULT_PAGE_ITEMS);
+    if limit == 0 || limit > MAX_PAGE_ITEMS {
+        return Err(Error::invalid(format!(
+            "limit is from 1 to max_page_items, {MAX_PAGE_ITEMS}, not {limit}"
+        ))
+        .into());
+    }
+    let page_token = match parameters.text("page_token")? {
+        Some(token) => octets::decode("page_token", &token)?,
+        None => Bytes::new(),
+    };
+    let options = parameters.read_options()?;
+    let deadline = parameters.deadline()?;
+    parameters.finish()?;
+    let scan = ScanRequest {
+        namespace,
+        selection: Some(selection),
+        limit,
+        page_token,
+        options: Some(options),
+    };
+    let answers = gateway.operations.scan(scan, deadline).await?;
+    Ok(json(&page(answers, deadline).await?))
+}
+
+/// Gathers a page from the answers of a scan.
+async fn page(mut answers: Answers<ScanResponse>, deadline: Instant) -> Result<Page, Error> {
+    let mut items: Vec<ScanItem> = Vec::new();
+    let mut bytes = 0;
+    let mut next = Bytes::new();
+    loop {
+        let answer = timeout_at(deadline, answers.next()).await;
+        let answer = answer.map_err(|_| {
+            Error::new(
+                tierkv_types::Code::DeadlineExceeded,
+                "the page was not read in time; ask for fewer items or give it more time",
+            )
+        })?;
+        let Some(answer) = answer.transpose()? else {
+            break;
+        };
+        let more: usize = (answer.items.iter())
+            .map(|item| item.key.len() + item.value.len())
+            .sum();
+        if !items.is_empty() && bytes + more > PAGE_BYTES {
+            // The next page begins with what does not fit this one.
+            break;
+        }
+        bytes += more;
+        items.extend(answer.items);
+        next = answer.next_page_token;
+        if next.is_empty() {
+            break;
+        }
+    }
+    Ok(Page::new(items, &next))
+}
+
+/// The number of keys
+#[utoipa::path(
+    get, path = "/v1/count/{namespace}", tag = "listing", operation_id = "count",
+    params(NamespacePath, SelectionParameters, ListingParameters, TimeoutParameter),
+    responses(
+        (status = 200, description = "The number.", body = Counted),
+        AnyRefusal,
+    ),
+)]
+pub(super) async fn count<C: Cache>(
+    State(gateway): State<Arc<Gateway<C>>>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let namespace = path::namespace(request.uri(), path::COUNT)?;
+    let mut parameters = Parameters::of(request.uri())?;
+    let selection = match Selection::taken_from(&mut parameters)? {
+        Selection::Prefix(prefix) => count_request::Selection::Prefix(prefix),
+        Selection::Range(range) => count_request::Selection::Range(range),
+    };
+    let options = parameters.read_options()?;
+    let deadline = parameters.deadline()?;
+    parameters.finish()?;
+    let wanted = CountRequest {
+        namespace,
+        selection: Some(selection),
+        options: Some(options),
+    };
+    let count = gateway.operations.count(wanted, deadline).await?.count;
+    Ok(json(&Counted { count }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::stream;
+
+    use super::*;
+
+    fn response(keys: &[&'static str], value: usize, next: &'static str) -> ScanResponse {
+        let item = |key: &&'static str| ScanItem {
+            key: Bytes::from_static(key.as_bytes()),
+            value: vec![b'v'; value].into(),
+            version: 1,
+            expires_at_ms: 0,
+        };
+        ScanResponse {
+            items: keys.iter().map(item).collect(),
+            next_page_token: Bytes::from_static(next.as_bytes()),
+        }
+    }
+
+    async fn gathered(answers: Vec<Result<ScanResponse, Error>>) -> Result<(usize, bool), Error> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let page = page(stream::iter(answers).boxed(), deadline).await?;
+        Ok((page.items.len(), page.next_page_token.is_some()))
+    }
+
+    #[tokio::test]
+    async fn a_page_ends_with_its_scan() {
+        let answers = vec![
+            Ok(response(&["a", "b"], 1, "b")),
+            Ok(response(&["c"], 1, "")),
+        ];
+        assert_eq!(gathered(answers).await, Ok((3, false)));
+        // A limit that was reached leaves a token.
+        assert_eq!(
+            gathered(vec![Ok(response(&["a"], 1, "a"))]).await,
+            Ok((1, true))
+        );
+        assert_eq!(gathered(vec![]).await, Ok((0, false)));
+    }
+
+    #[tokio::test]
+    async fn a_page_of_large_values_is_closed_and_loses_none() {
+        let answers = vec![
+            Ok(response(&["a"], 3 << 20, "a")),
+            Ok(response(&["b"], 3 << 20, "b")),
+            Ok(response(&["c"], 3 << 20, "")),
+        ];
+        assert_eq!(gathered(answers).await, Ok((1, true)));
+        let large = vec![Ok(response(&["a"], 5 << 20, "a"))];
+        assert_eq!(gathered(large).await, Ok((1, true)));
+    }
+
+    #[tokio::test]
+    async fn a_scan_that_fails_gives_no_page() {
+        let answers = vec![
+            Ok(response(&["a"], 1, "a")),
+            Err(Error::unavailable("the master went")),
+        ];
+        assert!(gathered(answers).await.is_err());
+        let never = stream::pending().boxed();
+        let late = page(never, Instant::now() + Duration::from_millis(1)).await;
+        assert_eq!(late.unwrap_err().code, tierkv_types::Code::DeadlineExceeded);
+    }
+}

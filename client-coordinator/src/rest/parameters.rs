@@ -1,0 +1,252 @@
+//! The parameters of a query.
+
+use std::str::FromStr;
+
+use axum::http::Uri;
+use bytes::Bytes;
+use tierkv_openapi::{
+    integer::version,
+    octets,
+    requests::{self, Consistency},
+    timeout, ttl,
+};
+use tierkv_rpc::proto::v1::ReadOptions;
+use tierkv_types::{Error, limits::DEFAULT_TIMEOUT};
+use tokio::time::Instant;
+
+use super::path::decoded;
+
+/// The parameters of one query, decoded. Each is taken out by the one who knows it; what is
+/// left at the end is refused.
+pub(super) struct Parameters(Vec<(String, Vec<u8>)>);
+
+impl Parameters {
+    /// The parameters of an address; `+` is a plus sign there, as in its path.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if one is there twice or can't be decoded.
+    pub(super) fn of(uri: &Uri) -> Result<Self, Error> {
+        let mut parameters: Vec<(String, Vec<u8>)> = Vec::new();
+        let pairs = uri.query().unwrap_or_default().split('&');
+        for pair in pairs.filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = utf8("a parameter's name", decoded(name)?)?;
+            if parameters.iter().any(|(seen, _)| *seen == name) {
+                return Err(Error::invalid(format!(
+                    "the parameter '{}' stands there twice",
+                    name.escape_debug()
+                )));
+            }
+            parameters.push((name, decoded(value)?));
+        }
+        Ok(Self(parameters))
+    }
+
+    /// Takes a parameter that is any bytes.
+    pub(super) fn bytes(&mut self, name: &str) -> Option<Bytes> {
+        let at = self.0.iter().position(|(found, _)| found == name)?;
+        Some(self.0.swap_remove(at).1.into())
+    }
+
+    /// Takes a parameter that is text.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it is not UTF-8.
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Error> {
+        let bytes = self.bytes(name);
+        bytes.map(|bytes| utf8(name, bytes.into())).transpose()
+    }
+
+    /// Takes a parameter that is any bytes, under its name or as base64 under the name with
+    /// `_base64`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it is there in both ways, or is no base64.
+    pub(super) fn octets(&mut self, name: &str) -> Result<Option<Bytes>, Error> {
+        let raw = self.bytes(name);
+        let base64 = self.text(&format!("{name}_base64"))?;
+        match (raw, base64) {
+            // Its refusal, and the one of what is no base64, are the same as in bodies.
+            (Some(_), Some(base64)) => octets::optional(name, Some(String::new()), Some(&base64)),
+            (None, base64) => octets::optional(name, None, base64.as_deref()),
+            (raw, None) => Ok(raw),
+        }
+    }
+
+    /// Takes a parameter that is a whole number.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it is none or does not fit.
+    pub(super) fn number<T: FromStr>(&mut self, name: &str) -> Result<Option<T>, Error> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match digits.then(|| text.parse().ok()).flatten() {
+            Some(number) => Ok(Some(number)),
+            None => Err(Error::invalid(format!(
+                "{name} is a decimal number in its bounds, not '{}'",
+                text.escape_debug()
+            ))),
+        }
+    }
+
+    /// Takes a parameter that says yes or no; absent, no.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it says neither.
+    pub(super) fn flag(&mut self, name: &str) -> Result<bool, Error> {
+        match self.text(name)?.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Error::invalid(format!("{name} is true or false"))),
+        }
+    }
+
+    /// Takes the parameters of a read.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub(super) fn read_options(&mut self) -> Result<ReadOptions, Error> {
+        let consistency = self.text("consistency")?;
+        let consistency = (consistency.as_deref().map(Consistency::named)).transpose()?;
+        let min_version = match self.text("min_version")? {
+            Some(text) => version("min_version", &text)?,
+            None => 0,
+        };
+        let max_staleness_ms = self.number("max_staleness_ms")?;
+        Ok(requests::read_options(
+            consistency,
+            min_version,
+            max_staleness_ms,
+            false,
+        ))
+    }
+
+    /// Takes the time to live in milliseconds; 0 for ever.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub(super) fn ttl_ms(&mut self) -> Result<u64, Error> {
+        let live = self
+            .text("ttl")?
+            .map(|text| ttl::parse(&text))
+            .transpose()?;
+        // The longest one fits: `ttl::parse` keeps the limit.
+        Ok(live.map_or(0, |live| {
+            u64::try_from(live.as_millis()).unwrap_or(u64::MAX)
+        }))
+    }
+
+    /// Takes the timeout; answers until when the operation has time.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub(super) fn deadline(&mut self) -> Result<Instant, Error> {
+        let timeout = (self.text("timeout")?)
+            .map(|text| timeout::parse(&text))
+            .transpose()?;
+        Ok(Instant::now() + timeout.unwrap_or(DEFAULT_TIMEOUT))
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if there is a parameter that nobody took.
+    pub(super) fn finish(self) -> Result<(), Error> {
+        match self.0.first() {
+            Some((name, _)) => Err(Error::invalid(format!(
+                "the parameter '{}' is not known here",
+                name.escape_debug()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn utf8(name: &str, bytes: Vec<u8>) -> Result<String, Error> {
+    String::from_utf8(bytes).map_err(|_| Error::invalid(format!("{name} is not UTF-8")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tierkv_rpc::proto::v1;
+
+    use super::*;
+
+    fn of(query: &str) -> Result<Parameters, Error> {
+        Parameters::of(&format!("/v1/kv/n/k?{query}").parse().unwrap())
+    }
+
+    fn taken<T>(
+        query: &str,
+        take: impl Fn(&mut Parameters) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut parameters = of(query)?;
+        let taken = take(&mut parameters)?;
+        parameters.finish()?;
+        Ok(taken)
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        let options = |query| taken(query, Parameters::read_options);
+        let session = v1::Consistency::Session as i32;
+        assert_eq!(options("min_version=7").unwrap().consistency, session);
+        let none_stale = options("max_staleness_ms=0").unwrap();
+        assert_eq!(none_stale.max_staleness_ms, Some(0));
+        for bad in [
+            "consistency=newest",
+            "consistency=",
+            "consistency=cached&consistency=latest",
+            "min_version=x",
+            "min_version=+7",
+            "max_staleness_ms=-1",
+            "max_staleness_ms=4294967296",
+            "fresh=1",
+            "%",
+        ] {
+            assert!(options(bad).is_err(), "{bad}");
+        }
+        let live = |query| taken(query, Parameters::ttl_ms);
+        assert_eq!(live(""), Ok(0));
+        assert_eq!(live("ttl=60s"), Ok(60_000));
+        for bad in [
+            "ttl=60",
+            "ttl=",
+            "ttl",
+            "ttl=1s&ttl=2s",
+            "consistency=latest",
+        ] {
+            assert!(live(bad).is_err(), "{bad}");
+        }
+        let flag = |query| taken(query, |parameters| parameters.flag("explain"));
+        assert_eq!(flag("explain=true"), Ok(true));
+        assert_eq!(flag("explain=false"), Ok(false));
+        assert!(flag("explain=1").is_err());
+    }
+
+    #[test]
+    fn bytes_come_raw_or_as_base64() {
+        let prefix = |query| taken(query, |parameters| parameters.octets("prefix"));
+        let bytes = |bytes: &'static [u8]| Ok(Some(Bytes::from_static(bytes)));
+        assert_eq!(prefix(""), Ok(None));
+        assert_eq!(prefix("prefix="), bytes(b""));
+        assert_eq!(prefix("prefix=a+b%FF"), bytes(b"a+b\xff"));
+        assert_eq!(prefix("prefix_base64=+/8="), bytes(b"\xfb\xff"));
+        assert_eq!(prefix("pre%66ix=a"), bytes(b"a"));
+        assert!(prefix("prefix=a&prefix_base64=YQ==").is_err());
+        assert!(prefix("prefix_base64=%FF").is_err());
+    }
+
+    #[test]
+    fn a_timeout_sets_the_deadline() {
+        let before = Instant::now();
+        let deadline = taken("timeout=2s", Parameters::deadline).unwrap();
+        assert!(deadline - before >= Duration::from_secs(2));
+        assert!(deadline <= Instant::now() + Duration::from_secs(2));
+        assert!(taken("timeout=0s", Parameters::deadline).is_err());
+    }
+}

@@ -1,0 +1,199 @@
+//! The parameters of requests as the document describes them. The gateway reads them by
+//! hand, from the raw address, because keys are any bytes.
+
+use utoipa::IntoParams;
+
+use crate::requests::Consistency;
+
+/// Where a key is.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct KeyPath {
+    /// The namespace.
+    #[param(example = "default", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
+    pub namespace: String,
+    /// The key: 1 to 1,024 bytes, percent-encoded; `+` is a plus sign. Clients rewrite the
+    /// keys `.` and `..`: they go by `batch-get` and `write`.
+    #[param(example = "greeting", min_length = 1, max_length = 1024)]
+    pub key: String,
+}
+
+/// Where a number is.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct NumberPath {
+    /// The namespace.
+    #[param(example = "default", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
+    pub namespace: String,
+    /// The key: 1 to 1,024 bytes, percent-encoded; `+` is a plus sign.
+    #[param(example = "visits", min_length = 1, max_length = 1024)]
+    pub key: String,
+}
+
+/// Where many keys are.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct NamespacePath {
+    /// The namespace.
+    #[param(example = "default", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
+    pub namespace: String,
+}
+
+/// How long to wait.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TimeoutParameter {
+    /// How long the answer may take, as in `500ms` or `2s`; 5 s unless said, at most 60 s.
+    /// A write whose time is over is refused before it is logged.
+    #[param(pattern = "^[0-9]+(ms|s|m|h|d)$", nullable = false)]
+    pub timeout: Option<String>,
+}
+
+/// How fresh a read of one key must be.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ReadParameters {
+    /// `cached` (at most `max_staleness` old; the default), `session` (the same, and at least
+    /// `min_version`) or `latest` (linearizable for the key).
+    #[param(inline, nullable = false)]
+    pub consistency: Option<Consistency>,
+    /// The least version of the key that the answer may reflect; means `session`.
+    #[param(pattern = "^[0-9]{1,20}$", nullable = false)]
+    pub min_version: Option<String>,
+    /// The request's own bound on staleness, in milliseconds.
+    #[param(nullable = false)]
+    pub max_staleness_ms: Option<u32>,
+    /// Adds the path that the read took, in the header `tierkv-path`.
+    #[param(nullable = false)]
+    pub explain: Option<bool>,
+}
+
+/// How fresh a read of many keys must be.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ListingParameters {
+    /// `cached` (at most `max_staleness` old; the default), `session` (the same, and at least
+    /// `min_version`) or `latest`.
+    #[param(inline, nullable = false)]
+    pub consistency: Option<Consistency>,
+    /// The least version that the answer may reflect; means `session`.
+    #[param(pattern = "^[0-9]{1,20}$", nullable = false)]
+    pub min_version: Option<String>,
+    /// The request's own bound on staleness, in milliseconds.
+    #[param(nullable = false)]
+    pub max_staleness_ms: Option<u32>,
+}
+
+/// Which keys are meant.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct SelectionParameters {
+    /// Only keys that begin so; without a prefix and a range, all keys.
+    #[param(nullable = false)]
+    pub prefix: Option<String>,
+    /// The prefix as base64.
+    #[param(nullable = false)]
+    pub prefix_base64: Option<String>,
+    /// The first key of a range; a range and a prefix exclude each other.
+    #[param(nullable = false)]
+    pub start: Option<String>,
+    /// The first key of a range as base64.
+    #[param(nullable = false)]
+    pub start_base64: Option<String>,
+    /// The first key after a range.
+    #[param(nullable = false)]
+    pub end: Option<String>,
+    /// The first key after a range as base64.
+    #[param(nullable = false)]
+    pub end_base64: Option<String>,
+}
+
+/// Which page is meant.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PageParameters {
+    /// At most so many items; 100 unless said. A page of large values may have fewer.
+    #[param(minimum = 1, maximum = 1000, nullable = false)]
+    pub limit: Option<u32>,
+    /// Where to go on: the `next_page_token` of the page before, of the same selection.
+    #[param(nullable = false)]
+    pub page_token: Option<String>,
+}
+
+/// What is watched.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct WatchParameters {
+    /// Only keys that begin so; without it, all keys.
+    #[param(nullable = false)]
+    pub prefix: Option<String>,
+    /// The prefix as base64.
+    #[param(nullable = false)]
+    pub prefix_base64: Option<String>,
+    /// Where to go on: the id of the last event that was seen. Without it, from now on.
+    #[param(nullable = false)]
+    pub resume_token: Option<String>,
+}
+
+/// How a watch that lost its connection goes on by itself.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct LastEventId {
+    /// The id of the last event that was seen; counts more than `resume_token`.
+    #[param(rename = "Last-Event-ID", nullable = false)]
+    pub last_event_id: Option<String>,
+}
+
+/// How long a key lives.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TtlParameter {
+    /// The time to live, as in `1500ms`, `60s`, `15m`, `12h` or `30d`; for ever unless said.
+    #[param(pattern = "^[0-9]+(ms|s|m|h|d)$", nullable = false)]
+    pub ttl: Option<String>,
+}
+
+/// Conditions of a read.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct ReadConditions {
+    /// Versions in quotes that the client has: if the key is still in one of them, the answer
+    /// is 304 without the value.
+    #[param(rename = "If-None-Match", nullable = false)]
+    pub if_none_match: Option<String>,
+    /// Versions in quotes: if the key is in none of them, the answer is 412.
+    #[param(rename = "If-Match", nullable = false)]
+    pub if_match: Option<String>,
+}
+
+/// Conditions of a PUT.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct PutConditions {
+    /// `"<version>"`: only if the key is in this version; `*`: only if it is there.
+    #[param(rename = "If-Match", nullable = false)]
+    pub if_match: Option<String>,
+    /// `*`: only if the key is absent.
+    #[param(rename = "If-None-Match", nullable = false)]
+    pub if_none_match: Option<String>,
+}
+
+/// Conditions of a DELETE.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct DeleteConditions {
+    /// `"<version>"`: only if the key is in this version; `*`: only if it is there.
+    #[param(rename = "If-Match", nullable = false)]
+    pub if_match: Option<String>,
+}
+
+/// A client's name for a write.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct IdempotencyKey {
+    /// A UUID of version 7, sent again with every retry: the write is then applied at most
+    /// once. Its time is the platform's, as `tierkv-time-ms` of every answer tells it; it is
+    /// good for two minutes.
+    #[param(rename = "Idempotency-Key", nullable = false)]
+    pub idempotency_key: Option<String>,
+}

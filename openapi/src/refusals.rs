@@ -1,0 +1,58 @@
+//! The ways in which operations fail, for the document: which statuses, and why.
+
+use utoipa::IntoResponses;
+
+use crate::problem::Problem;
+
+/// What any operation may answer.
+#[derive(Debug, IntoResponses)]
+pub enum AnyRefusal {
+    /// The request can't succeed as it is (`InvalidArgument`): correct it.
+    #[response(status = 400, content_type = "application/problem+json")]
+    InvalidArgument(Problem),
+    /// A limit is reached (`ResourceExhausted`): wait, or send or ask for less.
+    #[response(status = 429, content_type = "application/problem+json")]
+    ResourceExhausted(Problem),
+    /// A defect (`Internal`, `DataLoss`); of a write, also that its outcome is unknown
+    /// (`OutcomeUnknown`): repeat it with the same `Idempotency-Key`, or read.
+    #[response(status = 500, content_type = "application/problem+json")]
+    Internal(Problem),
+    /// Nothing was done (`Unavailable`): retry.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(Problem),
+    /// The time was over (`DeadlineExceeded`); a write was refused before it was logged.
+    #[response(status = 504, content_type = "application/problem+json")]
+    DeadlineExceeded(Problem),
+}
+
+/// What any write may answer, too.
+#[derive(Debug, IntoResponses)]
+pub enum WriteRefusal {
+    /// An older transaction holds a lock (`Conflict`): retry.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(Problem),
+}
+
+/// What anything with a condition may answer, too.
+#[derive(Debug, IntoResponses)]
+pub enum ConditionRefusal {
+    /// A condition did not hold (`ConditionFailed`): read again and decide again.
+    #[response(status = 412, content_type = "application/problem+json")]
+    ConditionFailed(Problem),
+}
+
+/// What anything with a body in JSON may answer, too.
+#[derive(Debug, IntoResponses)]
+pub enum MediaRefusal {
+    /// The body is of another type than JSON.
+    #[response(status = 415, content_type = "application/problem+json")]
+    UnsupportedMediaType(Problem),
+}
+
+/// What anything with a token may answer, too.
+#[derive(Debug, IntoResponses)]
+pub enum TokenRefusal {
+    /// The token points at history that is gone (`TokenExpired`): start afresh.
+    #[response(status = 410, content_type = "application/problem+json")]
+    TokenExpired(Problem),
+}

@@ -1,0 +1,430 @@
+//! What requests say in JSON. A name that is not known here is refused, because ignoring a
+//! condition would be a silent overwrite.
+
+use serde::{Deserialize, Serialize};
+use tierkv_proto::v1::{self, condition, write_operation};
+use tierkv_types::Error;
+use utoipa::ToSchema;
+
+use crate::{
+    integer::{Integer, version},
+    octets::required,
+};
+
+/// The namespace of a body that names none.
+fn default_namespace() -> String {
+    tierkv_types::key::DEFAULT_NAMESPACE.to_owned()
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// At most `max_staleness` old.
+    Cached,
+    /// The same, and at least `min_version`.
+    Session,
+    /// Linearizable for the key.
+    Latest,
+}
+
+impl Consistency {
+    /// The consistency of this name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if there is none.
+    pub fn named(name: &str) -> Result<Self, Error> {
+        match name {
+            "cached" => Ok(Self::Cached),
+            "session" => Ok(Self::Session),
+            "latest" => Ok(Self::Latest),
+            _ => Err(Error::invalid(
+                "consistency is one of cached, session and latest",
+            )),
+        }
+    }
+
+    /// The consistency as the tiers know it.
+    #[must_use]
+    pub const fn to_wire(self) -> v1::Consistency {
+        match self {
+            Self::Cached => v1::Consistency::Cached,
+            Self::Session => v1::Consistency::Session,
+            Self::Latest => v1::Consistency::Latest,
+        }
+    }
+}
+
+/// What a read asks for, as the tiers know it. Asking for a version without naming a
+/// consistency means `session`.
+#[must_use]
+pub fn read_options(
+    consistency: Option<Consistency>,
+    min_version: u64,
+    max_staleness_ms: Option<u32>,
+    explain: bool,
+) -> v1::ReadOptions {
+    let consistency = match consistency {
+        Some(consistency) => consistency.to_wire(),
+        None if min_version != 0 => v1::Consistency::Session,
+        None => v1::Consistency::Unspecified,
+    };
+    v1::ReadOptions {
+        consistency: consistency.into(),
+        min_version,
+        max_staleness_ms,
+        explain,
+    }
+}
+
+/// Reads of many keys of one namespace.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchGetRequest {
+    /// The namespace of all keys.
+    #[serde(default = "default_namespace")]
+    #[schema(example = "default", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
+    pub namespace: String,
+    /// At most 1,000 keys.
+    #[schema(max_items = 1000)]
+    pub keys: Vec<KeyName>,
+    /// How fresh the answers must be; `cached` unless said.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub consistency: Option<Consistency>,
+    /// The least version that each answer may reflect; goes with `session`.
+    #[serde(default)]
+    #[schema(nullable = false, pattern = "^[0-9]{1,20}$")]
+    pub min_version: Option<String>,
+    /// The request's own staleness bound, in milliseconds.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub max_staleness_ms: Option<u32>,
+    /// Adds the path of each read to its answer.
+    #[serde(default)]
+    pub explain: bool,
+}
+
+/// One key: `key` or `key_base64`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyName {
+    /// The key as text.
+    #[serde(default)]
+    #[schema(nullable = false, example = "greeting")]
+    pub key: Option<String>,
+    /// The key as base64.
+    #[serde(default)]
+    #[schema(nullable = false, content_encoding = "base64")]
+    pub key_base64: Option<String>,
+}
+
+impl TryFrom<BatchGetRequest> for v1::BatchGetRequest {
+    type Error = Error;
+
+    fn try_from(model: BatchGetRequest) -> Result<Self, Error> {
+        let min_version =
+            (model.min_version.as_deref()).map_or(Ok(0), |text| version("min_version", text))?;
+        let keys = (model.keys.into_iter())
+            .map(|key| required("key", key.key, key.key_base64.as_deref()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            namespace: named(model.namespace)?,
+            keys,
+            options: Some(read_options(
+                model.consistency,
+                min_version,
+                model.max_staleness_ms,
+                model.explain,
+            )),
+        })
+    }
+}
+
+/// An addition to a number.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IncrementRequest {
+    /// What to add: a whole number of 64 bits with its sign, as a JSON number or in a string.
+    pub delta: Integer,
+}
+
+/// An atomic batch: all operations if all conditions hold, or none.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WriteRequest {
+    /// The namespace of all keys.
+    #[serde(default = "default_namespace")]
+    #[schema(example = "default", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
+    pub namespace: String,
+    /// What must hold; of keys that are written or of others.
+    #[serde(default)]
+    #[schema(max_items = 1000)]
+    pub conditions: Vec<Condition>,
+    /// At least one, no two of one key; with the conditions at most 1,000.
+    #[schema(min_items = 1, max_items = 1000)]
+    pub operations: Vec<WriteOperation>,
+    /// Adds what each key held before to the answer.
+    #[serde(default)]
+    pub return_previous: bool,
+}
+
+/// A condition on one key: `key` or `key_base64`, and one of `if_absent`, `if_present` and
+/// `if_version`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// The key as text.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub key: Option<String>,
+    /// The key as base64.
+    #[serde(default)]
+    #[schema(nullable = false, content_encoding = "base64")]
+    pub key_base64: Option<String>,
+    /// `true`: the key must be absent.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub if_absent: Option<bool>,
+    /// `true`: the key must be there.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub if_present: Option<bool>,
+    /// The key must be there in this version.
+    #[serde(default)]
+    #[schema(nullable = false, pattern = "^[0-9]{1,20}$")]
+    pub if_version: Option<String>,
+}
+
+/// One operation of a batch.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteOperation {
+    /// Sets a key.
+    Put(PutOperation),
+    /// Removes a key.
+    Delete(KeyName),
+    /// Adds to a number.
+    Increment(IncrementOperation),
+}
+
+/// Sets a key: `key` or `key_base64`, and `value` or `value_base64`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutOperation {
+    /// The key as text.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub key: Option<String>,
+    /// The key as base64.
+    #[serde(default)]
+    #[schema(nullable = false, content_encoding = "base64")]
+    pub key_base64: Option<String>,
+    /// The value as text.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub value: Option<String>,
+    /// The value as base64.
+    #[serde(default)]
+    #[schema(nullable = false, content_encoding = "base64")]
+    pub value_base64: Option<String>,
+    /// Time to live in milliseconds; absent: for ever.
+    #[serde(default)]
+    #[schema(nullable = false, minimum = 1)]
+    pub ttl_ms: Option<u64>,
+}
+
+/// Adds to a number: `key` or `key_base64`, and the difference.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IncrementOperation {
+    /// The key as text.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub key: Option<String>,
+    /// The key as base64.
+    #[serde(default)]
+    #[schema(nullable = false, content_encoding = "base64")]
+    pub key_base64: Option<String>,
+    /// What to add: a whole number of 64 bits with its sign, as a JSON number or in a string.
+    pub delta: Integer,
+}
+
+impl TryFrom<WriteRequest> for v1::WriteRequest {
+    type Error = Error;
+
+    fn try_from(model: WriteRequest) -> Result<Self, Error> {
+        Ok(Self {
+            namespace: named(model.namespace)?,
+            conditions: (model.conditions.into_iter())
+                .map(TryInto::try_into)
+                .collect::<Result<_, _>>()?,
+            operations: (model.operations.into_iter())
+                .map(TryInto::try_into)
+                .collect::<Result<_, _>>()?,
+            request_id: None,
+            return_previous: model.return_previous,
+        })
+    }
+}
+
+impl TryFrom<Condition> for v1::Condition {
+    type Error = Error;
+
+    fn try_from(model: Condition) -> Result<Self, Error> {
+        let one = || {
+            Error::invalid(
+                "a condition says one of \"if_absent\": true, \"if_present\": true and \
+                 \"if_version\": \"<version>\"",
+            )
+        };
+        let kind = match (model.if_absent, model.if_present, model.if_version) {
+            (Some(true), None, None) => condition::Kind::IfAbsent(v1::Absent {}),
+            (None, Some(true), None) => condition::Kind::IfPresent(v1::Present {}),
+            (None, None, Some(text)) => condition::Kind::IfVersion(version("if_version", &text)?),
+            _ => return Err(one()),
+        };
+        Ok(Self {
+            key: required("key", model.key, model.key_base64.as_deref())?,
+            kind: Some(kind),
+        })
+    }
+}
+
+impl TryFrom<WriteOperation> for v1::WriteOperation {
+    type Error = Error;
+
+    fn try_from(model: WriteOperation) -> Result<Self, Error> {
+        let kind = match model {
+            WriteOperation::Put(put) => write_operation::Kind::Put(v1::PutOperation {
+                key: required("key", put.key, put.key_base64.as_deref())?,
+                value: required("value", put.value, put.value_base64.as_deref())?,
+                ttl_ms: match put.ttl_ms {
+                    Some(0) => {
+                        return Err(Error::invalid(
+                            "a ttl_ms of 0 is over at once; leave it out to keep the key",
+                        ));
+                    }
+                    ttl_ms => ttl_ms.unwrap_or(0),
+                },
+            }),
+            WriteOperation::Delete(delete) => write_operation::Kind::Delete(v1::DeleteOperation {
+                key: required("key", delete.key, delete.key_base64.as_deref())?,
+            }),
+            WriteOperation::Increment(increment) => {
+                write_operation::Kind::Increment(v1::IncrementOperation {
+                    key: required("key", increment.key, increment.key_base64.as_deref())?,
+                    delta: increment.delta.0,
+                })
+            }
+        };
+        Ok(Self { kind: Some(kind) })
+    }
+}
+
+/// A namespace that was written out: an empty one is a slip.
+fn named(namespace: String) -> Result<String, Error> {
+    match namespace.is_empty() {
+        true => Err(Error::invalid(
+            "the namespace is empty; leave it out to mean 'default'",
+        )),
+        false => Ok(namespace),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn write(body: serde_json::Value) -> Result<v1::WriteRequest, String> {
+        let model: WriteRequest =
+            serde_json::from_value(body).map_err(|error| error.to_string())?;
+        model
+            .try_into()
+            .map_err(|error: Error| error.message.to_string())
+    }
+
+    #[test]
+    fn a_batch_says_what_it_does_and_when() {
+        let wire = write(json!({
+            "conditions": [
+                {"key": "a", "if_absent": true},
+                {"key": "b", "if_present": true},
+                {"key_base64": "/w==", "if_version": "18446744073709551615"},
+            ],
+            "operations": [
+                {"put": {"key": "a", "value": "1", "ttl_ms": 5}},
+                {"delete": {"key": "b"}},
+                {"increment": {"key": "c", "delta": "-9223372036854775808"}},
+            ],
+        }))
+        .unwrap();
+        assert_eq!(wire.namespace, "default");
+        assert_eq!(wire.conditions.len(), 3);
+        assert_eq!(wire.conditions[2].key, &b"\xff"[..]);
+        assert_eq!(
+            wire.conditions[2].kind,
+            Some(condition::Kind::IfVersion(u64::MAX))
+        );
+        assert!(matches!(
+            &wire.operations[0].kind,
+            Some(write_operation::Kind::Put(put)) if put.ttl_ms == 5 && put.value == "1"
+        ));
+        assert!(matches!(
+            &wire.operations[2].kind,
+            Some(write_operation::Kind::Increment(add)) if add.delta == i64::MIN
+        ));
+    }
+
+    #[test]
+    fn what_is_no_batch_is_refused_in_words() {
+        let delete = json!([{"delete": {"key": "k"}}]);
+        for (body, word) in [
+            (json!({}), "operations"),
+            (json!({"operations": delete, "if": 1}), "unknown field"),
+            (
+                json!({"operations": [{"drop": {"key": "k"}}]}),
+                "unknown variant",
+            ),
+            (
+                json!({"operations": [{"put": {"key": "k"}}]}),
+                "value is missing",
+            ),
+            (json!({"operations": [{"delete": {}}]}), "key is missing"),
+            (
+                json!({"operations": [{"delete": {"key": "k", "key_base64": "aw=="}}]}),
+                "one of them",
+            ),
+            (
+                json!({"operations": [{"put": {"key": "k", "value": "", "ttl_ms": 0}}]}),
+                "at once",
+            ),
+            (
+                json!({"operations": [{"put": {"key": "k", "value": "", "ttl_ms": -1}}]}),
+                "u64",
+            ),
+            (
+                json!({"operations": [{"increment": {"key": "k", "delta": 1.5}}]}),
+                "whole number",
+            ),
+            (
+                json!({"operations": delete, "conditions": [{"key": "k"}]}),
+                "if_absent",
+            ),
+            (
+                json!({"operations": delete, "conditions": [{"key": "k", "if_absent": false}]}),
+                "if_absent",
+            ),
+            (
+                json!({"operations": delete, "conditions": [{"key": "k", "if_version": "x"}]}),
+                "if_version",
+            ),
+            (json!({"operations": delete, "namespace": ""}), "default"),
+        ] {
+            let words = write(body.clone()).unwrap_err();
+            assert!(words.contains(word), "{body}: {words}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! How long a client waits for an answer, as REST writes it: a whole number and its unit,
+//! `500ms` or `2s`.
+
+use std::time::Duration;
+
+use tierkv_types::{Error, limits::MAX_TIMEOUT};
+
+use crate::duration;
+
+/// What it is called in refusals.
+const NAME: &str = "timeout";
+
+/// Reads a timeout; one over the limit `max_timeout` is cut to it.
+///
+/// # Errors
+/// `InvalidArgument` if it is none or is zero.
+pub fn parse(text: &str) -> Result<Duration, Error> {
+    match duration::parse(NAME, text)? {
+        0 => Err(duration::refused(NAME, text, "is over at once")),
+        millis => Ok(Duration::from_millis(millis).min(MAX_TIMEOUT)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_cut_to_its_limit_and_never_zero() {
+        assert_eq!(parse("2s"), Ok(Duration::from_secs(2)));
+        assert_eq!(parse("1ms"), Ok(Duration::from_millis(1)));
+        assert_eq!(parse("30d"), Ok(MAX_TIMEOUT));
+        for bad in ["0s", "2", "", "-1s", "99999999999999999999s"] {
+            let error = parse(bad).unwrap_err();
+            assert!(error.message.contains("timeout"), "{bad}: {error}");
+        }
+    }
+}
