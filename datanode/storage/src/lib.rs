@@ -14,7 +14,8 @@
 //! Reading order: [`Storage`] (the whole, and its promises), [`disk`] (through which all
 //! files of the log are touched), `log` (segments and group commit), `node_state` (what
 //! a node may never forget), `memory` (the memory tier), [`store`] (the SQL side),
-//! `checkpoint`, `recovery`, `repair` (where a start refuses), `scrub`.
+//! `checkpoint`, `recovery`, `repair` (where a start refuses), `scrub`, `tail` (for
+//! watchers, who follow the log).
 
 mod checkpoint;
 pub mod disk;
@@ -32,6 +33,7 @@ mod scrub;
 mod settings;
 mod storage;
 pub mod store;
+mod tail;
 
 #[cfg(test)]
 mod tests;
@@ -49,6 +51,7 @@ pub use self::{
     settings::{EvictionPolicy, MemoryLimits, StorageSettings, UnknownEvictionPolicy, WalSync},
     storage::{Storage, StorageReport},
     store::Store,
+    tail::{Cursor, Stretch, Tail, TailError},
 };
 
 /// Locks `mutex`, also after a holder panicked: each critical section here leaves its

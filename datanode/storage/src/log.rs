@@ -3,13 +3,15 @@
 //! Reading order: `segment` (a file and its header), `scan` (what a start finds in the
 //! files, and what it cuts or refuses), `search` (sound records behind a damaged place),
 //! `queue` (what waits to be written; the side that
-//! callers see), `writer` (the one thread that writes).
+//! callers see), `writer` (the one thread that writes), `reader` (records that are in the
+//! files, for those who follow the log).
 //!
 //! The files live in a directory of their own, `log/`. A segment is named by its number,
 //! twenty digits and `.log`; `spare` is the next one's space, set aside early so that a
 //! full disk is noticed before a record was accepted.
 
 mod queue;
+mod reader;
 mod scan;
 mod search;
 mod segment;
@@ -24,6 +26,7 @@ use tokio::sync::watch;
 
 use self::{queue::Queue, segment::Segment, writer::Writer};
 pub(crate) use self::{
+    reader::{Spot, Waypoints, find},
     scan::{LogFound, inspect, salvage, scan},
     search::{FoundBehind, search},
     segment::{LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader},

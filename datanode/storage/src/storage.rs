@@ -33,6 +33,7 @@ use crate::{
     recovery,
     requests::{REQUEST_LIMIT, Requests},
     store::{CheckpointBatch, SqliteStore, Store},
+    tail::{Cursor, Tails},
 };
 
 /// Smallest segment that may be set; tests use it.
@@ -72,8 +73,9 @@ pub(crate) struct Core {
     pub(crate) failure: Arc<Failure>,
     /// Held over every record's effect, so that a freeze falls between two records.
     pub(crate) applying: Mutex<Applying>,
-    /// What [`Storage::applied`] answers, without waiting for a long `apply`.
-    visible: Mutex<(Index, Version)>,
+    /// Told of what was applied. It answers [`Storage::applied`], too, without waiting for
+    /// a long `apply`.
+    pub(crate) tails: Arc<Tails>,
     pub(crate) stored: Mutex<Stored>,
     /// Of everything applied.
     pub(crate) requests: Mutex<Requests>,
@@ -196,6 +198,11 @@ impl Storage {
         let core_outcomes = store.outcomes().await?;
         let failure = Arc::new(Failure::new());
         let log_place = place.clone();
+        let applied = Cursor {
+            position: meta.applied,
+            version: meta.clock,
+        };
+        let tails = Tails::new(place.clone(), applied);
         let log = Log::start(LogStart {
             place,
             segments: log.segments,
@@ -219,7 +226,7 @@ impl Storage {
             store,
             node_state,
             failure,
-            visible: Mutex::new((meta.applied.index, meta.clock)),
+            tails: Arc::new(tails),
             stored: Mutex::new(Stored {
                 applied: meta.applied,
                 last_checkpoint: None,
@@ -380,7 +387,7 @@ impl Storage {
                     core.memory.apply(change, record.version);
                 }
             }
-            *locked(&core.visible) = (applying.position.index, applying.clock);
+            core.tails.publish(records);
             applying.outcomes.len()
         };
         let is_much = core.memory.active_bytes() >= core.settings.checkpoint_bytes;
@@ -393,7 +400,8 @@ impl Storage {
     /// found absent then was absent as of that record.
     #[must_use]
     pub fn applied(&self) -> (Index, Version) {
-        *locked(&self.core.visible)
+        let last = self.core.tails.applied();
+        (last.position.index, last.version)
     }
 
     /// What became of a request that was applied, if it is still remembered.

@@ -9,6 +9,7 @@ mod restart;
 mod retention;
 mod scrub;
 mod simulation;
+mod tail;
 
 use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
 

@@ -190,7 +190,7 @@ fn headless(
 }
 
 /// Opens a segment and reads its header.
-fn open(place: &LogPlace, number: u64) -> Result<Segment, StorageError> {
+pub(super) fn open(place: &LogPlace, number: u64) -> Result<Segment, StorageError> {
     let path = place.path(number);
     let fail = |action| {
         let path = path.clone();

@@ -1,0 +1,340 @@
+//! Reads applied records out of the log's files, beside the thread that writes them.
+//!
+//! Nothing is kept open between two reads: a reader that rests holds no file, so a segment
+//! that leaves the log gives its space back at once, and is noticed as missing. Only what
+//! is known to be applied is looked at, so whatever is not a sound record there is damage,
+//! but for the zeros that end a segment.
+
+use std::{collections::BTreeMap, io::ErrorKind, sync::Mutex};
+
+use bytes::Bytes;
+use tierkv_types::{
+    Index, Record,
+    record::{self, DecodeError, Frame},
+};
+
+use super::{
+    LogPlace,
+    scan::open,
+    segment::{SEGMENT_HEADER_BYTES, Segment},
+};
+use crate::{
+    StorageError, locked,
+    tail::{Cursor, TailError},
+};
+
+/// Bytes that a search reads at once.
+const SEARCH_BYTES: usize = 1 << 20;
+/// Bytes between two waypoints of a segment, at least.
+const WAYPOINT_BYTES: u64 = 1 << 20;
+/// Waypoints that are kept; over it the oldest go. They cover 16 GiB of log.
+const MAX_WAYPOINTS: usize = 1 << 14;
+
+/// Where in the log's files the records after `last` begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spot {
+    segment: u64,
+    offset: u64,
+    last: Cursor,
+}
+
+/// Where some records begin, as earlier reads found it: a search for a record does not
+/// have to begin at its segment's first one.
+#[derive(Debug, Default)]
+pub(crate) struct Waypoints(Mutex<BTreeMap<Index, (u64, u64)>>);
+
+impl Waypoints {
+    /// Remembers where a record begins, unless a place shortly before it is known.
+    fn note(&self, record: Index, segment: u64, offset: u64) {
+        let mut known = locked(&self.0);
+        if let Some((_, (number, at))) = known.range(..=record).next_back()
+            && *number == segment
+            && offset.saturating_sub(*at) < WAYPOINT_BYTES
+        {
+            return;
+        }
+        known.insert(record, (segment, offset));
+        if known.len() > MAX_WAYPOINTS {
+            known.pop_first();
+        }
+    }
+
+    /// The last known place in a segment at or before a record.
+    fn before(&self, record: Index, segment: u64) -> Option<(Index, u64)> {
+        let known = locked(&self.0);
+        let (index, (number, offset)) = known.range(..=record).next_back()?;
+        (*number == segment).then_some((*index, *offset))
+    }
+}
+
+/// Finds where the records after `after` begin, and makes sure that it is a record of this
+/// log. It must be applied. Blocks.
+///
+/// # Errors
+/// `Trimmed` if the records after it may be gone, `Unknown` if another record stands in its
+/// place.
+pub(crate) fn find(
+    place: &LogPlace,
+    after: Cursor,
+    waypoints: &Waypoints,
+) -> Result<Spot, TailError> {
+    let next = after.position.index.next();
+    for number in place.numbers()?.into_iter().rev() {
+        // Segments leave the oldest first: with this one, all before it are gone.
+        let Some(segment) = kept(place, number)? else {
+            break;
+        };
+        if segment.header.first > next {
+            continue;
+        }
+        if segment.header.first == next {
+            let before = Cursor {
+                position: segment.header.previous(),
+                version: segment.header.clock,
+            };
+            return match before == after {
+                true => Ok(Spot {
+                    segment: number,
+                    offset: SEGMENT_HEADER_BYTES,
+                    last: after,
+                }),
+                false => Err(TailError::Unknown(after.position)),
+            };
+        }
+        return search(segment, after, waypoints);
+    }
+    Err(TailError::Trimmed(after.position))
+}
+
+/// Finds the record of `after` in its segment.
+fn search(segment: Segment, after: Cursor, waypoints: &Waypoints) -> Result<Spot, TailError> {
+    let header = segment.header;
+    let (mut index, begin) = waypoints
+        .before(after.position.index, header.number)
+        .unwrap_or((header.first, SEGMENT_HEADER_BYTES));
+    let mut records = Records::new(segment, begin, SEARCH_BYTES);
+    while records.has_next()? {
+        let frame = records.frame()?;
+        if frame.position.index != index {
+            return Err(records.damaged("another record stands in its place").into());
+        }
+        waypoints.note(index, header.number, records.offset());
+        records.skip(frame.len);
+        if index == after.position.index {
+            let found = Cursor {
+                position: frame.position,
+                version: frame.version,
+            };
+            return match found == after {
+                true => Ok(Spot {
+                    segment: header.number,
+                    offset: records.offset(),
+                    last: after,
+                }),
+                false => Err(TailError::Unknown(after.position)),
+            };
+        }
+        index = index.next();
+    }
+    Err(records.damaged("an applied record is missing").into())
+}
+
+impl Spot {
+    /// The record before those that are read next.
+    pub(crate) const fn last(&self) -> Cursor {
+        self.last
+    }
+
+    /// Reads the next records, at least one and about `bytes` of them, none after `up_to`,
+    /// which is applied and not before the next one. Answers where the ones after them
+    /// begin. Blocks.
+    ///
+    /// # Errors
+    /// `Trimmed` if the next record left the log, `Damaged` if it is not sound.
+    pub(crate) fn read(
+        mut self,
+        place: &LogPlace,
+        waypoints: &Waypoints,
+        up_to: Index,
+        bytes: usize,
+    ) -> Result<(Vec<Record>, Self), TailError> {
+        let mut source = self.open(place, bytes)?;
+        while !source.has_next()? {
+            self.segment += 1;
+            self.offset = SEGMENT_HEADER_BYTES;
+            source = self.open_next(place, bytes, &source)?;
+        }
+        waypoints.note(self.last.position.index.next(), self.segment, self.offset);
+        let mut records = vec![self.take(&mut source)?];
+        while self.last.position.index < up_to && source.holds_next() {
+            // What is before a damaged record is sound; the next read tells the damage.
+            let Ok(record) = self.take(&mut source) else {
+                break;
+            };
+            records.push(record);
+        }
+        Ok((records, self))
+    }
+
+    /// Takes the next record, which is in the piece, if it continues the last one.
+    fn take(&mut self, source: &mut Records) -> Result<Record, StorageError> {
+        let (record, length) = source.record()?;
+        let (last, next) = (self.last, record.position);
+        let follows = next.index == last.position.index.next()
+            && next.epoch >= last.position.epoch
+            && record.version > last.version;
+        if !follows {
+            let what = format!("record {next} does not continue {}", last.position);
+            return Err(source.damaged(what));
+        }
+        source.skip(length);
+        self.last = Cursor::of(&record);
+        self.offset = source.offset();
+        Ok(record)
+    }
+
+    fn open(&self, place: &LogPlace, bytes: usize) -> Result<Records, TailError> {
+        let segment = kept(place, self.segment)?;
+        let segment = segment.ok_or(TailError::Trimmed(self.last.position))?;
+        Ok(Records::new(segment, self.offset, bytes))
+    }
+
+    /// Opens the segment that this spot moved to, for the one before has no more records.
+    fn open_next(
+        &self,
+        place: &LogPlace,
+        bytes: usize,
+        before: &Records,
+    ) -> Result<Records, TailError> {
+        let Some(segment) = kept(place, self.segment)? else {
+            let is_trimmed = (place.numbers()?.last()).is_some_and(|last| *last > self.segment);
+            return Err(match is_trimmed {
+                true => TailError::Trimmed(self.last.position),
+                false => before.damaged("an applied record is missing").into(),
+            });
+        };
+        let header = segment.header;
+        if header.log_id != place.log_id || header.previous() != self.last.position {
+            return Err(before
+                .damaged(format!(
+                    "the log goes on after record {} in a segment that begins after record {}",
+                    self.last.position,
+                    header.previous()
+                ))
+                .into());
+        }
+        Ok(Records::new(segment, self.offset, bytes))
+    }
+}
+
+/// Opens a segment; `None` if it left the log.
+fn kept(place: &LogPlace, number: u64) -> Result<Option<Segment>, StorageError> {
+    match open(place, number) {
+        Ok(segment) => Ok(Some(segment)),
+        Err(StorageError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The records of one segment, read a piece at a time.
+struct Records {
+    segment: Segment,
+    /// Where in the file the piece begins.
+    base: u64,
+    piece: Bytes,
+    /// Where in the piece the next record begins.
+    at: usize,
+    piece_bytes: usize,
+}
+
+const LENGTH_WORD_BYTES: usize = 4;
+
+impl Records {
+    const fn new(segment: Segment, offset: u64, piece_bytes: usize) -> Self {
+        Self {
+            segment,
+            base: offset,
+            piece: Bytes::new(),
+            at: 0,
+            piece_bytes,
+        }
+    }
+
+    /// Whether there is one more record; then all of it is in the piece.
+    fn has_next(&mut self) -> Result<bool, StorageError> {
+        // No record fits into less than a length word before the file's end.
+        if !self.bring(LENGTH_WORD_BYTES)? {
+            return Ok(false);
+        }
+        match self.length() {
+            Some(0) | None => Ok(false),
+            Some(length) if length > record::MAX_RECORD_BYTES => {
+                Err(self.damaged("a record's length is more than a record can have"))
+            }
+            Some(length) if !self.bring(length)? => {
+                Err(self.damaged("a record is longer than its file"))
+            }
+            Some(_) => Ok(true),
+        }
+    }
+
+    /// Whether one more record is in the piece as a whole.
+    fn holds_next(&self) -> bool {
+        let left = self.piece.len() - self.at;
+        (self.length()).is_some_and(|length| length > 0 && length <= left)
+    }
+
+    /// What the next record's length word says, if it is in the piece.
+    fn length(&self) -> Option<usize> {
+        let word = self.piece[self.at..].first_chunk::<LENGTH_WORD_BYTES>()?;
+        Some(u32::from_le_bytes(*word) as usize)
+    }
+
+    /// Makes the piece hold `bytes` from the next record on, if the file has them.
+    fn bring(&mut self, bytes: usize) -> Result<bool, StorageError> {
+        if self.piece.len() - self.at >= bytes {
+            return Ok(true);
+        }
+        let mut piece = vec![0; bytes.max(self.piece_bytes)];
+        let read = self.segment.file.read_at(self.offset(), &mut piece);
+        let path = &self.segment.path;
+        piece.truncate(read.map_err(|error| StorageError::io("read", path, error))?);
+        (self.base, self.piece, self.at) = (self.offset(), piece.into(), 0);
+        Ok(self.piece.len() >= bytes)
+    }
+
+    fn frame(&self) -> Result<Frame, StorageError> {
+        Frame::read(&self.piece[self.at..]).map_err(|error| self.unsound(&error))
+    }
+
+    /// The next record, a slice of the piece, and its length.
+    fn record(&self) -> Result<(Record, usize), StorageError> {
+        record::decode(&self.piece, self.at).map_err(|error| self.unsound(&error))
+    }
+
+    const fn skip(&mut self, length: usize) {
+        self.at += length;
+    }
+
+    const fn offset(&self) -> u64 {
+        self.base + self.at as u64
+    }
+
+    fn unsound(&self, error: &DecodeError) -> StorageError {
+        match error {
+            DecodeError::Newer(found) => StorageError::Newer {
+                file: self.segment.path.clone(),
+                found: (*found).into(),
+                known: record::FORMAT.into(),
+            },
+            // A record that is applied was whole once: torn is damaged here.
+            DecodeError::End | DecodeError::Torn | DecodeError::Damaged(_) => {
+                self.damaged(error.to_string())
+            }
+        }
+    }
+
+    fn damaged(&self, what: impl Into<String>) -> StorageError {
+        StorageError::damaged(&self.segment.path, self.offset(), what)
+    }
+}
