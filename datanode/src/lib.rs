@@ -15,7 +15,8 @@
 //! `invalidator` deletes changed keys from the cache and writes the marks;
 //! `ownership` knows which slots are the cluster's; `memory_settings` follows what
 //! operators change while it runs, and `gauges` shows how full everything is; `service`
-//! is the gRPC door; [`DataNode`] puts them together. [`Recovery`] is for where it refuses
+//! is the gRPC door; `watches` follow the log for those who want to hear of every change;
+//! [`DataNode`] puts them together. [`Recovery`] is for where it refuses
 //! to start.
 
 mod driver;
@@ -32,6 +33,7 @@ mod scrubber;
 mod sequencer;
 mod service;
 mod settings;
+mod watches;
 
 pub use node::{DataNode, StartError};
 pub use recover::{Finding, GivenUp, RecoverError, Recovery, RecoveryDone};

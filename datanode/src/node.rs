@@ -28,6 +28,7 @@ use crate::{
     sequencer::Sequencer,
     service::{Door, Service},
     settings::DataNodeSettings,
+    watches::Watches,
 };
 
 /// Why a data node did not start.
@@ -165,15 +166,17 @@ impl DataNode {
                 drop(fail.send(Some(why)));
             }
         });
+        let service = Arc::new(Service {
+            node: Arc::new(settings.node.clone()),
+            cluster: settings.cluster.to_string(),
+            sequencer,
+            storage: Arc::clone(&storage),
+            owned,
+            memory,
+        });
         let door = Door {
-            service: Arc::new(Service {
-                node: Arc::new(settings.node.clone()),
-                cluster: settings.cluster.to_string(),
-                sequencer,
-                storage: Arc::clone(&storage),
-                owned,
-                memory,
-            }),
+            watches: Watches::new(Arc::clone(&service)),
+            service,
             stop: draining.clone(),
         };
         let serving = tokio::spawn(serve(door, listener, draining));

@@ -16,6 +16,7 @@ use tierkv_rpc::{
         v1,
     },
     tiers::{reply, reply_weight},
+    until_stopped,
 };
 use tierkv_storage::{Item, MemoryLimits, Storage, StorageError};
 use tierkv_types::{
@@ -33,6 +34,7 @@ use crate::{
     ownership::Owned,
     reads::{Missing, ReadView},
     sequencer::{Known, Proposal, Proposed, Sequenced, Sequencer},
+    watches::Watches,
 };
 
 /// Keys that one read of the store asks for.
@@ -52,6 +54,7 @@ pub(crate) struct Service {
 /// The service as tonic wants it.
 pub(crate) struct Door {
     pub(crate) service: Arc<Service>,
+    pub(crate) watches: Watches,
     /// Ends the streams when the node stops.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -89,9 +92,11 @@ impl data_node_server::DataNode for Door {
 
     async fn watch(
         &self,
-        _: tonic::Request<WatchRequest>,
+        request: tonic::Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(to_status(&convert::not_served("Watch")))
+        let replies = self.watches.watch(request.into_inner()).await;
+        let replies = replies.map_err(|error| to_status(&error))?;
+        Ok(Response::new(until_stopped(replies, self.stop.clone())))
     }
 
     async fn inspect(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tierkv_types::Error;
+use tierkv_types::{Error, limits::MAX_NODE_WATCHES};
 use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint, Server, server::TcpIncoming};
 
@@ -16,6 +16,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// window update on a fast link.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The window of a call whose answers a reader takes at its own pace: what piles up here
+/// for one that rests.
+const UNHURRIED_WINDOW: u32 = 64 << 10;
+/// That of all such calls together, so that those which rest hold up no other. An HTTP/2
+/// window is under 2 GiB.
+#[allow(clippy::cast_possible_truncation)] // 128 MiB.
+const UNHURRIED_CONNECTION_WINDOW: u32 = UNHURRIED_WINDOW * MAX_NODE_WATCHES as u32;
 
 /// A channel to `address` (`host:port`). It connects when first used and again whenever
 /// the connection was lost; keepalive finds a peer that died without a word.
@@ -23,6 +30,19 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// # Errors
 /// `InvalidArgument` if the address is not `host:port`.
 pub fn channel(address: &str) -> Result<Channel, Error> {
+    connect(address, STREAM_WINDOW, CONNECTION_WINDOW)
+}
+
+/// A [`channel`] for calls that stream their answers to readers who may rest for long: each
+/// reader has little on the way to it, and one that rests holds up no other.
+///
+/// # Errors
+/// `InvalidArgument` if the address is not `host:port`.
+pub fn unhurried_channel(address: &str) -> Result<Channel, Error> {
+    connect(address, UNHURRIED_WINDOW, UNHURRIED_CONNECTION_WINDOW)
+}
+
+fn connect(address: &str, stream_window: u32, connection_window: u32) -> Result<Channel, Error> {
     let invalid = || Error::invalid(format!("'{address}' is not an address; write host:port"));
     let bare = address.strip_prefix("http://").unwrap_or(address);
     let (host, port) = bare.rsplit_once(':').ok_or_else(invalid)?;
@@ -35,8 +55,8 @@ pub fn channel(address: &str) -> Result<Channel, Error> {
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(stream_window)
+        .initial_connection_window_size(connection_window)
         .tcp_nodelay(true)
         .connect_lazy())
 }

@@ -18,7 +18,7 @@ pub mod session;
 pub mod tiers;
 
 pub use answer::{Admitted, Answered, FrameHandler, Replies, answer_frames};
-pub use channel::{channel, incoming, serve_builder};
+pub use channel::{channel, incoming, serve_builder, unhurried_channel};
 pub use exchange::{CallError, Exchange};
 pub use lane::Outbound;
 pub use multiplexer::Multiplexer;

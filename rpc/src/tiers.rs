@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming, transport::Channel};
 
 use crate::{
-    channel::channel,
+    channel::{channel, unhurried_channel},
     exchange::{CallError, Exchange},
     lane::Outbound,
     multiplexer::Multiplexer,
@@ -109,6 +109,7 @@ pub struct Peer<X: Exchange> {
     writes: Multiplexer<X>,
     questions: Multiplexer<X>,
     channel: Channel,
+    unhurried: Channel,
 }
 
 impl<X: Exchange> Clone for Peer<X> {
@@ -118,6 +119,7 @@ impl<X: Exchange> Clone for Peer<X> {
             writes: self.writes.clone(),
             questions: self.questions.clone(),
             channel: self.channel.clone(),
+            unhurried: self.unhurried.clone(),
         }
     }
 }
@@ -140,6 +142,7 @@ impl<X: Exchange<Request = request::Kind>> Peer<X> {
             writes: lane()?,
             questions: lane()?,
             channel: channel(address)?,
+            unhurried: unhurried_channel(address)?,
         })
     }
 
@@ -164,6 +167,12 @@ impl<X: Exchange<Request = request::Kind>> Peer<X> {
     #[must_use]
     pub fn channel(&self) -> Channel {
         self.channel.clone()
+    }
+
+    /// A channel for calls whose answers are read at the pace of users.
+    #[must_use]
+    pub fn unhurried_channel(&self) -> Channel {
+        self.unhurried.clone()
     }
 }
 

@@ -1,0 +1,358 @@
+//! Watches of one data node by itself, opened as a server coordinator opens them.
+
+#![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tierkv_cache::EmbeddedCache;
+use tierkv_coordination::{ConfigStore, MemoryCoordination, Swap, directory::PLACEMENT};
+use tierkv_datanode::{DataNode, DataNodeSettings};
+use tierkv_protocol::placement::{PlacementMap, WeightedCluster};
+use tierkv_rpc::{
+    CallError, Multiplexer, channel,
+    proto::{
+        internal::{
+            self, Vouch, WatchPosition, WatchReply, WatchRequest, WatchedChange,
+            data_node_client::DataNodeClient, reply, request,
+        },
+        status::read_error,
+    },
+    tiers::ToDataNode,
+    unhurried_channel,
+};
+use tierkv_storage::StorageSettings;
+use tierkv_types::{
+    Clock, ClusterId, Code, Error, ItemKey, NodeId, Operation, OperationKind, RequestId,
+    SystemClock, WriteRequest, limits::MAX_NODE_WATCHES,
+};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Streaming, transport::Channel};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn cluster() -> ClusterId {
+    ClusterId::new("c1").unwrap()
+}
+
+fn key(key: &str) -> ItemKey {
+    ItemKey::new("default", key.as_bytes()).unwrap()
+}
+
+/// The item keys of the default namespace that begin with this.
+fn prefix(prefix: &str) -> Bytes {
+    [b"default\0", prefix.as_bytes()].concat().into()
+}
+
+/// A node, its coordination store and connections to it.
+struct Stage {
+    node: DataNode,
+    coordination: Arc<MemoryCoordination>,
+    writes: Multiplexer<ToDataNode>,
+    watches: DataNodeClient<Channel>,
+}
+
+impl Stage {
+    async fn new(dir: &Path) -> Self {
+        let coordination = MemoryCoordination::open(&dir.join("coordination")).unwrap();
+        let clusters = vec![WeightedCluster {
+            id: cluster(),
+            weight: 1,
+        }];
+        let map = PlacementMap::initial(clusters).unwrap();
+        let _: Swap = coordination
+            .put_if_absent(PLACEMENT, map.encode())
+            .await
+            .unwrap();
+        let storage = StorageSettings::new(dir.join("n1"));
+        Self::on(coordination, storage).await
+    }
+
+    /// Starts the node and waits until it masters its cluster.
+    async fn on(coordination: Arc<MemoryCoordination>, storage: StorageSettings) -> Self {
+        let cache = Arc::new(EmbeddedCache::new(1 << 20, Arc::new(SystemClock)));
+        let settings = DataNodeSettings::new(NodeId::new("n1").unwrap(), cluster(), storage);
+        let clock = Arc::new(SystemClock);
+        let started = DataNode::start(settings, coordination.clone(), cache, clock).await;
+        let node = started.unwrap();
+        let address = node.address().to_string();
+        let stage = Self {
+            writes: Multiplexer::new(vec![channel(&address).unwrap()], 1_000),
+            watches: DataNodeClient::new(unhurried_channel(&address).unwrap())
+                .max_decoding_message_size(16 << 20),
+            node,
+            coordination,
+        };
+        let limit = Instant::now() + PATIENCE;
+        let vouch = || {
+            request::Kind::Vouch(Vouch {
+                cluster: "c1".into(),
+            })
+        };
+        while stage.call(vouch()).await.is_err() {
+            assert!(
+                Instant::now() < limit,
+                "the node never mastered its cluster"
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+        stage
+    }
+
+    async fn call(&self, kind: request::Kind) -> Result<reply::Kind, Error> {
+        let answer = self.writes.call(kind, Instant::now() + PATIENCE).await;
+        answer.map_err(CallError::for_write)
+    }
+
+    /// Writes, and answers what a watcher is to hear of it.
+    async fn write(&self, item: &str, kind: OperationKind) -> WatchedChange {
+        let value = match &kind {
+            OperationKind::Put { value, .. } => Some(value.clone()),
+            _ => None,
+        };
+        let ttl = match &kind {
+            OperationKind::Put { ttl, .. } => *ttl,
+            _ => None,
+        };
+        let id = RequestId {
+            birth_millis: SystemClock.wall_millis(),
+            random: rand::random(),
+        };
+        let operations = vec![Operation {
+            key: key(item),
+            kind,
+        }];
+        let write = internal::Write::from_request(WriteRequest { id, operations });
+        let version = match self.call(request::Kind::Write(write)).await.unwrap() {
+            reply::Kind::Write(answer) => answer.version,
+            other => panic!("{other:?}"),
+        };
+        let expires = ttl.map_or(0, |ttl| {
+            tierkv_types::Version::from_bits(version)
+                .after(ttl)
+                .to_bits()
+        });
+        WatchedChange {
+            item_key: key(item).as_bytes().clone(),
+            version,
+            value,
+            expires,
+        }
+    }
+
+    async fn put(&self, item: &str, value: impl Into<Bytes>) -> WatchedChange {
+        let value = value.into();
+        self.write(item, OperationKind::Put { value, ttl: None })
+            .await
+    }
+
+    async fn delete(&self, item: &str) -> WatchedChange {
+        self.write(item, OperationKind::Delete).await
+    }
+
+    async fn open(&self, request: WatchRequest) -> Result<Streaming<WatchReply>, Error> {
+        let opened = self.watches.clone().watch(request).await;
+        Ok(opened.map_err(|status| read_error(&status))?.into_inner())
+    }
+
+    async fn watch(&self, of: &str, after: Option<WatchPosition>) -> Watching {
+        let request = WatchRequest {
+            prefix: prefix(of),
+            positions: after.clone().into_iter().collect(),
+        };
+        let mut replies = self.open(request).await.unwrap();
+        let begun = next(&mut replies).await.unwrap();
+        assert_eq!(begun.changes, [], "the first reply has no changes");
+        let position = begun.position.unwrap();
+        assert!(after.is_none_or(|after| after == position));
+        Watching { replies, position }
+    }
+
+    async fn stop(self) {
+        self.node.stop().await.unwrap();
+    }
+}
+
+async fn next(replies: &mut Streaming<WatchReply>) -> Result<WatchReply, Error> {
+    let reply = timeout(PATIENCE, replies.message()).await;
+    let reply = reply.expect("there is no reply in time");
+    Ok(reply
+        .map_err(|status| read_error(&status))?
+        .expect("the watch ended without an error"))
+}
+
+/// A watch and how far it told.
+struct Watching {
+    replies: Streaming<WatchReply>,
+    position: WatchPosition,
+}
+
+impl Watching {
+    /// The next `count` changes, or a few more.
+    async fn changes(&mut self, count: usize) -> Vec<WatchedChange> {
+        let mut changes = Vec::new();
+        while changes.len() < count {
+            let reply = next(&mut self.replies).await.unwrap();
+            let position = reply.position.unwrap();
+            assert!(position.index > self.position.index);
+            self.position = position;
+            changes.extend(reply.changes);
+        }
+        changes
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_of_the_prefix_is_told_once_and_in_order() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::new(dir.path()).await;
+    stage.put("a/before", "not told").await;
+    let mut watch = stage.watch("a/", None).await;
+    let mut told = vec![stage.put("a/1", "one").await];
+    stage.put("b/1", "of another prefix").await;
+    stage.put("a", "shorter than the prefix").await;
+    told.push(stage.put("a/1", "two").await);
+    told.push(stage.put("a/", "").await);
+    told.push(stage.delete("a/1").await);
+    told.push(stage.delete("a/never-there").await);
+    assert_eq!(watch.changes(told.len()).await, told);
+
+    // Expiry is told when the master reclaims the key.
+    let value = Bytes::from_static(b"short");
+    let ttl = Some(Duration::from_millis(50));
+    let expiring = stage.write("a/e", OperationKind::Put { value, ttl }).await;
+    assert_eq!(watch.changes(1).await[..], *std::slice::from_ref(&expiring));
+    let removed = watch.changes(1).await;
+    assert_eq!(removed[0].item_key, expiring.item_key);
+    assert_eq!(removed[0].value, None);
+    assert!(removed[0].version >= expiring.expires);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_prefix_hears_how_far_the_log_went() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::new(dir.path()).await;
+    let mut quiet = stage.watch("quiet/", None).await;
+    let mut loud = stage.watch("loud/", Some(quiet.position.clone())).await;
+    let told = stage.put("loud/1", "x").await;
+    assert_eq!(loud.changes(1).await, [told]);
+    let progress = next(&mut quiet.replies).await.unwrap();
+    assert_eq!(progress.changes, []);
+    assert_eq!(progress.position, Some(loud.position));
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_goes_on_after_a_restart_of_the_node() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::new(dir.path()).await;
+    let mut watch = stage.watch("", None).await;
+    let first = stage.put("a", "1").await;
+    assert_eq!(watch.changes(1).await, [first]);
+    let mut told = vec![stage.put("a", "2").await, stage.delete("a").await];
+    let coordination = Arc::clone(&stage.coordination);
+    stage.stop().await;
+    let ended = loop {
+        if let Err(ended) = next(&mut watch.replies).await {
+            break ended;
+        }
+    };
+    assert_eq!(ended.code, Code::Unavailable);
+
+    let storage = StorageSettings::new(dir.path().join("n1"));
+    let stage = Stage::on(coordination, storage).await;
+    told.push(stage.put("a", "3").await);
+    let mut again = stage.watch("", Some(watch.position.clone())).await;
+    assert_eq!(again.changes(told.len()).await, told);
+    // From the log's beginning, too.
+    let beginning = WatchPosition {
+        cluster: "c1".into(),
+        ..WatchPosition::default()
+    };
+    let mut all = stage.watch("", Some(beginning)).await;
+    assert_eq!(all.changes(4).await[1..], told);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_place_to_go_on_from_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::new(dir.path()).await;
+    stage.put("a", "1").await;
+    let begun = stage.watch("", None).await.position;
+    let refused = async |prefix: Bytes, positions: &[WatchPosition]| {
+        let positions = positions.to_vec();
+        let refused = stage.open(WatchRequest { prefix, positions }).await;
+        refused.unwrap_err().code
+    };
+    let at = |change: fn(&mut WatchPosition)| {
+        let mut position = begun.clone();
+        change(&mut position);
+        [position]
+    };
+    for wrong in [
+        at(|position| position.index += 1),
+        at(|position| position.index = u64::MAX),
+        at(|position| position.epoch += 1),
+        at(|position| position.version += 1),
+        at(|position| position.index -= 1),
+        at(|position| position.index = 0),
+    ] {
+        assert_eq!(
+            refused(prefix(""), &wrong).await,
+            Code::TokenExpired,
+            "{wrong:?}"
+        );
+    }
+    let of_another = at(|position| position.cluster = "c2".into());
+    assert_eq!(refused(prefix(""), &of_another).await, Code::NotMaster);
+    let twice = [begun.clone(), begun.clone()];
+    assert_eq!(refused(prefix(""), &twice).await, Code::InvalidArgument);
+    for no_prefix in [&b""[..], b"default", b"\0a", b"NO\0a"] {
+        let no_prefix = Bytes::from_static(no_prefix);
+        assert_eq!(refused(no_prefix, &[]).await, Code::InvalidArgument);
+    }
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_that_nobody_reads_hold_nobody_up_and_too_many_are_refused() {
+    const VALUE_BYTES: usize = 100_000;
+    const WRITES: usize = 300;
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::new(dir.path()).await;
+    let mut resting = Vec::new();
+    for _ in 0..MAX_NODE_WATCHES - 1 {
+        resting.push(stage.watch("", None).await);
+    }
+    let mut reading = stage.watch("", None).await;
+    let one_more = WatchRequest {
+        prefix: prefix(""),
+        positions: Vec::new(),
+    };
+    let refused = stage.open(one_more.clone()).await.unwrap_err();
+    assert_eq!(refused.code, Code::ResourceExhausted);
+    assert!(refused.message.contains("max_node_watches"), "{refused}");
+
+    let mut told = Vec::new();
+    for nth in 0..WRITES {
+        let value = vec![u8::try_from(nth % 256).unwrap(); VALUE_BYTES];
+        told.push(stage.put("k", value).await);
+        if told.len() % 10 == 0 {
+            assert_eq!(reading.changes(10).await, told[told.len() - 10..]);
+        }
+    }
+    // One that rested for longer than what memory keeps has missed nothing.
+    let mut late = resting.pop().unwrap();
+    assert_eq!(late.changes(WRITES).await, told);
+    drop(resting);
+    let free = async {
+        while stage.open(one_more.clone()).await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, free).await.expect("no place became free");
+    stage.stop().await;
+}
