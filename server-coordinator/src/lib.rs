@@ -4,7 +4,7 @@
 //! of them routes, because safety never depends on who coordinates (TXN-ROUTE).
 //!
 //! Reading order: `routes` (which cluster, which node, which connection), `routing`
-//! (a frame's way down and back), `office` (election and what the primary does),
+//! (a frame's way down and back), `watches` (streams of changes), `office` (election and what the primary does),
 //! `service` (the gRPC door), [`ServerCoordinator`] (all of it together).
 
 mod coordinator;
@@ -13,6 +13,7 @@ mod routes;
 mod routing;
 mod service;
 mod settings;
+mod watches;
 
 pub use coordinator::{ServerCoordinator, StartError};
 pub use settings::ServerCoordinatorSettings;

@@ -26,7 +26,7 @@ use crate::routes::Routes;
 
 /// How long a request that was turned away waits for a newer table before it asks again
 /// all the same: a master that is taking over says `NotMaster` until it is ready.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Answers that are sent back together if they are there together.
 const ANSWERS_TOGETHER: usize = 128;
 
@@ -185,7 +185,7 @@ fn target(kind: &request::Kind) -> Result<Target, Error> {
 }
 
 /// Codes between tiers say nothing to a user but that nothing was done.
-fn told_to_users(error: Error) -> Error {
+pub(crate) fn told_to_users(error: Error) -> Error {
     match error.code.is_misrouted() {
         true => Error::unavailable("the key's cluster had no ready master in time; try again"),
         false => error,

@@ -19,6 +19,7 @@ use tierkv_rpc::{
         status::to_status,
         v1::{ClusterStatus, CoordinatorStatus, MemberStatus},
     },
+    until_stopped,
 };
 use tierkv_types::{Error, limits::MAX_PEER_IN_FLIGHT};
 use tokio::{sync::watch, time::timeout};
@@ -27,6 +28,7 @@ use tonic::{Response, Status, Streaming};
 use crate::{
     routes::{Cluster, DataNode, Routes},
     routing::Router,
+    watches,
 };
 
 /// How long a data node may take to tell how it is.
@@ -73,9 +75,11 @@ impl server_coordinator_server::ServerCoordinator for Door {
 
     async fn watch(
         &self,
-        _: tonic::Request<WatchRequest>,
+        request: tonic::Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(to_status(&convert::not_served("Watch")))
+        let replies = watches::watch(self.router.routes.clone(), request.get_ref());
+        let replies = replies.map_err(|error| to_status(&error))?;
+        Ok(Response::new(until_stopped(replies, self.stop.clone())))
     }
 
     async fn survey(

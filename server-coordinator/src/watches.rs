@@ -1,0 +1,233 @@
+//! Watches over all clusters: one stream to each cluster's master, merged.
+//!
+//! A stream that breaks is opened again, from the last position that it told, at whoever is
+//! master then; so a failover is unseen but for the pause. Between clusters there is no
+//! order. Nothing is asked of a data node before the merged stream is asked for more.
+//!
+//! The clusters are those of the placement map. When one joins or goes, the merged stream
+//! ends with `Unavailable`; opened again from its positions, it watches a new cluster from
+//! the beginning of its log, so nothing that was written meanwhile is missed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{
+    future::try_join_all,
+    stream::{BoxStream, StreamExt, TryStreamExt, iter, once, select, select_all, unfold},
+};
+use tierkv_rpc::proto::{
+    internal::{WatchPosition, WatchReply, WatchRequest, data_node_client::DataNodeClient},
+    status::read_error,
+};
+use tierkv_rpc::session::FRAME_SLACK;
+use tierkv_types::{ClusterId, Code, Error, key::check_item_prefix, limits::MAX_ANSWER_BYTES};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tonic::Streaming;
+
+use crate::{
+    routes::Routes,
+    routing::{RETRY_PAUSE, told_to_users},
+};
+
+/// The longest pause between two attempts to reach a cluster; they get longer up to it.
+const MAX_RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How long a cluster may be out of reach before the watch ends: another coordinator may
+/// reach it.
+const OUTAGE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The replies of a watch; an error is the last one.
+pub(crate) type WatchReplies = BoxStream<'static, Result<WatchReply, Error>>;
+
+/// Begins a watch: the first replies of all clusters, a reply without a position, then
+/// changes and progress as they come.
+///
+/// # Errors
+/// `InvalidArgument`, `TokenExpired` for a position of a cluster that there is not, or
+/// `Unavailable` before there is a placement map; the stream may end with what the data
+/// nodes say.
+pub(crate) fn watch(
+    routes: watch::Receiver<Arc<Routes>>,
+    request: &WatchRequest,
+) -> Result<WatchReplies, Error> {
+    check_item_prefix(&request.prefix)?;
+    let clusters = clusters(&routes)?;
+    let positions = positions(request, &clusters)?;
+    let mut watched: Vec<Watched> = (clusters.iter())
+        .map(|cluster| Watched {
+            cluster: cluster.clone(),
+            prefix: request.prefix.clone(),
+            routes: routes.clone(),
+            position: positions.get(cluster).cloned(),
+            replies: None,
+            has_begun: false,
+            reached: Instant::now(),
+        })
+        .collect();
+    let changed = once(clusters_changed(routes, clusters)).map(Err);
+    let replies = once(async move {
+        let mut begun = try_join_all(watched.iter_mut().map(Watched::next)).await?;
+        begun.push(WatchReply::default());
+        let streams = watched.into_iter().map(Watched::replies);
+        Ok::<_, Error>(iter(begun.into_iter().map(Ok)).chain(select_all(streams)))
+    });
+    Ok(select(replies.try_flatten(), changed).boxed())
+}
+
+/// The clusters that may own slots.
+fn clusters(routes: &watch::Receiver<Arc<Routes>>) -> Result<BTreeSet<ClusterId>, Error> {
+    let routes = routes.borrow();
+    let placement = (routes.placement.as_ref())
+        .ok_or_else(|| Error::unavailable("the platform has no placement map yet"))?;
+    let clusters = placement.clusters.iter();
+    Ok(clusters.map(|cluster| cluster.id.clone()).collect())
+}
+
+/// Ends, with what to say then, when other clusters may own slots than did.
+async fn clusters_changed(
+    mut routes: watch::Receiver<Arc<Routes>>,
+    known: BTreeSet<ClusterId>,
+) -> Error {
+    loop {
+        if routes.changed().await.is_err() {
+            // The table is kept no more, for the coordinator stops: that ends the stream.
+            std::future::pending::<()>().await;
+        }
+        if clusters(&routes).is_ok_and(|clusters| clusters != known) {
+            return Error::unavailable("a cluster joined or left; go on from the last position");
+        }
+    }
+}
+
+/// Where to begin in each cluster: as the request says; in one that joined since, at the
+/// beginning of its log; and now, if the request says nothing of any.
+fn positions(
+    request: &WatchRequest,
+    clusters: &BTreeSet<ClusterId>,
+) -> Result<BTreeMap<ClusterId, WatchPosition>, Error> {
+    let mut positions = BTreeMap::new();
+    for position in &request.positions {
+        let cluster = ClusterId::new(&position.cluster)?;
+        if !clusters.contains(&cluster) {
+            return Err(Error::new(
+                Code::TokenExpired,
+                format!(
+                    "the token is of a cluster {cluster}, and there is none; read the keys anew, \
+                     then watch from now"
+                ),
+            ));
+        }
+        if positions.insert(cluster, position.clone()).is_some() {
+            return Err(Error::invalid("a watch has one position in each cluster"));
+        }
+    }
+    if !positions.is_empty() {
+        for cluster in clusters {
+            (positions.entry(cluster.clone())).or_insert_with(|| WatchPosition {
+                cluster: cluster.to_string(),
+                ..WatchPosition::default()
+            });
+        }
+    }
+    Ok(positions)
+}
+
+/// The watch of one cluster.
+struct Watched {
+    cluster: ClusterId,
+    prefix: Bytes,
+    routes: watch::Receiver<Arc<Routes>>,
+    /// Up to where it has told; none before the first reply of a watch from now.
+    position: Option<WatchPosition>,
+    replies: Option<Streaming<WatchReply>>,
+    has_begun: bool,
+    /// When the cluster said something last, or began to be out of reach.
+    reached: Instant,
+}
+
+impl Watched {
+    fn replies(self) -> WatchReplies {
+        let replies = unfold(Some(self), async |watched| {
+            let mut watched = watched?;
+            match watched.next().await {
+                Ok(reply) => Some((Ok(reply), Some(watched))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        replies.boxed()
+    }
+
+    /// The next reply, from whoever is master.
+    async fn next(&mut self) -> Result<WatchReply, Error> {
+        let mut pause = RETRY_PAUSE;
+        loop {
+            let was_open = self.replies.is_some();
+            let failure = match self.attempt().await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            self.replies = None;
+            if was_open {
+                self.reached = Instant::now();
+            }
+            let passes = failure.code.is_misrouted() || failure.code == Code::Unavailable;
+            if !passes || self.reached.elapsed() > OUTAGE_PATIENCE {
+                return Err(told_to_users(failure));
+            }
+            if let Ok(Err(_)) = timeout(pause, self.routes.changed()).await {
+                sleep(pause).await;
+            }
+            pause = (pause * 2).min(MAX_RETRY_PAUSE);
+        }
+    }
+
+    /// The next reply of the open stream; opens one if there is none.
+    async fn attempt(&mut self) -> Result<WatchReply, Error> {
+        loop {
+            let replies = match &mut self.replies {
+                Some(replies) => replies,
+                None => {
+                    let opened = self.open().await?;
+                    self.replies.insert(opened)
+                }
+            };
+            let reply = replies.message().await;
+            let reply = reply.map_err(|status| read_error(&status))?;
+            let reply = reply.ok_or_else(|| Error::unavailable("the data node ended the watch"))?;
+            let position = (reply.position.as_ref())
+                .filter(|position| position.cluster == self.cluster.as_str())
+                .ok_or_else(|| {
+                    Error::new(
+                        Code::NotMaster,
+                        "the node that was asked is of another cluster",
+                    )
+                })?;
+            // A stream that was opened again begins by telling where: that is known.
+            let is_news = self.position.as_ref() != Some(position) || !reply.changes.is_empty();
+            self.position = Some(position.clone());
+            self.reached = Instant::now();
+            if is_news || !self.has_begun {
+                self.has_begun = true;
+                return Ok(reply);
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Result<Streaming<WatchReply>, Error> {
+        let master = self.routes.borrow_and_update().of_cluster(&self.cluster)?;
+        let mut client = DataNodeClient::new(master.unhurried_channel())
+            .max_decoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
+        let request = WatchRequest {
+            prefix: self.prefix.clone(),
+            positions: self.position.clone().into_iter().collect(),
+        };
+        let opened = client.watch(request).await;
+        Ok(opened.map_err(|status| read_error(&status))?.into_inner())
+    }
+}
