@@ -53,7 +53,14 @@ impl Below {
 
     /// The coordinator to ask first.
     pub(crate) fn first(&self) -> Result<Peer<ToServerCoordinator>, Error> {
-        self.peers.borrow().first().cloned().ok_or_else(nobody)
+        self.peer(0)
+    }
+
+    /// The coordinator to ask at a turn: the primary first, the others after it.
+    pub(crate) fn peer(&self, turn: usize) -> Result<Peer<ToServerCoordinator>, Error> {
+        let peers = self.peers.borrow();
+        let peer = peers.get(turn % peers.len().max(1));
+        peer.cloned().ok_or_else(nobody)
     }
 
     /// Sends a read or a question down; it is tried elsewhere and again until `deadline`.

@@ -37,6 +37,7 @@ use crate::{
     rest::{self, Gateway},
     settings::ClientCoordinatorSettings,
     views::{SharedViews, Views},
+    watches::Watches,
     writer::Writer,
 };
 
@@ -149,6 +150,7 @@ impl ClientCoordinator {
                 views: Arc::clone(&views),
                 clock: Arc::clone(&clock),
             },
+            watches: Watches::new(below.clone()),
             meters,
             clock: Arc::clone(&clock),
         });

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, future::ready, stream::once};
 use tierkv_cache::Cache;
 use tierkv_rpc::{
     Answered, StatusStream, answer_frames,
@@ -18,12 +18,12 @@ use tierkv_rpc::{
     until_stopped,
 };
 use tierkv_types::{
-    Error,
+    Code, Error,
     limits::{DEFAULT_TIMEOUT, MAX_SESSION_IN_FLIGHT, MAX_TIMEOUT},
 };
 use tokio::{
     sync::watch,
-    time::{Duration, Instant},
+    time::{Duration, Instant, sleep_until},
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -57,12 +57,22 @@ impl<C: Cache> Door<C> {
 
 /// The deadline a gRPC client set, cut to the limit.
 fn deadline<T>(request: &Request<T>) -> Instant {
-    let timeout = request
-        .metadata()
-        .get("grpc-timeout")
-        .and_then(|value| parse_timeout(value.to_str().ok()?))
-        .unwrap_or(DEFAULT_TIMEOUT);
+    let timeout = timeout(request).unwrap_or(DEFAULT_TIMEOUT);
     Instant::now() + timeout.min(MAX_TIMEOUT)
+}
+
+/// The time a gRPC client gives a call, if it says so.
+fn timeout<T>(request: &Request<T>) -> Option<Duration> {
+    let timeout = request.metadata().get("grpc-timeout")?;
+    parse_timeout(timeout.to_str().ok()?)
+}
+
+/// Ends a stream of answers when its time is over.
+fn until<T: Send + 'static>(deadline: Instant, answers: Answers<T>) -> Answers<T> {
+    let over = Error::new(Code::DeadlineExceeded, "the time that the call had is over");
+    (answers.take_until(sleep_until(deadline)))
+        .chain(once(ready(Err(over))))
+        .boxed()
 }
 
 /// The gRPC wire form of a time-out: up to eight digits and a unit.
@@ -175,8 +185,15 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        // It goes on for as long as its caller likes, unless that one says how long.
+        let deadline = timeout(&request).map(|timeout| Instant::now() + timeout);
         let answers = self.operations.watch(request.into_inner()).await;
-        self.answer(answers.map(|answers| self.stream(answers)))
+        self.answer(answers.map(|answers| {
+            self.stream(match deadline {
+                Some(deadline) => until(deadline, answers),
+                None => answers,
+            })
+        }))
     }
 }
 

@@ -10,8 +10,8 @@
 //!
 //! Reading order: `views` (what masters said lately, and so which hits count),
 //! `reader` (the read path), `flights` (equal misses become one), `below` (the way to
-//! the server coordinators), `writer`, `operations` (reads and
-//! writes as users know them), then the doors: `kv`, `session`, `rest`,
+//! the server coordinators), `writer`, `watches` and `watch_token`, `operations` (all of
+//! it as users know it), then the doors: `kv`, `session`, `rest`,
 //! `admin`; [`ClientCoordinator`] puts them together.
 
 mod admin;
@@ -27,6 +27,8 @@ mod rest;
 mod session;
 mod settings;
 mod views;
+mod watch_token;
+mod watches;
 mod writer;
 
 pub use coordinator::{ClientCoordinator, Listeners, StartError};

@@ -14,6 +14,7 @@ pub(crate) struct Meters {
     pub(crate) deletes: Counter,
     pub(crate) increments: Counter,
     pub(crate) writes: Counter,
+    pub(crate) watches: Counter,
     errors: Vec<(Code, Counter)>,
 }
 
@@ -48,6 +49,7 @@ impl Meters {
             deletes: operations("delete"),
             increments: operations("increment"),
             writes: operations("write"),
+            watches: operations("watch"),
             errors: Code::ALL
                 .map(|code| (code, counter!("tierkv_errors_total", "code" => code.name())))
                 .into(),

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::{
     meters::Meters,
     reader::{Asked, Begun, Reader},
+    watches::Watches,
     writer::Writer,
 };
 
@@ -36,6 +37,7 @@ pub(crate) type Answers<T> = BoxStream<'static, Result<T, Error>>;
 pub(crate) struct Operations<C> {
     pub(crate) reader: Reader<C>,
     pub(crate) writer: Writer,
+    pub(crate) watches: Watches,
     pub(crate) meters: Arc<Meters>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -207,16 +209,18 @@ impl<C: Cache> Operations<C> {
         Err(convert::not_served("Count"))
     }
 
-    /// Streams the committed changes of a prefix until the caller drops the stream.
+    /// Streams the committed changes of a prefix until the caller drops the stream. The
+    /// first answer is there when this returns: it says where the watch begins.
     ///
     /// # Errors
-    /// `InvalidArgument`, `TokenExpired`, or what the tiers below said; so may the stream end.
-    #[allow(clippy::unused_async, clippy::needless_pass_by_value)]
+    /// `InvalidArgument`, `TokenExpired`, `ResourceExhausted`, or what the tiers below said;
+    /// so may the stream end.
     pub(crate) async fn watch(
         &self,
-        _request: WatchRequest,
+        request: WatchRequest,
     ) -> Result<Answers<WatchResponse>, Error> {
-        Err(convert::not_served("Watch"))
+        self.meters.watches.increment(1);
+        self.watches.watch(request).await
     }
 
     /// The first frame of a session.

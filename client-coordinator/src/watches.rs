@@ -1,0 +1,246 @@
+//! Watches of users: the changes of a prefix, with a token to go on from after each answer.
+//!
+//! A watch is one stream to a server coordinator, which merges those of the clusters. When
+//! that stream breaks it is opened again, there or at another coordinator, from where the
+//! last answer ended; the user sees a pause.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::stream::{StreamExt, once, unfold};
+use metrics::Gauge;
+use tierkv_rpc::{
+    proto::{
+        internal::{
+            self, WatchReply, WatchedChange, server_coordinator_client::ServerCoordinatorClient,
+        },
+        status::read_error,
+        v1::{Removed, WatchEvent, WatchRequest, WatchResponse, Written, watch_event},
+    },
+    session::FRAME_SLACK,
+};
+use tierkv_types::{
+    Code, Error, Version,
+    key::item_prefix,
+    limits::{DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, MAX_WATCHES},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, timeout_at},
+};
+use tonic::Streaming;
+
+use crate::{below::Below, operations::Answers, watch_token::WatchToken};
+
+/// The pause before a stream that broke is opened again; it doubles with each attempt.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// The longest of these pauses.
+const MAX_RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How long a watch that has begun may be interrupted before its user is told: the token
+/// goes on from there whenever the platform is back.
+const OUTAGE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// All watches of one client coordinator.
+pub(crate) struct Watches {
+    below: Below,
+    places: Arc<Semaphore>,
+    open: Gauge,
+}
+
+impl Watches {
+    pub(crate) fn new(below: Below) -> Self {
+        metrics::describe_gauge!("tierkv_watches", "Watches of users.");
+        metrics::describe_gauge!(
+            "tierkv_watches_limit",
+            "The bound of tierkv_watches, over which new ones are refused."
+        );
+        #[allow(clippy::cast_precision_loss)]
+        metrics::gauge!("tierkv_watches_limit").set(MAX_WATCHES as f64);
+        Self {
+            below,
+            places: Arc::new(Semaphore::new(MAX_WATCHES)),
+            open: metrics::gauge!("tierkv_watches"),
+        }
+    }
+
+    /// Begins a watch; the first answer is there when this returns.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `TokenExpired`, `ResourceExhausted` over the limit, `Unavailable`
+    /// if some cluster can't be reached for a while; so may the stream end.
+    pub(crate) async fn watch(
+        &self,
+        request: WatchRequest,
+    ) -> Result<Answers<WatchResponse>, Error> {
+        let prefix = item_prefix(&request.namespace, &request.prefix)?;
+        let token = match request.resume_token.is_empty() {
+            true => WatchToken::default(),
+            false => WatchToken::decode(&request.resume_token)?,
+        };
+        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
+            return Err(Error::exhausted(format!(
+                "there are {MAX_WATCHES} watches here, which is the limit max_watches; end some, \
+                 or ask another client coordinator"
+            )));
+        };
+        let mut watch = Watch {
+            below: self.below.clone(),
+            key_at: prefix.len() - request.prefix.len(),
+            prefix,
+            token,
+            replies: None,
+            _place: Place::new(permit, &self.open),
+        };
+        let begun = Instant::now() + DEFAULT_TIMEOUT;
+        watch.open(begun).await?;
+        let first = watch.response(Vec::new());
+        let rest = unfold(Some(watch), async |watch| {
+            let mut watch = watch?;
+            match watch.next().await {
+                Ok(answer) => Some((Ok(answer), Some(watch))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(once(std::future::ready(Ok(first))).chain(rest).boxed())
+    }
+}
+
+/// A watch's place among those that are served.
+struct Place {
+    open: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn new(permit: OwnedSemaphorePermit, open: &Gauge) -> Self {
+        open.increment(1.0);
+        Self {
+            open: open.clone(),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.decrement(1.0);
+    }
+}
+
+/// One watch.
+struct Watch {
+    below: Below,
+    /// Item keys begin with it.
+    prefix: Bytes,
+    /// Where in an item key its key begins.
+    key_at: usize,
+    /// Where it goes on: everything up to there was answered. It knows all clusters once
+    /// the watch has begun.
+    token: WatchToken,
+    replies: Option<Streaming<WatchReply>>,
+    _place: Place,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Result<WatchResponse, Error> {
+        loop {
+            let Some(replies) = &mut self.replies else {
+                self.open(Instant::now() + OUTAGE_PATIENCE).await?;
+                continue;
+            };
+            match message(replies).await {
+                Ok(reply) => return self.answer(reply),
+                Err(error) if error.code == Code::Unavailable => self.replies = None,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn answer(&mut self, reply: WatchReply) -> Result<WatchResponse, Error> {
+        let position = reply.position.ok_or_else(|| broken("no position"))?;
+        self.token.advance(&position)?;
+        let events = reply.changes.into_iter().map(|change| self.event(change));
+        Ok(self.response(events.collect::<Result<_, Error>>()?))
+    }
+
+    fn event(&self, change: WatchedChange) -> Result<WatchEvent, Error> {
+        if !change.item_key.starts_with(&self.prefix) {
+            return Err(broken("a change that was not asked for"));
+        }
+        let kind = match change.value {
+            Some(value) => watch_event::Kind::Written(Written {
+                value,
+                expires_at_ms: Version::from_bits(change.expires).millis(),
+            }),
+            None => watch_event::Kind::Removed(Removed {}),
+        };
+        Ok(WatchEvent {
+            key: change.item_key.slice(self.key_at..),
+            version: change.version,
+            kind: Some(kind),
+        })
+    }
+
+    fn response(&self, events: Vec<WatchEvent>) -> WatchResponse {
+        WatchResponse {
+            events,
+            resume_token: self.token.encode(),
+        }
+    }
+
+    /// Opens a stream at the primary, or at another coordinator, and hears where each
+    /// cluster begins. Tries until `deadline`.
+    async fn open(&mut self, deadline: Instant) -> Result<(), Error> {
+        let mut pause = RETRY_PAUSE;
+        for turn in 0.. {
+            let late = || Error::unavailable("the platform's clusters did not answer in time");
+            let opened = timeout_at(deadline, self.attempt(turn)).await;
+            let failure = match opened.unwrap_or_else(|_| Err(late())) {
+                Ok((replies, begun)) => {
+                    (self.replies, self.token) = (Some(replies), begun);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if failure.code != Code::Unavailable || Instant::now() + pause >= deadline {
+                return Err(failure);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_RETRY_PAUSE);
+        }
+        Err(broken("no end"))
+    }
+
+    async fn attempt(&self, turn: usize) -> Result<(Streaming<WatchReply>, WatchToken), Error> {
+        let peer = self.below.peer(turn)?;
+        let mut client = ServerCoordinatorClient::new(peer.unhurried_channel())
+            .max_decoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
+        let request = internal::WatchRequest {
+            prefix: self.prefix.clone(),
+            positions: self.token.positions(),
+        };
+        let opened = client.watch(request).await;
+        let mut replies = opened.map_err(|status| read_error(&status))?.into_inner();
+        let mut begun = WatchToken::default();
+        while let Some(position) = message(&mut replies).await?.position {
+            begun.advance(&position)?;
+        }
+        match self.token.agrees_with(&begun) {
+            true => Ok((replies, begun)),
+            false => Err(broken("another place than was asked for")),
+        }
+    }
+}
+
+async fn message(replies: &mut Streaming<WatchReply>) -> Result<WatchReply, Error> {
+    let reply = replies.message().await;
+    let reply = reply.map_err(|status| read_error(&status))?;
+    reply.ok_or_else(|| Error::unavailable("the server coordinator ended the watch"))
+}
+
+fn broken(what: &str) -> Error {
+    Error::new(
+        Code::Internal,
+        format!("a server coordinator told a watch {what}; tell an operator"),
+    )
+}
