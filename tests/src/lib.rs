@@ -6,7 +6,8 @@
 //! the test's choice), [`metrics`], [`disk_work`] (what a node does on its disk),
 //! [`resident`] (what a process holds in memory),
 //! [`choices`] (random ones that can be repeated), and what a client was promised:
-//! [`ledger`] (of a key that is written again and again) and [`flood`] (of ever new ones).
+//! [`ledger`] (of a key that is written again and again) and [`flood`] (of ever new ones);
+//! [`watcher`] (a user who hears of every change).
 
 pub mod binary;
 pub mod choices;
@@ -18,3 +19,4 @@ pub mod ledger;
 pub mod metrics;
 pub mod named;
 pub mod resident;
+pub mod watcher;
