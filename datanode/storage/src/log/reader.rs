@@ -118,7 +118,9 @@ fn search(segment: Segment, after: Cursor, waypoints: &Waypoints) -> Result<Spot
         if frame.position.index != index {
             return Err(records.damaged("another record stands in its place").into());
         }
-        waypoints.note(index, header.number, records.offset());
+        if records.at == 0 {
+            waypoints.note(index, header.number, records.offset());
+        }
         records.skip(frame.len);
         if index == after.position.index {
             let found = Cursor {

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    Cursor, StorageError, Tail, TailError,
+    Cursor, RealDisk, StorageError, Tail, TailError, WalSync,
     disk::{Tear, TestDisk},
     tail::STRETCH_BYTES,
 };
@@ -308,5 +308,77 @@ async fn any_interleaving_hands_out_each_record_once() {
             }
         }
         storage.close().await.unwrap();
+    }
+}
+
+/// Tails read the files while the log's thread writes on, begins new segments and removes
+/// old ones: they get every record, or are told that they fell behind, and never a gap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn tails_race_the_thread_that_writes_and_trims() {
+    const RECORDS: u64 = 12_000;
+    for retention in [Duration::from_secs(3_600), Duration::ZERO] {
+        let dir = TempDir::new().unwrap();
+        let settings = StorageSettings {
+            log_retention: retention,
+            segment_bytes: 64 << 10,
+            sync: WalSync::Never,
+            ..settings(dir.path())
+        };
+        let (storage, _) = Storage::open(settings, Arc::new(RealDisk)).await.unwrap();
+        // Before anybody follows, so that the files have to be read.
+        commit(&storage, puts(1..=2_000, 500)).await;
+        let followers: Vec<_> = (0..3_u64)
+            .map(|nth| tokio::spawn(follow(Arc::clone(&storage), nth * 300, RECORDS)))
+            .collect();
+        for first in (2_001..=RECORDS).step_by(20) {
+            commit(&storage, puts(first..=first + 19, 500)).await;
+            if first % 100 == 1 {
+                storage.checkpoint().await.unwrap();
+            }
+        }
+        for follower in followers {
+            let fell_behind = deadline(follower).await.unwrap();
+            assert!(fell_behind == 0 || retention.is_zero());
+        }
+        storage.close().await.unwrap();
+    }
+}
+
+/// Follows from the record of an index to the one of another; begins again at the end of
+/// what is applied when it fell behind, and answers how often that was.
+async fn follow(storage: Arc<Storage>, from: u64, to: u64) -> u64 {
+    let mut fell_behind = 0;
+    let mut after = match from {
+        0 => Some(Cursor::default()),
+        from => after(&put(1, from, "k", 1)),
+    };
+    loop {
+        let mut tail = match storage.tail(after).await {
+            Ok(tail) => tail,
+            Err(TailError::Trimmed(_)) => {
+                fell_behind += 1;
+                after = None;
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let mut next = tail.cursor().position.index.next();
+        let ended = loop {
+            if next > Index(to) {
+                return fell_behind;
+            }
+            match tail.read().await {
+                Ok(stretch) => {
+                    for record in stretch.records() {
+                        assert_eq!(record.position.index, next);
+                        next = next.next();
+                    }
+                }
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(ended, TailError::Trimmed(_)), "{ended}");
+        fell_behind += 1;
+        after = None;
     }
 }
