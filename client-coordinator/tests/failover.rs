@@ -1,9 +1,11 @@
 //! Every tier in one process, and the primary server coordinator goes away under load:
-//! reads and writes go on through the other (TXN-ROUTE), and nothing acknowledged is lost.
+//! reads, writes and watches go on through the other (TXN-ROUTE), and nothing acknowledged
+//! is lost.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tempfile::TempDir;
 use tierkv::{Client, Code, Consistency, ReadOptions};
 use tierkv_cache::EmbeddedCache;
@@ -19,10 +22,15 @@ use tierkv_coordination::{MemoryCoordination, directory::PRIMARY};
 use tierkv_datanode::{DataNode, DataNodeSettings};
 use tierkv_harness::poll_until;
 use tierkv_protocol::placement::WeightedCluster;
+use tierkv_rpc::{
+    channel,
+    proto::v1::{WatchRequest, WatchResponse, kv_client::KvClient, watch_event},
+};
 use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
 use tierkv_storage::StorageSettings;
 use tierkv_types::{Clock, ClusterId, NodeId, SystemClock};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
+use tonic::Streaming;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const WRITERS: usize = 16;
@@ -200,6 +208,65 @@ async fn writes_go_on_when_the_primary_stops() {
     };
     assert_eq!(sorted(held), sorted(ends));
     drop(client);
+    primary.stop().await;
+    backup.stop().await;
+    platform.stop().await;
+}
+
+/// Reads a watch until it is told of the key `end`; answers what each key held, in order.
+async fn told(mut answers: Streaming<WatchResponse>) -> BTreeMap<Bytes, Vec<(u64, u64)>> {
+    let mut told: BTreeMap<Bytes, Vec<(u64, u64)>> = BTreeMap::new();
+    while !told.contains_key(&b"end"[..]) {
+        let answer = timeout(PATIENCE, answers.message()).await;
+        let answer = answer.expect("the watch goes on").unwrap().unwrap();
+        for event in answer.events {
+            let Some(watch_event::Kind::Written(written)) = event.kind else {
+                panic!("nobody removes a key");
+            };
+            let count = String::from_utf8(written.value.to_vec()).unwrap();
+            let of_key = told.entry(event.key).or_default();
+            of_key.push((count.parse().unwrap(), event.version));
+        }
+    }
+    told
+}
+
+/// The user of a watch sees nothing of it when the coordinator in the middle goes away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_goes_on_when_the_primary_stops() {
+    let platform = Platform::start().await;
+    let mut primary = platform.server_coordinator("s1").await;
+    let mut backup = platform.server_coordinator("s2").await;
+    platform.until_ready().await;
+    let address = platform.client_coordinator.grpc_address().to_string();
+    let mut watches = KvClient::new(channel(&address).unwrap());
+    let answers = watches.watch(WatchRequest::default()).await.unwrap();
+    let watching = tokio::spawn(told(answers.into_inner()));
+    let client = platform.client().await;
+    let load = Load::start(&client);
+    for turn in 0..4 {
+        load.go_on(WRITES_BETWEEN / 2).await;
+        primary.stop().await;
+        let returned = platform.server_coordinator(["s1", "s2"][turn % 2]).await;
+        primary = std::mem::replace(&mut backup, returned);
+    }
+    load.go_on(WRITES_BETWEEN / 2).await;
+    let mut ends = load.end().await;
+    client.put("end", "0").await.unwrap();
+    let mut told = watching.await.unwrap();
+    told.remove(&b"end"[..]);
+    let mut last = Vec::new();
+    for of_key in told.values() {
+        let counts: Vec<u64> = of_key.iter().map(|(count, _)| *count).collect();
+        let all: Vec<u64> = (1..=counts.len() as u64).collect();
+        assert_eq!(counts, all, "each change is told once, in order");
+        assert!(of_key.is_sorted_by(|a, b| a.1 < b.1), "I5");
+        last.extend(of_key.last().copied());
+    }
+    ends.sort_unstable();
+    last.sort_unstable();
+    assert_eq!(last, ends);
+    drop((client, watches));
     primary.stop().await;
     backup.stop().await;
     platform.stop().await;
