@@ -470,7 +470,7 @@ async fn watchers_that_never_read_cost_little_memory_and_hold_nobody_up() {
     const TASKS: usize = 8;
     /// What it takes to hold what is not stored yet, what is stored, and what the log is
     /// about to write, and the program itself.
-    const LIMIT_BYTES: u64 = 320 << 20;
+    const LIMIT_BYTES: u64 = 384 << 20;
     let options = Options {
         arguments: vec!["--cache-mib".to_owned(), "16".to_owned()],
         surroundings: Surroundings::default()
