@@ -9,7 +9,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -35,6 +34,7 @@ use tierkv_tests::{
     ephemeral::Ephemeral,
     ledger::{Attempt, Kind},
     named::{NamedWrites, now_ms},
+    resident::resident,
     watcher::{PATIENCE, Told, Watcher},
 };
 use tierkv_types::{Code, limits::MAX_WATCHES};
@@ -451,17 +451,6 @@ async fn too_many_watches_are_refused_and_those_that_end_make_room() {
     again.await.expect("a place becomes free");
 }
 
-/// What the process held in memory at most, in bytes.
-fn peak_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let peak = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .unwrap();
-    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    kib << 10
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers_that_never_read_cost_little_memory_and_hold_nobody_up() {
     const RESTING: usize = 16;
@@ -512,7 +501,7 @@ async fn watchers_that_never_read_cost_little_memory_and_hold_nobody_up() {
     }
     writers.join_all().await;
     assert_eq!(reading.await.unwrap(), WRITES);
-    let peak = peak_memory(platform.pid());
+    let peak = resident(platform.pid()).unwrap().peak;
     println!("{} MiB at most", peak >> 20);
     assert!(peak < LIMIT_BYTES, "{} MiB", peak >> 20);
     // One that rested has missed nothing.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
 mod stage;
+mod watches;
 mod writes;
 
 use std::{path::Path, time::Duration};

@@ -49,8 +49,16 @@ impl Stage {
             .put_if_absent(PLACEMENT, map.encode())
             .await
             .unwrap();
+        Self::on(coordination, StorageSettings::new(dir.join("n1"))).await
+    }
+
+    /// Starts the node over a coordination store that is there.
+    pub(crate) async fn on(
+        coordination: Arc<MemoryCoordination>,
+        storage: StorageSettings,
+    ) -> Self {
         let cache = Arc::new(EmbeddedCache::new(1 << 20, Arc::new(SystemClock)));
-        let node = launch(dir, &coordination, &cache).await;
+        let node = launch(storage, &coordination, &cache).await;
         let channel = channel(&node.address().to_string()).unwrap();
         let connection = Multiplexer::new(vec![channel], 1_000);
         Self {
@@ -63,15 +71,19 @@ impl Stage {
 
     pub(crate) async fn ready(dir: &Path) -> Self {
         let stage = Self::start(dir, &["c1"]).await;
+        stage.until_master().await;
+        stage
+    }
+
+    pub(crate) async fn until_master(&self) {
         let limit = Instant::now() + DEADLINE;
-        while stage.vouch("c1").await.is_err() {
+        while self.vouch("c1").await.is_err() {
             assert!(
                 Instant::now() < limit,
                 "the node never mastered its cluster"
             );
             sleep(Duration::from_millis(10)).await;
         }
-        stage
     }
 
     pub(crate) async fn call(&self, kind: request::Kind) -> Result<reply::Kind, Error> {
@@ -169,11 +181,10 @@ impl Stage {
 }
 
 pub(crate) async fn launch(
-    dir: &Path,
+    storage: StorageSettings,
     coordination: &Arc<MemoryCoordination>,
     cache: &Arc<EmbeddedCache>,
 ) -> DataNode {
-    let storage = StorageSettings::new(dir.join("n1"));
     let name = NodeId::new("n1").unwrap();
     let settings = DataNodeSettings::new(name, ClusterId::new("c1").unwrap(), storage);
     DataNode::start(

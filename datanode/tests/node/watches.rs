@@ -1,138 +1,63 @@
 //! Watches of one data node by itself, opened as a server coordinator opens them.
 
-#![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
-
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use tierkv_cache::EmbeddedCache;
-use tierkv_coordination::{ConfigStore, MemoryCoordination, Swap, directory::PLACEMENT};
-use tierkv_datanode::{DataNode, DataNodeSettings};
-use tierkv_protocol::placement::{PlacementMap, WeightedCluster};
+use tierkv_coordination::MemoryCoordination;
 use tierkv_rpc::{
-    CallError, Multiplexer, channel,
     proto::{
         internal::{
-            self, Vouch, WatchPosition, WatchReply, WatchRequest, WatchedChange,
-            data_node_client::DataNodeClient, reply, request,
+            WatchPosition, WatchReply, WatchRequest, WatchedChange,
+            data_node_client::DataNodeClient,
         },
         status::read_error,
     },
-    tiers::ToDataNode,
     unhurried_channel,
 };
 use tierkv_storage::StorageSettings;
-use tierkv_types::{
-    Clock, ClusterId, Code, Error, ItemKey, NodeId, Operation, OperationKind, RequestId,
-    SystemClock, WriteRequest, limits::MAX_NODE_WATCHES,
-};
-use tokio::time::{Instant, sleep, timeout};
+use tierkv_types::{Code, Error, OperationKind, Version, limits::MAX_NODE_WATCHES};
+use tokio::time::{sleep, timeout};
 use tonic::{Streaming, transport::Channel};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn cluster() -> ClusterId {
-    ClusterId::new("c1").unwrap()
-}
-
-fn key(key: &str) -> ItemKey {
-    ItemKey::new("default", key.as_bytes()).unwrap()
-}
+use crate::stage::{DEADLINE as PATIENCE, Stage, key};
 
 /// The item keys of the default namespace that begin with this.
 fn prefix(prefix: &str) -> Bytes {
     [b"default\0", prefix.as_bytes()].concat().into()
 }
 
-/// A node, its coordination store and connections to it.
-struct Stage {
-    node: DataNode,
-    coordination: Arc<MemoryCoordination>,
-    writes: Multiplexer<ToDataNode>,
+/// A node and a connection for watches of it.
+struct Watchable {
+    stage: Stage,
     watches: DataNodeClient<Channel>,
 }
 
-impl Stage {
+impl Watchable {
     async fn new(dir: &Path) -> Self {
-        let coordination = MemoryCoordination::open(&dir.join("coordination")).unwrap();
-        let clusters = vec![WeightedCluster {
-            id: cluster(),
-            weight: 1,
-        }];
-        let map = PlacementMap::initial(clusters).unwrap();
-        let _: Swap = coordination
-            .put_if_absent(PLACEMENT, map.encode())
-            .await
-            .unwrap();
-        let storage = StorageSettings::new(dir.join("n1"));
-        Self::on(coordination, storage).await
+        Self::of(Stage::ready(dir).await)
     }
 
-    /// Starts the node and waits until it masters its cluster.
     async fn on(coordination: Arc<MemoryCoordination>, storage: StorageSettings) -> Self {
-        let cache = Arc::new(EmbeddedCache::new(1 << 20, Arc::new(SystemClock)));
-        let settings = DataNodeSettings::new(NodeId::new("n1").unwrap(), cluster(), storage);
-        let clock = Arc::new(SystemClock);
-        let started = DataNode::start(settings, coordination.clone(), cache, clock).await;
-        let node = started.unwrap();
-        let address = node.address().to_string();
-        let stage = Self {
-            writes: Multiplexer::new(vec![channel(&address).unwrap()], 1_000),
-            watches: DataNodeClient::new(unhurried_channel(&address).unwrap())
-                .max_decoding_message_size(16 << 20),
-            node,
-            coordination,
-        };
-        let limit = Instant::now() + PATIENCE;
-        let vouch = || {
-            request::Kind::Vouch(Vouch {
-                cluster: "c1".into(),
-            })
-        };
-        while stage.call(vouch()).await.is_err() {
-            assert!(
-                Instant::now() < limit,
-                "the node never mastered its cluster"
-            );
-            sleep(Duration::from_millis(10)).await;
-        }
-        stage
+        let stage = Stage::on(coordination, storage).await;
+        stage.until_master().await;
+        Self::of(stage)
     }
 
-    async fn call(&self, kind: request::Kind) -> Result<reply::Kind, Error> {
-        let answer = self.writes.call(kind, Instant::now() + PATIENCE).await;
-        answer.map_err(CallError::for_write)
+    fn of(stage: Stage) -> Self {
+        let channel = unhurried_channel(&stage.node.address().to_string()).unwrap();
+        let watches = DataNodeClient::new(channel).max_decoding_message_size(16 << 20);
+        Self { stage, watches }
     }
 
     /// Writes, and answers what a watcher is to hear of it.
     async fn write(&self, item: &str, kind: OperationKind) -> WatchedChange {
-        let value = match &kind {
-            OperationKind::Put { value, .. } => Some(value.clone()),
-            _ => None,
+        let (value, ttl) = match &kind {
+            OperationKind::Put { value, ttl } => (Some(value.clone()), *ttl),
+            OperationKind::Delete | OperationKind::Increment { .. } => (None, None),
         };
-        let ttl = match &kind {
-            OperationKind::Put { ttl, .. } => *ttl,
-            _ => None,
-        };
-        let id = RequestId {
-            birth_millis: SystemClock.wall_millis(),
-            random: rand::random(),
-        };
-        let operations = vec![Operation {
-            key: key(item),
-            kind,
-        }];
-        let write = internal::Write::from_request(WriteRequest { id, operations });
-        let version = match self.call(request::Kind::Write(write)).await.unwrap() {
-            reply::Kind::Write(answer) => answer.version,
-            other => panic!("{other:?}"),
-        };
-        let expires = ttl.map_or(0, |ttl| {
-            tierkv_types::Version::from_bits(version)
-                .after(ttl)
-                .to_bits()
-        });
+        let version = self.stage.change(&key(item), kind).await.unwrap().version;
+        let expires = ttl.map_or(0, |ttl| Version::from_bits(version).after(ttl).to_bits());
         WatchedChange {
             item_key: key(item).as_bytes().clone(),
             version,
@@ -170,7 +95,7 @@ impl Stage {
     }
 
     async fn stop(self) {
-        self.node.stop().await.unwrap();
+        self.stage.stop().await;
     }
 }
 
@@ -206,7 +131,7 @@ impl Watching {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_of_the_prefix_is_told_once_and_in_order() {
     let dir = TempDir::new().unwrap();
-    let stage = Stage::new(dir.path()).await;
+    let stage = Watchable::new(dir.path()).await;
     stage.put("a/before", "not told").await;
     let mut watch = stage.watch("a/", None).await;
     let mut told = vec![stage.put("a/1", "one").await];
@@ -233,7 +158,7 @@ async fn every_change_of_the_prefix_is_told_once_and_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_prefix_hears_how_far_the_log_went() {
     let dir = TempDir::new().unwrap();
-    let stage = Stage::new(dir.path()).await;
+    let stage = Watchable::new(dir.path()).await;
     let mut quiet = stage.watch("quiet/", None).await;
     let mut loud = stage.watch("loud/", Some(quiet.position.clone())).await;
     let told = stage.put("loud/1", "x").await;
@@ -247,12 +172,12 @@ async fn a_quiet_prefix_hears_how_far_the_log_went() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_goes_on_after_a_restart_of_the_node() {
     let dir = TempDir::new().unwrap();
-    let stage = Stage::new(dir.path()).await;
+    let stage = Watchable::new(dir.path()).await;
     let mut watch = stage.watch("", None).await;
     let first = stage.put("a", "1").await;
     assert_eq!(watch.changes(1).await, [first]);
     let mut told = vec![stage.put("a", "2").await, stage.delete("a").await];
-    let coordination = Arc::clone(&stage.coordination);
+    let coordination = Arc::clone(&stage.stage.coordination);
     stage.stop().await;
     let ended = loop {
         if let Err(ended) = next(&mut watch.replies).await {
@@ -262,7 +187,7 @@ async fn a_watch_goes_on_after_a_restart_of_the_node() {
     assert_eq!(ended.code, Code::Unavailable);
 
     let storage = StorageSettings::new(dir.path().join("n1"));
-    let stage = Stage::on(coordination, storage).await;
+    let stage = Watchable::on(coordination, storage).await;
     told.push(stage.put("a", "3").await);
     let mut again = stage.watch("", Some(watch.position.clone())).await;
     assert_eq!(again.changes(told.len()).await, told);
@@ -279,7 +204,7 @@ async fn a_watch_goes_on_after_a_restart_of_the_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_place_to_go_on_from_is_refused() {
     let dir = TempDir::new().unwrap();
-    let stage = Stage::new(dir.path()).await;
+    let stage = Watchable::new(dir.path()).await;
     stage.put("a", "1").await;
     let begun = stage.watch("", None).await.position;
     let refused = async |prefix: Bytes, positions: &[WatchPosition]| {
@@ -322,7 +247,7 @@ async fn watches_that_nobody_reads_hold_nobody_up_and_too_many_are_refused() {
     const VALUE_BYTES: usize = 100_000;
     const WRITES: usize = 300;
     let dir = TempDir::new().unwrap();
-    let stage = Stage::new(dir.path()).await;
+    let stage = Watchable::new(dir.path()).await;
     let mut resting = Vec::new();
     for _ in 0..MAX_NODE_WATCHES - 1 {
         resting.push(stage.watch("", None).await);
