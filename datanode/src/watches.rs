@@ -1,7 +1,7 @@
 //! Watches: the committed changes of a prefix, in the order of this cluster's log.
 //!
 //! A watch asks its tail of the log for the next records when its stream is asked for the
-//! next reply, and not before: one that nobody reads holds a few hundred KiB and nothing
+//! next reply, and not before: one that nobody reads holds a reply on its way and nothing
 //! up. A reply holds whole records, so that the position it tells is one to go on from.
 //!
 //! What a log holds was this cluster's to change when it was logged, so nothing is left out

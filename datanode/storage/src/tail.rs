@@ -210,7 +210,7 @@ impl Tail {
         drop(more.await);
     }
 
-    /// The next records, at least one and not much more than 256 KiB of them; waits for
+    /// The next records, at least one and not much more than 64 KiB of them; waits for
     /// them. May be dropped at any time, and then has handed nothing out.
     ///
     /// # Errors

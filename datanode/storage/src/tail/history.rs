@@ -19,7 +19,7 @@ use crate::locked;
 pub(crate) const HISTORY_BYTES: usize = 16 << 20;
 /// Bytes of records that are handed out together, unless a single record has more: this
 /// much of them a reader holds on to while it does not go on.
-pub(crate) const STRETCH_BYTES: usize = 256 << 10;
+pub(crate) const STRETCH_BYTES: usize = 64 << 10;
 
 /// What is kept. It is kept only while there is somebody to read it: a node without
 /// watchers pays for nothing.
