@@ -17,6 +17,8 @@ pub trait Exchange: Sized + Send + Sync + 'static {
     type RequestFrame: Send + 'static;
     /// What comes back.
     type ReplyFrame: Send + 'static;
+    /// What the peer says first in each stream, if it greets.
+    type Greeting: 'static;
 
     /// Opens a stream over `channel`.
     fn open(
@@ -37,6 +39,11 @@ pub trait Exchange: Sized + Send + Sync + 'static {
 
     /// Adds an operation, its id and what is left of its time to a frame.
     fn push(frame: &mut Self::RequestFrame, id: u64, left: Duration, request: Self::Request);
+
+    /// The greeting, if this frame brings it.
+    fn greeting(_: &Self::ReplyFrame) -> Option<Self::Greeting> {
+        None
+    }
 
     /// How many answers a frame holds.
     fn answers(frame: &Self::ReplyFrame) -> usize;

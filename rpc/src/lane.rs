@@ -42,11 +42,15 @@ const GATHERING_TURNS: u32 = 4;
 /// How a call ended.
 pub(crate) type Outcome<X> = Result<<X as Exchange>::Reply, CallError>;
 
+/// Hears what the peer says first in each stream.
+pub(crate) type OnGreeting<X> = Arc<dyn Fn(<X as Exchange>::Greeting) + Send + Sync>;
+
 /// One stream, opened when something is to be sent and again after it broke.
 pub(crate) struct Lane<X: Exchange> {
     calls: Mutex<Calls<X>>,
     /// Bounds queued and sent operations together.
     in_flight: Semaphore,
+    on_greeting: OnGreeting<X>,
 }
 
 struct Calls<X: Exchange> {
@@ -134,7 +138,11 @@ impl<X: Exchange> Calls<X> {
 
 impl<X: Exchange> Lane<X> {
     /// Starts the lane's task.
-    pub(crate) fn start(channel: Channel, max_in_flight: usize) -> Arc<Self> {
+    pub(crate) fn start(
+        channel: Channel,
+        max_in_flight: usize,
+        on_greeting: OnGreeting<X>,
+    ) -> Arc<Self> {
         let lane = Arc::new(Self {
             calls: Mutex::new(Calls {
                 queue: VecDeque::new(),
@@ -146,6 +154,7 @@ impl<X: Exchange> Lane<X> {
                 is_closing: false,
             }),
             in_flight: Semaphore::new(max_in_flight),
+            on_greeting,
         });
         tokio::spawn(Arc::clone(&lane).run(channel));
         lane
@@ -217,6 +226,9 @@ impl<X: Exchange> Lane<X> {
     }
 
     fn deliver(&self, frame: X::ReplyFrame) {
+        if let Some(greeting) = X::greeting(&frame) {
+            (self.on_greeting)(greeting);
+        }
         let mut settled = Vec::with_capacity(X::answers(&frame));
         let mut calls = self.calls();
         X::unpack(frame, |id, reply| {
@@ -463,7 +475,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_larger_than_a_request_may_be_is_not_sent() {
-        let lane: Arc<Lane<Session>> = Lane::start(channel("127.0.0.1:1").unwrap(), 1);
+        let channel = channel("127.0.0.1:1").unwrap();
+        let lane: Arc<Lane<Session>> = Lane::start(channel, 1, Arc::new(|_| ()));
         let large = batch(5 << 10, &[7; 1 << 10]);
         let deadline = Instant::now() + Duration::from_secs(1);
         let CallError::Unsent(error) = lane.call(large, deadline).await.unwrap_err() else {

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 use crate::{
     exchange::{CallError, Exchange},
-    lane::Lane,
+    lane::{Lane, OnGreeting},
 };
 
 /// Many callers over a few framed streams to one peer. Cheap to clone.
@@ -48,9 +48,20 @@ impl<X: Exchange> Multiplexer<X> {
     /// Streams open when they are first used. Must be called within a tokio runtime.
     #[must_use]
     pub fn new(channels: Vec<Channel>, max_in_flight: usize) -> Self {
-        let lanes = channels
-            .into_iter()
-            .map(|channel| Lane::start(channel, max_in_flight));
+        Self::greeted(channels, max_in_flight, |_| ())
+    }
+
+    /// As [`Self::new`]; `on_greeting` hears what the peer says first in each stream, before
+    /// any answer of that stream is delivered.
+    #[must_use]
+    pub fn greeted(
+        channels: Vec<Channel>,
+        max_in_flight: usize,
+        on_greeting: impl Fn(X::Greeting) + Send + Sync + 'static,
+    ) -> Self {
+        let on_greeting: OnGreeting<X> = Arc::new(on_greeting);
+        let lanes = (channels.into_iter())
+            .map(|channel| Lane::start(channel, max_in_flight, Arc::clone(&on_greeting)));
         Self {
             lanes: Arc::new(Lanes {
                 lanes: lanes.collect(),

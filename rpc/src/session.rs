@@ -6,8 +6,8 @@ use tierkv_proto::{
     convert::timeout_ms,
     status::from_wire,
     v1::{
-        SessionOperation, SessionRequest, SessionResponse, kv_client::KvClient, session_answer,
-        session_operation,
+        Greeting, SessionOperation, SessionRequest, SessionResponse, kv_client::KvClient,
+        session_answer, session_operation,
     },
 };
 use tierkv_types::{
@@ -29,6 +29,7 @@ impl Exchange for Session {
     type Reply = session_answer::Answer;
     type RequestFrame = SessionRequest;
     type ReplyFrame = SessionResponse;
+    type Greeting = Greeting;
 
     async fn open(
         channel: Channel,
@@ -81,6 +82,10 @@ impl Exchange for Session {
             timeout_ms: timeout_ms(left),
             operation: Some(operation),
         });
+    }
+
+    fn greeting(frame: &SessionResponse) -> Option<Greeting> {
+        frame.greeting
     }
 
     fn answers(frame: &SessionResponse) -> usize {

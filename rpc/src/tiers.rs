@@ -1,6 +1,6 @@
 //! The frames between the tiers: one shape for both hops.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use tierkv_proto::{
@@ -47,6 +47,8 @@ macro_rules! tier_exchange {
             type Reply = reply::Kind;
             type RequestFrame = RequestFrame;
             type ReplyFrame = ReplyFrame;
+            // Tiers say nothing before they answer.
+            type Greeting = Infallible;
 
             async fn open(
                 channel: Channel,
