@@ -352,7 +352,7 @@ fn item() -> ItemKey {
 fn session(version: u64) -> ReadOptions {
     ReadOptions {
         consistency: Consistency::Session(version),
-        max_staleness: None,
+        ..ReadOptions::default()
     }
 }
 
@@ -448,7 +448,7 @@ async fn latest_and_a_bound_of_nothing_pass_the_cache_by() {
     stage.get_from_cache().await;
     let latest = ReadOptions {
         consistency: Consistency::Latest,
-        max_staleness: None,
+        ..ReadOptions::default()
     };
     let now = ReadOptions {
         max_staleness: Some(Duration::ZERO),

@@ -67,7 +67,7 @@ impl Builder {
         self.namespace = Namespace::new(&self.namespace)
             .map_err(Error::from)?
             .to_string();
-        let client = Client::new(self)?;
+        let client = Client::new(&self)?;
         client.greet().await.map_err(|error| {
             Refusal::new(
                 error.code(),

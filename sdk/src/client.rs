@@ -1,134 +1,54 @@
-//! The client: operations, deadlines, and what is safe to try again.
+//! The client: whom it asks, for how long, and what is safe to try again.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use tierkv_rpc::{
-    CallError, Multiplexer, channel,
-    proto::convert,
-    proto::v1::{
-        self, BatchGetRequest, DeleteRequest, GetRequest, PutRequest, session_answer::Answer,
+use futures::stream;
+use rand::RngCore;
+use tierkv_rpc::proto::{
+    status::read_error,
+    v1::{
+        self, BatchGetRequest, kv_client::KvClient, session_answer::Answer,
         session_operation::Operation,
     },
-    session::Session,
 };
 use tierkv_types::{
-    Code, Error as Refusal, ItemKey,
+    Code, Error as Refusal, ItemKey, RequestId, SystemClock,
     limits::{MAX_KEY_BYTES, MAX_TIMEOUT},
 };
-use tokio::time::{Instant, sleep_until};
-use tonic::transport::Channel;
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::{Request, Status, transport::Channel};
 
 use crate::{
-    answer::{Deleted, Found},
+    attempts::{Attempts, Next, is_retryable},
     builder::Builder,
+    coordinators::{Coordinator, Coordinators, Turns, slow},
     error::Error,
+    own_writes::{MAX_SESSION_KEYS, OwnWrites},
+    platform_clock::PlatformClock,
 };
 
-/// Pause before an operation is tried again; doubles up to the limit.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// How long it may take to ask for the platform's time, while a write waits for it.
+const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Session streams to one coordinator, each over a connection of its own. What one stream
-/// carries is handled by one task after another at either end; with two, both ends have
-/// something to do while the other works.
-const SESSIONS: usize = 2;
-
-/// A connection to the platform, shared by cloning.
+/// A client of the platform. Cheap to clone; all clones share their connections.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
-    namespace: Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    timeout: Duration,
+    /// The id of every write, instead of one for each.
+    request_id: Option<RequestId>,
+    pub(crate) own_writes: Option<Arc<OwnWrites>>,
 }
 
 struct Shared {
-    coordinators: Vec<Coordinator>,
-    /// The coordinator that operations go to now.
-    current: AtomicUsize,
-    timeout: Duration,
-}
-
-struct Coordinator {
-    channel: Channel,
-    session: Multiplexer<Session>,
-}
-
-/// How fresh a read must be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Consistency {
-    /// At most the platform's `max_staleness` old.
-    #[default]
-    Cached,
-    /// As `Cached`, and at least as new as this version of the key: one's own writes.
-    Session(u64),
-    /// The newest there is.
-    Latest,
-}
-
-/// Options of a read.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ReadOptions {
-    /// How fresh the answer must be.
-    pub consistency: Consistency,
-    /// The read's own staleness bound, instead of the platform's.
-    pub max_staleness: Option<Duration>,
-}
-
-impl ReadOptions {
-    fn to_wire(self) -> v1::ReadOptions {
-        let (consistency, min_version) = match self.consistency {
-            Consistency::Cached => (v1::Consistency::Cached, 0),
-            Consistency::Session(version) => (v1::Consistency::Session, version),
-            Consistency::Latest => (v1::Consistency::Latest, 0),
-        };
-        let max_staleness_ms = self
-            .max_staleness
-            .map(|bound| u32::try_from(bound.as_millis()).unwrap_or(u32::MAX));
-        let consistency = consistency.into();
-        v1::ReadOptions {
-            consistency,
-            min_version,
-            max_staleness_ms,
-            explain: false,
-        }
-    }
-}
-
-/// Options of a put.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PutOptions {
-    /// How long the key lives, from the moment the platform takes the write; `None`: until
-    /// it is removed. Rounded up to whole milliseconds.
-    pub ttl: Option<Duration>,
-}
-
-impl PutOptions {
-    /// The time to live in milliseconds, 0 for ever.
-    fn ttl_ms(self) -> Result<u64, Error> {
-        let Some(ttl) = self.ttl else {
-            return Ok(0);
-        };
-        if ttl.is_zero() {
-            let words = "a time to live of zero is over at once; leave it out to keep the key";
-            return Err(Refusal::invalid(words).into());
-        }
-        let millis = u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        convert::ttl(millis)?;
-        Ok(millis)
-    }
-}
-
-/// Whether an operation changes anything: what a lost answer means.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Effect {
-    Read,
-    Write,
+    coordinators: Coordinators,
+    clock: Arc<PlatformClock>,
 }
 
 impl Client {
@@ -138,258 +58,237 @@ impl Client {
         Builder::default()
     }
 
-    pub(crate) fn new(settings: Builder) -> Result<Self, Error> {
-        let mut coordinators = Vec::with_capacity(settings.addresses.len());
-        for address in &settings.addresses {
-            let sessions = (0..SESSIONS).map(|_| channel(address));
-            let sessions = sessions.collect::<Result<_, _>>()?;
-            let session = Multiplexer::new(sessions, settings.max_in_flight);
-            let channel = channel(address)?;
-            coordinators.push(Coordinator { channel, session });
-        }
-        let shared = Shared {
-            coordinators,
-            current: AtomicUsize::new(0),
-            timeout: settings.timeout.min(MAX_TIMEOUT),
-        };
+    pub(crate) fn new(settings: &Builder) -> Result<Self, Error> {
+        let clock = Arc::new(PlatformClock::new(SystemClock));
+        let coordinators = Coordinators::new(&settings.addresses, settings.max_in_flight, &clock)?;
         Ok(Self {
-            shared: Arc::new(shared),
-            namespace: settings.namespace.into(),
+            shared: Arc::new(Shared {
+                coordinators,
+                clock,
+            }),
+            namespace: settings.namespace.as_str().into(),
+            timeout: settings.timeout.min(MAX_TIMEOUT),
+            request_id: None,
+            own_writes: None,
         })
     }
 
-    /// The same connection, for keys of another namespace.
+    /// The same connections, for keys of another namespace.
     ///
     /// # Errors
     /// `InvalidArgument` if the namespace breaks its rules.
     pub fn in_namespace(&self, namespace: &str) -> Result<Self, Error> {
         let namespace = tierkv_types::Namespace::new(namespace)?;
         Ok(Self {
-            shared: Arc::clone(&self.shared),
             namespace: (&*namespace).into(),
+            ..self.clone()
         })
     }
 
-    /// Reads a key.
-    ///
-    /// # Errors
-    /// The operation's [`Error`]; an absent key is none.
-    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Found, Error> {
-        self.get_with(key, ReadOptions::default()).await
-    }
-
-    /// Reads a key, as fresh as `options` ask.
-    ///
-    /// # Errors
-    /// The operation's [`Error`]; an absent key is none.
-    pub async fn get_with(
-        &self,
-        key: impl AsRef<[u8]>,
-        options: ReadOptions,
-    ) -> Result<Found, Error> {
-        let key = checked(key.as_ref())?;
-        let get = || {
-            Operation::Get(GetRequest {
-                namespace: self.namespace.as_ref().to_owned(),
-                key: Bytes::copy_from_slice(key),
-                options: wire_options(options),
-            })
-        };
-        match self.call(get, Effect::Read).await? {
-            Answer::Get(found) => Ok(found.into()),
-            _ => Err(mismatch(Effect::Read)),
+    /// The same connections; an operation may take so long, retries included. At most 60 s.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            timeout: timeout.min(MAX_TIMEOUT),
+            ..self.clone()
         }
     }
 
-    /// Reads many keys, at most 1,000; answers stand in the order of the keys.
+    /// The same connections, for asking again what became of a write whose outcome is unknown
+    /// ([`Error::request_id`]): do the same write again with it, within two minutes of the
+    /// first time. It is applied if it had not been, and never twice.
     ///
-    /// # Errors
-    /// The operation's [`Error`]; absent keys are none.
-    pub async fn batch_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Found>, Error> {
-        self.batch_get_with(keys, ReadOptions::default()).await
-    }
-
-    /// Reads many keys, each as fresh as `options` ask.
-    ///
-    /// # Errors
-    /// The operation's [`Error`]; absent keys are none.
-    pub async fn batch_get_with(
-        &self,
-        keys: &[impl AsRef<[u8]>],
-        options: ReadOptions,
-    ) -> Result<Vec<Found>, Error> {
-        convert::check_operations(keys.len())?;
-        for key in keys {
-            checked(key.as_ref())?;
-        }
-        let batch = || {
-            Operation::BatchGet(BatchGetRequest {
-                namespace: self.namespace.as_ref().to_owned(),
-                keys: keys
-                    .iter()
-                    .map(|key| Bytes::copy_from_slice(key.as_ref()))
-                    .collect(),
-                options: wire_options(options),
-            })
-        };
-        match self.call(batch, Effect::Read).await? {
-            Answer::BatchGet(batch) if batch.answers.len() == keys.len() => {
-                Ok(batch.answers.into_iter().map(Found::from).collect())
-            }
-            _ => Err(mismatch(Effect::Read)),
+    /// Any write of this handle carries the id, and another write than the one of that id is
+    /// refused with `InvalidArgument`, so use it for the one. Since earlier attempts were of
+    /// unknown fate, it succeeds or its outcome stays unknown: a refusal now would say nothing
+    /// about them.
+    #[must_use]
+    pub fn with_request_id(&self, id: RequestId) -> Self {
+        Self {
+            request_id: Some(id),
+            ..self.clone()
         }
     }
 
-    /// Sets a key; returns the new version.
+    /// The same connections, for one user's session: reads of this handle and its clones see
+    /// the writes that they acknowledged, through the cache, too, where other clients may see
+    /// what was there up to `max_staleness` ago. A write whose outcome is unknown is none of
+    /// them.
     ///
-    /// # Errors
-    /// The operation's [`Error`]; with [`Code::OutcomeUnknown`] it may have happened.
-    pub async fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Result<u64, Error> {
-        self.put_with(key, value, PutOptions::default()).await
-    }
-
-    /// Sets a key as `options` say; returns the new version.
-    ///
-    /// # Errors
-    /// The operation's [`Error`]; with [`Code::OutcomeUnknown`] it may have happened.
-    pub async fn put_with(
-        &self,
-        key: impl AsRef<[u8]>,
-        value: impl Into<Bytes>,
-        options: PutOptions,
-    ) -> Result<u64, Error> {
-        let (key, value) = (checked(key.as_ref())?, value.into());
-        let ttl_ms = options.ttl_ms()?;
-        convert::check_value(&value)?;
-        let put = || {
-            Operation::Put(PutRequest {
-                namespace: self.namespace.as_ref().to_owned(),
-                key: Bytes::copy_from_slice(key),
-                value: value.clone(),
-                ttl_ms,
-                request_id: None,
-            })
-        };
-        match self.call(put, Effect::Write).await? {
-            Answer::Put(put) => Ok(put.version),
-            _ => Err(mismatch(Effect::Write)),
+    /// The versions of the [`MAX_SESSION_KEYS`] keys written last are kept. Beyond them the
+    /// promise holds as well, at the price of some reads that go to the key's master. Scans and
+    /// counts read at the masters once anything was written.
+    #[must_use]
+    pub fn session(&self) -> Self {
+        Self {
+            own_writes: Some(Arc::new(OwnWrites::new(MAX_SESSION_KEYS))),
+            ..self.clone()
         }
     }
 
-    /// Removes a key.
-    ///
-    /// # Errors
-    /// The operation's [`Error`]; with [`Code::OutcomeUnknown`] it may have happened.
-    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<Deleted, Error> {
-        let key = checked(key.as_ref())?;
-        let delete = || {
-            Operation::Delete(DeleteRequest {
-                namespace: self.namespace.as_ref().to_owned(),
-                key: Bytes::copy_from_slice(key),
-                request_id: None,
-            })
-        };
-        match self.call(delete, Effect::Write).await? {
-            Answer::Delete(delete) => Ok(Deleted {
-                existed: delete.existed,
-                version: delete.version,
-            }),
-            _ => Err(mismatch(Effect::Write)),
-        }
+    /// The platform's time, as far as this client knows it: it is at most a little behind.
+    /// Expiry is judged by it, whatever this machine's wall clock says.
+    #[must_use]
+    pub fn platform_time(&self) -> SystemTime {
+        let millis = self.shared.clock.millis().unwrap_or(0);
+        UNIX_EPOCH + Duration::from_millis(millis)
     }
 
     /// The connection for what is no operation on keys.
     pub(crate) fn channel(&self) -> Channel {
-        self.coordinator().channel.clone()
+        self.shared.coordinators.current().channel.clone()
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
-        self.shared.timeout
+    pub(crate) const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// An operation that begins now.
+    pub(crate) fn turns(&self) -> Turns<'_> {
+        let deadline = Instant::now() + self.timeout;
+        self.shared.coordinators.turns(deadline)
     }
 
     /// Finds a coordinator that answers, by an operation that means nothing and changes
-    /// nothing. Each address is tried once, so that a wrong one is told at once.
+    /// nothing. Each address is tried once, with its share of the time, so that a wrong one is
+    /// told at once and a dead one does not use up the others' time.
     pub(crate) async fn greet(&self) -> Result<(), Error> {
-        let deadline = Instant::now() + self.shared.timeout;
-        let mut last = None;
-        for (at, coordinator) in self.shared.coordinators.iter().enumerate() {
-            let nothing = BatchGetRequest::default();
-            match coordinator
-                .session
-                .call(Operation::BatchGet(nothing), deadline)
-                .await
-            {
-                Ok(_) => {
-                    self.shared.current.store(at, Ordering::Relaxed);
+        let mut last = Refusal::invalid("a client needs an address");
+        let deadline = Instant::now() + self.timeout;
+        let coordinators = self.shared.coordinators.all();
+        for (place, coordinator) in coordinators.iter().enumerate() {
+            let others = u32::try_from(coordinators.len() - place).unwrap_or(u32::MAX);
+            let share = deadline.saturating_duration_since(Instant::now()) / others;
+            match greeted(coordinator, Instant::now() + share).await {
+                Ok(()) if self.shared.clock.millis().is_some() => {
+                    self.shared.coordinators.choose(place);
                     return Ok(());
                 }
-                Err(failure) => last = Some(failure.for_read()),
+                Ok(()) => last = Refusal::unavailable("it did not greet the session"),
+                Err(error) => last = error,
             }
         }
-        Err(last
-            .unwrap_or_else(|| Refusal::invalid("a client needs an address"))
-            .into())
+        Err(last.into())
     }
 
-    fn coordinator(&self) -> &Coordinator {
-        let Shared {
-            coordinators,
-            current,
-            ..
-        } = &*self.shared;
-        &coordinators[current.load(Ordering::Relaxed) % coordinators.len()]
-    }
-
-    /// Sends an operation, again and elsewhere where that is safe, until its time is over.
-    /// It is made anew for each attempt: nearly always there is one.
-    async fn call(
-        &self,
-        operation: impl Fn() -> Operation,
-        effect: Effect,
-    ) -> Result<Answer, Error> {
-        let deadline = Instant::now() + self.shared.timeout;
-        let mut pause = FIRST_PAUSE;
+    /// Sends a read, again and elsewhere, until it is answered or its time is over. It is made
+    /// anew for each attempt: nearly always there is one.
+    pub(crate) async fn read(&self, operation: impl Fn() -> Operation) -> Result<Answer, Error> {
+        let mut turns = self.turns();
         loop {
-            let at = self.shared.current.load(Ordering::Relaxed);
-            let coordinator = &self.shared.coordinators[at % self.shared.coordinators.len()];
-            let failure = match coordinator.session.call(operation(), deadline).await {
+            let error = match turns.attempt(operation()).await {
                 Ok(answer) => return Ok(answer),
-                Err(failure) => failure,
+                Err(failure) => failure.for_read(),
             };
-            let unreachable = !matches!(failure, CallError::Refused(_));
-            let error = match effect {
-                Effect::Read => failure.for_read(),
-                Effect::Write => failure.for_write(),
-            };
-            let again = Instant::now() + pause;
-            // `Unavailable` promises that nothing was done, so trying again is safe.
-            if error.code != Code::Unavailable || again >= deadline {
+            if !is_retryable(error.code) || !turns.next(&error).await {
                 return Err(error.into());
             }
-            if unreachable {
-                // Whoever sees it first moves everybody on.
-                let next = at.wrapping_add(1);
-                let _ = self.shared.current.compare_exchange(
-                    at,
-                    next,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                );
-            }
-            sleep_until(again).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Sends a write, again and elsewhere under the same id, until its outcome is known or its
+    /// time is over. Answers its id, too.
+    pub(crate) async fn change(
+        &self,
+        operation: impl Fn(v1::RequestId) -> Operation,
+    ) -> Result<(Answer, RequestId), Error> {
+        let mut turns = self.turns();
+        let id = match self.request_id {
+            Some(id) => id,
+            None => self.new_request_id().await,
+        };
+        let mut attempts = Attempts::new(id, self.request_id.is_some());
+        loop {
+            let wire = v1::RequestId {
+                random: Bytes::copy_from_slice(&id.random),
+                birth_ms: id.birth_millis,
+            };
+            let failure = match turns.attempt(operation(wire)).await {
+                Ok(answer) => return Ok((answer, id)),
+                Err(failure) => failure,
+            };
+            let is_over = match attempts.failed(failure) {
+                Next::Conclude => true,
+                Next::Again => !turns.next(attempts.last()).await,
+            };
+            if is_over {
+                return Err(attempts.conclude());
+            }
+        }
+    }
+
+    /// A call beside the session stream that changes nothing.
+    pub(crate) async fn ask<T, F>(
+        &self,
+        question: impl Fn(KvClient<Channel>, Duration) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let mut turns = self.turns();
+        loop {
+            let asked = question(turns.coordinator().kv(), turns.left());
+            let error = match timeout_at(turns.patience(), asked).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(status)) => read_error(&status),
+                Err(_) if turns.left().is_zero() => late(),
+                Err(_) => slow(),
+            };
+            if !is_retryable(error.code) || !turns.next(&error).await {
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// A name for a new write.
+    async fn new_request_id(&self) -> RequestId {
+        let clock = &self.shared.clock;
+        if clock.needs_news() {
+            let mut kv = self.shared.coordinators.current().kv();
+            let greeting = async move {
+                let nothing = Request::new(stream::empty());
+                kv.session(nothing)
+                    .await
+                    .ok()?
+                    .into_inner()
+                    .message()
+                    .await
+                    .ok()?
+            };
+            // Without news what is known goes on to serve.
+            if let Ok(Some(frame)) = timeout(NEWS_TIMEOUT.min(self.timeout / 2), greeting).await
+                && let Some(greeting) = frame.greeting
+            {
+                clock.hear(greeting.platform_time_ms);
+            }
+        }
+        let mut random = [0; 16];
+        rand::rng().fill_bytes(&mut random);
+        RequestId {
+            // A client that is connected was greeted.
+            birth_millis: clock.millis().unwrap_or(0),
+            random,
+        }
+    }
+
+    /// Takes in the version of a change that was made just now.
+    pub(crate) fn hear(&self, version: u64) {
+        let millis = tierkv_types::Version::from_bits(version).millis();
+        self.shared.clock.hear(millis);
     }
 }
 
-/// Default options need no message.
-fn wire_options(options: ReadOptions) -> Option<v1::ReadOptions> {
-    let default = options.consistency == Consistency::Cached && options.max_staleness.is_none();
-    (!default).then(|| options.to_wire())
+async fn greeted(coordinator: &Coordinator, deadline: Instant) -> Result<(), Refusal> {
+    let nothing = Operation::BatchGet(BatchGetRequest::default());
+    match timeout_at(deadline, coordinator.session.call(nothing, deadline)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(failure)) => Err(failure.for_read()),
+        Err(_) => Err(slow()),
+    }
 }
 
 /// The key, if it keeps the limits: what a server would refuse is not sent.
-fn checked(key: &[u8]) -> Result<&[u8], Error> {
+pub(crate) fn checked(key: &[u8]) -> Result<&[u8], Error> {
     // The usual length needs no further check; the rule and its words are `ItemKey`'s.
     if !(1..=MAX_KEY_BYTES).contains(&key.len()) {
         ItemKey::new("", key)?;
@@ -397,30 +296,10 @@ fn checked(key: &[u8]) -> Result<&[u8], Error> {
     Ok(key)
 }
 
-/// The server answered something else: what became of a write is then not known.
-fn mismatch(effect: Effect) -> Error {
-    let code = match effect {
-        Effect::Read => Code::Internal,
-        Effect::Write => Code::OutcomeUnknown,
-    };
-    Refusal::new(code, "the server answered another operation than was asked").into()
-}
-
-#[cfg(test)]
-mod tests {
-    use tierkv_types::limits::MAX_TTL;
-
-    use super::*;
-
-    #[test]
-    fn no_time_to_live_becomes_for_ever() {
-        let millis = |ttl| PutOptions { ttl }.ttl_ms().map_err(|error| error.code());
-        assert_eq!(millis(None), Ok(0));
-        assert_eq!(millis(Some(Duration::from_nanos(1))), Ok(1));
-        assert_eq!(millis(Some(Duration::from_micros(1_500))), Ok(2));
-        assert_eq!(millis(Some(Duration::from_secs(60))), Ok(60_000));
-        assert_eq!(millis(Some(Duration::ZERO)), Err(Code::InvalidArgument));
-        assert_eq!(millis(Some(MAX_TTL * 2)), Err(Code::InvalidArgument));
-        assert_eq!(millis(Some(Duration::MAX)), Err(Code::InvalidArgument));
-    }
+/// Why a read has no answer although nothing failed.
+pub(crate) fn late() -> Refusal {
+    Refusal::new(
+        Code::DeadlineExceeded,
+        "the deadline passed before an answer came",
+    )
 }

@@ -1,28 +1,101 @@
-//! Why an operation failed.
+//! Why an operation failed, and what to do about it.
 
-use tierkv_types::Code;
+use std::fmt;
+
+use tierkv_types::{Code, Error as Refusal, RequestId};
+
+use crate::attempts::is_retryable;
 
 /// Why an operation failed, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(tierkv_types::Error);
+///
+/// Three questions cover what most applications decide by:
+///
+/// ```
+/// # fn decide(error: &tierkv::Error) -> &'static str {
+/// if error.is_outcome_unknown() {
+///     "it may have happened: ask again under `error.request_id()`, or read the key"
+/// } else if error.is_condition_failed() {
+///     "nothing was changed: read again, decide again"
+/// } else if error.is_retryable() {
+///     "nothing was changed: try again later"
+/// } else {
+///     "nothing was changed, and trying again will not help"
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    refusal: Refusal,
+    request_id: Option<RequestId>,
+}
 
 impl Error {
+    /// A write whose outcome is unknown.
+    pub(crate) fn unknown(
+        id: RequestId,
+        message: impl Into<std::borrow::Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            refusal: Refusal::outcome_unknown(message),
+            request_id: Some(id),
+        }
+    }
+
     /// The kind of failure. [`Code::OutcomeUnknown`] means that a write may have happened.
     #[must_use]
     pub const fn code(&self) -> Code {
-        self.0.code
+        self.refusal.code
     }
 
     /// What happened and what to do.
     #[must_use]
     pub fn message(&self) -> &str {
-        &self.0.message
+        &self.refusal.message
+    }
+
+    /// Whether a write may or may not have happened, and may still happen until its time is
+    /// over. Reading the key may tell; asking again under the same request id
+    /// ([`Client::with_request_id`](crate::Client::with_request_id)) does, for two minutes.
+    #[must_use]
+    pub fn is_outcome_unknown(&self) -> bool {
+        self.code() == Code::OutcomeUnknown
+    }
+
+    /// The request id of a write whose outcome is unknown.
+    #[must_use]
+    pub const fn request_id(&self) -> Option<RequestId> {
+        self.request_id
+    }
+
+    /// Whether a condition of the write did not hold; nothing was changed. Read again, decide
+    /// again.
+    #[must_use]
+    pub fn is_condition_failed(&self) -> bool {
+        self.code() == Code::ConditionFailed
+    }
+
+    /// Whether nothing was done and the same may succeed a little later, as a new request. The
+    /// client did try again until the operation's time was over.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        let code = self.code();
+        is_retryable(code) || matches!(code, Code::ResourceExhausted | Code::DeadlineExceeded)
     }
 }
 
-impl From<tierkv_types::Error> for Error {
-    fn from(error: tierkv_types::Error) -> Self {
-        Self(error)
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.refusal.fmt(f)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            request_id: None,
+        }
     }
 }

@@ -73,6 +73,7 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
             }
         },
         max_staleness: arguments.max_staleness_ms.map(Duration::from_millis),
+        explain: false,
     };
     let key = bytes(arguments.key);
     let found = client.get_with(&key, options).await?;
@@ -150,6 +151,7 @@ mod tests {
             source: Source::Cache,
             age: Duration::from_millis(7),
             expires_at: UNIX_EPOCH.checked_add(Duration::from_millis(1_500)),
+            path: Vec::new(),
         };
         assert_eq!(
             as_json(b"k", &found),

@@ -82,7 +82,10 @@ pub(crate) async fn run(arguments: ImportArguments) -> Outcome {
 }
 
 async fn import(client: &Client, number: u64, line: Line) -> Fate {
-    let options = PutOptions { ttl: line.ttl };
+    let options = PutOptions {
+        ttl: line.ttl,
+        ..PutOptions::default()
+    };
     match client.put_with(&line.key, line.value, options).await {
         Ok(_) => Fate::Imported,
         Err(error) if error.code() == Code::InvalidArgument => {

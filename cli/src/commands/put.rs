@@ -40,7 +40,10 @@ pub(crate) async fn run(arguments: PutArguments) -> Outcome {
             value
         }
     };
-    let options = PutOptions { ttl: arguments.ttl };
+    let options = PutOptions {
+        ttl: arguments.ttl,
+        ..PutOptions::default()
+    };
     let version = client
         .put_with(bytes(arguments.key), value, options)
         .await?;

@@ -1,0 +1,195 @@
+//! What the failed attempts of one write mean together.
+//!
+//! A write is sent again under the same request id, which masters apply at most once. Once
+//! the fate of any attempt is unknown, only success is definite: whatever a later attempt is
+//! refused for, the lost one may still have been applied, before or after it.
+
+use tierkv_rpc::CallError;
+use tierkv_types::{Code, Error as Refusal, RequestId};
+
+use crate::error::Error;
+
+/// How often a write of which an attempt was lost is asked for again although it was refused
+/// for what it says: the lost attempt may still be on its way, and once it was applied the
+/// answer is its outcome.
+const MAX_CONTRADICTIONS: u32 = 4;
+
+/// Whether the same request, sent again, may succeed: nothing was done, and the reason passes.
+pub(crate) const fn is_retryable(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Conflict) || code.is_misrouted()
+}
+
+/// Whether another coordinator might do better.
+pub(crate) const fn is_better_elsewhere(code: Code) -> bool {
+    !matches!(code, Code::Conflict)
+}
+
+/// What to do after an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Send it again, if there is time.
+    Again,
+    /// Say how it ended.
+    Conclude,
+}
+
+/// The attempts of one write so far.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    id: RequestId,
+    /// Whether any attempt may have had an effect.
+    is_unknown: bool,
+    contradictions: u32,
+    last: Refusal,
+}
+
+impl Attempts {
+    /// No attempt yet; but perhaps somebody made some under this id before.
+    pub(crate) fn new(id: RequestId, made_before: bool) -> Self {
+        Self {
+            id,
+            is_unknown: made_before,
+            contradictions: 0,
+            last: Refusal::unavailable("it was never sent"),
+        }
+    }
+
+    /// Takes in how an attempt failed.
+    pub(crate) fn failed(&mut self, failure: CallError) -> Next {
+        let is_lost = match &failure {
+            CallError::Lost(_) => true,
+            CallError::Refused(word) => word.code == Code::OutcomeUnknown,
+            CallError::Unsent(_) => false,
+        };
+        self.last = failure.for_read();
+        self.is_unknown |= is_lost;
+        match self.last.code {
+            _ if is_lost => Next::Again,
+            code if is_retryable(code) => Next::Again,
+            _ if !self.is_unknown => Next::Conclude,
+            // A limit may be reached no more; a deadline was the attempt's.
+            Code::ResourceExhausted | Code::DeadlineExceeded => Next::Again,
+            _ if self.contradictions < MAX_CONTRADICTIONS => {
+                self.contradictions += 1;
+                Next::Again
+            }
+            _ => Next::Conclude,
+        }
+    }
+
+    /// Why the last attempt failed.
+    pub(crate) const fn last(&self) -> &Refusal {
+        &self.last
+    }
+
+    /// How the write ended, if no attempt succeeded.
+    pub(crate) fn conclude(self) -> Error {
+        if !self.is_unknown {
+            return self.last.into();
+        }
+        let last = match self.last.code {
+            Code::OutcomeUnknown => self.last.message.into_owned(),
+            _ => self.last.to_string(),
+        };
+        Error::unknown(
+            self.id,
+            format!(
+                "the write was sent, and whether it happened never became known in its time (last \
+                 heard: {last}); read the key, or ask again with the same request id"
+            ),
+        )
+    }
+
+    /// How a write ended that was answered with something else than was asked.
+    pub(crate) fn mismatched(id: RequestId) -> Error {
+        Error::unknown(
+            id,
+            "the server answered another operation than was asked; read the key",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: RequestId = RequestId {
+        birth_millis: 7,
+        random: [9; 16],
+    };
+
+    fn refused(code: Code) -> CallError {
+        CallError::Refused(Refusal::new(code, "words"))
+    }
+
+    fn lost() -> CallError {
+        CallError::Lost(Refusal::unavailable("the connection broke"))
+    }
+
+    /// What is concluded if there is time for `failures`, and no more is left after them.
+    fn conclude(made_before: bool, failures: &[CallError]) -> Error {
+        let mut attempts = Attempts::new(ID, made_before);
+        for failure in failures {
+            if attempts.failed(failure.clone()) == Next::Conclude {
+                break;
+            }
+        }
+        attempts.conclude()
+    }
+
+    #[test]
+    fn before_any_attempt_was_lost_refusals_are_final() {
+        for code in Code::ALL {
+            let mut attempts = Attempts::new(ID, false);
+            let next = attempts.failed(refused(code));
+            let goes_on = is_retryable(code) || code == Code::OutcomeUnknown;
+            assert_eq!(next != Next::Conclude, goes_on, "{code}");
+            let error = attempts.conclude();
+            assert_eq!(error.code(), code);
+            let told = (code == Code::OutcomeUnknown).then_some(ID);
+            assert_eq!(error.request_id(), told, "{code}");
+        }
+        let unsent = CallError::Unsent(Refusal::unavailable("nobody listens"));
+        let error = conclude(false, &[unsent.clone(), unsent]);
+        assert_eq!(
+            (error.code(), error.request_id()),
+            (Code::Unavailable, None)
+        );
+    }
+
+    #[test]
+    fn after_a_lost_attempt_no_refusal_is_definite() {
+        for code in Code::ALL {
+            for first in [lost(), refused(Code::OutcomeUnknown)] {
+                let many = vec![refused(code); 20];
+                let error = conclude(false, &[vec![first], many].concat());
+                assert_eq!(error.code(), Code::OutcomeUnknown, "{code}");
+                assert_eq!(error.request_id(), Some(ID), "{code}");
+                assert!(error.message().contains("words"), "{error}");
+            }
+            let error = conclude(true, &vec![refused(code); 20]);
+            assert_eq!(
+                error.code(),
+                Code::OutcomeUnknown,
+                "{code} of an earlier id"
+            );
+        }
+    }
+
+    #[test]
+    fn a_contradicted_write_is_not_asked_for_for_ever() {
+        let mut attempts = Attempts::new(ID, false);
+        assert_eq!(attempts.failed(lost()), Next::Again);
+        let failed = std::iter::repeat_with(|| attempts.failed(refused(Code::ConditionFailed)));
+        let again = failed.take_while(|next| *next != Next::Conclude).take(100);
+        assert_eq!(again.count(), MAX_CONTRADICTIONS as usize);
+        // What passes is waited for.
+        for _ in 0..100 {
+            assert_ne!(attempts.failed(refused(Code::Unavailable)), Next::Conclude);
+            assert_ne!(
+                attempts.failed(refused(Code::ResourceExhausted)),
+                Next::Conclude
+            );
+        }
+    }
+}

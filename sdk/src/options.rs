@@ -1,0 +1,142 @@
+//! How an operation is to be done.
+
+use std::time::Duration;
+
+use tierkv_rpc::proto::{convert, v1};
+use tierkv_types::Error as Refusal;
+
+use crate::error::Error;
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// At most the platform's `max_staleness` old.
+    #[default]
+    Cached,
+    /// As `Cached`, and at least as new as this version of the key: one's own writes.
+    Session(u64),
+    /// The newest there is.
+    Latest,
+}
+
+/// Options of a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// How fresh the answer must be.
+    pub consistency: Consistency,
+    /// The read's own staleness bound, instead of the platform's.
+    pub max_staleness: Option<Duration>,
+    /// Whether to tell the path that the read took ([`Found::path`](crate::Found::path)).
+    pub explain: bool,
+}
+
+impl ReadOptions {
+    /// As they go over the wire; the defaults need no message.
+    pub(crate) fn to_wire(self) -> Option<v1::ReadOptions> {
+        if self == Self::default() {
+            return None;
+        }
+        let (consistency, min_version) = match self.consistency {
+            Consistency::Cached => (v1::Consistency::Cached, 0),
+            Consistency::Session(version) => (v1::Consistency::Session, version),
+            Consistency::Latest => (v1::Consistency::Latest, 0),
+        };
+        let max_staleness_ms = self
+            .max_staleness
+            .map(|bound| u32::try_from(bound.as_millis()).unwrap_or(u32::MAX));
+        Some(v1::ReadOptions {
+            consistency: consistency.into(),
+            min_version,
+            max_staleness_ms,
+            explain: self.explain,
+        })
+    }
+}
+
+/// What a key must be for a write to happen; else it fails with
+/// [`Code::ConditionFailed`](crate::Code::ConditionFailed) and changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It is absent.
+    Absent,
+    /// It is there.
+    Present,
+    /// It is there, and this is its version.
+    Version(u64),
+}
+
+impl Condition {
+    pub(crate) fn to_wire(self) -> v1::condition::Kind {
+        match self {
+            Self::Absent => v1::condition::Kind::IfAbsent(v1::Absent {}),
+            Self::Present => v1::condition::Kind::IfPresent(v1::Present {}),
+            Self::Version(version) => v1::condition::Kind::IfVersion(version),
+        }
+    }
+}
+
+/// Options of a put.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PutOptions {
+    /// How long the key lives, from the moment the platform takes the write; `None`: until
+    /// it is removed. Rounded up to whole milliseconds.
+    pub ttl: Option<Duration>,
+    /// What the key must be.
+    pub condition: Option<Condition>,
+}
+
+/// Options of a delete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// What the key must be.
+    pub condition: Option<Condition>,
+}
+
+/// A time to live in whole milliseconds, 0 for ever.
+pub(crate) fn ttl_ms(ttl: Option<Duration>) -> Result<u64, Error> {
+    let Some(ttl) = ttl else {
+        return Ok(0);
+    };
+    if ttl.is_zero() {
+        let words = "a time to live of zero is over at once; leave it out to keep the key";
+        return Err(Refusal::invalid(words).into());
+    }
+    let millis = u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    convert::ttl(millis)?;
+    Ok(millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use tierkv_types::{Code, limits::MAX_TTL};
+
+    use super::*;
+
+    #[test]
+    fn no_time_to_live_becomes_for_ever() {
+        let millis = |ttl| ttl_ms(ttl).map_err(|error| error.code());
+        assert_eq!(millis(None), Ok(0));
+        assert_eq!(millis(Some(Duration::from_nanos(1))), Ok(1));
+        assert_eq!(millis(Some(Duration::from_micros(1_500))), Ok(2));
+        assert_eq!(millis(Some(Duration::from_secs(60))), Ok(60_000));
+        assert_eq!(millis(Some(Duration::ZERO)), Err(Code::InvalidArgument));
+        assert_eq!(millis(Some(MAX_TTL * 2)), Err(Code::InvalidArgument));
+        assert_eq!(millis(Some(Duration::MAX)), Err(Code::InvalidArgument));
+    }
+
+    #[test]
+    fn whatever_is_asked_for_is_said() {
+        assert_eq!(ReadOptions::default().to_wire(), None);
+        let explained = ReadOptions {
+            explain: true,
+            ..ReadOptions::default()
+        };
+        assert!(explained.to_wire().is_some_and(|wire| wire.explain));
+        let bounded = ReadOptions {
+            max_staleness: Some(Duration::MAX),
+            ..ReadOptions::default()
+        };
+        let bound = bounded.to_wire().and_then(|wire| wire.max_staleness_ms);
+        assert_eq!(bound, Some(u32::MAX));
+    }
+}

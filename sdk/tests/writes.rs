@@ -1,0 +1,342 @@
+//! What becomes of writes whose coordinators refuse, fall silent or break, as the test plays
+//! them.
+
+#![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
+
+mod played;
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tierkv::{
+    Client, Code, Condition, PutOptions, Write,
+    rpc::proto::v1::{
+        IncrementResponse, PutResponse, WriteResponse, WriteResult, condition,
+        session_answer::Answer, session_operation::Operation,
+    },
+};
+use tierkv_types::Version;
+use tokio::net::TcpListener;
+
+use crate::played::{Act, PLATFORM_TIME, Played, id_of, put_answer};
+
+/// How much later than its deadline an operation may end on a busy machine.
+const SLACK: Duration = Duration::from_secs(3);
+
+/// The operations that were asked have one and the same id.
+fn one_id(asked: &[Operation]) -> tierkv::rpc::proto::v1::RequestId {
+    let id = id_of(&asked[0]);
+    for operation in asked {
+        assert_eq!(id_of(operation), id, "a retry is the same write");
+    }
+    id
+}
+
+fn told_id(error: &tierkv::Error) -> Vec<u8> {
+    error
+        .request_id()
+        .expect("an id to ask again by")
+        .random
+        .to_vec()
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_under_the_same_id() {
+    let played = Played::new(|number, _| match number {
+        0 | 2 => Act::Break,
+        1 => Act::Refuse(Code::OutcomeUnknown),
+        _ => put_answer(7),
+    });
+    let client = played.client().await;
+    assert_eq!(client.put("key", "value").await.unwrap(), 7);
+    let asked = played.asked();
+    assert_eq!(asked.len(), 4);
+    one_id(&asked);
+}
+
+#[tokio::test]
+async fn another_coordinator_is_asked_under_the_same_id() {
+    let breaking = Played::new(|_, _| Act::Break);
+    let silent = Played::new(|_, _| Act::Ignore);
+    let answering = Played::new(|_, _| put_answer(7));
+    let client = Client::builder()
+        .address(breaking.address.to_string())
+        .address(silent.address.to_string())
+        .address(answering.address.to_string())
+        .timeout(Duration::from_secs(4))
+        .connect()
+        .await
+        .unwrap();
+    assert_eq!(client.put("key", "value").await.unwrap(), 7);
+    let asked = [breaking.asked(), silent.asked(), answering.asked()].concat();
+    assert_eq!(asked.len(), 3);
+    one_id(&asked);
+    // Whoever failed is left alone.
+    for _ in 0..20 {
+        client.put("key", "value").await.unwrap();
+    }
+    let counts = [&breaking, &silent, &answering].map(|played| played.asked().len());
+    assert_eq!(counts, [1, 1, 21]);
+}
+
+#[tokio::test]
+async fn after_a_lost_attempt_no_refusal_is_definite() {
+    for code in [
+        Code::ConditionFailed,
+        Code::InvalidArgument,
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::ResourceExhausted,
+        Code::Conflict,
+    ] {
+        let played = Played::new(move |number, _| match number {
+            0 => Act::Break,
+            _ => Act::Refuse(code),
+        });
+        let client = played
+            .client()
+            .await
+            .with_timeout(Duration::from_millis(300));
+        let options = PutOptions {
+            condition: Some(Condition::Absent),
+            ..PutOptions::default()
+        };
+        let error = client.put_with("key", "value", options).await.unwrap_err();
+        assert!(error.is_outcome_unknown(), "{code}: {error}");
+        let asked = played.asked();
+        assert!(asked.len() > 2, "{code}: the lost attempt may still arrive");
+        assert_eq!(told_id(&error), one_id(&asked).random, "{code}");
+        assert!(error.message().contains(code.name()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_was_applied_after_all_succeeds() {
+    let played = Played::new(|number, _| match number {
+        0 => Act::Break,
+        1 | 2 => Act::Refuse(Code::ConditionFailed),
+        _ => Act::Answer(Answer::Write(WriteResponse {
+            version: 9,
+            results: vec![WriteResult::default()],
+            replayed: true,
+        })),
+    });
+    let client = played.client().await;
+    let write = Write::new().if_absent("key").put("key", "value");
+    let written = client.write(write).await.unwrap();
+    assert!(written.replayed);
+    assert_eq!(written.version, 9);
+}
+
+#[tokio::test]
+async fn before_any_attempt_was_lost_refusals_are_final() {
+    for code in [
+        Code::ConditionFailed,
+        Code::InvalidArgument,
+        Code::ResourceExhausted,
+        Code::DeadlineExceeded,
+        Code::DataLoss,
+    ] {
+        let played = Played::new(move |_, _| Act::Refuse(code));
+        let client = played.client().await;
+        let error = client.increment("key", 1).await.unwrap_err();
+        assert_eq!((error.code(), error.request_id()), (code, None));
+        assert_eq!(played.asked().len(), 1, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn what_passes_is_waited_for_and_then_told_as_it_was() {
+    let played = Played::new(|number, _| match number {
+        0 => Act::Refuse(Code::Unavailable),
+        1 => Act::Refuse(Code::Conflict),
+        2 => Act::Answer(Answer::Increment(IncrementResponse {
+            value: 5,
+            version: 8,
+        })),
+        _ => Act::Refuse(Code::Unavailable),
+    });
+    let client = played.client().await;
+    let incremented = client.increment("key", 5).await.unwrap();
+    assert_eq!((incremented.value, incremented.version), (5, 8));
+    one_id(&played.asked());
+    let hurried = client.with_timeout(Duration::from_millis(200));
+    let error = hurried.delete("key").await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "nothing was done");
+    assert!(error.is_retryable());
+    assert!(played.asked().len() > 4);
+}
+
+#[tokio::test]
+async fn silence_ends_at_the_deadline_with_an_unknown_outcome() {
+    let played = Played::new(|_, _| Act::Ignore);
+    let client = played.client().await;
+    let timeout = Duration::from_millis(400);
+    let began = Instant::now();
+    let error = client
+        .with_timeout(timeout)
+        .put("key", "value")
+        .await
+        .unwrap_err();
+    let took = began.elapsed();
+    assert!(error.is_outcome_unknown(), "{error}");
+    assert!(took >= timeout && took < timeout + SLACK, "{took:?}");
+    assert_eq!(told_id(&error), one_id(&played.asked()).random);
+
+    let began = Instant::now();
+    let error = client.with_timeout(timeout).get("key").await.unwrap_err();
+    let took = began.elapsed();
+    assert_eq!(
+        error.code(),
+        Code::DeadlineExceeded,
+        "a read is not in doubt"
+    );
+    assert!(took >= timeout && took < timeout + SLACK, "{took:?}");
+}
+
+#[tokio::test]
+async fn asking_again_by_the_id_of_an_unknown_outcome_tells_it() {
+    let played = Played::new(|number, _| match number {
+        0 => Act::Ignore,
+        1 => put_answer(7),
+        _ => Act::Refuse(Code::ConditionFailed),
+    });
+    let client = played.client().await;
+    let hurried = client.with_timeout(Duration::from_millis(200));
+    let id = (hurried.put("key", "value").await.unwrap_err())
+        .request_id()
+        .unwrap();
+    let again = client.with_request_id(id);
+    assert_eq!(again.put("key", "value").await.unwrap(), 7);
+    one_id(&played.asked());
+    let error = again.put("key", "value").await.unwrap_err();
+    assert!(
+        error.is_outcome_unknown(),
+        "an earlier attempt was: {error}"
+    );
+    assert_eq!(error.request_id(), Some(id));
+}
+
+#[tokio::test]
+async fn ids_are_born_in_platform_time_and_differ() {
+    let ahead = Version::from_millis(PLATFORM_TIME + 3_600_000).to_bits();
+    let played = Played::new(move |number, _| {
+        Act::Answer(Answer::Put(PutResponse {
+            version: if number == 50 { ahead } else { 1 },
+        }))
+    });
+    let began = Instant::now();
+    let client = played.client().await;
+    for _ in 0..60 {
+        client.put("key", "value").await.unwrap();
+    }
+    let passed = u64::try_from(began.elapsed().as_millis()).unwrap();
+    let ids: Vec<_> = played.asked().iter().map(id_of).collect();
+    for (number, id) in ids.iter().enumerate() {
+        let heard = match number {
+            0..=50 => PLATFORM_TIME,
+            // The version of a change told a later time than the greeting.
+            _ => PLATFORM_TIME + 3_600_000,
+        };
+        let born = heard..=heard + passed;
+        assert!(born.contains(&id.birth_ms), "{number}: {id:?}");
+    }
+    let distinct: HashSet<_> = ids.iter().map(|id| id.random.clone()).collect();
+    assert_eq!(distinct.len(), 60);
+    assert!(distinct.iter().all(|random| random.len() == 16));
+}
+
+#[tokio::test]
+async fn a_dead_address_costs_one_failure() {
+    let dead = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    // It takes connections and says nothing on them.
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let played = Played::new(|_, _| put_answer(7));
+    let connect = |first: SocketAddr| {
+        Client::builder()
+            .address(first.to_string())
+            .address(played.address.to_string())
+            .timeout(Duration::from_secs(2))
+            .connect()
+    };
+    for first in [dead, mute.local_addr().unwrap()] {
+        let began = Instant::now();
+        let client = connect(first).await.unwrap();
+        let connected = began.elapsed();
+        assert!(connected < Duration::from_secs(2), "{connected:?}");
+        let began = Instant::now();
+        for _ in 0..100 {
+            client.put("key", "value").await.unwrap();
+        }
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?} for all of them");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_and_its_conditions_go_out_as_they_were_built() {
+    let played = Played::new(|_, operation| {
+        let Operation::Write(write) = operation else {
+            panic!("{operation:?} is no batch");
+        };
+        let results = write.operations.iter().enumerate();
+        let results = results.map(|(place, _)| WriteResult {
+            existed: place == 1,
+            previous_value: (place == 1).then(|| "old".into()),
+            previous_version: 3,
+            number: 12,
+        });
+        Act::Answer(Answer::Write(WriteResponse {
+            version: 9,
+            results: results.collect(),
+            replayed: false,
+        }))
+    });
+    let client = played.client().await;
+    let write = Write::new()
+        .if_absent("a")
+        .if_present("b")
+        .if_version("c", u64::MAX)
+        .put_for("d", "value", Duration::from_millis(1_500))
+        .delete("e")
+        .increment("f", -3)
+        .return_previous();
+    let written = client.write(write).await.unwrap();
+    let Operation::Write(sent) = &played.asked()[0] else {
+        panic!("{:?}", played.asked());
+    };
+    let conditions: Vec<_> = (sent.conditions.iter())
+        .map(|condition| (&condition.key[..], condition.kind.unwrap()))
+        .collect();
+    let expected = [
+        (&b"a"[..], condition::Kind::IfAbsent(Default::default())),
+        (b"b", condition::Kind::IfPresent(Default::default())),
+        (b"c", condition::Kind::IfVersion(u64::MAX)),
+    ];
+    assert_eq!(conditions, expected);
+    assert!(sent.return_previous);
+    let words = format!("{:?}", sent.operations);
+    for word in ["ttl_ms: 1500", "Delete", "delta: -3"] {
+        assert!(words.contains(word), "{word}: {words}");
+    }
+    let numbers: Vec<_> = written.changes.iter().map(|change| change.number).collect();
+    assert_eq!(numbers, [None, None, Some(12)]);
+    let previous = written.changes[1].previous.as_ref().unwrap();
+    assert_eq!((&previous.value[..], previous.version), (&b"old"[..], 3));
+    assert_eq!(written.changes[0].previous, None);
+}
+
+#[tokio::test]
+async fn an_answer_to_something_else_is_no_outcome() {
+    let played = Played::new(|_, _| put_answer(7));
+    let client = played.client().await;
+    let error = client.delete("key").await.unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error}");
+    assert_eq!(told_id(&error), id_of(&played.asked()[0]).random);
+}
