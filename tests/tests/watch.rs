@@ -207,6 +207,7 @@ async fn every_change_is_told_once_also_over_kills() {
     expiring.open(platform.grpc()).await.unwrap();
     let ttl = PutOptions {
         ttl: Some(Duration::from_millis(TTL_MS)),
+        ..PutOptions::default()
     };
     let (key, value) = ("a/1/expiring-last", "short");
     client.put_with(key, value, ttl).await.unwrap();
