@@ -4,13 +4,14 @@
 //! `tierkv`), [`ephemeral`] (a platform that keeps nothing), [`http`] (requests byte by
 //! byte, so that no client library tidies a path up), [`named`] (writes under names of
 //! the test's choice), [`metrics`], [`disk_work`] (what a node does on its disk),
-//! [`resident`] (what a process holds in memory),
+//! [`resident`] (what a process holds in memory), [`cutter`] (a line that breaks),
 //! [`choices`] (random ones that can be repeated), and what a client was promised:
 //! [`ledger`] (of a key that is written again and again) and [`flood`] (of ever new ones);
 //! [`watcher`] (a user who hears of every change).
 
 pub mod binary;
 pub mod choices;
+pub mod cutter;
 pub mod disk_work;
 pub mod ephemeral;
 pub mod flood;

@@ -1,0 +1,60 @@
+//! Following changes, also over a restart of the application:
+//! `cargo run -p tierkv --example watch [ADDRESS]`.
+
+#![allow(clippy::print_stdout)] // It shows what happens.
+
+use std::env;
+
+use tierkv::{Change, Client, Error};
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    run(&env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:7400".to_owned()))
+    .await
+}
+
+/// Talks to the client coordinator at `address`.
+///
+/// # Errors
+/// What the platform says.
+pub async fn run(address: &str) -> Result<(), Error> {
+    let client = Client::builder()
+        .address(address)
+        .namespace("examples")
+        .connect()
+        .await?;
+    let mut watch = client.watch("news/").await?;
+    client.put("news/1", "the first").await?;
+    client.put("news/2", "the second").await?;
+    client.delete("news/1").await?;
+
+    // What an application stores beside what it made of the events.
+    let mut stored = watch.resume_token().clone();
+    for _ in 0..2 {
+        if let Some(event) = watch.next().await {
+            tell(&event?);
+            stored = watch.resume_token().clone();
+        }
+    }
+    drop(watch);
+
+    // It was restarted: it goes on where it was.
+    let mut watch = client.watch_from("news/", stored).await?;
+    while let Some(event) = watch.next().await {
+        let event = event?;
+        tell(&event);
+        if event.change == Change::Removed {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn tell(event: &tierkv::Event) {
+    match &event.change {
+        Change::Written { value, .. } => println!("{:?} says {value:?}", event.key),
+        Change::Removed => println!("{:?} is gone", event.key),
+    }
+}

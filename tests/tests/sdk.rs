@@ -1,0 +1,155 @@
+//! The Rust client against a real platform: its examples, and increments over lines that
+//! break.
+
+// Test helpers panic as tests do.
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::HashSet, time::Duration};
+
+use rand::{SeedableRng, rngs::StdRng};
+use tierkv::{Client, Consistency, ReadOptions, RequestId};
+use tierkv_tests::{choices, cutter::Cutter, ephemeral::Ephemeral};
+
+// The examples as they stand; their `main` is not run here.
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../sdk/examples/basics.rs"]
+mod basics;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../sdk/examples/batch.rs"]
+mod batch;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../sdk/examples/counter.rs"]
+mod counter;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../sdk/examples/session.rs"]
+mod session;
+
+const TASKS: usize = 16;
+const INCREMENTS_A_TASK: usize = 60;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_run() {
+    let platform = Ephemeral::start().await.unwrap();
+    basics::run(&platform.grpc).await.unwrap();
+    counter::run(&platform.grpc).await.unwrap();
+    batch::run(&platform.grpc).await.unwrap();
+    session::run(&platform.grpc).await.unwrap();
+    let client = Client::builder()
+        .address(&platform.grpc)
+        .namespace("examples")
+        .connect()
+        .await
+        .unwrap();
+    for (key, value) in [
+        ("visits", "10"),
+        ("account/ann", "70"),
+        ("account/bob", "30"),
+        ("taken/1", "tom"),
+        ("profile/ann", "has picture 5"),
+    ] {
+        let found = client.get_with(key, latest()).await.unwrap();
+        assert_eq!(found.value.as_deref(), Some(value.as_bytes()), "{key}");
+    }
+}
+
+fn latest() -> ReadOptions {
+    ReadOptions {
+        consistency: Consistency::Latest,
+        ..ReadOptions::default()
+    }
+}
+
+async fn number(client: &Client) -> usize {
+    let found = client.get_with("counter", latest()).await.unwrap();
+    let text = found.value.unwrap_or_default();
+    std::str::from_utf8(&text).unwrap().parse().unwrap_or(0)
+}
+
+/// What became of one task's increments.
+#[derive(Default)]
+struct Told {
+    values: Vec<i64>,
+    unknown: Vec<RequestId>,
+    failures: Vec<tierkv::Error>,
+}
+
+async fn count(client: Client) -> Told {
+    let mut told = Told::default();
+    for _ in 0..INCREMENTS_A_TASK {
+        match client.increment("counter", 1).await {
+            Ok(incremented) => told.values.push(incremented.value),
+            Err(error) => match error.request_id() {
+                Some(id) => told.unknown.push(id),
+                None => told.failures.push(error),
+            },
+        }
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_breaking_lines_every_increment_counts_once() {
+    let platform = Ephemeral::start().await.unwrap();
+    let mut dice = choices::seeded();
+    let mut line = async || {
+        let dice = StdRng::from_rng(&mut dice);
+        Cutter::start(&platform.grpc, dice).await.unwrap()
+    };
+    let lines = [line().await, line().await];
+    let direct = Client::builder()
+        .address(&platform.grpc)
+        .connect()
+        .await
+        .unwrap();
+    let mut counted = 0;
+    // Enough time to find out, and too little to: the second ends in doubt now and then.
+    for timeout in [Duration::from_secs(10), Duration::from_millis(30)] {
+        let client = Client::builder()
+            .address(lines[0].address.to_string())
+            .address(lines[1].address.to_string())
+            .timeout(Duration::from_secs(10))
+            .connect()
+            .await
+            .unwrap()
+            .with_timeout(timeout);
+        let before = lines.iter().map(Cutter::cuts).sum::<u64>();
+        lines.iter().for_each(|line| line.cut_one_in(4));
+        let tasks: Vec<_> = (0..TASKS)
+            .map(|_| tokio::spawn(count(client.clone())))
+            .collect();
+        let mut all = Told::default();
+        for task in tasks {
+            let told = task.await.unwrap();
+            all.values.extend(told.values);
+            all.unknown.extend(told.unknown);
+            all.failures.extend(told.failures);
+        }
+        lines.iter().for_each(|line| line.cut_one_in(0));
+        let cuts = lines.iter().map(Cutter::cuts).sum::<u64>() - before;
+        println!(
+            "{timeout:?}: {cuts} cuts, {} acknowledged, {} unknown, {} failed",
+            all.values.len(),
+            all.unknown.len(),
+            all.failures.len()
+        );
+        assert!(cuts > 10, "the lines held too well: {cuts} cuts");
+        let distinct: HashSet<_> = all.values.iter().collect();
+        assert_eq!(distinct.len(), all.values.len(), "one was counted twice");
+
+        // What failed did not happen, what is unknown may have.
+        let least = counted + all.values.len();
+        let now = number(&direct).await;
+        assert!(
+            (least..=least + all.unknown.len()).contains(&now),
+            "{now} after {least} acknowledged and {} unknown ones",
+            all.unknown.len()
+        );
+        // Asked again under their ids, all have happened, and none twice.
+        for id in &all.unknown {
+            let again = direct.with_request_id(*id).increment("counter", 1).await;
+            again.unwrap();
+        }
+        counted = least + all.unknown.len();
+        assert_eq!(number(&direct).await, counted);
+    }
+}
