@@ -1,7 +1,8 @@
 //! The `tierkv` binary: runs the platform's roles, and talks to a running platform.
 //!
 //! Reading order: [`configuration`] is what an operator may say; [`dev`] puts every tier
-//! into this process; [`commands`] are the others, one file each, over [`connection`].
+//! into this process; [`commands`] are the others, one file each, over [`connection`] and by
+//! [`output`].
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is what a command line is for.
 
@@ -9,8 +10,12 @@ mod commands;
 mod configuration;
 mod connection;
 mod dev;
+mod output;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -24,8 +29,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     name = "tierkv",
     version,
     about,
-    after_help = "Start with: tierkv dev\n\nExit status: 0 if all went well; 1 if a key is absent, lines of \
-                  an import were left out or a recovery is due; 2 for any error."
+    after_help = "Start with: tierkv dev\n\nExit status: 0 if all went well; 1 if a key is absent, a \
+                  condition did not hold, lines of an import were left out or a recovery is due; 2 for \
+                  any error; 3 if it is unknown whether a write happened."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -45,8 +51,20 @@ enum Command {
     Put(commands::put::PutArguments),
     /// Remove a key.
     Delete(commands::delete::DeleteArguments),
+    /// Add to a number.
+    Increment(commands::increment::IncrementArguments),
+    /// Change several keys, all or none.
+    Write(commands::write::WriteArguments),
+    /// List keys and their values in order.
+    Scan(commands::scan::ScanArguments),
+    /// Count keys.
+    Count(commands::count::CountArguments),
+    /// Tell changes as they happen.
+    Watch(commands::watch::WatchArguments),
     /// Load keys from JSON lines.
     Import(commands::import::ImportArguments),
+    /// Save keys as JSON lines.
+    Export(commands::export::ExportArguments),
     /// Show the topology and its health.
     Status(commands::status::StatusArguments),
     /// What operators decide.
@@ -69,18 +87,39 @@ async fn main() -> ExitCode {
         Command::Get(arguments) => commands::get::run(arguments).await,
         Command::Put(arguments) => commands::put::run(arguments).await,
         Command::Delete(arguments) => commands::delete::run(arguments).await,
+        Command::Increment(arguments) => commands::increment::run(arguments).await,
+        Command::Write(arguments) => commands::write::run(arguments).await,
+        Command::Scan(arguments) => commands::scan::run(arguments).await,
+        Command::Count(arguments) => commands::count::run(arguments).await,
+        Command::Watch(arguments) => commands::watch::run(arguments).await,
         Command::Import(arguments) => commands::import::run(arguments).await,
+        Command::Export(arguments) => commands::export::run(arguments).await,
         Command::Status(arguments) => commands::status::run(arguments).await,
         Command::Admin(command) => commands::admin::run(command).await,
     };
-    outcome.unwrap_or_else(|error| {
-        eprintln!("tierkv: {error}");
-        ExitCode::from(FAILED)
-    })
+    outcome.unwrap_or_else(|error| failed(&*error))
+}
+
+/// Says why a command failed; by the exit status a script can tell.
+fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    if io == Some(io::ErrorKind::BrokenPipe) {
+        // Whoever read this has enough.
+        return ExitCode::SUCCESS;
+    }
+    // Nobody may be left to read this, too.
+    drop(writeln!(io::stderr(), "tierkv: {error}"));
+    match error.downcast_ref::<tierkv::Error>() {
+        Some(error) if error.is_condition_failed() => ExitCode::FAILURE,
+        Some(error) if error.is_outcome_unknown() => ExitCode::from(UNKNOWN),
+        _ => ExitCode::from(FAILED),
+    }
 }
 
 /// The exit status of whatever could not be done; 1 is left to a negative answer.
 const FAILED: u8 = 2;
+/// The exit status of a write of which it is not known whether it happened.
+const UNKNOWN: u8 = 3;
 
 /// How every command ends: an exit code, or words for the person at the terminal.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;

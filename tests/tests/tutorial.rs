@@ -279,7 +279,7 @@ async fn keys_are_put_read_and_deleted_by_command() {
     let told = tierkv(&platform, &["get", "--output", "json", "greeting"]).stdout;
     let told: Value = serde_json::from_slice(&told).unwrap();
     assert_eq!(told["value"], "hello");
-    assert_eq!(told["expires_at_ms"], (version >> 16) + 3_600_000);
+    assert_eq!(told["expires_at"], (version >> 16) + 3_600_000);
     let soon = tierkv(&platform, &["put", "--ttl", "soon", "greeting", "hello"]);
     assert_eq!(soon.status.code(), Some(2), "{soon:?}");
     let nobody = tierkv(&platform, &["get", "--address", "127.0.0.1:1", "greeting"]);

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
     FAILED, Outcome,
     configuration::{ConfigurationArguments, Loaded, Origin, sample},
+    output::{self, Output},
 };
 
 /// What to do with the configuration.
@@ -25,32 +26,24 @@ pub(crate) struct CheckArguments {
     #[command(flatten)]
     configuration: ConfigurationArguments,
     /// How to print it.
-    #[arg(long, short, value_enum, default_value = "text")]
+    #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    Text,
-    /// For programs; sizes are numbers of bytes.
-    Json,
 }
 
 /// Exits 2 if the configuration can't be used.
 pub(crate) fn run(command: &ConfigCommand) -> Outcome {
     let arguments = match command {
         ConfigCommand::Sample => {
-            print!("{}", sample());
+            output::print(sample())?;
             return Ok(ExitCode::SUCCESS);
         }
         ConfigCommand::Check(arguments) => arguments,
     };
     let loaded = arguments.configuration.load(&[]);
     match arguments.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&as_json(&loaded))?),
-        Output::Text => {
-            print!("{}", as_text(&loaded));
+        Output::Json => output::pretty_json(&as_json(&loaded))?,
+        Output::Table | Output::Raw => {
+            output::print(as_text(&loaded))?;
             for warning in &loaded.warnings {
                 eprintln!("warning: {warning}");
             }

@@ -2,144 +2,159 @@
 
 use std::{
     ffi::OsString,
-    io::{IsTerminal, Write, stdout},
+    io::{IsTerminal, stdout},
     process::ExitCode,
-    time::{Duration, UNIX_EPOCH},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use clap::{Args, ValueEnum};
-use serde_json::{Map, Value, json};
-use tierkv::{Consistency, Found, ReadOptions};
+use clap::Args;
+use tierkv::{Found, ReadOptions, Source};
+use tierkv_openapi::{
+    answers::{self, Hop},
+    octets::split,
+};
 
-use super::bytes;
-use crate::{Outcome, connection::Connection};
+use super::{
+    freshness::FreshnessArguments,
+    key::{KeyForm, expiry, millis},
+};
+use crate::{
+    Outcome,
+    connection::Connection,
+    output::{self, Output, Table, readable},
+};
 
 /// Options of `tierkv get`.
 #[derive(Args)]
 pub(crate) struct GetArguments {
     #[command(flatten)]
     connection: Connection,
-    /// The key.
-    key: OsString,
-    /// How fresh the answer must be [default: cached, or session with --min-version].
-    #[arg(long, value_enum)]
-    consistency: Option<Freshness>,
-    /// The least version of the key to see, as a write or read of it told.
-    #[arg(long)]
-    min_version: Option<u64>,
-    /// The read's own staleness bound in milliseconds.
-    #[arg(long)]
-    max_staleness_ms: Option<u64>,
-    /// Tell on standard error where the value came from, its version and age.
+    #[command(flatten)]
+    form: KeyForm,
+    #[command(flatten)]
+    freshness: FreshnessArguments,
+    /// The key, or several.
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<OsString>,
+    /// Tell on standard error where a value came from, its version and age.
     #[arg(long, short)]
     verbose: bool,
-    /// How to print what was found.
-    #[arg(long, short, value_enum, default_value = "value")]
+    /// Tell the tiers that the read went through and their times: in the JSON, otherwise on
+    /// standard error.
+    #[arg(long)]
+    explain: bool,
+    /// How to print what was found; raw ends each value with a newline if there are several.
+    #[arg(long, short, value_enum, default_value = "raw")]
     output: Output,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// The value's bytes as they are.
-    Value,
-    /// One line of JSON: key, value, version, source, age and, if it expires, when.
-    Json,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Freshness {
-    /// At most the platform's max_staleness old; answered by the cache where possible.
-    Cached,
-    /// Like cached, and at least --min-version.
-    Session,
-    /// The newest there is.
-    Latest,
-}
-
-/// Prints the value as it is; exits 1 if the key is absent.
+/// Prints the values; exits 1 if a key is absent.
 pub(crate) async fn run(arguments: GetArguments) -> Outcome {
-    let client = arguments.connection.open().await?;
     let options = ReadOptions {
-        consistency: match (arguments.consistency, arguments.min_version) {
-            (None | Some(Freshness::Session), Some(version)) => Consistency::Session(version),
-            (None | Some(Freshness::Cached), None) => Consistency::Cached,
-            (Some(Freshness::Latest), None) => Consistency::Latest,
-            (Some(Freshness::Session), None) => {
-                return Err("--consistency session needs a --min-version".into());
-            }
-            (Some(Freshness::Cached | Freshness::Latest), Some(_)) => {
-                return Err("--min-version goes with --consistency session".into());
-            }
-        },
-        max_staleness: arguments.max_staleness_ms.map(Duration::from_millis),
-        explain: false,
+        explain: arguments.explain,
+        ..arguments.freshness.options()?
     };
-    let key = bytes(arguments.key);
-    let found = client.get_with(&key, options).await?;
-    if arguments.verbose {
-        let (source, version, age) = (found.source, found.version, found.age);
-        let expiry = match expires_at_ms(&found) {
-            Some(at) => format!("expires at {at} ms of Unix time"),
-            None => "does not expire".to_owned(),
-        };
-        eprintln!(
-            "source {source:?}, version {version}, age at most {} ms, {expiry}",
-            age.as_millis()
-        );
-    }
-    if arguments.output == Output::Json {
-        println!("{}", as_json(&key, &found));
-        return Ok(match found.value {
-            Some(_) => ExitCode::SUCCESS,
-            None => ExitCode::FAILURE,
-        });
-    }
-    let Some(value) = found.value else {
-        eprintln!("the key is absent");
-        return Ok(ExitCode::FAILURE);
+    let keys = (arguments.keys.into_iter())
+        .map(|key| arguments.form.read(key))
+        .collect::<Result<Vec<_>, _>>()?;
+    let client = arguments.connection.open().await?;
+    let found = match &keys[..] {
+        [key] => vec![client.get_with(key, options).await?],
+        keys => client.batch_get_with(keys, options).await?,
     };
-    let mut out = stdout();
-    out.write_all(&value)?;
-    if out.is_terminal() && !value.ends_with(b"\n") {
-        out.write_all(b"\n")?;
+    let mut table = Table::new(["KEY", "VALUE", "VERSION", "SOURCE", "AGE", "EXPIRES"]);
+    for (key, found) in keys.iter().zip(&found) {
+        if arguments.verbose {
+            eprintln!("{}", provenance(found));
+        }
+        if arguments.output != Output::Json {
+            for hop in &found.path {
+                eprintln!("{} {}: {} µs", hop.tier, hop.node, hop.took.as_micros());
+            }
+        }
+        match (arguments.output, &found.value) {
+            (Output::Json, _) => output::json(&read(key, found))?,
+            (Output::Table, value) => table.push([
+                readable(key),
+                value
+                    .as_deref()
+                    .map_or_else(|| "(absent)".to_owned(), readable),
+                found.version.to_string(),
+                source(found.source).name().to_owned(),
+                format!("{} ms", found.age.as_millis()),
+                expiry(found.expires_at),
+            ]),
+            (Output::Raw, Some(value)) => {
+                output::print(value)?;
+                let is_cut = stdout().is_terminal() && !value.ends_with(b"\n");
+                if keys.len() > 1 || is_cut {
+                    output::print("\n")?;
+                }
+            }
+            (Output::Raw, None) if keys.len() > 1 => {
+                eprintln!("the key {} is absent", readable(key));
+            }
+            (Output::Raw, None) => eprintln!("the key is absent"),
+        }
     }
-    out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    if arguments.output == Output::Table {
+        output::print(table.take())?;
+    }
+    Ok(match found.iter().all(|found| found.value.is_some()) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
-/// When the key expires, in milliseconds since the Unix epoch.
-fn expires_at_ms(found: &Found) -> Option<u64> {
-    let since = found.expires_at?.duration_since(UNIX_EPOCH).ok()?;
-    u64::try_from(since.as_millis()).ok()
+fn provenance(found: &Found) -> String {
+    let expiry = match millis(found.expires_at) {
+        Some(at) => format!("expires at {at} ms of Unix time"),
+        None => "does not expire".to_owned(),
+    };
+    format!(
+        "source {:?}, version {}, age at most {} ms, {expiry}",
+        found.source,
+        found.version,
+        found.age.as_millis()
+    )
 }
 
-/// What was found. Bytes that are not UTF-8 go as base64, in the fields of an import line.
-fn as_json(key: &[u8], found: &Found) -> Value {
-    let mut fields = Map::new();
-    let mut tell = |name: &str, bytes: &[u8]| match std::str::from_utf8(bytes) {
-        Ok(text) => fields.insert(name.to_owned(), text.into()),
-        Err(_) => fields.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),
+const fn source(source: Source) -> answers::Source {
+    match source {
+        Source::Cache => answers::Source::Cache,
+        Source::Replica => answers::Source::Replica,
+        Source::Master => answers::Source::Master,
+        Source::Unknown => answers::Source::Unknown,
+    }
+}
+
+/// What was found, as REST tells it of a batch.
+fn read(key: &[u8], found: &Found) -> answers::Read {
+    let (key, key_base64) = split(key);
+    let (value, value_base64) = found.value.as_deref().map_or((None, None), split);
+    let hop = |hop: &tierkv::Hop| Hop {
+        tier: hop.tier.clone(),
+        node: hop.node.clone(),
+        micros: u64::try_from(hop.took.as_micros()).unwrap_or(u64::MAX),
     };
-    tell("key", key);
-    if let Some(value) = &found.value {
-        tell("value", value);
+    answers::Read {
+        key,
+        key_base64,
+        found: found.value.is_some(),
+        value,
+        value_base64,
+        version: found.version.to_string(),
+        source: source(found.source),
+        age_ms: u32::try_from(found.age.as_millis()).unwrap_or(u32::MAX),
+        expires_at: millis(found.expires_at),
+        path: found.path.iter().map(hop).collect(),
     }
-    fields.insert("found".to_owned(), found.value.is_some().into());
-    // A version exceeds what a JSON number holds exactly.
-    fields.insert("version".to_owned(), found.version.to_string().into());
-    let source = format!("{:?}", found.source).to_lowercase();
-    fields.insert("source".to_owned(), source.into());
-    fields.insert("age_ms".to_owned(), json!(found.age.as_millis()));
-    if let Some(at) = expires_at_ms(found) {
-        fields.insert("expires_at_ms".to_owned(), at.into());
-    }
-    Value::Object(fields)
 }
 
 #[cfg(test)]
 mod tests {
-    use tierkv::Source;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use serde_json::json;
 
     use super::*;
 
@@ -151,18 +166,24 @@ mod tests {
             source: Source::Cache,
             age: Duration::from_millis(7),
             expires_at: UNIX_EPOCH.checked_add(Duration::from_millis(1_500)),
-            path: Vec::new(),
+            path: vec![tierkv::Hop {
+                tier: "cache".to_owned(),
+                node: "m1".to_owned(),
+                took: Duration::from_micros(12),
+            }],
         };
         assert_eq!(
-            as_json(b"k", &found),
+            serde_json::to_value(read(b"k", &found)).unwrap(),
             json!({
                 "key": "k", "value": "v", "found": true, "version": "18446744073709551615",
-                "source": "cache", "age_ms": 7, "expires_at_ms": 1_500,
+                "source": "cache", "age_ms": 7, "expires_at": 1_500,
+                "path": [{"tier": "cache", "node": "m1", "micros": 12}],
             })
         );
         (found.value, found.expires_at) = (None, None);
+        found.path.clear();
         assert_eq!(
-            as_json(&[255], &found),
+            serde_json::to_value(read(&[255], &found)).unwrap(),
             json!({
                 "key_base64": "/w==", "found": false, "version": "18446744073709551615",
                 "source": "cache", "age_ms": 7,

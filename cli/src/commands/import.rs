@@ -4,7 +4,7 @@
 //! a platform that fails ends an import early, and then it says so: running it again is
 //! safe, since it sets the same keys to the same values.
 
-mod line;
+pub(crate) mod line;
 mod source;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -18,7 +18,7 @@ use self::{
     line::Line,
     source::{Numbered, Source},
 };
-use crate::{Outcome, connection::Connection};
+use crate::{Outcome, connection::Connection, output};
 
 /// Lines that are under way at once.
 const MAX_UNDER_WAY: usize = 256;
@@ -135,7 +135,7 @@ impl Tally {
             bad,
             failure,
         } = self;
-        println!("{imported} imported, {bad} bad lines left out");
+        output::line(format!("{imported} imported, {bad} bad lines left out"))?;
         if let Some((number, error)) = failure {
             return Err(format!(
                 "stopped at line {number}: {error}; run the import again, it sets the same \

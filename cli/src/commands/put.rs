@@ -2,38 +2,59 @@
 
 use std::{
     ffi::OsString,
+    fs,
     io::{Read, stdin},
+    os::unix::ffi::OsStringExt,
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
 use clap::Args;
 use tierkv::PutOptions;
-use tierkv_openapi::ttl;
+use tierkv_openapi::{Written, ttl};
 
-use super::bytes;
-use crate::{Outcome, connection::Connection};
+use super::{condition::ConditionArguments, key::KeyForm};
+use crate::{
+    Outcome,
+    connection::Connection,
+    output::{self, Output},
+};
 
 /// Options of `tierkv put`.
 #[derive(Args)]
 pub(crate) struct PutArguments {
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    form: KeyForm,
+    #[command(flatten)]
+    condition: ConditionArguments,
     /// The key.
     key: OsString,
     /// The value; `-`, or none at all, reads it from standard input.
+    #[arg(conflicts_with = "file", allow_hyphen_values = true)]
     value: Option<OsString>,
+    /// Read the value from a file.
+    #[arg(long)]
+    file: Option<PathBuf>,
     /// How long the key lives, as in 1500ms, 60s, 15m, 12h or 30d; without it, until it is
     /// removed.
     #[arg(long, value_parser = ttl::parse)]
     ttl: Option<Duration>,
+    /// How to print the new version.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
 }
 
 /// Sets the key and prints its new version.
 pub(crate) async fn run(arguments: PutArguments) -> Outcome {
-    let client = arguments.connection.open().await?;
-    let value = match arguments.value {
-        Some(value) if value != "-" => bytes(value),
+    let key = arguments.form.read(arguments.key)?;
+    let value = match (arguments.value, arguments.file) {
+        (_, Some(file)) => {
+            fs::read(&file).map_err(|error| format!("{} can't be read: {error}", file.display()))?
+        }
+        (Some(value), None) if value != "-" => value.into_vec(),
         _ => {
             let mut value = Vec::new();
             stdin().lock().read_to_end(&mut value)?;
@@ -42,11 +63,13 @@ pub(crate) async fn run(arguments: PutArguments) -> Outcome {
     };
     let options = PutOptions {
         ttl: arguments.ttl,
-        ..PutOptions::default()
+        condition: arguments.condition.condition(),
     };
-    let version = client
-        .put_with(bytes(arguments.key), value, options)
-        .await?;
-    println!("{version}");
+    let client = arguments.connection.open().await?;
+    let version = client.put_with(key, value, options).await?.to_string();
+    match arguments.output {
+        Output::Json => output::json(&Written { version })?,
+        Output::Table | Output::Raw => output::line(version)?,
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,10 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tierkv_openapi::ClusterReport;
 
-use crate::{Outcome, connection::Connection};
+use crate::{
+    Outcome,
+    connection::Connection,
+    output::{self, Output, Table},
+};
 
 /// Options of `tierkv status`.
 #[derive(Args)]
@@ -17,27 +21,19 @@ pub(crate) struct StatusArguments {
     output: Output,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Output {
-    /// For people.
-    Table,
-    /// The same JSON as `/v1/cluster`.
-    Json,
-}
-
 /// Prints the topology and its health.
 pub(crate) async fn run(arguments: StatusArguments) -> Outcome {
     let client = arguments.connection.open().await?;
     let report = ClusterReport::from(client.cluster().await?);
     match arguments.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-        Output::Table => print!("{}", table(&report)),
+        Output::Json => output::pretty_json(&report)?,
+        Output::Table | Output::Raw => output::print(table(&report).take())?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(report: &ClusterReport) -> String {
-    let mut rows = vec![row(["TIER", "NODE", "ROLE", "ADDRESS", "PID", "STATE"])];
+fn table(report: &ClusterReport) -> Table {
+    let mut rows = Table::new(["TIER", "NODE", "ROLE", "ADDRESS", "PID", "STATE"]);
     for coordinator in &report.client_coordinators {
         let state = String::new();
         rows.push([
@@ -98,23 +94,5 @@ fn table(report: &ClusterReport) -> String {
             ]);
         }
     }
-    aligned(&rows)
-}
-
-fn row(cells: [&str; 6]) -> [String; 6] {
-    cells.map(str::to_owned)
-}
-
-fn aligned(rows: &[[String; 6]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..6).map(width).collect();
-    (rows.iter())
-        .map(|row| {
-            let cells = row
-                .iter()
-                .zip(&widths)
-                .map(|(cell, width)| format!("{cell:width$}"));
-            format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-        })
-        .collect()
+    rows
 }

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Map, Value, json};
 use tierkv::{
     Client,
@@ -16,7 +16,12 @@ use tierkv::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::{Outcome, configuration::ByteSize, connection::Connection};
+use crate::{
+    Outcome,
+    configuration::ByteSize,
+    connection::Connection,
+    output::{self, Output},
+};
 
 /// How long a change may take to reach the nodes before it is told that it has not, and how
 /// often they are asked meanwhile.
@@ -41,16 +46,8 @@ pub(crate) struct MemoryArguments {
     #[arg(long, conflicts_with_all = ["policy", "max_records", "max_bytes"])]
     reset: bool,
     /// How to print it.
-    #[arg(long, short, value_enum, default_value = "text")]
+    #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Output {
-    /// For people.
-    Text,
-    /// For programs; sizes are numbers of bytes.
-    Json,
 }
 
 impl MemoryArguments {
@@ -81,8 +78,8 @@ pub(crate) async fn run(arguments: MemoryArguments) -> Outcome {
         }
     };
     match arguments.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&as_json(&settings))?),
-        Output::Text => print!("{}", as_text(&settings)),
+        Output::Json => output::pretty_json(&as_json(&settings))?,
+        Output::Table | Output::Raw => output::print(as_text(&settings))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,18 +1,22 @@
 //! `tierkv admin recover`: offline, on the data directory of a node that does not run.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 use tierkv_coordination::{MemoryCoordination, Offline, OfflineImage, directory};
 use tierkv_datanode::{Finding, Recovery, RecoveryDone};
 use tierkv_storage::StorageSettings;
 use tierkv_types::{ClusterId, NodeId};
 
-use crate::Outcome;
+use crate::{
+    Outcome,
+    output::{self, Output},
+};
 
 /// The exit status if there is something to do that was not done.
 const DUE: u8 = 1;
@@ -34,16 +38,8 @@ pub(crate) struct RecoverArguments {
     #[arg(long)]
     accept_loss: bool,
     /// How to print it.
-    #[arg(long, short, value_enum, default_value = "text")]
+    #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    Text,
-    /// One JSON object.
-    Json,
 }
 
 /// Examines, prints, and recovers if told to.
@@ -73,7 +69,7 @@ pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
     let mut findings = recovery.findings().to_vec();
     findings.extend(coordination_finding(&offline));
     let is_due = findings.iter().any(|finding| finding.remedy.is_some());
-    if arguments.output == Output::Text {
+    if arguments.output != Output::Json {
         print_findings(&arguments, &recovery, &findings, is_due);
     }
     let done = match is_due && arguments.accept_loss {
@@ -83,9 +79,9 @@ pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
     match arguments.output {
         Output::Json => {
             let report = report(&recovery, &findings, is_due, done.as_ref());
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            output::pretty_json(&report)?;
         }
-        Output::Text => {
+        Output::Table | Output::Raw => {
             if let Some(done) = &done {
                 print_done(done);
             }
@@ -126,6 +122,11 @@ async fn carry_out(
     Ok(done)
 }
 
+/// Prints a line. Nobody may be reading any more; a recovery goes on all the same.
+fn say(words: fmt::Arguments<'_>) {
+    drop(output::line(words.to_string()));
+}
+
 fn print_findings(
     arguments: &RecoverArguments,
     recovery: &Recovery,
@@ -133,38 +134,43 @@ fn print_findings(
     is_due: bool,
 ) {
     if findings.is_empty() {
-        println!("there is nothing to recover; the node can start");
+        say(format_args!(
+            "there is nothing to recover; the node can start"
+        ));
     }
     for finding in findings {
-        println!("found  {}", finding.what);
+        say(format_args!("found  {}", finding.what));
         match &finding.remedy {
-            Some(remedy) => println!("to do  {remedy}"),
-            None => println!("to do  nothing that this command can do"),
+            Some(remedy) => say(format_args!("to do  {remedy}")),
+            None => say(format_args!("to do  nothing that this command can do")),
         }
-        println!("lost   {}\n", finding.loss);
+        say(format_args!("lost   {}\n", finding.loss));
     }
     if is_due {
-        println!("kept   everything up to record {}", recovery.kept());
+        say(format_args!(
+            "kept   everything up to record {}",
+            recovery.kept()
+        ));
     }
     if is_due && !arguments.accept_loss {
-        println!(
+        say(format_args!(
             "\nNothing was changed. To do this: tierkv admin recover --data-dir {} --cluster {} \
              --node {} --accept-loss",
             arguments.data_dir.display(),
             arguments.cluster,
             arguments.node
-        );
+        ));
     }
 }
 
 fn print_done(done: &RecoveryDone) {
     for file in &done.set_aside {
-        println!("aside  {}", file.display());
+        say(format_args!("aside  {}", file.display()));
     }
-    println!(
+    say(format_args!(
         "done   the node can start; its log is {}, begun after record {}, in epoch {}",
         done.log_id, done.last, done.epoch
-    );
+    ));
 }
 
 fn report(

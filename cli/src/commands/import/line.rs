@@ -3,26 +3,32 @@
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tierkv::rpc::proto::convert;
+use tierkv_openapi::octets::split;
 
 /// A key and its value, as a line gave them.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) key: Vec<u8>,
-    pub(super) value: Vec<u8>,
+pub(crate) struct Line {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
     /// How long the key lives; `None`: until it is removed.
-    pub(super) ttl: Option<Duration>,
+    pub(crate) ttl: Option<Duration>,
 }
 
 /// The line as JSON. A field that is not known is refused: it could have meant something.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Fields {
+    #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     key_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     value_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<u64>,
 }
 
@@ -31,7 +37,7 @@ impl Line {
     ///
     /// # Errors
     /// Words that say what is wrong with it.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let fields: Fields = serde_json::from_slice(bytes).map_err(|error| unusable(&error))?;
         let ttl = convert::ttl(fields.ttl_ms.unwrap_or(0));
         let key = either("key", fields.key, fields.key_base64)?;
@@ -43,6 +49,21 @@ impl Line {
             value: either("value", fields.value, fields.value_base64)?,
             ttl: ttl.map_err(|error| format!("ttl_ms: {}", error.message))?,
         })
+    }
+
+    /// The line, with its end, that reads as this; a time to live is in whole milliseconds.
+    pub(crate) fn write(&self) -> serde_json::Result<Vec<u8>> {
+        let ((key, key_base64), (value, value_base64)) = (split(&self.key), split(&self.value));
+        let millis = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let mut line = serde_json::to_vec(&Fields {
+            key,
+            key_base64,
+            value,
+            value_base64,
+            ttl_ms: self.ttl.map(millis),
+        })?;
+        line.push(b'\n');
+        Ok(line)
     }
 }
 
@@ -94,6 +115,28 @@ mod tests {
             ttl(r#"{"key":"a","value":"","ttl_ms":1500}"#),
             Some(Duration::from_millis(1_500))
         );
+    }
+
+    #[test]
+    fn what_is_written_reads_the_same() {
+        for (key, value, ttl) in [
+            (&b"a"[..], &b""[..], None),
+            (
+                "ü\n\"".as_bytes(),
+                b"\0\x01",
+                Some(Duration::from_millis(1)),
+            ),
+            (b"\xff\0", b"\xfe", Some(Duration::from_secs(86_400))),
+        ] {
+            let line = Line {
+                key: key.to_vec(),
+                value: value.to_vec(),
+                ttl,
+            };
+            let written = line.write().unwrap();
+            assert_eq!(written.iter().filter(|byte| **byte == b'\n').count(), 1);
+            assert_eq!(Line::parse(&written), Ok(line));
+        }
     }
 
     #[test]

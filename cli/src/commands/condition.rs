@@ -1,0 +1,30 @@
+//! What a key must be for a write to happen.
+
+use clap::Args;
+use tierkv::Condition;
+
+/// At most one condition on the key that is written.
+#[derive(Args)]
+#[group(multiple = false)]
+pub(super) struct ConditionArguments {
+    /// Only if the key is absent; exits 1 otherwise.
+    #[arg(long)]
+    if_absent: bool,
+    /// Only if the key is there; exits 1 otherwise.
+    #[arg(long)]
+    if_present: bool,
+    /// Only if the key is there in this version; exits 1 otherwise.
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<u64>,
+}
+
+impl ConditionArguments {
+    pub(super) const fn condition(&self) -> Option<Condition> {
+        match self.if_version {
+            Some(version) => Some(Condition::Version(version)),
+            None if self.if_absent => Some(Condition::Absent),
+            None if self.if_present => Some(Condition::Present),
+            None => None,
+        }
+    }
+}

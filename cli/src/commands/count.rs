@@ -1,0 +1,42 @@
+//! `tierkv count`.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Args;
+use tierkv_openapi::answers::Counted;
+
+use super::{freshness::FreshnessArguments, key::KeyForm};
+use crate::{
+    Outcome,
+    connection::Connection,
+    output::{self, Output},
+};
+
+/// Options of `tierkv count`.
+#[derive(Args)]
+pub(crate) struct CountArguments {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    form: KeyForm,
+    #[command(flatten)]
+    freshness: FreshnessArguments,
+    /// Count the keys that begin with this; all of the namespace without it.
+    prefix: Option<OsString>,
+    /// How to print the count.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// Prints how many keys there are.
+pub(crate) async fn run(arguments: CountArguments) -> Outcome {
+    let selection = arguments.form.prefix(arguments.prefix)?;
+    let options = arguments.freshness.options()?;
+    let client = arguments.connection.open().await?;
+    let count = client.count_with(selection, options).await?;
+    match arguments.output {
+        Output::Json => output::json(&Counted { count })?,
+        Output::Table | Output::Raw => output::line(count.to_string())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

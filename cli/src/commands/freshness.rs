@@ -1,0 +1,55 @@
+//! How fresh a read must be.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tierkv::{Consistency, ReadOptions};
+
+/// The options of every command that reads.
+#[derive(Args)]
+pub(super) struct FreshnessArguments {
+    /// How fresh the answer must be [default: cached, or session with --min-version].
+    #[arg(long, value_enum)]
+    consistency: Option<Freshness>,
+    /// The least version to see, as a write or read told it.
+    #[arg(long)]
+    min_version: Option<u64>,
+    /// The read's own staleness bound in milliseconds.
+    #[arg(long)]
+    max_staleness_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Freshness {
+    /// At most the platform's max_staleness old; answered by the cache where possible.
+    Cached,
+    /// Like cached, and at least --min-version.
+    Session,
+    /// The newest there is.
+    Latest,
+}
+
+impl FreshnessArguments {
+    /// What they ask for together.
+    ///
+    /// # Errors
+    /// Words, if one of them would be ignored.
+    pub(super) fn options(&self) -> Result<ReadOptions, String> {
+        let consistency = match (self.consistency, self.min_version) {
+            (None | Some(Freshness::Session), Some(version)) => Consistency::Session(version),
+            (None | Some(Freshness::Cached), None) => Consistency::Cached,
+            (Some(Freshness::Latest), None) => Consistency::Latest,
+            (Some(Freshness::Session), None) => {
+                return Err("--consistency session needs a --min-version".to_owned());
+            }
+            (Some(Freshness::Cached | Freshness::Latest), Some(_)) => {
+                return Err("--min-version goes with --consistency session".to_owned());
+            }
+        };
+        Ok(ReadOptions {
+            consistency,
+            max_staleness: self.max_staleness_ms.map(Duration::from_millis),
+            explain: false,
+        })
+    }
+}

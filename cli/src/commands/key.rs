@@ -1,0 +1,72 @@
+//! How keys stand on the command line.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use clap::Args;
+use tierkv::Selection;
+use tierkv_openapi::octets::decode;
+use tierkv_types::Error;
+
+/// The form of all keys of a command.
+#[derive(Args)]
+pub(super) struct KeyForm {
+    /// Keys, prefixes and ends of ranges are given as base64; otherwise they are the bytes of
+    /// the argument, which need not be text but can't hold a zero byte.
+    #[arg(long)]
+    key_base64: bool,
+}
+
+impl KeyForm {
+    /// The key that an argument means.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it is no base64 and should be.
+    pub(super) fn read(&self, argument: OsString) -> Result<Vec<u8>, Error> {
+        match self.key_base64 {
+            true => Ok(decode("the key", &argument.to_string_lossy())?.into()),
+            false => Ok(argument.into_vec()),
+        }
+    }
+
+    /// The keys that a prefix means; all of them without one.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn prefix(&self, prefix: Option<OsString>) -> Result<Selection, Error> {
+        match prefix {
+            Some(prefix) => Ok(Selection::prefix(self.read(prefix)?)),
+            None => Ok(Selection::all()),
+        }
+    }
+}
+
+/// When a key expires, in milliseconds since the Unix epoch.
+pub(super) fn millis(at: Option<SystemTime>) -> Option<u64> {
+    let since = at?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
+}
+
+/// When a key expires, for a cell of a table.
+pub(super) fn expiry(at: Option<SystemTime>) -> String {
+    millis(at).map_or_else(|| "never".to_owned(), |at| at.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_bytes_or_base64() {
+        let odd = OsString::from_vec(vec![0xff, b'a']);
+        let bytes = KeyForm { key_base64: false };
+        assert_eq!(bytes.read(odd.clone()).unwrap(), [0xff, b'a']);
+        let base64 = KeyForm { key_base64: true };
+        assert_eq!(base64.read("AP8=".into()).unwrap(), [0, 0xff]);
+        assert!(base64.read(odd).is_err());
+        assert_eq!(base64.prefix(None).unwrap(), Selection::all());
+    }
+}

@@ -1,0 +1,155 @@
+//! `tierkv scan`.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Args;
+use tierkv::{Item, ScanOptions, Selection};
+use tierkv_openapi::{
+    answers,
+    octets::{decode, split, token},
+};
+
+use super::{
+    freshness::FreshnessArguments,
+    key::{KeyForm, expiry, millis},
+};
+use crate::{
+    Outcome,
+    connection::Connection,
+    output::{self, Output, Table, readable},
+};
+
+/// Rows of a table that are aligned together; later ones keep the columns, or widen them.
+const ROWS_TOGETHER: usize = 100;
+
+/// Options of `tierkv scan`.
+#[derive(Args)]
+pub(crate) struct ScanArguments {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    form: KeyForm,
+    #[command(flatten)]
+    freshness: FreshnessArguments,
+    /// List the keys that begin with this; all of the namespace without it.
+    #[arg(conflicts_with_all = ["start", "end"])]
+    prefix: Option<OsString>,
+    /// Begin with this key.
+    #[arg(long)]
+    start: Option<OsString>,
+    /// End before this key.
+    #[arg(long)]
+    end: Option<OsString>,
+    /// List so many keys at most; if there are more, standard error tells where to go on.
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Go on where an earlier scan of the same keys ended.
+    #[arg(long)]
+    page_token: Option<String>,
+    /// Leave the values out.
+    #[arg(long)]
+    keys_only: bool,
+    /// How to print the keys.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// Prints keys and values in the order of the keys.
+pub(crate) async fn run(arguments: ScanArguments) -> Outcome {
+    let form = &arguments.form;
+    let end = |key: Option<OsString>| key.map_or(Ok(Vec::new()), |key| form.read(key));
+    let selection = match (arguments.start, arguments.end) {
+        (None, None) => form.prefix(arguments.prefix)?,
+        (start, last) => Selection::range(end(start)?, end(last)?),
+    };
+    let page_token = (arguments.page_token.as_deref()).map(|text| decode("the page token", text));
+    let options = ScanOptions {
+        limit: arguments.limit,
+        page_token: page_token.transpose()?,
+        read: arguments.freshness.options()?,
+    };
+    let client = arguments.connection.open().await?;
+    let mut printer = Printer::new(arguments.output, arguments.keys_only);
+    if options.limit.is_some_and(|limit| limit > 0) {
+        let page = client.scan_page(selection, options).await?;
+        for item in page.items {
+            printer.print(item)?;
+        }
+        printer.finish()?;
+        if let Some(next) = page.next_page_token {
+            eprintln!("there are more: --page-token {}", token(&next));
+        }
+    } else {
+        let mut items = client.scan_with(selection, options);
+        while let Some(item) = items.next().await {
+            printer.print(item?)?;
+        }
+        printer.finish()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Printer {
+    output: Output,
+    keys_only: bool,
+    table: Table,
+}
+
+impl Printer {
+    fn new(output: Output, keys_only: bool) -> Self {
+        Self {
+            output,
+            keys_only,
+            table: match keys_only {
+                true => Table::new(["KEY"]),
+                false => Table::new(["KEY", "VALUE", "VERSION", "EXPIRES"]),
+            },
+        }
+    }
+
+    fn print(&mut self, item: Item) -> std::io::Result<()> {
+        match self.output {
+            Output::Table if self.keys_only => self.table.push([readable(&item.key)]),
+            Output::Table => self.table.push([
+                readable(&item.key),
+                readable(&item.value),
+                item.version.to_string(),
+                expiry(item.expires_at),
+            ]),
+            Output::Raw if self.keys_only => return output::line(&item.key),
+            Output::Raw => {
+                let parts: [&[u8]; 4] = [&item.key, b"\t", &item.value, b"\n"];
+                return output::print(parts.concat());
+            }
+            Output::Json => return output::json(&as_json(&item, self.keys_only)),
+        }
+        match self.table.len() < ROWS_TOGETHER {
+            true => Ok(()),
+            false => output::print(self.table.take()),
+        }
+    }
+
+    fn finish(&mut self) -> std::io::Result<()> {
+        match self.output {
+            Output::Table => output::print(self.table.take()),
+            Output::Json | Output::Raw => Ok(()),
+        }
+    }
+}
+
+/// An item as REST tells it.
+fn as_json(item: &Item, keys_only: bool) -> answers::Item {
+    let (key, key_base64) = split(&item.key);
+    let (value, value_base64) = match keys_only {
+        true => (None, None),
+        false => split(&item.value),
+    };
+    answers::Item {
+        key,
+        key_base64,
+        value,
+        value_base64,
+        version: item.version.to_string(),
+        expires_at: millis(item.expires_at),
+    }
+}

@@ -1,0 +1,150 @@
+//! `tierkv watch`.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use bytes::Bytes;
+use clap::Args;
+use serde_json::{Map, Value};
+use tierkv::{Change, Event};
+use tierkv_openapi::octets::{decode, split, token};
+use tokio::signal::ctrl_c;
+
+use super::key::{KeyForm, millis};
+use crate::{
+    Outcome,
+    connection::Connection,
+    output::{self, Output, readable},
+};
+
+/// Options of `tierkv watch`.
+#[derive(Args)]
+pub(crate) struct WatchArguments {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    form: KeyForm,
+    /// Watch the keys that begin with this; all of the namespace without it.
+    prefix: Option<OsString>,
+    /// Go on where an earlier watch of the same keys ended, instead of from now.
+    #[arg(long)]
+    resume_token: Option<String>,
+    /// End after so many changes.
+    #[arg(long)]
+    limit: Option<u64>,
+    /// How to print changes; each line of JSON tells its resume token.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// Prints changes as they happen, until it is interrupted; then standard error tells where to
+/// go on.
+pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
+    let prefix = arguments.prefix.map(|prefix| arguments.form.read(prefix));
+    let prefix = prefix.transpose()?.unwrap_or_default();
+    let from = (arguments.resume_token.as_deref()).map(|text| decode("the resume token", text));
+    let from = from.transpose()?.unwrap_or_default();
+    let client = arguments.connection.open().await?;
+    let mut watch = client.watch_from(prefix, from).await?;
+    let mut left = arguments.limit.unwrap_or(u64::MAX);
+    while left > 0 {
+        let event = tokio::select! {
+            event = watch.next() => event,
+            interrupted = ctrl_c() => {
+                interrupted?;
+                break;
+            }
+        };
+        let Some(event) = event.transpose()? else {
+            break;
+        };
+        match arguments.output {
+            Output::Table => output::line(as_words(&event))?,
+            Output::Json => output::json(&as_json(&event, watch.resume_token()))?,
+            Output::Raw => output::line(raw(&event))?,
+        }
+        left -= 1;
+    }
+    eprintln!("go on with --resume-token {}", token(watch.resume_token()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_words(event: &Event) -> String {
+    let (key, version) = (readable(&event.key), event.version);
+    match &event.change {
+        Change::Written { value, .. } => {
+            format!("written  {version}  {key}  {}", readable(value))
+        }
+        Change::Removed => format!("removed  {version}  {key}"),
+    }
+}
+
+/// The key and, if it was written, a tab and the value.
+fn raw(event: &Event) -> Vec<u8> {
+    match &event.change {
+        Change::Written { value, .. } => [&event.key[..], b"\t", value].concat(),
+        Change::Removed => event.key.to_vec(),
+    }
+}
+
+/// The data of REST's event, and its name.
+fn as_json(event: &Event, resume_token: &Bytes) -> Value {
+    let mut fields = Map::new();
+    let mut tell = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            fields.insert(name.to_owned(), value);
+        }
+    };
+    let (key, key_base64) = split(&event.key);
+    tell("key", key.map(Value::from));
+    tell("key_base64", key_base64.map(Value::from));
+    // A version exceeds what a JSON number holds exactly.
+    tell("version", Some(event.version.to_string().into()));
+    let name = match &event.change {
+        Change::Written { value, expires_at } => {
+            let (value, value_base64) = split(value);
+            tell("value", value.map(Value::from));
+            tell("value_base64", value_base64.map(Value::from));
+            tell("expires_at", millis(*expires_at).map(Value::from));
+            "written"
+        }
+        Change::Removed => "removed",
+    };
+    tell("event", Some(name.into()));
+    tell("resume_token", Some(token(resume_token).into()));
+    Value::Object(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn changes_are_told_in_every_form() {
+        let mut event = Event {
+            key: b"\xff"[..].into(),
+            version: u64::MAX,
+            change: Change::Written {
+                value: "a\n".into(),
+                expires_at: None,
+            },
+        };
+        assert_eq!(
+            as_words(&event),
+            "written  18446744073709551615  \\xff  a\\n"
+        );
+        assert_eq!(raw(&event), b"\xff\ta\n");
+        assert_eq!(
+            as_json(&event, &b"\xfb"[..].into()),
+            json!({
+                "event": "written", "key_base64": "/w==", "value": "a\n",
+                "version": "18446744073709551615", "resume_token": "-w",
+            })
+        );
+        event.change = Change::Removed;
+        assert_eq!(as_words(&event), "removed  18446744073709551615  \\xff");
+        assert_eq!(raw(&event), b"\xff");
+        assert_eq!(as_json(&event, &Bytes::new())["event"], "removed");
+    }
+}

@@ -1,0 +1,214 @@
+//! `tierkv write`: an atomic batch, as JSON in the form of REST's `POST /v1/write`.
+
+use std::{
+    fs,
+    io::{Read, stdin},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Args;
+use serde_json::Value;
+use tierkv::{
+    Condition, Write, Written,
+    rpc::proto::v1::{self, condition, write_operation},
+};
+use tierkv_openapi::{
+    answers::{BatchWritten, WriteResult},
+    octets::split,
+    requests::WriteRequest,
+};
+
+use crate::{
+    Outcome,
+    connection::Connection,
+    output::{self, Output, Table, readable},
+};
+
+/// Options of `tierkv write`.
+#[derive(Args)]
+pub(crate) struct WriteArguments {
+    #[command(flatten)]
+    connection: Connection,
+    /// A file with the batch; `-`, or none at all, is standard input. As in
+    /// {"conditions": [{"key": "a", "if_absent": true}, {"key": "b", "if_version": "7"}],
+    /// "operations": [{"put": {"key": "a", "value": "1", "ttl_ms": 60000}},
+    /// {"delete": {"key": "b"}}, {"increment": {"key": "c", "delta": 5}}],
+    /// "return_previous": true}; key_base64 and value_base64 take any bytes.
+    file: Option<PathBuf>,
+    /// How to print what it did.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// Applies the batch and prints what it did; exits 1 if a condition did not hold.
+pub(crate) async fn run(arguments: WriteArguments) -> Outcome {
+    let body = read(arguments.file.as_deref())?;
+    let request = parse(&body, arguments.connection.namespace())?;
+    let client = arguments.connection.open().await?;
+    let client = client.in_namespace(&request.namespace)?;
+    let return_previous = request.return_previous;
+    let tells_existence: Vec<bool> = (request.operations.iter())
+        .map(|operation| {
+            let is_delete = matches!(operation.kind, Some(write_operation::Kind::Delete(_)));
+            return_previous || is_delete
+        })
+        .collect();
+    let keys = keys(&request);
+    let written = client.write(batch(request)).await?;
+    match arguments.output {
+        Output::Json => output::json(&as_json(&written, &tells_existence))?,
+        Output::Raw => output::line(written.version.to_string())?,
+        Output::Table => output::print(as_table(&written, &keys))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(file: Option<&Path>) -> Result<Vec<u8>, String> {
+    match file.filter(|path| *path != Path::new("-")) {
+        Some(path) => {
+            fs::read(path).map_err(|error| format!("{} can't be read: {error}", path.display()))
+        }
+        None => {
+            let mut body = Vec::new();
+            let read = stdin().lock().read_to_end(&mut body);
+            read.map_err(|error| format!("standard input can't be read: {error}"))?;
+            Ok(body)
+        }
+    }
+}
+
+/// Reads a batch; it is of `namespace` unless it says otherwise.
+fn parse(body: &[u8], namespace: &str) -> Result<v1::WriteRequest, String> {
+    let unusable = |error: serde_json::Error| format!("not a usable batch: {error}");
+    let mut body: Value = serde_json::from_slice(body).map_err(unusable)?;
+    if let Some(fields) = body.as_object_mut() {
+        fields
+            .entry("namespace")
+            .or_insert_with(|| namespace.into());
+    }
+    let model: WriteRequest = serde_json::from_value(body).map_err(unusable)?;
+    model
+        .try_into()
+        .map_err(|error: tierkv_types::Error| format!("not a usable batch: {}", error.message))
+}
+
+/// The batch of a request that was read whole, so that every part has its kind.
+fn batch(request: v1::WriteRequest) -> Write {
+    let mut write = Write::new();
+    for condition in request.conditions {
+        let kind = match condition.kind {
+            Some(condition::Kind::IfAbsent(_)) => Condition::Absent,
+            Some(condition::Kind::IfPresent(_)) => Condition::Present,
+            Some(condition::Kind::IfVersion(version)) => Condition::Version(version),
+            None => continue,
+        };
+        write = write.only_if(condition.key, kind);
+    }
+    for operation in request.operations {
+        write = match operation.kind {
+            Some(write_operation::Kind::Put(put)) => {
+                let ttl = (put.ttl_ms > 0).then(|| Duration::from_millis(put.ttl_ms));
+                write.put_for(put.key, put.value, ttl)
+            }
+            Some(write_operation::Kind::Delete(delete)) => write.delete(delete.key),
+            Some(write_operation::Kind::Increment(increment)) => {
+                write.increment(increment.key, increment.delta)
+            }
+            None => write,
+        };
+    }
+    match request.return_previous {
+        true => write.return_previous(),
+        false => write,
+    }
+}
+
+fn keys(request: &v1::WriteRequest) -> Vec<String> {
+    let key = |operation: &v1::WriteOperation| match &operation.kind {
+        Some(write_operation::Kind::Put(put)) => readable(&put.key),
+        Some(write_operation::Kind::Delete(delete)) => readable(&delete.key),
+        Some(write_operation::Kind::Increment(increment)) => readable(&increment.key),
+        None => String::new(),
+    };
+    request.operations.iter().map(key).collect()
+}
+
+/// What it did, as REST tells it.
+fn as_json(written: &Written, tells_existence: &[bool]) -> BatchWritten {
+    let results = written.changes.iter().zip(tells_existence);
+    let results = results.map(|(change, tells_existence)| {
+        let previous = change.previous.as_ref();
+        let (previous_value, previous_value_base64) =
+            previous.map_or((None, None), |previous| split(&previous.value));
+        WriteResult {
+            existed: tells_existence.then_some(change.existed),
+            number: change.number.map(|number| number.to_string()),
+            previous_value,
+            previous_value_base64,
+            previous_version: previous.map(|previous| previous.version.to_string()),
+        }
+    });
+    BatchWritten {
+        version: written.version.to_string(),
+        results: results.collect(),
+        replayed: written.replayed,
+    }
+}
+
+fn as_table(written: &Written, keys: &[String]) -> String {
+    let mut table = Table::new(["KEY", "NUMBER", "BEFORE"]);
+    for (key, change) in keys.iter().zip(&written.changes) {
+        let number = change
+            .number
+            .map_or_else(String::new, |number| number.to_string());
+        let before = match &change.previous {
+            Some(previous) => readable(&previous.value),
+            None if change.existed => "(was there)".to_owned(),
+            None => String::new(),
+        };
+        table.push([key.clone(), number, before]);
+    }
+    format!("version {}\n{}", written.version, table.take())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_of_the_namespace_that_it_or_the_command_names() {
+        let operations = r#""operations": [{"delete": {"key": "a"}}]"#;
+        let of = |body: String| parse(body.as_bytes(), "mine").unwrap().namespace;
+        assert_eq!(of(format!("{{{operations}}}")), "mine");
+        assert_eq!(
+            of(format!(r#"{{{operations}, "namespace": "theirs"}}"#)),
+            "theirs"
+        );
+        for bad in ["", "[]", "{}", r#"{"operations": [{"put": {"key": "a"}}]}"#] {
+            let words = parse(bad.as_bytes(), "mine").unwrap_err();
+            assert!(words.contains("not a usable batch"), "{bad}: {words}");
+        }
+    }
+
+    #[test]
+    fn every_part_of_a_request_is_in_the_batch() {
+        let body = r#"{
+            "conditions": [{"key": "a", "if_absent": true}, {"key": "b", "if_present": true},
+                {"key": "c", "if_version": "7"}],
+            "operations": [{"put": {"key": "a", "value": "1", "ttl_ms": 1500}},
+                {"put": {"key": "b", "value": "2"}}, {"delete": {"key": "c"}},
+                {"increment": {"key": "d", "delta": -5}}],
+            "return_previous": true}"#;
+        let request = parse(body.as_bytes(), "mine").unwrap();
+        let words = format!("{:?}", batch(request.clone()));
+        for part in request.conditions.iter() {
+            assert!(words.contains(&format!("{part:?}")), "{part:?}: {words}");
+        }
+        for part in request.operations.iter() {
+            assert!(words.contains(&format!("{part:?}")), "{part:?}: {words}");
+        }
+        assert!(words.contains("return_previous: true"), "{words}");
+    }
+}

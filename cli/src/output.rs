@@ -1,0 +1,159 @@
+//! How commands print: one choice of forms for all of them, and tables.
+//!
+//! Everything goes through [`print`], so that a reader that goes away (`| head`) is an error
+//! that `main` ends quietly by, and not a panic.
+
+use std::io::{self, Write, stdout};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// Longest cell of a table, in characters; what is longer is cut, and its length told.
+const MAX_CELL: usize = 60;
+
+/// How a command prints what it has to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people: words or aligned columns, odd bytes escaped and long values cut.
+    #[value(alias = "text")]
+    Table,
+    /// For programs: JSON, as REST answers it; one line a key or event where there are many.
+    Json,
+    /// The bytes as they are and nothing else; a key and its value are parted by a tab.
+    #[value(alias = "value")]
+    Raw,
+}
+
+/// Prints bytes as they are.
+///
+/// # Errors
+/// Whatever standard output says, above all that nobody reads it any more.
+pub(crate) fn print(bytes: impl AsRef<[u8]>) -> io::Result<()> {
+    let mut out = stdout().lock();
+    out.write_all(bytes.as_ref())?;
+    out.flush()
+}
+
+/// Prints a line.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn line(words: impl AsRef<[u8]>) -> io::Result<()> {
+    print([words.as_ref(), b"\n"].concat())
+}
+
+/// Prints a line of JSON.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
+    line(serde_json::to_vec(value)?)
+}
+
+/// Prints JSON for programs that people look at, too.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn pretty_json(value: &impl Serialize) -> io::Result<()> {
+    line(serde_json::to_vec_pretty(value)?)
+}
+
+/// Rows of columns that stand below each other.
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+    widths: Vec<usize>,
+}
+
+impl Table {
+    /// A table with this first row.
+    pub(crate) fn new<const N: usize>(titles: [&str; N]) -> Self {
+        let mut table = Self {
+            rows: Vec::new(),
+            widths: vec![0; N],
+        };
+        table.push(titles.map(str::to_owned));
+        table
+    }
+
+    /// Adds a row.
+    pub(crate) fn push<const N: usize>(&mut self, row: [String; N]) {
+        for (width, cell) in self.widths.iter_mut().zip(&row) {
+            *width = cell.chars().count().max(*width);
+        }
+        self.rows.push(row.into());
+    }
+
+    /// How many rows wait to be told.
+    pub(crate) const fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The rows since the last time. Columns only grow wider from one time to the next.
+    pub(crate) fn take(&mut self) -> String {
+        let mut text = String::new();
+        for row in self.rows.drain(..) {
+            let cells =
+                (row.iter().zip(&self.widths)).map(|(cell, &width)| format!("{cell:width$}"));
+            text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Bytes for a person's eyes: text as it is, everything else escaped, and not too much.
+pub(crate) fn readable(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    let mut length = 0;
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\\' => text.push_str("\\\\"),
+                other if other.is_control() => text.extend(other.escape_default()),
+                other => text.push(other),
+            }
+            length += 1;
+            if length > MAX_CELL {
+                break;
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+            length += 1;
+        }
+        if length > MAX_CELL {
+            let cut: String = text.chars().take(MAX_CELL).collect();
+            return format!("{cut}… ({} bytes)", bytes.len());
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_each_other_over_several_takes() {
+        let mut table = Table::new(["KEY", "VALUE"]);
+        table.push(["€ 1".to_owned(), "x".to_owned()]);
+        table.push(["longer".to_owned(), String::new()]);
+        assert_eq!(table.take(), "KEY     VALUE\n€ 1     x\nlonger\n");
+        table.push(["a".to_owned(), "y".to_owned()]);
+        assert_eq!((table.len(), table.take()), (1, "a       y\n".to_owned()));
+    }
+
+    #[test]
+    fn odd_bytes_are_escaped_and_long_values_cut() {
+        assert_eq!(readable("a\n\t\\ü".as_bytes()), "a\\n\\t\\\\ü");
+        assert_eq!(readable(b"a\xff\0b"), "a\\xff\\u{0}b");
+        let long = readable(&[b'x'; 1_000]);
+        assert!(
+            long.starts_with("xxxx") && long.ends_with("… (1000 bytes)"),
+            "{long}"
+        );
+        let odd = readable(&[0xff; 1_000]);
+        assert!(odd.chars().count() < 80, "{odd}");
+        assert_eq!(readable(&[b'y'; MAX_CELL]), "y".repeat(MAX_CELL));
+    }
+}
