@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Separates namespace and key in an [`ItemKey`]; no namespace contains it.
-const SEPARATOR: u8 = 0;
+pub(crate) const SEPARATOR: u8 = 0;
 
 /// The namespace of a request that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -44,7 +44,7 @@ impl fmt::Display for Namespace {
     }
 }
 
-fn checked_namespace(name: &str) -> Result<&str, Error> {
+pub(crate) fn checked_namespace(name: &str) -> Result<&str, Error> {
     if name.is_empty() {
         return Ok(DEFAULT_NAMESPACE);
     }

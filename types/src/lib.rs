@@ -1,7 +1,7 @@
 //! The vocabulary of the platform: newtypes that cannot hold a wrong value.
 //!
 //! Every other crate may import this one; it imports none of them and does no I/O
-//! but to read a clock. Reading order: [`key`] and [`slot`] (what is addressed),
+//! but to read a clock. Reading order: [`key`], [`range`] and [`slot`] (what is addressed),
 //! [`version`] (when it changed), [`replication`] (who may say so), [`request`] (what a
 //! client asks for), [`record`] (how a change is logged), [`code`] (how a refusal is
 //! told), [`limits`].
@@ -10,6 +10,7 @@ pub mod clock;
 pub mod code;
 pub mod key;
 pub mod limits;
+pub mod range;
 pub mod record;
 pub mod replication;
 pub mod request;
@@ -19,6 +20,7 @@ pub mod version;
 pub use clock::{BootTime, Clock, SystemClock};
 pub use code::{Code, Error};
 pub use key::{ItemKey, Namespace};
+pub use range::ItemRange;
 pub use record::{Change, ChangeKind, Payload, Record, RequestId, Write};
 pub use replication::{ClusterId, Epoch, Incarnation, Index, LogId, NodeId, Position, Round};
 pub use request::{Condition, ConditionKind, Operation, OperationKind, WriteRequest};

@@ -27,6 +27,9 @@ pub const FRAME_BYTES: usize = 1 << 20;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest deadline a caller may name; a longer one is shortened to it.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most scans and counts that one door has open at once: a client coordinator for its users,
+/// a data node for all who ask it. Over it: `ResourceExhausted`.
+pub const MAX_OPEN_SCANS: usize = 32;
 /// Default bound on the staleness of `CACHED` reads.
 pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(5);
 /// Longest time to live, a hundred years. Over it: `InvalidArgument`.
