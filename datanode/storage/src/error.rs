@@ -77,6 +77,14 @@ pub enum StorageError {
         /// Its value.
         bytes: u64,
     },
+    /// A named limit of things that are open at once is reached. Nothing was done.
+    #[error("the limit {limit} of {count} is reached; wait until one of them ends")]
+    TooManyOpen {
+        /// The limit's name.
+        limit: &'static str,
+        /// Its value.
+        count: usize,
+    },
     /// Storage is closing or closed. Nothing was done.
     #[error("storage is closed; retry when the node is back")]
     Closed,
@@ -142,7 +150,7 @@ impl StorageError {
     pub const fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::NoSpace { .. } | Self::Exhausted { .. } | Self::Busy
+            Self::NoSpace { .. } | Self::Exhausted { .. } | Self::TooManyOpen { .. } | Self::Busy
         )
     }
 
@@ -152,6 +160,9 @@ impl StorageError {
         match self {
             Self::Exhausted { limit, bytes } => Error::exhausted(format!(
                 "the data node's limit {limit} of {bytes} bytes is reached; send less or retry later"
+            )),
+            Self::TooManyOpen { limit, count } => Error::exhausted(format!(
+                "the data node's limit {limit} of {count} is reached; retry when one of them ended"
             )),
             Self::NoSpace { .. } => {
                 Error::exhausted("the data node has no disk space left; free some, then retry")

@@ -14,6 +14,14 @@ pub struct Item {
     pub value: Bytes,
 }
 
+impl Item {
+    /// Whether its time has not come at `now`.
+    #[must_use]
+    pub fn is_live(&self, now: Version) -> bool {
+        self.expires.is_none_or(|expires| expires > now)
+    }
+}
+
 /// What the last change of a key left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {

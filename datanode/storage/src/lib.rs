@@ -14,8 +14,8 @@
 //! Reading order: [`Storage`] (the whole, and its promises), [`disk`] (through which all
 //! files of the log are touched), `log` (segments and group commit), `node_state` (what
 //! a node may never forget), `memory` (the memory tier), [`store`] (the SQL side),
-//! `checkpoint`, `recovery`, `repair` (where a start refuses), `scrub`, `tail` (for
-//! watchers, who follow the log).
+//! `checkpoint`, `snapshot` (one state of all of it), `recovery`, `repair` (where a start
+//! refuses), `scrub`, `tail` (for watchers, who follow the log).
 
 mod checkpoint;
 pub mod disk;
@@ -31,6 +31,7 @@ mod repair;
 mod requests;
 mod scrub;
 mod settings;
+mod snapshot;
 mod storage;
 pub mod store;
 mod tail;
@@ -49,6 +50,7 @@ pub use self::{
     requests::{Existed, Outcome},
     scrub::{Scrubbed, ScrubbedRows},
     settings::{EvictionPolicy, MemoryLimits, StorageSettings, UnknownEvictionPolicy, WalSync},
+    snapshot::Snapshot,
     storage::{Storage, StorageReport},
     store::Store,
     tail::{Cursor, Stretch, Tail, TailError},

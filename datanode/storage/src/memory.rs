@@ -37,7 +37,7 @@ use std::{
     },
 };
 
-use tierkv_types::{Change, ItemKey, Slot, Version};
+use tierkv_types::{Change, ItemKey, ItemRange, Slot, Version};
 
 use self::{
     clean::{Clean, share},
@@ -74,6 +74,32 @@ pub(crate) enum Admission {
     Settled(Option<Item>),
     /// A checkpoint ended meanwhile: read the store again.
     Outrun,
+}
+
+/// What memory pinned of a range at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Pinned {
+    active: Vec<(ItemKey, Entry)>,
+    frozen: Vec<Generation>,
+}
+
+impl Pinned {
+    /// The entries of `range` in the order of their keys, and what they weigh. Of a key that
+    /// is both active and frozen, the active one counts.
+    pub(crate) fn sorted(self, range: &ItemRange) -> (Vec<(ItemKey, Entry)>, u64) {
+        let mut entries = self.active;
+        for frozen in self.frozen {
+            let frozen = frozen.iter();
+            let frozen = frozen.filter(|(key, _)| range.contains(key.as_bytes()));
+            entries.extend(frozen.map(|(key, entry)| (key.clone(), entry.clone())));
+        }
+        // The sort is stable, so the active one stays before the frozen one.
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        entries.dedup_by(|(later, _), (earlier, _)| later == earlier);
+        let weights = entries.iter().map(|(key, entry)| weight(key, entry.item()));
+        let weight = weights.sum();
+        (entries, weight)
+    }
 }
 
 /// The memory tier.
@@ -220,6 +246,25 @@ impl Memory {
             count_evictions(evicted);
         }
         self.frozen_bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// The pinned entries of a range. The caller lets no change be applied meanwhile, and
+    /// reads the generation afterwards: if it has changed, some may have gone to the store.
+    ///
+    /// Takes about 15 ns for each active entry, of the range or not.
+    pub(crate) fn pinned(&self, range: &ItemRange) -> Pinned {
+        let mut pinned = Pinned::default();
+        for shard in &self.shards {
+            let shard = locked(shard);
+            let active = shard.active.iter();
+            let active = active.filter(|(key, _)| range.contains(key.as_bytes()));
+            pinned
+                .active
+                .extend(active.map(|(key, entry)| (key.clone(), entry.clone())));
+            // Nothing changes these any more: they can be looked through later.
+            pinned.frozen.push(Arc::clone(&shard.frozen));
+        }
+        pinned
     }
 
     pub(crate) fn active_bytes(&self) -> u64 {

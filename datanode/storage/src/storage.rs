@@ -11,7 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use tierkv_types::{
-    Epoch, Incarnation, Index, ItemKey, LogId, Payload, Position, Record, RequestId, Version,
+    Epoch, Incarnation, Index, ItemKey, ItemRange, LogId, Payload, Position, Record, RequestId,
+    Version,
 };
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -20,8 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    Disk, Item, MemoryLimits, Outcome, Recovered, Residence, StorageError, StorageSettings,
-    WalSync,
+    Disk, Item, MemoryLimits, Outcome, Recovered, Residence, Snapshot, StorageError,
+    StorageSettings, WalSync,
     checkpoint::{Ask, CHECKPOINT_ASKERS, Checkpointer},
     disk::DiskLock,
     failure::Failure,
@@ -32,7 +33,8 @@ use crate::{
     node_state::NodeState,
     recovery,
     requests::{REQUEST_LIMIT, Requests},
-    store::{CheckpointBatch, SqliteStore, Store},
+    snapshot::Open,
+    store::{CheckpointBatch, OPEN_SNAPSHOTS, SqliteStore, Store},
     tail::{Cursor, Tails},
 };
 
@@ -43,7 +45,7 @@ const MIN_SEGMENT_BYTES: u64 = 4096;
 const OUTCOMES_PER_CHECKPOINT: usize = 1 << 18;
 /// How often a read that checkpoints outrun is repeated before it is given up. One that
 /// takes as long as this many checkpoints is no use to anyone.
-const LOAD_ATTEMPTS: usize = 16;
+pub(crate) const LOAD_ATTEMPTS: usize = 16;
 
 /// How long closing waits for the last checkpoint, and how long for the store after it.
 const LAST_CHECKPOINT_TIME: Duration = Duration::from_secs(5);
@@ -79,6 +81,7 @@ pub(crate) struct Core {
     pub(crate) stored: Mutex<Stored>,
     /// Of everything applied.
     pub(crate) requests: Mutex<Requests>,
+    pub(crate) open_snapshots: Open,
     /// The last checkpoint found no space for the store.
     pub(crate) is_full: AtomicBool,
     /// Told when pinned bytes became fewer.
@@ -132,6 +135,10 @@ pub struct StorageReport {
     pub requests: usize,
     /// How many remembered requests make writers wait.
     pub requests_limit: usize,
+    /// Snapshots that are open.
+    pub open_snapshots: usize,
+    /// How many may be; more are refused.
+    pub open_snapshots_limit: usize,
     /// The last record of the log that is durable.
     pub durable: Position,
     /// The last record whose effect is visible.
@@ -239,6 +246,7 @@ impl Storage {
                 outcomes: Vec::new(),
             }),
             requests: Mutex::new(requests),
+            open_snapshots: Open::new(),
             is_full: AtomicBool::new(false),
             room: Notify::new(),
             pressure: Notify::new(),
@@ -492,6 +500,18 @@ impl Storage {
         Err(StorageError::Busy)
     }
 
+    /// One state of a range: everything applied at one moment after the call. While it is
+    /// open the store's write-ahead file only grows, and what was pinned of the range stays
+    /// in memory: it is to be dropped within a bounded time.
+    ///
+    /// # Errors
+    /// `TooManyOpen` over the limit `open_snapshots`, `Exhausted` if those that are open hold
+    /// as much as may be pinned, `Busy` if checkpoints outran it too often, and failures of
+    /// the store.
+    pub async fn snapshot(&self, range: ItemRange) -> Result<Snapshot, StorageError> {
+        Snapshot::open(&self.core, range).await
+    }
+
     /// Makes a checkpoint of everything applied so far.
     ///
     /// # Errors
@@ -594,6 +614,8 @@ impl Storage {
             log_queue_limit_bytes: LOG_QUEUE_BYTES as u64,
             requests: locked(&core.requests).len(),
             requests_limit: REQUEST_LIMIT,
+            open_snapshots: core.open_snapshots.count(),
+            open_snapshots_limit: OPEN_SNAPSHOTS,
             durable: *core.log.durable().borrow(),
             applied: self.applied().0,
             stored: stored.applied.index,

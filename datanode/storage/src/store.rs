@@ -7,13 +7,19 @@ pub(crate) mod sqlite;
 use std::fmt;
 
 use async_trait::async_trait;
-use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, RequestId, Version};
+use tierkv_types::{
+    Epoch, Incarnation, Index, ItemKey, ItemRange, LogId, Position, RequestId, Version,
+    limits::MAX_OPEN_SCANS,
+};
 
 pub use self::sqlite::SqliteStore;
 #[cfg(test)]
 pub(crate) use self::sqlite::tamper;
 pub(crate) use self::sqlite::{StoreFound, examine, set_aside};
 use crate::{Entry, Item, Outcome, ScrubbedRows, StorageError};
+
+/// Most snapshots of a store that are open at once.
+pub const OPEN_SNAPSHOTS: usize = MAX_OPEN_SCANS;
 
 /// Where a store stands, replaced whole by each checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +64,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `Damaged` names the row; failures of the database.
     async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError>;
+
+    /// What it holds of a range now, to be read while checkpoints go on. At most
+    /// [`OPEN_SNAPSHOTS`] are to be open at once, each for a bounded time: what is written
+    /// meanwhile takes more room.
+    ///
+    /// # Errors
+    /// `Busy` if too many are open; failures of the database.
+    async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError>;
 
     /// The outcome of every applied request, in no order. Some of them may be older than
     /// the last horizon.
@@ -108,4 +122,30 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Closes the store; nothing may be asked of it afterwards.
     async fn close(&self);
+}
+
+/// A range of a store as it was at one moment, read once from its start to its end. It ends
+/// when it is dropped.
+#[async_trait]
+pub trait StoreSnapshot: fmt::Debug + Send + 'static {
+    /// The next rows in the order of their keys: at least one, and no more once they have
+    /// `bytes` together; none at the end. Every row's checksum is verified.
+    ///
+    /// # Errors
+    /// `Damaged` names the row; failures of the database.
+    async fn next(&mut self, bytes: usize) -> Result<Vec<(ItemKey, Item)>, StorageError>;
+
+    /// How many rows from here on are not expired at `now`; it is at its end then. Their
+    /// values are not read.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    async fn count(&mut self, now: Version) -> Result<u64, StorageError>;
+
+    /// How many of `keys`, no key twice, have a row that is not expired at `now`, wherever
+    /// they are.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    async fn count_among(&mut self, keys: &[ItemKey], now: Version) -> Result<u64, StorageError>;
 }

@@ -10,6 +10,7 @@ mod retention;
 mod scrub;
 mod simulation;
 mod tail;
+mod snapshot;
 
 use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
 

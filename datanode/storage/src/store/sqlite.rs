@@ -20,7 +20,7 @@
 //!
 //! Reading order: `vfs` (SQLite's files), `format` (the file before SQLite opens it),
 //! `rebuild` (of files without checksums), `wal` (the write-ahead file as a start finds
-//! it), `schema`, `meta`, `rows`.
+//! it), `schema`, `meta`, `rows`, `snapshot`.
 
 mod examine;
 mod format;
@@ -29,6 +29,7 @@ mod outcomes;
 mod rebuild;
 mod rows;
 mod schema;
+mod snapshot;
 mod tombstones;
 mod vfs;
 mod wal;
@@ -45,20 +46,30 @@ use sqlx::{
     pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tierkv_types::{Incarnation, ItemKey, RequestId, Version};
+use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
 
 pub(crate) use self::examine::{StoreFound, examine, set_aside};
 #[cfg(test)]
 pub(crate) use self::tests::tamper;
-use self::vfs::{
-    registry,
-    volume::{PageFormat, Volume},
+use self::{
+    snapshot::{ROWS_AHEAD, SqliteSnapshot},
+    vfs::{
+        registry,
+        volume::{PageFormat, Volume},
+    },
 };
-use super::{CheckpointBatch, Store, StoreMeta};
+use super::{CheckpointBatch, OPEN_SNAPSHOTS, Store, StoreMeta, StoreSnapshot};
 use crate::{Disk, Item, Outcome, ScrubbedRows, StorageError, WalSync, locked};
 
 /// How many reads run at once.
 const READERS: u32 = 8;
+/// How many snapshots are open at once; storage lets no more be asked for.
+#[allow(clippy::cast_possible_truncation)] // They are few.
+const SNAPSHOTS: u32 = OPEN_SNAPSHOTS as u32;
+/// Memory that a snapshot's connection keeps pages in: it reads most of them once.
+const SNAPSHOT_CACHE_KIB: &str = "-512";
+/// How long a snapshot's connection, with its thread, waits for the next snapshot.
+const SNAPSHOT_IDLE_TIME: Duration = Duration::from_secs(30);
 /// Pages of the write-ahead file after which SQLite folds it back (80 MB).
 const WAL_PAGES: u32 = 20_000;
 /// What the write-ahead file is cut to once it was folded back.
@@ -71,6 +82,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct SqliteStore {
     path: PathBuf,
     readers: SqlitePool,
+    /// Each open snapshot has a connection of its own for as long as it lasts, so that none
+    /// of them keeps reads waiting.
+    snapshots: SqlitePool,
     /// One connection: SQLite has one writer at a time anyway, and here it waits in order.
     writer: SqlitePool,
     /// Until it is closed: then the files may become somebody else's.
@@ -123,11 +137,21 @@ impl SqliteStore {
         migrated.map_err(|error| volume.explain(error))?;
         drop(connection);
         let readers = pool().max_connections(READERS);
-        let readers = readers.connect_with(options.read_only(true));
+        let options = options.read_only(true);
+        let readers = readers.connect_with(options.clone());
         let readers = readers.await.map_err(failed)?;
+        let snapshots = pool()
+            .max_connections(SNAPSHOTS)
+            .idle_timeout(SNAPSHOT_IDLE_TIME)
+            .connect_lazy_with(
+                options
+                    .row_buffer_size(ROWS_AHEAD)
+                    .pragma("cache_size", SNAPSHOT_CACHE_KIB),
+            );
         Ok(Self {
             path: path.to_owned(),
             readers,
+            snapshots,
             writer,
             volume: Mutex::new(Some(volume)),
         })
@@ -236,6 +260,13 @@ impl Store for SqliteStore {
         self.explained(read)
     }
 
+    async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError> {
+        let volume = self.volume().ok_or(StorageError::Closed)?;
+        let path = self.path.clone();
+        let opened = SqliteSnapshot::open(path, volume, &self.snapshots, range.clone());
+        Ok(Box::new(opened.await?))
+    }
+
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
         let mut connection = self.reader().await?;
         let read = outcomes::read(&self.path, &mut connection).await;
@@ -288,6 +319,7 @@ impl Store for SqliteStore {
     }
 
     async fn close(&self) {
+        self.snapshots.close().await;
         self.readers.close().await;
         self.writer.close().await;
         locked(&self.volume).take();

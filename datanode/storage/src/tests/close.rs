@@ -2,13 +2,13 @@
 
 use async_trait::async_trait;
 use tempfile::TempDir;
-use tierkv_types::Incarnation;
+use tierkv_types::{Incarnation, ItemRange};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::*;
 use crate::{
     Outcome, RealDisk, ScrubbedRows, StorageError, Store,
-    store::{CheckpointBatch, StoreMeta},
+    store::{CheckpointBatch, StoreMeta, StoreSnapshot},
 };
 
 /// How long closing may wait for the last checkpoint here.
@@ -29,6 +29,10 @@ impl Store for Slow {
 
     async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
         self.store.get_many(keys).await
+    }
+
+    async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError> {
+        self.store.snapshot(range).await
     }
 
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {

@@ -41,7 +41,7 @@ static DELETE: LazyLock<Statements> = LazyLock::new(|| {
 });
 
 /// The place in [`SIZES`] of the smallest one that holds `count`, or of the largest.
-fn size_over(count: usize) -> usize {
+pub(super) fn size_over(count: usize) -> usize {
     let over = SIZES.iter().position(|size| *size >= count);
     over.unwrap_or(SIZES.len() - 1)
 }
@@ -84,7 +84,8 @@ pub(super) async fn read(
     Ok(items.collect())
 }
 
-fn verified(path: &Path, row: &SqliteRow) -> Result<(Vec<u8>, Item), StorageError> {
+/// What a row of key, version, expiry, value and checksum holds, if the checksum says so.
+pub(super) fn verified(path: &Path, row: &SqliteRow) -> Result<(Vec<u8>, Item), StorageError> {
     let key: Vec<u8> = row.get(0);
     let item = Item {
         version: Version::from_bits(row.get::<i64, _>(1).cast_unsigned()),

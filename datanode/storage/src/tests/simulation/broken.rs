@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tierkv_types::{Incarnation, ItemKey, RequestId, Version};
+use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
 
 use super::{
     SEEDS, first_broken,
@@ -16,7 +16,7 @@ use crate::{
     Entry, Item, Outcome, ScrubbedRows, StorageError,
     disk::Tear,
     locked,
-    store::{CheckpointBatch, Store, StoreMeta},
+    store::{CheckpointBatch, Store, StoreMeta, StoreSnapshot},
 };
 
 async fn is_caught(broken: Broken) {
@@ -100,6 +100,11 @@ impl Store for LateStore {
             }
         }
         Ok(found)
+    }
+
+    async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError> {
+        self.catch_up().await?;
+        self.store.snapshot(range).await
     }
 
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {

@@ -1,0 +1,284 @@
+//! One state of a range: what was applied at one moment, read while writes and checkpoints
+//! go on.
+//!
+//! ```text
+//!   pinned entries, copied at the moment ──┐
+//!                                          ├─ merged by key, the copy wins ──► items
+//!   a read transaction of the store ───────┘
+//! ```
+//!
+//! The transaction begins first, then the pinned entries are copied while nothing is being
+//! applied. What was applied up to the copy is then in one of the two, unless entries went
+//! from memory to the store after the transaction began; the generation tells, and it is
+//! tried again. What the transaction has of later changes of a key is covered by the copy:
+//! a checkpoint stores only what was applied, and what is applied and not settled is
+//! pinned.
+
+use std::{
+    collections::VecDeque,
+    iter::Peekable,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    vec,
+};
+
+use tierkv_types::{Index, ItemKey, ItemRange, Version};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    Entry, Item, StorageError, locked,
+    memory::Pinned,
+    storage::{Core, LOAD_ATTEMPTS, blocking},
+    store::{OPEN_SNAPSHOTS, StoreSnapshot},
+};
+
+/// What an item takes beside its key and value, about.
+const ITEM_OVERHEAD_BYTES: usize = 64;
+
+/// One state of a range, read once from its start to its end. The store can't tidy up
+/// behind it while it is open, so whoever opens one drops it after a bounded time.
+#[derive(Debug)]
+pub struct Snapshot {
+    index: Index,
+    version: Version,
+    pinned: Peekable<vec::IntoIter<(ItemKey, Entry)>>,
+    /// Rows that were read and not handed out.
+    rows: VecDeque<(ItemKey, Item)>,
+    /// `None` once it has no more rows.
+    store: Option<Box<dyn StoreSnapshot>>,
+    _place: Place,
+}
+
+/// The snapshots that are open, and what they hold.
+#[derive(Debug)]
+pub(crate) struct Open {
+    places: Arc<Semaphore>,
+    /// Bytes of pinned entries that they copied. An entry that memory still has is in no
+    /// memory of its own, so this is more than what they cost.
+    held_bytes: Arc<AtomicU64>,
+}
+
+/// An open snapshot's place among them.
+#[derive(Debug)]
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    held_bytes: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Open {
+    pub(crate) fn new() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(OPEN_SNAPSHOTS)),
+            held_bytes: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        OPEN_SNAPSHOTS - self.places.available_permits()
+    }
+
+    /// Takes a place, unless all are taken, or those who have one hold `limit_bytes`.
+    fn enter(&self, limit_bytes: u64) -> Result<Place, StorageError> {
+        let permit = Arc::clone(&self.places).try_acquire_owned();
+        let permit = permit.map_err(|_| StorageError::TooManyOpen {
+            limit: "open_snapshots",
+            count: OPEN_SNAPSHOTS,
+        })?;
+        if self.held_bytes.load(Ordering::Relaxed) >= limit_bytes {
+            return Err(StorageError::Exhausted {
+                limit: "open_snapshot_bytes",
+                bytes: limit_bytes,
+            });
+        }
+        Ok(Place {
+            _permit: permit,
+            held_bytes: Arc::clone(&self.held_bytes),
+            bytes: 0,
+        })
+    }
+}
+
+impl Place {
+    fn hold(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Snapshot {
+    /// Takes one; see [`Storage::snapshot`](crate::Storage::snapshot).
+    pub(crate) async fn open(core: &Arc<Core>, range: ItemRange) -> Result<Self, StorageError> {
+        // Each copies at most what is pinned at its moment, so all together at most twice
+        // what may be pinned.
+        let mut place = core
+            .open_snapshots
+            .enter(core.settings.pinned_limit_bytes)?;
+        for _ in 0..LOAD_ATTEMPTS {
+            let generation = core.memory.generation();
+            let store = core.store.snapshot(&range).await?;
+            let Some(moment) = Moment::copy(Arc::clone(core), &range, generation).await? else {
+                continue;
+            };
+            place.hold(moment.bytes);
+            return Ok(Self {
+                index: moment.index,
+                version: moment.version,
+                pinned: moment.pinned.into_iter().peekable(),
+                rows: VecDeque::new(),
+                store: Some(store),
+                _place: place,
+            });
+        }
+        Err(StorageError::Busy)
+    }
+
+    /// The last record that was applied at its moment.
+    #[must_use]
+    pub const fn index(&self) -> Index {
+        self.index
+    }
+
+    /// That record's version: all later changes have greater ones.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The next items in the order of their keys, those among them that have expired: about
+    /// `bytes` of them, and one that is larger comes alone. None at the end.
+    ///
+    /// # Errors
+    /// `Damaged` if a row's checksum does not match, and failures of the store. There are
+    /// no more after an error.
+    pub async fn next(&mut self, bytes: usize) -> Result<Vec<(ItemKey, Item)>, StorageError> {
+        let mut items: Vec<(ItemKey, Item)> = Vec::new();
+        let mut gathered = 0;
+        loop {
+            if self.rows.is_empty()
+                && let Some(mut store) = self.store.take()
+            {
+                self.rows = store.next(bytes).await?.into();
+                self.store = (!self.rows.is_empty()).then_some(store);
+            }
+            let Some(next) = self.peek() else {
+                return Ok(items);
+            };
+            gathered += next;
+            if !items.is_empty() && gathered > bytes {
+                return Ok(items);
+            }
+            items.extend(self.take());
+        }
+    }
+
+    /// How many items are not expired at `now`, none of which was handed out yet. Values are
+    /// not read, and the checksums of their rows not verified.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    pub async fn count(self, now: Version) -> Result<u64, StorageError> {
+        let Some(mut store) = self.store else {
+            return Ok(0);
+        };
+        let mut pinned = Vec::with_capacity(self.pinned.len());
+        let mut count = 0;
+        for (key, entry) in self.pinned {
+            let is_live = entry.item().is_some_and(|item| item.is_live(now));
+            count += u64::from(is_live);
+            pinned.push(key);
+        }
+        // What is pinned counts as memory has it, the rows of these keys not at all.
+        let covered = store.count_among(&pinned, now).await?;
+        let stored = store.count(now).await?;
+        Ok(count + stored - covered)
+    }
+
+    /// About what the next item takes, or the entry that says that there is none.
+    fn peek(&mut self) -> Option<usize> {
+        let row = self.rows.front();
+        let pinned = self.pinned.peek();
+        let pinned_first = match (&row, &pinned) {
+            (Some((row, _)), Some((pinned, _))) => pinned <= row,
+            (_, pinned) => pinned.is_some(),
+        };
+        let (key, item) = match pinned_first {
+            true => pinned.map(|(key, entry)| (key, entry.item()))?,
+            false => row.map(|(key, item)| (key, Some(item)))?,
+        };
+        let value = item.map_or(0, |item| item.value.len());
+        Some(key.as_bytes().len() + value + ITEM_OVERHEAD_BYTES)
+    }
+
+    /// Takes the next key; `None` if it is a deleted one. A pinned entry hides the row.
+    fn take(&mut self) -> Option<(ItemKey, Item)> {
+        let Some((row, _)) = self.rows.front() else {
+            return self.pinned.next().and_then(item);
+        };
+        match self.pinned.next_if(|(key, _)| key <= row) {
+            Some(pinned) => {
+                if pinned.0 == *row {
+                    self.rows.pop_front();
+                }
+                item(pinned)
+            }
+            None => self.rows.pop_front(),
+        }
+    }
+}
+
+fn item((key, entry): (ItemKey, Entry)) -> Option<(ItemKey, Item)> {
+    match entry {
+        Entry::Value(item) => Some((key, item)),
+        Entry::Tombstone(_) => None,
+    }
+}
+
+/// What was pinned of a range between two records.
+struct Moment {
+    index: Index,
+    version: Version,
+    pinned: Vec<(ItemKey, Entry)>,
+    bytes: u64,
+}
+
+impl Moment {
+    /// Copies it; `None` if entries have gone to the store since `generation`.
+    async fn copy(
+        core: Arc<Core>,
+        range: &ItemRange,
+        generation: u64,
+    ) -> Result<Option<Self>, StorageError> {
+        let range = range.clone();
+        // There may be a million entries.
+        blocking(move || {
+            let Some((index, version, pinned)) = copy(&core, &range, generation) else {
+                return Ok(None);
+            };
+            let (pinned, bytes) = pinned.sorted(&range);
+            Ok(Some(Self {
+                index,
+                version,
+                pinned,
+                bytes,
+            }))
+        })
+        .await
+    }
+}
+
+fn copy(core: &Core, range: &ItemRange, generation: u64) -> Option<(Index, Version, Pinned)> {
+    let applying = locked(&core.applying);
+    let pinned = core.memory.pinned(range);
+    let is_whole = core.memory.generation() == generation;
+    is_whole.then_some((applying.position.index, applying.clock, pinned))
+}
