@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    future::Future,
     sync::Arc,
     time::Duration,
 };
@@ -87,15 +88,32 @@ impl Below {
         deadline: Instant,
         meaning: fn(CallError) -> Error,
     ) -> Result<reply::Kind, Error> {
+        let kind = &kind;
+        self.each(deadline, move |peer| async move {
+            peer.call(kind.clone(), deadline).await.map_err(meaning)
+        })
+        .await
+    }
+
+    /// Lets `ask` try one coordinator after the other, the first one first, until one of
+    /// them does what was asked or says something else than `Unavailable`.
+    pub(crate) async fn each<T, F>(
+        &self,
+        deadline: Instant,
+        ask: impl Fn(Peer<ToServerCoordinator>) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let mut news = self.peers.clone();
         let mut turn = 0;
         loop {
             let peers = Arc::clone(&news.borrow_and_update());
             let failure = match peers.get(turn % peers.len().max(1)) {
                 None => nobody(),
-                Some(peer) => match peer.call(kind.clone(), deadline).await {
+                Some(peer) => match ask(peer.clone()).await {
                     Ok(answer) => return Ok(answer),
-                    Err(error) => meaning(error),
+                    Err(error) => error,
                 },
             };
             turn += 1;

@@ -35,6 +35,7 @@ use crate::{
     operations::Operations,
     reader::Reader,
     rest::{self, Gateway},
+    scans::OpenScans,
     settings::ClientCoordinatorSettings,
     views::{SharedViews, Views},
     watches::Watches,
@@ -151,6 +152,8 @@ impl ClientCoordinator {
                 clock: Arc::clone(&clock),
             },
             watches: Watches::new(below.clone()),
+            below: below.clone(),
+            open_scans: OpenScans::new(),
             meters,
             clock: Arc::clone(&clock),
         });

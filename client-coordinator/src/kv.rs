@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, future::ready, stream::once};
 use tierkv_cache::Cache;
 use tierkv_rpc::{
-    Answered, StatusStream, answer_frames,
+    Answered, StatusStream, answer_frames, deadline, deadline_or, named_timeout,
     proto::{
         status::to_status,
         v1::{
@@ -19,11 +19,11 @@ use tierkv_rpc::{
 };
 use tierkv_types::{
     Code, Error,
-    limits::{DEFAULT_TIMEOUT, MAX_SESSION_IN_FLIGHT, MAX_TIMEOUT},
+    limits::{MAX_SESSION_IN_FLIGHT, MAX_TIMEOUT},
 };
 use tokio::{
     sync::watch,
-    time::{Duration, Instant, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -55,39 +55,12 @@ impl<C: Cache> Door<C> {
     }
 }
 
-/// The deadline a gRPC client set, cut to the limit.
-fn deadline<T>(request: &Request<T>) -> Instant {
-    let timeout = timeout(request).unwrap_or(DEFAULT_TIMEOUT);
-    Instant::now() + timeout.min(MAX_TIMEOUT)
-}
-
-/// The time a gRPC client gives a call, if it says so.
-fn timeout<T>(request: &Request<T>) -> Option<Duration> {
-    let timeout = request.metadata().get("grpc-timeout")?;
-    parse_timeout(timeout.to_str().ok()?)
-}
-
 /// Ends a stream of answers when its time is over.
 fn until<T: Send + 'static>(deadline: Instant, answers: Answers<T>) -> Answers<T> {
     let over = Error::new(Code::DeadlineExceeded, "the time that the call had is over");
     (answers.take_until(sleep_until(deadline)))
         .chain(once(ready(Err(over))))
         .boxed()
-}
-
-/// The gRPC wire form of a time-out: up to eight digits and a unit.
-fn parse_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let count: u64 = (digits.len() <= 8).then(|| digits.parse().ok())??;
-    Some(match unit {
-        "H" => Duration::from_secs(count * 3_600),
-        "M" => Duration::from_secs(count * 60),
-        "S" => Duration::from_secs(count),
-        "m" => Duration::from_millis(count),
-        "u" => Duration::from_micros(count),
-        "n" => Duration::from_nanos(count),
-        _ => return None,
-    })
 }
 
 #[tonic::async_trait]
@@ -168,7 +141,8 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         &self,
         request: Request<ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
-        let deadline = deadline(&request);
+        // Going through many keys takes its time.
+        let deadline = deadline_or(&request, MAX_TIMEOUT);
         let answers = self.operations.scan(request.into_inner(), deadline).await;
         self.answer(answers.map(|answers| self.stream(answers)))
     }
@@ -177,7 +151,8 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         &self,
         request: Request<CountRequest>,
     ) -> Result<Response<CountResponse>, Status> {
-        let deadline = deadline(&request);
+        // Going through many keys takes its time.
+        let deadline = deadline_or(&request, MAX_TIMEOUT);
         self.answer(self.operations.count(request.into_inner(), deadline).await)
     }
 
@@ -186,7 +161,7 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         // It goes on for as long as its caller likes, unless that one says how long.
-        let deadline = timeout(&request).map(|timeout| Instant::now() + timeout);
+        let deadline = named_timeout(&request).map(|timeout| Instant::now() + timeout);
         let answers = self.operations.watch(request.into_inner()).await;
         self.answer(answers.map(|answers| {
             self.stream(match deadline {
@@ -194,23 +169,5 @@ impl<C: Cache> kv_server::Kv for Door<C> {
                 None => answers,
             })
         }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
-        assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
-        assert_eq!(parse_timeout("2S"), Some(Duration::from_secs(2)));
-        assert_eq!(
-            parse_timeout("99999999H"),
-            Some(Duration::from_secs(99_999_999 * 3_600))
-        );
-        for bad in ["", "S", "5", "5x", "123456789S", "-1S"] {
-            assert_eq!(parse_timeout(bad), None, "{bad}");
-        }
     }
 }

@@ -10,8 +10,9 @@
 //!
 //! Reading order: `views` (what masters said lately, and so which hits count),
 //! `reader` (the read path), `flights` (equal misses become one), `below` (the way to
-//! the server coordinators), `writer`, `watches` and `watch_token`, `operations` (all of
-//! it as users know it), then the doors: `kv`, `session`, `rest`,
+//! the server coordinators), `writer`, `scans` and `page_token` (many keys in their order),
+//! `watches` and `watch_token`, `operations` (all of it as users know it), then the doors:
+//! `kv`, `session`, `rest`,
 //! `admin`; [`ClientCoordinator`] puts them together.
 
 mod admin;
@@ -22,8 +23,10 @@ mod inquiry;
 mod kv;
 mod meters;
 mod operations;
+mod page_token;
 mod reader;
 mod rest;
+mod scans;
 mod session;
 mod settings;
 mod views;

@@ -15,6 +15,8 @@ pub(crate) struct Meters {
     pub(crate) increments: Counter,
     pub(crate) writes: Counter,
     pub(crate) watches: Counter,
+    pub(crate) scans: Counter,
+    pub(crate) counts: Counter,
     errors: Vec<(Code, Counter)>,
 }
 
@@ -50,6 +52,8 @@ impl Meters {
             increments: operations("increment"),
             writes: operations("write"),
             watches: operations("watch"),
+            scans: operations("scan"),
+            counts: operations("count"),
             errors: Code::ALL
                 .map(|code| (code, counter!("tierkv_errors_total", "code" => code.name())))
                 .into(),

@@ -7,10 +7,9 @@ use tierkv_cache::Cache;
 use tierkv_rpc::proto::{
     convert,
     v1::{
-        BatchGetRequest, BatchGetResponse, CountRequest, CountResponse, DeleteRequest,
-        DeleteResponse, GetRequest, GetResponse, Greeting, IncrementRequest, IncrementResponse,
-        PutRequest, PutResponse, ScanRequest, ScanResponse, SessionResponse, WatchRequest,
-        WatchResponse, WriteRequest, WriteResponse,
+        BatchGetRequest, BatchGetResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse,
+        Greeting, IncrementRequest, IncrementResponse, PutRequest, PutResponse, SessionResponse,
+        WatchRequest, WatchResponse, WriteRequest, WriteResponse,
     },
 };
 use tierkv_types::{
@@ -20,8 +19,10 @@ use tierkv_types::{
 use tokio::time::Instant;
 
 use crate::{
+    below::Below,
     meters::Meters,
     reader::{Asked, Begun, Reader},
+    scans::OpenScans,
     watches::Watches,
     writer::Writer,
 };
@@ -38,6 +39,8 @@ pub(crate) struct Operations<C> {
     pub(crate) reader: Reader<C>,
     pub(crate) writer: Writer,
     pub(crate) watches: Watches,
+    pub(crate) below: Below,
+    pub(crate) open_scans: OpenScans,
     pub(crate) meters: Arc<Meters>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -181,32 +184,6 @@ impl<C: Cache> Operations<C> {
             results: answer.results,
             replayed: answer.replayed,
         })
-    }
-
-    /// Streams the items of a prefix or range in the order of their keys.
-    ///
-    /// # Errors
-    /// `InvalidArgument`, or what the tiers below said; so may the stream end.
-    #[allow(clippy::unused_async, clippy::needless_pass_by_value)]
-    pub(crate) async fn scan(
-        &self,
-        _request: ScanRequest,
-        _deadline: Instant,
-    ) -> Result<Answers<ScanResponse>, Error> {
-        Err(convert::not_served("Scan"))
-    }
-
-    /// Counts what a scan would find.
-    ///
-    /// # Errors
-    /// `InvalidArgument`, or what the tiers below said.
-    #[allow(clippy::unused_async, clippy::needless_pass_by_value)]
-    pub(crate) async fn count(
-        &self,
-        _request: CountRequest,
-        _deadline: Instant,
-    ) -> Result<CountResponse, Error> {
-        Err(convert::not_served("Count"))
     }
 
     /// Streams the committed changes of a prefix until the caller drops the stream. The

@@ -46,6 +46,8 @@ struct Gauges {
     log_queue_limit_bytes: Gauge,
     remembered_requests: Gauge,
     remembered_requests_limit: Gauge,
+    open_snapshots: Gauge,
+    open_snapshots_limit: Gauge,
     durable_index: Gauge,
     applied_index: Gauge,
     stored_index: Gauge,
@@ -106,6 +108,14 @@ impl Gauges {
                 "tierkv_remembered_requests_limit",
                 "The bound of tierkv_remembered_requests, over which writers wait.",
             ),
+            open_snapshots: told(
+                "tierkv_open_snapshots",
+                "Scans and counts under way, each with a snapshot of its own.",
+            ),
+            open_snapshots_limit: told(
+                "tierkv_open_snapshots_limit",
+                "The bound of tierkv_open_snapshots, over which more are refused.",
+            ),
             durable_index: told(
                 "tierkv_durable_index",
                 "The last record of the log that is durable.",
@@ -144,6 +154,11 @@ impl Gauges {
             (
                 &self.remembered_requests_limit,
                 report.requests_limit as u64,
+            ),
+            (&self.open_snapshots, report.open_snapshots as u64),
+            (
+                &self.open_snapshots_limit,
+                report.open_snapshots_limit as u64,
             ),
             (&self.durable_index, report.durable.index.0),
             (&self.applied_index, report.applied.0),

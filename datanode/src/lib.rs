@@ -15,9 +15,8 @@
 //! `invalidator` deletes changed keys from the cache and writes the marks;
 //! `ownership` knows which slots are the cluster's; `memory_settings` follows what
 //! operators change while it runs, and `gauges` shows how full everything is; `service`
-//! is the gRPC door; `watches` follow the log for those who want to hear of every change;
-//! [`DataNode`] puts them together. [`Recovery`] is for where it refuses
-//! to start.
+//! is the gRPC door, `reads` and `scans` what it reads, `watches` what it tells of every change; [`DataNode`] puts them together.
+//! [`Recovery`] is for where it refuses to start.
 
 mod driver;
 mod gauges;
@@ -29,6 +28,7 @@ mod ownership;
 mod reads;
 mod reclaimer;
 mod recover;
+mod scans;
 mod scrubber;
 mod sequencer;
 mod service;

@@ -69,6 +69,33 @@ impl Ownership {
         }
     }
 
+    /// Checks that a request which asks all clusters at once was routed by this very map:
+    /// by another one a slot might be asked for at both of its owners, or at neither. 0 was
+    /// not routed.
+    ///
+    /// # Errors
+    /// `WrongOwner` if it was routed by another map.
+    pub(crate) fn check_map(&self, routed_by: u64) -> Result<(), Error> {
+        match routed_by {
+            0 => Ok(()),
+            version if version == self.version => Ok(()),
+            _ => Err(Error::new(
+                Code::WrongOwner,
+                "the request was routed by another placement map than this node has seen",
+            )),
+        }
+    }
+
+    /// Whether the cluster owns a slot.
+    pub(crate) fn owns(&self, slot: Slot) -> bool {
+        self.revisions[slot.index()] != 0
+    }
+
+    /// Whether the cluster owns every slot.
+    pub(crate) fn owns_all(&self) -> bool {
+        self.revisions.iter().all(|revision| *revision != 0)
+    }
+
     /// The revision under which the cache keeps a slot's keys; 0 if it was never owned.
     pub(crate) fn revision(&self, slot: Slot) -> u64 {
         self.revisions[slot.index()]
@@ -122,8 +149,12 @@ mod tests {
             owned.now().check(any, 0).unwrap_err().code,
             Code::WrongOwner
         );
+        assert!(owned.now().check_map(0).is_ok() && owned.now().check_map(1).is_err());
         owned.learn(&map);
         let now = owned.now();
+        assert!(now.check_map(0).is_ok() && now.check_map(1).is_ok());
+        assert!(now.check_map(2).is_err());
+        assert!(!now.owns_all());
         for slot in Slot::all() {
             let ours = map.owner(slot).0 == &id("c1");
             assert_eq!(now.check(slot, 1).is_ok(), ours);
@@ -131,6 +162,7 @@ mod tests {
                 now.check(slot, 2).is_err(),
                 "a newer map may have moved the slot"
             );
+            assert_eq!(now.owns(slot), ours);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tierkv_rpc::{
-    Admitted, Answered, FrameHandler, Replies, StatusStream, answer_frames,
+    Admitted, Answered, FrameHandler, Replies, StatusStream, answer_frames, deadline_or,
     proto::{
         convert,
         internal::{
@@ -21,7 +21,7 @@ use tierkv_rpc::{
 use tierkv_storage::{Item, MemoryLimits, Storage, StorageError};
 use tierkv_types::{
     Code, Error, ItemKey, NodeId, Operation, OperationKind, Version, WriteRequest,
-    limits::MAX_PEER_IN_FLIGHT,
+    limits::{MAX_PEER_IN_FLIGHT, MAX_TIMEOUT},
 };
 use tokio::{
     sync::watch,
@@ -81,13 +81,23 @@ impl data_node_server::DataNode for Door {
 
     async fn scan(
         &self,
-        _: tonic::Request<ScanRequest>,
+        request: tonic::Request<ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
-        Err(to_status(&convert::not_served("Scan")))
+        let deadline = deadline_or(&request, MAX_TIMEOUT);
+        let replies = self.service.scan(request.into_inner(), deadline).await;
+        let replies = replies.map_err(|error| to_status(&error))?;
+        Ok(Response::new(until_stopped(replies, self.stop.clone())))
     }
 
-    async fn count(&self, _: tonic::Request<CountRequest>) -> Result<Response<CountReply>, Status> {
-        Err(to_status(&convert::not_served("Count")))
+    async fn count(
+        &self,
+        request: tonic::Request<CountRequest>,
+    ) -> Result<Response<CountReply>, Status> {
+        let deadline = deadline_or(&request, MAX_TIMEOUT);
+        let counted = self.service.count(request.into_inner(), deadline).await;
+        counted
+            .map(Response::new)
+            .map_err(|error| to_status(&error))
     }
 
     async fn watch(

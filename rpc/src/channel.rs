@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tierkv_types::{Error, limits::MAX_NODE_WATCHES};
+use tierkv_types::{
+    Error,
+    limits::{MAX_NODE_WATCHES, MAX_OPEN_SCANS},
+};
 use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint, Server, server::TcpIncoming};
 
@@ -21,8 +24,9 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const UNHURRIED_WINDOW: u32 = 64 << 10;
 /// That of all such calls together, so that those which rest hold up no other. An HTTP/2
 /// window is under 2 GiB.
-#[allow(clippy::cast_possible_truncation)] // 128 MiB.
-const UNHURRIED_CONNECTION_WINDOW: u32 = UNHURRIED_WINDOW * MAX_NODE_WATCHES as u32;
+#[allow(clippy::cast_possible_truncation)] // 130 MiB.
+const UNHURRIED_CONNECTION_WINDOW: u32 =
+    UNHURRIED_WINDOW * (MAX_NODE_WATCHES + MAX_OPEN_SCANS) as u32;
 
 /// A channel to `address` (`host:port`). It connects when first used and again whenever
 /// the connection was lost; keepalive finds a peer that died without a word.

@@ -10,6 +10,7 @@
 
 mod answer;
 mod channel;
+mod deadline;
 mod exchange;
 mod lane;
 mod multiplexer;
@@ -19,6 +20,7 @@ pub mod tiers;
 
 pub use answer::{Admitted, Answered, FrameHandler, Replies, answer_frames};
 pub use channel::{channel, incoming, serve_builder, unhurried_channel};
+pub use deadline::{deadline, deadline_or, named_timeout, until_deadline, within};
 pub use exchange::{CallError, Exchange};
 pub use lane::Outbound;
 pub use multiplexer::Multiplexer;

@@ -54,10 +54,7 @@ impl Routes {
     /// `Unavailable` while no placement map, no such cluster or no master is known;
     /// `InvalidArgument` if there is no slot, or they have several owners.
     pub(crate) fn of_slots(&self, slots: &[Slot]) -> Result<Route, Error> {
-        let placement = self
-            .placement
-            .as_ref()
-            .ok_or_else(|| Error::unavailable("the platform has no placement map yet"))?;
+        let placement = self.placement()?;
         let mut owners = slots.iter().map(|slot| placement.owner(*slot).0);
         let cluster = owners
             .next()
@@ -73,6 +70,29 @@ impl Routes {
             master,
             placement_version: placement.version,
         })
+    }
+
+    /// The ways to the masters of all clusters that own slots.
+    ///
+    /// # Errors
+    /// `Unavailable` while no placement map, or no master of one of them is known.
+    pub(crate) fn of_all(&self) -> Result<Vec<Route>, Error> {
+        let placement = self.placement()?;
+        let owners = (placement.clusters.iter())
+            .map(|cluster| &cluster.id)
+            .filter(|id| placement.share(id) > 0);
+        let routes = owners.map(|id| {
+            Ok(Route {
+                master: self.of_cluster(id)?,
+                placement_version: placement.version,
+            })
+        });
+        routes.collect()
+    }
+
+    fn placement(&self) -> Result<&PlacementMap, Error> {
+        let known = self.placement.as_ref();
+        known.ok_or_else(|| Error::unavailable("the platform has no placement map yet"))
     }
 
     /// The way to the master of `cluster`.

@@ -117,14 +117,7 @@ impl Router {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let again = failure.code.is_misrouted() || failure.code == Code::Unavailable;
-            if !again || Instant::now() + RETRY_PAUSE >= deadline {
-                return Err(told_to_users(failure));
-            }
-            if let Ok(Err(_)) = timeout(RETRY_PAUSE, routes.changed()).await {
-                // The table is kept no more: there is no news to be woken by.
-                sleep(RETRY_PAUSE).await;
-            }
+            next_table(failure, &mut routes, deadline).await?;
         }
     }
 
@@ -164,6 +157,26 @@ impl Router {
                 false => CallError::for_read(error),
             })
     }
+}
+
+/// Waits for a newer table, or a little, before what failed is tried again.
+///
+/// # Errors
+/// The failure, as users are told of it, if it is final or no time is left.
+pub(crate) async fn next_table(
+    failure: Error,
+    routes: &mut watch::Receiver<Arc<Routes>>,
+    deadline: Instant,
+) -> Result<(), Error> {
+    let again = failure.code.is_misrouted() || failure.code == Code::Unavailable;
+    if !again || Instant::now() + RETRY_PAUSE >= deadline {
+        return Err(told_to_users(failure));
+    }
+    if let Ok(Err(_)) = timeout(RETRY_PAUSE, routes.changed()).await {
+        // The table is kept no more: there is no news to be woken by.
+        sleep(RETRY_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// The slot of the request's keys, or the cluster it names.

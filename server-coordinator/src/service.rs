@@ -8,9 +8,8 @@ use tierkv_coordination::{
     directory::{PRIMARY, Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    Answered, StatusStream, answer_frames,
+    Answered, StatusStream, answer_frames, deadline_or,
     proto::{
-        convert,
         internal::{
             CountReply, CountRequest, InspectRequest, InspectResponse, RequestFrame, ScanReply,
             ScanRequest, SurveyRequest, SurveyResponse, WatchReply, WatchRequest,
@@ -21,7 +20,10 @@ use tierkv_rpc::{
     },
     until_stopped,
 };
-use tierkv_types::{Error, limits::MAX_PEER_IN_FLIGHT};
+use tierkv_types::{
+    Error,
+    limits::{MAX_PEER_IN_FLIGHT, MAX_TIMEOUT},
+};
 use tokio::{sync::watch, time::timeout};
 use tonic::{Response, Status, Streaming};
 
@@ -64,13 +66,23 @@ impl server_coordinator_server::ServerCoordinator for Door {
 
     async fn scan(
         &self,
-        _: tonic::Request<ScanRequest>,
+        request: tonic::Request<ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
-        Err(to_status(&convert::not_served("Scan")))
+        let deadline = deadline_or(&request, MAX_TIMEOUT);
+        let replies = self.router.scan(request.into_inner(), deadline).await;
+        let replies = replies.map_err(|error| to_status(&error))?;
+        Ok(Response::new(until_stopped(replies, self.stop.clone())))
     }
 
-    async fn count(&self, _: tonic::Request<CountRequest>) -> Result<Response<CountReply>, Status> {
-        Err(to_status(&convert::not_served("Count")))
+    async fn count(
+        &self,
+        request: tonic::Request<CountRequest>,
+    ) -> Result<Response<CountReply>, Status> {
+        let deadline = deadline_or(&request, MAX_TIMEOUT);
+        let counted = self.router.count(request.into_inner(), deadline).await;
+        counted
+            .map(Response::new)
+            .map_err(|error| to_status(&error))
     }
 
     async fn watch(

@@ -1,7 +1,7 @@
 //! A million records in little memory.
 //!
 //! The memory tier is bounded to a tenth of them, so most reads go to the store; the
-//! process stays small all the time, and every value is right.
+//! process stays small all the time, and every value is right, read by key or in a scan.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -14,13 +14,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tierkv::Client;
+use bytes::Bytes;
+use tierkv::{
+    Client,
+    rpc::{
+        channel,
+        proto::v1::{CountRequest, ScanRequest, count_request, kv_client::KvClient, scan_request},
+    },
+};
 use tierkv_harness::{Options, Surroundings, TierKv};
 use tierkv_tests::{
     flood::Record,
     resident::{Resident, resident},
 };
 use tokio::task::{JoinHandle, JoinSet};
+use tonic::transport::Channel;
 
 const RECORDS: u64 = 1_000_000;
 const VALUE_BYTES: u32 = 224;
@@ -58,6 +66,18 @@ async fn a_million_records_are_all_readable_from_little_memory() {
     let began = Instant::now();
     read_all(&clients).await;
     sampler.told("read once", began);
+    let mut scans = KvClient::new(channel(platform.grpc()).unwrap());
+    let began = Instant::now();
+    scan_all(&mut scans).await;
+    sampler.told("scanned", began);
+    let began = Instant::now();
+    let all = CountRequest {
+        selection: Some(count_request::Selection::Prefix(Bytes::new())),
+        ..CountRequest::default()
+    };
+    let counted = scans.count(all).await.unwrap().into_inner();
+    assert_eq!(counted.count, RECORDS);
+    sampler.told("counted", began);
     let samples = sampler.end().await;
     let peak = resident(platform.pid()).unwrap().peak;
     println!("{samples} samples, peak {} MiB", peak >> 20);
@@ -120,6 +140,26 @@ async fn read_all(clients: &[Client]) {
         });
     }
     readers.join_all().await;
+}
+
+/// Reads all records in one stream, in the order of their keys.
+async fn scan_all(scans: &mut KvClient<Channel>) {
+    let all = ScanRequest {
+        selection: Some(scan_request::Selection::Prefix(Bytes::new())),
+        ..ScanRequest::default()
+    };
+    let mut responses = scans.scan(all).await.unwrap().into_inner();
+    let mut numbers = 0..RECORDS;
+    while let Some(response) = responses.message().await.unwrap() {
+        for item in response.items {
+            let record = record(numbers.next().unwrap());
+            assert_eq!(
+                (item.key, item.value),
+                (record.key().into(), record.value())
+            );
+        }
+    }
+    assert_eq!(numbers.next(), None);
 }
 
 /// Looks at a process all the time, and fails the test once it is too large.

@@ -111,6 +111,7 @@ pub(crate) struct Memory {
     /// Bytes of the largest entry that a shard may keep, or a little more.
     largest_bytes: AtomicU64,
     generation: AtomicU64,
+    applied_bytes: AtomicU64,
     active_bytes: AtomicU64,
     frozen_bytes: AtomicU64,
 }
@@ -130,6 +131,7 @@ impl Memory {
             limiting: Mutex::new(()),
             largest_bytes: AtomicU64::new(largest_bytes(limits, shards)),
             generation: AtomicU64::new(0),
+            applied_bytes: AtomicU64::new(0),
             active_bytes: AtomicU64::new(0),
             frozen_bytes: AtomicU64::new(0),
         }
@@ -164,6 +166,7 @@ impl Memory {
     pub(crate) fn apply(&self, change: &Change, version: Version) {
         let entry = Entry::of(&change.kind, version);
         let added = weight(&change.key, entry.item());
+        self.applied_bytes.fetch_add(added, Ordering::Relaxed);
         let mut shard = locked(self.shard(change.key.as_bytes()));
         shard.clean.remove(change.key.as_bytes());
         let replaced = shard.active.insert(change.key.clone(), entry);
@@ -265,6 +268,11 @@ impl Memory {
             pinned.frozen.push(Arc::clone(&shard.frozen));
         }
         pinned
+    }
+
+    /// What everything that was ever applied weighs together.
+    pub(crate) fn applied_bytes(&self) -> u64 {
+        self.applied_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn active_bytes(&self) -> u64 {

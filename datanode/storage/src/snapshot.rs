@@ -15,12 +15,9 @@
 //! pinned.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     iter::Peekable,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     vec,
 };
 
@@ -52,27 +49,42 @@ pub struct Snapshot {
 }
 
 /// The snapshots that are open, and what they hold.
+///
+/// Copies share the memory of what they were copied from, so what they hold together is in
+/// two ways less than it seems: it is at most the sum of what each copied, and at most what
+/// was pinned when the oldest one was opened and all that was applied since. One more is
+/// opened if either is under the bound; that bounds what all of them hold to about twice
+/// what may be pinned.
 #[derive(Debug)]
 pub(crate) struct Open {
     places: Arc<Semaphore>,
-    /// Bytes of pinned entries that they copied. An entry that memory still has is in no
-    /// memory of its own, so this is more than what they cost.
-    held_bytes: Arc<AtomicU64>,
+    held: Arc<Mutex<Held>>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// The sum of what each copied, in bytes.
+    copied: u64,
+    /// How many bytes had been applied when each was opened, by their numbers.
+    opened: BTreeMap<u64, u64>,
+    /// The number of the next one.
+    next: u64,
 }
 
 /// An open snapshot's place among them.
 #[derive(Debug)]
 struct Place {
     _permit: OwnedSemaphorePermit,
-    held_bytes: Arc<AtomicU64>,
-    bytes: u64,
+    held: Arc<Mutex<Held>>,
+    number: u64,
+    copied: u64,
 }
 
 impl Open {
     pub(crate) fn new() -> Self {
         Self {
             places: Arc::new(Semaphore::new(OPEN_SNAPSHOTS)),
-            held_bytes: Arc::new(AtomicU64::new(0)),
+            held: Arc::default(),
         }
     }
 
@@ -82,54 +94,62 @@ impl Open {
     }
 
     /// Takes a place, unless all are taken, or those who have one hold `limit_bytes`.
-    fn enter(&self, limit_bytes: u64) -> Result<Place, StorageError> {
+    /// `applied_bytes` have been applied until now.
+    fn enter(&self, applied_bytes: u64, limit_bytes: u64) -> Result<Place, StorageError> {
         let permit = Arc::clone(&self.places).try_acquire_owned();
         let permit = permit.map_err(|_| StorageError::TooManyOpen {
             limit: "open_snapshots",
             count: OPEN_SNAPSHOTS,
         })?;
-        if self.held_bytes.load(Ordering::Relaxed) >= limit_bytes {
+        let mut held = locked(&self.held);
+        let oldest = held.opened.values().next().copied();
+        let since = applied_bytes.saturating_sub(oldest.unwrap_or(applied_bytes));
+        if held.copied >= limit_bytes && since >= limit_bytes {
             return Err(StorageError::Exhausted {
                 limit: "open_snapshot_bytes",
                 bytes: limit_bytes,
             });
         }
+        let number = held.next;
+        held.next += 1;
+        held.opened.insert(number, applied_bytes);
         Ok(Place {
             _permit: permit,
-            held_bytes: Arc::clone(&self.held_bytes),
-            bytes: 0,
+            held: Arc::clone(&self.held),
+            number,
+            copied: 0,
         })
     }
 }
 
 impl Place {
-    fn hold(&mut self, bytes: u64) {
-        self.bytes += bytes;
-        self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+    fn copied(&mut self, bytes: u64) {
+        self.copied += bytes;
+        locked(&self.held).copied += bytes;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        let mut held = locked(&self.held);
+        held.copied -= self.copied;
+        held.opened.remove(&self.number);
     }
 }
 
 impl Snapshot {
     /// Takes one; see [`Storage::snapshot`](crate::Storage::snapshot).
     pub(crate) async fn open(core: &Arc<Core>, range: ItemRange) -> Result<Self, StorageError> {
-        // Each copies at most what is pinned at its moment, so all together at most twice
-        // what may be pinned.
-        let mut place = core
-            .open_snapshots
-            .enter(core.settings.pinned_limit_bytes)?;
+        let applied_bytes = core.memory.applied_bytes();
+        let limit_bytes = core.settings.pinned_limit_bytes;
+        let mut place = core.open_snapshots.enter(applied_bytes, limit_bytes)?;
         for _ in 0..LOAD_ATTEMPTS {
             let generation = core.memory.generation();
             let store = core.store.snapshot(&range).await?;
             let Some(moment) = Moment::copy(Arc::clone(core), &range, generation).await? else {
                 continue;
             };
-            place.hold(moment.bytes);
+            place.copied(moment.bytes);
             return Ok(Self {
                 index: moment.index,
                 version: moment.version,

@@ -505,8 +505,8 @@ impl Storage {
     /// in memory: it is to be dropped within a bounded time.
     ///
     /// # Errors
-    /// `TooManyOpen` over the limit `open_snapshots`, `Exhausted` if those that are open hold
-    /// as much as may be pinned, `Busy` if checkpoints outran it too often, and failures of
+    /// `TooManyOpen` over the limit `open_snapshots`, `Exhausted` if those that are open keep
+    /// too much in memory that was written over since, `Busy` if checkpoints outran it too often, and failures of
     /// the store.
     pub async fn snapshot(&self, range: ItemRange) -> Result<Snapshot, StorageError> {
         Snapshot::open(&self.core, range).await

@@ -9,8 +9,8 @@ mod restart;
 mod retention;
 mod scrub;
 mod simulation;
-mod tail;
 mod snapshot;
+mod tail;
 
 use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
 

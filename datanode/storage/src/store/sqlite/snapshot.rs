@@ -40,6 +40,8 @@ pub(super) struct SqliteSnapshot {
     transaction: Transaction<'static, Sqlite>,
     /// What is still to be handed out.
     rest: ItemRange,
+    /// What each of the last rows took.
+    row_bytes: usize,
 }
 
 impl SqliteSnapshot {
@@ -65,6 +67,7 @@ impl SqliteSnapshot {
             volume,
             transaction,
             rest: range,
+            row_bytes: ROW_OVERHEAD_BYTES,
         })
     }
 
@@ -78,7 +81,7 @@ impl SqliteSnapshot {
         )
         .bind(&self.rest.start()[..])
         .bind(&self.rest.end()[..])
-        .bind(ROWS_A_STATEMENT)
+        .bind(self.rows_for(bytes))
         .fetch(&mut *self.transaction);
         while gathered < bytes {
             let Some(row) = stream.try_next().await.map_err(failed)? else {
@@ -91,8 +94,16 @@ impl SqliteSnapshot {
         drop(stream);
         if let Some((last, _)) = found.last() {
             self.rest = self.rest.after(last);
+            self.row_bytes = gathered / found.len();
         }
         Ok(found)
+    }
+
+    /// How many rows to ask for. What is read ahead of the last one taken is read again, so
+    /// these are no more than what rows like the last ones take to be enough.
+    fn rows_for(&self, bytes: usize) -> i64 {
+        let rows = bytes.div_ceil(self.row_bytes.max(ROW_OVERHEAD_BYTES));
+        i64::try_from(rows).map_or(ROWS_A_STATEMENT, |rows| rows.clamp(1, ROWS_A_STATEMENT))
     }
 
     /// Counts rows from where the rest begins, and moves that on; answers how many were seen

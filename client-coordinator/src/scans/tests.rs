@@ -1,0 +1,115 @@
+use futures::stream::iter;
+
+use super::*;
+
+fn range() -> ItemRange {
+    ItemRange::of_prefix("n", b"").unwrap()
+}
+
+fn key(number: u64) -> ItemKey {
+    ItemKey::new("n", &number.to_be_bytes()).unwrap()
+}
+
+fn reply(numbers: std::ops::Range<u64>) -> Result<ScanReply, Error> {
+    let items = numbers.map(|number| ScannedItem {
+        item_key: key(number).into(),
+        value: Bytes::from_static(b"v"),
+        version: number,
+        expires: Version::from_millis(number).to_bits(),
+    });
+    Ok(ScanReply {
+        items: items.collect(),
+    })
+}
+
+/// What each response tells: its versions, and behind which key its token leads.
+type Told = Vec<(Vec<u64>, Option<u64>)>;
+
+async fn told(replies: Vec<Result<ScanReply, Error>>, limit: u32) -> (Told, Result<(), Error>) {
+    let pages = Pages::new(range(), iter(replies).boxed(), limit);
+    let mut responses = Box::pin(pages.responses());
+    let mut told = Told::new();
+    while let Some(response) = responses.next().await {
+        let ScanResponse {
+            items,
+            next_page_token,
+        } = match response {
+            Ok(response) => response,
+            Err(error) => return (told, Err(error)),
+        };
+        let on = (!next_page_token.is_empty()).then(|| {
+            let rest = page_token::rest(range(), &next_page_token).unwrap();
+            let last = items.last().unwrap();
+            assert_eq!(rest, range().after(&key(last.version)));
+            last.version
+        });
+        for item in &items {
+            assert_eq!(item.key, item.version.to_be_bytes()[..]);
+            assert_eq!(item.expires_at_ms, item.version);
+        }
+        let versions = items.iter().map(|item| item.version).collect();
+        told.push((versions, on));
+    }
+    (told, Ok(()))
+}
+
+#[tokio::test]
+async fn every_response_but_the_last_says_where_to_go_on() {
+    let replies = || vec![reply(0..3), reply(3..3), reply(3..5), reply(5..6)];
+    let all = vec![
+        (vec![0, 1, 2], Some(2)),
+        (vec![3, 4], Some(4)),
+        (vec![5], None),
+    ];
+    assert_eq!(told(replies(), 0).await, (all.clone(), Ok(())));
+    // Just as many as there are: nothing is behind the limit.
+    assert_eq!(told(replies(), 6).await, (all.clone(), Ok(())));
+    assert_eq!(told(replies(), 100).await, (all, Ok(())));
+}
+
+#[tokio::test]
+async fn a_limit_cuts_off_and_says_whether_there_is_more() {
+    let cases = [
+        (1, vec![(vec![0], Some(0))]),
+        (2, vec![(vec![0, 1], Some(1))]),
+        // The reply ends where the limit is, and there is another.
+        (3, vec![(vec![0, 1, 2], Some(2))]),
+        (4, vec![(vec![0, 1, 2], Some(2)), (vec![3], Some(3))]),
+    ];
+    for (limit, expected) in cases {
+        // As from below, which is asked for one more than the limit.
+        let more = (limit + 1).min(6);
+        let replies = match more {
+            2..=3 => vec![reply(0..u64::from(more))],
+            _ => vec![reply(0..3), reply(3..u64::from(more))],
+        };
+        assert_eq!(told(replies, limit).await, (expected, Ok(())), "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_told_as_one_response_without_anything() {
+    let nothing = (vec![(vec![], None)], Ok(()));
+    assert_eq!(told(vec![], 0).await, nothing);
+    assert_eq!(told(vec![reply(0..0)], 7).await, nothing);
+}
+
+#[tokio::test]
+async fn what_came_before_a_break_is_told_with_where_to_go_on() {
+    let broken = Error::unavailable("the scan broke off");
+    let replies = vec![reply(0..3), reply(3..4), Err(broken.clone())];
+    let before = vec![(vec![0, 1, 2], Some(2)), (vec![3], Some(3))];
+    assert_eq!(told(replies, 0).await, (before, Err(broken.clone())));
+    let nothing = told(vec![Err(broken.clone())], 0).await;
+    assert_eq!(nothing, (vec![], Err(broken)));
+}
+
+#[test]
+fn what_is_selected_has_to_be_said() {
+    let refused = selected("n", None).unwrap_err();
+    assert!(refused.message.contains("empty prefix"), "{refused}");
+    let prefix = Selection::Prefix(Bytes::new());
+    assert_eq!(selected("n", Some(prefix)), Ok(range()));
+    let all = Selection::Range(KeyRange::default());
+    assert_eq!(selected("n", Some(all)), Ok(range()));
+}

@@ -1,0 +1,165 @@
+//! Scans and counts: one snapshot of a range, read at the master.
+//!
+//! What is acknowledged is applied, and the mastership is confirmed after the question
+//! arrived, so the snapshot is as fresh as a `LATEST` read (REP-CONFIRM).
+
+use std::sync::Arc;
+
+use futures::stream::try_unfold;
+use tierkv_rpc::{
+    proto::internal::{self, CountReply, CountRequest, ScanReply, ScanRequest, ScannedItem},
+    until_deadline,
+};
+use tierkv_storage::{Item, Snapshot, StorageError};
+use tierkv_types::{Code, Error, ItemKey, ItemRange, Version, limits::FRAME_BYTES};
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::Stream;
+
+use crate::{ownership::Ownership, service::Service};
+
+/// A scan under way.
+struct Scan {
+    snapshot: Snapshot,
+    /// The cluster clock at the snapshot: what has expired by then is hidden.
+    clock: Version,
+    owned: Arc<Ownership>,
+    /// How many more items are wanted.
+    left: u64,
+}
+
+impl Service {
+    /// Streams the items of a range in the order of their keys, until `deadline`.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `NotMaster`, `WrongOwner`, `ResourceExhausted` if too many scans
+    /// are open, `DeadlineExceeded`, and failures of storage; so may the stream end.
+    pub(crate) async fn scan(
+        &self,
+        request: ScanRequest,
+        deadline: Instant,
+    ) -> Result<impl Stream<Item = Result<ScanReply, Error>> + Send + 'static, Error> {
+        let mut scan = timeout_at(
+            deadline,
+            self.open(
+                request.range,
+                request.min_version,
+                request.placement_version,
+            ),
+        )
+        .await
+        .map_err(|_| late())??;
+        if request.limit > 0 {
+            scan.left = request.limit;
+        }
+        let replies = try_unfold(scan, async |mut scan| {
+            let reply = scan.next().await?;
+            Ok(reply.map(|reply| (reply, scan)))
+        });
+        Ok(until_deadline(replies, deadline, late()))
+    }
+
+    /// Counts what a scan would find.
+    ///
+    /// # Errors
+    /// Those of a scan.
+    pub(crate) async fn count(
+        &self,
+        request: CountRequest,
+        deadline: Instant,
+    ) -> Result<CountReply, Error> {
+        let counted = async {
+            let (min_version, routed_by) = (request.min_version, request.placement_version);
+            let scan = self.open(request.range, min_version, routed_by).await?;
+            let count = scan.count().await?;
+            Ok(CountReply { count })
+        };
+        let counted = timeout_at(deadline, counted).await;
+        counted.map_err(|_| late())?
+    }
+
+    async fn open(
+        &self,
+        range: Option<internal::ItemRange>,
+        min_version: u64,
+        routed_by: u64,
+    ) -> Result<Scan, Error> {
+        let range = range.ok_or_else(|| Error::invalid("a scan names its range"))?;
+        let range = ItemRange::from_bytes(range.start, range.end)?;
+        self.sequencer.confirm(|_| ())?;
+        let owned = self.owned.now();
+        owned.check_map(routed_by)?;
+        let snapshot = self.storage.snapshot(range).await.map_err(refused)?;
+        if Version::from_bits(min_version) > snapshot.version() {
+            return Err(Error::invalid(
+                "min_version is newer than anything the cluster has written; use a version \
+                 that a write or read answered",
+            ));
+        }
+        Ok(Scan {
+            clock: self.sequencer.now().max(snapshot.version()),
+            snapshot,
+            owned,
+            left: u64::MAX,
+        })
+    }
+}
+
+impl Scan {
+    /// The next items, as many as go into one reply; `None` at the end.
+    async fn next(&mut self) -> Result<Option<ScanReply>, Error> {
+        while self.left > 0 {
+            let some = self.snapshot.next(FRAME_BYTES).await.map_err(refused)?;
+            if some.is_empty() {
+                break;
+            }
+            let items = some
+                .into_iter()
+                .filter(|(key, item)| item.is_live(self.clock) && self.owned.owns(key.slot()))
+                .take(usize::try_from(self.left).unwrap_or(usize::MAX));
+            let items: Vec<ScannedItem> = items.map(scanned).collect();
+            self.left -= items.len() as u64;
+            if !items.is_empty() {
+                return Ok(Some(ScanReply { items }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn count(mut self) -> Result<u64, Error> {
+        if self.owned.owns_all() {
+            return self.snapshot.count(self.clock).await.map_err(refused);
+        }
+        // Only its key tells an item's slot.
+        let mut count = 0;
+        while let Some(reply) = self.next().await? {
+            count += reply.items.len() as u64;
+        }
+        Ok(count)
+    }
+}
+
+fn scanned((key, item): (ItemKey, Item)) -> ScannedItem {
+    ScannedItem {
+        item_key: key.into(),
+        value: item.value,
+        version: item.version.to_bits(),
+        expires: item.expires.unwrap_or_default().to_bits(),
+    }
+}
+
+// By value, as `map_err` hands it over.
+#[allow(clippy::needless_pass_by_value)]
+fn refused(error: StorageError) -> Error {
+    if !error.is_passing() {
+        tracing::error!(%error, "a scan was refused");
+    }
+    error.to_error()
+}
+
+fn late() -> Error {
+    Error::new(
+        Code::DeadlineExceeded,
+        "the deadline passed before the scan was over; go on with the last page token, or give \
+         it more time",
+    )
+}

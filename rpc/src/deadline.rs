@@ -1,0 +1,244 @@
+//! Deadlines of calls: how they travel, and how they end a stream of answers.
+
+use std::{pin::pin, time::Duration};
+
+use futures::stream::{Stream, StreamExt, unfold};
+use tierkv_types::{
+    Code, Error,
+    limits::{DEFAULT_TIMEOUT, MAX_TIMEOUT},
+};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+use tonic::Request;
+
+/// How a call says how long its caller waits.
+const HEADER: &str = "grpc-timeout";
+/// Answers of a stream that are made ahead of whoever takes them.
+const ANSWERS_AHEAD: usize = 1;
+
+/// The deadline that a call's caller set, cut to the limit; without one, the default.
+#[must_use]
+pub fn deadline<T>(request: &Request<T>) -> Instant {
+    deadline_or(request, DEFAULT_TIMEOUT)
+}
+
+/// The deadline that a call's caller set, cut to the limit; without one, `default` from now.
+#[must_use]
+pub fn deadline_or<T>(request: &Request<T>, default: Duration) -> Instant {
+    Instant::now() + named_timeout(request).unwrap_or(default).min(MAX_TIMEOUT)
+}
+
+/// The time that a call's caller waits, if it says so.
+#[must_use]
+pub fn named_timeout<T>(request: &Request<T>) -> Option<Duration> {
+    let named = request.metadata().get(HEADER)?;
+    parse_timeout(named.to_str().ok()?)
+}
+
+/// A call that tells the other end what is left until `deadline`.
+#[must_use]
+pub fn within<T>(message: T, deadline: Instant) -> Request<T> {
+    let mut request = Request::new(message);
+    let left = deadline.saturating_duration_since(Instant::now());
+    // No time at all would have no form.
+    request.set_timeout(left.max(Duration::from_millis(1)));
+    request
+}
+
+/// The gRPC wire form of a time-out: up to eight digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = (digits.len() <= 8).then(|| digits.parse().ok())??;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3_600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+/// Streams answers up to the first error, until there are no more, or until `deadline`: then
+/// `late` is the last word.
+///
+/// At most one answer is made ahead of whoever takes them. A task of its own holds
+/// `answers` and drops them at the deadline, so that what they hold is free again then, also
+/// if nobody asks for the next answer any more. It ends early if the stream is dropped.
+pub fn until_deadline<T: Send + 'static>(
+    answers: impl Stream<Item = Result<T, Error>> + Send + 'static,
+    deadline: Instant,
+    late: Error,
+) -> impl Stream<Item = Result<T, Error>> + Send + 'static {
+    let (ahead, made) = mpsc::channel(ANSWERS_AHEAD);
+    let making = tokio::spawn(async move {
+        let made = timeout_at(deadline, make(answers, ahead)).await;
+        made.unwrap_or(Err(late))
+    });
+    let going = Going { made, making };
+    unfold(Some(going), async |going| {
+        let mut going = going?;
+        match going.made.recv().await {
+            Some(answer) => Some((Ok(answer), Some(going))),
+            // A panic has been told already.
+            None => match going.making.await.unwrap_or_else(|_| Err(lost())) {
+                Ok(()) => None,
+                Err(error) => Some((Err(error), None)),
+            },
+        }
+    })
+}
+
+/// Answers on their way.
+struct Going<T> {
+    made: mpsc::Receiver<T>,
+    /// Says how they ended.
+    making: JoinHandle<Result<(), Error>>,
+}
+
+/// Makes answers as there is room for them.
+async fn make<T>(
+    answers: impl Stream<Item = Result<T, Error>>,
+    ahead: mpsc::Sender<T>,
+) -> Result<(), Error> {
+    let mut answers = pin!(answers);
+    while let Ok(room) = ahead.reserve().await {
+        match answers.next().await {
+            Some(answer) => room.send(answer?),
+            None => return Ok(()),
+        }
+    }
+    // Whoever took them went away.
+    Ok(())
+}
+
+fn lost() -> Error {
+    Error::new(
+        Code::Internal,
+        "the answers of a stream were lost; tell an operator",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use futures::stream::{iter, pending};
+
+    use super::*;
+
+    fn late() -> Error {
+        Error::new(Code::DeadlineExceeded, "too late")
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(100)
+    }
+
+    fn in_time() -> Instant {
+        Instant::now() + MAX_TIMEOUT
+    }
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_timeout("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(
+            parse_timeout("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3_600))
+        );
+        for bad in ["", "S", "5", "5x", "123456789S", "-1S"] {
+            assert_eq!(parse_timeout(bad), None, "{bad}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_comes_over_and_is_never_nothing() {
+        for millis in [1, 250, 20_000, 59_999] {
+            let sent = Instant::now() + Duration::from_millis(millis);
+            assert_eq!(deadline(&within((), sent)), sent);
+        }
+        let passed = within((), Instant::now());
+        assert_eq!(deadline(&passed), Instant::now() + Duration::from_millis(1));
+        let unnamed = Request::new(());
+        assert_eq!(deadline(&unnamed), Instant::now() + DEFAULT_TIMEOUT);
+        assert_eq!(deadline_or(&unnamed, MAX_TIMEOUT), in_time());
+        let far = within((), Instant::now() + 2 * MAX_TIMEOUT);
+        assert_eq!(deadline(&far), in_time());
+    }
+
+    #[tokio::test]
+    async fn answers_come_in_order_up_to_the_first_error() {
+        let answers = || iter([Ok(1), Ok(2), Err(late()), Ok(3)]);
+        let all: Vec<_> = until_deadline(answers(), in_time(), late()).collect().await;
+        assert_eq!(all, [Ok(1), Ok(2), Err(late())]);
+        let good = answers().take(2);
+        let all: Vec<_> = until_deadline(good, in_time(), late()).collect().await;
+        assert_eq!(all, [Ok(1), Ok(2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_is_the_last_word() {
+        let answers = iter([Ok(1)]).chain(pending());
+        let all: Vec<_> = until_deadline(answers, soon(), late()).collect().await;
+        assert_eq!(all, [Ok(1), Err(late())]);
+    }
+
+    /// Counts how many answers were made, and when they were dropped.
+    struct Held(Arc<AtomicUsize>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.store(usize::MAX, Ordering::SeqCst);
+        }
+    }
+
+    fn counted(made: &Arc<AtomicUsize>) -> impl Stream<Item = Result<usize, Error>> + use<> {
+        unfold(Held(Arc::clone(made)), async |held| {
+            let nth = held.0.fetch_add(1, Ordering::SeqCst);
+            Some((Ok(nth), held))
+        })
+    }
+
+    /// Lets everything happen that can happen before `instant` of the paused clock.
+    async fn settled(instant: Instant) {
+        tokio::time::sleep_until(instant).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_nobody_takes_are_not_made_and_are_let_go_at_the_deadline() {
+        let (made, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+        let mut answers = Box::pin(until_deadline(counted(&made), soon(), late()));
+        settled(began + Duration::from_millis(20)).await;
+        assert_eq!(made.load(Ordering::SeqCst), 1);
+        assert_eq!(answers.next().await, Some(Ok(0)));
+        settled(began + Duration::from_millis(90)).await;
+        assert_eq!(made.load(Ordering::SeqCst), 2);
+        // Nobody asks any more.
+        settled(began + Duration::from_millis(110)).await;
+        assert_eq!(made.load(Ordering::SeqCst), usize::MAX);
+        assert_eq!(answers.next().await, Some(Ok(1)));
+        assert_eq!(answers.next().await, Some(Err(late())));
+        assert_eq!(answers.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_dropped_lets_its_answers_go() {
+        let (made, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+        drop(until_deadline(counted(&made), in_time(), late()));
+        settled(began + Duration::from_millis(1)).await;
+        assert!([0, usize::MAX].contains(&made.load(Ordering::SeqCst)));
+        let mut answers = Box::pin(until_deadline(counted(&made), in_time(), late()));
+        assert!(answers.next().await.is_some());
+        drop(answers);
+        settled(began + Duration::from_millis(2)).await;
+        assert_eq!(made.load(Ordering::SeqCst), usize::MAX);
+    }
+}

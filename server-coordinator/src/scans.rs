@@ -1,0 +1,246 @@
+//! Scans and counts over all clusters.
+//!
+//! A range is cut by no slot, so each cluster is asked for all of it and answers the keys it
+//! owns, in their order; here the streams become one. All clusters are asked by one version
+//! of the placement map, and refuse another than theirs: each key comes from its one owner.
+
+use std::{collections::VecDeque, future::Future, sync::Arc};
+
+use bytes::Bytes;
+use futures::{
+    future::try_join_all,
+    stream::{BoxStream, StreamExt, try_unfold},
+};
+use tierkv_rpc::{
+    proto::{
+        internal::{
+            CountReply, CountRequest, ScanReply, ScanRequest, ScannedItem,
+            data_node_client::DataNodeClient,
+        },
+        status::read_error,
+    },
+    tiers::{MAX_TIER_FRAME_BYTES, Peer, ToDataNode},
+    until_deadline, within,
+};
+use tierkv_types::{Code, Error, limits::FRAME_BYTES};
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::Stream;
+use tonic::transport::Channel;
+
+use crate::{
+    routes::Route,
+    routing::{Router, next_table, told_to_users},
+};
+
+/// What an item takes in a reply beside its key and value, about.
+const ITEM_OVERHEAD_BYTES: usize = 32;
+
+/// What one cluster answers.
+type Replies = BoxStream<'static, Result<ScanReply, Error>>;
+
+impl Router {
+    /// Streams the items of a range in the order of their keys, until `deadline`.
+    ///
+    /// # Errors
+    /// What the clusters said, or `Unavailable` if one of them had no master in time; so may
+    /// the stream end.
+    pub(crate) async fn scan(
+        &self,
+        request: ScanRequest,
+        deadline: Instant,
+    ) -> Result<impl Stream<Item = Result<ScanReply, Error>> + Send + 'static, Error> {
+        let request = &request;
+        let sources = self.ask_all(deadline, move |route: Route, count| async move {
+            let request = ScanRequest {
+                min_version: known_to(count, request.min_version),
+                placement_version: route.placement_version,
+                ..request.clone()
+            };
+            let opened = client(&route.master).scan(within(request, deadline)).await;
+            let replies = opened.map_err(|status| read_error(&status))?.into_inner();
+            Ok(replies
+                .map(|reply| reply.map_err(|status| broken(read_error(&status))))
+                .boxed())
+        });
+        let merged = Merged::new(sources.await?, request.limit);
+        Ok(until_deadline(merged.replies(), deadline, late()))
+    }
+
+    /// Counts what a scan would find.
+    ///
+    /// # Errors
+    /// Those of a scan.
+    pub(crate) async fn count(
+        &self,
+        request: CountRequest,
+        deadline: Instant,
+    ) -> Result<CountReply, Error> {
+        let request = &request;
+        let counts = self.ask_all(deadline, move |route: Route, count| async move {
+            let request = CountRequest {
+                min_version: known_to(count, request.min_version),
+                placement_version: route.placement_version,
+                ..request.clone()
+            };
+            let counted = client(&route.master).count(within(request, deadline)).await;
+            let counted = counted.map_err(|status| read_error(&status))?;
+            Ok(counted.into_inner().count)
+        });
+        let count = counts.await?.iter().sum();
+        Ok(CountReply { count })
+    }
+
+    /// Asks the masters of all clusters that own slots, all by one table; if one turns the
+    /// question away, all are asked again by the next.
+    async fn ask_all<T, F>(
+        &self,
+        deadline: Instant,
+        ask: impl Fn(Route, usize) -> F,
+    ) -> Result<Vec<T>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut routes = self.routes.clone();
+        loop {
+            let table = Arc::clone(&routes.borrow_and_update());
+            let attempt = async {
+                let owners = table.of_all()?;
+                let count = owners.len();
+                try_join_all(owners.into_iter().map(|route| ask(route, count))).await
+            };
+            let failure = match timeout_at(deadline, attempt).await {
+                Ok(Ok(answers)) => return Ok(answers),
+                Ok(Err(failure)) => failure,
+                Err(_) => return Err(late()),
+            };
+            next_table(failure, &mut routes, deadline).await?;
+        }
+    }
+}
+
+/// A version belongs to one cluster, and nothing says to which. A master has all that was
+/// acknowledged anyway; one that is alone can tell that nobody was given this version.
+fn known_to(clusters: usize, min_version: u64) -> u64 {
+    if clusters == 1 { min_version } else { 0 }
+}
+
+fn client(master: &Peer<ToDataNode>) -> DataNodeClient<Channel> {
+    DataNodeClient::new(master.unhurried_channel()).max_decoding_message_size(MAX_TIER_FRAME_BYTES)
+}
+
+/// How a stream ends that broke: its snapshot is gone, so it can't be taken up again.
+fn broken(error: Error) -> Error {
+    match told_to_users(error) {
+        Error {
+            code: Code::Unavailable,
+            ..
+        } => {
+            Error::unavailable("the scan broke off before its end; go on with the last page token")
+        }
+        error => error,
+    }
+}
+
+fn late() -> Error {
+    Error::new(
+        Code::DeadlineExceeded,
+        "the deadline passed before the scan was over; go on with the last page token, or give \
+         it more time",
+    )
+}
+
+/// What came of one cluster and was not passed on.
+struct Source {
+    replies: Replies,
+    items: VecDeque<ScannedItem>,
+    is_over: bool,
+}
+
+impl Source {
+    fn must_wait(&self) -> bool {
+        self.items.is_empty() && !self.is_over
+    }
+
+    /// Waits for items, unless there are some or no more will come.
+    async fn fill(&mut self) -> Result<(), Error> {
+        while self.must_wait() {
+            match self.replies.next().await {
+                Some(reply) => self.items = reply?.items.into(),
+                None => self.is_over = true,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Streams in key order, made into one.
+struct Merged {
+    sources: Vec<Source>,
+    /// The key that was passed on last.
+    last: Bytes,
+    /// How many more items are wanted.
+    left: u64,
+}
+
+impl Merged {
+    fn new(replies: Vec<Replies>, limit: u64) -> Self {
+        let sources = replies.into_iter().map(|replies| Source {
+            replies,
+            items: VecDeque::new(),
+            is_over: false,
+        });
+        Self {
+            sources: sources.collect(),
+            last: Bytes::new(),
+            left: if limit == 0 { u64::MAX } else { limit },
+        }
+    }
+
+    fn replies(self) -> impl Stream<Item = Result<ScanReply, Error>> + Send + 'static {
+        try_unfold(self, async |mut merged| {
+            let items = merged.next().await?;
+            let reply = (!items.is_empty()).then_some(ScanReply { items });
+            Ok(reply.map(|reply| (reply, merged)))
+        })
+    }
+
+    /// The next items, about as many as go into one reply; none at the end.
+    async fn next(&mut self) -> Result<Vec<ScannedItem>, Error> {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while self.left > 0 {
+            if self.sources.iter().any(|source| source.items.is_empty()) {
+                // What is there goes on its way before more is waited for.
+                if !items.is_empty() && self.sources.iter().any(Source::must_wait) {
+                    break;
+                }
+                try_join_all(self.sources.iter_mut().map(Source::fill)).await?;
+                self.sources.retain(|source| !source.items.is_empty());
+            }
+            let heads = self.sources.iter().enumerate();
+            let heads = heads.filter_map(|(at, source)| Some((at, source.items.front()?)));
+            let Some((at, next)) =
+                heads.min_by(|(_, one), (_, other)| one.item_key.cmp(&other.item_key))
+            else {
+                break;
+            };
+            bytes += next.item_key.len() + next.value.len() + ITEM_OVERHEAD_BYTES;
+            if !items.is_empty() && bytes > FRAME_BYTES {
+                break;
+            }
+            // No key has two owners (I10), and a snapshot tells each once.
+            if next.item_key <= self.last {
+                return Err(Error::new(
+                    Code::Internal,
+                    "the clusters told keys out of their order; tell an operator",
+                ));
+            }
+            self.last = next.item_key.clone();
+            items.extend(self.sources[at].items.pop_front());
+            self.left -= 1;
+        }
+        Ok(items)
+    }
+}
+
+#[cfg(test)]
+mod tests;
