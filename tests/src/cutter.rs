@@ -116,7 +116,7 @@ async fn pass(
                 server.write_all(piece).await?;
                 match cut {
                     Some(Cut::Answered) => {
-                        server.read(&mut told).await?;
+                        let _lost = server.read(&mut told).await?;
                         return Ok(());
                     }
                     Some(_) => return Ok(()),

@@ -25,7 +25,7 @@ mod counter;
 mod session;
 
 const TASKS: usize = 16;
-const INCREMENTS_A_TASK: usize = 60;
+const INCREMENTS_A_TASK: usize = 40;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_examples_run() {
