@@ -121,7 +121,7 @@ async fn a_scan_that_the_server_cut_short_goes_on_and_keeps_its_limit() {
         limit: Some(0),
         ..ScanOptions::default()
     };
-    assert_eq!(scanned(&client, nothing).await.unwrap(), []);
+    assert!(scanned(&client, nothing).await.unwrap().is_empty());
     assert_eq!(played.scans().len(), 3, "nothing need not be asked for");
 }
 

@@ -9,6 +9,7 @@ use std::{collections::HashSet, time::Duration};
 use rand::{SeedableRng, rngs::StdRng};
 use tierkv::{Client, Consistency, ReadOptions, RequestId};
 use tierkv_tests::{choices, cutter::Cutter, ephemeral::Ephemeral};
+use tokio::time::timeout;
 
 // The examples as they stand; their `main` is not run here.
 #[allow(dead_code, unreachable_pub)]
@@ -23,7 +24,12 @@ mod counter;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../sdk/examples/session.rs"]
 mod session;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../sdk/examples/watch.rs"]
+mod watch;
 
+/// How long anything may take that must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
 const TASKS: usize = 16;
 const INCREMENTS_A_TASK: usize = 40;
 
@@ -34,6 +40,8 @@ async fn the_examples_run() {
     counter::run(&platform.grpc).await.unwrap();
     batch::run(&platform.grpc).await.unwrap();
     session::run(&platform.grpc).await.unwrap();
+    let watched = timeout(PATIENCE, watch::run(&platform.grpc)).await;
+    watched.expect("the removal is told").unwrap();
     let client = Client::builder()
         .address(&platform.grpc)
         .namespace("examples")
@@ -103,7 +111,7 @@ async fn over_breaking_lines_every_increment_counts_once() {
         .unwrap();
     let mut counted = 0;
     // Enough time to find out, and too little to: the second ends in doubt now and then.
-    for timeout in [Duration::from_secs(10), Duration::from_millis(30)] {
+    for limit in [Duration::from_secs(10), Duration::from_millis(30)] {
         let client = Client::builder()
             .address(lines[0].address.to_string())
             .address(lines[1].address.to_string())
@@ -111,7 +119,7 @@ async fn over_breaking_lines_every_increment_counts_once() {
             .connect()
             .await
             .unwrap()
-            .with_timeout(timeout);
+            .with_timeout(limit);
         let before = lines.iter().map(Cutter::cuts).sum::<u64>();
         lines.iter().for_each(|line| line.cut_one_in(4));
         let tasks: Vec<_> = (0..TASKS)
@@ -127,7 +135,7 @@ async fn over_breaking_lines_every_increment_counts_once() {
         lines.iter().for_each(|line| line.cut_one_in(0));
         let cuts = lines.iter().map(Cutter::cuts).sum::<u64>() - before;
         println!(
-            "{timeout:?}: {cuts} cuts, {} acknowledged, {} unknown, {} failed",
+            "{limit:?}: {cuts} cuts, {} acknowledged, {} unknown, {} failed",
             all.values.len(),
             all.unknown.len(),
             all.failures.len()

@@ -73,7 +73,7 @@ pub(crate) async fn run(arguments: ScanArguments) -> Outcome {
     if options.limit.is_some_and(|limit| limit > 0) {
         let page = client.scan_page(selection, options).await?;
         for item in page.items {
-            printer.print(item)?;
+            printer.print(&item)?;
         }
         printer.finish()?;
         if let Some(next) = page.next_page_token {
@@ -82,7 +82,7 @@ pub(crate) async fn run(arguments: ScanArguments) -> Outcome {
     } else {
         let mut items = client.scan_with(selection, options);
         while let Some(item) = items.next().await {
-            printer.print(item?)?;
+            printer.print(&item?)?;
         }
         printer.finish()?;
     }
@@ -107,7 +107,7 @@ impl Printer {
         }
     }
 
-    fn print(&mut self, item: Item) -> std::io::Result<()> {
+    fn print(&mut self, item: &Item) -> std::io::Result<()> {
         match self.output {
             Output::Table if self.keys_only => self.table.push([readable(&item.key)]),
             Output::Table => self.table.push([
@@ -121,7 +121,7 @@ impl Printer {
                 let parts: [&[u8]; 4] = [&item.key, b"\t", &item.value, b"\n"];
                 return output::print(parts.concat());
             }
-            Output::Json => return output::json(&as_json(&item, self.keys_only)),
+            Output::Json => return output::json(&as_json(item, self.keys_only)),
         }
         match self.table.len() < ROWS_TOGETHER {
             true => Ok(()),
