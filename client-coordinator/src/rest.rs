@@ -49,7 +49,7 @@ use tokio::sync::watch;
 
 use crate::{admin::Admin, operations::Operations, settings::MetricsPage};
 
-use answer::{Failed, Failure, refusal};
+use answer::{Failed, refusal, uncounted};
 
 /// The platform's time, in milliseconds since the Unix epoch: idempotency keys are born in it.
 const TIME_MS: HeaderName = HeaderName::from_static("tierkv-time-ms");
@@ -110,18 +110,18 @@ async fn finish<C: Cache>(
     response
 }
 
-async fn nowhere(uri: Uri) -> Failure {
-    if let Some(error) = path::misshapen(&uri) {
-        return error.into();
-    }
-    Failure::from(Error::new(
-        Code::NotFound,
-        format!(
-            "there is nothing at '{}'; keys are at /v1/kv/{{namespace}}/{{key}}, everything else \
-             is described at /docs and in /openapi.json",
-            uri.path().escape_default()
-        ),
-    ))
+async fn nowhere(uri: Uri) -> Response {
+    let error = path::misshapen(&uri).unwrap_or_else(|| {
+        Error::new(
+            Code::NotFound,
+            format!(
+                "there is nothing at '{}'; keys are at /v1/kv/{{namespace}}/{{key}}, everything \
+                 else is described at /docs and in /openapi.json",
+                uri.path().escape_default()
+            ),
+        )
+    });
+    uncounted(&error)
 }
 
 async fn wrong_method() -> Response {

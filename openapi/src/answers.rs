@@ -315,7 +315,7 @@ impl BatchWritten {
     #[must_use]
     pub fn new(kinds: &[OperationKind], return_previous: bool, wire: v1::WriteResponse) -> Self {
         let results = (kinds.iter().zip(wire.results))
-            .map(|(kind, result)| WriteResult::new(*kind, return_previous, result))
+            .map(|(kind, result)| WriteResult::new(*kind, return_previous, &result))
             .collect();
         Self {
             version: wire.version.to_string(),
@@ -326,7 +326,7 @@ impl BatchWritten {
 }
 
 impl WriteResult {
-    fn new(kind: OperationKind, return_previous: bool, wire: v1::WriteResult) -> Self {
+    fn new(kind: OperationKind, return_previous: bool, wire: &v1::WriteResult) -> Self {
         let tells_existence = return_previous || kind == OperationKind::Delete;
         let (previous_value, previous_value_base64) =
             (wire.previous_value.as_deref()).map_or((None, None), split);

@@ -1,7 +1,7 @@
 //! REST as data: the JSON models, and the one place where codes meet HTTP status.
 //!
-//! Reading order: [`octets`] and [`integer`] (what JSON can't hold as it is), [`requests`]
-//! and [`answers`], [`events`] (what a watch tells), [`problem`] (what every failed request
+//! Reading order: [`octets`] and [`integer`] (what JSON can't hold as it is), [`object`],
+//! [`requests`] and [`answers`], [`events`] (what a watch tells), [`problem`] (what every failed request
 //! answers, RFC 9457), [`cluster`] (what `/v1/cluster` and `tierkv status --output json`
 //! answer alike), [`ttl`] and [`timeout`] (how spans of time are written). For the document
 //! alone: [`parameters`] and [`refusals`]. The document itself is `openapi.json` of this
@@ -12,6 +12,7 @@ pub mod cluster;
 mod duration;
 pub mod events;
 pub mod integer;
+pub mod object;
 pub mod octets;
 pub mod parameters;
 pub mod problem;

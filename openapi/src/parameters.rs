@@ -45,7 +45,7 @@ pub struct NamespacePath {
 pub struct TimeoutParameter {
     /// How long the answer may take, as in `500ms` or `2s`; 5 s unless said, at most 60 s.
     /// A write whose time is over is refused before it is logged.
-    #[param(pattern = "^[0-9]+(ms|s|m|h|d)$", nullable = false)]
+    #[param(pattern = "^[1-9][0-9]{0,4}(ms|s)$", nullable = false)]
     pub timeout: Option<String>,
 }
 
@@ -92,19 +92,28 @@ pub struct SelectionParameters {
     #[param(nullable = false)]
     pub prefix: Option<String>,
     /// The prefix as base64.
-    #[param(nullable = false)]
+    #[param(
+        nullable = false,
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     pub prefix_base64: Option<String>,
     /// The first key of a range; a range and a prefix exclude each other.
     #[param(nullable = false)]
     pub start: Option<String>,
     /// The first key of a range as base64.
-    #[param(nullable = false)]
+    #[param(
+        nullable = false,
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     pub start_base64: Option<String>,
     /// The first key after a range.
     #[param(nullable = false)]
     pub end: Option<String>,
     /// The first key after a range as base64.
-    #[param(nullable = false)]
+    #[param(
+        nullable = false,
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     pub end_base64: Option<String>,
 }
 
@@ -116,7 +125,7 @@ pub struct PageParameters {
     #[param(minimum = 1, maximum = 1000, nullable = false)]
     pub limit: Option<u32>,
     /// Where to go on: the `next_page_token` of the page before, of the same selection.
-    #[param(nullable = false)]
+    #[param(nullable = false, pattern = "^[A-Za-z0-9_-]*$")]
     pub page_token: Option<String>,
 }
 
@@ -128,10 +137,13 @@ pub struct WatchParameters {
     #[param(nullable = false)]
     pub prefix: Option<String>,
     /// The prefix as base64.
-    #[param(nullable = false)]
+    #[param(
+        nullable = false,
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     pub prefix_base64: Option<String>,
     /// Where to go on: the id of the last event that was seen. Without it, from now on.
-    #[param(nullable = false)]
+    #[param(nullable = false, pattern = "^[A-Za-z0-9_-]*$")]
     pub resume_token: Option<String>,
 }
 
@@ -149,7 +161,7 @@ pub struct LastEventId {
 #[into_params(parameter_in = Query)]
 pub struct TtlParameter {
     /// The time to live, as in `1500ms`, `60s`, `15m`, `12h` or `30d`; for ever unless said.
-    #[param(pattern = "^[0-9]+(ms|s|m|h|d)$", nullable = false)]
+    #[param(pattern = "^[1-9][0-9]{0,3}(ms|s|m|h|d)$", nullable = false)]
     pub ttl: Option<String>,
 }
 
@@ -159,10 +171,18 @@ pub struct TtlParameter {
 pub struct ReadConditions {
     /// Versions in quotes that the client has: if the key is still in one of them, the answer
     /// is 304 without the value.
-    #[param(rename = "If-None-Match", nullable = false)]
+    #[param(
+        rename = "If-None-Match",
+        nullable = false,
+        pattern = r#"^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$"#
+    )]
     pub if_none_match: Option<String>,
     /// Versions in quotes: if the key is in none of them, the answer is 412.
-    #[param(rename = "If-Match", nullable = false)]
+    #[param(
+        rename = "If-Match",
+        nullable = false,
+        pattern = r#"^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$"#
+    )]
     pub if_match: Option<String>,
 }
 
@@ -171,10 +191,14 @@ pub struct ReadConditions {
 #[into_params(parameter_in = Header)]
 pub struct PutConditions {
     /// `"<version>"`: only if the key is in this version; `*`: only if it is there.
-    #[param(rename = "If-Match", nullable = false)]
+    #[param(
+        rename = "If-Match",
+        nullable = false,
+        pattern = r#"^(\*|"[1-9][0-9]{0,18}")$"#
+    )]
     pub if_match: Option<String>,
     /// `*`: only if the key is absent.
-    #[param(rename = "If-None-Match", nullable = false)]
+    #[param(rename = "If-None-Match", nullable = false, pattern = "^\\*$")]
     pub if_none_match: Option<String>,
 }
 
@@ -183,7 +207,11 @@ pub struct PutConditions {
 #[into_params(parameter_in = Header)]
 pub struct DeleteConditions {
     /// `"<version>"`: only if the key is in this version; `*`: only if it is there.
-    #[param(rename = "If-Match", nullable = false)]
+    #[param(
+        rename = "If-Match",
+        nullable = false,
+        pattern = r#"^(\*|"[1-9][0-9]{0,18}")$"#
+    )]
     pub if_match: Option<String>,
 }
 
@@ -194,6 +222,10 @@ pub struct IdempotencyKey {
     /// A UUID of version 7, sent again with every retry: the write is then applied at most
     /// once. Its time is the platform's, as `tierkv-time-ms` of every answer tells it; it is
     /// good for two minutes.
-    #[param(rename = "Idempotency-Key", nullable = false)]
+    #[param(
+        rename = "Idempotency-Key",
+        nullable = false,
+        pattern = r#"^"?[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-7[0-9A-Fa-f]{3}-[89ABab][0-9A-Fa-f]{3}-[0-9A-Fa-f]{12}"?$"#
+    )]
     pub idempotency_key: Option<String>,
 }

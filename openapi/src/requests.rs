@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::{
     integer::{Integer, version},
+    object::{given, object, objects},
     octets::required,
 };
 
@@ -86,18 +87,19 @@ pub struct BatchGetRequest {
     #[schema(example = "default", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
     pub namespace: String,
     /// At most 1,000 keys.
+    #[serde(deserialize_with = "objects")]
     #[schema(max_items = 1000)]
     pub keys: Vec<KeyName>,
     /// How fresh the answers must be; `cached` unless said.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub consistency: Option<Consistency>,
     /// The least version that each answer may reflect; goes with `session`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false, pattern = "^[0-9]{1,20}$")]
     pub min_version: Option<String>,
     /// The request's own staleness bound, in milliseconds.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub max_staleness_ms: Option<u32>,
     /// Adds the path of each read to its answer.
@@ -108,14 +110,19 @@ pub struct BatchGetRequest {
 /// One key: `key` or `key_base64`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(min_properties = 1, max_properties = 1)]
 pub struct KeyName {
     /// The key as text.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false, example = "greeting")]
     pub key: Option<String>,
     /// The key as base64.
-    #[serde(default)]
-    #[schema(nullable = false, content_encoding = "base64")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(
+        nullable = false,
+        content_encoding = "base64",
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     pub key_base64: Option<String>,
 }
 
@@ -158,7 +165,7 @@ pub struct WriteRequest {
     #[schema(example = "default", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
     pub namespace: String,
     /// What must hold; of keys that are written or of others.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     #[schema(max_items = 1000)]
     pub conditions: Vec<Condition>,
     /// At least one, no two of one key; with the conditions at most 1,000.
@@ -175,23 +182,27 @@ pub struct WriteRequest {
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// The key as text.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub key: Option<String>,
     /// The key as base64.
-    #[serde(default)]
-    #[schema(nullable = false, content_encoding = "base64")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(
+        nullable = false,
+        content_encoding = "base64",
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     pub key_base64: Option<String>,
     /// `true`: the key must be absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub if_absent: Option<bool>,
     /// `true`: the key must be there.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub if_present: Option<bool>,
     /// The key must be there in this version.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false, pattern = "^[0-9]{1,20}$")]
     pub if_version: Option<String>,
 }
@@ -201,10 +212,13 @@ pub struct Condition {
 #[serde(rename_all = "snake_case")]
 pub enum WriteOperation {
     /// Sets a key.
+    #[serde(deserialize_with = "object")]
     Put(PutOperation),
     /// Removes a key.
+    #[serde(deserialize_with = "object")]
     Delete(KeyName),
     /// Adds to a number.
+    #[serde(deserialize_with = "object")]
     Increment(IncrementOperation),
 }
 
@@ -213,23 +227,31 @@ pub enum WriteOperation {
 #[serde(deny_unknown_fields)]
 pub struct PutOperation {
     /// The key as text.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub key: Option<String>,
     /// The key as base64.
-    #[serde(default)]
-    #[schema(nullable = false, content_encoding = "base64")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(
+        nullable = false,
+        content_encoding = "base64",
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     pub key_base64: Option<String>,
     /// The value as text.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub value: Option<String>,
     /// The value as base64.
-    #[serde(default)]
-    #[schema(nullable = false, content_encoding = "base64")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(
+        nullable = false,
+        content_encoding = "base64",
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     pub value_base64: Option<String>,
     /// Time to live in milliseconds; absent: for ever.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false, minimum = 1)]
     pub ttl_ms: Option<u64>,
 }
@@ -239,12 +261,16 @@ pub struct PutOperation {
 #[serde(deny_unknown_fields)]
 pub struct IncrementOperation {
     /// The key as text.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub key: Option<String>,
     /// The key as base64.
-    #[serde(default)]
-    #[schema(nullable = false, content_encoding = "base64")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(
+        nullable = false,
+        content_encoding = "base64",
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     pub key_base64: Option<String>,
     /// What to add: a whole number of 64 bits with its sign, as a JSON number or in a string.
     pub delta: Integer,
@@ -393,6 +419,11 @@ mod tests {
                 "value is missing",
             ),
             (json!({"operations": [{"delete": {}}]}), "key is missing"),
+            (json!({"operations": [{"delete": ["k"]}]}), "a JSON object"),
+            (
+                json!({"operations": [{"delete": {"key": "k", "key_base64": null}}]}),
+                "null",
+            ),
             (
                 json!({"operations": [{"delete": {"key": "k", "key_base64": "aw=="}}]}),
                 "one of them",

@@ -52,7 +52,7 @@ fn status(code: Code) -> StatusCode {
     status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// A problem that counts as no failure of an operation.
+/// A problem with a status of its own, which counts as no failure of an operation.
 pub(super) fn refusal(status: StatusCode, error: &Error) -> Response {
     let problem = Problem {
         status: status.as_u16(),
@@ -63,13 +63,9 @@ pub(super) fn refusal(status: StatusCode, error: &Error) -> Response {
     (status, [(CONTENT_TYPE, problem::MEDIA_TYPE)], body).into_response()
 }
 
-/// A key that is not there: an answer, not a failure.
-pub(super) fn absent() -> Response {
-    let error = Error::new(
-        Code::NotFound,
-        "the key is absent; PUT a value to this address to create it",
-    );
-    refusal(status(error.code), &error)
+/// An error that is an answer, and counts as no failure of an operation.
+pub(super) fn uncounted(error: &Error) -> Response {
+    refusal(status(error.code), error)
 }
 
 /// An answer in JSON.

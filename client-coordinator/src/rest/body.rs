@@ -4,12 +4,14 @@ use axum::{
     body::Body,
     http::{
         HeaderMap, StatusCode,
-        header::{CONTENT_LENGTH, CONTENT_TYPE},
+        header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT},
     },
 };
 use bytes::Bytes;
+use futures::{TryStreamExt, future::ready};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use tierkv_openapi::object;
 use tierkv_types::{
     Code, Error,
     limits::{MAX_REQUEST_BYTES, MAX_VALUE_BYTES},
@@ -17,6 +19,9 @@ use tierkv_types::{
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Failure;
+
+/// Most bytes of a refused body that are read before its answer.
+const DISCARDED_BYTES: usize = 16 << 20;
 
 /// A value, up to the largest there is.
 ///
@@ -55,7 +60,7 @@ pub(super) async fn json<T: DeserializeOwned>(
         ))
     })
     .await?;
-    serde_json::from_slice(&bytes).map_err(|error| {
+    object::document(&bytes).map_err(|error| {
         Error::invalid(format!(
             "the body is not the JSON that is expected here: {error}"
         ))
@@ -83,7 +88,7 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
 /// The whole body, up to `limit` bytes and until `deadline`.
 async fn whole(
     headers: &HeaderMap,
-    body: Body,
+    mut body: Body,
     limit: usize,
     deadline: Instant,
     too_large: impl Fn() -> Error,
@@ -92,9 +97,13 @@ async fn whole(
         .and_then(|length| length.to_str().ok())
         .and_then(|length| length.parse::<u64>().ok());
     if told.is_some_and(|told| told > limit as u64) {
+        // Who asked whether to send it has not sent it.
+        if !headers.contains_key(EXPECT) {
+            discard(&mut body, deadline).await;
+        }
         return Err(too_large());
     }
-    let collected = timeout_at(deadline, Limited::new(body, limit).collect()).await;
+    let collected = timeout_at(deadline, Limited::new(&mut body, limit).collect()).await;
     let collected = collected.map_err(|_| {
         Error::new(
             Code::DeadlineExceeded,
@@ -103,9 +112,21 @@ async fn whole(
     })?;
     match collected {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            discard(&mut body, deadline).await;
+            Err(too_large())
+        }
         Err(_) => Err(Error::invalid(
             "the body ended before it was whole; send it again",
         )),
     }
+}
+
+/// Reads what is left of a body that is refused, up to [`DISCARDED_BYTES`]. A connection that
+/// is closed on unread bytes takes the answer with it.
+async fn discard(body: &mut Body, deadline: Instant) {
+    let rest = Limited::new(body, DISCARDED_BYTES);
+    let read = rest.into_data_stream().try_for_each(|_| ready(Ok(())));
+    // Whether it ended, broke off or was too long: it is refused in any case.
+    let _ = timeout_at(deadline, read).await;
 }

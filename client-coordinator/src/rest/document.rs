@@ -6,7 +6,10 @@ use std::sync::{Arc, LazyLock};
 use axum::{
     Router,
     extract::Path,
-    http::header::{CONTENT_ENCODING, CONTENT_TYPE},
+    http::{
+        HeaderValue,
+        header::{CONTENT_ENCODING, CONTENT_TYPE},
+    },
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
@@ -14,7 +17,10 @@ use tierkv_types::{Code, Error};
 use utoipa::OpenApi;
 use utoipa_swagger_ui::Config;
 
-use super::{answer::Failure, batches, increments, keys, listing, operators, watching};
+use super::{
+    answer::{Failure, uncounted},
+    batches, increments, keys, listing, operators, watching,
+};
 
 /// Where the document is.
 const DOCUMENT: &str = "/openapi.json";
@@ -65,15 +71,24 @@ static TEXT: LazyLock<String> = LazyLock::new(|| {
     text
 });
 
-/// How the user interface is set up, made once.
-static CONFIGURATION: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
-    let config = Config::from(DOCUMENT)
-        .try_it_out_enabled(true)
-        .display_request_duration(true)
-        // The default asks a server on the internet whether the document is valid.
-        .validator_url("none");
-    Arc::new(config)
-});
+/// How the user interface is set up. Its own setup asks a server on the internet whether the
+/// document is valid, and takes values from files only.
+const SETUP: &str = r##"window.onload = () => {
+  window.ui = SwaggerUIBundle({
+    url: "/openapi.json",
+    dom_id: "#swagger-ui",
+    deepLinking: true,
+    displayRequestDuration: true,
+    tryItOutEnabled: true,
+    validatorUrl: null,
+    fileUploadMediaTypes: [],
+    presets: [SwaggerUIBundle.presets.apis, SwaggerUIStandalonePreset],
+    layout: "StandaloneLayout",
+  });
+};
+"##;
+/// The file of the user interface that sets it up.
+const SETUP_FILE: &str = "swagger-initializer.js";
 
 /// The routes of the document and the user interface.
 pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
@@ -92,21 +107,25 @@ async fn document() -> Response {
 }
 
 /// A file of the user interface; the empty name is its first page.
-fn file(name: &str) -> Result<Response, Failure> {
-    let file = utoipa_swagger_ui::serve(name, Arc::clone(&CONFIGURATION));
-    let file = file.map_err(|error| Error::new(Code::Internal, error.to_string()))?;
-    let file = file.ok_or_else(|| {
-        Error::new(
+fn file(name: &str) -> Response {
+    if name == SETUP_FILE {
+        return ([(CONTENT_TYPE, "text/javascript")], SETUP).into_response();
+    }
+    match utoipa_swagger_ui::serve(name, Arc::new(Config::from(DOCUMENT))) {
+        Ok(Some(file)) => {
+            let mut response = ([(CONTENT_TYPE, file.content_type)], file.bytes).into_response();
+            if file.gzpipped {
+                let gzip = HeaderValue::from_static("gzip");
+                response.headers_mut().insert(CONTENT_ENCODING, gzip);
+            }
+            response
+        }
+        Ok(None) => uncounted(&Error::new(
             Code::NotFound,
             "the user interface has no such file; it begins at /docs/",
-        )
-    })?;
-    let mut response = ([(CONTENT_TYPE, file.content_type)], file.bytes).into_response();
-    if file.gzpipped {
-        let gzip = axum::http::HeaderValue::from_static("gzip");
-        response.headers_mut().insert(CONTENT_ENCODING, gzip);
+        )),
+        Err(error) => Failure::from(Error::new(Code::Internal, error.to_string())).into_response(),
     }
-    Ok(response)
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use tierkv_types::{Code, Error};
 
 use super::{
     Gateway,
-    answer::{Failure, absent, etag, json, json_of_version},
+    answer::{Failure, etag, json, json_of_version, uncounted},
     body,
     conditions::{self, ReadConditions, Verdict},
     idempotency,
@@ -61,7 +61,7 @@ const PATH: HeaderName = HeaderName::from_static("tierkv-path");
     responses(
         (
             status = 200, description = "The value.",
-            content((String = "text/plain"), (Vec<u8> = "application/octet-stream")),
+            content((String = "text/plain"), ("application/octet-stream")),
             headers(
                 ("ETag" = String, description = "The version, in double quotes."),
                 ("tierkv-source" = String, description = "`cache`, `replica` or `master`."),
@@ -99,7 +99,10 @@ pub(super) async fn get<C: Cache>(
     let answer = gateway.operations.get(read, deadline).await?;
     let mut response = match answer.found {
         true => present(&head.headers, &conditions, &answer),
-        false => absent(),
+        false => uncounted(&Error::new(
+            Code::NotFound,
+            "the key is absent; PUT a value to this address to create it",
+        )),
     };
     describe(response.headers_mut(), answer)?;
     Ok(response)
@@ -149,8 +152,8 @@ pub(super) async fn head<C: Cache>(
     request_body(
         description = "The value. Its type is not kept.",
         content(
+            ("application/octet-stream", example = "hello"),
             (String = "text/plain", example = "hello"),
-            (Vec<u8> = "application/octet-stream"),
         ),
     ),
     responses(

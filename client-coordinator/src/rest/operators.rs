@@ -13,7 +13,7 @@ use tierkv_types::Error;
 
 use super::{
     Gateway,
-    answer::{Failure, json},
+    answer::{Failure, json, uncounted},
 };
 
 /// The topology and its health
@@ -51,10 +51,9 @@ pub(super) async fn live() -> &'static str {
 pub(super) async fn ready<C: Cache>(State(gateway): State<Arc<Gateway<C>>>) -> Response {
     match (gateway.is_ready)() {
         true => "ready\n".into_response(),
-        false => Failure::from(Error::unavailable(
+        false => uncounted(&Error::unavailable(
             "a cluster's master has not answered lately",
-        ))
-        .into_response(),
+        )),
     }
 }
 

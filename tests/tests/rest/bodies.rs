@@ -18,8 +18,8 @@ async fn a_body_that_is_no_such_json_is_refused() {
         ("/v1/batch-get", "", "EOF"),
         ("/v1/batch-get", "{", "EOF"),
         ("/v1/batch-get", "{}", "keys"),
-        ("/v1/batch-get", "[]", "keys"),
-        ("/v1/batch-get", "{\"keys\": [\"a\"]}", "KeyName"),
+        ("/v1/batch-get", "[]", "a JSON object"),
+        ("/v1/batch-get", "{\"keys\": [\"a\"]}", "a JSON object"),
         ("/v1/batch-get", "{\"keys\": [{}]}", "key is missing"),
         ("/v1/batch-get", "{\"keys\": [{\"key\": \"\"}]}", "key"),
         (

@@ -1,0 +1,108 @@
+//! JSON as strict as its schema. A derived reader would take more: for an object also an array,
+//! whose items it reads as the fields in the order of the source code, and for a field that is
+//! left out also `null`.
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
+}
+
+/// Reads one object.
+///
+/// # Errors
+/// If it is none, or none of the shape `T`.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    deserializer.deserialize_map(ObjectVisitor(PhantomData))
+}
+
+/// Reads a field that may be left out, but is not `null`.
+///
+/// # Errors
+/// If it is none of the shape `T`.
+pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Reads an array of objects.
+///
+/// # Errors
+/// If it is none, or an item is none of the shape `T`.
+pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct Object<T>(T);
+
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            object(deserializer).map(Self)
+        }
+    }
+
+    let objects = Vec::<Object<T>>::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|Object(object)| object).collect())
+}
+
+/// Reads a JSON document that is one object.
+///
+/// # Errors
+/// If it is none, none of the shape `T`, or followed by something.
+pub fn document<'de, T: Deserialize<'de>>(json: &'de [u8]) -> serde_json::Result<T> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let document = object(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(document)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[serde(deserialize_with = "objects")]
+        items: Vec<Inner>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Inner {
+        number: u8,
+    }
+
+    #[test]
+    fn objects_are_not_arrays() {
+        let sound = document::<Outer>(b" {\"items\": [{\"number\": 1}]} ").unwrap();
+        assert_eq!(sound.items, [Inner { number: 1 }]);
+        for bad in [
+            "[[{\"number\": 1}]]",
+            "[]",
+            "{\"items\": [[1]]}",
+            "{\"items\": {\"number\": 1}}",
+            "{\"items\": []} {}",
+            "null",
+            "",
+        ] {
+            assert!(document::<Outer>(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}
