@@ -49,7 +49,7 @@ verify: ## Check formats, lints, docs, licences and sources; changes nothing
 	ops/deps.sh verify
 	sh -n ops/deps.sh
 	bash -n .ci/run
-	python3 -c 'import ast, sys; [ast.parse(open(path).read(), path) for path in sys.argv[1:]]' ops/*.py
+	python3 -c 'import ast, sys; [ast.parse(open(path).read(), path) for path in sys.argv[1:]]' ops/*.py tests/outside/*.py
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --workspace

@@ -2,7 +2,8 @@
 # Installs what building, testing or verifying TierKV needs, and only what is missing.
 #
 #   ops/deps.sh build    a C compiler, protoc with its includes, libclang, curl, python3
-#   ops/deps.sh test     the same, the servers that tests and benches start, package lists
+#   ops/deps.sh test     the same, the servers that tests and benches start, package lists,
+#                        a browser, and the Python clients of tests/outside
 #   ops/deps.sh verify   the same as build, and cargo-deny
 #
 # It knows Debian and its children, and works as root or through sudo. The Rust toolchain
@@ -18,7 +19,7 @@ POLICY=/usr/sbin/policy-rc.d
 # Debian ships apart from it (libprotobuf-dev). sqlite-plugin's reads SQLite's header
 # through libclang.
 BUILD_PACKAGES="build-essential protobuf-compiler libprotobuf-dev libclang-dev curl python3"
-TEST_PACKAGES="etcd-server redis-server"
+TEST_PACKAGES="etcd-server redis-server chromium chromium-driver python3-venv"
 
 say() {
     printf 'deps: %s\n' "$*"
@@ -119,6 +120,23 @@ install_missing() {
     done
 }
 
+# Makes the environment of the Python clients that tests run, beside what cargo builds. The
+# list that it was made of is left in it: another list, another environment.
+install_outside_clients() {
+    top=$(cd "$(dirname "$0")/.." && pwd)
+    requirements=$top/tests/outside/requirements.txt
+    environment=${CARGO_TARGET_DIR:-$top/target}/outside-venv
+    if cmp -s "$requirements" "$environment/installed.txt"; then
+        return
+    fi
+    say "installing the Python clients of tests/outside"
+    mkdir -p "$(dirname "$environment")"
+    python3 -m venv --clear "$environment"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check \
+        --requirement "$requirements"
+    cp "$requirements" "$environment/installed.txt"
+}
+
 install_cargo_deny() {
     if cargo deny --version >/dev/null 2>&1; then
         return
@@ -144,6 +162,7 @@ test)
     install_missing "$TEST_PACKAGES"
     # The end-to-end tests load the package index that apt keeps.
     has_package_lists || update_lists
+    install_outside_clients
     ;;
 verify)
     install_cargo_deny

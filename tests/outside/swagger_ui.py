@@ -1,0 +1,101 @@
+"""Sets and reads a key as a person does at /docs, in a headless Chromium.
+
+    swagger_ui.py HOST:PORT CHROMIUM CHROMEDRIVER FOLDER
+
+FOLDER is an empty one for the browser's profile. The browser finds no other host than
+127.0.0.1. Prints "done" and exits with 0 if the page shows the value that was set.
+"""
+
+import sys
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+DEADLINE = 60
+
+
+class Page:
+    """The operations of the page at /docs."""
+
+    def __init__(self, browser):
+        self.browser = browser
+        self.wait = WebDriverWait(browser, DEADLINE)
+
+    def find(self, selector, within=None):
+        return self.wait.until(
+            lambda browser: next(
+                iter((within or browser).find_elements(By.CSS_SELECTOR, selector)), None
+            ),
+            f"the page has no {selector}",
+        )
+
+    def click(self, element):
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        self.wait.until(lambda _: element.is_displayed() and element.is_enabled())
+        element.click()
+
+    def open(self, tag, name):
+        """Unfolds an operation, whose fields then have the examples of the document."""
+        operation = self.find(f"#operations-{tag}-{name}")
+        self.click(self.find(".opblock-summary-control", operation))
+        self.find(".execute", operation)
+        return operation
+
+    def execute(self, operation):
+        """Presses the button; answers status and body as the page shows them."""
+        self.click(self.find(".execute", operation))
+        live = ".live-responses-table .response"
+        status = self.find(f"{live} .response-col_status", operation)
+        body = self.find(f"{live} .response-col_description .highlight-code", operation)
+        return status.text.split()[0], body.text
+
+
+def check(page, address):
+    page.browser.get(f"http://{address}/docs")
+    put = page.open("keys", "put")
+    value = page.find("textarea.body-param__text", put)
+    page.wait.until(lambda _: value.get_attribute("value") == "hello", "no example value")
+    value.clear()
+    value.send_keys("set by a browser")
+    status, told = page.execute(put)
+    assert status == "200" and '"version"' in told, (status, told)
+
+    get = page.open("keys", "get")
+    status, told = page.execute(get)
+    assert status == "200" and "set by a browser" in told, (status, told)
+
+    failures = [
+        entry
+        for entry in page.browser.get_log("browser")
+        if entry["level"] == "SEVERE"
+    ]
+    assert not failures, failures
+
+
+def main(address, chromium, chromedriver, folder):
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in [
+        "--headless=new",
+        # It opens nothing but the platform's own page; its sandbox does not work for root.
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--window-size=1280,2000",
+        f"--user-data-dir={folder}",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    ]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=chromedriver)
+    browser = webdriver.Chrome(options=options, service=service)
+    try:
+        check(Page(browser), address)
+    finally:
+        browser.quit()
+    print("done")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
