@@ -28,6 +28,7 @@ mod meters;
 mod node_state;
 mod recovery;
 mod repair;
+mod report;
 mod requests;
 mod scrub;
 mod settings;
@@ -47,11 +48,12 @@ pub use self::{
     item::{Entry, Item, Residence},
     recovery::Recovered,
     repair::{Finding, GivenUp, Problem, Repair, Repaired},
+    report::StorageReport,
     requests::{Existed, Outcome},
     scrub::{Scrubbed, ScrubbedRows},
     settings::{EvictionPolicy, MemoryLimits, StorageSettings, UnknownEvictionPolicy, WalSync},
     snapshot::Snapshot,
-    storage::{Storage, StorageReport},
+    storage::Storage,
     store::Store,
     tail::{Cursor, Stretch, Tail, TailError},
 };

@@ -27,14 +27,14 @@ use crate::{
     disk::DiskLock,
     failure::Failure,
     locked,
-    log::{LOG_QUEUE_BYTES, Log, LogFound, LogPlace, LogStart},
+    log::{Log, LogFound, LogPlace, LogStart},
     memory::{Admission, Memory, SHARDS},
     meters::{self, Waiting},
     node_state::NodeState,
     recovery,
     requests::{REQUEST_LIMIT, Requests},
     snapshot::Open,
-    store::{CheckpointBatch, OPEN_SNAPSHOTS, SqliteStore, Store},
+    store::{CheckpointBatch, SqliteStore, Store},
     tail::{Cursor, Tails},
 };
 
@@ -108,45 +108,6 @@ pub(crate) struct Applying {
 pub(crate) struct Stored {
     pub(crate) applied: Position,
     pub(crate) last_checkpoint: Option<Instant>,
-}
-
-/// How full storage is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StorageReport {
-    /// Bytes of entries that the store does not have yet.
-    pub pinned_bytes: u64,
-    /// The bytes over which writers wait.
-    pub pinned_limit_bytes: u64,
-    /// Bytes of entries that memory keeps though the store has them.
-    pub clean_bytes: u64,
-    /// How many those are.
-    pub clean_entries: usize,
-    /// Bytes that the log takes on disk.
-    pub log_bytes: u64,
-    /// The bytes over which records leave the log early.
-    pub log_limit_bytes: u64,
-    /// Segments of the log.
-    pub segments: usize,
-    /// Bytes that wait to be written to the log, or are being written.
-    pub log_queue_bytes: u64,
-    /// The bytes waiting for the log over which writers wait.
-    pub log_queue_limit_bytes: u64,
-    /// Requests whose outcomes are remembered.
-    pub requests: usize,
-    /// How many remembered requests make writers wait.
-    pub requests_limit: usize,
-    /// Snapshots that are open.
-    pub open_snapshots: usize,
-    /// How many may be; more are refused.
-    pub open_snapshots_limit: usize,
-    /// The last record of the log that is durable.
-    pub durable: Position,
-    /// The last record whose effect is visible.
-    pub applied: Index,
-    /// The last record whose effect is in the store.
-    pub stored: Index,
-    /// How long ago the last checkpoint of this process ended.
-    pub last_checkpoint: Option<Duration>,
 }
 
 impl Storage {
@@ -594,33 +555,6 @@ impl Storage {
     /// wait for a part of that.
     pub fn set_memory(&self, limits: MemoryLimits) {
         self.core.memory.set_limits(limits);
-    }
-
-    /// How full storage is.
-    #[must_use]
-    pub fn report(&self) -> StorageReport {
-        let core = &*self.core;
-        let segments = core.log.queue().segments();
-        let stored = locked(&core.stored);
-        StorageReport {
-            pinned_bytes: core.memory.pinned_bytes(),
-            pinned_limit_bytes: core.settings.pinned_limit_bytes,
-            clean_bytes: core.memory.clean_bytes(),
-            clean_entries: core.memory.clean_entries(),
-            log_bytes: segments as u64 * core.settings.segment_bytes,
-            log_limit_bytes: core.settings.log_limit_bytes,
-            segments,
-            log_queue_bytes: core.log.queue().bytes(),
-            log_queue_limit_bytes: LOG_QUEUE_BYTES as u64,
-            requests: locked(&core.requests).len(),
-            requests_limit: REQUEST_LIMIT,
-            open_snapshots: core.open_snapshots.count(),
-            open_snapshots_limit: OPEN_SNAPSHOTS,
-            durable: *core.log.durable().borrow(),
-            applied: self.applied().0,
-            stored: stored.applied.index,
-            last_checkpoint: stored.last_checkpoint.map(|at| at.elapsed()),
-        }
     }
 }
 
