@@ -17,6 +17,7 @@ use tierkv_rpc::{
         Greeting, kv_client::KvClient, session_answer::Answer, session_operation::Operation,
     },
     session::{FRAME_SLACK, Session},
+    unhurried_channel,
 };
 use tierkv_types::{
     Error as Refusal,
@@ -42,15 +43,18 @@ const SESSIONS: usize = 2;
 
 /// One client coordinator. Its connections open when they are first used.
 pub(crate) struct Coordinator {
-    /// For what is no operation of the session stream.
+    /// For what is no operation on keys.
     pub(crate) channel: Channel,
+    /// For scans and watches, whose answers may rest until the application takes them: those
+    /// that do hold up no other.
+    streams: Channel,
     pub(crate) session: Multiplexer<Session>,
 }
 
 impl Coordinator {
     /// The service's calls beside the session stream.
     pub(crate) fn kv(&self) -> KvClient<Channel> {
-        KvClient::new(self.channel.clone())
+        KvClient::new(self.streams.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK)
             .max_encoding_message_size(MAX_REQUEST_BYTES + FRAME_SLACK)
     }
@@ -83,6 +87,7 @@ impl Coordinators {
             let channels = channels.collect::<Result<_, _>>()?;
             Ok(Coordinator {
                 channel: channel(address)?,
+                streams: unhurried_channel(address)?,
                 session: Multiplexer::greeted(channels, max_in_flight, hear),
             })
         };
