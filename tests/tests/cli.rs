@@ -447,3 +447,60 @@ async fn a_reader_that_has_enough_is_no_failure() {
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_of_one_platform_is_the_import_of_another() {
+    let (from, to) = (
+        Ephemeral::start().await.unwrap(),
+        Ephemeral::start().await.unwrap(),
+    );
+    let lines: Vec<String> = (0..500)
+        .map(|number| json!({"key": format!("k{number:03}"), "value": "v".repeat(number)}))
+        .chain([
+            json!({"key_base64": "AP8=", "value_base64": "/w=="}),
+            json!({"key": "soon", "value": "gone", "ttl_ms": 3_600_000}),
+        ])
+        .map(|line| line.to_string())
+        .collect();
+    let import = fed(&from.grpc, &["import", "-"], lines.join("\n").as_bytes());
+    assert!(import.status.success(), "{import:?}");
+    let latest = ["--consistency", "latest"];
+    let count = |address: &str| text(&tierkv(address, &[&["count"], &latest[..]].concat()));
+    assert_eq!(count(&from.grpc), "502\n");
+    let export = |address: &str| {
+        let export = tierkv(address, &[&["export"], &latest[..]].concat());
+        assert!(export.status.success(), "{export:?}");
+        export.stdout
+    };
+    let exported = export(&from.grpc);
+    let import = fed(&to.grpc, &["import", "-"], &exported);
+    assert_eq!(text(&import), "502 imported, 0 bad lines left out\n");
+    let items = |lines: &[u8]| -> Vec<Value> {
+        (lines.split(|byte| *byte == b'\n'))
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .map(|mut line: Value| {
+                // What is left of a time to live shrinks.
+                let left = line.as_object_mut().unwrap().remove("ttl_ms");
+                assert_eq!(left.is_some(), line["key"] == "soon", "{line}");
+                line
+            })
+            .collect()
+    };
+    assert_eq!(items(&export(&to.grpc)), items(&exported));
+    let page = [
+        "scan",
+        "k0",
+        "--limit",
+        "10",
+        "--keys-only",
+        "--output",
+        "raw",
+        "--consistency",
+        "latest",
+    ];
+    assert_eq!(
+        text(&tierkv(&from.grpc, &page)).lines().last(),
+        Some("k009")
+    );
+}

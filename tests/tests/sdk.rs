@@ -22,6 +22,9 @@ mod batch;
 #[path = "../../sdk/examples/counter.rs"]
 mod counter;
 #[allow(dead_code, unreachable_pub)]
+#[path = "../../sdk/examples/scan.rs"]
+mod scan;
+#[allow(dead_code, unreachable_pub)]
 #[path = "../../sdk/examples/session.rs"]
 mod session;
 #[allow(dead_code, unreachable_pub)]
@@ -40,6 +43,7 @@ async fn the_examples_run() {
     counter::run(&platform.grpc).await.unwrap();
     batch::run(&platform.grpc).await.unwrap();
     session::run(&platform.grpc).await.unwrap();
+    scan::run(&platform.grpc).await.unwrap();
     let watched = timeout(PATIENCE, watch::run(&platform.grpc)).await;
     watched.expect("the removal is told").unwrap();
     let client = Client::builder()
