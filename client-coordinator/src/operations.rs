@@ -176,7 +176,8 @@ impl<C: Cache> Operations<C> {
         deadline: Instant,
     ) -> Result<WriteResponse, Error> {
         self.meters.writes.increment(1);
-        let id = self.writer.request_id(request.request_id.as_ref())?;
+        let id = request.request_id.as_ref();
+        let id = self.writer.request_id(id, deadline).await?;
         let write = convert::writes::batch(request, id)?;
         let answer = self.writer.write(write, deadline).await?;
         Ok(WriteResponse {
@@ -205,8 +206,8 @@ impl<C: Cache> Operations<C> {
         let limit = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
         let platform_time = self.reader.views.platform_time(self.clock.boot_time());
         let greeting = Greeting {
-            platform_time_ms: platform_time
-                .map_or_else(|| self.clock.wall_millis(), Version::millis),
+            // This machine's wall clock is none of the platform's.
+            platform_time_ms: platform_time.map_or(0, Version::millis),
             max_in_flight: limit(MAX_SESSION_IN_FLIGHT),
             max_request_bytes: limit(MAX_REQUEST_BYTES),
             max_operations: limit(MAX_OPERATIONS),

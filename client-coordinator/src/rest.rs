@@ -102,7 +102,9 @@ async fn finish<C: Cache>(
     }
     let greeting = gateway.operations.greeting().greeting.unwrap_or_default();
     let headers = response.headers_mut();
-    headers.insert(TIME_MS, HeaderValue::from(greeting.platform_time_ms));
+    if greeting.platform_time_ms != 0 {
+        headers.insert(TIME_MS, HeaderValue::from(greeting.platform_time_ms));
+    }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // A cache between would not know how stale an answer may be; it may keep one to ask
     // whether its version still stands.

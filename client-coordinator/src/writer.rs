@@ -8,12 +8,13 @@ use tierkv_rpc::proto::{
     internal::{self, WriteReply, reply, request},
     v1,
 };
-use tierkv_types::{
-    Clock, Error, ItemKey, Operation, OperationKind, RequestId, Version, WriteRequest,
-};
-use tokio::time::Instant;
+use tierkv_types::{Clock, Error, ItemKey, Operation, OperationKind, RequestId, WriteRequest};
+use tokio::time::{Duration, Instant, sleep};
 
 use crate::{below::Below, views::SharedViews};
+
+/// How often it is looked whether the platform's time is known.
+const TIME_PAUSE: Duration = Duration::from_millis(10);
 
 /// The write path of one client coordinator.
 pub(crate) struct Writer {
@@ -35,7 +36,7 @@ impl Writer {
         deadline: Instant,
     ) -> Result<(u64, v1::WriteResult), Error> {
         let write = WriteRequest {
-            id: self.request_id(request_id)?,
+            id: self.request_id(request_id, deadline).await?,
             conditions: Vec::new(),
             operations: vec![Operation { key, kind }],
             return_previous: false,
@@ -62,23 +63,36 @@ impl Writer {
         }
     }
 
-    /// The client's name for a write. One whose client gave it none gets a new one: a retry
-    /// of it is a new write.
+    /// The client's name for a write. One whose client gave it none gets a new one, as soon
+    /// as the platform's time is known: a retry of it is a new write.
     ///
     /// # Errors
-    /// `InvalidArgument`.
-    pub(crate) fn request_id(&self, given: Option<&v1::RequestId>) -> Result<RequestId, Error> {
+    /// `InvalidArgument`, or `Unavailable` if no master was heard until `deadline`.
+    pub(crate) async fn request_id(
+        &self,
+        given: Option<&v1::RequestId>,
+        deadline: Instant,
+    ) -> Result<RequestId, Error> {
         if let Some(given) = given {
             return convert::request_id(given);
         }
         let mut random = [0; 16];
         rand::rng().fill_bytes(&mut random);
-        let platform_time = self.views.platform_time(self.clock.boot_time());
-        let birth_millis = platform_time.map_or_else(|| self.clock.wall_millis(), Version::millis);
-        Ok(RequestId {
-            birth_millis,
-            random,
-        })
+        loop {
+            if let Some(now) = self.views.platform_time(self.clock.boot_time()) {
+                return Ok(RequestId {
+                    birth_millis: now.millis(),
+                    random,
+                });
+            }
+            // A coordinator that has just started.
+            if Instant::now() + TIME_PAUSE >= deadline {
+                return Err(Error::unavailable(
+                    "no master was heard yet; nothing was done, try again",
+                ));
+            }
+            sleep(TIME_PAUSE).await;
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tierkv_storage::{Item, Outcome};
 use tierkv_types::{
     Change, ChangeKind, Code, ConditionKind, Error, ItemKey, OperationKind, Version, WriteRequest,
+    limits::MAX_ANSWER_BYTES,
 };
 
 /// What a key holds, expired or not.
@@ -17,8 +18,48 @@ use tierkv_types::{
 pub(crate) enum Prior {
     Held(Item),
     Absent,
-    /// It is there and can't be read.
-    Damaged(Error),
+    /// It is there, and what it holds can't be told.
+    Untold(Error),
+}
+
+/// What a write needs to know of what a key holds; the more, the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Need {
+    /// Its version, and when it expires.
+    Version,
+    /// Its value, if that is a number.
+    Number,
+    /// Its value.
+    Value,
+}
+
+/// Bytes of no decimal 64-bit number: so much of a value shows that it is none.
+const NO_NUMBER_BYTES: usize = 21;
+
+impl Prior {
+    /// It, without what nobody needs: large values are not held for their versions' sake.
+    pub(crate) fn reduced_to(self, need: Need) -> Self {
+        let Self::Held(item) = self else {
+            return self;
+        };
+        let kept = match need {
+            Need::Version => 0,
+            Need::Number => NO_NUMBER_BYTES.min(item.value.len()),
+            Need::Value => return Self::Held(item),
+        };
+        Self::Held(Item {
+            value: Bytes::copy_from_slice(&item.value[..kept]),
+            ..item
+        })
+    }
+
+    /// Bytes of the value that it has.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Held(item) => item.value.len(),
+            Self::Absent | Self::Untold(_) => 0,
+        }
+    }
 }
 
 /// What keys held before a write, for those of its keys where that matters.
@@ -35,16 +76,20 @@ pub(crate) struct Effect {
     pub(crate) number: Option<i64>,
 }
 
-/// The keys of a write whose prior state decides over it, or is told.
-pub(crate) fn needed(write: &WriteRequest) -> impl Iterator<Item = &ItemKey> {
-    let operations = (write.operations.iter())
-        .filter(|operation| match operation.kind {
-            OperationKind::Put { .. } => write.return_previous,
-            OperationKind::Delete | OperationKind::Increment { .. } => true,
-        })
-        .map(|operation| &operation.key);
-    let conditions = write.conditions.iter().map(|condition| &condition.key);
-    operations.chain(conditions)
+/// The keys of a write whose prior state decides over it or is told, each perhaps several
+/// times.
+pub(crate) fn needed(write: &WriteRequest) -> impl Iterator<Item = (&ItemKey, Need)> {
+    let operations = (write.operations.iter()).filter_map(|operation| {
+        let need = match operation.kind {
+            _ if write.return_previous => Need::Value,
+            OperationKind::Put { .. } => return None,
+            OperationKind::Delete => Need::Version,
+            OperationKind::Increment { .. } => Need::Number,
+        };
+        Some((&operation.key, need))
+    });
+    let conditions = write.conditions.iter();
+    operations.chain(conditions.map(|condition| (&condition.key, Need::Version)))
 }
 
 /// A write that is to be applied, but for its version.
@@ -59,8 +104,8 @@ pub(crate) struct Judged {
 /// is asked of the keys of [`needed`].
 ///
 /// # Errors
-/// `ConditionFailed`, `InvalidArgument` for an increment that can't be, `DataLoss` if what
-/// counts can't be read.
+/// `ConditionFailed`, `InvalidArgument` for an increment that can't be, `ResourceExhausted`
+/// if the previous values don't fit one answer, or why what counts can't be told.
 pub(crate) fn judge<'a>(
     write: WriteRequest,
     now: Version,
@@ -68,7 +113,7 @@ pub(crate) fn judge<'a>(
 ) -> Result<Judged, Error> {
     let live = |key: &ItemKey| match prior(key) {
         Some(Prior::Held(item)) if item.expires.is_none_or(|at| at > now) => Ok(Some(item)),
-        Some(Prior::Damaged(error)) => Err(error.clone()),
+        Some(Prior::Untold(error)) => Err(error.clone()),
         Some(Prior::Held(_) | Prior::Absent) | None => Ok(None),
     };
     for (nth, condition) in write.conditions.iter().enumerate() {
@@ -77,12 +122,21 @@ pub(crate) fn judge<'a>(
     }
     let mut effects = Vec::with_capacity(write.operations.len());
     let mut expiries = Vec::new();
+    let mut previous_bytes = 0;
     for operation in &write.operations {
         let mut effect = Effect::default();
         if write.return_previous {
             let held = live(&operation.key)?;
             effect.existed = held.is_some();
             effect.previous = held.map(|item| (item.value.clone(), item.version));
+            previous_bytes += held.map_or(0, |item| item.value.len());
+            if previous_bytes > MAX_ANSWER_BYTES {
+                return Err(Error::exhausted(format!(
+                    "the previous values have more than {MAX_ANSWER_BYTES} bytes together, which \
+                     is the limit max_answer_bytes: change fewer keys at once, or don't ask for \
+                     them; nothing was changed"
+                )));
+            }
         }
         match operation.kind {
             OperationKind::Put { .. } => {}
@@ -260,7 +314,7 @@ mod tests {
             (key("absent"), Prior::Absent),
             (
                 key("rotten"),
-                Prior::Damaged(Error::new(Code::DataLoss, "damaged")),
+                Prior::Untold(Error::new(Code::DataLoss, "damaged")),
             ),
         ])
     }
@@ -334,6 +388,42 @@ mod tests {
 
     fn number_of(text: &str) -> Option<i64> {
         super::number(text.as_bytes())
+    }
+
+    #[test]
+    fn previous_values_fit_one_answer() {
+        let large = Prior::Held(Item {
+            version: Version::from_bits(1),
+            expires: None,
+            value: vec![7; 1 << 20].into(),
+        });
+        let ask = |keys: usize| {
+            let names: Vec<String> = (0..keys).map(|nth| format!("k{nth}")).collect();
+            let operations = names.iter().map(|name| (name.as_str(), put())).collect();
+            let mut asking = write(&[], operations);
+            asking.return_previous = true;
+            judge(asking, Version::from_bits(10), |_| Some(&large)).map(|_| ())
+        };
+        assert_eq!(ask(16), Ok(()));
+        assert_eq!(ask(17).unwrap_err().code, Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_is_needed() {
+        let long = || held("123456789012345678901234567890", 5, Some(9));
+        for (need, kept) in [(Need::Version, 0), (Need::Number, 21), (Need::Value, 30)] {
+            let reduced = long().reduced_to(need);
+            assert_eq!(reduced.bytes(), kept);
+            let Prior::Held(item) = reduced else { panic!() };
+            assert_eq!(item.version, Version::from_bits(5));
+            // What is left of a value that is no number is none either.
+            assert_eq!(number(&item.value), None);
+        }
+        let Prior::Held(item) = held("-9223372036854775808", 1, None).reduced_to(Need::Number)
+        else {
+            panic!()
+        };
+        assert_eq!(number(&item.value), Some(i64::MIN));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tierkv_types::{
 };
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::judgement::{Effect, Prior, Priors, judge, needed, remembered};
+use crate::judgement::{Effect, Need, Prior, Priors, judge, needed, remembered};
 
 /// The sequencer of one data node.
 pub(crate) struct Sequencer {
@@ -30,8 +30,11 @@ pub(crate) struct Sequencer {
 struct State {
     replica: Replica,
     clock: HybridClock,
-    /// Appended and not yet committed, in index order.
+    /// Appended and not yet applied, in index order: as long as neither memory nor the
+    /// remembered requests tell what they do, it is told from here.
     pending: VecDeque<Record>,
+    /// Up to where pending records were given out to be applied.
+    released: Index,
     /// For each key with a pending change: the last such change's index, and what it leaves.
     appended: HashMap<ItemKey, Appended>,
     /// What pending records will have answered, by the requests they apply.
@@ -102,6 +105,7 @@ impl Sequencer {
             replica,
             clock: HybridClock::starting_above(seen),
             pending: VecDeque::new(),
+            released: Index::ZERO,
             appended: HashMap::new(),
             answered: HashMap::new(),
             waiters: VecDeque::new(),
@@ -182,6 +186,9 @@ impl Sequencer {
             return Err(proposals);
         };
         let before = (state.replica.last(), state.pending.len());
+        let ids: Vec<RequestId> = (proposals.iter())
+            .map(|proposal| proposal.write.id)
+            .collect();
         let mut answers = Vec::with_capacity(proposals.len());
         let mut records = Vec::with_capacity(proposals.len());
         for Proposal { write, deadline } in proposals {
@@ -199,8 +206,18 @@ impl Sequencer {
             // The log takes all or nothing, and it took nothing: so did this node.
             state.take_back(before);
             let error = error.to_error();
-            for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
-                *answer = Err(error.clone());
+            for (answer, id) in answers.iter_mut().zip(&ids) {
+                let stands = match answer {
+                    // Applied before, and not by a record of this frame.
+                    Ok(sequenced) => sequenced.replayed && self.outcome(&state, id).is_some(),
+                    // Other refusals may have been judged by what was taken back.
+                    Err(refusal) => {
+                        matches!(refusal.code, Code::DeadlineExceeded | Code::NotMaster)
+                    }
+                };
+                if !stands {
+                    *answer = Err(error.clone());
+                }
             }
         }
         // Answers that made no record still depend on what is appended before them.
@@ -225,6 +242,8 @@ impl Sequencer {
         wall: u64,
         records: &mut Vec<Record>,
     ) -> Result<Sequenced, Error> {
+        // Also a refusal is a master's word.
+        state.replica.confirm(now).map_err(not_master)?;
         let (request, fingerprint) = (write.id, write.fingerprint());
         if let Some(outcome) = self.outcome(state, &request) {
             return repeated(&write, fingerprint, &outcome);
@@ -322,22 +341,19 @@ impl Sequencer {
     /// change; `None` if only the store can tell of one. It is all looked up before anything
     /// is judged by it: what memory knows now it may evict in the next moment.
     fn priors(&self, state: &State, proposals: &[Proposal], known: &Known) -> Option<Priors> {
-        let keys = proposals
-            .iter()
-            .flat_map(|proposal| needed(&proposal.write));
         let mut priors = Priors::new();
-        for key in keys {
-            if !state.appended.contains_key(key) && !priors.contains_key(key) {
-                priors.insert(key.clone(), self.prior(key, known)?);
+        for (key, need) in needs(proposals) {
+            if !state.appended.contains_key(key) {
+                priors.insert(key.clone(), self.prior(key, need, known)?);
             }
         }
         Some(priors)
     }
 
     /// What a key holds that has no pending change; `None` if only the store can tell.
-    fn prior(&self, key: &ItemKey, known: &Known) -> Option<Prior> {
+    fn prior(&self, key: &ItemKey, need: Need, known: &Known) -> Option<Prior> {
         match self.storage.get(key.as_bytes()) {
-            Residence::Found(item) => Some(Prior::Held(item)),
+            Residence::Found(item) => Some(Prior::Held(item).reduced_to(need)),
             Residence::Absent => Some(Prior::Absent),
             // The generation is read after memory was asked: while it stands, nothing that
             // memory held has gone to the store since `known` was loaded.
@@ -354,18 +370,17 @@ impl Sequencer {
         !is_pending && self.storage.get(key.as_bytes()) == Residence::Unknown
     }
 
-    /// Takes out the records that a commit lets be applied.
+    /// The records that a commit lets be applied. They stay pending until they are.
     pub(crate) fn release(&self, up_to: Index) -> Vec<Record> {
         let mut state = self.lock();
-        let mut records = Vec::new();
-        while state
-            .pending
-            .front()
-            .is_some_and(|record| record.position.index <= up_to)
-        {
-            records.extend(state.pending.pop_front());
-        }
-        records
+        let released = state.released;
+        state.released = released.max(up_to);
+        let index = |record: &Record| record.position.index;
+        (state.pending.iter())
+            .skip_while(|record| index(record) <= released)
+            .take_while(|record| index(record) <= up_to)
+            .cloned()
+            .collect()
     }
 
     /// Takes in that released records are applied: memory tells what they changed from here
@@ -373,6 +388,12 @@ impl Sequencer {
     pub(crate) fn applied(&self, records: &[Record], up_to: Index) -> Vec<Waiter> {
         let mut state = self.lock();
         for record in records {
+            let front = state.pending.pop_front();
+            assert!(
+                front.is_some_and(|front| front.position == record.position),
+                "record {} is applied out of its turn",
+                record.position
+            );
             for change in record.changes() {
                 let index = state
                     .appended
@@ -401,6 +422,19 @@ impl Sequencer {
         }
         waiters
     }
+}
+
+/// What proposals need to know, each key once.
+pub(crate) fn needs(proposals: &[Proposal]) -> HashMap<&ItemKey, Need> {
+    let mut needs = HashMap::new();
+    for (key, need) in proposals
+        .iter()
+        .flat_map(|proposal| needed(&proposal.write))
+    {
+        let most = needs.entry(key).or_insert(need);
+        *most = need.max(*most);
+    }
+    needs
 }
 
 /// Answers a request that was applied before.

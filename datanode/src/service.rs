@@ -30,15 +30,19 @@ use tokio::{
 use tonic::{Response, Status, Streaming};
 
 use crate::{
-    judgement::{Prior, Priors, needed},
+    judgement::{Need, Prior, Priors},
     ownership::Owned,
     reads::{Missing, ReadView},
-    sequencer::{Known, Proposal, Proposed, Sequenced, Sequencer},
+    sequencer::{Known, Proposal, Proposed, Sequenced, Sequencer, needs},
     watches::Watches,
 };
 
 /// Keys that one read of the store asks for.
 const KEYS_PER_LOAD: usize = 50;
+
+/// Bytes of values that are read from the store for what writes of one frame are to be
+/// told or judged by. Over it those that need more are refused.
+const PRIOR_BYTES: usize = 64 << 20;
 
 /// Everything a request needs.
 pub(crate) struct Service {
@@ -243,7 +247,7 @@ impl Service {
                 "the disk did not keep up with the writes before this one; nothing was done",
             ));
         }
-        let Proposed { answers, committed } = match self.propose(proposals).await {
+        let Proposed { answers, committed } = match self.propose(proposals, last).await {
             Ok(proposed) => proposed,
             Err(error) => return refuse(&error),
         };
@@ -255,7 +259,6 @@ impl Service {
                  key, or send it again with the same request id",
             )),
             (Err(error), true) => Err(error),
-            // What it was judged by is not committed yet, and may never be (REP-APPLY).
             (Err(error), false) => Err(match error.code {
                 // What it was judged by is not committed yet, and may never be (REP-APPLY).
                 Code::ConditionFailed | Code::InvalidArgument => Error::unavailable(
@@ -270,9 +273,33 @@ impl Service {
             .collect()
     }
 
-    /// What the store has for each of `keys`. A row that is damaged is there: it may be
+    /// What the store has of keys that memory does not know, a few keys at a time, so that
+    /// many large values are never held together. A row that is damaged is there: it may be
     /// deleted, and keeps no other write of the frame back.
-    async fn load_priors(&self, keys: &[ItemKey]) -> Result<Vec<Prior>, Error> {
+    async fn load_priors(&self, needs: Vec<(ItemKey, Need)>) -> Result<Priors, Error> {
+        let mut priors = Priors::with_capacity(needs.len());
+        let mut bytes = 0;
+        for needs in needs.chunks(KEYS_PER_LOAD) {
+            let keys: Vec<ItemKey> = needs.iter().map(|(key, _)| key.clone()).collect();
+            let loaded = self.load_some(&keys).await?;
+            for ((key, need), prior) in needs.iter().zip(loaded) {
+                let mut prior = prior.reduced_to(*need);
+                bytes += prior.bytes();
+                if bytes > PRIOR_BYTES {
+                    bytes -= prior.bytes();
+                    prior = Prior::Untold(Error::exhausted(format!(
+                        "writes that arrived together ask for over {PRIOR_BYTES} bytes of \
+                         previous values, which is the limit prior_bytes; nothing was done, try \
+                         again"
+                    )));
+                }
+                priors.insert(key.clone(), prior);
+            }
+        }
+        Ok(priors)
+    }
+
+    async fn load_some(&self, keys: &[ItemKey]) -> Result<Vec<Prior>, Error> {
         let prior = |item: Option<Item>| item.map_or(Prior::Absent, Prior::Held);
         if let Ok(items) = self.storage.load(keys).await {
             return Ok(items.into_iter().map(prior).collect());
@@ -282,32 +309,38 @@ impl Service {
             let item = self.storage.load(std::slice::from_ref(key)).await;
             priors.push(match item {
                 Ok(mut item) => prior(item.pop().flatten()),
-                Err(error @ StorageError::Damaged { .. }) => Prior::Damaged(error.to_error()),
+                Err(error @ StorageError::Damaged { .. }) => Prior::Untold(error.to_error()),
                 Err(error) => return Err(error.to_error()),
             });
         }
         Ok(priors)
     }
 
-    /// Loads what the answers need to know of the store, then sequences.
-    async fn propose(&self, mut proposals: Vec<Proposal>) -> Result<Proposed, Error> {
+    /// Loads what the answers need to know of the store, then sequences; until `last`.
+    async fn propose(
+        &self,
+        mut proposals: Vec<Proposal>,
+        last: Instant,
+    ) -> Result<Proposed, Error> {
         loop {
-            let unknown: Vec<ItemKey> = (proposals.iter())
-                .flat_map(|proposal| needed(&proposal.write))
-                .filter(|key| self.sequencer.is_unknown(key))
-                .cloned()
+            let unknown: Vec<(ItemKey, Need)> = needs(&proposals)
+                .into_iter()
+                .filter(|(key, _)| self.sequencer.is_unknown(key))
+                .map(|(key, need)| (key.clone(), need))
                 .collect();
             let generation = self.storage.generation();
-            let mut priors = Priors::with_capacity(unknown.len());
-            if !unknown.is_empty() {
-                let loaded = self.load_priors(&unknown).await?;
-                priors.extend(unknown.into_iter().zip(loaded));
-            }
+            let priors = self.load_priors(unknown).await?;
             match self
                 .sequencer
                 .propose(proposals, &Known { generation, priors })
             {
                 Ok(proposed) => return Ok(proposed),
+                Err(_) if Instant::now() >= last => {
+                    return Err(Error::new(
+                        Code::DeadlineExceeded,
+                        "what the write depends on could not be read in time; nothing was done",
+                    ));
+                }
                 Err(again) => proposals = again,
             }
         }

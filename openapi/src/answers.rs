@@ -315,7 +315,11 @@ impl BatchWritten {
     #[must_use]
     pub fn new(kinds: &[OperationKind], return_previous: bool, wire: v1::WriteResponse) -> Self {
         let results = (kinds.iter().zip(wire.results))
-            .map(|(kind, result)| WriteResult::new(*kind, return_previous, &result))
+            .map(|(kind, result)| {
+                // Of a request that had been applied before, only deletes are remembered so well.
+                let return_previous = return_previous && !wire.replayed;
+                WriteResult::new(*kind, return_previous, &result)
+            })
             .collect();
         Self {
             version: wire.version.to_string(),

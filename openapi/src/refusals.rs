@@ -4,7 +4,8 @@ use utoipa::IntoResponses;
 
 use crate::problem::Problem;
 
-/// What any operation may answer.
+/// What any operation may answer. What a refusal says of a write it says of this attempt: an
+/// earlier one under the same `Idempotency-Key` whose answer was lost may have been applied.
 #[derive(Debug, IntoResponses)]
 pub enum AnyRefusal {
     /// The request can't succeed as it is (`InvalidArgument`): correct it.

@@ -98,10 +98,10 @@ impl Client {
     /// ([`Error::request_id`]): do the same write again with it, within two minutes of the
     /// first time. It is applied if it had not been, and never twice.
     ///
-    /// Any write of this handle carries the id, and another write than the one of that id is
-    /// refused with `InvalidArgument`, so use it for the one. Since earlier attempts were of
-    /// unknown fate, it succeeds or its outcome stays unknown: a refusal now would say nothing
-    /// about them.
+    /// Any write of this handle carries the id, so use it for the one: another write under an
+    /// id that was applied is never applied. Since earlier attempts were of unknown fate, a
+    /// write of this handle succeeds or its outcome stays unknown, whatever it is refused for:
+    /// a refusal now says nothing about them.
     #[must_use]
     pub fn with_request_id(&self, id: RequestId) -> Self {
         Self {
@@ -160,11 +160,10 @@ impl Client {
             let others = u32::try_from(coordinators.len() - place).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / others;
             match greeted(coordinator, Instant::now() + share).await {
-                Ok(()) if self.shared.clock.millis().is_some() => {
+                Ok(()) => {
                     self.shared.coordinators.choose(place);
                     return Ok(());
                 }
-                Ok(()) => last = Refusal::unavailable("it did not greet the session"),
                 Err(error) => last = error,
             }
         }
@@ -195,7 +194,7 @@ impl Client {
         let mut turns = self.turns();
         let id = match self.request_id {
             Some(id) => id,
-            None => self.new_request_id().await,
+            None => self.new_request_id(&mut turns).await?,
         };
         let mut attempts = Attempts::new(id, self.request_id.is_some());
         loop {
@@ -241,33 +240,48 @@ impl Client {
     }
 
     /// A name for a new write.
-    async fn new_request_id(&self) -> RequestId {
+    ///
+    /// # Errors
+    /// `Unavailable` if no coordinator knew the platform's time before the write's was over.
+    async fn new_request_id(&self, turns: &mut Turns<'_>) -> Result<RequestId, Error> {
         let clock = &self.shared.clock;
-        if clock.needs_news() {
-            let mut kv = self.shared.coordinators.current().kv();
-            let greeting = async move {
-                let nothing = Request::new(stream::empty());
-                kv.session(nothing)
-                    .await
-                    .ok()?
-                    .into_inner()
-                    .message()
-                    .await
-                    .ok()?
-            };
+        loop {
+            if clock.needs_news() {
+                self.ask_for_the_time(turns.coordinator()).await;
+            }
             // Without news what is known goes on to serve.
-            if let Ok(Some(frame)) = timeout(NEWS_TIMEOUT.min(self.timeout / 2), greeting).await
-                && let Some(greeting) = frame.greeting
-            {
-                clock.hear(greeting.platform_time_ms);
+            if let Some(birth_millis) = clock.millis() {
+                let mut random = [0; 16];
+                rand::rng().fill_bytes(&mut random);
+                return Ok(RequestId {
+                    birth_millis,
+                    random,
+                });
+            }
+            let unknown =
+                Refusal::unavailable("no coordinator knows the platform's time yet; try again");
+            if !turns.next(&unknown).await {
+                return Err(unknown.into());
             }
         }
-        let mut random = [0; 16];
-        rand::rng().fill_bytes(&mut random);
-        RequestId {
-            // A client that is connected was greeted.
-            birth_millis: clock.millis().unwrap_or(0),
-            random,
+    }
+
+    async fn ask_for_the_time(&self, coordinator: &Coordinator) {
+        let mut kv = coordinator.kv();
+        let greeting = async move {
+            let nothing = Request::new(stream::empty());
+            kv.session(nothing)
+                .await
+                .ok()?
+                .into_inner()
+                .message()
+                .await
+                .ok()?
+        };
+        if let Ok(Some(frame)) = timeout(NEWS_TIMEOUT.min(self.timeout / 2), greeting).await
+            && let Some(greeting) = frame.greeting
+        {
+            self.shared.clock.hear(greeting.platform_time_ms);
         }
     }
 

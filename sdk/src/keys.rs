@@ -359,9 +359,11 @@ const fn raised(options: ReadOptions, floor: Floor) -> ReadOptions {
     }
 }
 
+/// The newest is within every bound of staleness.
 const fn latest(options: ReadOptions) -> ReadOptions {
     ReadOptions {
         consistency: Consistency::Latest,
+        max_staleness: None,
         ..options
     }
 }

@@ -57,8 +57,12 @@ impl PlatformClock {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in that the platform's time was `millis` a moment ago.
+    /// Takes in that the platform's time was `millis` a moment ago; 0 is said by who does not
+    /// know it.
     pub(crate) fn hear(&self, millis: u64) {
+        if millis == 0 {
+            return;
+        }
         let now = self.clock.boot_time();
         let mut heard = self.heard();
         match &mut *heard {
@@ -80,8 +84,8 @@ impl PlatformClock {
         self.heard().map(|heard| heard.now(now))
     }
 
-    /// Whether the caller is to ask the platform for its time: nothing was heard for long, and
-    /// nobody else was told to ask.
+    /// Whether the caller is to ask the platform for its time: nothing was heard ever, or for
+    /// long and nobody else was told to ask.
     pub(crate) fn needs_news(&self) -> bool {
         let now = self.clock.boot_time();
         match &mut *self.heard() {
@@ -89,7 +93,8 @@ impl PlatformClock {
                 heard.news = now;
                 true
             }
-            _ => false,
+            Some(_) => false,
+            None => true,
         }
     }
 }
@@ -142,7 +147,9 @@ mod tests {
     fn one_caller_asks_after_long_silence() {
         let hands = Hands::default();
         let clock = PlatformClock::new(hands.clone());
-        assert!(!clock.needs_news(), "nothing was ever heard");
+        assert!(clock.needs_news(), "nothing was ever heard");
+        clock.hear(0);
+        assert!(clock.needs_news(), "who was asked did not know it");
         clock.hear(1_000);
         hands.pass(NEWS_INTERVAL.as_secs() - 1);
         assert!(!clock.needs_news());

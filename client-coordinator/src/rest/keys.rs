@@ -7,7 +7,7 @@ use axum::{
     extract::{Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
-        header::{ACCEPT, CONTENT_TYPE, ETAG, VARY},
+        header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, ETAG, VARY},
     },
     response::{IntoResponse, Response},
 };
@@ -175,6 +175,12 @@ pub(super) async fn put<C: Cache>(
     let deadline = parameters.deadline()?;
     parameters.finish()?;
     let condition = conditions::of_put(&head.headers)?;
+    if head.headers.contains_key(CONTENT_RANGE) {
+        return Err(Error::invalid(
+            "a PUT sets a whole value; leave Content-Range out (RFC 9110, section 14.5)",
+        )
+        .into());
+    }
     let request_id = idempotency::request_id(&head.headers)?;
     let value = body::value(&head.headers, body, deadline).await?;
     let version = match condition {

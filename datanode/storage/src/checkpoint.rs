@@ -142,7 +142,10 @@ impl Checkpointer {
             },
             generations: self.core.memory.freeze(),
             forgotten: applying.forgotten.take(),
-            outcomes: std::mem::take(&mut applying.outcomes),
+            outcomes: {
+                applying.outcome_places = 0;
+                std::mem::take(&mut applying.outcomes)
+            },
         })
     }
 

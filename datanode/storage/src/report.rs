@@ -29,9 +29,9 @@ pub struct StorageReport {
     pub log_queue_bytes: u64,
     /// The bytes waiting for the log over which writers wait.
     pub log_queue_limit_bytes: u64,
-    /// Requests whose outcomes are remembered.
+    /// Places that requests take whose outcomes are remembered; nearly all take one.
     pub requests: usize,
-    /// How many remembered requests make writers wait.
+    /// How many of these make writers wait.
     pub requests_limit: usize,
     /// Snapshots that are open.
     pub open_snapshots: usize,
@@ -64,7 +64,7 @@ impl Storage {
             segments,
             log_queue_bytes: core.log.queue().bytes(),
             log_queue_limit_bytes: LOG_QUEUE_BYTES as u64,
-            requests: locked(&core.requests).len(),
+            requests: locked(&core.requests).places(),
             requests_limit: REQUEST_LIMIT,
             open_snapshots: core.open_snapshots.count(),
             open_snapshots_limit: OPEN_SNAPSHOTS,

@@ -9,9 +9,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use tierkv_types::{ChangeKind, Payload, Record, RequestId, Version};
 
-/// Requests remembered at once, over which writers wait for the oldest to be forgotten:
-/// as many as 69,000 writes a second make in two minutes, in about half a GiB.
+/// Places for remembered requests, over which writers wait for the oldest to be forgotten.
+/// Nearly every request takes one: as many as 69,000 writes a second make in two minutes, in
+/// about half a GiB.
 pub(crate) const REQUEST_LIMIT: usize = 8 << 20;
+/// So many bytes of an outcome beyond what fits one place take another.
+const PLACE_BYTES: usize = 64;
 
 const MILLIS_PER_SECOND: u64 = 1_000;
 
@@ -29,6 +32,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// How many places it takes of [`REQUEST_LIMIT`].
+    pub(crate) fn places(&self) -> usize {
+        let bytes = self.existed.as_bytes().len() + 8 * self.numbers.len();
+        1 + bytes / PLACE_BYTES
+    }
+
     /// The request that a record applies, and its outcome.
     #[must_use]
     pub fn of(record: &Record) -> Option<(RequestId, Self)> {
@@ -117,6 +126,8 @@ struct Second {
     outcomes: HashMap<Name, Packed>,
     /// For the few requests that deleted or incremented more than [`Packed`] holds.
     long: HashMap<Name, (Existed, Vec<i64>)>,
+    /// Places that all of them take.
+    places: usize,
 }
 
 /// The outcomes of all applied requests that a master would still accept.
@@ -124,7 +135,7 @@ struct Second {
 pub(crate) struct Requests {
     /// By the second of their birth.
     seconds: BTreeMap<u64, Second>,
-    count: usize,
+    places: usize,
     /// Requests born before this millisecond are refused everywhere, so they are forgotten.
     horizon: u64,
 }
@@ -164,7 +175,10 @@ impl Requests {
             let rest = (outcome.existed.clone(), outcome.numbers.clone());
             second.long.insert(name, rest);
         }
-        self.count += usize::from(known.is_none());
+        if known.is_none() {
+            second.places += outcome.places();
+            self.places += outcome.places();
+        }
     }
 
     pub(crate) fn get(&self, id: &RequestId) -> Option<Outcome> {
@@ -194,12 +208,13 @@ impl Requests {
         while let Some(oldest) = self.seconds.first_entry()
             && (oldest.key() + 1) * MILLIS_PER_SECOND <= self.horizon
         {
-            self.count -= oldest.remove().outcomes.len();
+            self.places -= oldest.remove().places;
         }
     }
 
-    pub(crate) const fn len(&self) -> usize {
-        self.count
+    /// How many places are taken of [`REQUEST_LIMIT`].
+    pub(crate) const fn places(&self) -> usize {
+        self.places
     }
 }
 
@@ -244,7 +259,9 @@ mod tests {
         let existed = &outcomes[4].existed;
         assert!(existed.contains(3) && existed.contains(999));
         assert!(!existed.contains(4) && !existed.contains(5_000));
-        assert_eq!(requests.len(), outcomes.len());
+        let places = outcomes.iter().map(Outcome::places).sum::<usize>();
+        assert_eq!(requests.places(), places);
+        assert!(places > outcomes.len(), "a long one takes more than one");
     }
 
     #[test]
@@ -253,7 +270,7 @@ mod tests {
         requests.insert(&id(4_999, 1), &outcome(&[1], &[]));
         requests.insert(&id(5_000, 2), &outcome(&[], &[]));
         requests.insert(&id(5_000, 2), &outcome(&[], &[]));
-        assert_eq!(requests.len(), 2);
+        assert_eq!(requests.places(), 2);
         requests.forget(4_999);
         assert!(requests.get(&id(4_999, 1)).is_some());
         requests.forget(5_000);
@@ -261,6 +278,6 @@ mod tests {
         assert!(requests.get(&id(5_000, 2)).is_some());
         requests.forget(1);
         requests.insert(&id(4_999, 1), &outcome(&[], &[]));
-        assert_eq!((requests.len(), requests.horizon), (1, 5_000));
+        assert_eq!((requests.places(), requests.horizon), (1, 5_000));
     }
 }

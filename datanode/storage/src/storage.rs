@@ -40,7 +40,7 @@ use crate::{
 
 /// Smallest segment that may be set; tests use it.
 const MIN_SEGMENT_BYTES: u64 = 4096;
-/// Outcomes of requests not yet stored that trigger a checkpoint at once: writes to few keys
+/// Places of outcomes not yet stored that trigger a checkpoint at once: writes to few keys
 /// make few entries, and as many of these as any.
 const OUTCOMES_PER_CHECKPOINT: usize = 1 << 18;
 /// How often a read that checkpoints outrun is repeated before it is given up. One that
@@ -101,6 +101,8 @@ pub(crate) struct Applying {
     /// were answered.
     pub(crate) forgotten: Option<Version>,
     pub(crate) outcomes: Vec<(RequestId, Outcome)>,
+    /// Places that these take.
+    pub(crate) outcome_places: usize,
 }
 
 /// Where the store stands.
@@ -205,6 +207,7 @@ impl Storage {
                 epochs: meta.epochs,
                 forgotten: None,
                 outcomes: Vec::new(),
+                outcome_places: 0,
             }),
             requests: Mutex::new(requests),
             open_snapshots: Open::new(),
@@ -347,6 +350,7 @@ impl Storage {
                 applying.advance(record);
                 if let Some((id, outcome)) = Outcome::of(record) {
                     requests.insert(&id, &outcome);
+                    applying.outcome_places += outcome.places();
                     applying.outcomes.push((id, outcome));
                 }
                 if let Payload::Forget { up_to } = record.payload {
@@ -357,7 +361,7 @@ impl Storage {
                 }
             }
             core.tails.publish(records);
-            applying.outcomes.len()
+            applying.outcome_places
         };
         let is_much = core.memory.active_bytes() >= core.settings.checkpoint_bytes;
         if is_much || outcomes >= OUTCOMES_PER_CHECKPOINT {
@@ -569,7 +573,7 @@ impl Core {
         if self.memory.pinned_bytes() >= self.settings.pinned_limit_bytes {
             return Some(meters::PINNED);
         }
-        let are_many = locked(&self.requests).len() >= REQUEST_LIMIT;
+        let are_many = locked(&self.requests).places() >= REQUEST_LIMIT;
         are_many.then_some(meters::REQUESTS)
     }
 }

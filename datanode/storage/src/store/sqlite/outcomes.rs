@@ -23,8 +23,8 @@ use tierkv_types::{RequestId, Version};
 use super::{damaged, failure};
 use crate::{Outcome, StorageError, requests::Existed};
 
-/// Most outcomes of one row: a few MB.
-const OUTCOMES_PER_ROW: usize = 1 << 16;
+/// Places of outcomes after which a row is closed: a few MB.
+const PLACES_PER_ROW: usize = 1 << 16;
 /// Says in a length that numbers follow; no length is as large.
 const HAS_NUMBERS: u16 = 1 << 15;
 const FIXED_BYTES: usize = 8 + 16 + 8 + 4 + 2;
@@ -40,7 +40,9 @@ pub(super) async fn write(
         .bind(horizon.cast_signed())
         .execute(&mut *connection)
         .await?;
-    for outcomes in outcomes.chunks(OUTCOMES_PER_ROW) {
+    let mut rest = outcomes;
+    while !rest.is_empty() {
+        let outcomes = row(&mut rest);
         let newest = outcomes.iter().map(|(id, _)| id.birth_millis).max();
         let Some(newest) = newest.filter(|newest| *newest >= horizon) else {
             continue;
@@ -54,6 +56,19 @@ pub(super) async fn write(
             .await?;
     }
     Ok(())
+}
+
+/// Takes the outcomes of one row off the front.
+fn row<'a>(rest: &mut &'a [(RequestId, Outcome)]) -> &'a [(RequestId, Outcome)] {
+    let mut places = 0;
+    let fits = |(_, outcome): &&(RequestId, Outcome)| {
+        places += outcome.places();
+        places <= PLACES_PER_ROW
+    };
+    let count = rest.iter().take_while(fits).count().max(1);
+    let (outcomes, after) = rest.split_at(count);
+    *rest = after;
+    outcomes
 }
 
 /// All outcomes there are.
