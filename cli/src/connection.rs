@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use tierkv::{Builder, Client, Code};
 use tierkv_openapi::timeout;
-use tierkv_types::limits::DEFAULT_TIMEOUT;
+use tierkv_types::{key::DEFAULT_NAMESPACE, limits::DEFAULT_TIMEOUT};
 
 /// The options of every client command.
 #[derive(Args)]
@@ -18,9 +18,9 @@ pub(crate) struct Connection {
         default_value = "127.0.0.1:7400"
     )]
     address: Vec<String>,
-    /// Namespace of the keys.
-    #[arg(long, short, env = "TIERKV_NAMESPACE", default_value = "default")]
-    namespace: String,
+    /// Namespace of the keys [default: default].
+    #[arg(long, short, env = "TIERKV_NAMESPACE", value_parser = NonEmptyStringValueParser::new())]
+    namespace: Option<String>,
     /// How long each operation may take, retries included, as in 500ms or 5s [default: 5s].
     #[arg(long, env = "TIERKV_TIMEOUT", value_parser = timeout::parse)]
     timeout: Option<Duration>,
@@ -29,13 +29,18 @@ pub(crate) struct Connection {
 impl Connection {
     /// The namespace of the keys.
     pub(crate) fn namespace(&self) -> &str {
-        &self.namespace
+        self.named_namespace().unwrap_or(DEFAULT_NAMESPACE)
+    }
+
+    /// The namespace of the keys, if the user names one.
+    pub(crate) fn named_namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
     }
 
     /// A connected client.
     pub(crate) async fn open(&self) -> Result<Client, String> {
         let builder = Client::builder()
-            .namespace(&self.namespace)
+            .namespace(self.namespace())
             .timeout(self.timeout.unwrap_or(DEFAULT_TIMEOUT));
         let builder = self.address.iter().fold(builder, Builder::address);
         builder.connect().await.map_err(|error| match error.code() {

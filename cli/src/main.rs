@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     name = "tierkv",
     version,
     about,
-    after_help = "Start with: tierkv dev\n\nExit status: 0 if all went well; 1 if a key is absent, a \
+    after_help = "Start with: tierkv dev\n\nExit status: 0 if all went well; 1 if a key to read is absent, a \
                   condition did not hold, lines of an import were left out or a recovery is due; 2 for \
                   any error; 3 if it is unknown whether a write happened."
 )]

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use tierkv_storage::{Item, Outcome};
 use tierkv_types::{
-    Change, ChangeKind, Code, ConditionKind, Error, ItemKey, OperationKind, Version, WriteRequest,
-    limits::MAX_ANSWER_BYTES,
+    Change, ChangeKind, Code, Condition, ConditionKind, Error, ItemKey, OperationKind, Version,
+    WriteRequest, limits::MAX_ANSWER_BYTES,
 };
 
 /// What a key holds, expired or not.
@@ -118,7 +118,7 @@ pub(crate) fn judge<'a>(
     };
     for (nth, condition) in write.conditions.iter().enumerate() {
         let version = live(&condition.key)?.map(|item| item.version);
-        check_condition(nth, condition.kind, version)?;
+        check_condition(nth, condition, version)?;
     }
     let mut effects = Vec::with_capacity(write.operations.len());
     let mut expiries = Vec::new();
@@ -146,7 +146,7 @@ pub(crate) fn judge<'a>(
             }
             OperationKind::Increment { delta } => {
                 let held = live(&operation.key)?;
-                effect.number = Some(sum(held, delta)?);
+                effect.number = Some(sum(&operation.key, held, delta)?);
                 expiries.push(held.and_then(|item| item.expires));
             }
         }
@@ -202,18 +202,28 @@ pub(crate) fn remembered(write: &WriteRequest, outcome: &Outcome) -> Vec<Effect>
         .collect()
 }
 
+/// Most letters of a key in the words of a refusal, which travel in headers.
+const SHOWN_LETTERS: usize = 64;
+
+/// A key as a refusal names it.
+fn shown(key: &ItemKey) -> String {
+    let letters = key.key().escape_ascii().to_string();
+    match letters.get(..SHOWN_LETTERS) {
+        Some(first) if letters.len() > SHOWN_LETTERS => format!("{first}..."),
+        _ => letters,
+    }
+}
+
 /// Whether the `nth` condition, counted from 0, holds of a key of this version.
-fn check_condition(nth: usize, kind: ConditionKind, held: Option<Version>) -> Result<(), Error> {
+fn check_condition(nth: usize, condition: &Condition, held: Option<Version>) -> Result<(), Error> {
     let failed = |why: String| {
+        let (number, key) = (nth + 1, shown(&condition.key));
         Err(Error::new(
             Code::ConditionFailed,
-            format!(
-                "condition {} of the write does not hold: {why}; nothing was changed",
-                nth + 1
-            ),
+            format!("condition {number}, on '{key}', does not hold: {why}; nothing was changed"),
         ))
     };
-    match (kind, held) {
+    match (condition.kind, held) {
         (ConditionKind::Absent, None) | (ConditionKind::Present, Some(_)) => Ok(()),
         (ConditionKind::Version(wanted), Some(version)) if wanted == version => Ok(()),
         (ConditionKind::Absent | ConditionKind::Version(_), Some(version)) => {
@@ -227,18 +237,26 @@ fn check_condition(nth: usize, kind: ConditionKind, held: Option<Version>) -> Re
 
 /// What a key holds after `delta` was added to it, as redis counts: decimal text without
 /// a plus, leading zeros or blanks.
-fn sum(held: Option<&Item>, delta: i64) -> Result<i64, Error> {
+fn sum(key: &ItemKey, held: Option<&Item>, delta: i64) -> Result<i64, Error> {
     let before = match held {
         None => 0,
         Some(item) => number(&item.value).ok_or_else(|| {
-            Error::invalid(
-                "the key does not hold a decimal 64-bit number, so it can't be incremented; put \
-                 one first",
-            )
+            let newline = match item.value.ends_with(b"\n") {
+                true => " (its value ends in a newline)",
+                false => "",
+            };
+            Error::invalid(format!(
+                "'{}' does not hold a decimal 64-bit number{newline}, so it can't be incremented; \
+                 put one first",
+                shown(key)
+            ))
         })?,
     };
     before.checked_add(delta).ok_or_else(|| {
-        Error::invalid("the sum would not fit a signed 64-bit number; nothing was changed")
+        Error::invalid(format!(
+            "the sum of '{}' would not fit a signed 64-bit number; nothing was changed",
+            shown(key)
+        ))
     })
 }
 
@@ -253,7 +271,7 @@ fn number(text: &[u8]) -> Option<i64> {
 mod tests {
     use std::time::Duration;
 
-    use tierkv_types::{Condition, Operation, RequestId};
+    use tierkv_types::{Operation, RequestId};
 
     use super::*;
 

@@ -33,6 +33,7 @@ pub(crate) struct ExportArguments {
 
 /// Writes a line for each key; what is left of its time to live goes with it.
 pub(crate) async fn run(arguments: ExportArguments) -> Outcome {
+    let has_prefix = arguments.prefix.is_some();
     let selection = arguments.form.prefix(arguments.prefix)?;
     let options = ScanOptions {
         read: arguments.freshness.options()?,
@@ -48,7 +49,11 @@ pub(crate) async fn run(arguments: ExportArguments) -> Outcome {
             written.map_err(|error| format!("{} is not complete: {error}", path.display()))?
         }
     };
-    eprintln!("{count} exported");
+    let hint = match (count, has_prefix, &arguments.file) {
+        (0, true, None) => "; no key begins with the prefix (--file names a file)",
+        _ => "",
+    };
+    eprintln!("{count} exported{hint}");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -108,11 +108,12 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
 fn provenance(found: &Found) -> String {
     let expiry = match millis(found.expires_at) {
         Some(at) => format!("expires at {at} ms of Unix time"),
+        None if found.value.is_none() => "the key is absent".to_owned(),
         None => "does not expire".to_owned(),
     };
     format!(
-        "source {:?}, version {}, age at most {} ms, {expiry}",
-        found.source,
+        "source {}, version {}, age at most {} ms, {expiry}",
+        source(found.source).name(),
         found.version,
         found.age.as_millis()
     )

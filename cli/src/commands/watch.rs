@@ -7,7 +7,10 @@ use clap::Args;
 use serde_json::{Map, Value};
 use tierkv::{Change, Event};
 use tierkv_openapi::octets::{decode, split, token};
-use tokio::signal::ctrl_c;
+use tokio::signal::{
+    ctrl_c,
+    unix::{SignalKind, signal},
+};
 
 use super::key::{KeyForm, millis};
 use crate::{
@@ -28,7 +31,8 @@ pub(crate) struct WatchArguments {
     /// Go on where an earlier watch of the same keys ended, instead of from now.
     #[arg(long)]
     resume_token: Option<String>,
-    /// End after so many changes.
+    /// End after so many changes, and those that were told together with the last of them: a
+    /// watch goes on behind all of these.
     #[arg(long)]
     limit: Option<u64>,
     /// How to print changes; each line of JSON tells its resume token.
@@ -46,13 +50,16 @@ pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
     let client = arguments.connection.open().await?;
     let mut watch = client.watch_from(prefix, from).await?;
     let mut left = arguments.limit.unwrap_or(u64::MAX);
-    while left > 0 {
+    let mut terminated = signal(SignalKind::terminate())?;
+    loop {
+        let before = watch.resume_token().clone();
         let event = tokio::select! {
             event = watch.next() => event,
             interrupted = ctrl_c() => {
                 interrupted?;
                 break;
             }
+            _ = terminated.recv() => break,
         };
         let Some(event) = event.transpose()? else {
             break;
@@ -62,7 +69,10 @@ pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
             Output::Json => output::json(&as_json(&event, watch.resume_token()))?,
             Output::Raw => output::line(raw(&event))?,
         }
-        left -= 1;
+        left = left.saturating_sub(1);
+        if left == 0 && *watch.resume_token() != before {
+            break;
+        }
     }
     eprintln!("go on with --resume-token {}", token(watch.resume_token()));
     Ok(ExitCode::SUCCESS)

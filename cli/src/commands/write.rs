@@ -46,6 +46,15 @@ pub(crate) struct WriteArguments {
 pub(crate) async fn run(arguments: WriteArguments) -> Outcome {
     let body = read(arguments.file.as_deref())?;
     let request = parse(&body, arguments.connection.namespace())?;
+    if let Some(named) = arguments.connection.named_namespace()
+        && named != request.namespace
+    {
+        return Err(format!(
+            "the batch is of the namespace {} and --namespace says {named}; leave one of them out",
+            request.namespace
+        )
+        .into());
+    }
     let client = arguments.connection.open().await?;
     let client = client.in_namespace(&request.namespace)?;
     let return_previous = request.return_previous;

@@ -60,6 +60,11 @@ pub(super) async fn json<T: DeserializeOwned>(
         ))
     })
     .await?;
+    if bytes.is_empty() {
+        return Err(
+            Error::invalid("the body is empty, and this takes JSON; /docs shows what").into(),
+        );
+    }
     object::document(&bytes).map_err(|error| {
         Error::invalid(format!(
             "the body is not the JSON that is expected here: {error}"
