@@ -70,6 +70,7 @@ pub enum Change {
 pub struct Watch {
     told: BoxStream<'static, Result<Told, Error>>,
     resume_token: Bytes,
+    covers_all: bool,
 }
 
 impl Watch {
@@ -89,6 +90,13 @@ impl Watch {
     pub fn resume_token(&self) -> &Bytes {
         &self.resume_token
     }
+
+    /// Whether the resume token covers every event that was handed out: a watch that goes on
+    /// there is told none of them again.
+    #[must_use]
+    pub const fn token_covers_all(&self) -> bool {
+        self.covers_all
+    }
 }
 
 impl Stream for Watch {
@@ -98,6 +106,7 @@ impl Stream for Watch {
         loop {
             match self.told.poll_next_unpin(context) {
                 Poll::Ready(Some(Ok(Told { event, token }))) => {
+                    self.covers_all = token.is_some();
                     if let Some(token) = token {
                         self.resume_token = token;
                     }
@@ -148,6 +157,7 @@ impl Client {
         watching.open().await?;
         Ok(Watch {
             resume_token: watching.request.resume_token.clone(),
+            covers_all: true,
             told: unfold(watching, async |mut watching| {
                 let told = watching.next().await?;
                 Some((told, watching))

@@ -52,7 +52,6 @@ pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
     let mut left = arguments.limit.unwrap_or(u64::MAX);
     let mut terminated = signal(SignalKind::terminate())?;
     loop {
-        let before = watch.resume_token().clone();
         let event = tokio::select! {
             event = watch.next() => event,
             interrupted = ctrl_c() => {
@@ -70,7 +69,7 @@ pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
             Output::Raw => output::line(raw(&event))?,
         }
         left = left.saturating_sub(1);
-        if left == 0 && *watch.resume_token() != before {
+        if left == 0 && watch.token_covers_all() {
             break;
         }
     }
