@@ -20,7 +20,7 @@ use crate::{ownership::Ownership, service::Service};
 /// A scan under way.
 struct Scan {
     snapshot: Snapshot,
-    /// The cluster clock at the snapshot: what has expired by then is hidden.
+    /// The cluster clock shortly before the snapshot: what has expired by then is hidden.
     clock: Version,
     owned: Arc<Ownership>,
     /// How many more items are wanted.
@@ -88,6 +88,9 @@ impl Service {
         self.sequencer.confirm(|_| ())?;
         let owned = self.owned.now();
         owned.check_map(routed_by)?;
+        // Read before: of a key that is put anew after the snapshot, in time before it would
+        // have expired, the snapshot has the old item, and a later clock would hide it.
+        let clock = self.sequencer.now();
         let snapshot = self.storage.snapshot(range).await.map_err(refused)?;
         if Version::from_bits(min_version) > snapshot.version() {
             return Err(Error::invalid(
@@ -96,7 +99,7 @@ impl Service {
             ));
         }
         Ok(Scan {
-            clock: self.sequencer.now().max(snapshot.version()),
+            clock: clock.max(snapshot.version()),
             snapshot,
             owned,
             left: u64::MAX,
