@@ -68,7 +68,8 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 ///
 /// At most one answer is made ahead of whoever takes them. A task of its own holds
 /// `answers` and drops them at the deadline, so that what they hold is free again then, also
-/// if nobody asks for the next answer any more. It ends early if the stream is dropped.
+/// if nobody asks for the next answer any more. It ends early, and drops `answers` at once, if
+/// the stream is dropped.
 pub fn until_deadline<T: Send + 'static>(
     answers: impl Stream<Item = Result<T, Error>> + Send + 'static,
     deadline: Instant,
@@ -76,8 +77,13 @@ pub fn until_deadline<T: Send + 'static>(
 ) -> impl Stream<Item = Result<T, Error>> + Send + 'static {
     let (ahead, made) = mpsc::channel(ANSWERS_AHEAD);
     let making = tokio::spawn(async move {
-        let made = timeout_at(deadline, make(answers, ahead)).await;
-        made.unwrap_or(Err(late))
+        let making = timeout_at(deadline, make(answers, &ahead));
+        tokio::select! {
+            made = making => made.unwrap_or(Err(late)),
+            // Whoever took them went away: the next answer may be long in coming, and what
+            // `answers` hold until then is for nobody.
+            () = ahead.closed() => Ok(()),
+        }
     });
     let going = Going { made, making };
     unfold(Some(going), async |going| {
@@ -103,7 +109,7 @@ struct Going<T> {
 /// Makes answers as there is room for them.
 async fn make<T>(
     answers: impl Stream<Item = Result<T, Error>>,
-    ahead: mpsc::Sender<T>,
+    ahead: &mpsc::Sender<T>,
 ) -> Result<(), Error> {
     let mut answers = pin!(answers);
     while let Ok(room) = ahead.reserve().await {
@@ -237,6 +243,24 @@ mod tests {
         assert!([0, usize::MAX].contains(&made.load(Ordering::SeqCst)));
         let mut answers = Box::pin(until_deadline(counted(&made), in_time(), late()));
         assert!(answers.next().await.is_some());
+        drop(answers);
+        settled(began + Duration::from_millis(2)).await;
+        assert_eq!(made.load(Ordering::SeqCst), usize::MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_dropped_does_not_wait_for_the_answer_under_way() {
+        let (made, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+        let answers = unfold(Held(Arc::clone(&made)), async |held| {
+            match held.0.fetch_add(1, Ordering::SeqCst) {
+                0 => Some((Ok(0), held)),
+                _ => std::future::pending().await,
+            }
+        });
+        let mut answers = Box::pin(until_deadline(answers, in_time(), late()));
+        assert_eq!(answers.next().await, Some(Ok(0)));
+        settled(began + Duration::from_millis(1)).await;
+        assert_eq!(made.load(Ordering::SeqCst), 2, "the next one is under way");
         drop(answers);
         settled(began + Duration::from_millis(2)).await;
         assert_eq!(made.load(Ordering::SeqCst), usize::MAX);
