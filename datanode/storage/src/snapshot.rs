@@ -17,7 +17,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     iter::Peekable,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     vec,
 };
 
@@ -59,6 +59,9 @@ pub struct Snapshot {
 pub(crate) struct Open {
     places: Arc<Semaphore>,
     held: Arc<Mutex<Held>>,
+    /// One copy of what is pinned is made at a time: more would stand in the way of applying
+    /// one after the other.
+    copying: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -85,12 +88,18 @@ impl Open {
         Self {
             places: Arc::new(Semaphore::new(OPEN_SNAPSHOTS)),
             held: Arc::default(),
+            copying: Arc::new(Semaphore::new(1)),
         }
     }
 
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         OPEN_SNAPSHOTS - self.places.available_permits()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_copying(&self) -> bool {
+        self.copying.available_permits() == 0
     }
 
     /// Takes a place, unless all are taken, or those who have one hold `limit_bytes`.
@@ -143,13 +152,24 @@ impl Snapshot {
         let applied_bytes = core.memory.applied_bytes();
         let limit_bytes = core.settings.pinned_limit_bytes;
         let mut place = core.open_snapshots.enter(applied_bytes, limit_bytes)?;
+        // Lives as long as somebody waits for this.
+        let asker = Arc::new(());
         for _ in 0..LOAD_ATTEMPTS {
             let generation = core.memory.generation();
             let store = core.store.snapshot(&range).await?;
-            let Some(moment) = Moment::copy(Arc::clone(core), &range, generation).await? else {
+            let moment;
+            (place, moment) = Copying {
+                core: Arc::clone(core),
+                range: range.clone(),
+                generation,
+                asker: Arc::downgrade(&asker),
+                place,
+            }
+            .run()
+            .await?;
+            let Some(moment) = moment else {
                 continue;
             };
-            place.copied(moment.bytes);
             return Ok(Self {
                 index: moment.index,
                 version: moment.version,
@@ -268,37 +288,60 @@ struct Moment {
     index: Index,
     version: Version,
     pinned: Vec<(ItemKey, Entry)>,
-    bytes: u64,
 }
 
-impl Moment {
-    /// Copies it; `None` if entries have gone to the store since `generation`.
-    async fn copy(
-        core: Arc<Core>,
-        range: &ItemRange,
-        generation: u64,
-    ) -> Result<Option<Self>, StorageError> {
-        let range = range.clone();
+/// The work of copying what is pinned of a range. It goes on when whoever asked for it goes
+/// away, so it holds the place that it takes.
+struct Copying {
+    core: Arc<Core>,
+    range: ItemRange,
+    /// The one of memory before the store's transaction began.
+    generation: u64,
+    asker: Weak<()>,
+    place: Place,
+}
+
+impl Copying {
+    /// Makes the copy, once those before it are made; gives the place back, and `None` if
+    /// entries have gone to the store since the generation.
+    async fn run(mut self) -> Result<(Place, Option<Moment>), StorageError> {
+        // The semaphore is never closed.
+        let turn = Arc::clone(&self.core.open_snapshots.copying)
+            .acquire_owned()
+            .await;
         // There may be a million entries.
         blocking(move || {
-            let Some((index, version, pinned)) = copy(&core, &range, generation) else {
-                return Ok(None);
-            };
-            let (pinned, bytes) = pinned.sorted(&range);
-            Ok(Some(Self {
-                index,
-                version,
-                pinned,
-                bytes,
-            }))
+            if self.asker.strong_count() == 0 {
+                // Nobody hears this.
+                return Err(StorageError::Closed);
+            }
+            let moment = self.copy().map(|(index, version, pinned)| {
+                let (pinned, bytes) = pinned.sorted(&self.range);
+                self.place.copied(bytes);
+                Moment {
+                    index,
+                    version,
+                    pinned,
+                }
+            });
+            drop(turn);
+            Ok((self.place, moment))
         })
         .await
     }
-}
 
-fn copy(core: &Core, range: &ItemRange, generation: u64) -> Option<(Index, Version, Pinned)> {
-    let applying = locked(&core.applying);
-    let pinned = core.memory.pinned(range);
-    let is_whole = core.memory.generation() == generation;
-    is_whole.then_some((applying.position.index, applying.clock, pinned))
+    fn copy(&self) -> Option<(Index, Version, Pinned)> {
+        let memory = &self.core.memory;
+        let applying = locked(&self.core.applying);
+        // Looked at before, too: a copy in vain would keep others from applying for nothing.
+        if memory.generation() != self.generation {
+            return None;
+        }
+        let pinned = memory.pinned(&self.range);
+        let (index, version) = (applying.position.index, applying.clock);
+        drop(applying);
+        // Entries leave memory only after the generation has changed: one that the copy
+        // missed changed it before the copy was made.
+        (memory.generation() == self.generation).then_some((index, version, pinned))
+    }
 }

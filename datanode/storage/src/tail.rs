@@ -129,7 +129,7 @@ pub(crate) struct Tails {
     waypoints: Waypoints,
     /// The last record applied.
     applied: watch::Sender<Cursor>,
-    file_reads: Semaphore,
+    file_reads: Arc<Semaphore>,
 }
 
 impl Tails {
@@ -139,7 +139,7 @@ impl Tails {
             history: History::default(),
             waypoints: Waypoints::default(),
             applied: watch::Sender::new(applied),
-            file_reads: Semaphore::new(MAX_FILE_READS),
+            file_reads: Arc::new(Semaphore::new(MAX_FILE_READS)),
         }
     }
 
@@ -268,15 +268,59 @@ impl Tail {
         &self,
         work: impl FnOnce(&Tails) -> Result<T, TailError> + Send + 'static,
     ) -> Result<T, TailError> {
-        // The semaphore is never closed.
-        let _turn = self.shared.file_reads.acquire().await;
         let shared = Arc::clone(&self.shared);
-        blocking(move || Ok(work(&shared))).await?
+        // The semaphore is never closed.
+        let turn = Arc::clone(&shared.file_reads).acquire_owned().await;
+        blocking(move || {
+            let done = work(&shared);
+            // The work goes on when whoever asked goes away: the turn lasts as long as it.
+            drop(turn);
+            Ok(done)
+        })
+        .await?
     }
 }
 
 impl Drop for Tail {
     fn drop(&mut self) {
         self.shared.history.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::{
+        RealDisk,
+        tests::{deadline, open},
+    };
+
+    #[tokio::test]
+    async fn a_read_of_the_files_keeps_its_turn_when_its_tail_goes_away() {
+        let dir = TempDir::new().unwrap();
+        let (storage, _) = open(dir.path(), RealDisk).await;
+        let tail = storage.tail(None).await.unwrap();
+        let turns = Arc::clone(&storage.core.tails.file_reads);
+        let (begin, begun) = oneshot::channel();
+        let (end, ended) = oneshot::channel::<()>();
+        let reading = tokio::spawn(async move {
+            let work = move |_: &Tails| {
+                begin.send(()).unwrap();
+                drop(ended.blocking_recv());
+                Ok(())
+            };
+            tail.on_disk(work).await
+        });
+        deadline(begun).await.unwrap();
+        reading.abort();
+        assert!(deadline(reading).await.unwrap_err().is_cancelled());
+        assert_eq!(turns.available_permits(), MAX_FILE_READS - 1);
+        end.send(()).unwrap();
+        let all = u32::try_from(MAX_FILE_READS).unwrap();
+        drop(deadline(turns.acquire_many(all)).await.unwrap());
+        storage.close().await.unwrap();
     }
 }

@@ -89,7 +89,7 @@ fn settings(dir: &Path) -> StorageSettings {
     }
 }
 
-async fn open(dir: &Path, disk: impl Disk) -> (Arc<Storage>, Recovered) {
+pub(crate) async fn open(dir: &Path, disk: impl Disk) -> (Arc<Storage>, Recovered) {
     Storage::open(settings(dir), Arc::new(disk)).await.unwrap()
 }
 

@@ -6,7 +6,11 @@ use async_trait::async_trait;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 use tierkv_types::{Incarnation, ItemRange};
-use tokio::{sync::Semaphore, task::yield_now};
+use tokio::{
+    runtime::Builder,
+    sync::{Semaphore, oneshot},
+    task::{spawn_blocking, yield_now},
+};
 
 use super::*;
 use crate::{
@@ -417,6 +421,59 @@ async fn no_more_are_open_than_the_limit_and_closing_waits_for_none() {
     deadline(storage.close()).await.unwrap();
     let closed = storage.snapshot(everything()).await;
     assert!(matches!(closed, Err(StorageError::Closed)), "{closed:?}");
+}
+
+/// Waits for something that other tasks bring about without any time passing.
+async fn until(mut is_so: impl FnMut() -> bool) {
+    deadline(async {
+        while !is_so() {
+            yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Copying what is pinned is not undone when whoever opens a snapshot goes away: so long its
+/// place is taken. Who waits for the one copy at a time gives its place back at once.
+#[test]
+fn one_that_is_given_up_keeps_its_place_until_its_copy_is_over() {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let dir = TempDir::new().unwrap();
+        let (storage, _) = open(dir.path(), RealDisk).await;
+        commit(&storage, vec![put(1, 1, "a", 9)]).await;
+        let opening = || {
+            let storage = Arc::clone(&storage);
+            tokio::spawn(async move { storage.snapshot(everything()).await })
+        };
+        let open_snapshots = || storage.report().open_snapshots;
+        // No copy can begin as long as the only thread for it is taken.
+        let (begin, begun) = oneshot::channel();
+        let (end, ended) = oneshot::channel::<()>();
+        let taking = spawn_blocking(move || {
+            begin.send(()).unwrap();
+            drop(ended.blocking_recv());
+        });
+        deadline(begun).await.unwrap();
+        let first = opening();
+        until(|| storage.core.open_snapshots.is_copying()).await;
+        let second = opening();
+        until(|| open_snapshots() == 2).await;
+        for (given_up, left) in [(second, 1), (first, 1)] {
+            given_up.abort();
+            assert!(deadline(given_up).await.unwrap_err().is_cancelled());
+            assert_eq!(open_snapshots(), left);
+        }
+        end.send(()).unwrap();
+        until(|| open_snapshots() == 0).await;
+        deadline(taking).await.unwrap();
+        assert_eq!(values(&storage).await.len(), 1);
+        storage.close().await.unwrap();
+    });
 }
 
 #[tokio::test]
