@@ -343,6 +343,8 @@ impl Storage {
             "I1: record {} is applied before it is durable",
             last.position
         );
+        // A copy, made before anybody has to wait for it.
+        let followed = core.tails.prepare(records);
         let outcomes = {
             let mut applying = locked(&core.applying);
             let mut requests = locked(&core.requests);
@@ -360,7 +362,9 @@ impl Storage {
                     core.memory.apply(change, record.version);
                 }
             }
-            core.tails.publish(records);
+            drop(requests);
+            // In the order of applying.
+            core.tails.publish(followed, Cursor::of(last));
             applying.outcome_places
         };
         let is_much = core.memory.active_bytes() >= core.settings.checkpoint_bytes;

@@ -18,7 +18,7 @@ use tierkv_types::{Code, Error, Index, Position, Record, Version};
 use tokio::sync::{Semaphore, watch};
 
 use self::history::History;
-pub(crate) use self::history::STRETCH_BYTES;
+pub(crate) use self::history::{Chunk, STRETCH_BYTES};
 use crate::{
     Storage, StorageError,
     log::{LogPlace, Spot, Waypoints, find},
@@ -148,12 +148,15 @@ impl Tails {
         *self.applied.borrow()
     }
 
-    /// Takes in records whose effects are visible from now on.
-    pub(crate) fn publish(&self, records: &[Record]) {
-        if let Some(last) = records.last() {
-            self.history.push(records);
-            self.applied.send_replace(Cursor::of(last));
-        }
+    /// Prepares what [`Tails::publish`] takes in: a copy of records, if anybody follows.
+    pub(crate) fn prepare(&self, records: &[Record]) -> Vec<Chunk> {
+        self.history.prepare(records)
+    }
+
+    /// Takes in records whose effects are visible from now on, up to `last`.
+    pub(crate) fn publish(&self, prepared: Vec<Chunk>, last: Cursor) {
+        self.history.push(prepared);
+        self.applied.send_replace(last);
     }
 
     #[cfg(test)]

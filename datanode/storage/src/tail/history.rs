@@ -37,7 +37,7 @@ struct Kept {
 }
 
 #[derive(Debug)]
-struct Chunk {
+pub(crate) struct Chunk {
     /// At least one.
     records: Arc<[Record]>,
     bytes: usize,
@@ -93,12 +93,19 @@ impl History {
         }
     }
 
+    /// Prepares records that are about to be applied; none while nobody reads.
+    pub(crate) fn prepare(&self, records: &[Record]) -> Vec<Chunk> {
+        match self.readers.load(Ordering::SeqCst) {
+            0 => Vec::new(),
+            _ => chunks(records),
+        }
+    }
+
     /// Takes in records that were just applied, in order.
-    pub(crate) fn push(&self, records: &[Record]) {
+    pub(crate) fn push(&self, chunks: Vec<Chunk>) {
         if self.readers.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let chunks = chunks(records);
         let mut kept = locked(&self.kept);
         for chunk in chunks {
             // Nothing was kept while nobody read, or while the last reader left.
