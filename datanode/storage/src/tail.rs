@@ -219,6 +219,7 @@ impl Tail {
     /// # Errors
     /// `Trimmed` if they left the log; damage of the log and failures of the disk.
     pub async fn read(&mut self) -> Result<Stretch, TailError> {
+        let mut is_sure = false;
         loop {
             self.ready().await;
             if let Some(stretch) = self.shared.history.after(self.cursor.position.index) {
@@ -231,11 +232,21 @@ impl Tail {
                 _ => self.locate(self.cursor).await?,
             };
             let up_to = self.shared.applied().position.index;
-            let (records, next) = self
+            let read = self
                 .on_disk(move |shared| {
                     spot.read(&shared.place, &shared.waypoints, up_to, STRETCH_BYTES)
                 })
-                .await?;
+                .await;
+            let (records, next) = match read {
+                // The spot may be the end of a segment that left the log, all of which was
+                // handed out: then the next record is at the beginning of the one after it.
+                Err(TailError::Trimmed(_)) if !is_sure => {
+                    is_sure = true;
+                    self.spot = None;
+                    continue;
+                }
+                read => read?,
+            };
             self.spot = Some(next);
             self.cursor = next.last();
             if let Some(stretch) = Stretch::whole(records) {

@@ -182,6 +182,35 @@ async fn a_tail_that_falls_behind_what_the_log_keeps_is_told() {
     storage.close().await.unwrap();
 }
 
+/// Whoever was handed out all of a segment does not need it any more.
+#[tokio::test]
+async fn a_tail_at_the_end_of_a_segment_that_left_the_log_goes_on_behind_it() {
+    let dir = TempDir::new().unwrap();
+    let disk = TestDisk::default();
+    let settings = StorageSettings {
+        segment_bytes: 16 << 10,
+        ..settings(dir.path())
+    };
+    let opened = Storage::open(settings, Arc::new(disk.clone())).await;
+    let (storage, _) = opened.unwrap();
+    let records = puts(1..=20, 900);
+    commit(&storage, records.clone()).await;
+    let mut tail = storage.tail(Some(Cursor::default())).await.unwrap();
+    let stretch = deadline(tail.read()).await.unwrap();
+    let has = stretch.records().count();
+    assert_eq!(storage.report().segments, 2);
+    assert!((1..20).contains(&has), "{has} records fill a segment");
+    storage.checkpoint().await.unwrap();
+    let few = async {
+        while storage.report().segments > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    deadline(few).await;
+    assert_eq!(read(&mut tail, 20).await, records[has..]);
+    storage.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn what_is_kept_in_memory_is_bounded_and_kept_only_for_readers() {
     let dir = TempDir::new().unwrap();
