@@ -171,6 +171,7 @@ impl Checkpointer {
             self.core.room.notify_waiters();
         }
         stored?;
+        self.core.open_snapshots.checkpointed();
         self.core.memory.settle();
         let applied = frozen.meta.applied;
         {

@@ -85,6 +85,10 @@ pub enum StorageError {
         /// Its value.
         count: usize,
     },
+    /// Snapshots have kept the store from tidying up for too long: none is opened until it
+    /// has. Nothing was done.
+    #[error("snapshots must pause until the store has tidied up; try again in a moment")]
+    Untidy,
     /// Storage is closing or closed. Nothing was done.
     #[error("storage is closed; retry when the node is back")]
     Closed,
@@ -150,7 +154,11 @@ impl StorageError {
     pub const fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::NoSpace { .. } | Self::Exhausted { .. } | Self::TooManyOpen { .. } | Self::Busy
+            Self::NoSpace { .. }
+                | Self::Exhausted { .. }
+                | Self::TooManyOpen { .. }
+                | Self::Untidy
+                | Self::Busy
         )
     }
 
@@ -164,6 +172,9 @@ impl StorageError {
             Self::TooManyOpen { limit, count } => Error::exhausted(format!(
                 "the data node's limit {limit} of {count} is reached; retry when one of them ended"
             )),
+            Self::Untidy => Error::exhausted(
+                "scans must pause until the data node's store has tidied up; try again in a moment",
+            ),
             Self::NoSpace { .. } => {
                 Error::exhausted("the data node has no disk space left; free some, then retry")
             }

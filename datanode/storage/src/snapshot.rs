@@ -14,21 +14,26 @@
 //! a checkpoint stores only what was applied, and what is applied and not settled is
 //! pinned.
 
+mod open;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     iter::Peekable,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Weak},
     vec,
 };
 
 use tierkv_types::{Index, ItemKey, ItemRange, Version};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+#[cfg(test)]
+pub(crate) use self::open::MAX_UNTIDY_TIME;
+pub(crate) use self::open::Open;
+use self::open::Place;
 use crate::{
     Entry, Item, StorageError, locked,
     memory::Pinned,
     storage::{Core, LOAD_ATTEMPTS, blocking},
-    store::{OPEN_SNAPSHOTS, StoreSnapshot},
+    store::StoreSnapshot,
 };
 
 /// What an item takes beside its key and value, about.
@@ -48,110 +53,20 @@ pub struct Snapshot {
     _place: Place,
 }
 
-/// The snapshots that are open, and what they hold.
-///
-/// Copies share the memory of what they were copied from, so what they hold together is in
-/// two ways less than it seems: it is at most the sum of what each copied, and at most what
-/// was pinned when the oldest one was opened and all that was applied since. One more is
-/// opened if either is under the bound; that bounds what all of them hold to about twice
-/// what may be pinned.
-#[derive(Debug)]
-pub(crate) struct Open {
-    places: Arc<Semaphore>,
-    held: Arc<Mutex<Held>>,
-    /// One copy of what is pinned is made at a time: more would stand in the way of applying
-    /// one after the other.
-    copying: Arc<Semaphore>,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    /// The sum of what each copied, in bytes.
-    copied: u64,
-    /// How many bytes had been applied when each was opened, by their numbers.
-    opened: BTreeMap<u64, u64>,
-    /// The number of the next one.
-    next: u64,
-}
-
-/// An open snapshot's place among them.
-#[derive(Debug)]
-struct Place {
-    _permit: OwnedSemaphorePermit,
-    held: Arc<Mutex<Held>>,
-    number: u64,
-    copied: u64,
-}
-
-impl Open {
-    pub(crate) fn new() -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(OPEN_SNAPSHOTS)),
-            held: Arc::default(),
-            copying: Arc::new(Semaphore::new(1)),
-        }
-    }
-
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        OPEN_SNAPSHOTS - self.places.available_permits()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn is_copying(&self) -> bool {
-        self.copying.available_permits() == 0
-    }
-
-    /// Takes a place, unless all are taken, or those who have one hold `limit_bytes`.
-    /// `applied_bytes` have been applied until now.
-    fn enter(&self, applied_bytes: u64, limit_bytes: u64) -> Result<Place, StorageError> {
-        let permit = Arc::clone(&self.places).try_acquire_owned();
-        let permit = permit.map_err(|_| StorageError::TooManyOpen {
-            limit: "open_snapshots",
-            count: OPEN_SNAPSHOTS,
-        })?;
-        let mut held = locked(&self.held);
-        let oldest = held.opened.values().next().copied();
-        let since = applied_bytes.saturating_sub(oldest.unwrap_or(applied_bytes));
-        if held.copied >= limit_bytes && since >= limit_bytes {
-            return Err(StorageError::Exhausted {
-                limit: "open_snapshot_bytes",
-                bytes: limit_bytes,
-            });
-        }
-        let number = held.next;
-        held.next += 1;
-        held.opened.insert(number, applied_bytes);
-        Ok(Place {
-            _permit: permit,
-            held: Arc::clone(&self.held),
-            number,
-            copied: 0,
-        })
-    }
-}
-
-impl Place {
-    fn copied(&mut self, bytes: u64) {
-        self.copied += bytes;
-        locked(&self.held).copied += bytes;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut held = locked(&self.held);
-        held.copied -= self.copied;
-        held.opened.remove(&self.number);
-    }
-}
-
 impl Snapshot {
     /// Takes one; see [`Storage::snapshot`](crate::Storage::snapshot).
     pub(crate) async fn open(core: &Arc<Core>, range: ItemRange) -> Result<Self, StorageError> {
         let applied_bytes = core.memory.applied_bytes();
         let limit_bytes = core.settings.pinned_limit_bytes;
-        let mut place = core.open_snapshots.enter(applied_bytes, limit_bytes)?;
+        let has_unstored = core.tails.applied().position != locked(&core.stored).applied;
+        let open = &core.open_snapshots;
+        let entered = open.enter(applied_bytes, limit_bytes, has_unstored);
+        let mut place = entered.inspect_err(|error| {
+            if matches!(error, StorageError::Untidy) && open.count() == 0 {
+                // All that it waits for is a checkpoint.
+                core.pressure.notify_one();
+            }
+        })?;
         // Lives as long as somebody waits for this.
         let asker = Arc::new(());
         for _ in 0..LOAD_ATTEMPTS {
@@ -317,7 +232,7 @@ impl Copying {
             }
             let moment = self.copy().map(|(index, version, pinned)| {
                 let (pinned, bytes) = pinned.sorted(&self.range);
-                self.place.copied(bytes);
+                self.place.copied(pinned.len(), bytes);
                 Moment {
                     index,
                     version,

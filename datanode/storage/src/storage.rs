@@ -475,8 +475,9 @@ impl Storage {
     ///
     /// # Errors
     /// `TooManyOpen` over the limit `open_snapshots`, `Exhausted` if those that are open keep
-    /// too much in memory that was written over since, `Busy` if checkpoints outran it too often, and failures of
-    /// the store.
+    /// too much in memory, `Untidy` if snapshots have kept the store's write-ahead file
+    /// growing for too long, `Busy` if checkpoints outran it too often, and failures of the
+    /// store.
     pub async fn snapshot(&self, range: ItemRange) -> Result<Snapshot, StorageError> {
         Snapshot::open(&self.core, range).await
     }

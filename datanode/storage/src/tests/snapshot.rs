@@ -16,6 +16,7 @@ use super::*;
 use crate::{
     Outcome, RealDisk, ScrubbedRows, Snapshot, StorageError, Store, WalSync,
     disk::TestDisk,
+    snapshot::MAX_UNTIDY_TIME,
     store::{CheckpointBatch, OPEN_SNAPSHOTS, StoreMeta, StoreSnapshot},
 };
 
@@ -482,6 +483,37 @@ fn one_that_is_given_up_keeps_its_place_until_its_copy_is_over() {
         assert_eq!(values(&storage).await.len(), 1);
         storage.close().await.unwrap();
     });
+}
+
+/// Once they have kept the write-ahead file growing for long, the first that is refused while
+/// none is open asks for the checkpoint that ends it.
+#[tokio::test]
+async fn they_pause_for_the_store_and_go_on_after_a_checkpoint() {
+    let dir = TempDir::new().unwrap();
+    let (storage, _) = open(dir.path(), RealDisk).await;
+    commit(&storage, vec![put(1, 1, "a", 9)]).await;
+    let long = storage.snapshot(everything()).await.unwrap();
+    storage.checkpoint().await.unwrap();
+    commit(&storage, vec![put(1, 2, "a", 9)]).await;
+    tokio::time::pause();
+    tokio::time::advance(MAX_UNTIDY_TIME).await;
+    tokio::time::resume();
+    let refused = storage.snapshot(everything()).await.unwrap_err();
+    assert!(matches!(refused, StorageError::Untidy), "{refused}");
+    assert!(refused.is_passing());
+    drop(long);
+    let again = deadline(async {
+        loop {
+            match storage.snapshot(everything()).await {
+                Err(StorageError::Untidy) => yield_now().await,
+                other => break other,
+            }
+        }
+    })
+    .await;
+    assert_eq!(again.unwrap().index(), Index(2));
+    assert_eq!(storage.generation(), 2);
+    storage.close().await.unwrap();
 }
 
 #[tokio::test]
