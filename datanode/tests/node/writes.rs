@@ -1,10 +1,18 @@
 //! What becomes of writes: conditions, increments, previous values, and repeated requests.
 
-use std::time::Duration;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tempfile::TempDir;
 use tierkv_rpc::proto::internal::WriteReply;
+use tierkv_storage::StorageSettings;
 use tierkv_types::{
     Code, Condition, ConditionKind, Error, ItemKey, Operation, OperationKind, Version, WriteRequest,
 };
@@ -282,4 +290,94 @@ async fn previous_values_are_told_where_they_are_asked_for() {
     assert_eq!(again.results[0].previous_value, None);
     assert_eq!(again.results[2].number, 4);
     stage.stop().await;
+}
+
+/// A stage whose log takes no record of over some 8 KB.
+async fn with_small_records(dir: &Path) -> Stage {
+    let stage = Stage::ready(dir).await;
+    let coordination = Arc::clone(&stage.coordination);
+    stage.stop().await;
+    let storage = StorageSettings {
+        segment_bytes: 8 << 10,
+        ..StorageSettings::new(dir.join("n1"))
+    };
+    let stage = Stage::on(coordination, storage).await;
+    stage.until_master().await;
+    stage
+}
+
+/// What the log refuses never was: nothing may have been judged by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_refusal_is_judged_by_a_write_that_the_log_refused() {
+    let dir = TempDir::new().unwrap();
+    let stage = with_small_records(dir.path()).await;
+    let large = put(&"x".repeat(10 << 10), None);
+    for round in 0..50 {
+        let item = key(&format!("key-{round}"));
+        let absent = vec![(&item, ConditionKind::Absent)];
+        // Nearly always in one frame.
+        let (refused, judged) = tokio::join!(
+            stage.change(&item, large.clone()),
+            stage.apply(write(absent, vec![(&item, put("small", None))])),
+        );
+        assert_eq!(refused.unwrap_err().code, Code::ResourceExhausted);
+        if let Err(error) = judged {
+            assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+        }
+    }
+    stage.stop().await;
+}
+
+/// Taking back what the log refused forgets nothing that it took, also not what is
+/// committed and about to be applied (I8).
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_taken_back_takes_no_increment_with_it() {
+    const TASKS: usize = 8;
+    const INCREMENTS: usize = 150;
+    let dir = TempDir::new().unwrap();
+    let stage = Arc::new(with_small_records(dir.path()).await);
+    let counter = key("counter");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let refused = tokio::spawn({
+        let (stage, is_over) = (Arc::clone(&stage), Arc::clone(&is_over));
+        async move {
+            let large = put(&"x".repeat(10 << 10), None);
+            let mut refused = 0;
+            while !is_over.load(Ordering::SeqCst) {
+                let outcome = stage.change(&key("large"), large.clone()).await;
+                assert_eq!(outcome.unwrap_err().code, Code::ResourceExhausted);
+                refused += 1;
+            }
+            refused
+        }
+    });
+    let adding = (0..TASKS).map(|_| {
+        let (stage, counter) = (Arc::clone(&stage), counter.clone());
+        tokio::spawn(async move {
+            let mut told = Vec::new();
+            while told.len() < INCREMENTS {
+                let id = request_id(0);
+                // In the frame of a refused one it is refused, too, and nothing was done.
+                if let Ok(answer) = stage.write(&counter, increment(1), id).await {
+                    let again = stage.write(&counter, increment(1), id).await;
+                    if let Ok(again) = again {
+                        assert_eq!(again, replayed(&answer));
+                    }
+                    told.extend(numbers(&answer));
+                }
+            }
+            told
+        })
+    });
+    let mut told: Vec<i64> = (futures::future::join_all(adding).await.into_iter())
+        .flat_map(Result::unwrap)
+        .collect();
+    is_over.store(true, Ordering::SeqCst);
+    assert!(refused.await.unwrap() > 0, "nothing was ever taken back");
+    told.sort_unstable();
+    let all = i64::try_from(TASKS * INCREMENTS).unwrap();
+    assert_eq!(told, (1..=all).collect::<Vec<i64>>());
+    let read = value(&stage, &counter).await.unwrap();
+    assert_eq!(read, all.to_string());
+    Arc::into_inner(stage).unwrap().stop().await;
 }
