@@ -520,3 +520,6 @@ impl State {
         self.pending = pending;
     }
 }
+
+#[cfg(test)]
+mod tests;
