@@ -123,7 +123,7 @@ impl Driven {
 
     /// A write that the log refuses.
     fn refuse(&self) {
-        let value = vec![7; SEGMENT_BYTES as usize].into();
+        let value = vec![7; usize::try_from(SEGMENT_BYTES).unwrap()].into();
         let large = OperationKind::Put { value, ttl: None };
         let refused = self.propose(vec![write(99, large)]).pop().unwrap();
         assert_eq!(refused.err().unwrap().code, Code::ResourceExhausted);
