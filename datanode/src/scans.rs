@@ -8,11 +8,14 @@ use std::sync::Arc;
 use futures::stream::try_unfold;
 use tierkv_rpc::{
     proto::internal::{self, CountReply, CountRequest, ScanReply, ScanRequest, ScannedItem},
-    until_deadline,
+    stopped, until_over,
 };
 use tierkv_storage::{Item, Snapshot, StorageError};
 use tierkv_types::{Code, Error, ItemKey, ItemRange, Version, limits::FRAME_BYTES};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout_at},
+};
 use tokio_stream::Stream;
 
 use crate::{ownership::Ownership, service::Service};
@@ -28,7 +31,8 @@ struct Scan {
 }
 
 impl Service {
-    /// Streams the items of a range in the order of their keys, until `deadline`.
+    /// Streams the items of a range in the order of their keys, until `deadline` or `stop`:
+    /// a store whose snapshots are open can't be closed.
     ///
     /// # Errors
     /// `InvalidArgument`, `NotMaster`, `WrongOwner`, `ResourceExhausted` if too many scans
@@ -37,6 +41,7 @@ impl Service {
         &self,
         request: ScanRequest,
         deadline: Instant,
+        stop: watch::Receiver<bool>,
     ) -> Result<impl Stream<Item = Result<ScanReply, Error>> + Send + 'static, Error> {
         let mut scan = timeout_at(
             deadline,
@@ -55,7 +60,12 @@ impl Service {
             let reply = scan.next().await?;
             Ok(reply.map(|reply| (reply, scan)))
         });
-        Ok(until_deadline(replies, deadline, late()))
+        Ok(until_over(replies, async move {
+            tokio::select! {
+                () = sleep_until(deadline) => late(),
+                () = stopped(stop) => Error::unavailable("the server is stopping; ask another"),
+            }
+        }))
     }
 
     /// Counts what a scan would find.

@@ -88,9 +88,10 @@ impl data_node_server::DataNode for Door {
         request: tonic::Request<ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
         let deadline = deadline_or(&request, MAX_TIMEOUT);
-        let replies = self.service.scan(request.into_inner(), deadline).await;
+        let (request, stop) = (request.into_inner(), self.stop.clone());
+        let replies = self.service.scan(request, deadline, stop.clone()).await;
         let replies = replies.map_err(|error| to_status(&error))?;
-        Ok(Response::new(until_stopped(replies, self.stop.clone())))
+        Ok(Response::new(until_stopped(replies, stop)))
     }
 
     async fn count(

@@ -1,6 +1,6 @@
 //! Deadlines of calls: how they travel, and how they end a stream of answers.
 
-use std::{pin::pin, time::Duration};
+use std::{future::Future, pin::pin, time::Duration};
 
 use futures::stream::{Stream, StreamExt, unfold};
 use tierkv_types::{
@@ -10,7 +10,7 @@ use tierkv_types::{
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until},
 };
 use tonic::Request;
 
@@ -75,11 +75,23 @@ pub fn until_deadline<T: Send + 'static>(
     deadline: Instant,
     late: Error,
 ) -> impl Stream<Item = Result<T, Error>> + Send + 'static {
+    until_over(answers, async move {
+        sleep_until(deadline).await;
+        late
+    })
+}
+
+/// As [`until_deadline`], but until `over` has the last word.
+pub fn until_over<T: Send + 'static>(
+    answers: impl Stream<Item = Result<T, Error>> + Send + 'static,
+    over: impl Future<Output = Error> + Send + 'static,
+) -> impl Stream<Item = Result<T, Error>> + Send + 'static {
     let (ahead, made) = mpsc::channel(ANSWERS_AHEAD);
     let making = tokio::spawn(async move {
-        let making = timeout_at(deadline, make(answers, &ahead));
         tokio::select! {
-            made = making => made.unwrap_or(Err(late)),
+            biased;
+            last_word = over => Err(last_word),
+            made = make(answers, &ahead) => made,
             // Whoever took them went away: the next answer may be long in coming, and what
             // `answers` hold until then is for nobody.
             () = ahead.closed() => Ok(()),
@@ -233,6 +245,29 @@ mod tests {
         assert_eq!(answers.next().await, Some(Ok(1)));
         assert_eq!(answers.next().await, Some(Err(late())));
         assert_eq!(answers.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_takes_is_let_go_when_all_is_over() {
+        let (made, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+        let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
+        let over = async {
+            let _ = stopping.await;
+            Error::unavailable("stopping")
+        };
+        let mut answers = Box::pin(until_over(counted(&made), over));
+        assert_eq!(answers.next().await, Some(Ok(0)));
+        settled(began + Duration::from_millis(1)).await;
+        assert_eq!(made.load(Ordering::SeqCst), 2);
+        drop(stop);
+        // Nobody asks any more.
+        settled(began + Duration::from_millis(2)).await;
+        assert_eq!(made.load(Ordering::SeqCst), usize::MAX);
+        assert_eq!(answers.next().await, Some(Ok(1)));
+        assert_eq!(
+            answers.next().await,
+            Some(Err(Error::unavailable("stopping")))
+        );
     }
 
     #[tokio::test(start_paused = true)]

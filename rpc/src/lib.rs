@@ -20,7 +20,7 @@ pub mod tiers;
 
 pub use answer::{Admitted, Answered, FrameHandler, Replies, answer_frames};
 pub use channel::{channel, incoming, serve_builder, unhurried_channel};
-pub use deadline::{deadline, deadline_or, named_timeout, until_deadline, within};
+pub use deadline::{deadline, deadline_or, named_timeout, until_deadline, until_over, within};
 pub use exchange::{CallError, Exchange};
 pub use lane::Outbound;
 pub use multiplexer::Multiplexer;

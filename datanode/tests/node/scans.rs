@@ -249,6 +249,23 @@ async fn large_values_come_in_replies_of_about_a_frame() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_scan_that_nobody_reads_does_not_keep_a_node_from_stopping() {
+    let dir = TempDir::new().unwrap();
+    let stage = Scannable::start(dir.path()).await;
+    for number in 0..40 {
+        stage.put(&named(number), vec![7; 400_000]).await;
+    }
+    let mut resting = stage.open(scan(b""), DEADLINE).await.unwrap();
+    assert!(resting.message().await.unwrap().is_some());
+    stage.stop().await;
+    // The folder is free for the next process at once.
+    let stage = Scannable::start(dir.path()).await;
+    assert_eq!(stage.count(b"").await.unwrap(), 40);
+    drop(resting);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_of_slots_that_are_owned_elsewhere_are_not_told() {
     let dir = TempDir::new().unwrap();
     let stage = Scannable::start(dir.path()).await;
