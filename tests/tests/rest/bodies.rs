@@ -15,7 +15,7 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 async fn a_body_that_is_no_such_json_is_refused() {
     let platform = Ephemeral::start().await.unwrap();
     for (path, body, word) in [
-        ("/v1/batch-get", "", "EOF"),
+        ("/v1/batch-get", "", "the body is empty"),
         ("/v1/batch-get", "{", "EOF"),
         ("/v1/batch-get", "{}", "keys"),
         ("/v1/batch-get", "[]", "a JSON object"),
