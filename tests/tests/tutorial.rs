@@ -252,7 +252,7 @@ async fn keys_are_put_read_and_deleted_by_command() {
     );
     assert_eq!(latest.stdout, b"hello");
     assert!(
-        String::from_utf8_lossy(&latest.stderr).contains("Master"),
+        String::from_utf8_lossy(&latest.stderr).contains("source master"),
         "{latest:?}"
     );
     assert_eq!(
