@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, future::ready, stream::once};
+use futures::{StreamExt, TryStreamExt};
 use tierkv_cache::Cache;
 use tierkv_rpc::{
     Answered, StatusStream, answer_frames, deadline, deadline_or, named_timeout,
@@ -15,16 +15,13 @@ use tierkv_rpc::{
             WatchResponse, WriteRequest, WriteResponse, kv_server,
         },
     },
-    until_stopped,
+    until_deadline, until_stopped,
 };
 use tierkv_types::{
     Code, Error,
     limits::{MAX_SESSION_IN_FLIGHT, MAX_TIMEOUT},
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -55,12 +52,8 @@ impl<C: Cache> Door<C> {
     }
 }
 
-/// Ends a stream of answers when its time is over.
-fn until<T: Send + 'static>(deadline: Instant, answers: Answers<T>) -> Answers<T> {
-    let over = Error::new(Code::DeadlineExceeded, "the time that the call had is over");
-    (answers.take_until(sleep_until(deadline)))
-        .chain(once(ready(Err(over))))
-        .boxed()
+fn late() -> Error {
+    Error::new(Code::DeadlineExceeded, "the time that the call had is over")
 }
 
 #[tonic::async_trait]
@@ -165,7 +158,7 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         let answers = self.operations.watch(request.into_inner()).await;
         self.answer(answers.map(|answers| {
             self.stream(match deadline {
-                Some(deadline) => until(deadline, answers),
+                Some(deadline) => until_deadline(answers, deadline, late()).boxed(),
                 None => answers,
             })
         }))

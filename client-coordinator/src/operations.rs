@@ -201,13 +201,18 @@ impl<C: Cache> Operations<C> {
         self.watches.watch(request).await
     }
 
+    /// The platform's time, in milliseconds since the Unix epoch; `None` before a master was
+    /// heard. This machine's wall clock is none of the platform's.
+    pub(crate) fn platform_time_ms(&self) -> Option<u64> {
+        let platform_time = self.reader.views.platform_time(self.clock.boot_time());
+        platform_time.map(Version::millis)
+    }
+
     /// The first frame of a session.
     pub(crate) fn greeting(&self) -> SessionResponse {
         let limit = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
-        let platform_time = self.reader.views.platform_time(self.clock.boot_time());
         let greeting = Greeting {
-            // This machine's wall clock is none of the platform's.
-            platform_time_ms: platform_time.map_or(0, Version::millis),
+            platform_time_ms: self.platform_time_ms().unwrap_or(0),
             max_in_flight: limit(MAX_SESSION_IN_FLIGHT),
             max_request_bytes: limit(MAX_REQUEST_BYTES),
             max_operations: limit(MAX_OPERATIONS),

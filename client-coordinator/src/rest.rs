@@ -100,10 +100,9 @@ async fn finish<C: Cache>(
     if let Some(Failed(error)) = response.extensions_mut().remove() {
         gateway.operations.meters.failed(&error);
     }
-    let greeting = gateway.operations.greeting().greeting.unwrap_or_default();
     let headers = response.headers_mut();
-    if greeting.platform_time_ms != 0 {
-        headers.insert(TIME_MS, HeaderValue::from(greeting.platform_time_ms));
+    if let Some(time) = gateway.operations.platform_time_ms() {
+        headers.insert(TIME_MS, HeaderValue::from(time));
     }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // A cache between would not know how stale an answer may be; it may keep one to ask

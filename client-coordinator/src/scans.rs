@@ -10,20 +10,21 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, Stream, StreamExt, empty, try_unfold};
 use tierkv_cache::Cache;
 use tierkv_rpc::{
+    late_scan,
     proto::{
         internal::{
             self, ScanReply, ScannedItem, server_coordinator_client::ServerCoordinatorClient,
         },
         status::read_error,
         v1::{
-            CountRequest, CountResponse, KeyRange, ReadOptions, ScanItem, ScanRequest,
-            ScanResponse, count_request, scan_request,
+            CountRequest, CountResponse, ReadOptions, ScanItem, ScanRequest, ScanResponse,
+            scan_request::Selection,
         },
     },
     tiers::{MAX_TIER_FRAME_BYTES, Peer, ToServerCoordinator},
     until_deadline, within,
 };
-use tierkv_types::{Code, Error, ItemKey, ItemRange, Version, limits::MAX_OPEN_SCANS};
+use tierkv_types::{Error, ItemKey, ItemRange, Version, limits::MAX_OPEN_SCANS};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -75,11 +76,7 @@ impl<C: Cache> Operations<C> {
         deadline: Instant,
     ) -> Result<Answers<ScanResponse>, Error> {
         self.meters.scans.increment(1);
-        let selection = request.selection.map(|selection| match selection {
-            scan_request::Selection::Prefix(prefix) => Selection::Prefix(prefix),
-            scan_request::Selection::Range(range) => Selection::Range(range),
-        });
-        let options = request.options.as_ref();
+        let (selection, options) = (request.selection, request.options.as_ref());
         let Asked { range, min_version } = self.asked(&request.namespace, selection, options)?;
         let rest = page_token::rest(range.clone(), &request.page_token)?;
         let place = self.open_scans.enter()?;
@@ -99,14 +96,16 @@ impl<C: Cache> Operations<C> {
             let opened = client(&peer).scan(within(below.clone(), deadline)).await;
             opened.map_err(|status| read_error(&status))
         });
-        let opened = timeout_at(deadline, opened).await.map_err(|_| late())??;
+        let opened = timeout_at(deadline, opened)
+            .await
+            .map_err(|_| late_scan())??;
         let replies = opened.into_inner();
         let replies = replies.map(|reply| reply.map_err(|status| read_error(&status)));
         let pages = Pages {
             _place: Some(place),
             ..Pages::new(range, replies.boxed(), request.limit)
         };
-        Ok(until_deadline(pages.responses(), deadline, late()).boxed())
+        Ok(until_deadline(pages.responses(), deadline, late_scan()).boxed())
     }
 
     /// Counts what a scan would find.
@@ -119,10 +118,7 @@ impl<C: Cache> Operations<C> {
         deadline: Instant,
     ) -> Result<CountResponse, Error> {
         self.meters.counts.increment(1);
-        let selection = request.selection.map(|selection| match selection {
-            count_request::Selection::Prefix(prefix) => Selection::Prefix(prefix),
-            count_request::Selection::Range(range) => Selection::Range(range),
-        });
+        let selection = request.selection.map(Selection::from);
         let options = request.options.as_ref();
         let Asked { range, min_version } = self.asked(&request.namespace, selection, options)?;
         let _place = self.open_scans.enter()?;
@@ -136,7 +132,9 @@ impl<C: Cache> Operations<C> {
             let counted = client(&peer).count(within(below.clone(), deadline)).await;
             counted.map_err(|status| read_error(&status))
         });
-        let counted = timeout_at(deadline, counted).await.map_err(|_| late())??;
+        let counted = timeout_at(deadline, counted)
+            .await
+            .map_err(|_| late_scan())??;
         Ok(CountResponse {
             count: counted.into_inner().count,
         })
@@ -165,12 +163,6 @@ impl<C: Cache> Operations<C> {
     }
 }
 
-/// What is to be scanned or counted.
-enum Selection {
-    Prefix(Bytes),
-    Range(KeyRange),
-}
-
 fn selected(namespace: &str, selection: Option<Selection>) -> Result<ItemRange, Error> {
     match selection {
         Some(Selection::Prefix(prefix)) => ItemRange::of_prefix(namespace, &prefix),
@@ -192,14 +184,6 @@ fn to_wire(range: &ItemRange) -> internal::ItemRange {
 fn client(peer: &Peer<ToServerCoordinator>) -> ServerCoordinatorClient<Channel> {
     ServerCoordinatorClient::new(peer.unhurried_channel())
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
-}
-
-fn late() -> Error {
-    Error::new(
-        Code::DeadlineExceeded,
-        "the deadline passed before the scan was over; go on with the last page token, or give \
-         it more time",
-    )
 }
 
 /// The replies from below on their way to a user.

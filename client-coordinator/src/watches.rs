@@ -20,8 +20,7 @@ use tierkv_rpc::{
     session::FRAME_SLACK,
 };
 use tierkv_types::{
-    Code, Error, Version,
-    key::item_prefix,
+    Code, Error, ItemRange, Version,
     limits::{DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, MAX_WATCHES},
 };
 use tokio::{
@@ -72,7 +71,8 @@ impl Watches {
         &self,
         request: WatchRequest,
     ) -> Result<Answers<WatchResponse>, Error> {
-        let prefix = item_prefix(&request.namespace, &request.prefix)?;
+        let range = ItemRange::of_prefix(&request.namespace, &request.prefix)?;
+        let prefix = range.start().clone();
         let token = match request.resume_token.is_empty() {
             true => WatchToken::default(),
             false => WatchToken::decode(&request.resume_token)?,

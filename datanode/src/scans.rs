@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use futures::stream::try_unfold;
 use tierkv_rpc::{
+    late_scan,
     proto::internal::{self, CountReply, CountRequest, ScanReply, ScanRequest, ScannedItem},
-    stopped, until_over,
+    stopped, stopping, until_over,
 };
 use tierkv_storage::{Item, Snapshot, StorageError};
-use tierkv_types::{Code, Error, ItemKey, ItemRange, Version, limits::FRAME_BYTES};
+use tierkv_types::{Error, ItemKey, ItemRange, Version, limits::FRAME_BYTES};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout_at},
@@ -52,7 +53,7 @@ impl Service {
             ),
         )
         .await
-        .map_err(|_| late())??;
+        .map_err(|_| late_scan())??;
         if request.limit > 0 {
             scan.left = request.limit;
         }
@@ -62,8 +63,8 @@ impl Service {
         });
         Ok(until_over(replies, async move {
             tokio::select! {
-                () = sleep_until(deadline) => late(),
-                () = stopped(stop) => Error::unavailable("the server is stopping; ask another"),
+                () = sleep_until(deadline) => late_scan(),
+                () = stopped(stop) => stopping(),
             }
         }))
     }
@@ -84,7 +85,7 @@ impl Service {
             Ok(CountReply { count })
         };
         let counted = timeout_at(deadline, counted).await;
-        counted.map_err(|_| late())?
+        counted.map_err(|_| late_scan())?
     }
 
     async fn open(
@@ -167,12 +168,4 @@ fn refused(error: StorageError) -> Error {
         tracing::error!(%error, "a scan was refused");
     }
     error.to_error()
-}
-
-fn late() -> Error {
-    Error::new(
-        Code::DeadlineExceeded,
-        "the deadline passed before the scan was over; go on with the last page token, or give \
-         it more time",
-    )
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use tierkv_rpc::{
     Admitted, Answered, FrameHandler, Replies, StatusStream, answer_frames, deadline_or,
     proto::{
@@ -89,9 +90,10 @@ impl data_node_server::DataNode for Door {
     ) -> Result<Response<Self::ScanStream>, Status> {
         let deadline = deadline_or(&request, MAX_TIMEOUT);
         let (request, stop) = (request.into_inner(), self.stop.clone());
-        let replies = self.service.scan(request, deadline, stop.clone()).await;
+        let replies = self.service.scan(request, deadline, stop).await;
         let replies = replies.map_err(|error| to_status(&error))?;
-        Ok(Response::new(until_stopped(replies, stop)))
+        let replies = replies.map_err(|error| to_status(&error));
+        Ok(Response::new(replies.boxed()))
     }
 
     async fn count(

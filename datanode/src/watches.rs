@@ -9,13 +9,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, unfold};
 use metrics::Gauge;
 use tierkv_rpc::proto::internal::{WatchPosition, WatchReply, WatchRequest, WatchedChange};
 use tierkv_storage::{Cursor, Entry, Stretch, Tail, TailError};
 use tierkv_types::{
-    Code, Epoch, Error, Index, Position, Version, key::check_item_prefix, limits::MAX_NODE_WATCHES,
+    Code, Epoch, Error, Index, ItemRange, Position, Version, limits::MAX_NODE_WATCHES,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -61,7 +60,7 @@ impl Watches {
     /// `NotMaster`, `InvalidArgument`, `TokenExpired` if the log does not hold the records
     /// after the position, `ResourceExhausted` over the limit; so may the stream end.
     pub(crate) async fn watch(&self, request: WatchRequest) -> Result<WatchReplies, Error> {
-        check_item_prefix(&request.prefix)?;
+        let range = ItemRange::of_item_prefix(&request.prefix)?;
         let after = self.position(&request)?;
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return Err(Error::exhausted(format!(
@@ -79,7 +78,7 @@ impl Watches {
         let watch = Watch {
             told: tail.cursor(),
             service: Arc::clone(&self.service),
-            prefix: request.prefix,
+            range,
             tail,
             ticks,
             has_begun: false,
@@ -144,8 +143,8 @@ impl Drop for Place {
 /// One watch.
 struct Watch {
     service: Arc<Service>,
-    /// Item keys begin with it.
-    prefix: Bytes,
+    /// What it is of.
+    range: ItemRange,
     tail: Tail,
     /// Up to where replies have told.
     told: Cursor,
@@ -190,7 +189,7 @@ impl Watch {
             changes.map(|change| (change, record.version))
         });
         changes
-            .filter(|(change, _)| change.key.as_bytes().starts_with(&self.prefix))
+            .filter(|(change, _)| self.range.contains(change.key.as_bytes()))
             .map(|(change, version)| {
                 let left = Entry::of(&change.kind, version);
                 let item = left.item();

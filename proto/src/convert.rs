@@ -98,6 +98,24 @@ pub fn consistency(number: i32) -> Result<v1::Consistency, Error> {
     })
 }
 
+impl From<v1::count_request::Selection> for v1::scan_request::Selection {
+    fn from(selection: v1::count_request::Selection) -> Self {
+        match selection {
+            v1::count_request::Selection::Prefix(prefix) => Self::Prefix(prefix),
+            v1::count_request::Selection::Range(range) => Self::Range(range),
+        }
+    }
+}
+
+impl From<v1::scan_request::Selection> for v1::count_request::Selection {
+    fn from(selection: v1::scan_request::Selection) -> Self {
+        match selection {
+            v1::scan_request::Selection::Prefix(prefix) => Self::Prefix(prefix),
+            v1::scan_request::Selection::Range(range) => Self::Range(range),
+        }
+    }
+}
+
 /// One tier's share in a read: how long it took until it had its answer.
 #[must_use]
 pub fn hop(tier: &str, node: &str, took: Duration) -> v1::Hop {

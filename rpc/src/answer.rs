@@ -10,13 +10,12 @@ use std::{
 };
 
 use tierkv_proto::status::to_status;
-use tierkv_types::{
-    Error,
-    limits::{FRAME_BYTES, MAX_FRAME_OPERATIONS},
-};
+use tierkv_types::limits::{FRAME_BYTES, MAX_FRAME_OPERATIONS};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
+
+use crate::serving::stopping;
 
 /// Chunks of answers that wait for the transport; over it handlers wait.
 const CHUNKS_AHEAD: usize = 16;
@@ -160,13 +159,12 @@ async fn read_frames<H: FrameHandler>(
     replies: Replies<H::Reply>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), Status> {
-    let mut stopping = pin!(stop.wait_for(|stop| *stop));
+    let mut stops = pin!(stop.wait_for(|stop| *stop));
     loop {
         let message = tokio::select! {
             biased;
-            _ = &mut stopping => {
-                let stops = Error::unavailable("the server is stopping; ask another");
-                return Err(to_status(&stops));
+            _ = &mut stops => {
+                return Err(to_status(&stopping()));
             }
             message = inbound.message() => message,
         };

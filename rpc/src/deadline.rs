@@ -134,6 +134,16 @@ async fn make<T>(
     Ok(())
 }
 
+/// What a scan or a count says whose time is over, on whichever tier.
+#[must_use]
+pub fn late_scan() -> Error {
+    Error::new(
+        Code::DeadlineExceeded,
+        "the deadline passed before the scan was over; go on with the last page token, or give \
+         it more time",
+    )
+}
+
 fn lost() -> Error {
     Error::new(
         Code::Internal,

@@ -20,9 +20,11 @@ pub mod tiers;
 
 pub use answer::{Admitted, Answered, FrameHandler, Replies, answer_frames};
 pub use channel::{channel, incoming, serve_builder, unhurried_channel};
-pub use deadline::{deadline, deadline_or, named_timeout, until_deadline, until_over, within};
+pub use deadline::{
+    deadline, deadline_or, late_scan, named_timeout, until_deadline, until_over, within,
+};
 pub use exchange::{CallError, Exchange};
 pub use lane::Outbound;
 pub use multiplexer::Multiplexer;
-pub use serving::{ListenError, StatusStream, drain, listen, stopped, until_stopped};
+pub use serving::{ListenError, StatusStream, drain, listen, stopped, stopping, until_stopped};
 pub use tierkv_proto as proto;

@@ -38,6 +38,12 @@ pub async fn stopped(mut stop: watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
+/// The last word of a server that stops: what was not answered was never taken in.
+#[must_use]
+pub fn stopping() -> Error {
+    Error::unavailable("the server is stopping; ask another")
+}
+
 /// A call's streamed answers, as tonic wants them.
 pub type StatusStream<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -52,9 +58,7 @@ pub fn until_stopped<T: Send + 'static>(
         let (mut answers, stop) = going?;
         let last_word = tokio::select! {
             biased;
-            () = stopped(stop.clone()) => {
-                Error::unavailable("the server is stopping; ask another")
-            }
+            () = stopped(stop.clone()) => stopping(),
             answer = answers.next() => match answer? {
                 Ok(answer) => return Some((Ok(answer), Some((answers, stop)))),
                 Err(error) => error,

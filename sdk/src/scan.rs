@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream, stream::unfold};
 use tierkv_rpc::proto::{
     status::read_error,
-    v1::{self, CountRequest, ScanRequest, ScanResponse, count_request, scan_request},
+    v1::{self, CountRequest, ScanRequest, ScanResponse, scan_request::Selection as Kind},
 };
 use tierkv_types::{Code, limits::MAX_TIMEOUT};
 use tokio::time::timeout_at;
@@ -36,12 +36,6 @@ pub const DEFAULT_PAGE_ITEMS: u32 = 1_000;
 /// Which keys of the namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection(Kind);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
-    Prefix(Bytes),
-    Range(v1::KeyRange),
-}
 
 impl Selection {
     /// All keys.
@@ -200,10 +194,7 @@ impl Client {
     ) -> Result<u64, Error> {
         let request = CountRequest {
             namespace: self.namespace.as_ref().to_owned(),
-            selection: Some(match selection.0 {
-                Kind::Prefix(prefix) => count_request::Selection::Prefix(prefix),
-                Kind::Range(range) => count_request::Selection::Range(range),
-            }),
+            selection: Some(selection.0.into()),
             options: self.session_wide(options).to_wire(),
         };
         let counted = self.ask(|mut kv, left| {
@@ -232,10 +223,7 @@ impl Scanning {
     fn new(client: Client, selection: Selection, options: ScanOptions) -> Self {
         let request = ScanRequest {
             namespace: client.namespace.as_ref().to_owned(),
-            selection: Some(match selection.0 {
-                Kind::Prefix(prefix) => scan_request::Selection::Prefix(prefix),
-                Kind::Range(range) => scan_request::Selection::Range(range),
-            }),
+            selection: Some(selection.0),
             limit: options.limit.unwrap_or(0),
             page_token: options.page_token.unwrap_or_default(),
             options: client.session_wide(options.read).to_wire(),

@@ -12,6 +12,7 @@ use futures::{
     stream::{BoxStream, StreamExt, try_unfold},
 };
 use tierkv_rpc::{
+    late_scan,
     proto::{
         internal::{
             CountReply, CountRequest, ScanReply, ScanRequest, ScannedItem,
@@ -63,7 +64,7 @@ impl Router {
                 .boxed())
         });
         let merged = Merged::new(sources.await?, request.limit);
-        Ok(until_deadline(merged.replies(), deadline, late()))
+        Ok(until_deadline(merged.replies(), deadline, late_scan()))
     }
 
     /// Counts what a scan would find.
@@ -111,7 +112,7 @@ impl Router {
             let failure = match timeout_at(deadline, attempt).await {
                 Ok(Ok(answers)) => return Ok(answers),
                 Ok(Err(failure)) => failure,
-                Err(_) => return Err(late()),
+                Err(_) => return Err(late_scan()),
             };
             next_table(failure, &mut routes, deadline).await?;
         }
@@ -139,14 +140,6 @@ fn broken(error: Error) -> Error {
         }
         error => error,
     }
-}
-
-fn late() -> Error {
-    Error::new(
-        Code::DeadlineExceeded,
-        "the deadline passed before the scan was over; go on with the last page token, or give \
-         it more time",
-    )
 }
 
 /// What came of one cluster and was not passed on.

@@ -24,7 +24,7 @@ use tierkv_rpc::proto::{
     status::read_error,
 };
 use tierkv_rpc::session::FRAME_SLACK;
-use tierkv_types::{ClusterId, Code, Error, key::check_item_prefix, limits::MAX_ANSWER_BYTES};
+use tierkv_types::{ClusterId, Code, Error, ItemRange, limits::MAX_ANSWER_BYTES};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -56,7 +56,7 @@ pub(crate) fn watch(
     routes: watch::Receiver<Arc<Routes>>,
     request: &WatchRequest,
 ) -> Result<WatchReplies, Error> {
-    check_item_prefix(&request.prefix)?;
+    ItemRange::of_item_prefix(&request.prefix)?;
     let clusters = clusters(&routes)?;
     let positions = positions(request, &clusters)?;
     let mut watched: Vec<Watched> = (clusters.iter())

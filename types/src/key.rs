@@ -75,37 +75,6 @@ fn checked_key(key: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// The bytes with which the item keys of a namespace (empty means `default`) begin whose
-/// keys begin with `prefix`.
-///
-/// # Errors
-/// `InvalidArgument` if the name is none, or if no key is as long as the prefix.
-pub fn item_prefix(namespace: &str, prefix: &[u8]) -> Result<Bytes, Error> {
-    let namespace = checked_namespace(namespace)?;
-    if prefix.len() > MAX_KEY_BYTES {
-        return Err(Error::invalid(format!(
-            "the prefix has {} bytes; the limit max_key_bytes is {MAX_KEY_BYTES}",
-            prefix.len()
-        )));
-    }
-    Ok([namespace.as_bytes(), &[SEPARATOR], prefix].concat().into())
-}
-
-/// Checks that bytes which came over the wire are what [`item_prefix`] answers.
-///
-/// # Errors
-/// `InvalidArgument` if they are not.
-pub fn check_item_prefix(bytes: &[u8]) -> Result<(), Error> {
-    let at = bytes.iter().position(|byte| *byte == SEPARATOR);
-    let parts = at.and_then(|at| {
-        let namespace = std::str::from_utf8(&bytes[..at]).ok()?;
-        (!namespace.is_empty()).then_some((namespace, &bytes[at + 1..]))
-    });
-    let broken = || Error::invalid("an item prefix is a namespace, a zero byte and a key's begin");
-    let (namespace, prefix) = parts.ok_or_else(broken)?;
-    item_prefix(namespace, prefix).map(|_| ())
-}
-
 /// A key within its namespace as one byte string: namespace, byte `0x00`, key.
 ///
 /// It is built once, at the edge, and passed on whole by every tier: the slot, the
@@ -236,39 +205,6 @@ mod tests {
         assert!(ItemKey::new("a", b"").is_err());
         assert!(ItemKey::new("a", &[7; MAX_KEY_BYTES]).is_ok());
         assert!(ItemKey::new("a", &[7; MAX_KEY_BYTES + 1]).is_err());
-    }
-
-    #[test]
-    fn a_prefix_begins_the_keys_of_its_namespace_and_no_others() {
-        let prefix = item_prefix("", b"a\0").unwrap();
-        assert!(check_item_prefix(&prefix).is_ok());
-        assert!(
-            ItemKey::new("default", b"a\0b")
-                .unwrap()
-                .as_bytes()
-                .starts_with(&prefix)
-        );
-        assert!(
-            !ItemKey::new("default", b"a")
-                .unwrap()
-                .as_bytes()
-                .starts_with(&prefix)
-        );
-        let all = item_prefix("n", b"").unwrap();
-        assert!(check_item_prefix(&all).is_ok());
-        assert!(
-            !ItemKey::new("n1", b"k")
-                .unwrap()
-                .as_bytes()
-                .starts_with(&all)
-        );
-        assert!(item_prefix("n", &[7; MAX_KEY_BYTES]).is_ok());
-        assert!(item_prefix("n", &[7; MAX_KEY_BYTES + 1]).is_err());
-        assert!(item_prefix("N", b"").is_err());
-        let long = [b"n\0".as_slice(), &[7; MAX_KEY_BYTES + 1]].concat();
-        for bytes in [&b""[..], b"n", b"\0k", b"N\0k", b"\xff\0k", &long] {
-            assert!(check_item_prefix(bytes).is_err(), "{bytes:?}");
-        }
     }
 
     #[test]

@@ -58,6 +58,23 @@ impl ItemRange {
         })
     }
 
+    /// All that begins with these bytes, which came over the wire: the start of a range
+    /// [`of_prefix`](Self::of_prefix).
+    ///
+    /// # Errors
+    /// `InvalidArgument` if they are not a namespace, a zero byte and a prefix.
+    pub fn of_item_prefix(bytes: &[u8]) -> Result<Self, Error> {
+        let at = bytes.iter().position(|byte| *byte == SEPARATOR);
+        let parts = at.and_then(|at| {
+            let namespace = std::str::from_utf8(&bytes[..at]).ok()?;
+            (!namespace.is_empty()).then_some((namespace, &bytes[at + 1..]))
+        });
+        let (namespace, prefix) = parts.ok_or_else(|| {
+            Error::invalid("an item prefix is a namespace, a zero byte and a key's begin")
+        })?;
+        Self::of_prefix(namespace, prefix)
+    }
+
     /// The keys of a namespace (empty means `default`) from `start` on and before `end`. An
     /// empty `start` is the namespace's first key, an empty `end` its end. A range whose
     /// ends are equal holds nothing and is no error.
@@ -212,6 +229,32 @@ mod tests {
         let range = ItemRange::of_prefix("n", b"\xFF").unwrap();
         assert_eq!(&range.end[..], b"n\x01");
         assert!(holds(&range, "n", &[0xFF; MAX_KEY_BYTES]));
+    }
+
+    /// As a watch passes it on: the bytes with which the keys begin, and nothing else.
+    #[test]
+    fn a_prefix_begins_the_keys_of_its_namespace_and_no_others() {
+        let item_prefix = |namespace: &str, prefix: &[u8]| {
+            ItemRange::of_prefix(namespace, prefix).map(|range| range.start().clone())
+        };
+        let prefix = item_prefix("", b"a\0").unwrap();
+        let range = ItemRange::of_item_prefix(&prefix).unwrap();
+        assert_eq!(range, ItemRange::of_prefix("", b"a\0").unwrap());
+        assert!(key("default", b"a\0b").as_bytes().starts_with(&prefix));
+        assert!(holds(&range, "default", b"a\0b"));
+        assert!(!key("default", b"a").as_bytes().starts_with(&prefix));
+        assert!(!holds(&range, "default", b"a"));
+        let all = item_prefix("n", b"").unwrap();
+        let range = ItemRange::of_item_prefix(&all).unwrap();
+        assert!(!key("n1", b"k").as_bytes().starts_with(&all));
+        assert!(!holds(&range, "n1", b"k"));
+        assert!(item_prefix("n", &[7; MAX_KEY_BYTES]).is_ok());
+        assert!(item_prefix("n", &[7; MAX_KEY_BYTES + 1]).is_err());
+        assert!(item_prefix("N", b"").is_err());
+        let long = [b"n\0".as_slice(), &[7; MAX_KEY_BYTES + 1]].concat();
+        for bytes in [&b""[..], b"n", b"\0k", b"N\0k", b"\xff\0k", &long] {
+            assert!(ItemRange::of_item_prefix(bytes).is_err(), "{bytes:?}");
+        }
     }
 
     /// `n` is a prefix of the other two, and the default one has a name of its own.

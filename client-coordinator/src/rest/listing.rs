@@ -18,7 +18,7 @@ use tierkv_openapi::{
     refusals::{AnyRefusal, TokenRefusal},
 };
 use tierkv_rpc::proto::v1::{
-    CountRequest, KeyRange, ScanItem, ScanRequest, ScanResponse, count_request, scan_request,
+    CountRequest, KeyRange, ScanItem, ScanRequest, ScanResponse, scan_request::Selection,
 };
 use tierkv_types::Error;
 use tokio::time::{Instant, timeout_at};
@@ -39,28 +39,20 @@ const MAX_PAGE_ITEMS: u32 = 1_000;
 /// Bytes of keys and values after which a page is closed (it holds at least what came first).
 const PAGE_BYTES: usize = 4 << 20;
 
-/// Which keys are meant.
-enum Selection {
-    Prefix(Bytes),
-    Range(KeyRange),
-}
-
-impl Selection {
-    /// Takes the parameters of a selection; without any, all keys are meant.
-    fn taken_from(parameters: &mut Parameters) -> Result<Self, Error> {
-        let prefix = parameters.octets("prefix")?;
-        let start = parameters.octets("start")?;
-        let end = parameters.octets("end")?;
-        match (prefix, start, end) {
-            (prefix, None, None) => Ok(Self::Prefix(prefix.unwrap_or_default())),
-            (None, start, end) => Ok(Self::Range(KeyRange {
-                start: start.unwrap_or_default(),
-                end: end.unwrap_or_default(),
-            })),
-            _ => Err(Error::invalid(
-                "a prefix and a range (start, end) exclude each other; give one of them",
-            )),
-        }
+/// Takes the parameters of a selection; without any, all keys are meant.
+fn selection(parameters: &mut Parameters) -> Result<Selection, Error> {
+    let prefix = parameters.octets("prefix")?;
+    let start = parameters.octets("start")?;
+    let end = parameters.octets("end")?;
+    match (prefix, start, end) {
+        (prefix, None, None) => Ok(Selection::Prefix(prefix.unwrap_or_default())),
+        (None, start, end) => Ok(Selection::Range(KeyRange {
+            start: start.unwrap_or_default(),
+            end: end.unwrap_or_default(),
+        })),
+        _ => Err(Error::invalid(
+            "a prefix and a range (start, end) exclude each other; give one of them",
+        )),
     }
 }
 
@@ -82,10 +74,7 @@ pub(super) async fn list<C: Cache>(
 ) -> Result<Response, Failure> {
     let namespace = path::namespace(request.uri(), path::KV)?;
     let mut parameters = Parameters::of(request.uri())?;
-    let selection = match Selection::taken_from(&mut parameters)? {
-        Selection::Prefix(prefix) => scan_request::Selection::Prefix(prefix),
-        Selection::Range(range) => scan_request::Selection::Range(range),
-    };
+    let selection = selection(&mut parameters)?;
     let limit = parameters.number("limit")?.unwrap_or(DEFAULT_PAGE_ITEMS);
     if limit == 0 || limit > MAX_PAGE_ITEMS {
         return Err(Error::invalid(format!(
@@ -159,10 +148,7 @@ pub(super) async fn count<C: Cache>(
 ) -> Result<Response, Failure> {
     let namespace = path::namespace(request.uri(), path::COUNT)?;
     let mut parameters = Parameters::of(request.uri())?;
-    let selection = match Selection::taken_from(&mut parameters)? {
-        Selection::Prefix(prefix) => count_request::Selection::Prefix(prefix),
-        Selection::Range(range) => count_request::Selection::Range(range),
-    };
+    let selection = selection(&mut parameters)?.into();
     let options = parameters.read_options()?;
     let deadline = parameters.deadline()?;
     parameters.finish()?;

@@ -1,4 +1,5 @@
 use futures::stream::iter;
+use tierkv_rpc::proto::v1::KeyRange;
 
 use super::*;
 
