@@ -33,6 +33,7 @@ mod requests;
 mod scrub;
 mod settings;
 mod snapshot;
+mod state;
 mod storage;
 pub mod store;
 mod tail;
@@ -53,6 +54,7 @@ pub use self::{
     scrub::{Scrubbed, ScrubbedRows},
     settings::{EvictionPolicy, MemoryLimits, StorageSettings, UnknownEvictionPolicy, WalSync},
     snapshot::Snapshot,
+    state::{ItemHash, Row, Table},
     storage::Storage,
     store::Store,
     tail::{Cursor, Stretch, Tail, TailError},

@@ -1,0 +1,46 @@
+//! Small replicated tables: rows of (table, key, value).
+//!
+//! What a record leaves behind beside items, tombstones and outcomes is a row here, so a
+//! new kind of record needs no new column in any store. A store keeps the rows as they
+//! are and never looks into them.
+
+use bytes::Bytes;
+
+/// Which small table a row is in. The numbers are on disk and never reused; a release that
+/// does not know one must not open the store that holds it, which its schema version says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Table(u8);
+
+impl Table {
+    /// The first index of each epoch: key is the epoch, value the index, both 8 bytes,
+    /// big-endian.
+    pub const EPOCHS: Self = Self(1);
+
+    /// The table with this number.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        Self(number)
+    }
+
+    /// Its number, as stores keep it.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+}
+
+/// A row of a small table, or the removal of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The table it is in.
+    pub table: Table,
+    /// Its key, of at most [`Row::MAX_KEY_BYTES`] bytes.
+    pub key: Bytes,
+    /// Its value; `None` removes the row.
+    pub value: Option<Bytes>,
+}
+
+impl Row {
+    /// Longest key of a row, in bytes: an item key fits.
+    pub const MAX_KEY_BYTES: usize = 2_048;
+}
