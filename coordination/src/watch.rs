@@ -42,6 +42,15 @@ impl<T> Watched<T> {
         Self { receiver }
     }
 
+    /// A watch that ends in the caller's hands, for backends that only tests have: what is
+    /// sent is heard here.
+    #[cfg(feature = "conformance")]
+    #[must_use]
+    pub fn channel(state: T) -> (watch::Sender<Arc<T>>, Self) {
+        let (sender, receiver) = watch::channel(Arc::new(state));
+        (sender, Self::new(receiver))
+    }
+
     /// The newest state that was heard of. It stays readable after the end of the watch.
     #[must_use]
     pub fn current(&self) -> Arc<T> {
