@@ -33,6 +33,8 @@ mod scrubber;
 mod sequencer;
 mod service;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod watches;
 
 pub use node::{DataNode, StartError};

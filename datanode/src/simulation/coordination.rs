@@ -1,0 +1,324 @@
+//! A coordination store that loses, delays and repeats: one cluster's record, and what
+//! can go wrong on the way to it and back.
+//!
+//! ```text
+//!  life 1's client ──swap──► in flight ──lands──► history ──shown late──► watchers
+//!  life 2's client ──read────────────────────────► newest
+//! ```
+//!
+//! The store outlives the nodes. A swap is in flight from the moment it is sent, so it may
+//! land after its sender's end. A read finds the newest record at some moment between its
+//! question and its answer; a watch may show any older one late, and again.
+//!
+//! Reading order: this file (the store), `client` (the traits, as one life of a node
+//! sees them).
+
+mod client;
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use bytes::Bytes;
+use tierkv_coordination::{CoordinationError, Revision, Swap, Versioned, Watched};
+use tokio::{
+    sync::watch,
+    time::{Duration, sleep},
+};
+
+pub(super) use self::client::Client;
+use super::{chance::Chance, pace::Pace, trace::Trace};
+
+/// What goes wrong, in calls of a hundred each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CoordinationFaults {
+    /// Calls that are refused, with nothing done.
+    pub(super) unavailable: u32,
+    /// Swaps whose outcome the sender does not learn: they landed, will land, or never do.
+    pub(super) unknown: u32,
+    /// Turns of the store's own task in which a watch shows an older record.
+    pub(super) old: u32,
+    /// How slow it is.
+    pub(super) pace: Pace,
+    /// Longest time between two turns of the store's own task, in milliseconds; not 0.
+    pub(super) turn_millis: u64,
+}
+
+impl CoordinationFaults {
+    pub(super) const NONE: Self = Self {
+        unavailable: 0,
+        unknown: 0,
+        old: 0,
+        pace: Pace::PROMPT,
+        turn_millis: 1,
+    };
+}
+
+/// The store of one cluster's record.
+#[derive(Debug)]
+pub(super) struct FaultyCoordination {
+    key: String,
+    chance: Chance,
+    trace: Trace,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    faults: CoordinationFaults,
+    /// Every record there was, the newest last. At first there is none.
+    history: Vec<Option<Versioned>>,
+    revision: u64,
+    in_flight: Vec<Flight>,
+    watchers: Vec<watch::Sender<Arc<Option<Versioned>>>>,
+    proposals: Vec<Proposal>,
+}
+
+/// A record that a life of a node wanted to install.
+#[derive(Clone, Debug)]
+pub(super) struct Proposal {
+    pub(super) life: u64,
+    pub(super) value: Bytes,
+}
+
+/// A swap on its way to the store.
+#[derive(Clone, Debug)]
+struct Flight {
+    life: u64,
+    /// The revision to replace; `None`: there must be no record.
+    expected: Option<Revision>,
+    /// What to install; `None` removes.
+    value: Option<Bytes>,
+    /// Set once it has landed.
+    landed: Arc<OnceLock<Swap>>,
+}
+
+/// What becomes of a swap and of its answer.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Answered,
+    /// It lands, the answer is lost.
+    AnswerLost,
+    /// It never lands, and nobody says so.
+    Lost,
+    /// It lands some time, and nobody says so.
+    Delayed,
+    /// Certainly nothing is done.
+    Refused,
+}
+
+impl FaultyCoordination {
+    /// The store of the record `key`, which does not exist yet.
+    pub(super) fn new(
+        seed: u64,
+        key: String,
+        faults: CoordinationFaults,
+        trace: Trace,
+    ) -> Arc<Self> {
+        let state = State {
+            faults,
+            history: vec![None],
+            revision: 0,
+            in_flight: Vec::new(),
+            watchers: Vec::new(),
+            proposals: Vec::new(),
+        };
+        Arc::new(Self {
+            key,
+            chance: Chance::of(seed, "coordination"),
+            trace,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// The store as a life of a node asks it.
+    pub(super) fn client(self: &Arc<Self>, life: u64) -> Arc<Client> {
+        Arc::new(Client::new(Arc::clone(self), life))
+    }
+
+    /// Changes what goes wrong from here on.
+    pub(super) fn set_faults(&self, faults: CoordinationFaults) {
+        self.state().faults = faults;
+    }
+
+    /// The record now.
+    pub(super) fn newest(&self) -> Option<Versioned> {
+        self.state().newest()
+    }
+
+    /// Every record that was proposed, in the order in which the swaps were sent.
+    pub(super) fn proposals(&self) -> Vec<Proposal> {
+        self.state().proposals.clone()
+    }
+
+    /// The store's own task: lands swaps that are in flight and shows records to watchers.
+    pub(super) async fn run(self: Arc<Self>) {
+        loop {
+            let within = self.state().faults.turn_millis;
+            sleep(Duration::from_millis(1 + self.chance.below(within))).await;
+            self.turn();
+        }
+    }
+
+    fn turn(&self) {
+        let mut state = self.state();
+        if !state.in_flight.is_empty() && self.chance.percent(30) {
+            let at = self.chance.index(state.in_flight.len());
+            let flight = state.in_flight[at].clone();
+            let swap = state.land(&flight);
+            self.trace
+                .note(format_args!("coordination: late, {flight} lands: {swap:?}"));
+        }
+        state
+            .watchers
+            .retain(|watcher| watcher.receiver_count() > 0);
+        let is_old = self.chance.percent(state.faults.old);
+        let at = match is_old {
+            true => self.chance.index(state.history.len()),
+            false => state.history.len() - 1,
+        };
+        let shown = Arc::new(state.history[at].clone());
+        for watcher in &state.watchers {
+            if is_old || *watcher.borrow() != shown {
+                self.trace
+                    .note(format_args!("coordination: shows {}", revision_of(&shown)));
+                watcher.send_replace(Arc::clone(&shown));
+            }
+        }
+    }
+
+    /// A swap sets out.
+    fn send(&self, life: u64, expected: Option<Revision>, value: Option<Bytes>) -> Flight {
+        let mut state = self.state();
+        if let Some(value) = value.clone() {
+            state.proposals.push(Proposal { life, value });
+        }
+        let flight = Flight {
+            life,
+            expected,
+            value,
+            landed: Arc::default(),
+        };
+        self.trace
+            .note(format_args!("coordination: {flight} sets out"));
+        state.in_flight.push(flight.clone());
+        flight
+    }
+
+    /// What becomes of a swap, and what its sender is told.
+    fn settle(&self, flight: &Flight) -> Result<Swap, CoordinationError> {
+        let mut state = self.state();
+        let fate = self.fate(state.faults);
+        let unknown = Err(CoordinationError::OutcomeUnknown("no answer came".into()));
+        let answer = match fate {
+            Fate::Answered => Ok(state.land(flight)),
+            Fate::AnswerLost => {
+                let _landed = state.land(flight);
+                unknown
+            }
+            Fate::Delayed => unknown,
+            Fate::Lost => {
+                state.forget(flight);
+                unknown
+            }
+            // It was late, and landed before it could be refused.
+            Fate::Refused if flight.landed.get().is_some() => unknown,
+            Fate::Refused => {
+                state.forget(flight);
+                Err(refused())
+            }
+        };
+        self.trace.note(format_args!(
+            "coordination: {flight} is {fate:?}: {answer:?}"
+        ));
+        answer
+    }
+
+    fn fate(&self, faults: CoordinationFaults) -> Fate {
+        if self.chance.percent(faults.unavailable) {
+            return Fate::Refused;
+        }
+        if !self.chance.percent(faults.unknown) {
+            return Fate::Answered;
+        }
+        [Fate::AnswerLost, Fate::Lost, Fate::Delayed][self.chance.index(3)]
+    }
+
+    /// The record, as it is at this moment.
+    fn read(&self, life: u64) -> Result<Option<Versioned>, CoordinationError> {
+        let state = self.state();
+        if self.chance.percent(state.faults.unavailable) {
+            return Err(refused());
+        }
+        let record = state.newest();
+        self.trace.note(format_args!(
+            "coordination: life {life} reads {}",
+            revision_of(&record)
+        ));
+        Ok(record)
+    }
+
+    /// A watch that has seen the newest record.
+    fn follow(&self, life: u64) -> Result<Watched<Option<Versioned>>, CoordinationError> {
+        let record = self.read(life)?;
+        let (sender, watched) = Watched::channel(record);
+        self.state().watchers.push(sender);
+        Ok(watched)
+    }
+
+    async fn wait(&self) {
+        let pace = self.state().faults.pace;
+        pace.wait(&self.chance).await;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl State {
+    fn newest(&self) -> Option<Versioned> {
+        self.history.last().cloned().flatten()
+    }
+
+    /// Lands a swap, unless it has landed.
+    fn land(&mut self, flight: &Flight) -> Swap {
+        self.forget(flight);
+        *flight.landed.get_or_init(|| {
+            if self.newest().map(|record| record.revision) != flight.expected {
+                return Swap::Lost;
+            }
+            self.revision += 1;
+            let revision = Revision(self.revision);
+            let value = flight.value.clone();
+            self.history
+                .push(value.map(|value| Versioned { value, revision }));
+            Swap::Won(revision)
+        })
+    }
+
+    /// It is in flight no more.
+    fn forget(&mut self, flight: &Flight) {
+        self.in_flight
+            .retain(|other| !Arc::ptr_eq(&other.landed, &flight.landed));
+    }
+}
+
+/// Without the record's bytes: there are random ids in them.
+impl std::fmt::Display for Flight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let expected = self.expected.unwrap_or_default();
+        write!(f, "life {}'s swap of {expected}", self.life)
+    }
+}
+
+fn revision_of(record: &Option<Versioned>) -> Revision {
+    record
+        .as_ref()
+        .map_or(Revision::default(), |record| record.revision)
+}
+
+fn refused() -> CoordinationError {
+    CoordinationError::Unavailable("the simulated store refuses".into())
+}
+
+#[cfg(test)]
+mod tests;

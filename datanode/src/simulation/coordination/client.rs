@@ -1,0 +1,131 @@
+//! The faulty store as one life of a node asks it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tierkv_coordination::{
+    Candidacy, ConfigStore, CoordinationError, GroupMembership, Leader, LeaderElection, Membership,
+    Revision, Swap, Versioned, Watch, Watched,
+};
+
+use super::FaultyCoordination;
+
+/// One life's way to the store.
+#[derive(Debug)]
+pub(in crate::simulation) struct Client {
+    store: Arc<FaultyCoordination>,
+    life: u64,
+}
+
+impl Client {
+    pub(super) const fn new(store: Arc<FaultyCoordination>, life: u64) -> Self {
+        Self { store, life }
+    }
+
+    fn check(&self, key: &str) -> Result<(), CoordinationError> {
+        if key == self.store.key {
+            return Ok(());
+        }
+        Err(CoordinationError::InvalidArgument(format!(
+            "the simulated store has the record {} and no other, not {key}",
+            self.store.key
+        )))
+    }
+
+    async fn swap(
+        &self,
+        key: &str,
+        expected: Option<Revision>,
+        value: Option<Bytes>,
+    ) -> Result<Swap, CoordinationError> {
+        self.check(key)?;
+        let flight = self.store.send(self.life, expected, value);
+        self.store.wait().await;
+        let answer = self.store.settle(&flight);
+        self.store.wait().await;
+        answer
+    }
+}
+
+#[async_trait]
+impl ConfigStore for Client {
+    async fn get(&self, key: &str) -> Result<Option<Versioned>, CoordinationError> {
+        self.check(key)?;
+        self.store.wait().await;
+        let found = self.store.read(self.life);
+        self.store.wait().await;
+        found
+    }
+
+    async fn put_if_absent(&self, key: &str, value: Bytes) -> Result<Swap, CoordinationError> {
+        self.swap(key, None, Some(value)).await
+    }
+
+    async fn compare_and_swap(
+        &self,
+        key: &str,
+        expected: Revision,
+        value: Bytes,
+    ) -> Result<Swap, CoordinationError> {
+        self.swap(key, Some(expected), Some(value)).await
+    }
+
+    async fn delete(&self, key: &str, expected: Revision) -> Result<Swap, CoordinationError> {
+        self.swap(key, Some(expected), None).await
+    }
+}
+
+#[async_trait]
+impl Watch for Client {
+    async fn watch(&self, key: &str) -> Result<Watched<Option<Versioned>>, CoordinationError> {
+        self.check(key)?;
+        self.store.wait().await;
+        let watched = self.store.follow(self.life);
+        self.store.wait().await;
+        watched
+    }
+
+    async fn watch_prefix(
+        &self,
+        _: &str,
+    ) -> Result<Watched<BTreeMap<String, Versioned>>, CoordinationError> {
+        Err(not_simulated())
+    }
+}
+
+#[async_trait]
+impl GroupMembership for Client {
+    async fn join(&self, _: &str, _: &str, _: Bytes) -> Result<Membership, CoordinationError> {
+        Err(not_simulated())
+    }
+
+    async fn list(&self, _: &str) -> Result<BTreeMap<String, Bytes>, CoordinationError> {
+        Err(not_simulated())
+    }
+
+    async fn observe(
+        &self,
+        _: &str,
+    ) -> Result<Watched<BTreeMap<String, Bytes>>, CoordinationError> {
+        Err(not_simulated())
+    }
+}
+
+#[async_trait]
+impl LeaderElection for Client {
+    async fn nominate(&self, _: &str, _: &str, _: Bytes) -> Result<Candidacy, CoordinationError> {
+        Err(not_simulated())
+    }
+
+    async fn observe_leader(&self, _: &str) -> Result<Watched<Option<Leader>>, CoordinationError> {
+        Err(not_simulated())
+    }
+}
+
+/// What the node's driver never asks for.
+fn not_simulated() -> CoordinationError {
+    CoordinationError::Unavailable(
+        "the simulated store has one record: no prefixes, groups or elections".into(),
+    )
+}
