@@ -1,7 +1,8 @@
 //! Carries out what the replication machine commands, and tells it what happened.
 //!
 //! One task owns the loop; what takes long (a promise, a swap, a read of the record) runs
-//! beside it and comes back as an event, so commits never wait for coordination.
+//! beside it and comes back as an event, so commits never wait for coordination. A command
+//! waits until its condition holds, and not for the commands before it.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -10,15 +11,21 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tierkv_coordination::{
     Coordination, CoordinationError, Revision, Swap, Versioned, Watched, directory,
 };
-use tierkv_protocol::replication::{ClusterState, Command, Event, HEARTBEAT_INTERVAL, SwapOutcome};
-use tierkv_storage::Storage;
-use tierkv_types::{ClusterId, Error, Index, Position};
+use tierkv_protocol::replication::{
+    ClusterState, Command, CommandQueue, Event, HEARTBEAT_INTERVAL, SwapOutcome,
+};
+use tierkv_storage::{Effects, Storage};
+use tierkv_types::{ClusterId, Epoch, Error, Index, Position};
 use tokio::{
     sync::{mpsc, watch},
     time::{Duration, MissedTickBehavior, interval, sleep},
 };
 
-use crate::{invalidator::Message, sequencer::Sequencer};
+use crate::{
+    invalidator::Message,
+    rules::{Rule, Rules},
+    sequencer::Sequencer,
+};
 
 /// Pause before an unanswered question to coordination is asked again.
 const COORDINATION_PAUSE: Duration = Duration::from_millis(100);
@@ -34,11 +41,14 @@ pub(crate) struct Driver {
     pub(crate) storage: Arc<Storage>,
     pub(crate) coordination: Arc<dyn Coordination>,
     pub(crate) invalidator: mpsc::Sender<Message>,
+    /// What the machine commanded and is not carried out yet.
+    pub(crate) commands: CommandQueue,
+    pub(crate) rules: Rules,
 }
 
 impl Driver {
     /// Runs until `stop` says so or the node must halt; then says why.
-    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), String> {
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), String> {
         let key = directory::cluster_state(&self.cluster);
         let mut record = self
             .coordination
@@ -53,10 +63,10 @@ impl Driver {
         loop {
             self.step(event, &mut work).await?;
             event = tokio::select! {
-                changed = durable.changed() => match changed {
-                    Ok(()) => Event::Durable(*durable.borrow_and_update()),
-                    Err(_) => return Err(self.storage.failed().await.to_string()),
-                },
+                // What comes seldom is looked at first, so that nothing is kept waiting by
+                // what comes all the time.
+                biased;
+                () = stopped(&mut stop) => return Ok(()),
                 // The store may fail while the log is sound, and nothing would tell.
                 error = self.storage.failed() => return Err(error.to_string()),
                 _ = ticks.tick() => Event::Tick,
@@ -65,42 +75,53 @@ impl Driver {
                     observed(&record)?
                 }
                 Some(done) = work.next() => done?,
-                () = stopped(&mut stop) => return Ok(()),
+                changed = durable.changed() => match changed {
+                    Ok(()) => Event::Durable(*durable.borrow_and_update()),
+                    Err(_) => return Err(self.storage.failed().await.to_string()),
+                },
             };
         }
     }
 
-    async fn step(&self, event: Event, work: &mut FuturesUnordered<Work>) -> Result<(), String> {
+    async fn step(
+        &mut self,
+        event: Event,
+        work: &mut FuturesUnordered<Work>,
+    ) -> Result<(), String> {
+        match &event {
+            Event::Promised(epoch) => self.commands.promised(*epoch),
+            Event::Durable(position) => self.commands.durable(position.index),
+            _ => {}
+        }
         let mut commands = Vec::new();
         self.sequencer.step(event, &mut commands);
-        for command in commands {
-            match command {
-                Command::Promise { epoch, seen } => {
-                    let storage = Arc::clone(&self.storage);
-                    work.push(Box::pin(async move {
-                        let seen = seen.map(|state| state.encode());
-                        loop {
-                            match storage.promise(epoch, seen.clone()).await {
-                                Ok(()) => return Ok(Event::Promised(epoch)),
-                                // A full disk: nothing is acted on until there is room.
-                                Err(error) if error.is_passing() => {
-                                    tracing::warn!(%error, "a promise could not be kept yet");
-                                    sleep(PROMISE_PAUSE).await;
-                                }
-                                Err(error) => return Err(error.to_string()),
-                            }
-                        }
-                    }));
-                }
-                Command::Swap { expected, state } => work.push(self.swap(expected, &state)),
-                Command::Read => work.push(self.read()),
-                Command::AppendNoop(position) => self.open_term(position).await?,
-                Command::Commit(index) => self.commit(index).await,
-                Command::Vouched { round, commit } => {
-                    self.tell(Message::Vouched { round, commit }).await;
-                }
-                Command::Halt(why) => return Err(why),
+        self.commands.extend(commands);
+        if self.rules.lack(Rule::ConditionsKept) {
+            self.commands.promised(Epoch(u64::MAX));
+            self.commands.durable(Index(u64::MAX));
+            self.commands.applied(Index(u64::MAX));
+        }
+        while let Some(command) = self.commands.next() {
+            self.carry_out(command, work).await?;
+        }
+        Ok(())
+    }
+
+    async fn carry_out(
+        &mut self,
+        command: Command,
+        work: &mut FuturesUnordered<Work>,
+    ) -> Result<(), String> {
+        match command {
+            Command::Promise { epoch, seen } => work.push(self.promise(epoch, seen)),
+            Command::Swap { expected, state } => work.push(self.swap(expected, &state)),
+            Command::Read => work.push(self.read()),
+            Command::AppendNoop(position) => self.open_term(position).await?,
+            Command::Commit(index) => self.commit(index).await,
+            Command::Vouched { round, commit } => {
+                self.tell(Message::Vouched { round, commit }).await;
             }
+            Command::Halt(why) => return Err(why),
         }
         Ok(())
     }
@@ -115,19 +136,28 @@ impl Driver {
 
     /// Applies what is committed, then has its keys deleted from the cache; the writers
     /// are answered after that.
-    async fn commit(&self, index: Index) {
+    async fn commit(&mut self, index: Index) {
         let records = self.sequencer.release(index);
-        self.storage.apply(&records);
-        let waiters = self.sequencer.applied(&records, index);
-        let keys = (records.iter())
-            .flat_map(|record| record.changes().iter().map(|change| change.key.clone()))
-            .collect();
+        let waiters = if self.rules.lack(Rule::AppliedFirst) {
+            let waiters = self.sequencer.applied(&records, index);
+            tokio::task::yield_now().await;
+            self.storage.apply(&records);
+            waiters
+        } else {
+            self.storage.apply(&records);
+            self.sequencer.applied(&records, index)
+        };
+        let changes = records
+            .iter()
+            .flat_map(|record| Effects::of(record).changes);
+        let keys = changes.map(|change| change.key.clone()).collect();
         self.tell(Message::Changed {
             keys,
             up_to: index,
             waiters,
         })
         .await;
+        self.commands.applied(index);
     }
 
     async fn tell(&self, message: Message) {
@@ -135,10 +165,33 @@ impl Driver {
         drop(self.invalidator.send(message).await);
     }
 
+    /// Makes a promise durable, once there is space for it (REP-PROMISE).
+    fn promise(&self, epoch: Epoch, seen: Option<ClusterState>) -> Work {
+        let storage = Arc::clone(&self.storage);
+        if self.rules.lack(Rule::PromisesKept) {
+            return Box::pin(async move { Ok(Event::Promised(epoch)) });
+        }
+        Box::pin(async move {
+            let seen = seen.map(|state| state.encode());
+            loop {
+                match storage.promise(epoch, seen.clone()).await {
+                    Ok(()) => return Ok(Event::Promised(epoch)),
+                    // A full disk: nothing is acted on until there is room.
+                    Err(error) if error.is_passing() => {
+                        tracing::warn!(%error, "a promise could not be kept yet");
+                        sleep(PROMISE_PAUSE).await;
+                    }
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        })
+    }
+
     fn swap(&self, expected: Option<u64>, state: &ClusterState) -> Work {
         let coordination = Arc::clone(&self.coordination);
         let key = directory::cluster_state(&self.cluster);
         let value: Bytes = state.encode();
+        let rules = self.rules;
         Box::pin(async move {
             let swapped = match expected {
                 None => coordination.put_if_absent(&key, value).await,
@@ -152,6 +205,9 @@ impl Driver {
                 Ok(Swap::Won(revision)) => SwapOutcome::Won(revision.0),
                 Ok(Swap::Lost) => SwapOutcome::Lost,
                 Err(error @ CoordinationError::InvalidArgument(_)) => return Err(error.to_string()),
+                Err(_) if rules.lack(Rule::UnknownIsUnknown) => {
+                    SwapOutcome::Won(expected.unwrap_or(0) + 1)
+                }
                 // `Unavailable` too: swapping again is what the machine does with doubt.
                 Err(error) => {
                     tracing::warn!(%error, "a swap of the cluster state was not answered");

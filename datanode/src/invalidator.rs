@@ -7,7 +7,7 @@
 //!
 //! [`DataNodeSettings::invalidation_wait`]: crate::DataNodeSettings::invalidation_wait
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tierkv_cache::{Cache, CacheKey};
 use tierkv_protocol::cache::{MarkWriter, REDELIVERY_WINDOW};
@@ -17,7 +17,11 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use crate::{ownership::Owned, sequencer::Waiter};
+use crate::{
+    ownership::Owned,
+    rules::{Rule, Rules},
+    sequencer::Waiter,
+};
 
 /// Messages that wait for the invalidator; over it commits wait.
 const QUEUE: usize = 256;
@@ -45,40 +49,14 @@ pub(crate) enum Message {
     Vouched { round: Round, commit: Index },
 }
 
-/// Starts the task; it ends when the sender is dropped.
-pub(crate) fn start<C: Cache>(
+/// Deletes changed keys from the cache and writes the marks of one cluster.
+pub(crate) struct Invalidator<C> {
     cache: Arc<C>,
     cluster: ClusterId,
     owned: Arc<Owned>,
     clock: Arc<dyn Clock>,
     wait: Duration,
-) -> mpsc::Sender<Message> {
-    metrics::describe_counter!(
-        "tierkv_invalidations_undelivered_total",
-        "Deletes that the cache tier did not confirm in time; they are delivered again."
-    );
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    let invalidator = Invalidator {
-        cache,
-        cluster,
-        owned,
-        clock,
-        wait,
-        epoch: None,
-        marks: None,
-        undelivered: Vec::new(),
-        applied: Index::ZERO,
-    };
-    tokio::spawn(invalidator.run(receiver));
-    sender
-}
-
-struct Invalidator<C> {
-    cache: Arc<C>,
-    cluster: ClusterId,
-    owned: Arc<Owned>,
-    clock: Arc<dyn Clock>,
-    wait: Duration,
+    rules: Rules,
     /// The term this node holds, and its marks.
     epoch: Option<Epoch>,
     marks: Option<MarkWriter>,
@@ -88,6 +66,45 @@ struct Invalidator<C> {
 }
 
 impl<C: Cache> Invalidator<C> {
+    /// One that waits at most `wait` for the cache to confirm deletes, before writers are
+    /// answered all the same.
+    pub(crate) fn new(
+        cache: Arc<C>,
+        cluster: ClusterId,
+        owned: Arc<Owned>,
+        clock: Arc<dyn Clock>,
+        wait: Duration,
+    ) -> Self {
+        metrics::describe_counter!(
+            "tierkv_invalidations_undelivered_total",
+            "Deletes that the cache tier did not confirm in time; they are delivered again."
+        );
+        Self {
+            cache,
+            cluster,
+            owned,
+            clock,
+            wait,
+            rules: Rules::default(),
+            epoch: None,
+            marks: None,
+            undelivered: Vec::new(),
+            applied: Index::ZERO,
+        }
+    }
+
+    /// The same under other rules.
+    #[cfg(test)]
+    pub(crate) fn under(self, rules: Rules) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// The way to it, and its task, which ends when the sender is dropped.
+    pub(crate) fn start(self) -> (mpsc::Sender<Message>, impl Future<Output = ()> + Send) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (sender, self.run(receiver))
+    }
+
     async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut batch = Vec::with_capacity(BATCH);
         // Not a sleep in the loop: heartbeats would start it anew for ever.
@@ -96,11 +113,13 @@ impl<C: Cache> Invalidator<C> {
         loop {
             let owing = !self.undelivered.is_empty();
             tokio::select! {
+                // Its ticks are few, so it keeps no message waiting for long.
+                biased;
+                _ = retry.tick(), if owing => self.deliver_again().await,
                 count = messages.recv_many(&mut batch, BATCH) => match count {
                     0 => return,
                     _ => self.take(&mut batch).await,
                 },
-                _ = retry.tick(), if owing => self.deliver_again().await,
             }
             self.write_mark().await;
         }
@@ -123,7 +142,10 @@ impl<C: Cache> Invalidator<C> {
                 Message::Vouched { round, commit } => rounds.push((round, commit)),
             }
         }
-        if !self.delete(&changed).await {
+        if self.rules.lack(Rule::DeletesBeforeAnswers) {
+            waiting.drain(..).for_each(Waiter::done);
+        }
+        if !self.delete(&changed).await && !self.rules.lack(Rule::DeletesRepeated) {
             self.owe(changed);
         }
         waiting.into_iter().for_each(Waiter::done);
@@ -141,6 +163,7 @@ impl<C: Cache> Invalidator<C> {
     async fn begin_term(&mut self, epoch: Epoch) {
         let marks = match timeout(self.wait, self.cache.holds_anything()).await {
             Ok(false) => MarkWriter::new(epoch),
+            _ if self.rules.lack(Rule::MarksWithheld) => MarkWriter::new(epoch),
             Ok(true) | Err(_) => MarkWriter::withheld(epoch, self.after_redelivery_window()),
         };
         self.epoch = Some(epoch);
@@ -195,7 +218,7 @@ impl<C: Cache> Invalidator<C> {
     /// Everything applied is deleted from the cache, if nothing is owed.
     fn tell_marks(&mut self) {
         if let Some(marks) = &mut self.marks
-            && self.undelivered.is_empty()
+            && (self.undelivered.is_empty() || self.rules.lack(Rule::MarksAfterDeletes))
         {
             marks.delivered(self.applied);
         }

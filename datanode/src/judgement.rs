@@ -15,11 +15,11 @@ use tierkv_types::{
 
 /// What a key holds, expired or not.
 #[derive(Clone, Debug)]
-pub(crate) enum Prior {
+pub(crate) enum PriorValue {
     Held(Item),
     Absent,
-    /// It is there, and what it holds can't be told.
-    Untold(Error),
+    /// It is there, and what it holds can't be read.
+    Unreadable(Error),
 }
 
 /// What a write needs to know of what a key holds; the more, the greater.
@@ -33,10 +33,10 @@ pub(crate) enum Need {
     Value,
 }
 
-/// Bytes of no decimal 64-bit number: so much of a value shows that it is none.
+/// A decimal i64 has at most 20 characters; one more is enough to reject a value.
 const NO_NUMBER_BYTES: usize = 21;
 
-impl Prior {
+impl PriorValue {
     /// It, without what nobody needs: large values are not held for their versions' sake.
     pub(crate) fn reduced_to(self, need: Need) -> Self {
         let Self::Held(item) = self else {
@@ -53,17 +53,29 @@ impl Prior {
         })
     }
 
+    /// What the key holds.
+    ///
+    /// # Errors
+    /// Why that can't be told.
+    pub(crate) const fn item(&self) -> Result<Option<&Item>, &Error> {
+        match self {
+            Self::Held(item) => Ok(Some(item)),
+            Self::Absent => Ok(None),
+            Self::Unreadable(error) => Err(error),
+        }
+    }
+
     /// Bytes of the value that it has.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Held(item) => item.value.len(),
-            Self::Absent | Self::Untold(_) => 0,
+            Self::Absent | Self::Unreadable(_) => 0,
         }
     }
 }
 
 /// What keys held before a write, for those of its keys where that matters.
-pub(crate) type Priors = HashMap<ItemKey, Prior>;
+pub(crate) type Priors = HashMap<ItemKey, PriorValue>;
 
 /// What an operation did, as its client is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,12 +121,11 @@ pub(crate) struct Judged {
 pub(crate) fn judge<'a>(
     write: WriteRequest,
     now: Version,
-    prior: impl Fn(&ItemKey) -> Option<&'a Prior>,
+    prior: impl Fn(&ItemKey) -> Result<Option<&'a Item>, &'a Error>,
 ) -> Result<Judged, Error> {
-    let live = |key: &ItemKey| match prior(key) {
-        Some(Prior::Held(item)) if item.expires.is_none_or(|at| at > now) => Ok(Some(item)),
-        Some(Prior::Untold(error)) => Err(error.clone()),
-        Some(Prior::Held(_) | Prior::Absent) | None => Ok(None),
+    let live = |key: &ItemKey| -> Result<Option<&Item>, Error> {
+        let held = prior(key).map_err(Error::clone)?;
+        Ok(held.filter(|item| item.is_live(now)))
     };
     for (nth, condition) in write.conditions.iter().enumerate() {
         let version = live(&condition.key)?.map(|item| item.version);
@@ -279,8 +290,8 @@ mod tests {
         ItemKey::new("n", name.as_bytes()).unwrap()
     }
 
-    fn held(value: &'static str, version: u64, expires: Option<u64>) -> Prior {
-        Prior::Held(Item {
+    fn held(value: &'static str, version: u64, expires: Option<u64>) -> PriorValue {
+        PriorValue::Held(Item {
             version: Version::from_bits(version),
             expires: expires.map(Version::from_bits),
             value: value.into(),
@@ -329,17 +340,18 @@ mod tests {
             (key("there"), held("x", 5, None)),
             (key("over"), held("1", 6, Some(10))),
             (key("seven"), held("7", 7, Some(99))),
-            (key("absent"), Prior::Absent),
+            (key("absent"), PriorValue::Absent),
             (
                 key("rotten"),
-                Prior::Untold(Error::new(Code::DataLoss, "damaged")),
+                PriorValue::Unreadable(Error::new(Code::DataLoss, "damaged")),
             ),
         ])
     }
 
     fn judged(write: WriteRequest) -> Result<(Vec<Change>, Vec<Effect>), Error> {
         let state = state();
-        let judged = judge(write, Version::from_bits(10), |key| state.get(key))?;
+        let prior = |key: &ItemKey| state.get(key).map_or(Ok(None), PriorValue::item);
+        let judged = judge(write, Version::from_bits(10), prior)?;
         Ok(judged.at(Version::from_bits(20)))
     }
 
@@ -410,7 +422,7 @@ mod tests {
 
     #[test]
     fn previous_values_fit_one_answer() {
-        let large = Prior::Held(Item {
+        let large = PriorValue::Held(Item {
             version: Version::from_bits(1),
             expires: None,
             value: vec![7; 1 << 20].into(),
@@ -420,7 +432,7 @@ mod tests {
             let operations = names.iter().map(|name| (name.as_str(), put())).collect();
             let mut asking = write(&[], operations);
             asking.return_previous = true;
-            judge(asking, Version::from_bits(10), |_| Some(&large)).map(|_| ())
+            judge(asking, Version::from_bits(10), |_| large.item()).map(|_| ())
         };
         assert_eq!(ask(16), Ok(()));
         assert_eq!(ask(17).unwrap_err().code, Code::ResourceExhausted);
@@ -432,12 +444,14 @@ mod tests {
         for (need, kept) in [(Need::Version, 0), (Need::Number, 21), (Need::Value, 30)] {
             let reduced = long().reduced_to(need);
             assert_eq!(reduced.bytes(), kept);
-            let Prior::Held(item) = reduced else { panic!() };
+            let PriorValue::Held(item) = reduced else {
+                panic!()
+            };
             assert_eq!(item.version, Version::from_bits(5));
             // What is left of a value that is no number is none either.
             assert_eq!(number(&item.value), None);
         }
-        let Prior::Held(item) = held("-9223372036854775808", 1, None).reduced_to(Need::Number)
+        let PriorValue::Held(item) = held("-9223372036854775808", 1, None).reduced_to(Need::Number)
         else {
             panic!()
         };

@@ -10,24 +10,32 @@
 //!                                                    invalidator ──► cache tier
 //! ```
 //!
-//! Reading order: `judgement` says what a write does; `sequencer` gives every write its
-//! place, version and answer; `driver` carries out what the replication machine commands;
+//! Reading order: `judgement` says what a write does; `proposal` and `sequencer` give every
+//! write its place, version and answer; `write_path` is a frame's writes from room in memory
+//! to their answers, with `prior_rows` where the store must be asked; `driver` carries out what the replication machine commands;
 //! `invalidator` deletes changed keys from the cache and writes the marks;
 //! `ownership` knows which slots are the cluster's; `memory_settings` follows what
-//! operators change while it runs, and `gauges` shows how full everything is; `service`
-//! is the gRPC door, `reads` and `scans` what it reads, `watches` what it tells of every change; [`DataNode`] puts them together.
+//! operators change while it runs, and `gauges` shows how full everything is; `door` is the
+//! gRPC door, `service` what becomes of a frame, `reads` and `scans` what is read, `watches`
+//! what is told of every change, `inspection` what the node says of itself; [`DataNode`] puts
+//! them together. `rules` are those that a simulation switches off.
 //! [`Recovery`] is for where it refuses to start.
 
+mod door;
 mod driver;
 mod gauges;
+mod inspection;
 mod invalidator;
 mod judgement;
 mod memory_settings;
 mod node;
 mod ownership;
+mod prior_rows;
+mod proposal;
 mod reads;
 mod reclaimer;
 mod recover;
+mod rules;
 mod scans;
 mod scrubber;
 mod sequencer;
@@ -36,6 +44,7 @@ mod settings;
 #[cfg(test)]
 mod simulation;
 mod watches;
+mod write_path;
 
 pub use node::{DataNode, StartError};
 pub use recover::{Finding, GivenUp, RecoverError, Recovery, RecoveryDone};

@@ -9,7 +9,7 @@ use tierkv_coordination::{
 };
 use tierkv_protocol::{
     placement::PlacementMap,
-    replication::{ClusterState, Founding, Replica, Restored, StateError},
+    replication::{ClusterState, CommandQueue, Founding, Replica, Restored, StateError},
 };
 use tierkv_rpc::{
     ListenError, drain, incoming, listen, proto::internal::data_node_server::DataNodeServer,
@@ -20,15 +20,9 @@ use tierkv_types::{Clock, limits::MAX_ANSWER_BYTES};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    driver::Driver,
-    gauges, invalidator, memory_settings,
-    ownership::Owned,
-    reclaimer::Reclaimer,
-    scrubber,
-    sequencer::Sequencer,
-    service::{Door, Service},
-    settings::DataNodeSettings,
-    watches::Watches,
+    door::Door, driver::Driver, gauges, invalidator::Invalidator, memory_settings,
+    ownership::Owned, reclaimer::Reclaimer, rules::Rules, scrubber, sequencer::Sequencer,
+    service::Service, settings::DataNodeSettings, watches::Watches,
 };
 
 /// Why a data node did not start.
@@ -134,19 +128,24 @@ impl DataNode {
             stopping.clone(),
         )
         .await?;
-        let invalidator = invalidator::start(
+        let invalidator = Invalidator::new(
             cache,
             settings.cluster.clone(),
             Arc::clone(&owned),
             Arc::clone(&clock),
             settings.invalidation_wait,
         );
+        let (invalidator, invalidating) = invalidator.start();
+        // It ends with the driver, its sender.
+        tokio::spawn(invalidating);
         let driver = Driver {
             cluster: settings.cluster.clone(),
             sequencer: Arc::clone(&sequencer),
             storage: Arc::clone(&storage),
             coordination,
             invalidator,
+            commands: CommandQueue::new(promised, last.index, applied),
+            rules: Rules::default(),
         };
         let reclaimer = Reclaimer {
             sequencer: Arc::clone(&sequencer),

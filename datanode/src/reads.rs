@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tierkv_rpc::{
+    Replies,
     proto::{
         convert,
         internal::{Read, ReadReply, Reply, reply},
@@ -13,10 +14,12 @@ use tierkv_storage::{Item, Residence, Storage};
 use tierkv_types::{Code, Error, ItemKey, NodeId, Version};
 use tokio::time::Instant;
 
-use crate::ownership::Ownership;
+use crate::{ownership::Ownership, prior_rows::KEYS_PER_LOAD};
 
 /// What all reads of a frame share, sampled before any of them.
 pub(crate) struct ReadView {
+    /// Whether this node was a master that may answer, after the frame arrived.
+    pub(crate) confirmed: Result<(), Error>,
     /// Everything up to this version is applied: what is absent is absent as of it.
     pub(crate) as_of: Version,
     /// The cluster clock, by which keys expire and cache entries are dated.
@@ -66,6 +69,7 @@ impl ReadView {
     }
 
     fn admit(&self, read: Read) -> Result<(ItemKey, Admitted), Error> {
+        self.confirmed.clone()?;
         let key = ItemKey::from_bytes(read.item_key)?;
         let revision = self.owned.check(key.slot(), read.placement_version)?;
         if Version::from_bits(read.min_version) > self.as_of {
@@ -117,5 +121,39 @@ impl ReadView {
                 ..ReadReply::default()
             },
         })
+    }
+}
+
+/// Asks the store for what memory does not know, a few keys at a time, so that many large
+/// values are never held together.
+pub(crate) async fn load(
+    view: &ReadView,
+    mut missing: Vec<Missing>,
+    mut places: tierkv_rpc::Admitted,
+    storage: &Storage,
+    replies: &Replies<Reply>,
+) {
+    while !missing.is_empty() {
+        let count = missing.len().min(KEYS_PER_LOAD);
+        let rest = missing.split_off(count);
+        let some = std::mem::replace(&mut missing, rest);
+        let keys: Vec<ItemKey> = some.iter().map(|miss| miss.key.clone()).collect();
+        match storage.load(&keys).await {
+            Ok(items) => replies.send(view.answer(some, items)).await,
+            // A row that can't be read must not take its neighbours with it.
+            Err(_) => {
+                for (miss, key) in some.into_iter().zip(keys) {
+                    let answer = match storage.load(&[key]).await {
+                        Ok(items) => view.answer(vec![miss], items),
+                        Err(error) => {
+                            tracing::error!(%error, "a read was refused");
+                            vec![reply(miss.id, Err(error.to_error()))]
+                        }
+                    };
+                    replies.send(answer).await;
+                }
+            }
+        }
+        places.answered(count);
     }
 }

@@ -1,122 +1,112 @@
 //! Gives every write its place in the log, its version and its answer.
 //!
-//! One lock guards the replication machine, the cluster clock and the *appended state*:
-//! what keys will hold once everything appended is committed, and which requests will have
-//! been applied. Conditions, `existed` and repeated requests are judged against that state,
-//! and an answer that depends on it waits for its commit (REP-APPLY).
+//! One lock guards the replication machine and the *appended state*: what keys will hold
+//! once everything appended is committed, and which requests will have been applied.
+//! Conditions, `existed` and repeated requests are judged by that state, and an answer that
+//! depends on a record of it waits for that record's commit (REP-APPLY).
+//!
+//! Checksums and copies are made before the lock is taken or after it is let go of. Readers
+//! don't take it: whether this node may act as master, and the cluster clock, stand beside
+//! it.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+mod waiters;
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
 };
 
 use tierkv_protocol::replication::{Command, Event, Mastership, Refusal, Replica};
-use tierkv_storage::{Entry, Outcome, Residence, Storage};
+use tierkv_storage::{Appended, Outcome, Residence, Storage, StorageError};
 use tierkv_types::{
     BootTime, Change, ChangeKind, Clock, Code, Error, HybridClock, Index, ItemKey, Payload,
     Position, Record, RequestId, Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
-use crate::judgement::{Effect, Need, Prior, Priors, judge, needed, remembered};
+pub(crate) use self::waiters::Waiter;
+use self::waiters::Waiters;
+use crate::{
+    judgement::{Need, PriorValue, Priors, judge, needed, remembered},
+    proposal::{Answer, PendingAnswers, Proposal, Rows, Sequenced, Verdicts},
+    rules::{Rule, Rules},
+};
 
 /// The sequencer of one data node.
 pub(crate) struct Sequencer {
     state: Mutex<State>,
+    /// The cluster clock. Only who holds the lock ticks it, so that versions are in the
+    /// order of the log.
+    cluster_clock: HybridClock,
+    /// Whether this node may act as master, as of the last event.
+    is_acting: AtomicBool,
     storage: Arc<Storage>,
     clock: Arc<dyn Clock>,
+    rules: Rules,
 }
 
 struct State {
     replica: Replica,
-    clock: HybridClock,
-    /// Appended and not yet applied, in index order: as long as neither memory nor the
-    /// remembered requests tell what they do, it is told from here.
-    pending: VecDeque<Record>,
-    /// Up to where pending records were given out to be applied.
+    appended: Appended,
+    /// Up to where appended records were given out to be applied.
     released: Index,
-    /// For each key with a pending change: the last such change's index, and what it leaves.
-    appended: HashMap<ItemKey, Appended>,
-    /// What pending records will have answered, by the requests they apply.
-    answered: HashMap<RequestId, Outcome>,
-    /// Who waits for which index, in index order.
-    waiters: VecDeque<Waiter>,
+    waiters: Waiters,
 }
 
-struct Appended {
-    index: Index,
-    leaves: Prior,
+/// A moment, by the clocks that judging needs.
+#[derive(Clone, Copy)]
+struct Moment {
+    now: Instant,
+    boot_time: BootTime,
+    wall: u64,
 }
 
-/// Told once the records up to an index are committed, applied and invalidated.
-pub(crate) struct Waiter {
-    index: Index,
-    done: oneshot::Sender<()>,
-}
-
-impl Waiter {
-    pub(crate) fn done(self) {
-        // A peer that went away needs no answer.
-        let _ = self.done.send(());
-    }
-}
-
-/// A write with its deadline, as a frame brought it.
-pub(crate) struct Proposal {
-    pub(crate) write: WriteRequest,
-    pub(crate) deadline: Instant,
-}
-
-/// What the store said of keys that memory does not know.
-pub(crate) struct Known {
-    /// The store's generation before it was asked.
-    pub(crate) generation: u64,
-    /// What each key holds.
-    pub(crate) priors: Priors,
-}
-
-/// What will be answered once the wait is over.
-pub(crate) struct Sequenced {
-    pub(crate) version: Version,
-    /// What each operation does, in their order.
-    pub(crate) effects: Vec<Effect>,
-    /// It had been applied before; what keys held then is not remembered.
-    pub(crate) replayed: bool,
-}
-
-/// What became of some proposals.
-pub(crate) struct Proposed {
-    /// In the order of the proposals.
-    pub(crate) answers: Vec<Result<Sequenced, Error>>,
-    /// Over once every answer may be given; an error means the outcome is unknown.
-    pub(crate) committed: oneshot::Receiver<()>,
+/// A judged proposal, and the last appended record that its answer depends on; zero if that
+/// is none.
+struct Judgement {
+    answer: Answer,
+    depends_on: Index,
 }
 
 impl Sequencer {
-    /// A sequencer whose log ends in `tail`, the records that the store does not hold yet.
+    /// A sequencer whose log ends in `tail`, the records that the store does not hold yet,
+    /// and in which no version is above `seen`.
     pub(crate) fn new(
         replica: Replica,
         seen: Version,
-        tail: Vec<Record>,
+        tail: Vec<Arc<Record>>,
         storage: Arc<Storage>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let mut state = State {
-            replica,
-            clock: HybridClock::starting_above(seen),
-            pending: VecDeque::new(),
-            released: Index::ZERO,
-            appended: HashMap::new(),
-            answered: HashMap::new(),
-            waiters: VecDeque::new(),
+        Self::with_rules(replica, seen, tail, storage, clock, Rules::default())
+    }
+
+    pub(crate) fn with_rules(
+        replica: Replica,
+        seen: Version,
+        tail: Vec<Arc<Record>>,
+        storage: Arc<Storage>,
+        clock: Arc<dyn Clock>,
+        rules: Rules,
+    ) -> Self {
+        let mut appended = Appended::default();
+        tail.into_iter().for_each(|record| appended.push(record));
+        let seen = match rules.lack(Rule::VersionsAboveSeen) {
+            true => Version::ZERO,
+            false => seen,
         };
-        for record in tail {
-            state.take(record);
-        }
         Self {
-            state: Mutex::new(state),
+            state: Mutex::new(State {
+                replica,
+                appended,
+                released: Index::ZERO,
+                waiters: Waiters::default(),
+            }),
+            cluster_clock: HybridClock::starting_above(seen),
+            is_acting: AtomicBool::new(false),
             storage,
             clock,
+            rules,
         }
     }
 
@@ -128,9 +118,28 @@ impl Sequencer {
 
     /// Tells the machine what happened.
     pub(crate) fn step(&self, event: Event, commands: &mut Vec<Command>) {
-        self.lock()
-            .replica
-            .step(self.clock.boot_time(), event, commands);
+        let mut state = self.lock();
+        let now = self.clock.boot_time();
+        state.replica.step(now, event, commands);
+        self.publish(&state, now);
+    }
+
+    /// Shows readers, under the lock, whether this node may act as master.
+    fn publish(&self, state: &State, now: BootTime) {
+        let is_acting = state.replica.confirm(now).is_ok();
+        self.is_acting.store(is_acting, Ordering::Release);
+    }
+
+    /// Whether this node may answer reads that need a master, now (REP-CONFIRM). Takes no
+    /// lock.
+    ///
+    /// # Errors
+    /// `NotMaster` if not.
+    pub(crate) fn confirm_read(&self) -> Result<(), Error> {
+        match self.is_acting.load(Ordering::Acquire) {
+            true => Ok(()),
+            false => Err(not_master(Refusal::NotMaster)),
+        }
     }
 
     /// What to say of the mastership now; `NotMaster` if it may not be acted on.
@@ -153,128 +162,225 @@ impl Sequencer {
         )
     }
 
-    /// The cluster's time now.
+    /// The cluster's time now. Takes no lock.
     pub(crate) fn now(&self) -> Version {
-        self.lock().clock.now(self.clock.wall_millis())
+        self.cluster_clock.now(self.clock.wall_millis())
     }
 
     /// Appends the record that opens a term (REP-NOOP).
     pub(crate) fn append_noop(&self, position: Position) -> Result<(), Error> {
         let mut state = self.lock();
-        let version = state.clock.tick(self.clock.wall_millis());
+        let version = self.cluster_clock.tick(self.clock.wall_millis());
         let record = state.append(position, version, Payload::Noop);
-        self.storage
-            .append(vec![record])
-            .map_err(|error| error.to_error())
+        let queued = self.storage.append(vec![record]);
+        drop(state);
+        queued.map(drop).map_err(|error| error.to_error())
     }
 
-    /// Appends the writes of a frame, in order. Each is refused or gets its place; those
-    /// that got one are logged together.
-    ///
-    /// # Errors
-    /// The proposals come back if a key's prior state is needed and neither memory nor
-    /// `known` tells it any more: load it and call again.
-    pub(crate) fn propose(
-        &self,
-        proposals: Vec<Proposal>,
-        known: &Known,
-    ) -> Result<Proposed, Vec<Proposal>> {
-        let now = Instant::now();
-        let (boot_time, wall) = (self.clock.boot_time(), self.clock.wall_millis());
-        let mut state = self.lock();
-        let Some(priors) = self.priors(&state, &proposals, known) else {
-            return Err(proposals);
+    /// Judges writes, in order. Each is refused, gets its place in the log, or comes back
+    /// because memory and `rows` don't say what its keys hold; those that got a place are
+    /// logged together.
+    pub(crate) fn propose(&self, proposals: Vec<Proposal>, rows: &Rows) -> Verdicts {
+        let moment = Moment {
+            now: Instant::now(),
+            boot_time: self.clock.boot_time(),
+            wall: self.clock.wall_millis(),
         };
-        let before = (state.replica.last(), state.pending.len());
-        let ids: Vec<RequestId> = (proposals.iter())
-            .map(|proposal| proposal.write.id)
-            .collect();
-        let mut answers = Vec::with_capacity(proposals.len());
+        let mut verdicts = Verdicts::default();
+        let mut judgements = Vec::with_capacity(proposals.len());
         let mut records = Vec::with_capacity(proposals.len());
-        for Proposal { write, deadline } in proposals {
-            answers.push(if deadline <= now {
-                Err(Error::new(
-                    Code::DeadlineExceeded,
-                    "the deadline passed before the write was logged; nothing was done",
-                ))
-            } else {
-                self.sequence(&mut state, write, &priors, boot_time, wall, &mut records)
-            });
-        }
-        let (done, committed) = oneshot::channel();
-        if let Err(error) = self.storage.append(records) {
-            // The log takes all or nothing, and it took nothing: so did this node.
-            state.take_back(before);
-            let error = error.to_error();
-            for (answer, id) in answers.iter_mut().zip(&ids) {
-                let stands = match answer {
-                    // Applied before, and not by a record of this frame.
-                    Ok(sequenced) => sequenced.replayed && self.outcome(&state, id).is_some(),
-                    // Other refusals may have been judged by what was taken back.
-                    Err(refusal) => {
-                        matches!(refusal.code, Code::DeadlineExceeded | Code::NotMaster)
-                    }
-                };
-                if !stands {
-                    *answer = Err(error.clone());
+        let mut state = self.lock();
+        let before = state.replica.last();
+        for proposal in proposals {
+            match self.priors(&state, &proposal.write, rows) {
+                Some(priors) => {
+                    let judgement = self.judge(&mut state, proposal, &priors, moment, &mut records);
+                    judgements.push(judgement);
                 }
+                None => verdicts.unknown.push(proposal),
             }
         }
-        // Answers that made no record still depend on what is appended before them.
-        let waiter = Waiter {
-            index: state.replica.last().index,
-            done,
-        };
-        if waiter.index <= state.replica.applied() {
-            waiter.done();
-        } else {
-            state.waiters.push_back(waiter);
+        let queued = self.storage.append(records);
+        if let Err(error) = &queued {
+            // The log takes all or nothing, and it took nothing: so did this node.
+            if !self.rules.lack(Rule::RefusedTakenBack) {
+                state.take_back(before);
+            }
+            for judgement in &mut judgements {
+                judgement.lose_after(before.index, error);
+            }
         }
-        Ok(Proposed { answers, committed })
+        self.sort(&mut state, before.index, judgements, &mut verdicts);
+        // The log is woken once nobody waits for the lock any more.
+        drop(state);
+        drop(queued);
+        verdicts
     }
 
+    /// Parts answers by what they wait for. Those that depend on records after `before`,
+    /// which went to the log together, wait for the last of these.
+    fn sort(
+        &self,
+        state: &mut State,
+        before: Index,
+        judgements: Vec<Judgement>,
+        verdicts: &mut Verdicts,
+    ) {
+        let (applied, last) = (state.replica.applied(), state.replica.last().index);
+        let mut waiting: Vec<(Index, Vec<Answer>)> = Vec::new();
+        for Judgement { answer, depends_on } in judgements {
+            if depends_on <= applied || self.rules.lack(Rule::AnswersWait) {
+                verdicts.settled.push(answer);
+                continue;
+            }
+            let index = if depends_on > before {
+                last
+            } else {
+                depends_on
+            };
+            match waiting.iter_mut().find(|(other, _)| *other == index) {
+                Some((_, answers)) => answers.push(answer),
+                None => waiting.push((index, vec![answer])),
+            }
+        }
+        for (index, answers) in waiting {
+            verdicts.pending.push(PendingAnswers {
+                answers,
+                committed: state.waiters.wait(index),
+            });
+        }
+    }
+
+    /// Judges one write by what its keys hold, and gives it its place.
+    fn judge(
+        &self,
+        state: &mut State,
+        proposal: Proposal,
+        priors: &Priors,
+        moment: Moment,
+        records: &mut Vec<Arc<Record>>,
+    ) -> Judgement {
+        let (id, deadline) = (proposal.id, proposal.deadline);
+        let mut depends_on = Index::ZERO;
+        let result = if deadline <= moment.now {
+            Err(Error::new(
+                Code::DeadlineExceeded,
+                "the deadline passed before the write was logged; nothing was done",
+            ))
+        } else {
+            let sequenced = self.sequence(state, proposal, priors, moment, &mut depends_on);
+            sequenced.map(|(answer, record)| {
+                records.extend(record);
+                answer
+            })
+        };
+        let answer = Answer {
+            id,
+            deadline,
+            result,
+        };
+        Judgement { answer, depends_on }
+    }
+
+    /// The answer to a write, with its record if it makes one; `depends_on` is then that
+    /// record's index, else the one of the last appended record that the answer is judged by.
     fn sequence(
         &self,
         state: &mut State,
-        write: WriteRequest,
+        proposal: Proposal,
         priors: &Priors,
-        now: BootTime,
-        wall: u64,
-        records: &mut Vec<Record>,
-    ) -> Result<Sequenced, Error> {
+        moment: Moment,
+        depends_on: &mut Index,
+    ) -> Result<(Sequenced, Option<Arc<Record>>), Error> {
+        let (write, fingerprint) = (proposal.write, proposal.fingerprint);
         // Also a refusal is a master's word.
-        state.replica.confirm(now).map_err(not_master)?;
-        let (request, fingerprint) = (write.id, write.fingerprint());
-        if let Some(outcome) = self.outcome(state, &request) {
-            return repeated(&write, fingerprint, &outcome);
+        let is_master = state.replica.confirm(moment.boot_time);
+        if !self.rules.lack(Rule::MasterJudges) {
+            is_master.map_err(not_master)?;
         }
-        let clock = state.clock.now(wall);
-        check_birth(&request, clock)?;
+        if let Some((index, outcome)) = self.outcome(state, &write.id) {
+            *depends_on = index;
+            return Ok((repeated(&write, fingerprint, &outcome)?, None));
+        }
+        let clock = self.cluster_clock.now(moment.wall);
+        if !self.rules.lack(Rule::BirthsChecked) {
+            check_birth(&write.id, clock)?;
+        }
+        let appended = self.appended(state);
+        let entries = needed(&write).filter_map(|(key, _)| appended?.entry(key));
+        *depends_on = entries.map(|(index, _)| *index).max().unwrap_or_default();
+        let request = write.id;
         let judged = judge(write, clock, |key| {
-            let appended = state.appended.get(key);
-            appended.map_or_else(|| priors.get(key), |appended| Some(&appended.leaves))
+            match appended.and_then(|it| it.entry(key)) {
+                Some((_, entry)) => Ok(entry.item()),
+                None => priors.get(key).map_or(Ok(None), PriorValue::item),
+            }
         })?;
-        let position = state.replica.propose(now).map_err(not_master)?;
-        let version = state.clock.tick(wall);
+        let position = state
+            .replica
+            .propose(moment.boot_time)
+            .map_err(not_master)?;
+        let version = self.cluster_clock.tick(moment.wall);
         let (changes, effects) = judged.at(version);
         let payload = Payload::Write(Write {
             request,
             fingerprint,
             changes,
         });
-        records.push(state.append(position, version, payload));
-        Ok(Sequenced {
+        *depends_on = position.index;
+        let answer = Sequenced {
             version,
             effects,
             replayed: false,
-        })
+        };
+        Ok((answer, Some(state.append(position, version, payload))))
     }
 
-    /// What became, or will have become, of a request; the caller's answer waits for the
-    /// commit of everything appended (TXN-IDS).
-    fn outcome(&self, state: &State, id: &RequestId) -> Option<Outcome> {
-        let appended = state.answered.get(id).cloned();
-        appended.or_else(|| self.storage.outcome(id))
+    /// What writes are judged by before it is applied.
+    fn appended<'a>(&self, state: &'a State) -> Option<&'a Appended> {
+        (!self.rules.lack(Rule::JudgedByAppended)).then_some(&state.appended)
+    }
+
+    /// What became, or will have become, of a request, and the appended record that applies
+    /// it; zero if it is applied (TXN-IDS).
+    fn outcome(&self, state: &State, id: &RequestId) -> Option<(Index, Outcome)> {
+        if self.rules.lack(Rule::RequestsRemembered) {
+            return None;
+        }
+        let appended = state.appended.outcome(&id.random).cloned();
+        appended.or_else(|| Some((Index::ZERO, self.storage.outcome(id)?)))
+    }
+
+    /// What the keys of a write hold that matter to it, but for those that have an appended
+    /// change; `None` if only the store can tell of one. It is all looked up before anything
+    /// is judged by it: what memory knows now it may evict in the next moment.
+    fn priors(&self, state: &State, write: &WriteRequest, rows: &Rows) -> Option<Priors> {
+        let mut priors = Priors::new();
+        let appended = self.appended(state);
+        for (key, need) in needed(write) {
+            if appended.is_none_or(|appended| appended.entry(key).is_none()) {
+                let prior = self.prior(key, need, rows)?;
+                priors.entry(key.clone()).or_insert(prior);
+            }
+        }
+        Some(priors)
+    }
+
+    /// What a key holds that has no appended change; `None` if only the store can tell.
+    fn prior(&self, key: &ItemKey, need: Need, rows: &Rows) -> Option<PriorValue> {
+        match self.storage.get(key.as_bytes()) {
+            Residence::Found(item) => Some(PriorValue::Held(item).reduced_to(need)),
+            Residence::Absent => Some(PriorValue::Absent),
+            // The generation is read after memory was asked: while it stands, nothing that
+            // memory held has gone to the store since the rows were read.
+            Residence::Unknown
+                if rows.generation == self.storage.generation()
+                    || self.rules.lack(Rule::RowsNotOvertaken) =>
+            {
+                rows.priors.get(key).cloned()
+            }
+            Residence::Unknown => None,
+        }
     }
 
     /// Appends a record that expires those of `candidates`, keys with the versions that
@@ -313,12 +419,13 @@ impl Sequencer {
 
     /// Appends a record that no client asked for.
     fn append_own(&self, state: &mut State, payload: Payload) -> Result<(), Error> {
-        let before = (state.replica.last(), state.pending.len());
+        let before = state.replica.last();
         let position = state.replica.propose(self.clock.boot_time());
         let position = position.map_err(not_master)?;
-        let version = state.clock.tick(self.clock.wall_millis());
+        let version = self.cluster_clock.tick(self.clock.wall_millis());
         let record = state.append(position, version, payload);
-        self.storage.append(vec![record]).map_err(|error| {
+        let queued = self.storage.append(vec![record]);
+        queued.map(drop).map_err(|error| {
             state.take_back(before);
             error.to_error()
         })
@@ -326,7 +433,10 @@ impl Sequencer {
 
     /// Whether a key's last change in the appended state is the one of this version.
     fn still_holds(&self, state: &State, key: &ItemKey, version: Version, generation: u64) -> bool {
-        if state.appended.contains_key(key) {
+        if self.rules.lack(Rule::ExpiredStillHeld) {
+            return true;
+        }
+        if state.appended.entry(key).is_some() {
             return false;
         }
         match self.storage.get(key.as_bytes()) {
@@ -337,104 +447,37 @@ impl Sequencer {
         }
     }
 
-    /// What the keys hold that matter to the proposals, but for those that have a pending
-    /// change; `None` if only the store can tell of one. It is all looked up before anything
-    /// is judged by it: what memory knows now it may evict in the next moment.
-    fn priors(&self, state: &State, proposals: &[Proposal], known: &Known) -> Option<Priors> {
-        let mut priors = Priors::new();
-        for (key, need) in needs(proposals) {
-            if !state.appended.contains_key(key) {
-                priors.insert(key.clone(), self.prior(key, need, known)?);
-            }
-        }
-        Some(priors)
-    }
-
-    /// What a key holds that has no pending change; `None` if only the store can tell.
-    fn prior(&self, key: &ItemKey, need: Need, known: &Known) -> Option<Prior> {
-        match self.storage.get(key.as_bytes()) {
-            Residence::Found(item) => Some(Prior::Held(item).reduced_to(need)),
-            Residence::Absent => Some(Prior::Absent),
-            // The generation is read after memory was asked: while it stands, nothing that
-            // memory held has gone to the store since `known` was loaded.
-            Residence::Unknown if known.generation == self.storage.generation() => {
-                known.priors.get(key).cloned()
-            }
-            Residence::Unknown => None,
-        }
-    }
-
-    /// Whether only the store can tell what a key holds.
-    pub(crate) fn is_unknown(&self, key: &ItemKey) -> bool {
-        let is_pending = self.lock().appended.contains_key(key);
-        !is_pending && self.storage.get(key.as_bytes()) == Residence::Unknown
-    }
-
-    /// The records that a commit lets be applied. They stay pending until they are.
-    pub(crate) fn release(&self, up_to: Index) -> Vec<Record> {
+    /// The records that a commit lets be applied. They stay appended until they are.
+    pub(crate) fn release(&self, up_to: Index) -> Vec<Arc<Record>> {
         let mut state = self.lock();
         let released = state.released;
         state.released = released.max(up_to);
-        let index = |record: &Record| record.position.index;
-        (state.pending.iter())
-            .skip_while(|record| index(record) <= released)
-            .take_while(|record| index(record) <= up_to)
-            .cloned()
-            .collect()
+        state.appended.between(released, up_to).cloned().collect()
     }
 
     /// Takes in that released records are applied: memory tells what they changed from here
     /// on, and whoever waited for them may be answered once the cache is told.
-    pub(crate) fn applied(&self, records: &[Record], up_to: Index) -> Vec<Waiter> {
+    pub(crate) fn applied(&self, records: &[Arc<Record>], up_to: Index) -> Vec<Waiter> {
         let mut state = self.lock();
-        for record in records {
-            let front = state.pending.pop_front();
-            assert!(
-                front.is_some_and(|front| front.position == record.position),
-                "record {} is applied out of its turn",
-                record.position
-            );
-            for change in record.changes() {
-                let index = state
-                    .appended
-                    .get(&change.key)
-                    .map(|appended| appended.index);
-                if index == Some(record.position.index) {
-                    state.appended.remove(&change.key);
-                }
-            }
-            if let Payload::Write(write) = &record.payload {
-                state.answered.remove(&write.request);
-            }
-        }
+        records.iter().for_each(|record| state.appended.pop(record));
+        let now = self.clock.boot_time();
         let mut nothing = Vec::new();
-        state
-            .replica
-            .step(self.clock.boot_time(), Event::Applied(up_to), &mut nothing);
+        state.replica.step(now, Event::Applied(up_to), &mut nothing);
         assert!(nothing.is_empty(), "applying commands nothing");
-        let mut waiters = Vec::new();
-        while state
-            .waiters
-            .front()
-            .is_some_and(|waiter| waiter.index <= up_to)
-        {
-            waiters.extend(state.waiters.pop_front());
-        }
-        waiters
+        self.publish(&state, now);
+        state.waiters.take_up_to(up_to)
     }
 }
 
-/// What proposals need to know, each key once.
-pub(crate) fn needs(proposals: &[Proposal]) -> HashMap<&ItemKey, Need> {
-    let mut needs = HashMap::new();
-    for (key, need) in proposals
-        .iter()
-        .flat_map(|proposal| needed(&proposal.write))
-    {
-        let most = needs.entry(key).or_insert(need);
-        *most = need.max(*most);
+impl Judgement {
+    /// Takes in that the records after `last` were not logged, and why: nothing is left of
+    /// an answer that depends on one of them.
+    fn lose_after(&mut self, last: Index, error: &StorageError) {
+        if self.depends_on > last {
+            self.answer.result = Err(error.to_error());
+            self.depends_on = Index::ZERO;
+        }
     }
-    needs
 }
 
 /// Answers a request that was applied before.
@@ -477,47 +520,21 @@ fn not_master(refusal: Refusal) -> Error {
 
 impl State {
     /// Makes the next record and takes it in.
-    fn append(&mut self, position: Position, version: Version, payload: Payload) -> Record {
-        let record = Record {
+    fn append(&mut self, position: Position, version: Version, payload: Payload) -> Arc<Record> {
+        let record = Arc::new(Record {
             position,
             commit: self.replica.commit(),
             version,
             payload,
-        };
-        self.take(record.clone());
+        });
+        self.appended.push(Arc::clone(&record));
         record
     }
 
-    /// Takes in a record that is in the log, or about to be.
-    fn take(&mut self, record: Record) {
-        self.note_appended(&record);
-        self.pending.push_back(record);
-    }
-
-    fn note_appended(&mut self, record: &Record) {
-        for change in record.changes() {
-            let appended = Appended {
-                index: record.position.index,
-                leaves: match Entry::of(&change.kind, record.version) {
-                    Entry::Value(item) => Prior::Held(item),
-                    Entry::Tombstone(_) => Prior::Absent,
-                },
-            };
-            self.appended.insert(change.key.clone(), appended);
-        }
-        self.answered.extend(Outcome::of(record));
-    }
-
-    /// Undoes what a frame appended that the log did not take: the last position and the
-    /// number of pending records are as they were `before`.
-    fn take_back(&mut self, (last, pending): (Position, usize)) {
+    /// Undoes what was appended after `last`: the log took none of it.
+    fn take_back(&mut self, last: Position) {
         self.replica.retract(last);
-        self.pending.truncate(pending);
-        self.appended.clear();
-        self.answered.clear();
-        let pending = std::mem::take(&mut self.pending);
-        pending.iter().for_each(|record| self.note_appended(record));
-        self.pending = pending;
+        self.appended.truncate(last.index);
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use futures::stream::{BoxStream, StreamExt, unfold};
 use metrics::Gauge;
 use tierkv_rpc::proto::internal::{WatchPosition, WatchReply, WatchRequest, WatchedChange};
-use tierkv_storage::{Cursor, Entry, Stretch, Tail, TailError};
+use tierkv_storage::{Cursor, Effects, Entry, Stretch, Tail, TailError};
 use tierkv_types::{
     Code, Epoch, Error, Index, ItemRange, Position, Version, limits::MAX_NODE_WATCHES,
 };
@@ -185,7 +185,7 @@ impl Watch {
     /// The changes that are of the prefix.
     fn changes(&self, stretch: &Stretch) -> Vec<WatchedChange> {
         let changes = stretch.records().flat_map(|record| {
-            let changes = record.changes().iter();
+            let changes = Effects::of(record).changes.iter();
             changes.map(|change| (change, record.version))
         });
         changes

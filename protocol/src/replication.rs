@@ -8,12 +8,13 @@
 //! the same events.
 
 mod cluster_state;
+mod command;
 mod mastership;
 mod replica;
 
 pub use cluster_state::{ClusterState, Listed, StateError};
+pub use command::{Choice, Command, CommandQueue, Condition};
 pub use mastership::Mastership;
 pub use replica::{
-    Command, Event, Founding, HEARTBEAT_INTERVAL, Refusal, Replica, Restored, SwapOutcome,
-    TAKEOVER_WAIT,
+    Event, Founding, HEARTBEAT_INTERVAL, Refusal, Replica, Restored, SwapOutcome, TAKEOVER_WAIT,
 };

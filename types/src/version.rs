@@ -1,6 +1,10 @@
 //! Versions: the hybrid logical clock that orders every change of a cluster.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use crate::code::{Code, Error};
 
@@ -73,36 +77,58 @@ pub const MAX_CLOCK_LEAD_MILLIS: u64 = 60_000;
 
 /// The cluster clock of one node: a hybrid logical clock (Kulkarni et al., 2014).
 ///
-/// It never goes back, also when the wall clock does.
-#[derive(Clone, Copy, Debug, Default)]
+/// It never goes back, also when the wall clock does. It may be shared: readers look at it
+/// while a writer ticks it, and none of them waits.
+#[derive(Debug, Default)]
 pub struct HybridClock {
-    last: Version,
+    last: AtomicU64,
 }
 
 impl HybridClock {
     /// A clock that starts above `seen`.
     #[must_use]
     pub const fn starting_above(seen: Version) -> Self {
-        Self { last: seen }
+        Self {
+            last: AtomicU64::new(seen.0),
+        }
     }
 
     /// A version above all that this clock gave or merged.
-    pub fn tick(&mut self, wall_millis: u64) -> Version {
-        self.last = self.last.next().max(Version::from_millis(wall_millis));
-        self.last
+    ///
+    /// Whoever needs versions in the order of something else ticks under its lock.
+    pub fn tick(&self, wall_millis: u64) -> Version {
+        let wall = Version::from_millis(wall_millis);
+        let mut last = self.last();
+        loop {
+            let next = last.next().max(wall);
+            let swapped = self.last.compare_exchange_weak(
+                last.0,
+                next.0,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            match swapped {
+                Ok(_) => return next,
+                Err(other) => last = Version(other),
+            }
+        }
     }
 
     /// The cluster's time now: at least the wall's, never below anything told or given.
     #[must_use]
-    pub fn now(&mut self, wall_millis: u64) -> Version {
-        self.last = self.last.max(Version::from_millis(wall_millis));
-        self.last
+    pub fn now(&self, wall_millis: u64) -> Version {
+        let (last, wall) = (self.last(), Version::from_millis(wall_millis));
+        // Mostly the millisecond is known already, and then nobody's copy is disturbed.
+        if last >= wall {
+            return last;
+        }
+        Version(self.last.fetch_max(wall.0, Ordering::AcqRel)).max(wall)
     }
 
     /// The last version given, merged or told.
     #[must_use]
-    pub const fn last(&self) -> Version {
-        self.last
+    pub fn last(&self) -> Version {
+        Version(self.last.load(Ordering::Acquire))
     }
 
     /// Takes in a version that another node gave.
@@ -110,14 +136,14 @@ impl HybridClock {
     /// # Errors
     /// `Unavailable` if it is more than a minute ahead of this node's wall clock
     /// (REP-CLOCK): following it would let one broken clock drag the cluster along.
-    pub fn merge(&mut self, seen: Version, wall_millis: u64) -> Result<(), Error> {
+    pub fn merge(&self, seen: Version, wall_millis: u64) -> Result<(), Error> {
         if seen.millis() > wall_millis.saturating_add(MAX_CLOCK_LEAD_MILLIS) {
             return Err(Error::new(
                 Code::Unavailable,
                 "a received clock is over a minute ahead; check the clocks of the machines",
             ));
         }
-        self.last = self.last.max(seen);
+        self.last.fetch_max(seen.0, Ordering::AcqRel);
         Ok(())
     }
 }
@@ -128,7 +154,7 @@ mod tests {
 
     #[test]
     fn ticks_grow_when_the_wall_clock_stands_or_goes_back() {
-        let mut clock = HybridClock::default();
+        let clock = HybridClock::default();
         let first = clock.tick(1_000);
         let second = clock.tick(1_000);
         let third = clock.tick(10);
@@ -140,8 +166,24 @@ mod tests {
     }
 
     #[test]
+    fn no_two_ticks_are_equal_on_whatever_threads() {
+        let clock = HybridClock::default();
+        let ticks = || (0..10_000).map(|wall| clock.tick(wall / 7)).collect();
+        let mut all: Vec<Version> = std::thread::scope(|scope| {
+            let other = scope.spawn(ticks);
+            let own: Vec<Version> = ticks();
+            let other = other.join().unwrap();
+            assert!(own.is_sorted() && other.is_sorted());
+            own.into_iter().chain(other).collect()
+        });
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 20_000);
+    }
+
+    #[test]
     fn a_clock_far_ahead_is_refused() {
-        let mut clock = HybridClock::default();
+        let clock = HybridClock::default();
         assert!(clock.merge(Version::from_millis(70_001), 10_000).is_err());
         assert!(clock.merge(Version::from_millis(70_000), 10_000).is_ok());
         assert!(clock.tick(0) > Version::from_millis(70_000));

@@ -1,6 +1,10 @@
 //! A sequencer whose driver is the test: nothing is applied before it says so.
 
-use std::{collections::VecDeque, path::Path, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    path::Path,
+    time::Duration,
+};
 
 use tempfile::TempDir;
 use tierkv_protocol::replication::{ClusterState, Founding, Restored, SwapOutcome};
@@ -53,10 +57,14 @@ impl Driven {
 
     /// Does what the machine commands until it commits up to here; answers the records that
     /// are then to be applied.
-    async fn until_committed(&mut self, index: Index) -> Vec<Record> {
+    async fn until_committed(&mut self, index: Index) -> Vec<Arc<Record>> {
         let mut durable = self.storage.durable();
         let mut released = Vec::new();
-        while released.last().map(|record: &Record| record.position.index) < Some(index) {
+        while released
+            .last()
+            .map(|record: &Arc<Record>| record.position.index)
+            < Some(index)
+        {
             let event = match self.events.pop_front() {
                 Some(event) => event,
                 None => {
@@ -91,7 +99,7 @@ impl Driven {
         released
     }
 
-    fn apply(&self, records: &[Record]) {
+    fn apply(&self, records: &[Arc<Record>]) {
         self.storage.apply(records);
         let last = records.last().unwrap().position.index;
         drop(self.sequencer.applied(records, last));
@@ -112,13 +120,21 @@ impl Driven {
 
     fn propose(&self, writes: Vec<WriteRequest>) -> Vec<Result<Sequenced, Error>> {
         let deadline = Instant::now() + DEADLINE;
-        let proposals = writes.into_iter().map(|write| Proposal { write, deadline });
-        let known = Known {
+        let proposals = writes
+            .into_iter()
+            .map(|write| Proposal::new(1, write, deadline));
+        let rows = Rows {
             generation: self.storage.generation(),
-            priors: HashMap::from([(counter(), Prior::Absent)]),
+            priors: HashMap::from([(counter(), PriorValue::Absent)]),
         };
-        let proposed = self.sequencer.propose(proposals.collect(), &known);
-        proposed.map_err(drop).unwrap().answers
+        let verdicts = self.sequencer.propose(proposals.collect(), &rows);
+        assert!(verdicts.unknown.is_empty());
+        let pending = verdicts
+            .pending
+            .into_iter()
+            .flat_map(|pending| pending.answers);
+        let answers = verdicts.settled.into_iter().chain(pending);
+        answers.map(|answer| answer.result).collect()
     }
 
     /// A write that the log refuses.

@@ -8,16 +8,18 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use tierkv_types::{Incarnation, RequestId, Version};
+use tierkv_types::{Incarnation, RequestId};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
 };
 
 use crate::{
-    Outcome, StorageError, locked,
-    memory::Generation,
-    storage::Core,
+    StorageError,
+    core::Core,
+    locked,
+    memory::FrozenEntries,
+    state::Unstored,
     store::{CheckpointBatch, StoreMeta},
 };
 
@@ -28,9 +30,8 @@ pub(crate) const CHECKPOINT_ASKERS: usize = 64;
 #[derive(Debug)]
 struct Frozen {
     meta: StoreMeta,
-    generations: Vec<Generation>,
-    forgotten: Option<Version>,
-    outcomes: Vec<(RequestId, Outcome)>,
+    entries: Vec<FrozenEntries>,
+    unstored: Unstored,
 }
 
 /// An explicit wish for a checkpoint.
@@ -75,6 +76,7 @@ impl Checkpointer {
         let core = Arc::clone(&self.core);
         loop {
             let done = tokio::select! {
+                biased;
                 ask = self.asks.recv() => match ask {
                     // Who closes has given up waiting: the log has it all.
                     Some(ask) if ask.last && ask.reply.is_closed() => return,
@@ -99,8 +101,7 @@ impl Checkpointer {
                     true
                 }
                 Err(error) => {
-                    core.failure.set(error);
-                    core.room.notify_waiters();
+                    core.fail(error);
                     true
                 }
             };
@@ -130,35 +131,26 @@ impl Checkpointer {
     /// Sets the active entries aside, if the store has not all of what was applied.
     fn freeze(&self) -> Option<Frozen> {
         let mut applying = locked(&self.core.applying);
-        if applying.position == locked(&self.core.stored).applied {
+        if applying.progress().position == locked(&self.core.stored).applied {
             return None;
         }
         Some(Frozen {
-            meta: StoreMeta {
-                log_id: self.core.log_id,
-                applied: applying.position,
-                clock: applying.clock,
-                epochs: applying.epochs.clone(),
-            },
-            generations: self.core.memory.freeze(),
-            forgotten: applying.forgotten.take(),
-            outcomes: {
-                applying.outcome_places = 0;
-                std::mem::take(&mut applying.outcomes)
-            },
+            meta: StoreMeta::at(self.core.log_id, applying.progress()),
+            entries: self.core.memory.freeze(),
+            unstored: applying.take_unstored(),
         })
     }
 
     async fn store(&self, frozen: &Frozen) -> Result<(), StorageError> {
         let began = Instant::now();
-        let entries = frozen.generations.iter().flat_map(|shard| shard.iter());
+        let entries = frozen.entries.iter().flat_map(|shard| shard.iter());
         let batch = CheckpointBatch {
             meta: frozen.meta.clone(),
             changes: entries
                 .map(|(key, entry)| (key.clone(), entry.clone()))
                 .collect(),
-            forgotten: frozen.forgotten,
-            outcomes: frozen.outcomes.clone(),
+            forgotten: frozen.unstored.forgotten,
+            outcomes: frozen.unstored.outcomes.clone(),
             // By the log alone: the clock of a process that ran ahead of it is lost with the
             // process, and then older ids count again.
             request_horizon: RequestId::horizon(frozen.meta.clock),

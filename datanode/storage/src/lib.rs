@@ -11,13 +11,17 @@
 //! of it; memory holds at least what the store does not have yet (I7). Start-up: store
 //! plus committed log is exactly the committed state before the crash.
 //!
-//! Reading order: [`Storage`] (the whole, and its promises), [`disk`] (through which all
-//! files of the log are touched), `log` (segments and group commit), `node_state` (what
-//! a node may never forget), `memory` (the memory tier), [`store`] (the SQL side),
-//! `checkpoint`, `snapshot` (one state of all of it), `recovery`, `repair` (where a start
+//! Reading order: `state` (what a record means), [`Storage`] (the whole, and its promises),
+//! [`disk`] (through which all files of the log are touched), `log` (segments and group
+//! commit), `node_state` (what a node may never forget), `memory` (the memory tier),
+//! [`store`] (the SQL side), `core` (all of these together), `opening` and `recovery` (a
+//! start), `checkpoint`, `snapshot` (one state of all of it), `repair` (where a start
 //! refuses), `scrub`, `tail` (for watchers, who follow the log).
 
+mod blocking;
 mod checkpoint;
+mod core;
+mod directory;
 pub mod disk;
 mod error;
 mod failure;
@@ -26,14 +30,16 @@ mod log;
 mod memory;
 mod meters;
 mod node_state;
+mod opening;
 mod recovery;
 mod repair;
 mod report;
-mod requests;
 mod scrub;
 mod settings;
 mod snapshot;
 mod state;
+#[cfg(any(test, feature = "conformance"))]
+mod steps;
 mod storage;
 pub mod store;
 mod tail;
@@ -47,18 +53,21 @@ pub use self::{
     disk::{Disk, RealDisk},
     error::StorageError,
     item::{Entry, Item, Residence},
+    log::Queued,
     recovery::Recovered,
     repair::{Finding, GivenUp, Problem, Repair, Repaired},
     report::StorageReport,
-    requests::{Existed, Outcome},
     scrub::{Scrubbed, ScrubbedRows},
     settings::{EvictionPolicy, MemoryLimits, StorageSettings, UnknownEvictionPolicy, WalSync},
     snapshot::Snapshot,
-    state::{ItemHash, Row, Table},
+    state::{Appended, Effects, EpochTable, Existed, ItemHash, Outcome, Row, Table},
     storage::Storage,
     store::Store,
     tail::{Cursor, Stretch, Tail, TailError},
 };
+
+#[cfg(any(test, feature = "conformance"))]
+pub use self::steps::Steps;
 
 /// Locks `mutex`, also after a holder panicked: each critical section here leaves its
 /// data sound at every step, and a panic in production ends the process.

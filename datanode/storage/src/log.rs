@@ -19,19 +19,26 @@ mod segment;
 mod tests;
 mod writer;
 
-use std::{sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+};
 
-use tierkv_types::{Index, Position, Record, Version};
+use tierkv_types::{Index, Position, Record};
 use tokio::sync::watch;
 
-use self::{queue::Queue, segment::Segment, writer::Writer};
+use self::queue::Queue;
+pub use self::queue::Queued;
+#[cfg(any(test, feature = "conformance"))]
+pub(crate) use self::writer::Turn;
 pub(crate) use self::{
     reader::{Spot, Waypoints, find},
     scan::{LogFound, inspect, salvage, scan},
     search::{FoundBehind, search},
     segment::{LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader},
+    writer::{LogStart, LogWriter},
 };
-use crate::{StorageError, disk::DiskLock, failure::Failure, locked};
+use crate::{StorageError, locked, state::Progress};
 
 /// Bytes of queued records over which writers wait (`Storage::room`).
 pub(crate) const LOG_QUEUE_BYTES: usize = 16 << 20;
@@ -43,55 +50,44 @@ pub(crate) const LOG_QUEUE_LIMIT_BYTES: usize = 64 << 20;
 pub(crate) struct Log {
     queue: Arc<Queue>,
     durable: watch::Receiver<Position>,
-    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What a log needs to run.
-pub(crate) struct LogStart {
-    pub(crate) place: LogPlace,
-    pub(crate) segments: Vec<Segment>,
-    /// Where the next record goes in the last segment.
-    pub(crate) offset: u64,
-    pub(crate) last: Position,
-    /// At least the highest version in the log.
-    pub(crate) clock: Version,
-    /// How long records stay once the store has them, by their versions.
-    pub(crate) retention: Duration,
-    /// Bytes over which they go sooner.
-    pub(crate) limit_bytes: u64,
-    pub(crate) failure: Arc<Failure>,
-    /// Kept until the thread has ended: nobody else may have the directory before.
-    pub(crate) lock: Arc<dyn DiskLock>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Log {
-    /// Starts the thread of a log whose files are in order.
+    /// A log whose files are in order, and who writes it: nothing is written until
+    /// [`Log::run`], or somebody else who steps the writer.
+    pub(crate) fn new(start: LogStart) -> (Self, LogWriter) {
+        let (publisher, durable) = watch::channel(start.last);
+        let progress = Progress {
+            position: start.last,
+            clock: start.clock,
+            ..Progress::default()
+        };
+        let queue = Arc::new(Queue::new(progress, &start.place, start.segments.len()));
+        let log = Self {
+            queue: Arc::clone(&queue),
+            durable,
+            thread: Mutex::new(None),
+        };
+        (log, LogWriter::new(start, queue, publisher))
+    }
+
+    /// Gives the writer a thread of its own.
     ///
     /// # Errors
     /// `Io` if the system gives no thread.
-    pub(crate) fn start(start: LogStart) -> Result<Self, StorageError> {
-        let (publisher, durable) = watch::channel(start.last);
-        let queue = Arc::new(Queue::new(
-            start.last,
-            start.clock,
-            &start.place,
-            start.segments.len(),
-        ));
-        let dir = start.place.dir.clone();
-        let writer = Writer::new(start, Arc::clone(&queue), publisher);
+    pub(crate) fn run(&self, writer: LogWriter) -> Result<(), StorageError> {
+        let dir = writer.dir().to_owned();
         let thread = std::thread::Builder::new()
             .name("tierkv-log".into())
             .spawn(move || writer.run())
             .map_err(|error| StorageError::io("start the thread of the log in", &dir, error))?;
-        Ok(Self {
-            queue,
-            durable,
-            thread: std::sync::Mutex::new(Some(thread)),
-        })
+        *locked(&self.thread) = Some(thread);
+        Ok(())
     }
 
-    /// Queues records for the thread; see `Storage::append`.
-    pub(crate) fn append(&self, records: &[Record]) -> Result<(), StorageError> {
+    /// Queues records for the writer; see `Storage::append`.
+    pub(crate) fn append(&self, records: Vec<Arc<Record>>) -> Result<Queued, StorageError> {
         self.queue.append(records)
     }
 

@@ -37,7 +37,7 @@ use std::{
     },
 };
 
-use tierkv_types::{Change, ItemKey, ItemRange, Slot, Version};
+use tierkv_types::{ItemKey, ItemRange, Slot};
 
 use self::{
     clean::{Clean, share},
@@ -51,13 +51,13 @@ pub(crate) const SHARDS: usize = 64;
 /// What a pinned entry costs beside its key and value.
 const PINNED_OVERHEAD_BYTES: u64 = 128;
 
-/// One generation of a shard's entries.
-pub(crate) type Generation = Arc<HashMap<ItemKey, Entry>>;
+/// The entries of a shard that a checkpoint is writing.
+pub(crate) type FrozenEntries = Arc<HashMap<ItemKey, Entry>>;
 
 #[derive(Debug)]
 struct Shard {
     active: HashMap<ItemKey, Entry>,
-    frozen: Generation,
+    frozen: FrozenEntries,
     clean: Clean,
 }
 
@@ -80,7 +80,7 @@ pub(crate) enum Admission {
 #[derive(Debug, Default)]
 pub(crate) struct Pinned {
     active: Vec<(ItemKey, Entry)>,
-    frozen: Vec<Generation>,
+    frozen: Vec<FrozenEntries>,
 }
 
 impl Pinned {
@@ -122,7 +122,7 @@ impl Memory {
         let shard = |nth| {
             Mutex::new(Shard {
                 active: HashMap::new(),
-                frozen: Generation::default(),
+                frozen: FrozenEntries::default(),
                 clean: Clean::new(limits.policy, share(limits, nth, shards)),
             })
         };
@@ -162,18 +162,18 @@ impl Memory {
         keep.then(|| PackedItem::new(key.as_bytes(), item))
     }
 
-    /// Takes a committed change in. The caller applies changes one after the other.
-    pub(crate) fn apply(&self, change: &Change, version: Version) {
-        let entry = Entry::of(&change.kind, version);
-        let added = weight(&change.key, entry.item());
+    /// Takes in what a committed change left of a key. The caller applies changes one after
+    /// the other.
+    pub(crate) fn apply(&self, key: &ItemKey, entry: Entry) {
+        let added = weight(key, entry.item());
         self.applied_bytes.fetch_add(added, Ordering::Relaxed);
-        let mut shard = locked(self.shard(change.key.as_bytes()));
-        shard.clean.remove(change.key.as_bytes());
-        let replaced = shard.active.insert(change.key.clone(), entry);
+        let mut shard = locked(self.shard(key.as_bytes()));
+        shard.clean.remove(key.as_bytes());
+        let replaced = shard.active.insert(key.clone(), entry);
         // Counted before the lock goes: a freeze moves exactly what it finds.
         self.active_bytes.fetch_add(added, Ordering::Relaxed);
         if let Some(replaced) = &replaced {
-            let removed = weight(&change.key, replaced.item());
+            let removed = weight(key, replaced.item());
             self.active_bytes.fetch_sub(removed, Ordering::Relaxed);
         }
     }
@@ -210,7 +210,7 @@ impl Memory {
 
     /// Makes the active entries frozen and answers them. The caller lets no change be
     /// applied meanwhile, and nothing is frozen.
-    pub(crate) fn freeze(&self) -> Vec<Generation> {
+    pub(crate) fn freeze(&self) -> Vec<FrozenEntries> {
         let frozen = self.shards.iter().map(|shard| {
             let mut shard = locked(shard);
             debug_assert!(shard.frozen.is_empty(), "frozen entries would be lost");
@@ -238,7 +238,7 @@ impl Memory {
             let packed: Vec<(&ItemKey, PackedItem)> = packed.collect();
             let mut shard = locked(shard);
             // The last use but this one's, so many entries are freed without the lock.
-            shard.frozen = Generation::default();
+            shard.frozen = FrozenEntries::default();
             let mut evicted = 0;
             for (key, packed) in packed {
                 if !shard.active.contains_key(key) {

@@ -15,6 +15,7 @@ use crate::{
     StorageError,
     log::{LogFound, LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader, scan},
     node_state::NodeState,
+    state::Progress,
     store::StoreMeta,
 };
 
@@ -36,7 +37,7 @@ pub struct Recovered {
     /// The highest version seen anywhere.
     pub clock: Version,
     /// The records after `applied`, in order. They are not applied.
-    pub tail: Vec<Record>,
+    pub tail: Vec<Arc<Record>>,
     /// Each epoch's first index, over the whole history.
     pub epochs: Vec<(Epoch, Index)>,
     /// The highest epoch promised.
@@ -56,9 +57,9 @@ pub(crate) fn recover(
     let mut found = scan(place, meta.applied.index)?;
     if let Some(log) = &found {
         check_identity(log, node_state, meta, store_path)?;
-        if log.last.index < meta.applied.index {
+        if log.last().index < meta.applied.index {
             tracing::error!(
-                log_ends = %log.last,
+                log_ends = %log.last(),
                 store_holds = %meta.applied,
                 "the log ends before what the store holds; it is given up and gets a new id"
             );
@@ -82,17 +83,21 @@ pub(crate) fn recover(
     place.log_id = log.log_id;
     check_overlap(&log, meta)?;
     let facts = node_state.facts().unwrap_or_default();
-    let mut epochs = meta.epochs.clone();
-    let newer = log.epochs.iter();
-    epochs.extend(newer.filter(|(_, first)| *first > meta.applied.index));
+    let mut progress = meta.progress();
+    for record in &log.tail {
+        let advanced = progress.advance(record.position, record.version);
+        advanced.map_err(|broken| {
+            StorageError::damaged(&log.segments[0].path, 0, broken.to_string())
+        })?;
+    }
     let recovered = Recovered {
         log_id: log.log_id,
-        last: log.last,
+        last: log.last(),
         commit: log.commit.max(meta.applied.index),
         applied: meta.applied.index,
-        clock: log.clock.max(meta.clock),
+        clock: log.progress.clock.max(meta.clock),
         tail: std::mem::take(&mut log.tail),
-        epochs,
+        epochs: progress.epochs.iter().collect(),
         promised: facts.promised,
         cluster_state: facts.cluster_state,
     };
@@ -122,10 +127,11 @@ pub(crate) fn begin(
         segments: vec![segment],
         offset: SEGMENT_HEADER_BYTES,
         before: meta.applied,
-        last: meta.applied,
+        progress: Progress {
+            position: meta.applied,
+            ..Progress::default()
+        },
         commit: Index::ZERO,
-        clock: Version::ZERO,
-        epochs: Vec::new(),
         tail: Vec::new(),
     })
 }
@@ -155,7 +161,7 @@ fn check_identity(
         ));
     }
     // A log that was just begun is entered in the store before its first record.
-    let has_records = log.last != log.before;
+    let has_records = log.last() != log.before;
     if has_records && meta.log_id != log.log_id && meta.log_id != LogId::default() {
         return Err(StorageError::Damaged {
             file: store_path.to_owned(),
@@ -182,11 +188,8 @@ pub(crate) fn check_overlap(log: &LogFound, meta: &StoreMeta) -> Result<(), Stor
             ),
         ));
     }
-    let begun = log.epochs.iter().rev();
-    let epoch = begun
-        .clone()
-        .find(|(_, begins)| *begins <= meta.applied.index)
-        .map_or(log.before.epoch, |(epoch, _)| *epoch);
+    let begun = log.progress.epochs.of(meta.applied.index);
+    let epoch = begun.unwrap_or(log.before.epoch);
     if epoch != meta.applied.epoch {
         return Err(StorageError::damaged(
             &first.path,

@@ -33,11 +33,12 @@ use tierkv_types::{Epoch, LogId, Position};
 pub use self::carry_out::Repaired;
 use crate::{
     Disk, StorageError, StorageSettings,
+    blocking::blocking,
+    directory::lock,
     disk::DiskLock,
     log::LogPlace,
     node_state::{NodeFacts, NodeState},
     recovery,
-    storage::{blocking, lock},
     store::{self, StoreMeta},
 };
 

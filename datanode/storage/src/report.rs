@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use tierkv_types::{Index, Position};
 
-use crate::{
-    Storage, locked, log::LOG_QUEUE_BYTES, requests::REQUEST_LIMIT, store::OPEN_SNAPSHOTS,
-};
+use crate::{Storage, locked, log::LOG_QUEUE_BYTES, state::REQUEST_LIMIT, store::OPEN_SNAPSHOTS};
 
 /// How full storage is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Storage, StorageError,
+    blocking::blocking,
     log::{LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader},
-    storage::blocking,
 };
 
 /// Rows that are read together.

@@ -14,7 +14,7 @@
 //! a checkpoint stores only what was applied, and what is applied and not settled is
 //! pinned.
 
-mod open;
+pub(crate) mod open;
 
 use std::{
     collections::VecDeque,
@@ -27,12 +27,12 @@ use tierkv_types::{Index, ItemKey, ItemRange, Version};
 
 #[cfg(test)]
 pub(crate) use self::open::MAX_UNTIDY_TIME;
-pub(crate) use self::open::Open;
 use self::open::Place;
 use crate::{
-    Entry, Item, StorageError, locked,
+    Entry, Item, StorageError,
+    core::{Core, LOAD_ATTEMPTS},
+    locked,
     memory::Pinned,
-    storage::{Core, LOAD_ATTEMPTS, blocking},
     store::StoreSnapshot,
 };
 
@@ -225,7 +225,8 @@ impl Copying {
             .acquire_owned()
             .await;
         // There may be a million entries.
-        blocking(move || {
+        let blocking = self.core.blocking;
+        let copying = move || {
             if self.asker.strong_count() == 0 {
                 // Nobody hears this.
                 return Err(StorageError::Closed);
@@ -241,8 +242,8 @@ impl Copying {
             });
             drop(turn);
             Ok((self.place, moment))
-        })
-        .await
+        };
+        blocking.run(copying).await
     }
 
     fn copy(&self) -> Option<(Index, Version, Pinned)> {
@@ -253,7 +254,10 @@ impl Copying {
             return None;
         }
         let pinned = memory.pinned(&self.range);
-        let (index, version) = (applying.position.index, applying.clock);
+        let (index, version) = (
+            applying.progress().position.index,
+            applying.progress().clock,
+        );
         drop(applying);
         // Entries leave memory only after the generation has changed: one that the copy
         // missed changed it before the copy was made.

@@ -1,52 +1,35 @@
 //! A node's storage as the data node uses it.
 
 use std::{
-    path::Path,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    borrow::Borrow,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
-use tierkv_types::{
-    Epoch, Incarnation, Index, ItemKey, ItemRange, LogId, Payload, Position, Record, RequestId,
-    Version,
-};
+use tierkv_types::{Epoch, Index, ItemKey, ItemRange, Position, Record, RequestId, Version};
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
-    time::{Instant, timeout},
+    time::timeout,
 };
 
 use crate::{
-    Disk, Item, MemoryLimits, Outcome, Recovered, Residence, Snapshot, StorageError,
-    StorageSettings, WalSync,
-    checkpoint::{Ask, CHECKPOINT_ASKERS, Checkpointer},
-    disk::DiskLock,
-    failure::Failure,
+    Cursor, Disk, Item, MemoryLimits, Outcome, Queued, Recovered, Residence, Snapshot,
+    StorageError, StorageSettings, Tail, TailError, WalSync,
+    blocking::Blocking,
+    checkpoint::Ask,
+    core::{Core, LOAD_ATTEMPTS},
     locked,
-    log::{Log, LogFound, LogPlace, LogStart},
-    memory::{Admission, Memory, SHARDS},
+    memory::Admission,
     meters::{self, Waiting},
-    node_state::NodeState,
-    recovery,
-    requests::{REQUEST_LIMIT, Requests},
-    snapshot::Open,
-    store::{CheckpointBatch, SqliteStore, Store},
-    tail::{Cursor, Tails},
+    opening::{Entered, Parts},
+    store::Store,
 };
 
-/// Smallest segment that may be set; tests use it.
-const MIN_SEGMENT_BYTES: u64 = 4096;
 /// Places of outcomes not yet stored that trigger a checkpoint at once: writes to few keys
 /// make few entries, and as many of these as any.
 const OUTCOMES_PER_CHECKPOINT: usize = 1 << 18;
-/// How often a read that checkpoints outrun is repeated before it is given up. One that
-/// takes as long as this many checkpoints is no use to anyone.
-pub(crate) const LOAD_ATTEMPTS: usize = 16;
-
 /// How long closing waits for the last checkpoint, and how long for the store after it.
 const LAST_CHECKPOINT_TIME: Duration = Duration::from_secs(5);
 const STORE_CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -60,56 +43,6 @@ pub struct Storage {
     pub(crate) core: Arc<Core>,
     asks: mpsc::Sender<Ask>,
     checkpointer: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What the checkpointer shares with callers.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) settings: StorageSettings,
-    pub(crate) log_id: LogId,
-    pub(crate) log: Log,
-    pub(crate) log_place: LogPlace,
-    pub(crate) memory: Memory,
-    pub(crate) store: Arc<dyn Store>,
-    node_state: NodeState,
-    pub(crate) failure: Arc<Failure>,
-    /// Held over every record's effect, so that a freeze falls between two records.
-    pub(crate) applying: Mutex<Applying>,
-    /// Told of what was applied. It answers [`Storage::applied`], too, without waiting for
-    /// a long `apply`.
-    pub(crate) tails: Arc<Tails>,
-    pub(crate) stored: Mutex<Stored>,
-    /// Of everything applied.
-    pub(crate) requests: Mutex<Requests>,
-    pub(crate) open_snapshots: Open,
-    /// The last checkpoint found no space for the store.
-    pub(crate) is_full: AtomicBool,
-    /// Told when pinned bytes became fewer.
-    pub(crate) room: Notify,
-    /// Told when there is enough to checkpoint.
-    pub(crate) pressure: Notify,
-    lock: Mutex<Option<Arc<dyn DiskLock>>>,
-}
-
-/// Where applying stands.
-#[derive(Debug)]
-pub(crate) struct Applying {
-    pub(crate) position: Position,
-    pub(crate) clock: Version,
-    pub(crate) epochs: Vec<(Epoch, Index)>,
-    /// Since the last freeze: up to where tombstones are forgotten, and what requests
-    /// were answered.
-    pub(crate) forgotten: Option<Version>,
-    pub(crate) outcomes: Vec<(RequestId, Outcome)>,
-    /// Places that these take.
-    pub(crate) outcome_places: usize,
-}
-
-/// Where the store stands.
-#[derive(Debug)]
-pub(crate) struct Stored {
-    pub(crate) applied: Position,
-    pub(crate) last_checkpoint: Option<Instant>,
 }
 
 impl Storage {
@@ -132,104 +65,58 @@ impl Storage {
         disk: Arc<dyn Disk>,
         around: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> Result<(Arc<Self>, Recovered), StorageError> {
-        assert!(
-            settings.segment_bytes >= MIN_SEGMENT_BYTES,
-            "segment_bytes is under {MIN_SEGMENT_BYTES}"
-        );
-        meters::describe();
-        let (lock, node_state) = {
-            let (settings, disk) = (settings.clone(), Arc::clone(&disk));
-            blocking(move || enter(&settings, disk)).await?
-        };
-        let store_path = settings.dir.join(recovery::STORE_FILE);
-        let store = SqliteStore::open(Arc::clone(&disk), &store_path, settings.sync).await?;
-        let store = around(Arc::new(store));
-        let incarnation = Incarnation(rand::random());
-        let mut meta = store.claim(incarnation).await?;
-        let mut place = recovery::place(&disk, &settings);
-        let found = {
-            let meta = meta.clone();
-            blocking(move || {
-                let (log, recovered) =
-                    recovery::recover(&mut place, &node_state, &meta, &store_path)?;
-                enter_sync_mode(&place, &log, &node_state)?;
-                Ok((place, node_state, log, recovered))
-            })
-        };
-        let (place, node_state, log, recovered) = found.await?;
-        if meta.log_id != log.log_id {
-            meta.log_id = log.log_id;
-            let batch = CheckpointBatch {
-                meta: meta.clone(),
-                ..CheckpointBatch::default()
-            };
-            store.checkpoint(incarnation, batch).await?;
-        }
-        let core_outcomes = store.outcomes().await?;
-        let failure = Arc::new(Failure::new());
-        let log_place = place.clone();
-        let applied = Cursor {
-            position: meta.applied,
-            version: meta.clock,
-        };
-        let tails = Tails::new(place.clone(), applied);
-        let log = Log::start(LogStart {
-            place,
-            segments: log.segments,
-            offset: log.offset,
-            last: recovered.last,
-            clock: recovered.clock,
-            retention: settings.log_retention,
-            limit_bytes: settings.log_limit_bytes,
-            failure: Arc::clone(&failure),
-            lock: Arc::clone(&lock),
-        })?;
-        let mut requests = Requests::default();
-        for (id, outcome) in core_outcomes {
-            requests.insert(&id, &outcome);
-        }
-        let core = Arc::new(Core {
-            log_id: recovered.log_id,
-            log,
-            log_place,
-            memory: Memory::new(settings.memory, SHARDS),
-            store,
-            node_state,
-            failure,
-            tails: Arc::new(tails),
-            stored: Mutex::new(Stored {
-                applied: meta.applied,
-                last_checkpoint: None,
-            }),
-            applying: Mutex::new(Applying {
-                position: meta.applied,
-                clock: meta.clock,
-                epochs: meta.epochs,
-                forgotten: None,
-                outcomes: Vec::new(),
-                outcome_places: 0,
-            }),
-            requests: Mutex::new(requests),
-            open_snapshots: Open::new(),
-            is_full: AtomicBool::new(false),
-            room: Notify::new(),
-            pressure: Notify::new(),
-            lock: Mutex::new(Some(lock)),
-            settings,
-        });
-        let (asks, asked) = mpsc::channel(CHECKPOINT_ASKERS);
-        let checkpointer = Checkpointer::new(Arc::clone(&core), incarnation, asked);
+        let entered = Entered::take(settings, disk, Blocking::Threads).await?;
+        let store = entered.open_store().await?;
+        let Parts {
+            core,
+            recovered,
+            writer,
+            checkpointer,
+            asks,
+        } = entered.open(around(store)).await?;
+        core.log.run(writer)?;
         let checkpointer = tokio::spawn(checkpointer.run());
-        let storage = Arc::new(Self {
+        let checkpointer = Mutex::new(Some(checkpointer));
+        let storage = Self {
             core,
             asks,
-            checkpointer: Mutex::new(Some(checkpointer)),
-        });
-        Ok((storage, recovered))
+            checkpointer,
+        };
+        Ok((Arc::new(storage), recovered))
+    }
+
+    /// Opens a storage over `store` whose log and checkpoints the caller drives: no thread,
+    /// and no task.
+    ///
+    /// # Errors
+    /// Those of [`Storage::open`].
+    #[cfg(any(test, feature = "conformance"))]
+    pub async fn open_stepped(
+        settings: StorageSettings,
+        disk: Arc<dyn Disk>,
+        store: Arc<dyn Store>,
+    ) -> Result<(Arc<Self>, Recovered, crate::Steps), StorageError> {
+        let entered = Entered::take(settings, disk, Blocking::Here).await?;
+        let Parts {
+            core,
+            recovered,
+            writer,
+            checkpointer,
+            asks,
+        } = entered.open(store).await?;
+        let steps = crate::Steps::new(writer, checkpointer);
+        let storage = Self {
+            core,
+            asks,
+            checkpointer: Mutex::new(None),
+        };
+        Ok((Arc::new(storage), recovered, steps))
     }
 
     /// Queues records for the log and returns at once; they are durable when
-    /// [`Storage::durable`] says so. A caller awaits [`Storage::room`] first.
+    /// [`Storage::durable`] says so. The log begins with them when the answer is dropped,
+    /// so that nobody is woken under a caller's lock. A caller awaits [`Storage::room`]
+    /// first.
     ///
     /// # Errors
     /// All or none of the records is taken. `Exhausted` if the queue or a record is over
@@ -238,19 +125,18 @@ impl Storage {
     /// # Panics
     /// If the records don't continue the log: without gaps, by epochs that don't fall, by
     /// versions that grow.
-    // Owned, so that a caller can't be tempted to change what is being logged.
-    #[allow(clippy::needless_pass_by_value)]
-    pub fn append(&self, records: Vec<Record>) -> Result<(), StorageError> {
+    pub fn append<R: Into<Arc<Record>>>(&self, records: Vec<R>) -> Result<Queued, StorageError> {
         // A failed log closes its queue a moment after it has told of the failure.
         if let Some(error) = self.core.failure.get() {
             return Err(error);
         }
-        let appended = if self.core.is_full.load(Ordering::Relaxed) && !self.core.has_room() {
+        let appended = if self.core.is_full() && !self.core.has_room() {
             Err(StorageError::NoSpace {
                 file: self.core.settings.dir.clone(),
             })
         } else {
-            self.core.log.append(&records)
+            let records = records.into_iter().map(Into::into);
+            self.core.log.append(records.collect())
         };
         appended.inspect_err(meters::refused)
     }
@@ -281,7 +167,7 @@ impl Storage {
     ) -> Result<(), StorageError> {
         let core = Arc::clone(&self.core);
         // A caller that goes away leaves a change half-made for nobody: it is finished.
-        blocking(move || {
+        let promising = move || {
             if let Some(error) = core.failure.get() {
                 return Err(error);
             }
@@ -289,12 +175,11 @@ impl Storage {
             if let Err(error) = &done
                 && !error.is_passing()
             {
-                core.failure.set(error.clone());
-                core.room.notify_waiters();
+                core.fail(error.clone());
             }
             done
-        })
-        .await
+        };
+        self.core.blocking.run(promising).await
     }
 
     /// Waits until what the store does not have yet, what waits for the log and the
@@ -311,7 +196,7 @@ impl Storage {
             written.as_mut().enable();
             let reached = self.core.limit_reached();
             let reached = reached.or_else(|| (!queue.has_room()).then_some(meters::LOG_QUEUE));
-            let is_full = self.core.is_full.load(Ordering::Relaxed);
+            let is_full = self.core.is_full();
             let Some(limit) = reached else {
                 break;
             };
@@ -320,6 +205,7 @@ impl Storage {
             }
             waiting.get_or_insert_with(|| Waiting::on(limit));
             tokio::select! {
+                biased;
                 () = stored => {}
                 () = written => {}
             }
@@ -333,42 +219,41 @@ impl Storage {
     ///
     /// # Panics
     /// If the records don't continue what was applied, or one is not durable in this log.
-    pub fn apply(&self, records: &[Record]) {
+    pub fn apply<R: Borrow<Record> + Clone + Into<Arc<Record>>>(&self, records: &[R]) {
         let Some(last) = records.last() else {
             return;
         };
-        let core = &*self.core;
+        let (core, last) = (&*self.core, Cursor::of(last.borrow()));
         assert!(
             last.position.index <= core.log.durable().borrow().index,
             "I1: record {} is applied before it is durable",
             last.position
         );
-        // A copy, made before anybody has to wait for it.
+        // Prepared before anybody has to wait for it.
         let followed = core.tails.prepare(records);
-        let outcomes = {
+        let unstored = {
             let mut applying = locked(&core.applying);
             let mut requests = locked(&core.requests);
             for record in records {
-                applying.advance(record);
-                if let Some((id, outcome)) = Outcome::of(record) {
-                    requests.insert(&id, &outcome);
-                    applying.outcome_places += outcome.places();
-                    applying.outcomes.push((id, outcome));
+                let record = record.borrow();
+                let (effects, outcome) = match applying.take(record) {
+                    Ok(taken) => taken,
+                    Err(broken) => panic!("applied out of turn: {broken}"),
+                };
+                if let Some((id, outcome)) = outcome {
+                    requests.insert(id, outcome);
                 }
-                if let Payload::Forget { up_to } = record.payload {
-                    applying.forgotten = applying.forgotten.max(Some(up_to));
-                }
-                for change in record.changes() {
-                    core.memory.apply(change, record.version);
+                for (key, entry) in effects.entries() {
+                    core.memory.apply(key, entry);
                 }
             }
             drop(requests);
             // In the order of applying.
-            core.tails.publish(followed, Cursor::of(last));
-            applying.outcome_places
+            core.tails.publish(followed, last);
+            applying.unstored_places()
         };
         let is_much = core.memory.active_bytes() >= core.settings.checkpoint_bytes;
-        if is_much || outcomes >= OUTCOMES_PER_CHECKPOINT {
+        if is_much || unstored >= OUTCOMES_PER_CHECKPOINT {
             core.pressure.notify_one();
         }
     }
@@ -381,10 +266,11 @@ impl Storage {
         (last.position.index, last.version)
     }
 
-    /// What became of a request that was applied, if it is still remembered.
+    /// What became of a request that was applied, if it is still remembered. It is known by
+    /// the random part of its id.
     #[must_use]
     pub fn outcome(&self, id: &RequestId) -> Option<Outcome> {
-        locked(&self.core.requests).get(id)
+        locked(&self.core.requests).get(&id.random)
     }
 
     /// Forgets the requests that no master accepts any more, as the cluster clock says
@@ -482,6 +368,16 @@ impl Storage {
         Snapshot::open(&self.core, range).await
     }
 
+    /// Follows the log after `after`, which must be a record of it that is applied; without
+    /// one, after the last record applied. The default cursor is the log's beginning.
+    ///
+    /// # Errors
+    /// `Unknown` if it is none, `Trimmed` if the records after it are gone; failures of the
+    /// disk.
+    pub async fn tail(&self, after: Option<Cursor>) -> Result<Tail, TailError> {
+        Tail::open(Arc::clone(&self.core.tails), after).await
+    }
+
     /// Makes a checkpoint of everything applied so far.
     ///
     /// # Errors
@@ -530,7 +426,7 @@ impl Storage {
             }
         };
         let core = Arc::clone(&self.core);
-        let marked = blocking(move || {
+        let closing = move || {
             core.log.close();
             let is_sound = core.failure.get().is_none();
             if is_sound && let WalSync::Interval(_) = core.settings.sync {
@@ -538,8 +434,8 @@ impl Storage {
                 return core.node_state.set_unsynced_boot(None);
             }
             Ok(())
-        })
-        .await;
+        };
+        let marked = self.core.blocking.run(closing).await;
         // A checkpoint under way keeps the store open; until it ends, nobody else may have
         // the directory.
         let lock = locked(&self.core.lock).take();
@@ -564,101 +460,5 @@ impl Storage {
     /// wait for a part of that.
     pub fn set_memory(&self, limits: MemoryLimits) {
         self.core.memory.set_limits(limits);
-    }
-}
-
-impl Core {
-    /// Whether what only memory has is under its bounds.
-    fn has_room(&self) -> bool {
-        self.limit_reached().is_none()
-    }
-
-    /// The bound of what only memory has that is reached.
-    fn limit_reached(&self) -> Option<&'static str> {
-        if self.memory.pinned_bytes() >= self.settings.pinned_limit_bytes {
-            return Some(meters::PINNED);
-        }
-        let are_many = locked(&self.requests).places() >= REQUEST_LIMIT;
-        are_many.then_some(meters::REQUESTS)
-    }
-}
-
-impl Applying {
-    fn advance(&mut self, record: &Record) {
-        let (last, next) = (self.position, record.position);
-        assert!(
-            next.index == last.index.next() && next.epoch >= last.epoch,
-            "record {next} is applied after {last}"
-        );
-        assert!(
-            record.version > self.clock,
-            "I5: record {next} does not raise the version"
-        );
-        if next.epoch > last.epoch {
-            self.epochs.push((next.epoch, next.index));
-        }
-        self.position = next;
-        self.clock = record.version;
-    }
-}
-
-/// Makes the directories, locks them, reads the node state and sees whether the log is to
-/// be believed. Blocks.
-fn enter(
-    settings: &StorageSettings,
-    disk: Arc<dyn Disk>,
-) -> Result<(Arc<dyn DiskLock>, NodeState), StorageError> {
-    let dir = &settings.dir;
-    let boot = disk.boot_id();
-    let boot = boot.map_err(|error| StorageError::io("learn the boot of", dir, error))?;
-    disk.create_dir(&dir.join("log"))
-        .and_then(|()| disk.sync_dir(dir))
-        .map_err(|error| StorageError::io("make", dir, error))?;
-    let lock = lock(dir, &*disk)?;
-    let node_state = NodeState::open(disk, dir)?;
-    let unsynced = node_state.facts().and_then(|facts| facts.unsynced_boot);
-    if unsynced.is_some_and(|unsynced| unsynced != boot) {
-        return Err(StorageError::Unsynced { dir: dir.clone() });
-    }
-    Ok((Arc::from(lock), node_state))
-}
-
-/// Takes the lock of a node's directory. Blocks.
-pub(crate) fn lock(dir: &Path, disk: &dyn Disk) -> Result<Box<dyn DiskLock>, StorageError> {
-    let locked = disk.lock(&dir.join("lock"));
-    let locked = locked.map_err(|error| StorageError::io("lock", dir, error))?;
-    locked.ok_or_else(|| StorageError::Locked {
-        dir: dir.to_owned(),
-    })
-}
-
-/// Says in the node state how the log will be written. What an earlier process of this
-/// boot wrote is synced first, if from now on all that is there is to be durable. Blocks.
-fn enter_sync_mode(
-    place: &LogPlace,
-    log: &LogFound,
-    state: &NodeState,
-) -> Result<(), StorageError> {
-    let fail = |error| StorageError::io("learn the boot of", &place.dir, error);
-    match place.sync {
-        WalSync::Interval(_) => state.set_unsynced_boot(Some(place.disk.boot_id().map_err(fail)?)),
-        WalSync::Always | WalSync::Never => {
-            // What an earlier process wrote and had no time to sync may be in the system's
-            // memory alone, and reads like all else.
-            log.sync(place)?;
-            state.set_unsynced_boot(None)
-        }
-    }
-}
-
-/// Runs what blocks on a thread that may. It runs to its end, also when the caller goes
-/// away; it does not when the runtime is shutting down.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
-) -> Result<T, StorageError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Err(StorageError::Closed),
     }
 }

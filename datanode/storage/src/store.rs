@@ -8,15 +8,14 @@ use std::fmt;
 
 use async_trait::async_trait;
 use tierkv_types::{
-    Epoch, Incarnation, Index, ItemKey, ItemRange, LogId, Position, RequestId, Version,
-    limits::MAX_OPEN_SCANS,
+    Incarnation, ItemKey, ItemRange, LogId, Position, RequestId, Version, limits::MAX_OPEN_SCANS,
 };
 
 pub use self::sqlite::SqliteStore;
 #[cfg(test)]
 pub(crate) use self::sqlite::tamper;
 pub(crate) use self::sqlite::{StoreFound, examine, set_aside};
-use crate::{Entry, Item, Outcome, ScrubbedRows, StorageError};
+use crate::{Entry, EpochTable, Item, Outcome, ScrubbedRows, StorageError, state::Progress};
 
 /// Most snapshots of a store that are open at once.
 pub const OPEN_SNAPSHOTS: usize = MAX_OPEN_SCANS;
@@ -31,7 +30,28 @@ pub struct StoreMeta {
     /// At least the highest version stored.
     pub clock: Version,
     /// Each epoch's first index, up to `applied`.
-    pub epochs: Vec<(Epoch, Index)>,
+    pub epochs: EpochTable,
+}
+
+impl StoreMeta {
+    /// Where a store of this log stands once it has all that was folded.
+    pub(crate) fn at(log_id: LogId, progress: &Progress) -> Self {
+        Self {
+            log_id,
+            applied: progress.position,
+            clock: progress.clock,
+            epochs: progress.epochs.clone(),
+        }
+    }
+
+    /// From where records are to be folded on.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress {
+            position: self.applied,
+            clock: self.clock,
+            epochs: self.epochs.clone(),
+        }
+    }
 }
 
 /// What one checkpoint writes, all or nothing.

@@ -10,160 +10,23 @@
 //! nothing of what it handed out. One that does not ask costs nothing and holds nothing
 //! back: when it asks again and the log has let go of its records, it is told so.
 
+pub(crate) mod cursor;
+mod error;
 mod history;
+mod stretch;
+pub(crate) mod tails;
 
 use std::{cmp::Ordering, sync::Arc};
 
-use tierkv_types::{Code, Error, Index, Position, Record, Version};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-use self::history::History;
-pub(crate) use self::history::{Chunk, STRETCH_BYTES};
+pub(crate) use self::history::STRETCH_BYTES;
+use self::tails::Tails;
+pub use self::{cursor::Cursor, error::TailError, stretch::Stretch};
 use crate::{
-    Storage, StorageError,
-    log::{LogPlace, Spot, Waypoints, find},
-    storage::blocking,
+    blocking::blocking,
+    log::{Spot, find},
 };
-
-/// Reads of the log's files for tails at the same time; more wait. Those at the end of the
-/// log need none.
-const MAX_FILE_READS: usize = 4;
-
-/// A place in a log: after this record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
-    /// Where the record stands.
-    pub position: Position,
-    /// Its version. With its position, it tells the record from any that another history
-    /// of the cluster (an emptied directory, a restored backup) has in its place.
-    pub version: Version,
-}
-
-impl Cursor {
-    /// After this record.
-    #[must_use]
-    pub const fn of(record: &Record) -> Self {
-        Self {
-            position: record.position,
-            version: record.version,
-        }
-    }
-}
-
-/// Why a tail can't go on.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum TailError {
-    /// The records after this one left the log.
-    #[error("the log does not hold the records after {0} any more")]
-    Trimmed(Position),
-    /// This log never held the record.
-    #[error("record {0} is none of this log, or not yet")]
-    Unknown(Position),
-    /// Damage, and failures of the disk.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-}
-
-impl TailError {
-    /// The error as other tiers see it; details of this machine stay in its log.
-    #[must_use]
-    pub fn to_error(&self) -> Error {
-        match self {
-            Self::Trimmed(_) => Error::new(
-                Code::TokenExpired,
-                "the log does not go back that far any more; read the keys anew, then watch \
-                 from now",
-            ),
-            Self::Unknown(_) => Error::new(
-                Code::TokenExpired,
-                "the place to go on from is of another history of the data; read the keys \
-                 anew, then watch from now",
-            ),
-            Self::Storage(error) => error.to_error(),
-        }
-    }
-}
-
-/// Some records that follow one another.
-#[derive(Debug)]
-pub struct Stretch {
-    chunks: Vec<Arc<[Record]>>,
-    /// Records of the first chunk that don't belong to it.
-    skip: usize,
-    end: Cursor,
-}
-
-impl Stretch {
-    /// What is after `index` in chunks of which the first one holds the next record; `None`
-    /// if that is nothing.
-    fn after(index: Index, chunks: Vec<Arc<[Record]>>) -> Option<Self> {
-        let skip = index.next().0 - chunks.first()?.first()?.position.index.0;
-        Some(Self {
-            skip: usize::try_from(skip).ok()?,
-            end: Cursor::of(chunks.last()?.last()?),
-            chunks,
-        })
-    }
-
-    fn whole(records: Vec<Record>) -> Option<Self> {
-        let end = Cursor::of(records.last()?);
-        Some(Self {
-            chunks: vec![records.into()],
-            skip: 0,
-            end,
-        })
-    }
-
-    /// The records, in order.
-    pub fn records(&self) -> impl Iterator<Item = &Record> {
-        let records = self.chunks.iter().flat_map(|chunk| chunk.iter());
-        records.skip(self.skip)
-    }
-}
-
-/// What all tails of a storage share, and what applying tells them.
-#[derive(Debug)]
-pub(crate) struct Tails {
-    place: LogPlace,
-    history: History,
-    waypoints: Waypoints,
-    /// The last record applied.
-    applied: watch::Sender<Cursor>,
-    file_reads: Arc<Semaphore>,
-}
-
-impl Tails {
-    pub(crate) fn new(place: LogPlace, applied: Cursor) -> Self {
-        Self {
-            place,
-            history: History::default(),
-            waypoints: Waypoints::default(),
-            applied: watch::Sender::new(applied),
-            file_reads: Arc::new(Semaphore::new(MAX_FILE_READS)),
-        }
-    }
-
-    /// The last record applied.
-    pub(crate) fn applied(&self) -> Cursor {
-        *self.applied.borrow()
-    }
-
-    /// Prepares what [`Tails::publish`] takes in: a copy of records, if anybody follows.
-    pub(crate) fn prepare(&self, records: &[Record]) -> Vec<Chunk> {
-        self.history.prepare(records)
-    }
-
-    /// Takes in records whose effects are visible from now on, up to `last`.
-    pub(crate) fn publish(&self, prepared: Vec<Chunk>, last: Cursor) {
-        self.history.push(prepared);
-        self.applied.send_replace(last);
-    }
-
-    #[cfg(test)]
-    pub(crate) fn history_bytes(&self) -> usize {
-        self.history.bytes()
-    }
-}
 
 /// Follows the applied records of a log, from a cursor on.
 #[derive(Debug)]
@@ -175,18 +38,12 @@ pub struct Tail {
     spot: Option<Spot>,
 }
 
-impl Storage {
-    /// Follows the log after `after`, which must be a record of it that is applied; without
-    /// one, after the last record applied. The default cursor is the log's beginning.
-    ///
-    /// # Errors
-    /// `Unknown` if it is none, `Trimmed` if the records after it are gone; failures of the
-    /// disk.
-    pub async fn tail(&self, after: Option<Cursor>) -> Result<Tail, TailError> {
-        let shared = Arc::clone(&self.core.tails);
+impl Tail {
+    /// Begins to follow; see [`Storage::tail`](crate::Storage::tail).
+    pub(crate) async fn open(shared: Arc<Tails>, after: Option<Cursor>) -> Result<Self, TailError> {
         shared.history.join();
-        let mut tail = Tail {
-            applied: shared.applied.subscribe(),
+        let mut tail = Self {
+            applied: shared.subscribe(),
             cursor: shared.applied(),
             shared,
             spot: None,
@@ -196,9 +53,7 @@ impl Storage {
         }
         Ok(tail)
     }
-}
 
-impl Tail {
     /// After which record it stands: everything up to it was handed out.
     #[must_use]
     pub const fn cursor(&self) -> Cursor {
@@ -306,7 +161,7 @@ mod tests {
     use tempfile::TempDir;
     use tokio::sync::oneshot;
 
-    use super::*;
+    use super::{tails::MAX_FILE_READS, *};
     use crate::{
         RealDisk,
         tests::{deadline, open},

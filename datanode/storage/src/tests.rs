@@ -19,7 +19,7 @@ use tierkv_types::{
     Change, ChangeKind, Epoch, Index, ItemKey, Payload, Position, Record, RequestId, Version, Write,
 };
 
-use crate::{Disk, Entry, Item, Recovered, Storage, StorageSettings};
+use crate::{Disk, Effects, Entry, Item, Outcome, Recovered, Storage, StorageSettings};
 
 /// Waits for what must come soon.
 pub(crate) async fn deadline<T>(wait: impl Future<Output = T>) -> T {
@@ -28,9 +28,11 @@ pub(crate) async fn deadline<T>(wait: impl Future<Output = T>) -> T {
 }
 
 pub(crate) fn record(epoch: u64, index: u64, changes: Vec<Change>) -> Record {
+    let mut random = [3; 16];
+    random[..8].copy_from_slice(&index.to_le_bytes());
     let request = RequestId {
         birth_millis: index,
-        random: [3; 16],
+        random,
     };
     Record {
         position: Position {
@@ -93,6 +95,16 @@ pub(crate) async fn open(dir: &Path, disk: impl Disk) -> (Arc<Storage>, Recovere
     Storage::open(settings(dir), Arc::new(disk)).await.unwrap()
 }
 
+/// Records as the storage hands them out.
+pub(crate) fn shared(records: &[Record]) -> Vec<Arc<Record>> {
+    records.iter().cloned().map(Arc::new).collect()
+}
+
+/// The request that a record applies, and its outcome.
+fn outcome_of(record: &Record) -> Option<(RequestId, Outcome)> {
+    Effects::of(record).outcome()
+}
+
 async fn durable(storage: &Storage, index: Index) {
     let mut durable = storage.durable();
     deadline(durable.wait_for(|at| at.index >= index))
@@ -114,7 +126,7 @@ struct Model(BTreeMap<ItemKey, Item>);
 
 impl Model {
     fn apply(&mut self, record: &Record) {
-        for change in record.changes() {
+        for change in Effects::of(record).changes {
             match Entry::of(&change.kind, record.version) {
                 Entry::Value(item) => {
                     self.0.insert(change.key.clone(), item);

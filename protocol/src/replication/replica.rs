@@ -10,10 +10,11 @@
 
 use std::time::Duration;
 
-use tierkv_types::{BootTime, Epoch, Index, LogId, NodeId, Position, Round};
+use tierkv_types::{BootTime, Epoch, Index, LogId, NodeId, Position};
 
 use super::{
     cluster_state::{ClusterState, Listed},
+    command::Command,
     mastership::Mastership,
 };
 
@@ -54,40 +55,6 @@ pub enum SwapOutcome {
     Lost,
     /// Nobody knows: both outcomes count as possible (COORD-CAS).
     Unknown,
-}
-
-/// What the driver is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Make the epoch and the highest record seen durable, then feed [`Event::Promised`].
-    Promise {
-        /// What must never be forgotten (REP-PROMISE).
-        epoch: Epoch,
-        /// The highest record that was seen (COORD-BACK).
-        seen: Option<ClusterState>,
-    },
-    /// Swap the record in coordination, then feed [`Event::Swapped`].
-    Swap {
-        /// The revision to replace; `None`: there must be no record.
-        expected: Option<u64>,
-        /// The record to install.
-        state: ClusterState,
-    },
-    /// Read the record, then feed [`Event::Read`].
-    Read,
-    /// Append an empty record at this position (REP-NOOP).
-    AppendNoop(Position),
-    /// Everything up to here is committed: apply it (REP-APPLY).
-    Commit(Index),
-    /// This round is vouched, and this commit index was sampled before it started (REP-ROUND).
-    Vouched {
-        /// The round.
-        round: Round,
-        /// The commit index that it carries.
-        commit: Index,
-    },
-    /// Stop the process and say why: going on would break the promise.
-    Halt(String),
 }
 
 /// Why an operation is refused here and now.
@@ -188,7 +155,8 @@ impl Replica {
         }
     }
 
-    /// Takes in one event and says what is to be done, in order.
+    /// Takes in one event and says what is to be done. What must wait carries its condition
+    /// ([`Command::condition`]); the order is of no meaning.
     pub fn step(&mut self, now: BootTime, event: Event, commands: &mut Vec<Command>) {
         match event {
             Event::Observed(record) => self.observe(record, None, commands),

@@ -1,30 +1,45 @@
 //! What waits for the log's thread.
 
-use std::sync::{Condvar, Mutex};
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
 
-use tierkv_types::{Index, Position, Record, Version, record};
+use tierkv_types::{Index, Record, record};
 use tokio::sync::Notify;
 
-use super::{LOG_QUEUE_BYTES, LOG_QUEUE_LIMIT_BYTES, LogPlace, segment::SEGMENT_HEADER_BYTES};
-use crate::{StorageError, locked};
+use super::{
+    LOG_QUEUE_BYTES, LOG_QUEUE_LIMIT_BYTES,
+    segment::{LogPlace, SEGMENT_HEADER_BYTES},
+};
+use crate::{StorageError, locked, state::Progress};
 
-/// Encoded records, back to back.
+/// Records that are written together.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) bytes: Vec<u8>,
-    /// Length, position and version of each record in `bytes`.
-    pub(crate) records: Vec<(usize, Position, Version)>,
+    pub(crate) records: Vec<Arc<Record>>,
+    /// What they take when they are encoded.
+    bytes: u64,
 }
-
-/// A reused buffer that a burst has made larger than this is given back.
-const KEPT_BUFFER_BYTES: usize = 4 << 20;
 
 impl Batch {
     fn clear(&mut self) {
-        self.bytes.clear();
-        self.bytes.shrink_to(KEPT_BUFFER_BYTES);
         self.records.clear();
+        self.bytes = 0;
+    }
+}
+
+/// Records that were queued. When it is dropped, the log's thread is woken: whoever queues
+/// under a lock of its own lets go of that first.
+#[derive(Debug)]
+pub struct Queued(Option<Arc<Queue>>);
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.0 {
+            queue.work.notify_one();
+        }
     }
 }
 
@@ -44,10 +59,8 @@ pub(crate) enum Work {
 #[derive(Debug)]
 struct State {
     pending: Batch,
-    /// The last record that was accepted.
-    last: Position,
-    /// Its version, or a higher one that was seen before.
-    clock: Version,
+    /// Up to where records were accepted.
+    progress: Progress,
     release: Option<Index>,
     /// Nothing more is accepted.
     refusing: bool,
@@ -63,8 +76,8 @@ struct State {
     segments: usize,
 }
 
-/// The records that were accepted and are not written yet, encoded where they wait: the
-/// thread has nothing to do but to write them.
+/// The records that were accepted and are not written yet. They are encoded by the thread,
+/// out of the way of those who queue them.
 #[derive(Debug)]
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -72,16 +85,53 @@ pub(crate) struct Queue {
     /// Told whenever the queue became shorter, or will never do so again.
     pub(crate) shorter: Notify,
     record_limit: u64,
-    dir: std::path::PathBuf,
+    dir: PathBuf,
+}
+
+impl State {
+    /// Whether so many more bytes may be queued.
+    fn check_room(&self, bytes: u64, dir: &Path) -> Result<(), StorageError> {
+        if self.refusing || self.ended {
+            return Err(StorageError::Closed);
+        }
+        let queued = self.pending.bytes;
+        if self.no_space && queued + self.writing + bytes > self.left {
+            return Err(StorageError::NoSpace {
+                file: dir.to_owned(),
+            });
+        }
+        // An oversized append is let through when nothing waits, else it never could be.
+        if queued > 0 && queued + bytes > LOG_QUEUE_LIMIT_BYTES as u64 {
+            return Err(StorageError::Exhausted {
+                limit: "log_queue_limit_bytes",
+                bytes: LOG_QUEUE_LIMIT_BYTES as u64,
+            });
+        }
+        Ok(())
+    }
+
+    /// What there is to do at once; what is pending goes into `batch`.
+    fn work(&mut self, batch: &mut Batch) -> Option<Work> {
+        // First, for under load there is always something to write, and the log would
+        // never become shorter.
+        if let Some(index) = self.release.take() {
+            return Some(Work::Release(index));
+        }
+        if !self.pending.records.is_empty() {
+            std::mem::swap(&mut self.pending, batch);
+            self.writing = batch.bytes;
+            return Some(Work::Write);
+        }
+        self.closing.then_some(Work::End)
+    }
 }
 
 impl Queue {
-    pub(super) fn new(last: Position, clock: Version, place: &LogPlace, segments: usize) -> Self {
+    pub(super) fn new(progress: Progress, place: &LogPlace, segments: usize) -> Self {
         Self {
             state: Mutex::new(State {
                 pending: Batch::default(),
-                last,
-                clock,
+                progress,
                 release: None,
                 refusing: false,
                 closing: false,
@@ -99,12 +149,15 @@ impl Queue {
         }
     }
 
-    pub(super) fn append(&self, records: &[Record]) -> Result<(), StorageError> {
+    pub(super) fn append(
+        self: &Arc<Self>,
+        records: Vec<Arc<Record>>,
+    ) -> Result<Queued, StorageError> {
         if records.is_empty() {
-            return Ok(());
+            return Ok(Queued(None));
         }
         let mut bytes = 0;
-        for record in records {
+        for record in &records {
             let length = record::encoded_len(record) as u64;
             if length > self.record_limit {
                 return Err(StorageError::Exhausted {
@@ -115,49 +168,23 @@ impl Queue {
             bytes += length;
         }
         let mut state = locked(&self.state);
-        if state.refusing || state.ended {
-            return Err(StorageError::Closed);
-        }
-        let queued = state.pending.bytes.len() as u64;
-        if state.no_space && queued + state.writing + bytes > state.left {
-            return Err(StorageError::NoSpace {
-                file: self.dir.clone(),
-            });
-        }
-        // An oversized append is let through when nothing waits, else it never could be.
-        if queued > 0 && queued + bytes > LOG_QUEUE_LIMIT_BYTES as u64 {
-            return Err(StorageError::Exhausted {
-                limit: "log_queue_limit_bytes",
-                bytes: LOG_QUEUE_LIMIT_BYTES as u64,
-            });
-        }
+        state.check_room(bytes, &self.dir)?;
         for record in records {
-            let (last, next) = (state.last, record.position);
-            assert!(
-                next.index == last.index.next() && next.epoch >= last.epoch,
-                "record {next} does not follow {last} in the log"
-            );
-            assert!(
-                record.version > state.clock,
-                "record {next} does not raise the version of the log"
-            );
-            let start = state.pending.bytes.len();
-            record::encode(record, &mut state.pending.bytes);
-            let length = state.pending.bytes.len() - start;
-            state.pending.records.push((length, next, record.version));
-            state.last = next;
-            state.clock = record.version;
+            let advanced = state.progress.advance(record.position, record.version);
+            if let Err(broken) = advanced {
+                panic!("a record does not follow the ones in the log: {broken}");
+            }
+            state.pending.records.push(record);
         }
-        drop(state);
-        self.work.notify_one();
-        Ok(())
+        state.pending.bytes += bytes;
+        Ok(Queued(Some(Arc::clone(self))))
     }
 
     /// Whether writers may add to the queue without waiting. On a full disk they may try:
     /// they are refused in words, where they would wait for ever.
     pub(crate) fn has_room(&self) -> bool {
         let state = locked(&self.state);
-        state.pending.bytes.len() < LOG_QUEUE_BYTES || state.no_space
+        state.pending.bytes < LOG_QUEUE_BYTES as u64 || state.no_space
     }
 
     /// Whether nothing is accepted any more.
@@ -175,7 +202,7 @@ impl Queue {
     /// Bytes that wait to be written, or are being written.
     pub(crate) fn bytes(&self) -> u64 {
         let state = locked(&self.state);
-        state.pending.bytes.len() as u64 + state.writing
+        state.pending.bytes + state.writing
     }
 
     pub(crate) fn segments(&self) -> usize {
@@ -207,18 +234,8 @@ impl Queue {
         batch.clear();
         let mut state = locked(&self.state);
         loop {
-            // First, for under load there is always something to write, and the log would
-            // never become shorter.
-            if let Some(index) = state.release.take() {
-                return Work::Release(index);
-            }
-            if !state.pending.records.is_empty() {
-                std::mem::swap(&mut state.pending, batch);
-                state.writing = batch.bytes.len() as u64;
-                return Work::Write;
-            }
-            if state.closing {
-                return Work::End;
+            if let Some(work) = state.work(batch) {
+                return work;
             }
             state = match retry_after {
                 None => self
@@ -236,6 +253,13 @@ impl Queue {
                 }
             };
         }
+    }
+
+    /// What there is to do at once, as [`Queue::next`] hands it out.
+    #[cfg(any(test, feature = "conformance"))]
+    pub(super) fn try_next(&self, batch: &mut Batch) -> Option<Work> {
+        batch.clear();
+        locked(&self.state).work(batch)
     }
 
     /// Waits for space to be freed, or for anything else that may have changed.

@@ -8,7 +8,7 @@
 //! What the store holds needs no reading: of segments that lie before that, and are only
 //! kept for a while, a start looks at the headers alone.
 
-use std::{cmp::Ordering, path::Path};
+use std::{cmp::Ordering, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use tierkv_types::{
@@ -16,11 +16,8 @@ use tierkv_types::{
     record::{self, DecodeError, Frame},
 };
 
-use super::{
-    LogPlace,
-    segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, in_allocated_space},
-};
-use crate::{StorageError, disk::DiskFile};
+use super::segment::{LogPlace, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, in_allocated_space};
+use crate::{StorageError, disk::DiskFile, state::Progress};
 
 /// The least that a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -37,15 +34,13 @@ pub(crate) struct LogFound {
     pub(crate) offset: u64,
     /// Where the records that were read begin: the position before the first one.
     pub(crate) before: Position,
-    pub(crate) last: Position,
+    /// The last record, the highest version that one carries, and each epoch's first index
+    /// as far as it is in these files.
+    pub(crate) progress: Progress,
     /// The highest commit index that a record read carries.
     pub(crate) commit: Index,
-    /// The highest version that a record carries.
-    pub(crate) clock: Version,
-    /// Each epoch's first index, as far as it is in these files.
-    pub(crate) epochs: Vec<(Epoch, Index)>,
     /// The records after the index that the caller holds already.
-    pub(crate) tail: Vec<Record>,
+    pub(crate) tail: Vec<Arc<Record>>,
 }
 
 /// What is done with each record after the index that a reader holds already.
@@ -57,7 +52,7 @@ pub(crate) fn scan(place: &LogPlace, applied: Index) -> Result<Option<LogFound>,
     place.drop_spare()?;
     let mut tail = Vec::new();
     let found = inspect(place, applied, &mut |record| {
-        tail.push(record);
+        tail.push(Arc::new(record));
         Ok(())
     })?;
     let Some((mut log, bytes)) = found else {
@@ -127,7 +122,7 @@ pub(crate) fn salvage(
     for mut segment in segments.into_iter().skip(begin) {
         let log = found.get_or_insert_with(|| LogFound::before(&segment.header));
         if segment.header.previous_epoch == UNKNOWN_EPOCH {
-            segment.header.previous_epoch = log.last.epoch;
+            segment.header.previous_epoch = log.last().epoch;
         }
         let joined = log.join(&segment);
         let read = joined.and_then(|()| {
@@ -270,12 +265,18 @@ impl LogFound {
             segments: Vec::new(),
             offset: 0,
             before: header.previous(),
-            last: header.previous(),
+            progress: Progress {
+                position: header.previous(),
+                ..Progress::default()
+            },
             commit: Index::ZERO,
-            clock: Version::ZERO,
-            epochs: Vec::new(),
             tail: Vec::new(),
         }
+    }
+
+    /// The last record.
+    pub(crate) const fn last(&self) -> Position {
+        self.progress.position
     }
 
     /// Checks that a segment continues what was read so far.
@@ -296,7 +297,7 @@ impl LogFound {
             // Nothing was read of one that was skipped but its header.
             let continues = match self.offset {
                 0 => last.header.previous() < header.previous(),
-                _ => self.last == header.previous(),
+                _ => self.last() == header.previous(),
             };
             is_next && continues
         });
@@ -314,7 +315,8 @@ impl LogFound {
             offset,
             format!(
                 "the log breaks off after record {}, and a later segment begins with record {}",
-                self.last, header.first
+                self.last(),
+                header.first
             ),
         ))
     }
@@ -329,7 +331,8 @@ impl LogFound {
         keep: &mut Keep<'_>,
     ) -> Result<(), StorageError> {
         if self.offset == 0 {
-            (self.before, self.last) = (segment.header.previous(), segment.header.previous());
+            self.before = segment.header.previous();
+            self.progress.position = self.before;
         }
         let mut at = HEADER_BYTES;
         loop {
@@ -372,29 +375,15 @@ impl LogFound {
 
     /// Takes a sound record in, if it is the next one.
     fn take(&mut self, frame: &Frame) -> Result<(), String> {
-        let (last, next) = (self.last, frame.position);
-        if next.index != last.index.next() || next.epoch < last.epoch {
-            return Err(format!(
-                "record {next} stands where {last} should be continued"
-            ));
-        }
-        if frame.version <= self.clock {
-            return Err(format!(
-                "the version of record {next} is not above the one before"
-            ));
-        }
-        if next.epoch > last.epoch {
-            self.epochs.push((next.epoch, next.index));
-        }
-        self.last = next;
+        let advanced = self.progress.advance(frame.position, frame.version);
+        advanced.map_err(|broken| broken.to_string())?;
         self.commit = self.commit.max(frame.commit);
-        self.clock = frame.version;
         Ok(())
     }
 
     /// Whether the log may end at `at`, before `rest`, which does not begin with a record.
     fn check_end(&self, at: usize, rest: &[u8]) -> Result<(), String> {
-        let missing = self.last.index.next();
+        let missing = self.last().index.next();
         if self.commit >= missing {
             return Err(format!(
                 "record {missing} is missing, but an earlier one says it was committed"

@@ -1,12 +1,14 @@
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use tierkv_types::{Epoch, LogId, Payload, record};
+use tierkv_types::{Epoch, LogId, Payload, Version, record};
 
 use super::*;
 use crate::{
     WalSync,
+    blocking::Blocking,
     disk::{Disk, TestDisk},
-    tests::{deadline, put},
+    failure::Failure,
+    tests::{deadline, put, shared},
 };
 
 const SEGMENT: u64 = 4096;
@@ -36,22 +38,25 @@ fn open(disk: &TestDisk) -> (Log, LogFound, Arc<Failure>) {
         scan(&place, Index::ZERO).unwrap().unwrap()
     });
     let failure = Arc::new(Failure::new());
-    let log = Log::start(LogStart {
+    let (log, writer) = Log::new(LogStart {
         retention: Duration::ZERO,
         limit_bytes: u64::MAX,
         place,
         segments: std::mem::take(&mut found.segments),
         offset: found.offset,
-        last: found.last,
-        clock: found.clock,
+        last: found.last(),
+        clock: found.progress.clock,
         failure: Arc::clone(&failure),
         lock: Arc::from(disk.lock(Path::new("/lock")).unwrap().unwrap()),
+        blocking: Blocking::Threads,
     });
-    (log.unwrap(), found, failure)
+    log.run(writer).unwrap();
+    (log, found, failure)
 }
 
-fn records(from: u64, to: u64) -> Vec<Record> {
-    (from..=to).map(|index| put(1, index, "key", 200)).collect()
+fn records(from: u64, to: u64) -> Vec<Arc<Record>> {
+    let records = (from..=to).map(|index| put(1, index, "key", 200));
+    records.map(Arc::new).collect()
 }
 
 async fn written(log: &Log, index: u64) {
@@ -62,7 +67,7 @@ async fn written(log: &Log, index: u64) {
 
 async fn filled(disk: &TestDisk, to: u64) {
     let (log, ..) = open(disk);
-    log.append(&records(1, to)).unwrap();
+    log.append(records(1, to)).unwrap();
     written(&log, to).await;
 }
 
@@ -72,10 +77,11 @@ async fn records_come_back_in_order_over_many_segments() {
     filled(&disk, 50).await;
     let (log, found, _) = open(&disk);
     assert_eq!(found.tail, records(1, 50));
-    assert_eq!(found.last.index, Index(50));
-    assert_eq!(found.epochs, vec![(Epoch(1), Index(1))]);
+    assert_eq!(found.last().index, Index(50));
+    let epochs: Vec<_> = found.progress.epochs.iter().collect();
+    assert_eq!(epochs, [(Epoch(1), Index(1))]);
     assert!(log.queue().segments() > 3);
-    log.append(&records(51, 60)).unwrap();
+    log.append(records(51, 60)).unwrap();
     written(&log, 60).await;
     drop(log);
     assert_eq!(open(&disk).1.tail, records(1, 60));
@@ -87,7 +93,7 @@ async fn what_is_queued_together_is_synced_together() {
     let (log, ..) = open(&disk);
     let before = disk.syncs();
     // Less than half a segment, after which space for the next one is synced, too.
-    log.append(&records(1, 5)).unwrap();
+    log.append(records(1, 5)).unwrap();
     written(&log, 5).await;
     assert_eq!(disk.syncs() - before, 1);
 }
@@ -96,11 +102,11 @@ async fn what_is_queued_together_is_synced_together() {
 async fn whole_segments_go_once_they_are_released() {
     let disk = TestDisk::default();
     let (log, ..) = open(&disk);
-    log.append(&records(1, 50)).unwrap();
+    log.append(records(1, 50)).unwrap();
     written(&log, 50).await;
     let before = log.queue().segments();
     log.release(Index(30));
-    log.append(&records(51, 51)).unwrap();
+    log.append(records(51, 51)).unwrap();
     log.close();
     let after = log.queue().segments();
     assert!(
@@ -110,7 +116,7 @@ async fn whole_segments_go_once_they_are_released() {
     drop(log);
     let found = scan(&place(&disk), Index::ZERO).unwrap().unwrap();
     assert!(found.before.index <= Index(30) && found.before.index > Index(15));
-    assert_eq!(found.last.index, Index(51));
+    assert_eq!(found.last().index, Index(51));
 }
 
 /// A write that stopped at any byte of the last record is cut, and the log goes on there.
@@ -199,14 +205,14 @@ async fn a_failed_sync_ends_the_log_and_is_never_tried_again() {
     let (log, _, failure) = open(&disk);
     let mut durable = log.durable().clone();
     disk.fail_syncs_after(0);
-    log.append(&records(1, 1)).unwrap();
+    log.append(records(1, 1)).unwrap();
     let error = deadline(failure.wait()).await;
     assert!(matches!(error, StorageError::Io { action: "sync", .. }));
     assert!(deadline(durable.changed()).await.is_err());
     assert_eq!(durable.borrow().index, Index::ZERO);
     let syncs = disk.syncs();
     assert!(matches!(
-        log.append(&records(2, 2)),
+        log.append(records(2, 2)),
         Err(StorageError::Closed)
     ));
     log.close();
@@ -221,8 +227,8 @@ async fn a_full_disk_refuses_and_is_survived() {
     disk.set_space(Some(0));
     let mut next = 1;
     let refused = loop {
-        match log.append(&records(next, next)) {
-            Ok(()) => {
+        match log.append(records(next, next)) {
+            Ok(_) => {
                 written(&log, next).await;
                 next += 1;
             }
@@ -234,7 +240,7 @@ async fn a_full_disk_refuses_and_is_survived() {
     assert!(failure.get().is_none());
     disk.set_space(None);
     let accepted = async {
-        while log.append(&records(next, next)).is_err() {
+        while log.append(records(next, next)).is_err() {
             let shorter = log.queue().shorter.notified();
             let _ = tokio::time::timeout(std::time::Duration::from_millis(20), shorter).await;
         }
@@ -250,7 +256,7 @@ async fn records_accepted_before_the_disk_was_full_wait_for_space() {
     let disk = TestDisk::default();
     let (log, _, failure) = open(&disk);
     disk.set_space(Some(0));
-    log.append(&records(1, 40)).unwrap();
+    log.append(records(1, 40)).unwrap();
     // The thread finds out on its own time: nothing may be accepted once it has.
     let found_out = async {
         loop {
@@ -262,7 +268,7 @@ async fn records_accepted_before_the_disk_was_full_wait_for_space() {
         }
     };
     deadline(found_out).await;
-    let refused = log.append(&records(41, 41));
+    let refused = log.append(records(41, 41));
     assert!(matches!(refused, Err(StorageError::NoSpace { .. })));
     disk.set_space(None);
     written(&log, 40).await;
@@ -274,7 +280,7 @@ async fn a_record_over_the_limit_is_refused_and_takes_nothing_with_it() {
     let disk = TestDisk::default();
     let (log, ..) = open(&disk);
     let both = [put(1, 1, "a", 10), put(1, 2, "b", 5_000)];
-    let refused = log.append(&both);
+    let refused = log.append(shared(&both));
     assert!(matches!(
         refused,
         Err(StorageError::Exhausted {
@@ -282,7 +288,7 @@ async fn a_record_over_the_limit_is_refused_and_takes_nothing_with_it() {
             ..
         })
     ));
-    log.append(&both[..1]).unwrap();
+    log.append(shared(&both[..1])).unwrap();
     written(&log, 1).await;
 }
 
@@ -293,7 +299,7 @@ async fn a_gap_is_never_written() {
     let (log, ..) = open(&disk);
     let mut record = put(1, 2, "k", 1);
     record.payload = Payload::Noop;
-    let _ = log.append(&[record]);
+    let _ = log.append(shared(&[record]));
 }
 
 /// The sector in which a record's length word ends may be the one that a power cut lost,
@@ -307,7 +313,7 @@ async fn a_length_word_lost_with_its_sector_is_torn() {
         let (first, second) = (put(1, 1, "key", filling), put(1, 2, "key", 200));
         let disk = TestDisk::default();
         let (log, ..) = open(&disk);
-        log.append(&[first.clone(), second]).unwrap();
+        log.append(shared(&[first.clone(), second])).unwrap();
         written(&log, 2).await;
         drop(log);
         let begins = header + record::encoded_len(&first);
@@ -315,6 +321,10 @@ async fn a_length_word_lost_with_its_sector_is_torn() {
         let path = Path::new("/log/00000000000000000001.log");
         disk.damage(path, begins, &vec![0; left]);
         let found = scan(&place(&disk), Index::ZERO).unwrap().unwrap();
-        assert_eq!(found.tail, vec![first], "with {left} bytes before the edge");
+        assert_eq!(
+            found.tail,
+            shared(&[first]),
+            "with {left} bytes before the edge"
+        );
     }
 }

@@ -2,27 +2,59 @@
 
 use std::{
     collections::VecDeque,
+    path::Path,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use tierkv_types::{Index, Position, Version};
+use tierkv_types::{Index, Position, Version, record};
 use tokio::sync::watch;
 
 use super::{
-    LogPlace, LogStart,
     queue::{Batch, Queue, Work},
-    segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Spare, in_allocated_space},
+    segment::{LogPlace, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Spare, in_allocated_space},
 };
-use crate::{StorageError, WalSync, disk::DiskLock, failure::Failure};
+use crate::{StorageError, WalSync, blocking::Blocking, disk::DiskLock, failure::Failure};
 
 /// How often a full disk is asked again.
 const NO_SPACE_RETRY: Duration = Duration::from_millis(200);
 
+/// What a log needs to run.
+pub(crate) struct LogStart {
+    pub(crate) place: LogPlace,
+    pub(crate) segments: Vec<Segment>,
+    /// Where the next record goes in the last segment.
+    pub(crate) offset: u64,
+    pub(crate) last: Position,
+    /// At least the highest version in the log.
+    pub(crate) clock: Version,
+    /// How long records stay once the store has them, by their versions.
+    pub(crate) retention: Duration,
+    /// Bytes over which they go sooner.
+    pub(crate) limit_bytes: u64,
+    pub(crate) failure: Arc<Failure>,
+    /// Kept until the writer is gone: nobody else may have the directory before.
+    pub(crate) lock: Arc<dyn DiskLock>,
+    /// Where the next segment is set aside.
+    pub(crate) blocking: Blocking,
+}
+
+/// What a turn of the writer came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It did something.
+    Busy,
+    /// There was nothing to do.
+    #[cfg_attr(not(any(test, feature = "conformance")), allow(dead_code))]
+    Idle,
+    /// The log is closed or has failed.
+    Over,
+}
+
 /// The thread's state. The last of `segments` is the one written to; there always is one.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(crate) struct LogWriter {
     place: LogPlace,
     queue: Arc<Queue>,
     publisher: watch::Sender<Position>,
@@ -44,7 +76,14 @@ pub(super) struct Writer {
     limit_bytes: u64,
     /// Since when something is written that is not synced; only under `Interval`.
     unsynced: Option<Instant>,
+    batch: Batch,
+    /// The batch as it is written.
+    encoded: Vec<u8>,
+    blocking: Blocking,
 }
+
+/// A reused buffer that a burst has made larger than this is given back.
+const KEPT_BUFFER_BYTES: usize = 4 << 20;
 
 /// What a thread that set space aside has to say.
 fn join(making: JoinHandle<Result<Spare, StorageError>>) -> Result<Spare, StorageError> {
@@ -54,7 +93,7 @@ fn join(making: JoinHandle<Result<Spare, StorageError>>) -> Result<Spare, Storag
     }
 }
 
-impl Writer {
+impl LogWriter {
     pub(super) fn new(
         mut start: LogStart,
         queue: Arc<Queue>,
@@ -81,58 +120,95 @@ impl Writer {
             retention: start.retention,
             limit_bytes: start.limit_bytes,
             unsynced: None,
+            batch: Batch::default(),
+            encoded: Vec::new(),
+            blocking: start.blocking,
         };
         writer.progress(true);
         writer
     }
 
+    /// The directory of the log's files.
+    pub(super) fn dir(&self) -> &Path {
+        &self.place.dir
+    }
+
     /// Runs until the log is closed or has failed. A failure is final: what a file holds
     /// after a failed write or sync is unknown, so nothing is tried again.
     pub(super) fn run(mut self) {
-        let mut batch = Batch::default();
-        let ended = loop {
-            let done = match self.queue.next(&mut batch, self.patience()) {
-                Work::Write => self.commit(&batch),
-                Work::Release(index) => {
-                    self.release(index);
-                    Ok(())
-                }
-                Work::Retry => self.sync_if_due().and_then(|()| self.prepare()),
-                Work::End => break self.sync(),
-            };
-            if done.is_err() {
-                break done;
+        loop {
+            let mut batch = std::mem::take(&mut self.batch);
+            let work = self.queue.next(&mut batch, self.patience());
+            self.batch = batch;
+            if self.turn(work) == Turn::Over {
+                return;
+            }
+        }
+    }
+
+    /// Does what there is to do, if anything; what the thread does in a loop.
+    #[cfg(any(test, feature = "conformance"))]
+    pub(crate) fn step(&mut self) -> Turn {
+        let mut batch = std::mem::take(&mut self.batch);
+        let work = self.queue.try_next(&mut batch);
+        self.batch = batch;
+        work.map_or(Turn::Idle, |work| self.turn(work))
+    }
+
+    fn turn(&mut self, work: Work) -> Turn {
+        let done = match work {
+            Work::Write => self.commit(),
+            Work::Release(index) => {
+                self.release(index);
+                Ok(())
+            }
+            Work::Retry => self.sync_if_due().and_then(|()| self.prepare()),
+            Work::End => {
+                let ended = self.sync();
+                return self.end(ended.err());
             }
         };
-        if let Err(error) = ended {
+        match done {
+            Ok(()) => Turn::Busy,
+            Err(error) => self.end(Some(error)),
+        }
+    }
+
+    fn end(&mut self, error: Option<StorageError>) -> Turn {
+        if let Some(error) = error {
             self.failure.set(error);
         }
         // Nobody may find the directory free while this process still makes a file in it.
         drop(self.making.take().map(JoinHandle::join));
         self.queue.end();
+        Turn::Over
     }
 
     /// Makes a batch durable, then tells. It is written in as many pieces as it needs
     /// segments, nearly always one.
-    fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
+    fn commit(&mut self) -> Result<(), StorageError> {
         let began = Instant::now();
-        let (mut piece_start, mut piece_end) = (0, 0);
-        for (length, position, version) in &batch.records {
-            let needed = self.offset + (piece_end - piece_start + length) as u64;
+        let batch = std::mem::take(&mut self.batch);
+        let mut encoded = std::mem::take(&mut self.encoded);
+        for record in &batch.records {
+            let needed = self.offset + (encoded.len() + record::encoded_len(record)) as u64;
             if needed > self.place.segment_bytes {
-                self.write(&batch.bytes[piece_start..piece_end])?;
-                piece_start = piece_end;
+                self.write(&encoded)?;
+                encoded.clear();
                 self.rotate()?;
             }
-            piece_end += length;
-            (self.last, self.clock) = (*position, *version);
+            record::encode(record, &mut encoded);
+            (self.last, self.clock) = (record.position, record.version);
         }
-        self.write(&batch.bytes[piece_start..piece_end])?;
+        self.write(&encoded)?;
         self.progress(true);
         self.publisher.send_replace(self.last);
         metrics::histogram!("tierkv_log_sync_seconds").record(began.elapsed());
         #[allow(clippy::cast_precision_loss)]
         metrics::histogram!("tierkv_log_batch_records").record(batch.records.len() as f64);
+        encoded.clear();
+        encoded.shrink_to(KEPT_BUFFER_BYTES);
+        (self.batch, self.encoded) = (batch, encoded);
         self.prepare()
     }
 
@@ -253,7 +329,7 @@ impl Writer {
                 return Ok(());
             }
             // A disk that was full answers at once, mostly, and writers wait for the answer.
-            None if self.no_space => self.place.set_aside(),
+            None if self.no_space || self.blocking == Blocking::Here => self.place.set_aside(),
             None => {
                 let place = self.place.clone();
                 let making = std::thread::Builder::new()

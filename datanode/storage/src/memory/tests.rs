@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use bytes::Bytes;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
-use tierkv_types::ChangeKind;
+use tierkv_types::{Change, ChangeKind, Version};
 
 use super::*;
 use crate::EvictionPolicy;
@@ -38,7 +38,10 @@ fn put(memory: &Memory, name: &str, version: u64) {
             expires: None,
         },
     };
-    memory.apply(&change, Version::from_bits(version));
+    memory.apply(
+        &change.key,
+        Entry::of(&change.kind, Version::from_bits(version)),
+    );
 }
 
 fn delete(memory: &Memory, name: &str, version: u64) {
@@ -46,7 +49,10 @@ fn delete(memory: &Memory, name: &str, version: u64) {
         key: key(name),
         kind: ChangeKind::Delete { existed: true },
     };
-    memory.apply(&change, Version::from_bits(version));
+    memory.apply(
+        &change.key,
+        Entry::of(&change.kind, Version::from_bits(version)),
+    );
 }
 
 fn get(memory: &Memory, name: &str) -> Residence {

@@ -2,17 +2,18 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use tierkv_types::{Incarnation, ItemKey, LogId, Payload, Position, Record, RequestId, Version};
+use tierkv_types::{Incarnation, ItemKey, LogId, Position, Record};
 use tokio::sync::mpsc;
 
 use super::{NodeFound, Repair};
 use crate::{
-    Entry, Outcome, StorageError,
+    Entry, StorageError,
+    blocking::blocking,
     disk::free_ending,
     log::{LogPlace, salvage},
     node_state::{NodeFacts, NodeState},
     recovery,
-    storage::blocking,
+    state::Fold,
     store::{self, CheckpointBatch, SqliteStore, Store, StoreMeta},
 };
 
@@ -159,10 +160,10 @@ impl Repair {
         let (batches, mut written) = mpsc::channel::<CheckpointBatch>(BATCHES_AHEAD);
         let place = self.place.clone();
         let limit = self.settings.checkpoint_bytes;
-        let (begin, log_id) = (meta.clone(), meta.log_id);
+        let begin = meta.clone();
         let reading = tokio::task::spawn_blocking(move || {
-            let from = begin.applied;
-            let mut gathered = Gathered::after(begin);
+            let (from, log_id) = (begin.applied, begin.log_id);
+            let mut gathered = Gathered::after(&begin);
             // Whoever takes the batches tells why, if it ends early.
             let give = |batch| {
                 batches
@@ -191,59 +192,46 @@ impl Repair {
     }
 }
 
-/// The effect of records that the store does not have yet.
+/// The effects of records that the store does not have yet.
 struct Gathered {
-    meta: StoreMeta,
+    log_id: LogId,
+    fold: Fold,
     changes: HashMap<ItemKey, Entry>,
-    forgotten: Option<Version>,
-    outcomes: Vec<(RequestId, Outcome)>,
     bytes: u64,
 }
 
 impl Gathered {
-    fn after(meta: StoreMeta) -> Self {
+    fn after(meta: &StoreMeta) -> Self {
         Self {
-            meta,
+            log_id: meta.log_id,
+            fold: Fold::after(meta.progress()),
             changes: HashMap::new(),
-            forgotten: None,
-            outcomes: Vec::new(),
             bytes: 0,
         }
     }
 
     fn take(&mut self, record: &Record, place: &LogPlace) -> Result<(), StorageError> {
-        let (last, next) = (self.meta.applied, record.position);
-        if next.index != last.index.next() || record.version <= self.meta.clock {
-            return Err(StorageError::Unrecoverable {
-                file: place.dir.clone(),
-                what: format!("record {next} does not continue what the store holds, {last}"),
-            });
-        }
-        if next.epoch > last.epoch {
-            self.meta.epochs.push((next.epoch, next.index));
-        }
-        self.meta.applied = next;
-        self.meta.clock = record.version;
-        if let Payload::Forget { up_to } = record.payload {
-            self.forgotten = self.forgotten.max(Some(up_to));
-        }
-        self.outcomes.extend(Outcome::of(record));
-        for change in record.changes() {
-            let entry = Entry::of(&change.kind, record.version);
+        let taken = self.fold.take(record);
+        let (effects, _) = taken.map_err(|broken| StorageError::Unrecoverable {
+            file: place.dir.clone(),
+            what: format!("the log does not continue what the store holds: {broken}"),
+        })?;
+        for (key, entry) in effects.entries() {
             let value = entry.item().map_or(0, |item| item.value.len());
-            self.bytes += (change.key.as_bytes().len() + value) as u64;
-            self.changes.insert(change.key.clone(), entry);
+            self.bytes += (key.as_bytes().len() + value) as u64;
+            self.changes.insert(key.clone(), entry);
         }
         Ok(())
     }
 
     fn batch(&mut self) -> CheckpointBatch {
         self.bytes = 0;
+        let unstored = self.fold.take_unstored();
         CheckpointBatch {
-            meta: self.meta.clone(),
+            meta: StoreMeta::at(self.log_id, self.fold.progress()),
             changes: self.changes.drain().collect(),
-            forgotten: self.forgotten.take(),
-            outcomes: std::mem::take(&mut self.outcomes),
+            forgotten: unstored.forgotten,
+            outcomes: unstored.outcomes,
             // None goes before a master says how late it is.
             request_horizon: 0,
         }

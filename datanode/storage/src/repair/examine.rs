@@ -62,7 +62,7 @@ pub(super) fn examine(
     {
         examiner.unsynced();
     }
-    let log_ends = log.found().filter(|_| takes).map(|log| log.last);
+    let log_ends = log.found().filter(|_| takes).map(|log| log.last());
     let kept = match log_ends {
         Some(last) if last.index > meta.applied.index => last,
         _ => meta.applied,
@@ -80,7 +80,7 @@ pub(super) fn examine(
     let seen = [
         node.facts().map(|facts| facts.promised),
         Some(kept.epoch),
-        meta.epochs.last().map(|(epoch, _)| *epoch),
+        meta.epochs.last().map(|(epoch, _)| epoch),
         log_ends.map(|last| last.epoch),
     ];
     epoch = seen.into_iter().flatten().fold(epoch, Epoch::max);
@@ -141,7 +141,7 @@ impl Examiner<'_> {
             } => {
                 let what = format!("{damaged_rows} rows of the store are damaged, first: {first}");
                 let whole = self.whole_log(meta.log_id)?;
-                if whole.is_some_and(|log| log.last.index >= meta.applied.index) {
+                if whole.is_some_and(|log| log.last().index >= meta.applied.index) {
                     self.rebuild(Problem::RowsDamaged, what);
                     return Ok(StoreMeta::default());
                 }
@@ -201,7 +201,7 @@ impl Examiner<'_> {
         match inspect(self.place, meta.applied.index, &mut pass) {
             Ok(None) => Ok(Log::Missing),
             Ok(Some((log, _))) => {
-                if log.last.index >= meta.applied.index {
+                if log.last().index >= meta.applied.index {
                     self.check_overlap(&log, meta)?;
                 }
                 Ok(Log::Sound(log))
@@ -209,7 +209,7 @@ impl Examiner<'_> {
             Err(error @ StorageError::Damaged { .. }) => {
                 let log = salvage(self.place, meta.applied, expected, &mut pass)?;
                 match &log {
-                    Some(log) if log.last.index >= meta.applied.index => {
+                    Some(log) if log.last().index >= meta.applied.index => {
                         self.check_overlap(log, meta)?;
                     }
                     None if meta.applied.index == Index::ZERO => self.check_begin(&error)?,
@@ -257,7 +257,7 @@ impl Examiner<'_> {
         let Some(log) = log.found() else {
             return Ok(false);
         };
-        let has_records = log.last != log.before;
+        let has_records = log.last() != log.before;
         let of_store = meta.log_id == log.log_id || meta.log_id == LogId::default();
         let named = self.node.facts().map(|facts| facts.log_id);
         let of_node = named.is_none_or(|named| named == log.log_id);
@@ -336,7 +336,7 @@ impl Examiner<'_> {
                     format!("whatever was acknowledged after record {}", meta.applied),
                 );
             }
-            Log::Sound(log) if log.last.index < meta.applied.index => {
+            Log::Sound(log) if log.last().index < meta.applied.index => {
                 self.plan.renew_log = true;
                 self.find(
                     Problem::LogShort,
@@ -344,7 +344,7 @@ impl Examiner<'_> {
                         "the log in {} ends with record {}, and the store holds everything up \
                          to record {}",
                         self.place.dir.display(),
-                        log.last,
+                        log.last(),
                         meta.applied
                     ),
                     "the log is set aside, and another, of a new id, begins after what the \

@@ -66,7 +66,9 @@ fn meta(index: u64) -> StoreMeta {
             index: Index(index),
         },
         clock: Version::from_bits(1 << 63 | index),
-        epochs: vec![(Epoch(1), Index(1)), (Epoch(3), Index(2))],
+        epochs: [(Epoch(1), Index(1)), (Epoch(3), Index(2))]
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -117,7 +119,9 @@ async fn a_checkpoint_is_there_after_reopening(backend: &dyn StoreBackend) {
 
     // An epoch table of the same length but another content is replaced, too.
     let mut other = batch(9, Vec::new());
-    other.meta.epochs = vec![(Epoch(1), Index(1)), (Epoch(4), Index(9))];
+    other.meta.epochs = [(Epoch(1), Index(1)), (Epoch(4), Index(9))]
+        .into_iter()
+        .collect();
     granted(store.checkpoint(Incarnation(1), other.clone()).await);
     assert_eq!(granted(store.claim(Incarnation(2)).await), other.meta);
     store.close().await;

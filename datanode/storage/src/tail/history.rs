@@ -11,8 +11,8 @@ use std::{
 
 use tierkv_types::{Index, Record, record};
 
-use super::{Cursor, Stretch};
-use crate::locked;
+use super::{cursor::Cursor, stretch::Stretch};
+use crate::{Effects, locked};
 
 /// Bytes of records that are kept; over it the oldest go, and whoever has not read them
 /// reads the log's files.
@@ -39,7 +39,7 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) struct Chunk {
     /// At least one.
-    records: Arc<[Record]>,
+    records: Arc<[Arc<Record>]>,
     bytes: usize,
 }
 
@@ -55,12 +55,12 @@ impl Chunk {
 
 /// About what a record takes in memory.
 fn weight(record: &Record) -> usize {
-    size_of::<Record>() + size_of_val(record.changes()) + record::encoded_len(record)
+    size_of::<Record>() + size_of_val(Effects::of(record).changes) + record::encoded_len(record)
 }
 
 /// Parts records into chunks of about [`STRETCH_BYTES`]. Their keys and values are shared
 /// with the memory tier, not copied.
-fn chunks(records: &[Record]) -> Vec<Chunk> {
+fn chunks(records: &[Arc<Record>]) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     let mut rest = records;
     while !rest.is_empty() {
@@ -94,11 +94,12 @@ impl History {
     }
 
     /// Prepares records that are about to be applied; none while nobody reads.
-    pub(crate) fn prepare(&self, records: &[Record]) -> Vec<Chunk> {
-        match self.readers.load(Ordering::SeqCst) {
-            0 => Vec::new(),
-            _ => chunks(records),
+    pub(crate) fn prepare<R: Clone + Into<Arc<Record>>>(&self, records: &[R]) -> Vec<Chunk> {
+        if self.readers.load(Ordering::SeqCst) == 0 {
+            return Vec::new();
         }
+        let records: Vec<Arc<Record>> = records.iter().cloned().map(Into::into).collect();
+        chunks(&records)
     }
 
     /// Takes in records that were just applied, in order.
@@ -132,7 +133,7 @@ impl History {
         }
         let at = kept.chunks.partition_point(|chunk| chunk.last() <= index);
         let mut bytes = 0;
-        let chunks: Vec<Arc<[Record]>> = (kept.chunks.range(at..))
+        let chunks: Vec<Arc<[Arc<Record>]>> = (kept.chunks.range(at..))
             .take_while(|chunk| {
                 let fits = bytes == 0 || bytes + chunk.bytes <= STRETCH_BYTES;
                 bytes += chunk.bytes;

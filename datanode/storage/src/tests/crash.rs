@@ -37,7 +37,11 @@ impl Life {
         );
         assert!(survived <= self.log.len(), "seed {seed} made records up");
         let applied = usize::try_from(found.applied.0).unwrap();
-        assert_eq!(found.tail, self.log[applied..survived], "seed {seed}");
+        assert_eq!(
+            found.tail,
+            shared(&self.log[applied..survived]),
+            "seed {seed}"
+        );
         assert!(
             found.promised.0 >= self.promised,
             "seed {seed} lost a promise"

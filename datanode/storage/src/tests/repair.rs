@@ -7,7 +7,7 @@ use tierkv_types::LogId;
 
 use super::*;
 use crate::{
-    Outcome, Problem, Repair, Repaired, StorageError,
+    Problem, Repair, Repaired, StorageError,
     disk::{Tear, TestDisk},
     node_state::NodeState,
     recovery,
@@ -163,7 +163,7 @@ impl Node {
         Model::of(log).check(&storage, &keys, when).await;
         let mut epochs: Vec<(Epoch, Index)> = Vec::new();
         for record in log {
-            let (id, outcome) = Outcome::of(record).unwrap();
+            let (id, outcome) = outcome_of(record).unwrap();
             assert_eq!(storage.outcome(&id), Some(outcome), "{when}");
             if epochs
                 .last()

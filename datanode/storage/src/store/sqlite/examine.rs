@@ -21,7 +21,7 @@ use super::{
     },
     wal,
 };
-use crate::{Disk, Item, StorageError, WalSync, disk::free_ending, storage::blocking};
+use crate::{Disk, Item, StorageError, WalSync, blocking::blocking, disk::free_ending};
 
 /// Rows that are read at once.
 const PAGE_ROWS: usize = 1_000;

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     StorageError, WalSync,
+    blocking::blocking,
     disk::{Disk, free_ending},
-    storage::blocking,
 };
 
 /// What a file begins with: SQLite's letters, pages of 4096 bytes.

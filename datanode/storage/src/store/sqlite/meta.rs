@@ -102,13 +102,13 @@ pub(super) async fn write(
         .epochs
         .last()
         .map(|(epoch, first)| (epoch.0.cast_signed(), first.0.cast_signed()));
-    if known.cast_unsigned() == meta.epochs.len() as u64 && stored == last {
+    if known.cast_unsigned() == meta.epochs.iter().count() as u64 && stored == last {
         return Ok(true);
     }
     sqlx::query("DELETE FROM epoch")
         .execute(&mut *connection)
         .await?;
-    for (epoch, first) in &meta.epochs {
+    for (epoch, first) in meta.epochs.iter() {
         sqlx::query("INSERT INTO epoch (epoch, first_index) VALUES (?, ?)")
             .bind(epoch.0.cast_signed())
             .bind(first.0.cast_signed())

@@ -21,7 +21,7 @@ use sqlx::SqliteConnection;
 use tierkv_types::{RequestId, Version};
 
 use super::{damaged, failure};
-use crate::{Outcome, StorageError, requests::Existed};
+use crate::{Outcome, StorageError, state::Existed};
 
 /// Places of outcomes after which a row is closed: a few MB.
 const PLACES_PER_ROW: usize = 1 << 16;

@@ -20,7 +20,7 @@ use super::{
         volume::{PageFormat, Volume},
     },
 };
-use crate::{StorageError, WalSync, disk::Disk, storage::blocking};
+use crate::{StorageError, WalSync, blocking::blocking, disk::Disk};
 
 /// Puts a file with checksums in the place of the plain one in `path`.
 pub(super) async fn rebuild(

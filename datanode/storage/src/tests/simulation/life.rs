@@ -6,8 +6,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::script::{Broken, Script, Step};
 use crate::{
-    EvictionPolicy, Outcome, Problem, Recovered, Repair, Residence, Storage, StorageError,
-    StorageSettings,
+    EvictionPolicy, Problem, Recovered, Repair, Residence, Storage, StorageError, StorageSettings,
     disk::{Tear, TestDisk},
     tests::*,
 };
@@ -206,7 +205,7 @@ impl Lives {
         self.check_recovered(&found)?;
         let survived = usize::try_from(found.last.index.0).unwrap_or(usize::MAX);
         let gone = self.log.split_off(survived);
-        let gone = gone.iter().filter_map(Outcome::of).map(|(id, _)| id);
+        let gone = gone.iter().filter_map(outcome_of).map(|(id, _)| id);
         self.lost.extend(gone);
         self.appended_state = Model::of(&self.log);
         self.applied = usize::try_from(found.applied.0).unwrap_or(usize::MAX);
@@ -298,7 +297,7 @@ impl Lives {
         rule!(survived <= self.log.len(), "records were made up");
         let applied = usize::try_from(found.applied.0).unwrap_or(usize::MAX);
         rule!(
-            applied <= survived && found.tail == self.log[applied..survived],
+            applied <= survived && found.tail == shared(&self.log[applied..survived]),
             "the tail is not what was appended after record {applied}"
         );
         rule!(
@@ -353,7 +352,7 @@ impl Lives {
         let logged = self.log[..self.applied].last();
         let logged = logged.map_or(0, |record| RequestId::horizon(record.version));
         let horizon = self.horizon.max(logged);
-        for (id, expected) in self.log[..self.applied].iter().filter_map(Outcome::of) {
+        for (id, expected) in self.log[..self.applied].iter().filter_map(outcome_of) {
             let outcome = storage.outcome(&id);
             if id.birth_millis >= horizon {
                 rule!(

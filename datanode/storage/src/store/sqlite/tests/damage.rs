@@ -53,7 +53,7 @@ fn meta(checkpoint: u64) -> StoreMeta {
             index: Index(checkpoint),
         },
         clock: Version::from_bits(checkpoint * 2_000),
-        epochs: vec![(Epoch(1), Index(1))],
+        epochs: [(Epoch(1), Index(1))].into_iter().collect(),
     }
 }
 

@@ -1,138 +1,59 @@
 //! Which requests were applied, and what they were answered (I8, TXN-IDS).
 //!
-//! An id is remembered while a master would still accept it, and is forgotten with all
-//! others of its second of birth: so forgetting costs nothing a request, and how long the
-//! log is kept has no say in it. Checkpoints bring fresh outcomes into the store, so that
-//! store plus log always hold every outcome that counts.
+//! A request's key is the random part of its id. It is remembered while a master would
+//! still accept it, and forgotten together with the others born in the same second; how
+//! long the log is kept has no say in it. Checkpoints bring fresh outcomes into the store,
+//! so that store plus log always hold every outcome that counts.
 
 use std::collections::{BTreeMap, HashMap};
 
-use tierkv_types::{ChangeKind, Payload, Record, RequestId, Version};
+use tierkv_types::{RequestId, Version};
+
+use super::outcome::{Existed, Outcome};
 
 /// Places for remembered requests, over which writers wait for the oldest to be forgotten.
 /// Nearly every request takes one: as many as 69,000 writes a second make in two minutes, in
-/// about half a GiB.
+/// about three quarters of a GiB.
 pub(crate) const REQUEST_LIMIT: usize = 8 << 20;
-/// So many bytes of an outcome beyond what fits one place take another.
-const PLACE_BYTES: usize = 64;
 
 const MILLIS_PER_SECOND: u64 = 1_000;
+/// Parts of the table, each with a hash table of its own: one that grows moves its entries
+/// while writers wait, and this many make that a millisecond.
+const PARTS: usize = 256;
 
-/// What became of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// The version of everything it changed.
-    pub version: Version,
-    /// What it asked for; 0 if that is not known.
-    pub fingerprint: u32,
-    /// Which of its operations deleted a key that was there.
-    pub existed: Existed,
-    /// The numbers that its increments left, in their order.
-    pub numbers: Vec<i64>,
-}
-
-impl Outcome {
-    /// How many places it takes of [`REQUEST_LIMIT`].
-    pub(crate) fn places(&self) -> usize {
-        let bytes = self.existed.as_bytes().len() + 8 * self.numbers.len();
-        1 + bytes / PLACE_BYTES
-    }
-
-    /// The request that a record applies, and its outcome.
-    #[must_use]
-    pub fn of(record: &Record) -> Option<(RequestId, Self)> {
-        let Payload::Write(write) = &record.payload else {
-            return None;
-        };
-        let outcome = Self {
-            version: record.version,
-            fingerprint: write.fingerprint,
-            existed: (write.changes.iter())
-                .map(|change| change.kind == ChangeKind::Delete { existed: true })
-                .collect(),
-            numbers: (write.changes.iter())
-                .filter_map(|change| match change.kind {
-                    ChangeKind::Increment { number, .. } => Some(number),
-                    ChangeKind::Put { .. } | ChangeKind::Delete { .. } => None,
-                })
-                .collect(),
-        };
-        Some((write.request, outcome))
-    }
-}
-
-/// A set of small numbers: the places of operations in a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Existed(Vec<u8>);
-
-impl Existed {
-    /// Whether the operation at this place deleted a key that was there.
-    #[must_use]
-    pub fn contains(&self, place: usize) -> bool {
-        self.0
-            .get(place / 8)
-            .is_some_and(|byte| byte & (1 << (place % 8)) != 0)
-    }
-
-    /// Eight places a byte, the lowest bit first; no zero at the end.
-    pub(crate) fn from_bytes(mut bytes: Vec<u8>) -> Self {
-        while bytes.last() == Some(&0) {
-            bytes.pop();
-        }
-        Self(bytes)
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl FromIterator<bool> for Existed {
-    fn from_iter<I: IntoIterator<Item = bool>>(places: I) -> Self {
-        let mut bytes = Vec::new();
-        for (place, existed) in places.into_iter().enumerate() {
-            if existed {
-                bytes.resize(place / 8 + 1, 0);
-                bytes[place / 8] |= 1 << (place % 8);
-            }
-        }
-        Self(bytes)
-    }
-}
-
-/// A request's name among those born in the same second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Name {
-    random: [u8; 16],
-    millis: u16,
-}
+/// The random part of a request's id.
+type RequestKey = [u8; 16];
 
 /// An outcome in few bytes: millions of them are held.
 #[derive(Clone, Copy, Debug)]
 struct Packed {
     version: Version,
+    /// The second of the request's birth; it wraps after 136 years.
+    second: u32,
     fingerprint: u32,
+    number: i64,
     /// The first sixteen places of `existed`.
     existed: [u8; 2],
     /// Whether it is a whole outcome; else the rest is kept aside.
     is_whole: bool,
-    /// Whether there is a number, and which.
+    /// Whether `number` is one.
     has_number: bool,
-    number: i64,
 }
 
+/// The requests born in one second.
 #[derive(Debug, Default)]
 struct Second {
-    outcomes: HashMap<Name, Packed>,
-    /// For the few requests that deleted or incremented more than [`Packed`] holds.
-    long: HashMap<Name, (Existed, Vec<i64>)>,
+    keys: Vec<RequestKey>,
     /// Places that all of them take.
     places: usize,
 }
 
 /// The outcomes of all applied requests that a master would still accept.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Requests {
+    parts: Box<[HashMap<RequestKey, Packed>]>,
+    /// For the few requests that deleted or incremented more than [`Packed`] holds.
+    long: HashMap<RequestKey, (Existed, Vec<i64>)>,
     /// By the second of their birth.
     seconds: BTreeMap<u64, Second>,
     places: usize,
@@ -140,52 +61,67 @@ pub(crate) struct Requests {
     horizon: u64,
 }
 
-fn place(id: &RequestId) -> (u64, Name) {
-    let second = id.birth_millis / MILLIS_PER_SECOND;
-    let millis = id.birth_millis % MILLIS_PER_SECOND;
-    let name = Name {
-        random: id.random,
-        // Below a thousand.
-        millis: u16::try_from(millis).unwrap_or(u16::MAX),
-    };
-    (second, name)
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            parts: (0..PARTS).map(|_| HashMap::new()).collect(),
+            long: HashMap::new(),
+            seconds: BTreeMap::new(),
+            places: 0,
+            horizon: 0,
+        }
+    }
+}
+
+/// Which part of the table a request is in. Its first byte is as random as any.
+const fn part(key: &RequestKey) -> usize {
+    key[0] as usize % PARTS
+}
+
+#[allow(clippy::cast_possible_truncation)] // Compared with numbers cut the same way.
+const fn short(second: u64) -> u32 {
+    second as u32
 }
 
 impl Requests {
+    /// Remembers what became of a request. What was known under the same key before, which
+    /// an earlier release allowed for requests of different births, is replaced.
     pub(crate) fn insert(&mut self, id: &RequestId, outcome: &Outcome) {
         if id.birth_millis < self.horizon {
             return;
         }
-        let (second, name) = place(id);
-        let second = self.seconds.entry(second).or_default();
+        let second = id.birth_millis / MILLIS_PER_SECOND;
         let existed = outcome.existed.as_bytes();
         let mut first = [0; 2];
         let inline = existed.len().min(first.len());
         first[..inline].copy_from_slice(&existed[..inline]);
         let packed = Packed {
             version: outcome.version,
+            second: short(second),
             fingerprint: outcome.fingerprint,
+            number: outcome.numbers.first().copied().unwrap_or(0),
             existed: first,
             is_whole: existed.len() <= first.len() && outcome.numbers.len() <= 1,
             has_number: !outcome.numbers.is_empty(),
-            number: outcome.numbers.first().copied().unwrap_or(0),
         };
-        let known = second.outcomes.insert(name, packed);
         if !packed.is_whole {
             let rest = (outcome.existed.clone(), outcome.numbers.clone());
-            second.long.insert(name, rest);
+            self.long.insert(id.random, rest);
         }
-        if known.is_none() {
-            second.places += outcome.places();
-            self.places += outcome.places();
+        let known = self.parts[part(&id.random)].insert(id.random, packed);
+        if known.is_some_and(|known| known.second == packed.second) {
+            return;
         }
+        let born = self.seconds.entry(second).or_default();
+        born.keys.push(id.random);
+        born.places += outcome.places();
+        self.places += outcome.places();
     }
 
-    pub(crate) fn get(&self, id: &RequestId) -> Option<Outcome> {
-        let (second, name) = place(id);
-        let second = self.seconds.get(&second)?;
-        let packed = second.outcomes.get(&name)?;
-        let (existed, numbers) = match second.long.get(&name) {
+    /// What became of the request with this random part.
+    pub(crate) fn get(&self, key: &RequestKey) -> Option<Outcome> {
+        let packed = self.parts[part(key)].get(key)?;
+        let (existed, numbers) = match self.long.get(key) {
             Some(rest) if !packed.is_whole => rest.clone(),
             _ => {
                 let number = packed.has_number.then_some(packed.number);
@@ -208,7 +144,19 @@ impl Requests {
         while let Some(oldest) = self.seconds.first_entry()
             && (oldest.key() + 1) * MILLIS_PER_SECOND <= self.horizon
         {
-            self.places -= oldest.remove().places;
+            let (second, born) = oldest.remove_entry();
+            self.places -= born.places;
+            for key in &born.keys {
+                let part = &mut self.parts[part(key)];
+                // One that was remembered again since is of a later second.
+                if part
+                    .get(key)
+                    .is_some_and(|packed| packed.second == short(second))
+                {
+                    part.remove(key);
+                    self.long.remove(key);
+                }
+            }
         }
     }
 
@@ -253,8 +201,8 @@ mod tests {
             requests.insert(&id(5_000, nth), outcome);
         }
         for (nth, outcome) in (0_u8..).zip(&outcomes) {
-            assert_eq!(requests.get(&id(5_000, nth)).as_ref(), Some(outcome));
-            assert_eq!(requests.get(&id(5_001, nth)), None);
+            assert_eq!(requests.get(&id(5_000, nth).random).as_ref(), Some(outcome));
+            assert_eq!(requests.get(&id(5_000, nth + 100).random), None);
         }
         let existed = &outcomes[4].existed;
         assert!(existed.contains(3) && existed.contains(999));
@@ -262,6 +210,20 @@ mod tests {
         let places = outcomes.iter().map(Outcome::places).sum::<usize>();
         assert_eq!(requests.places(), places);
         assert!(places > outcomes.len(), "a long one takes more than one");
+    }
+
+    /// A client that names its requests itself sends a repetition with another birth.
+    #[test]
+    fn a_request_is_known_by_the_random_part_of_its_id() {
+        let mut requests = Requests::default();
+        requests.insert(&id(4_000, 1), &outcome(&[1], &[5, 6]));
+        requests.insert(&id(6_000, 1), &outcome(&[2], &[]));
+        requests.insert(&id(6_000, 2), &outcome(&[], &[]));
+        requests.forget(5_000);
+        assert_eq!(requests.get(&[1; 16]), Some(outcome(&[2], &[])));
+        requests.forget(7_000);
+        assert_eq!(requests.get(&[1; 16]), None);
+        assert_eq!((requests.places(), requests.long.len()), (0, 0));
     }
 
     #[test]
@@ -272,10 +234,10 @@ mod tests {
         requests.insert(&id(5_000, 2), &outcome(&[], &[]));
         assert_eq!(requests.places(), 2);
         requests.forget(4_999);
-        assert!(requests.get(&id(4_999, 1)).is_some());
+        assert!(requests.get(&id(4_999, 1).random).is_some());
         requests.forget(5_000);
-        assert!(requests.get(&id(4_999, 1)).is_none());
-        assert!(requests.get(&id(5_000, 2)).is_some());
+        assert!(requests.get(&id(4_999, 1).random).is_none());
+        assert!(requests.get(&id(5_000, 2).random).is_some());
         requests.forget(1);
         requests.insert(&id(4_999, 1), &outcome(&[], &[]));
         assert_eq!((requests.places(), requests.horizon), (1, 5_000));

@@ -1,0 +1,41 @@
+//! What a data node says of itself.
+
+use tierkv_coordination::directory::Presence;
+use tierkv_rpc::proto::{convert, internal::InspectResponse, v1};
+use tierkv_storage::MemoryLimits;
+
+use crate::service::Service;
+
+impl Service {
+    /// Where this node stands.
+    pub(crate) fn inspect(&self) -> InspectResponse {
+        let (last, commit, mastership) = self.sequencer.standing();
+        let confirmed = self.sequencer.confirm(|_| ()).is_ok();
+        let role = match (&mastership, confirmed) {
+            (Some(_), true) => "master",
+            (Some(_), false) => "taking over",
+            (None, _) => "starting",
+        };
+        let presence = Presence::of_this_process(String::new());
+        InspectResponse {
+            host: presence.host,
+            pid: presence.pid,
+            role: role.to_owned(),
+            epoch: mastership.map_or(0, |term| term.epoch().0),
+            log_index: last.index.0,
+            commit_index: commit.0,
+            age_ms: 0,
+            memory: Some(in_force(*self.memory.borrow())),
+        }
+    }
+}
+
+/// What is in force in memory, as it goes over the wire.
+fn in_force(limits: MemoryLimits) -> v1::MemoryLimits {
+    let policy = convert::policy(&limits.policy.to_string());
+    v1::MemoryLimits {
+        policy: policy.unwrap_or_default().into(),
+        max_records: limits.said_records(),
+        max_bytes: limits.max_bytes,
+    }
+}

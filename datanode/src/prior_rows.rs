@@ -1,0 +1,90 @@
+//! What the store has of the keys of writes, where memory does not know it.
+
+use std::collections::HashMap;
+
+use tierkv_storage::{Item, Residence, Storage, StorageError};
+use tierkv_types::{Error, ItemKey};
+
+use crate::{
+    judgement::{Need, PriorValue, Priors, needed},
+    proposal::{Proposal, Rows},
+};
+
+/// Keys that one read of the store asks for.
+pub(crate) const KEYS_PER_LOAD: usize = 50;
+
+/// Bytes of values that are read from the store for what writes of one frame are to be
+/// told or judged by. Over it those that need more are refused.
+const PRIOR_BYTES: usize = 64 << 20;
+
+/// Reads what the store has of the keys that matter to `proposals` and that memory does not
+/// know, a few keys at a time, so that many large values are never held together. A row that
+/// is damaged is there: it may be deleted, and keeps no other write back.
+///
+/// # Errors
+/// Failures of the store.
+pub(crate) async fn load(storage: &Storage, proposals: &[Proposal]) -> Result<Rows, Error> {
+    let unknown: Vec<(ItemKey, Need)> = needs(proposals)
+        .into_iter()
+        .filter(|(key, _)| storage.get(key.as_bytes()) == Residence::Unknown)
+        .map(|(key, need)| (key.clone(), need))
+        .collect();
+    // After memory was asked, before the store is.
+    let generation = storage.generation();
+    let priors = load_priors(storage, unknown).await?;
+    Ok(Rows { generation, priors })
+}
+
+/// What proposals need to know, each key once, in the order of the keys.
+fn needs(proposals: &[Proposal]) -> Vec<(&ItemKey, Need)> {
+    let mut needs = HashMap::new();
+    for (key, need) in proposals
+        .iter()
+        .flat_map(|proposal| needed(&proposal.write))
+    {
+        let most = needs.entry(key).or_insert(need);
+        *most = need.max(*most);
+    }
+    let mut needs: Vec<(&ItemKey, Need)> = needs.into_iter().collect();
+    needs.sort_unstable_by_key(|(key, _)| *key);
+    needs
+}
+
+async fn load_priors(storage: &Storage, needs: Vec<(ItemKey, Need)>) -> Result<Priors, Error> {
+    let mut priors = Priors::with_capacity(needs.len());
+    let mut bytes = 0;
+    for needs in needs.chunks(KEYS_PER_LOAD) {
+        let keys: Vec<ItemKey> = needs.iter().map(|(key, _)| key.clone()).collect();
+        let loaded = load_some(storage, &keys).await?;
+        for ((key, need), prior) in needs.iter().zip(loaded) {
+            let mut prior = prior.reduced_to(*need);
+            bytes += prior.bytes();
+            if bytes > PRIOR_BYTES {
+                bytes -= prior.bytes();
+                prior = PriorValue::Unreadable(Error::exhausted(format!(
+                    "writes that arrived together ask for over {PRIOR_BYTES} bytes of previous \
+                     values, which is the limit prior_bytes; nothing was done, try again"
+                )));
+            }
+            priors.insert(key.clone(), prior);
+        }
+    }
+    Ok(priors)
+}
+
+async fn load_some(storage: &Storage, keys: &[ItemKey]) -> Result<Vec<PriorValue>, Error> {
+    let prior = |item: Option<Item>| item.map_or(PriorValue::Absent, PriorValue::Held);
+    if let Ok(items) = storage.load(keys).await {
+        return Ok(items.into_iter().map(prior).collect());
+    }
+    let mut priors = Vec::with_capacity(keys.len());
+    for key in keys {
+        let item = storage.load(std::slice::from_ref(key)).await;
+        priors.push(match item {
+            Ok(mut item) => prior(item.pop().flatten()),
+            Err(error @ StorageError::Damaged { .. }) => PriorValue::Unreadable(error.to_error()),
+            Err(error) => return Err(error.to_error()),
+        });
+    }
+    Ok(priors)
+}

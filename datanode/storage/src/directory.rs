@@ -1,0 +1,59 @@
+//! A node's directory: who may use it, and how its log is written.
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    Disk, StorageError, StorageSettings, WalSync,
+    disk::DiskLock,
+    log::{LogFound, LogPlace},
+    node_state::NodeState,
+};
+
+/// Makes the directories, locks them, reads the node state and sees whether the log is to
+/// be believed. Blocks.
+pub(crate) fn enter(
+    settings: &StorageSettings,
+    disk: Arc<dyn Disk>,
+) -> Result<(Arc<dyn DiskLock>, NodeState), StorageError> {
+    let dir = &settings.dir;
+    let boot = disk.boot_id();
+    let boot = boot.map_err(|error| StorageError::io("learn the boot of", dir, error))?;
+    disk.create_dir(&dir.join("log"))
+        .and_then(|()| disk.sync_dir(dir))
+        .map_err(|error| StorageError::io("make", dir, error))?;
+    let lock = lock(dir, &*disk)?;
+    let node_state = NodeState::open(disk, dir)?;
+    let unsynced = node_state.facts().and_then(|facts| facts.unsynced_boot);
+    if unsynced.is_some_and(|unsynced| unsynced != boot) {
+        return Err(StorageError::Unsynced { dir: dir.clone() });
+    }
+    Ok((Arc::from(lock), node_state))
+}
+
+/// Takes the lock of a node's directory. Blocks.
+pub(crate) fn lock(dir: &Path, disk: &dyn Disk) -> Result<Box<dyn DiskLock>, StorageError> {
+    let locked = disk.lock(&dir.join("lock"));
+    let locked = locked.map_err(|error| StorageError::io("lock", dir, error))?;
+    locked.ok_or_else(|| StorageError::Locked {
+        dir: dir.to_owned(),
+    })
+}
+
+/// Says in the node state how the log will be written. What an earlier process of this
+/// boot wrote is synced first, if from now on all that is there is to be durable. Blocks.
+pub(crate) fn enter_sync_mode(
+    place: &LogPlace,
+    log: &LogFound,
+    state: &NodeState,
+) -> Result<(), StorageError> {
+    let fail = |error| StorageError::io("learn the boot of", &place.dir, error);
+    match place.sync {
+        WalSync::Interval(_) => state.set_unsynced_boot(Some(place.disk.boot_id().map_err(fail)?)),
+        WalSync::Always | WalSync::Never => {
+            // What an earlier process wrote and had no time to sync may be in the system's
+            // memory alone, and reads like all else.
+            log.sync(place)?;
+            state.set_unsynced_boot(None)
+        }
+    }
+}

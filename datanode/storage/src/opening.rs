@@ -1,0 +1,194 @@
+//! A start, step by step: the directory, the store, the log, and all of them put together.
+
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
+
+use tierkv_types::Incarnation;
+use tokio::sync::{Notify, mpsc};
+
+use crate::{
+    Disk, Recovered, StorageError, StorageSettings,
+    blocking::Blocking,
+    checkpoint::{Ask, CHECKPOINT_ASKERS, Checkpointer},
+    core::{Core, Stored},
+    directory::{enter, enter_sync_mode},
+    disk::DiskLock,
+    failure::Failure,
+    log::{Log, LogFound, LogPlace, LogStart, LogWriter},
+    memory::{Memory, SHARDS},
+    meters,
+    node_state::NodeState,
+    recovery,
+    snapshot::open::Open,
+    state::{Fold, Requests},
+    store::{CheckpointBatch, SqliteStore, Store, StoreMeta},
+    tail::{cursor::Cursor, tails::Tails},
+};
+
+/// Smallest segment that may be set; tests use it.
+const MIN_SEGMENT_BYTES: u64 = 4096;
+
+/// A storage of which nothing runs yet: whoever has the parts drives them.
+pub(crate) struct Parts {
+    pub(crate) core: Arc<Core>,
+    pub(crate) recovered: Recovered,
+    /// Writes the log.
+    pub(crate) writer: LogWriter,
+    pub(crate) checkpointer: Checkpointer,
+    /// Asks for checkpoints.
+    pub(crate) asks: mpsc::Sender<Ask>,
+}
+
+/// A directory that nobody else may have.
+pub(crate) struct Entered {
+    settings: StorageSettings,
+    disk: Arc<dyn Disk>,
+    lock: Arc<dyn DiskLock>,
+    node_state: NodeState,
+    blocking: Blocking,
+}
+
+impl Entered {
+    /// Takes the directory in `settings.dir`, making it if there is none.
+    pub(crate) async fn take(
+        settings: StorageSettings,
+        disk: Arc<dyn Disk>,
+        blocking: Blocking,
+    ) -> Result<Self, StorageError> {
+        assert!(
+            settings.segment_bytes >= MIN_SEGMENT_BYTES,
+            "segment_bytes is under {MIN_SEGMENT_BYTES}"
+        );
+        meters::describe();
+        let (lock, node_state) = {
+            let (settings, disk) = (settings.clone(), Arc::clone(&disk));
+            blocking.run(move || enter(&settings, disk)).await?
+        };
+        Ok(Self {
+            settings,
+            disk,
+            lock,
+            node_state,
+            blocking,
+        })
+    }
+
+    /// Opens the store that is in the directory.
+    pub(crate) async fn open_store(&self) -> Result<Arc<dyn Store>, StorageError> {
+        let path = self.settings.dir.join(recovery::STORE_FILE);
+        let store = SqliteStore::open(Arc::clone(&self.disk), &path, self.settings.sync);
+        Ok(Arc::new(store.await?))
+    }
+
+    /// Claims the store, recovers the log, and puts everything together.
+    pub(crate) async fn open(self, store: Arc<dyn Store>) -> Result<Parts, StorageError> {
+        let incarnation = Incarnation(rand::random());
+        let mut meta = store.claim(incarnation).await?;
+        let opened = self.recover(meta.clone()).await?;
+        if meta.log_id != opened.log.log_id {
+            meta.log_id = opened.log.log_id;
+            let batch = CheckpointBatch {
+                meta: meta.clone(),
+                ..CheckpointBatch::default()
+            };
+            store.checkpoint(incarnation, batch).await?;
+        }
+        let mut requests = Requests::default();
+        for (id, outcome) in store.outcomes().await? {
+            requests.insert(&id, &outcome);
+        }
+        opened.assemble(store, incarnation, meta, requests)
+    }
+
+    async fn recover(self, meta: StoreMeta) -> Result<Opened, StorageError> {
+        let blocking = self.blocking;
+        let recovering = move || {
+            let mut place = recovery::place(&self.disk, &self.settings);
+            let store_path = self.settings.dir.join(recovery::STORE_FILE);
+            let (log, recovered) =
+                recovery::recover(&mut place, &self.node_state, &meta, &store_path)?;
+            enter_sync_mode(&place, &log, &self.node_state)?;
+            Ok(Opened {
+                entered: self,
+                place,
+                log,
+                recovered,
+            })
+        };
+        blocking.run(recovering).await
+    }
+}
+
+/// A directory whose log is in order.
+struct Opened {
+    entered: Entered,
+    place: LogPlace,
+    log: LogFound,
+    recovered: Recovered,
+}
+
+impl Opened {
+    fn assemble(
+        self,
+        store: Arc<dyn Store>,
+        incarnation: Incarnation,
+        meta: StoreMeta,
+        requests: Requests,
+    ) -> Result<Parts, StorageError> {
+        let Entered {
+            settings,
+            lock,
+            node_state,
+            blocking,
+            ..
+        } = self.entered;
+        let recovered = self.recovered;
+        let failure = Arc::new(Failure::new());
+        let applied = Cursor {
+            position: meta.applied,
+            version: meta.clock,
+        };
+        let (log, writer) = Log::new(LogStart {
+            place: self.place.clone(),
+            segments: self.log.segments,
+            offset: self.log.offset,
+            last: recovered.last,
+            clock: recovered.clock,
+            retention: settings.log_retention,
+            limit_bytes: settings.log_limit_bytes,
+            failure: Arc::clone(&failure),
+            lock: Arc::clone(&lock),
+            blocking,
+        });
+        let core = Arc::new(Core {
+            log_id: recovered.log_id,
+            log,
+            log_place: self.place.clone(),
+            memory: Memory::new(settings.memory, SHARDS),
+            store,
+            node_state,
+            failure,
+            tails: Arc::new(Tails::new(self.place, applied)),
+            stored: Mutex::new(Stored {
+                applied: meta.applied,
+                last_checkpoint: None,
+            }),
+            applying: Mutex::new(Fold::after(meta.progress())),
+            requests: Mutex::new(requests),
+            open_snapshots: Open::new(),
+            is_full: AtomicBool::new(false),
+            room: Notify::new(),
+            pressure: Notify::new(),
+            lock: Mutex::new(Some(lock)),
+            blocking,
+            settings,
+        });
+        let (asks, asked) = mpsc::channel(CHECKPOINT_ASKERS);
+        Ok(Parts {
+            checkpointer: Checkpointer::new(Arc::clone(&core), incarnation, asked),
+            core,
+            recovered,
+            writer,
+            asks,
+        })
+    }
+}

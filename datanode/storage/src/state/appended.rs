@@ -1,0 +1,229 @@
+//! What the records of the log that are not applied yet will do: the appended state.
+//!
+//! Conditions, repeated requests and `existed` are judged by it, so that writes need not
+//! wait for one another's commits (REP-APPLY).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use tierkv_types::{Index, ItemKey, Record};
+
+use super::{effects::Effects, outcome::Outcome};
+use crate::Entry;
+
+/// The records that are appended and not applied, and what they leave behind. A suffix can
+/// be dropped: one that the log did not take, or that a new master does not have.
+#[derive(Debug, Default)]
+pub struct Appended {
+    records: VecDeque<Arc<Record>>,
+    /// For each key that they change, what the last change leaves.
+    entries: HashMap<ItemKey, (Index, Entry)>,
+    /// For each request that they apply, by the random part of its id, what becomes of it.
+    outcomes: HashMap<[u8; 16], (Index, Outcome)>,
+}
+
+impl Appended {
+    /// Takes in the next record.
+    ///
+    /// # Panics
+    /// If it is not the one after the last.
+    pub fn push(&mut self, record: Arc<Record>) {
+        let index = record.position.index;
+        assert!(
+            self.last().is_none_or(|last| last.next() == index),
+            "record {} is appended out of its turn",
+            record.position
+        );
+        self.note(&record);
+        self.records.push_back(record);
+    }
+
+    fn note(&mut self, record: &Record) {
+        let index = record.position.index;
+        let effects = Effects::of(record);
+        for (key, entry) in effects.entries() {
+            self.entries.insert(key.clone(), (index, entry));
+        }
+        if let Some((id, outcome)) = effects.outcome() {
+            self.outcomes.insert(id.random, (index, outcome));
+        }
+    }
+
+    /// Drops every record after `last`, as if it had never been pushed.
+    pub fn truncate(&mut self, last: Index) {
+        let kept = self
+            .records
+            .partition_point(|record| record.position.index <= last);
+        if kept == self.records.len() {
+            return;
+        }
+        self.records.truncate(kept);
+        self.entries.clear();
+        self.outcomes.clear();
+        // What the dropped ones covered is what the others left.
+        let records = std::mem::take(&mut self.records);
+        records.iter().for_each(|record| self.note(record));
+        self.records = records;
+    }
+
+    /// Lets go of the first record: it is applied, and its effects are visible elsewhere.
+    ///
+    /// # Panics
+    /// If the first record is another one.
+    pub fn pop(&mut self, applied: &Record) {
+        let first = self.records.pop_front();
+        assert!(
+            first.is_some_and(|first| first.position == applied.position),
+            "record {} is applied out of its turn",
+            applied.position
+        );
+        let index = applied.position.index;
+        let effects = Effects::of(applied);
+        for change in effects.changes {
+            if self
+                .entries
+                .get(&change.key)
+                .is_some_and(|(last, _)| *last == index)
+            {
+                self.entries.remove(&change.key);
+            }
+        }
+        if let Some(id) = effects.request()
+            && self
+                .outcomes
+                .get(&id.random)
+                .is_some_and(|(last, _)| *last == index)
+        {
+            self.outcomes.remove(&id.random);
+        }
+    }
+
+    /// What a key will hold, and which record says so; `None` if none changes it.
+    #[must_use]
+    pub fn entry(&self, key: &ItemKey) -> Option<&(Index, Entry)> {
+        self.entries.get(key)
+    }
+
+    /// What will become of a request, and which record applies it; `None` if none does.
+    #[must_use]
+    pub fn outcome(&self, random: &[u8; 16]) -> Option<&(Index, Outcome)> {
+        self.outcomes.get(random)
+    }
+
+    /// The records after `after` and up to `up_to`.
+    pub fn between(&self, after: Index, up_to: Index) -> impl Iterator<Item = &Arc<Record>> {
+        let end = |index: Index| {
+            self.records
+                .partition_point(move |record| record.position.index <= index)
+        };
+        let (start, end) = (end(after), end(up_to));
+        self.records.range(start..end.max(start))
+    }
+
+    /// The index of the last record, if there is any.
+    #[must_use]
+    pub fn last(&self) -> Option<Index> {
+        self.records.back().map(|record| record.position.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+    use tierkv_types::{Change, ChangeKind, Epoch, Payload, Position, RequestId, Version, Write};
+
+    use super::*;
+
+    const KEYS: u8 = 4;
+
+    fn key(number: u8) -> ItemKey {
+        ItemKey::new("n", &[number]).unwrap()
+    }
+
+    fn record(index: u64, changed: &[u8]) -> Arc<Record> {
+        let changes = changed.iter().map(|number| Change {
+            key: key(*number),
+            kind: match number % 2 {
+                0 => ChangeKind::Delete { existed: true },
+                _ => ChangeKind::Increment {
+                    number: 7,
+                    expires: None,
+                },
+            },
+        });
+        Arc::new(Record {
+            position: Position {
+                epoch: Epoch(1),
+                index: Index(index),
+            },
+            commit: Index::ZERO,
+            version: Version::from_bits(index),
+            payload: Payload::Write(Write {
+                request: RequestId {
+                    birth_millis: 1,
+                    random: [index.to_le_bytes()[0]; 16],
+                },
+                fingerprint: 1,
+                changes: changes.collect(),
+            }),
+        })
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(Vec<u8>),
+        Truncate(u64),
+        Pop,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => vec(0..KEYS, 1..3).prop_map(|mut keys| {
+                keys.sort_unstable();
+                keys.dedup();
+                Step::Push(keys)
+            }),
+            1 => (0_u64..4).prop_map(Step::Truncate),
+            2 => Just(Step::Pop),
+        ]
+    }
+
+    proptest! {
+        /// Whatever was pushed, dropped and applied: it is as if only what is left had been.
+        #[test]
+        fn it_is_what_its_records_make(steps in vec(step(), 0..40)) {
+            let mut appended = Appended::default();
+            let mut left: VecDeque<Arc<Record>> = VecDeque::new();
+            let mut last = 0;
+            for step in steps {
+                match step {
+                    Step::Push(keys) => {
+                        last += 1;
+                        left.push_back(record(last, &keys));
+                        appended.push(record(last, &keys));
+                    }
+                    Step::Truncate(count) => {
+                        let dropped = count.min(left.len() as u64);
+                        last -= dropped;
+                        left.retain(|record| record.position.index.0 <= last);
+                        appended.truncate(Index(last));
+                    }
+                    Step::Pop => {
+                        if let Some(first) = left.pop_front() {
+                            appended.pop(&first);
+                        }
+                    }
+                }
+                let mut fresh = Appended::default();
+                left.iter().for_each(|record| fresh.push(Arc::clone(record)));
+                prop_assert_eq!(&appended.records, &fresh.records);
+                prop_assert_eq!(&appended.entries, &fresh.entries);
+                prop_assert_eq!(&appended.outcomes, &fresh.outcomes);
+                let all: VecDeque<_> = appended.between(Index::ZERO, Index(last)).cloned().collect();
+                prop_assert_eq!(all, left.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Records that are handed out together.
+
+use std::sync::Arc;
+
+use tierkv_types::{Index, Record};
+
+use super::cursor::Cursor;
+
+/// Some records that follow one another.
+#[derive(Debug)]
+pub struct Stretch {
+    chunks: Vec<Arc<[Arc<Record>]>>,
+    /// Records of the first chunk that don't belong to it.
+    skip: usize,
+    pub(super) end: Cursor,
+}
+
+impl Stretch {
+    /// What is after `index` in chunks of which the first one holds the next record; `None`
+    /// if that is nothing.
+    pub(super) fn after(index: Index, chunks: Vec<Arc<[Arc<Record>]>>) -> Option<Self> {
+        let skip = index.next().0 - chunks.first()?.first()?.position.index.0;
+        Some(Self {
+            skip: usize::try_from(skip).ok()?,
+            end: Cursor::of(chunks.last()?.last()?),
+            chunks,
+        })
+    }
+
+    pub(super) fn whole(records: Vec<Record>) -> Option<Self> {
+        let end = Cursor::of(records.last()?);
+        Some(Self {
+            chunks: vec![records.into_iter().map(Arc::new).collect()],
+            skip: 0,
+            end,
+        })
+    }
+
+    /// The records, in order.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        let records = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        records.skip(self.skip).map(|record| &**record)
+    }
+}
