@@ -144,11 +144,11 @@ impl Sequencer {
 
     /// What to say of the mastership now; `NotMaster` if it may not be acted on.
     pub(crate) fn confirm<T>(&self, say: impl FnOnce(&Mastership) -> T) -> Result<T, Error> {
-        self.lock()
-            .replica
-            .confirm(self.clock.boot_time())
-            .map(say)
-            .map_err(not_master)
+        let state = self.lock();
+        let now = self.clock.boot_time();
+        // What is answered here holds for readers, too, from now on.
+        self.publish(&state, now);
+        state.replica.confirm(now).map(say).map_err(not_master)
     }
 
     /// The last position of the log, the commit index, and whether this node masters.

@@ -114,15 +114,3 @@ pub enum ChangeKind {
         existed: bool,
     },
 }
-
-impl Record {
-    /// The changes this record makes, in order.
-    #[must_use]
-    pub fn changes(&self) -> &[Change] {
-        match &self.payload {
-            Payload::Noop | Payload::Forget { .. } => &[],
-            Payload::Write(write) => &write.changes,
-            Payload::Expire(changes) => changes,
-        }
-    }
-}
