@@ -220,6 +220,21 @@ mod tests {
     }
 
     #[test]
+    fn processor_time_of_a_server_is_read_from_the_whole_line() {
+        // As Linux 6 prints it: utime and stime are fields 14 and 15, the time of children
+        // that were waited for (16 and 17) does not count.
+        let stat = "4242 (tierkv) S 1 4242 4242 0 -1 4194560 81234 0 3 0 123456 7890 11 22 20 0 \
+                    9 0 104522 1342177280 98304 18446744073709551615 1 1 0 0 0 0 0 4096 17663 0 0 \
+                    0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+        let cpu = parse_cpu(stat).unwrap();
+        assert_eq!((cpu.user, cpu.kernel), (1_234.56, 78.90));
+        assert_eq!(
+            parse_cpu("4242 (tierkv) S 1 4242 4242 0 -1 0 0 0 0 0 12"),
+            None
+        );
+    }
+
+    #[test]
     fn idle_time_counts_waiting_for_the_disk() {
         let stat = "cpu  10 0 20 60 5 1 2 2 9 0\ncpu0 1 1 1 1\n";
         let machine = parse_machine(stat).unwrap();

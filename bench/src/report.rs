@@ -17,13 +17,13 @@ pub(crate) const LEAST_ROUNDS: u64 = 5;
 
 /// The whole run.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct Report<C = Verdict> {
     pub(crate) cores: usize,
     pub(crate) keys: u64,
     pub(crate) shape: &'static str,
     pub(crate) rounds: u64,
     pub(crate) seconds_a_part: f64,
-    pub(crate) cells: Vec<Verdict>,
+    pub(crate) cells: Vec<C>,
 }
 
 impl Report {
@@ -40,8 +40,6 @@ impl Report {
         ];
         let mut rows = vec![heads.map(str::to_owned)];
         rows.extend(self.cells.iter().map(row_of));
-        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..heads.len()).map(width).collect();
         let mut table = format!(
             "{} records ({}), {} rounds of {} s a side, {} cores; rates are for orientation\n\n",
             self.keys, self.shape, self.rounds, self.seconds_a_part, self.cores
@@ -49,26 +47,13 @@ impl Report {
         if self.rounds < LEAST_ROUNDS {
             table += &format!("fewer than {LEAST_ROUNDS} rounds: a quick look, no figures\n\n");
         }
-        for row in rows {
-            let cells = row.iter().zip(&widths).enumerate();
-            let line: Vec<String> = cells
-                .map(|(column, (cell, width))| match column {
-                    1..=2 => format!("{cell:>width$}"),
-                    _ => format!("{cell:<width$}"),
-                })
-                .collect();
-            table += line.join("  ").trim_end();
-            table.push('\n');
-        }
+        table += &aligned(&rows, &[1, 2]);
         table
     }
 
     /// Writes `report.json` and the plots into `folder`.
     pub(crate) fn write(&self, folder: &Path) -> Result<(), Failure> {
-        let json = serde_json::to_string_pretty(self).map_err(Failure::of)?;
-        fs::create_dir_all(folder)
-            .and_then(|()| fs::write(folder.join("report.json"), json))
-            .map_err(|error| Failure(format!("writing into {}: {error}", folder.display())))?;
+        write_json(self, folder)?;
         for verdict in &self.cells {
             if let End::Measured { figures, .. } = &verdict.end {
                 let path = folder.join(format!("{}.svg", verdict.cell));
@@ -78,6 +63,37 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// Writes `report` as `report.json` into `folder`, which it makes if need be.
+pub(crate) fn write_json(report: &impl Serialize, folder: &Path) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(report).map_err(Failure::of)?;
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(folder.join("report.json"), json))
+        .map_err(|error| Failure(format!("writing into {}: {error}", folder.display())))
+}
+
+/// Rows as lines, each column as wide as its widest cell; the columns `right` are aligned
+/// to the right.
+pub(crate) fn aligned<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut lines = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate();
+        let line: Vec<String> = cells
+            .map(|(column, (cell, width))| {
+                if right.contains(&column) {
+                    format!("{cell:>width$}")
+                } else {
+                    format!("{cell:<width$}")
+                }
+            })
+            .collect();
+        lines += line.join("  ").trim_end();
+        lines.push('\n');
+    }
+    lines
 }
 
 fn row_of(verdict: &Verdict) -> [String; 7] {
@@ -130,7 +146,8 @@ fn plot(
     .draw(path)
 }
 
-fn rates(figures: &RateFigures) -> [Vec<f64>; 2] {
+/// Operations a second in each round: ours, the peer's.
+pub(crate) fn rates(figures: &RateFigures) -> [Vec<f64>; 2] {
     let side = |side: fn(&Round) -> &Part| {
         let rounds = figures.rounds.iter();
         rounds.map(|round| side(round).rate).collect()

@@ -68,7 +68,9 @@ pub(crate) async fn measure<A: Target, B: Target>(
     Ok(measured)
 }
 
-async fn part<T: Target>(
+/// Runs one side's load for `duration` and measures it. `number` is the round's, which
+/// choices of keys and stamps of values come from.
+pub(crate) async fn part<T: Target>(
     side: &Side<T>,
     name: &str,
     duration: Duration,

@@ -76,10 +76,22 @@ pub(crate) enum Reading {
     Latest,
 }
 
+/// The build of the platform that a stage runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Build {
+    /// Its name in messages.
+    pub(crate) name: &'static str,
+    /// Its binary; absent: the one beside this program.
+    pub(crate) binary: Option<PathBuf>,
+}
+
 /// The servers that run.
 #[derive(Debug)]
 pub(crate) struct Stage {
     settings: Settings,
+    build: Build,
+    /// The platform, started but not loaded.
+    empty_platform: Option<TierKv>,
     platform: Option<TierKv>,
     etcd: Option<Etcd>,
     redis: Option<Redis>,
@@ -97,9 +109,21 @@ pub(crate) fn harness(error: HarnessError) -> Failure {
 }
 
 impl Stage {
+    /// A stage with the platform of this build.
     pub(crate) const fn new(settings: Settings) -> Self {
+        let build = Build {
+            name: "the platform",
+            binary: None,
+        };
+        Self::of_build(settings, build)
+    }
+
+    /// A stage with the platform of another build.
+    pub(crate) const fn of_build(settings: Settings, build: Build) -> Self {
         Self {
             settings,
+            build,
+            empty_platform: None,
             platform: None,
             etcd: None,
             redis: None,
@@ -222,19 +246,39 @@ impl Stage {
         Ok((address, Meter::new(pids, &data)))
     }
 
-    async fn loaded_platform(&mut self) -> Result<(String, Meter), Failure> {
-        if self.platform.is_none() {
+    /// Starts the platform without loading it, if it does not run yet.
+    pub(crate) async fn start_platform(&mut self) -> Result<(), Failure> {
+        if self.platform.is_none() && self.empty_platform.is_none() {
             let options = Options {
+                binary: self.build.binary.clone(),
                 arguments: vec!["--cache-mib".to_owned(), CACHE_MIB.to_owned()],
                 ..Options::default()
             };
             let platform = TierKv::start(options).await.map_err(harness)?;
-            note(format_args!("loading the platform"));
+            self.empty_platform = Some(platform);
+        }
+        Ok(())
+    }
+
+    /// Starts the platform and writes every record once, if that was not done yet.
+    pub(crate) async fn load_platform(&mut self) -> Result<(), Failure> {
+        if self.platform.is_some() {
+            return Ok(());
+        }
+        self.start_platform().await?;
+        // If the load fails, this process ends with it and the next cell starts another.
+        if let Some(platform) = self.empty_platform.take() {
+            note(format_args!("loading {}", self.build.name));
             let sessions = sessions(platform.grpc()).await?;
             let outcome = load(&sessions, &self.settings.loading()).await?;
             note(format_args!("loaded at {:.0} puts/s", outcome.rate()));
             self.platform = Some(platform);
         }
+        Ok(())
+    }
+
+    async fn loaded_platform(&mut self) -> Result<(String, Meter), Failure> {
+        self.load_platform().await?;
         let platform = started(self.platform.as_mut())?;
         let meter = Meter::new(vec![platform.pid()], platform.folder().data());
         Ok((platform.grpc().to_owned(), meter))
@@ -243,7 +287,7 @@ impl Stage {
     /// The platform with every record in its cache, as its own answers say.
     async fn warm_platform(&mut self) -> Result<(String, Meter), Failure> {
         let (address, meter) = self.loaded_platform().await?;
-        note(format_args!("warming the platform's cache"));
+        note(format_args!("warming the cache of {}", self.build.name));
         let sessions = sessions(&address).await?;
         // The first reading fills the cache, the second shows that it is full.
         read_all(&sessions, self.settings, Reading::Cached).await?;
