@@ -12,8 +12,10 @@ ARGS ?=
 # FULL=1 that one, too.
 CELLS ?=
 FULL ?=
+# Another tierkv binary, which `make bench` then compares the one just built with.
+BASELINE ?=
 # They go as arguments; an empty variable in its environment would be a cell without a name.
-unexport CELLS FULL
+unexport CELLS FULL BASELINE
 # How often `make soak` kills the platform, and how many data folders of the last release
 # it kills the migration of.
 ROUNDS ?= 200
@@ -68,7 +70,7 @@ soak: ## Kill the platform many times under load (ROUNDS=200)
 	TIERKV_KILL_ROUNDS=$(ROUNDS) cargo test --workspace --test kill --test migration -- --nocapture
 
 .PHONY: bench
-bench: ## Measure the platform beside its peers (CELLS="hit-unary put-one"; FULL=1: the 10 minutes of steady-writes, too)
+bench: ## Measure the platform beside its peers (CELLS="hit-unary put-one"; FULL=1: the 10 minutes of steady-writes, too), or BASELINE=BINARY, another build of it
 	ops/deps.sh test
 	cargo build --release --package tierkv-cli --package tierkv-bench
-	$(TARGET)/release/tierkv-bench $(if $(filter 1,$(FULL)),--full) $(CELLS)
+	$(TARGET)/release/tierkv-bench $(if $(filter 1,$(FULL)),--full) $(if $(BASELINE),--baseline $(BASELINE)) $(CELLS)

@@ -4,8 +4,9 @@
 //! [`rounds`] (A B A B), [`memory`] and [`steady`] (the two cells that are no rates),
 //! [`cost`], [`footprint`] and [`metrics_page`] (what is seen of a server from outside),
 //! [`verdict`] (what the figures say), [`report`], [`plot`]. The peers' clients are
-//! [`echo`], [`etcd`] and [`redis`].
+//! [`echo`], [`etcd`] and [`redis`]. [`baseline`] compares two builds of the platform.
 
+mod baseline;
 mod cell;
 mod cost;
 mod echo;
@@ -32,7 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cell::Cell,
-    report::Report,
+    report::{LEAST_ROUNDS, Report},
     rounds::measure,
     stage::{Settings, Stage},
     verdict::{Figures, RateFigures, Verdict},
@@ -43,7 +44,10 @@ use crate::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measures the platform and its peers side by side.
+/// How long each side works in a round, unless said otherwise.
+const PART: Duration = Duration::from_secs(3);
+
+/// Measures the platform and its peers, or two builds of it, side by side.
 #[derive(Debug, Parser)]
 #[command(name = "tierkv-bench", args_conflicts_with_subcommands = true)]
 struct Command {
@@ -65,21 +69,27 @@ enum Server {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// The cells to measure; none means all but the long one, steady-writes.
+    /// The cells to measure; none means all but the long one, steady-writes, or with
+    /// --baseline those that compare two builds: hit-unary, hit-session, put-one.
     #[arg(env = "CELLS")]
     cells: Vec<String>,
+    /// Compare the tierkv beside this program with this other tierkv instead of with peers:
+    /// operations a second, and processor time of the server for an operation.
+    #[arg(long, value_name = "BINARY")]
+    baseline: Option<PathBuf>,
     /// Measure all cells, the long one too.
     #[arg(long, env = "FULL", value_parser = FalseyValueParser::new())]
     full: bool,
     /// Seconds that steady-writes takes; fewer than 600 make a quick look, not a figure.
     #[arg(long, default_value_t = steady::DURATION_SECONDS, value_parser = clap::value_parser!(u64).range(30..=86_400))]
     steady_seconds: u64,
-    /// Rounds a cell; fewer than 5 make a quick look, not a figure.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    rounds: u64,
-    /// Seconds that each side has in a round.
-    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
-    seconds: f64,
+    /// Rounds a cell: 5 unless given, with --baseline 15 pairs; fewer make a quick look, not
+    /// a figure.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: Option<u64>,
+    /// Seconds that each side has in a round: 3 unless given, with --baseline 5.
+    #[arg(long, value_parser = seconds)]
+    seconds: Option<f64>,
     /// Records in every system.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX)))]
     keys: u64,
@@ -89,6 +99,27 @@ struct Run {
     /// Where report.json and the plots go.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
+}
+
+impl Run {
+    fn rounds(&self) -> u64 {
+        self.rounds.unwrap_or(match self.baseline {
+            None => LEAST_ROUNDS,
+            Some(_) => baseline::PAIRS,
+        })
+    }
+
+    fn settings(&self) -> Settings {
+        let duration = self.seconds.map(Duration::from_secs_f64);
+        Settings {
+            keys: self.keys,
+            duration: duration.unwrap_or(match self.baseline {
+                None => PART,
+                Some(_) => baseline::WINDOW,
+            }),
+            shape: shape_of(&self.shape),
+        }
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -145,12 +176,20 @@ async fn run_until_interrupted(run: &Run) -> Result<ExitCode, Failure> {
 }
 
 async fn measured(run: &Run) -> Result<ExitCode, Failure> {
-    let cells = chosen(&run.cells, run.full).map_err(Failure)?;
-    let settings = Settings {
-        keys: run.keys,
-        duration: Duration::from_secs_f64(run.seconds),
-        shape: shape_of(&run.shape),
-    };
+    let named = named(&run.cells).map_err(Failure)?;
+    let settings = run.settings();
+    if let Some(binary) = &run.baseline {
+        // All cells, when --full asks for them, hold some that compare no builds.
+        let cells = if run.full { chosen(named, true) } else { named };
+        let cells = baseline::chosen(cells).map_err(Failure)?;
+        let all = baseline::run(binary, cells, settings, run.rounds(), &run.output).await?;
+        return Ok(if all {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
+    let cells = chosen(named, run.full);
     let mut stage = Stage::new(settings);
     let mut verdicts = Vec::new();
     for cell in cells {
@@ -169,8 +208,8 @@ async fn measured(run: &Run) -> Result<ExitCode, Failure> {
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         keys: run.keys,
         shape: settings.shape.name(),
-        rounds: run.rounds,
-        seconds_a_part: run.seconds,
+        rounds: run.rounds(),
+        seconds_a_part: settings.duration.as_secs_f64(),
         cells: verdicts,
     };
     write!(std::io::stdout().lock(), "{}", report.table()).map_err(Failure::of)?;
@@ -187,18 +226,22 @@ async fn measured(run: &Run) -> Result<ExitCode, Failure> {
 }
 
 /// The cells named; `CELLS` names several in one word, and may be empty.
-fn chosen(names: &[String], full: bool) -> Result<Vec<Cell>, String> {
-    let cells = names
+fn named(names: &[String]) -> Result<Vec<Cell>, String> {
+    names
         .iter()
         .flat_map(|words| words.split([' ', ',', '\n', '\t']))
         .filter(|name| !name.is_empty())
         .map(str::parse)
-        .collect::<Result<Vec<Cell>, _>>()?;
-    if cells.is_empty() {
+        .collect()
+}
+
+/// The cells that were named, or all if none was: the long one only if `full`.
+fn chosen(named: Vec<Cell>, full: bool) -> Vec<Cell> {
+    if named.is_empty() {
         let all = Cell::ALL.into_iter();
-        Ok(all.filter(|cell| full || !cell.is_long()).collect())
+        all.filter(|cell| full || !cell.is_long()).collect()
     } else {
-        Ok(cells)
+        named
     }
 }
 
@@ -212,19 +255,19 @@ async fn figures_of(
     let rounds = match cell {
         Cell::HitUnary => {
             let peer = stage.echo().await?;
-            measure(&stage.platform_unary_hits().await?, &peer, run.rounds).await
+            measure(&stage.platform_unary_hits().await?, &peer, run.rounds()).await
         }
         Cell::HitUnaryEtcd => {
             let peer = stage.etcd(Operations::Reads).await?;
-            measure(&stage.platform_unary_hits().await?, &peer, run.rounds).await
+            measure(&stage.platform_unary_hits().await?, &peer, run.rounds()).await
         }
         Cell::HitSession => {
             let peer = stage.redis_reads().await?;
-            measure(&stage.platform_session_hits().await?, &peer, run.rounds).await
+            measure(&stage.platform_session_hits().await?, &peer, run.rounds()).await
         }
         Cell::PutOne => {
             let peer = stage.etcd(Operations::Writes).await?;
-            measure(&stage.platform_session_puts().await?, &peer, run.rounds).await
+            measure(&stage.platform_session_puts().await?, &peer, run.rounds()).await
         }
         Cell::Memory => return memory::measure(settings).await.map(Figures::Memory),
         Cell::SteadyWrites => {
@@ -251,16 +294,32 @@ mod tests {
         assert!(command.server.is_some());
         assert!(!command.run.full && command.run.steady_seconds == 600);
         assert!(Command::parse_from(["tierkv-bench", "--full"]).run.full);
+        assert!(Command::try_parse_from(["tierkv-bench", "--baseline"]).is_err());
         assert!(Command::try_parse_from(["tierkv-bench", "--rounds", "0"]).is_err());
         assert!(Command::try_parse_from(["tierkv-bench", "--seconds", "nan"]).is_err());
     }
 
     #[test]
+    fn a_baseline_has_more_rounds_and_longer_ones() {
+        let run = |arguments: &[&str]| {
+            let all = ["tierkv-bench"].iter().chain(arguments);
+            let run = Command::parse_from(all).run;
+            (run.rounds(), run.settings().duration.as_secs_f64())
+        };
+        assert_eq!(run(&[]), (5, 3.0));
+        assert_eq!(run(&["--baseline", "old/tierkv"]), (15, 5.0));
+        let given = ["--rounds", "2", "--seconds", "0.5"];
+        assert_eq!(run(&given), (2, 0.5));
+        let with_baseline = [&["--baseline", "old"], given.as_slice()].concat();
+        assert_eq!(run(&with_baseline), (2, 0.5));
+    }
+
+    #[test]
     fn cells_are_chosen_by_name_and_all_without_one() {
-        let words = |text: &str| chosen(&[text.to_owned()], false);
+        let words = |text: &str| named(&[text.to_owned()]).map(|named| chosen(named, false));
         let usual = words("").unwrap();
         assert!(usual.contains(&Cell::Memory) && !usual.contains(&Cell::SteadyWrites));
-        assert_eq!(chosen(&[], true), Ok(Cell::ALL.to_vec()));
+        assert_eq!(chosen(vec![], true), Cell::ALL.to_vec());
         assert_eq!(words("steady-writes"), Ok(vec![Cell::SteadyWrites]));
         assert_eq!(
             words("hit-session put-one"),
