@@ -2,12 +2,14 @@
 //!
 //! Everything runs on free loopback ports, with a data folder of its own, and, when the
 //! caller is root, as the user `nobody`. Reading order: [`poll`] (waiting for a state),
-//! [`folder`] (where a server keeps its data), [`surroundings`] (what it is started with),
+//! [`folder`] (where a server keeps its data), [`fixture`] (data of an earlier release),
+//! [`surroundings`] (what it is started with),
 //! [`process`] (the guard that no server outlives), [`small_disk`] (one that can be
 //! filled), [`port`], then the servers: [`etcd`], [`redis`] and [`tierkv`].
 
 pub mod error;
 pub mod etcd;
+pub mod fixture;
 pub mod folder;
 pub mod poll;
 pub mod port;

@@ -1,8 +1,8 @@
-//! `kill -9` while the data of the last release is being brought to this one's format:
+//! `kill -9` while the data of an earlier release is being brought to this one's format:
 //! the next start goes on, and everything is there.
 //!
-//! What the last release left behind is a bare storage directory, so a storage opens it,
-//! not a platform: in a process of its own, which is this test started once more.
+//! A storage opens the data node's directory, not a platform the whole: in a process of its
+//! own, which is this test started once more.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -15,8 +15,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use rand::Rng;
-use tierkv_harness::{DataFolder, Process, Program, Surroundings};
+use rand::{Rng, rngs::StdRng};
+use tierkv_harness::{
+    DataFolder, Process, Program, Surroundings,
+    fixture::{Fixture, State, item_key},
+};
 use tierkv_storage::{Item, RealDisk, Storage, StorageSettings};
 use tierkv_tests::{
     binary::repository,
@@ -29,7 +32,7 @@ const TEST: &str = "a_kill_during_a_migration_loses_nothing";
 /// Tells the started process that it is to open this directory, and nothing else.
 const OPEN: &str = "TIERKV_TEST_OPEN";
 const OPENED: &str = "the storage is open";
-/// Directories, unless `TIERKV_KILL_ROUNDS` says otherwise.
+/// Directories of each release, unless `TIERKV_KILL_ROUNDS` says otherwise.
 const ROUNDS: u64 = 20;
 /// How often at most a directory's start is killed before it may come up.
 const KILLS_A_ROUND: u64 = 3;
@@ -37,18 +40,34 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How much later than an undisturbed start is done a kill may come.
 const LATE: f64 = 1.2;
 
+/// What a release left behind.
+enum LeftBehind {
+    /// A bare storage directory of the first release.
+    First,
+    /// The data directory of a platform, of the release whose store had schema version 3.
+    Third(Fixture),
+}
+
 #[tokio::test]
 async fn a_kill_during_a_migration_loses_nothing() {
     if let Some(dir) = env::var_os(OPEN) {
         open_and_stay(Path::new(&dir)).await;
     }
     let mut choices = seeded();
+    let third = repository().join("datanode/storage/fixtures/format-3");
+    let third = LeftBehind::Third(Fixture::read(&third).unwrap());
+    for left_behind in [LeftBehind::First, third] {
+        kill_its_migrations(&left_behind, &mut choices).await;
+    }
+}
+
+async fn kill_its_migrations(left_behind: &LeftBehind, choices: &mut StdRng) {
     // Both ends of what is to be hit: from the start of the process to an open storage.
-    let window = undisturbed().await;
+    let window = undisturbed(left_behind).await;
     let (mut early, mut late) = (0, 0);
     let rounds = rounds(ROUNDS);
     for _ in 0..rounds {
-        let folder = folder_of_last_release();
+        let folder = left_behind.folder();
         for _ in 0..choices.random_range(1..=KILLS_A_ROUND) {
             let mut process = start(&folder);
             // This waits for no state: it is the random moment itself.
@@ -61,10 +80,44 @@ async fn a_kill_during_a_migration_loses_nothing() {
                 early += 1;
             }
         }
-        check(&node_dir(&folder)).await;
+        left_behind.check(&node_dir(&folder)).await;
     }
-    println!("a start takes {window:?}; {early} were killed before their end, {late} after it");
-    assert!(early >= rounds / 2, "only {early} kills came in time");
+    let name = left_behind.name();
+    println!(
+        "{name}: a start takes {window:?}; {early} were killed before their end, {late} after it"
+    );
+    assert!(
+        early >= rounds / 2,
+        "{name}: only {early} kills came in time"
+    );
+}
+
+impl LeftBehind {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::First => "format 1",
+            Self::Third(_) => "format 3",
+        }
+    }
+
+    /// A copy of it, with the data node's directory where a platform has it.
+    fn folder(&self) -> DataFolder {
+        let folder = DataFolder::new("migration").unwrap();
+        let node = match self {
+            Self::First => repository().join("datanode/storage/fixtures/format-1"),
+            Self::Third(fixture) => fixture.node(),
+        };
+        folder.place(&node, Path::new("n1")).unwrap();
+        folder
+    }
+
+    /// Opens the directory, and finds all that the release left there.
+    async fn check(&self, dir: &Path) {
+        match self {
+            Self::First => check_first(dir).await,
+            Self::Third(fixture) => check_third(dir, fixture).await,
+        }
+    }
 }
 
 /// What the started process does.
@@ -73,13 +126,6 @@ async fn open_and_stay(dir: &Path) {
     let _storage = opened.unwrap();
     println!("{OPENED}");
     std::future::pending().await
-}
-
-fn folder_of_last_release() -> DataFolder {
-    let folder = DataFolder::new("migration").unwrap();
-    let fixture = repository().join("datanode/storage/fixtures/format-1");
-    folder.place(&fixture, Path::new("n1")).unwrap();
-    folder
 }
 
 fn node_dir(folder: &DataFolder) -> PathBuf {
@@ -98,8 +144,8 @@ fn start(folder: &DataFolder) -> Process {
 }
 
 /// How long it takes until the storage is open, if nobody kills it.
-async fn undisturbed() -> Duration {
-    let folder = folder_of_last_release();
+async fn undisturbed(left_behind: &LeftBehind) -> Duration {
+    let folder = left_behind.folder();
     let began = Instant::now();
     let mut process = start(&folder);
     let opened = process.wait_until("open its storage", PATIENCE, |process| {
@@ -108,12 +154,11 @@ async fn undisturbed() -> Duration {
     });
     let took = opened.await.unwrap();
     process.kill9().unwrap();
-    check(&node_dir(&folder)).await;
+    left_behind.check(&node_dir(&folder)).await;
     took
 }
 
-/// Opens the directory, and finds all that the last release left there.
-async fn check(dir: &Path) {
+async fn check_first(dir: &Path) {
     let opened = Storage::open(StorageSettings::new(dir), Arc::new(RealDisk)).await;
     let (storage, found) = opened.unwrap();
     let last = Position {
@@ -143,6 +188,45 @@ async fn check(dir: &Path) {
     ];
     assert_eq!(storage.load(&keys).await.unwrap(), items);
     storage.close().await.unwrap();
+}
+
+async fn check_third(dir: &Path, fixture: &Fixture) {
+    let opened = Storage::open(StorageSettings::new(dir), Arc::new(RealDisk)).await;
+    let (storage, found) = opened.unwrap();
+    let log = &fixture.log;
+    assert_eq!(found.last, log.last.position());
+    assert_eq!(found.applied, log.stored.position().index);
+    let epochs = log.epochs.iter();
+    let epochs = epochs.map(|begin| (Epoch(begin.epoch), Index(begin.first_index)));
+    assert_eq!(found.epochs, epochs.collect::<Vec<_>>());
+    let oldest = storage.oldest_tombstone().await.unwrap();
+    let expected = Version::from_bits(log.oldest_stored_tombstone);
+    assert_eq!(oldest, Some(expected));
+    check_state(&storage, &fixture.stored).await;
+    // The log goes on where the store ends.
+    storage.apply(&found.tail);
+    check_state(&storage, &fixture.complete).await;
+    for write in &fixture.requests {
+        let outcome = storage.outcome(&write.id()).expect(&write.name);
+        assert_eq!(outcome.version.to_bits(), write.version, "{}", write.name);
+        assert_eq!(outcome.fingerprint, write.request().fingerprint());
+    }
+    storage.close().await.unwrap();
+}
+
+async fn check_state(storage: &Storage, state: &State) {
+    let held = state.items.iter().map(|item| {
+        let held = Item {
+            version: Version::from_bits(item.version),
+            expires: item.expires.map(Version::from_bits),
+            value: Bytes::copy_from_slice(item.value.as_bytes()),
+        };
+        (item_key(&item.namespace, &item.key), Some(held))
+    });
+    let removed = state.removed.iter();
+    let removed = removed.map(|removed| (item_key(&removed.namespace, &removed.key), None));
+    let (keys, items): (Vec<_>, Vec<_>) = held.chain(removed).unzip();
+    assert_eq!(storage.load(&keys).await.unwrap(), items);
 }
 
 fn key(name: &str) -> ItemKey {

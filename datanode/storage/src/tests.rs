@@ -11,6 +11,7 @@ mod scrub;
 mod simulation;
 mod snapshot;
 mod tail;
+mod upgrade;
 
 use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};
 
