@@ -98,22 +98,23 @@ fn panels() -> Vec<Panel> {
                 }),
             ],
         ),
-        linear(
-            "% of one core",
-            vec![
-                line("server", BLUE, |sample| {
-                    let cost = sample.cost;
-                    cost.server.total() / cost.seconds.max(f64::MIN_POSITIVE) * 100.0
-                }),
-                line("generator", GREEN, |sample| {
-                    let cost = sample.cost;
-                    cost.generator.total() / cost.seconds.max(f64::MIN_POSITIVE) * 100.0
-                }),
-                line("everything on this machine", RED, |sample| {
-                    sample.cost.busy * 100.0 * cores()
-                }),
-            ],
-        ),
+        linear("% of one core", processor_lines()),
+    ]
+}
+
+fn processor_lines() -> Vec<Line> {
+    vec![
+        line("server", BLUE, |sample| {
+            let cost = sample.cost;
+            cost.server.total() / cost.seconds.max(f64::MIN_POSITIVE) * 100.0
+        }),
+        line("generator", GREEN, |sample| {
+            let cost = sample.cost;
+            cost.generator.total() / cost.seconds.max(f64::MIN_POSITIVE) * 100.0
+        }),
+        line("everything on this machine", RED, |sample| {
+            sample.cost.busy * 100.0 * cores()
+        }),
     ]
 }
 

@@ -1,8 +1,11 @@
 //! Watches: COORD-WATCH.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -13,7 +16,7 @@ use super::{
     config::{number, won},
     within,
 };
-use crate::{Coordination, Revision, Swap};
+use crate::{Coordination, Revision, Swap, Versioned, Watched};
 
 const WRITERS: u64 = 4;
 const WRITES_EACH: u64 = 50;
@@ -80,38 +83,16 @@ pub async fn a_watch_ends_on_the_newest_state(backend: &mut impl Backend) {
 pub async fn a_prefix_watch_ends_on_the_newest_state(backend: &mut impl Backend) {
     let store = backend.coordination();
     let prefix = "watches/many/";
+    let kept = "watches/many/kept";
     let stop = Arc::new(AtomicBool::new(false));
     let mut watched = store.watch_prefix(prefix).await.expect("a watch");
     assert!(watched.current().is_empty());
-    let mut listener = watched.clone();
-    let stopped = Arc::clone(&stop);
-    let listening = tokio::spawn(async move {
-        let mut newest = Revision(0);
-        while !stopped.load(Ordering::Acquire) {
-            let state = listener.current();
-            // Deletions may take the newest record away, but each record only gets newer.
-            let now = state.get("watches/many/kept").map(|it| it.revision);
-            let now = now.unwrap_or_default();
-            assert!(now >= newest, "{now} after {newest}");
-            newest = now;
-            listener.changed().await.expect("the store lives");
-        }
-    });
+    let listening = tokio::spawn(listen_to_record(watched.clone(), kept, Arc::clone(&stop)));
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let store = backend.coordination();
-        writers.spawn(async move {
-            let own = format!("{prefix}{writer}");
-            for round in 0..WRITES_EACH {
-                increment(&*store, "watches/many/kept").await;
-                let created = won(store
-                    .put_if_absent(&own, Bytes::from(round.to_string()))
-                    .await);
-                if round + 1 < WRITES_EACH {
-                    won(store.delete(&own, created).await);
-                }
-            }
-        });
+        let own = format!("{prefix}{writer}");
+        writers.spawn(async move { write_in_turns(&*store, kept, &own).await });
     }
     within("the writers", writers.join_all()).await;
     stop.store(true, Ordering::Release);
@@ -141,7 +122,38 @@ pub async fn a_prefix_watch_ends_on_the_newest_state(backend: &mut impl Backend)
     for (key, record) in end.iter() {
         assert_eq!(store.get(key).await.as_ref(), Ok(&Some(record.clone())));
     }
-    assert_eq!(number(&end["watches/many/kept"]), WRITERS * WRITES_EACH);
+    assert_eq!(number(&end[kept]), WRITERS * WRITES_EACH);
+}
+
+/// Listens to a prefix until it is stopped, and checks that the record `key` only gets newer.
+/// Other records are deleted meanwhile, the newest one too.
+async fn listen_to_record(
+    mut prefix: Watched<BTreeMap<String, Versioned>>,
+    key: &str,
+    stop: Arc<AtomicBool>,
+) {
+    let mut newest = Revision(0);
+    while !stop.load(Ordering::Acquire) {
+        let now = prefix.current().get(key).map(|it| it.revision);
+        let now = now.unwrap_or_default();
+        assert!(now >= newest, "{now} after {newest}");
+        newest = now;
+        prefix.changed().await.expect("the store lives");
+    }
+}
+
+/// Adds to the record `kept` and creates the record `own`, in turns. `own` is deleted before
+/// it is created again, and stays at the end.
+async fn write_in_turns(store: &dyn Coordination, kept: &str, own: &str) {
+    for turn in 0..WRITES_EACH {
+        increment(store, kept).await;
+        let created = won(store
+            .put_if_absent(own, Bytes::from(turn.to_string()))
+            .await);
+        if turn + 1 < WRITES_EACH {
+            won(store.delete(own, created).await);
+        }
+    }
 }
 
 /// A prefix is plain text: it holds what begins with it, its neighbours not.

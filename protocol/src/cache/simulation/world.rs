@@ -10,7 +10,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tierkv_types::{Index, Round, Version};
+use tierkv_types::Version;
 
 use super::{
     Rules,
@@ -55,46 +55,11 @@ enum Event {
         cluster: usize,
         ticket: u64,
     },
-    Round {
+    /// At one master of a cluster, deposed or not.
+    Master {
         cluster: usize,
         master: usize,
-    },
-    Acknowledged {
-        cluster: usize,
-        master: usize,
-        round: u64,
-        commit: u64,
-    },
-    Vouched {
-        cluster: usize,
-        master: usize,
-        round: u64,
-        commit: u64,
-    },
-    Retry {
-        cluster: usize,
-        master: usize,
-    },
-    DeleteArrives {
-        cluster: usize,
-        master: usize,
-        index: u64,
-        key: NodeKey,
-    },
-    DeleteConfirmed {
-        cluster: usize,
-        master: usize,
-        index: u64,
-    },
-    MarkArrives {
-        cluster: usize,
-        master: usize,
-        mark: Mark,
-    },
-    MarkConfirmed {
-        cluster: usize,
-        master: usize,
-        mark: Mark,
+        event: MasterEvent,
     },
     Ask {
         reader: usize,
@@ -121,6 +86,29 @@ enum Event {
     Move,
     Forget,
     CutOff,
+}
+
+/// What happens to one master, and to what it sends.
+#[derive(Clone, Copy)]
+enum MasterEvent {
+    Round,
+    Acknowledged { round: u64, commit: u64 },
+    Vouched { round: u64, commit: u64 },
+    Retry,
+    DeleteArrives { index: u64, key: NodeKey },
+    DeleteConfirmed { index: u64 },
+    MarkArrives(Mark),
+    MarkConfirmed(Mark),
+}
+
+impl MasterEvent {
+    const fn at(self, cluster: usize, master: usize) -> Event {
+        Event::Master {
+            cluster,
+            master,
+            event: self,
+        }
+    }
 }
 
 /// A change that is logged and not committed.
@@ -326,97 +314,23 @@ impl World {
                 if calm => {}
             Event::Write => self.write(),
             Event::Commit { cluster, ticket } => self.commit(cluster, ticket),
-            Event::Round { cluster, master } => self.start_round(cluster, master),
-            Event::Acknowledged {
+            Event::Master {
                 cluster,
                 master,
-                round,
-                commit,
-            } => {
-                // The members of a later epoch acknowledge an earlier one no more.
-                if self.is_live(cluster, master) || !self.rules.vouched_rounds_only {
-                    self.send(Event::Vouched {
-                        cluster,
-                        master,
-                        round,
-                        commit,
-                    });
-                }
-            }
-            Event::Vouched {
-                cluster,
-                master,
-                round,
-                commit,
-            } => {
-                let writer = &mut self.master(cluster, master).writer;
-                writer.vouched(Round(round), Index(commit));
-                self.write_mark(cluster, master);
-            }
-            Event::Retry { cluster, master } => self.retry(cluster, master),
-            Event::DeleteArrives { .. } | Event::MarkArrives { .. }
-                if self.now < self.cut_off_until => {}
-            Event::DeleteArrives {
-                cluster,
-                master,
-                index,
-                key,
-            } => {
-                self.node.delete(key, self.rules.delete_revokes_lease);
-                self.send_or_lose(Event::DeleteConfirmed {
-                    cluster,
-                    master,
-                    index,
-                });
-            }
-            Event::DeleteConfirmed {
-                cluster,
-                master,
-                index,
-            } => {
-                let rules = self.rules;
-                self.master(cluster, master).confirmed(index, rules);
-                self.write_mark(cluster, master);
-            }
-            Event::MarkArrives {
-                cluster,
-                master,
-                mark,
-            } => {
-                self.node.write_mark(cluster, mark);
-                self.send_or_lose(Event::MarkConfirmed {
-                    cluster,
-                    master,
-                    mark,
-                });
-            }
-            Event::MarkConfirmed {
-                cluster,
-                master,
-                mark,
-            } => {
-                self.master(cluster, master).writer.written(&mark);
-            }
+                event,
+            } => self.happen_at(cluster, master, event),
             Event::Ask { reader } => self.ask(reader),
             Event::Asked {
                 reader,
                 cluster,
                 master,
                 at,
-            } => {
-                self.answer(reader, cluster, master, at);
-            }
+            } => self.answer(reader, cluster, master, at),
             Event::Answered {
                 reader,
                 cluster,
-                mut answer,
-            } => {
-                let reader = &mut self.readers[reader];
-                if !self.rules.age_from_question {
-                    answer.asked_at = reader.boot(self.now);
-                }
-                reader.freshness[cluster].learn(answer);
-            }
+                answer,
+            } => self.learn(reader, cluster, answer),
             Event::Read { reader } => self.start_read(reader),
             Event::Step(read) => self.step(read)?,
             Event::Failover => {

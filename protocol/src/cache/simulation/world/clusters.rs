@@ -1,9 +1,9 @@
 //! The masters' side: changes, rounds, deletes, marks, and everything that goes wrong.
 
 use rand::Rng;
-use tierkv_types::Epoch;
+use tierkv_types::{Epoch, Index, Round};
 
-use super::{Change, Event, KEYS, Master, NodeKey, Pending, World, boot};
+use super::{Change, Event, KEYS, Master, MasterEvent, NodeKey, Pending, World, boot};
 
 impl World {
     pub(super) fn install(&mut self, cluster: usize) {
@@ -24,8 +24,46 @@ impl World {
         let master = Master::new(epoch, round, log, cut, slots, self.now, self.rules);
         self.clusters[cluster].masters.push(master);
         let master = masters;
-        self.soon(self.climate.round_every, Event::Round { cluster, master });
-        self.soon(100, Event::Retry { cluster, master });
+        let round = MasterEvent::Round.at(cluster, master);
+        self.soon(self.climate.round_every, round);
+        self.soon(100, MasterEvent::Retry.at(cluster, master));
+    }
+
+    pub(super) fn happen_at(&mut self, cluster: usize, master: usize, event: MasterEvent) {
+        match event {
+            MasterEvent::Round => self.start_round(cluster, master),
+            MasterEvent::Acknowledged { round, commit } => {
+                // The members of a later epoch acknowledge an earlier one no more.
+                if self.is_live(cluster, master) || !self.rules.vouched_rounds_only {
+                    self.send(MasterEvent::Vouched { round, commit }.at(cluster, master));
+                }
+            }
+            MasterEvent::Vouched { round, commit } => {
+                let writer = &mut self.master(cluster, master).writer;
+                writer.vouched(Round(round), Index(commit));
+                self.write_mark(cluster, master);
+            }
+            MasterEvent::Retry => self.retry(cluster, master),
+            MasterEvent::DeleteArrives { .. } | MasterEvent::MarkArrives(_)
+                if self.now < self.cut_off_until => {}
+            MasterEvent::DeleteArrives { index, key } => {
+                self.node.delete(key, self.rules.delete_revokes_lease);
+                let confirmed = MasterEvent::DeleteConfirmed { index };
+                self.send_or_lose(confirmed.at(cluster, master));
+            }
+            MasterEvent::DeleteConfirmed { index } => {
+                let rules = self.rules;
+                self.master(cluster, master).confirmed(index, rules);
+                self.write_mark(cluster, master);
+            }
+            MasterEvent::MarkArrives(mark) => {
+                self.node.write_mark(cluster, mark);
+                self.send_or_lose(MasterEvent::MarkConfirmed(mark).at(cluster, master));
+            }
+            MasterEvent::MarkConfirmed(mark) => {
+                self.master(cluster, master).writer.written(&mark);
+            }
+        }
     }
 
     pub(super) fn write(&mut self) {
@@ -84,12 +122,7 @@ impl World {
 
     pub(super) fn send_delete(&mut self, cluster: usize, master: usize, index: u64, key: NodeKey) {
         self.master(cluster, master).unconfirmed.insert(index, key);
-        self.send_or_lose(Event::DeleteArrives {
-            cluster,
-            master,
-            index,
-            key,
-        });
+        self.send_or_lose(MasterEvent::DeleteArrives { index, key }.at(cluster, master));
     }
 
     pub(super) fn start_round(&mut self, cluster: usize, master: usize) {
@@ -97,15 +130,10 @@ impl World {
         let commit = state.commit;
         state.round += 1;
         let round = state.round;
-        self.send_or_lose(Event::Acknowledged {
-            cluster,
-            master,
-            round,
-            commit,
-        });
+        self.send_or_lose(MasterEvent::Acknowledged { round, commit }.at(cluster, master));
         let again = self.climate.round_every / 2;
         let jitter = self.rng.random_range(0..=self.climate.round_every);
-        self.after(again + jitter, Event::Round { cluster, master });
+        self.after(again + jitter, MasterEvent::Round.at(cluster, master));
     }
 
     /// The invalidator: what was not confirmed is sent again, a lost mark written again.
@@ -121,31 +149,20 @@ impl World {
             .map(|(n, key)| (*n, *key))
             .collect();
         for (index, key) in unconfirmed {
-            self.send_or_lose(Event::DeleteArrives {
-                cluster,
-                master,
-                index,
-                key,
-            });
+            self.send_or_lose(MasterEvent::DeleteArrives { index, key }.at(cluster, master));
         }
         self.write_mark(cluster, master);
         // A deposed master goes on for a while, then finds out.
         if self.is_live(cluster, master) || self.percent(80) {
-            self.soon(
-                self.climate.retry_every * 2,
-                Event::Retry { cluster, master },
-            );
+            let again = MasterEvent::Retry.at(cluster, master);
+            self.soon(self.climate.retry_every * 2, again);
         }
     }
 
     pub(super) fn write_mark(&mut self, cluster: usize, master: usize) {
         let now = boot(self.now);
         if let Some(mark) = self.master(cluster, master).writer.due(now) {
-            self.send_or_lose(Event::MarkArrives {
-                cluster,
-                master,
-                mark,
-            });
+            self.send_or_lose(MasterEvent::MarkArrives(mark).at(cluster, master));
         }
     }
 

@@ -60,6 +60,14 @@ impl World {
         });
     }
 
+    pub(super) fn learn(&mut self, reader: usize, cluster: usize, mut answer: Vouched) {
+        let reader = &mut self.readers[reader];
+        if !self.rules.age_from_question {
+            answer.asked_at = reader.boot(self.now);
+        }
+        reader.freshness[cluster].learn(answer);
+    }
+
     pub(super) fn start_read(&mut self, reader: usize) {
         self.soon(self.climate.read_every * 2, Event::Read { reader });
         let key = self.rng.random_range(0..KEYS);
