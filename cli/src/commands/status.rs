@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use tierkv_openapi::ClusterReport;
+use tierkv_openapi::{
+    ClusterReport,
+    cluster::{CacheNode, Cluster, Coordinator, Member},
+};
 
 use crate::{
     Outcome,
@@ -36,63 +39,67 @@ fn table(report: &ClusterReport) -> Table {
     let mut rows = Table::new(["TIER", "NODE", "ROLE", "ADDRESS", "PID", "STATE"]);
     for coordinator in &report.client_coordinators {
         let state = String::new();
-        rows.push([
-            "client coordinator".to_owned(),
-            coordinator.node.clone(),
-            coordinator.role.clone(),
-            coordinator.address.clone(),
-            coordinator.pid.to_string(),
-            state,
-        ]);
+        rows.push(coordinator_row("client coordinator", coordinator, state));
     }
     for cache in &report.cache {
-        let marks: Vec<String> = (cache.marks.iter())
-            .map(|mark| match mark.age_ms {
-                Some(age) => format!("{} at most {age} ms old", mark.cluster),
-                None => format!("{} without a mark", mark.cluster),
-            })
-            .collect();
-        rows.push([
-            "cache".to_owned(),
-            cache.node.clone(),
-            cache.health.clone(),
-            String::new(),
-            String::new(),
-            format!("hit ratio {:.3}; {}", cache.hit_ratio, marks.join(", ")),
-        ]);
+        rows.push(cache_row(cache));
     }
     for coordinator in &report.server_coordinators {
-        rows.push([
-            "server coordinator".to_owned(),
-            coordinator.node.clone(),
-            coordinator.role.clone(),
-            coordinator.address.clone(),
-            coordinator.pid.to_string(),
-            format!(
-                "epoch {}, placement {}",
-                coordinator.epoch, report.placement
-            ),
-        ]);
+        let (epoch, placement) = (coordinator.epoch, report.placement);
+        let state = format!("epoch {epoch}, placement {placement}");
+        rows.push(coordinator_row("server coordinator", coordinator, state));
     }
     for cluster in &report.clusters {
         for member in &cluster.members {
-            let in_sync = cluster.in_sync.contains(&member.node);
-            rows.push([
-                format!("cluster {}", cluster.id),
-                member.node.clone(),
-                member.role.clone(),
-                member.address.clone(),
-                member.pid.to_string(),
-                format!(
-                    "epoch {}, {} slots, {}, log {}, committed {}",
-                    cluster.epoch,
-                    cluster.slots,
-                    if in_sync { "in sync" } else { "behind" },
-                    member.log_index,
-                    member.commit_index
-                ),
-            ]);
+            rows.push(member_row(cluster, member));
         }
     }
     rows
+}
+
+fn coordinator_row(tier: &str, coordinator: &Coordinator, state: String) -> [String; 6] {
+    [
+        tier.to_owned(),
+        coordinator.node.clone(),
+        coordinator.role.clone(),
+        coordinator.address.clone(),
+        coordinator.pid.to_string(),
+        state,
+    ]
+}
+
+fn cache_row(cache: &CacheNode) -> [String; 6] {
+    let marks: Vec<String> = (cache.marks.iter())
+        .map(|mark| match mark.age_ms {
+            Some(age) => format!("{} at most {age} ms old", mark.cluster),
+            None => format!("{} without a mark", mark.cluster),
+        })
+        .collect();
+    [
+        "cache".to_owned(),
+        cache.node.clone(),
+        cache.health.clone(),
+        String::new(),
+        String::new(),
+        format!("hit ratio {:.3}; {}", cache.hit_ratio, marks.join(", ")),
+    ]
+}
+
+fn member_row(cluster: &Cluster, member: &Member) -> [String; 6] {
+    let in_sync = cluster.in_sync.contains(&member.node);
+    [
+        format!("cluster {}", cluster.id),
+        member.node.clone(),
+        member.role.clone(),
+        member.address.clone(),
+        member.pid.to_string(),
+        format!(
+            "epoch {}, {} slots, {}, log {}, committed {}",
+            cluster.epoch,
+            cluster.slots,
+            if in_sync { "in sync" } else { "behind" },
+            member.log_index,
+            member.commit_index
+        ),
+    ]
 }
