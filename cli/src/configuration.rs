@@ -3,12 +3,13 @@
 //!
 //! Reading order: [`keys`] declares every key once, with its default and its meaning;
 //! [`setting`] is how the values are written, [`bounds`] which of them make sense,
-//! [`layers`] where they come from. [`sample`] prints the declarations as a file.
+//! [`layers`] where they come from, and [`reader`] reads them from there. [`sample`] prints the declarations as a file.
 
 mod bounds;
 mod byte_size;
 mod keys;
 mod layers;
+mod reader;
 mod sample;
 mod setting;
 

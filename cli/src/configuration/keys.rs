@@ -9,7 +9,7 @@ use std::{
 
 use tierkv_storage::{EvictionPolicy, MemoryLimits, StorageSettings, WalSync};
 
-use super::{ByteSize, layers::Reader, setting::SyncMode};
+use super::{ByteSize, reader::Reader, setting::SyncMode};
 
 /// Declares a section: a struct with a documented field a key, and how it is read. Field
 /// docs are told to operators word for word.

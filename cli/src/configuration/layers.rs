@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    mem,
     path::{Path, PathBuf},
 };
 
@@ -11,18 +12,20 @@ use figment::{
     Error, Figment, Metadata, Profile, Provider, Source,
     providers::{Format, Toml},
     util::nest,
-    value::{Dict, Map, Num, Value},
+    value::{Dict, Map, Value},
 };
 use strsim::{damerau_levenshtein, jaro_winkler};
 
-use super::{Configuration, Loaded, Origin, Problem, Told, bounds, setting::Setting};
+use super::{
+    Configuration, Loaded, Origin, Problem, bounds,
+    reader::{ENVIRONMENT, Reader},
+};
 
 /// All variables begin with this.
 const PREFIX: &str = "TIERKV_";
 /// A variable that is no key, but this few letters away from one, is taken for a slip.
 const SLIP_LETTERS: usize = 2;
-/// What the layers are called where a value's origin is asked.
-const ENVIRONMENT: &str = "environment";
+/// What the layer of flags is called.
 const FLAG: &str = "flag";
 
 /// Where the configuration comes from, for every command that has one.
@@ -63,87 +66,6 @@ fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())
 }
 
-/// What is found while keys are read, one after the other.
-pub(super) struct Reader<'a> {
-    layers: &'a Figment,
-    told: Vec<Told>,
-    problems: Vec<Problem>,
-}
-
-impl Reader<'_> {
-    /// The value of a key; the default also where it is bad, which is told.
-    pub(super) fn take<T: Setting>(
-        &mut self,
-        key: &'static str,
-        meaning: &'static str,
-        default: T,
-    ) -> T {
-        let origin = self.layers.find_metadata(key).map(origin);
-        let origin = origin.unwrap_or(Origin::Default);
-        let value = match self.layers.find_value(key) {
-            Err(_) => default,
-            Ok(found) => match read(&found) {
-                Ok(value) => value,
-                Err(said) => {
-                    let words = format!("{said} is no value for it; it takes {}", T::FORM);
-                    self.problems.push(Problem {
-                        key: key.to_owned(),
-                        origin: origin.clone(),
-                        words,
-                    });
-                    default
-                }
-            },
-        };
-        let words: Vec<&str> = meaning.split_whitespace().collect();
-        self.told.push(Told {
-            key,
-            meaning: words.join(" "),
-            toml: value.toml(),
-            json: value.json(),
-            origin,
-        });
-        value
-    }
-}
-
-fn origin(metadata: &Metadata) -> Origin {
-    match (&*metadata.name, &metadata.source) {
-        (_, Some(Source::File(path))) => Origin::File(path.clone()),
-        (ENVIRONMENT, Some(Source::Custom(name))) => Origin::Environment(name.clone()),
-        _ => Origin::Flag,
-    }
-}
-
-/// The value, or what was said instead.
-fn read<T: Setting>(found: &Value) -> Result<T, String> {
-    let text = match found {
-        Value::String(_, text) => text.clone(),
-        Value::Num(_, number) if T::IS_NUMBER && number.to_u128_lossy().is_some() => {
-            number.to_u128_lossy().unwrap_or_default().to_string()
-        }
-        other => return Err(shown(other)),
-    };
-    T::parse(&text).ok_or_else(|| shown(found))
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(_, text) => format!("{text:?}"),
-        Value::Bool(_, truth) => truth.to_string(),
-        Value::Num(_, Num::F32(number)) => number.to_string(),
-        Value::Num(_, Num::F64(number)) => number.to_string(),
-        Value::Num(_, number) => match (number.to_u128_lossy(), number.to_i128()) {
-            (Some(number), _) => number.to_string(),
-            (None, Some(number)) => number.to_string(),
-            (None, None) => "this number".to_owned(),
-        },
-        Value::Array(..) => "a list".to_owned(),
-        Value::Dict(..) => "a section".to_owned(),
-        Value::Char(..) | Value::Empty(..) => "this".to_owned(),
-    }
-}
-
 /// One key that the environment or a flag sets, always as text: what looks like a number
 /// may be the name of a folder.
 struct Set {
@@ -171,90 +93,119 @@ pub(super) fn load(
     flags: &[(&'static str, String)],
     environment: &[(OsString, OsString)],
 ) -> Loaded {
-    let keys = Keys::declared();
-    let mut layers = Figment::new();
-    let (mut warnings, mut problems) = (Vec::new(), Vec::new());
+    let mut layers = Layers::none();
     if let Some(path) = &arguments.config {
-        let file = Toml::file_exact(path);
-        match file.data() {
-            Ok(data) => {
-                for name in data.values().flat_map(|dict| leaves("", dict)) {
-                    keys.judge(&name, path, &mut warnings, &mut problems);
-                }
-                layers = layers.merge(file);
-            }
-            Err(error) => problems.push(Problem {
-                key: "the file".to_owned(),
-                origin: Origin::File(path.clone()),
-                words: format!("it can't be read: {}", error.kind),
-            }),
-        }
+        layers.add_file(path);
     }
-    let mut set = Vec::new();
-    for (name, value) in environment {
-        let name = name.to_string_lossy().into_owned();
-        let Some(key) = keys.of_variable(&name) else {
-            warnings.extend(keys.slip(&name));
-            continue;
-        };
-        match utf8(value) {
-            Some(value) => set.push(Set {
-                layer: ENVIRONMENT,
-                source: name,
-                key,
-                value,
-            }),
-            None => problems.push(Problem {
-                key: key.to_owned(),
-                origin: Origin::Environment(name),
-                words: "its value is not UTF-8".to_owned(),
-            }),
-        }
-    }
-    let mut by_flag: Vec<(&'static str, &String)> = Vec::new();
-    let problem = |key: &str, words: String| Problem {
-        key: key.to_owned(),
-        origin: Origin::Flag,
-        words,
-    };
-    for (name, value) in &arguments.set {
-        match keys.known(name) {
-            Some(key) => by_flag.push((key, value)),
-            None => problems.push(problem(
-                name,
-                format!("there is no such key; did you mean {}?", keys.nearest(name)),
-            )),
-        }
-    }
-    by_flag.extend(flags.iter().map(|(key, value)| (*key, value)));
-    for (at, (key, value)) in by_flag.iter().enumerate() {
-        if by_flag[..at].iter().any(|(earlier, _)| earlier == key) {
-            problems.push(problem(key, "it is set twice; leave one out".to_owned()));
-        }
-        set.push(Set {
-            layer: FLAG,
-            source: FLAG.to_owned(),
-            key,
-            value: (*value).clone(),
-        });
-    }
-    let layers = set.into_iter().fold(layers, Figment::merge);
-    let mut reader = Reader {
-        layers: &layers,
-        told: Vec::new(),
-        problems,
-    };
+    layers.add_environment(environment);
+    layers.add_flags(&arguments.set, flags);
+    let mut reader = Reader::new(&layers.values);
     let configuration = Configuration::read(&mut reader);
-    let Reader {
-        told, mut problems, ..
-    } = reader;
-    problems.extend(bounds::check(&configuration, &told));
+    let Reader { told, problems, .. } = reader;
+    layers.problems.extend(problems);
+    (layers.problems).extend(bounds::check(&configuration, &told));
     Loaded {
         configuration,
         file: arguments.config.clone(),
         told,
-        warnings,
-        problems,
+        warnings: layers.warnings,
+        problems: layers.problems,
+    }
+}
+
+/// What sets keys, the lowest layer first, and what was found wrong with it.
+struct Layers {
+    keys: Keys,
+    values: Figment,
+    warnings: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+impl Layers {
+    fn none() -> Self {
+        Self {
+            keys: Keys::declared(),
+            values: Figment::new(),
+            warnings: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, layer: impl Provider) {
+        self.values = mem::take(&mut self.values).merge(layer);
+    }
+
+    fn add_file(&mut self, path: &Path) {
+        let file = Toml::file_exact(path);
+        match file.data() {
+            Ok(data) => {
+                for name in data.values().flat_map(|dict| leaves("", dict)) {
+                    (self.keys).judge(&name, path, &mut self.warnings, &mut self.problems);
+                }
+                self.add(file);
+            }
+            Err(error) => self.problems.push(Problem {
+                key: "the file".to_owned(),
+                origin: Origin::File(path.to_owned()),
+                words: format!("it can't be read: {}", error.kind),
+            }),
+        }
+    }
+
+    fn add_environment(&mut self, variables: &[(OsString, OsString)]) {
+        for (name, value) in variables {
+            let name = name.to_string_lossy().into_owned();
+            let Some(key) = self.keys.of_variable(&name) else {
+                self.warnings.extend(self.keys.slip(&name));
+                continue;
+            };
+            match utf8(value) {
+                Some(value) => self.add(Set {
+                    layer: ENVIRONMENT,
+                    source: name,
+                    key,
+                    value,
+                }),
+                None => self.problems.push(Problem {
+                    key: key.to_owned(),
+                    origin: Origin::Environment(name),
+                    words: "its value is not UTF-8".to_owned(),
+                }),
+            }
+        }
+    }
+
+    /// Adds the pairs of `--set`, and the keys that have flags of their own.
+    fn add_flags(&mut self, set: &[(String, String)], own: &[(&'static str, String)]) {
+        let problem = |key: &str, words: String| Problem {
+            key: key.to_owned(),
+            origin: Origin::Flag,
+            words,
+        };
+        let mut by_flag: Vec<(&'static str, &String)> = Vec::new();
+        for (name, value) in set {
+            match self.keys.known(name) {
+                Some(key) => by_flag.push((key, value)),
+                None => {
+                    let nearest = self.keys.nearest(name);
+                    let words = format!("there is no such key; did you mean {nearest}?");
+                    self.problems.push(problem(name, words));
+                }
+            }
+        }
+        by_flag.extend(own.iter().map(|(key, value)| (*key, value)));
+        for (at, (key, value)) in by_flag.iter().enumerate() {
+            if by_flag[..at].iter().any(|(earlier, _)| earlier == key) {
+                let words = "it is set twice; leave one out".to_owned();
+                self.problems.push(problem(key, words));
+            }
+            self.add(Set {
+                layer: FLAG,
+                source: FLAG.to_owned(),
+                key,
+                value: (*value).clone(),
+            });
+        }
     }
 }
 
@@ -284,11 +235,8 @@ struct Keys(Vec<&'static str>);
 
 impl Keys {
     fn declared() -> Self {
-        let mut reader = Reader {
-            layers: &Figment::new(),
-            told: Vec::new(),
-            problems: Vec::new(),
-        };
+        let nothing = Figment::new();
+        let mut reader = Reader::new(&nothing);
         // What is read tells which keys there are; of nothing, every key has its default.
         let _ = Configuration::read(&mut reader);
         Self(reader.told.iter().map(|told| told.key).collect())
