@@ -1,34 +1,22 @@
 //! A client coordinator, put together.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use tierkv_cache::Cache;
 use tierkv_coordination::{
     Coordination, CoordinationError, Membership,
     directory::{CLIENT_COORDINATORS, Presence},
 };
-use tierkv_rpc::{
-    ListenError, drain, incoming, listen,
-    proto::{
-        FILE_DESCRIPTOR_SET,
-        v1::{admin_server::AdminServer, kv_server::KvServer},
-    },
-    serve_builder,
-    session::FRAME_SLACK,
-    stopped,
-};
-use tierkv_types::{
-    Clock,
-    limits::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES},
-};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::interval};
-use tonic::{service::Routes, transport::Server};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tierkv_rpc::{ListenError, drain, listen};
+use tierkv_types::Clock;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     admin::{self, Admin},
     below::Below,
     flights::Flights,
+    grpc,
+    health::{Readiness, watch_health},
     inquiry::Inquiry,
     kv,
     meters::Meters,
@@ -41,11 +29,6 @@ use crate::{
     watches::Watches,
     writer::Writer,
 };
-
-/// How often the health service looks whether the platform answers.
-const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
-/// The name under which the health service knows the API.
-const KV_SERVICE: &str = "tierkv.v1.Kv";
 
 /// Why a client coordinator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +68,7 @@ impl Listeners {
 pub struct ClientCoordinator {
     grpc_address: SocketAddr,
     rest_address: SocketAddr,
-    views: SharedViews,
-    clock: Arc<dyn Clock>,
-    max_staleness: Duration,
+    readiness: Readiness,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     membership: Membership,
@@ -134,29 +115,7 @@ impl ClientCoordinator {
         };
         inquiry.start(&*coordination, stopping.clone()).await?;
 
-        let meters = Arc::new(Meters::new());
-        let operations = Arc::new(Operations {
-            reader: Reader {
-                cache: Arc::clone(&cache),
-                views: Arc::clone(&views),
-                below: below.clone(),
-                flights: Flights::new(),
-                clock: Arc::clone(&clock),
-                meters: Arc::clone(&meters),
-                max_staleness: settings.max_staleness,
-                node: settings.node.clone(),
-            },
-            writer: Writer {
-                below: below.clone(),
-                views: Arc::clone(&views),
-                clock: Arc::clone(&clock),
-            },
-            watches: Watches::new(below.clone()),
-            below: below.clone(),
-            open_scans: OpenScans::new(),
-            meters,
-            clock: Arc::clone(&clock),
-        });
+        let operations = operations(&settings, &cache, &views, &below, &clock);
         let admin = Arc::new(Admin {
             below,
             coordination: Arc::clone(&coordination),
@@ -165,66 +124,39 @@ impl ClientCoordinator {
             clock: Arc::clone(&clock),
         });
         let presence = Presence::of_this_process(grpc_address.to_string());
-        let membership = coordination
-            .join(
-                CLIENT_COORDINATORS,
-                settings.node.as_str(),
-                presence.encode(),
-            )
-            .await?;
+        let name = settings.node.as_str();
+        let joining = coordination.join(CLIENT_COORDINATORS, name, presence.encode());
+        let membership = joining.await?;
 
-        let is_ready = {
-            let (views, clock, bound) = (
-                Arc::clone(&views),
-                Arc::clone(&clock),
-                settings.max_staleness,
-            );
-            move || views.are_fresh(clock.boot_time(), bound)
+        let readiness = Readiness {
+            views,
+            clock,
+            bound: settings.max_staleness,
         };
         let (health, health_service) = tonic_health::server::health_reporter();
-        let watching = tokio::spawn(watch_health(health, is_ready.clone(), stopping.clone()));
-        let reflection = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        let kv = kv::Door {
+            operations: Arc::clone(&operations),
+            stop: stopping.clone(),
         };
-        let mut routes = Routes::builder();
-        routes
-            .add_service(
-                KvServer::new(kv::Door {
-                    operations: Arc::clone(&operations),
-                    stop: stopping.clone(),
-                })
-                .max_decoding_message_size(MAX_REQUEST_BYTES + FRAME_SLACK)
-                .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK),
-            )
-            .add_service(AdminServer::new(admin::Door(Arc::clone(&admin))))
-            .add_service(health_service)
-            .add_service(reflection().build_v1()?)
-            // Python's client, among others, knows no newer one.
-            .add_service(reflection().build_v1alpha()?);
-        let grpc = tokio::spawn(serve_grpc(
-            serve_builder(),
-            routes.routes(),
-            grpc_listener,
-            stopping.clone(),
-        ));
+        let routes = grpc::routes(kv, admin::Door(Arc::clone(&admin)), health_service)?;
         let gateway = Gateway {
             operations,
             admin,
             metrics: settings.metrics,
-            is_ready: Box::new(is_ready),
+            readiness: readiness.clone(),
             stop: stopping.clone(),
         };
-        let rest = tokio::spawn(serve_rest(gateway, rest_listener, stopping));
+        let tasks = vec![
+            tokio::spawn(watch_health(health, readiness.clone(), stopping.clone())),
+            tokio::spawn(grpc::serve(routes, grpc_listener, stopping.clone())),
+            tokio::spawn(rest::serve(gateway, rest_listener, stopping)),
+        ];
         Ok(Self {
             grpc_address,
             rest_address,
-            views,
-            clock,
-            max_staleness: settings.max_staleness,
+            readiness,
             stop,
-            tasks: vec![watching, grpc, rest],
+            tasks,
             membership,
         })
     }
@@ -244,8 +176,7 @@ impl ClientCoordinator {
     /// Whether the masters of all clusters answered lately.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.views
-            .are_fresh(self.clock.boot_time(), self.max_staleness)
+        self.readiness.is_ready()
     }
 
     /// Stops taking requests and lets those under way finish.
@@ -258,52 +189,35 @@ impl ClientCoordinator {
     }
 }
 
-/// Keeps the health service at what is so.
-async fn watch_health(
-    health: HealthReporter,
-    is_ready: impl Fn() -> bool + Send,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut ticks = interval(HEALTH_INTERVAL);
-    loop {
-        let status = match is_ready() {
-            true => ServingStatus::Serving,
-            false => ServingStatus::NotServing,
-        };
-        health.set_service_status(KV_SERVICE, status).await;
-        health.set_service_status("", status).await;
-        tokio::select! {
-            _ = ticks.tick() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-    }
-}
-
-async fn serve_grpc(
-    mut server: Server,
-    routes: Routes,
-    listener: TcpListener,
-    stop: watch::Receiver<bool>,
-) {
-    let served = server
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming(listener), stopped(stop))
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the gRPC listener failed");
-    }
-}
-
-async fn serve_rest<C: Cache>(
-    gateway: Gateway<C>,
-    listener: TcpListener,
-    stop: watch::Receiver<bool>,
-) {
-    let router = rest::router(Arc::new(gateway));
-    let served = axum::serve(listener, router)
-        .with_graceful_shutdown(stopped(stop))
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the REST listener failed");
-    }
+/// The operations of users, over the tiers that they go to.
+fn operations<C: Cache>(
+    settings: &ClientCoordinatorSettings,
+    cache: &Arc<C>,
+    views: &SharedViews,
+    below: &Below,
+    clock: &Arc<dyn Clock>,
+) -> Arc<Operations<C>> {
+    let meters = Arc::new(Meters::new());
+    Arc::new(Operations {
+        reader: Reader {
+            cache: Arc::clone(cache),
+            views: Arc::clone(views),
+            below: below.clone(),
+            flights: Flights::new(),
+            clock: Arc::clone(clock),
+            meters: Arc::clone(&meters),
+            max_staleness: settings.max_staleness,
+            node: settings.node.clone(),
+        },
+        writer: Writer {
+            below: below.clone(),
+            views: Arc::clone(views),
+            clock: Arc::clone(clock),
+        },
+        watches: Watches::new(below.clone()),
+        below: below.clone(),
+        open_scans: OpenScans::new(),
+        meters,
+        clock: Arc::clone(clock),
+    })
 }

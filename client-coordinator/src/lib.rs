@@ -12,13 +12,15 @@
 //! `reader` (the read path), `flights` (equal misses become one), `below` (the way to
 //! the server coordinators), `writer`, `scans` and `page_token` (many keys in their order),
 //! `watches` and `watch_token`, `operations` (all of it as users know it), then the doors:
-//! `kv`, `session`, `rest`,
-//! `admin`; [`ClientCoordinator`] puts them together.
+//! `kv`, `session`, `admin` and `grpc` which serves them, `rest`; `health` (whether this
+//! coordinator can answer); [`ClientCoordinator`] puts them together.
 
 mod admin;
 mod below;
 mod coordinator;
 mod flights;
+mod grpc;
+mod health;
 mod inquiry;
 mod kv;
 mod meters;

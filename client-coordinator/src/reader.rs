@@ -143,6 +143,30 @@ impl<C: Cache> Reader<C> {
     /// Asks the cache for all keys of a batch; answers stand in their order.
     pub(crate) async fn begin(&self, wanted: &[(ItemKey, Asked)]) -> Vec<Begun> {
         let arrived = self.clock.boot_time();
+        let looked_up = self.look_up(wanted, arrived).await;
+        let mut hits = 0;
+        let begun: Vec<Begun> = (looked_up.into_iter().zip(wanted))
+            .map(|(begun, (key, asked))| {
+                let begun = begun.unwrap_or_else(|| {
+                    Begun::Miss(Miss {
+                        key: key.clone(),
+                        asked: *asked,
+                        arrived,
+                        way: Way::Past,
+                        cache: None,
+                    })
+                });
+                hits += u64::from(matches!(begun, Begun::Hit(_)));
+                begun
+            })
+            .collect();
+        self.meters.hits.increment(hits);
+        self.meters.misses.increment(begun.len() as u64 - hits);
+        begun
+    }
+
+    /// Looks keys up in the cache; `None` for those that pass it by.
+    async fn look_up(&self, wanted: &[(ItemKey, Asked)], arrived: BootTime) -> Vec<Option<Begun>> {
         let views = self.views.now();
         let places: Vec<Option<Place>> = (wanted.iter())
             .map(|(key, asked)| match asked.level {
@@ -183,24 +207,6 @@ impl<C: Cache> Reader<C> {
                 begun[n] = Some(self.sort(&wanted[n], looked, place, found));
             }
         }
-        let mut hits = 0;
-        let begun: Vec<Begun> = (begun.into_iter().zip(wanted))
-            .map(|(begun, (key, asked))| {
-                let begun = begun.unwrap_or_else(|| {
-                    Begun::Miss(Miss {
-                        key: key.clone(),
-                        asked: *asked,
-                        arrived,
-                        way: Way::Past,
-                        cache: None,
-                    })
-                });
-                hits += u64::from(matches!(begun, Begun::Hit(_)));
-                begun
-            })
-            .collect();
-        self.meters.hits.increment(hits);
-        self.meters.misses.increment(begun.len() as u64 - hits);
         begun
     }
 

@@ -44,10 +44,11 @@ use axum::{
     routing::{get, post},
 };
 use tierkv_cache::Cache;
+use tierkv_rpc::stopped;
 use tierkv_types::{Code, Error};
-use tokio::sync::watch;
+use tokio::{net::TcpListener, sync::watch};
 
-use crate::{admin::Admin, operations::Operations, settings::MetricsPage};
+use crate::{admin::Admin, health::Readiness, operations::Operations, settings::MetricsPage};
 
 use answer::{Failed, refusal, uncounted};
 
@@ -59,13 +60,13 @@ pub(crate) struct Gateway<C> {
     pub(crate) operations: Arc<Operations<C>>,
     pub(crate) admin: Arc<Admin<C>>,
     pub(crate) metrics: MetricsPage,
-    pub(crate) is_ready: Box<dyn Fn() -> bool + Send + Sync>,
+    pub(crate) readiness: Readiness,
     /// Ends the watches.
     pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// The gateway's routes.
-pub(crate) fn router<C: Cache>(gateway: Arc<Gateway<C>>) -> Router {
+fn router<C: Cache>(gateway: Arc<Gateway<C>>) -> Router {
     let key = get(keys::get::<C>)
         .head(keys::head::<C>)
         .put(keys::put::<C>)
@@ -90,6 +91,20 @@ pub(crate) fn router<C: Cache>(gateway: Arc<Gateway<C>>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(map_response_with_state(Arc::clone(&gateway), finish::<C>))
         .with_state(gateway)
+}
+
+/// Serves until it is stopped and what is under way has finished.
+pub(crate) async fn serve<C: Cache>(
+    gateway: Gateway<C>,
+    listener: TcpListener,
+    stop: watch::Receiver<bool>,
+) {
+    let served = axum::serve(listener, router(Arc::new(gateway)))
+        .with_graceful_shutdown(stopped(stop))
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the REST listener failed");
+    }
 }
 
 /// Counts a failure, and adds what every answer says.

@@ -217,16 +217,7 @@ impl Stage {
     async fn new(held: Option<(u64, &'static str)>) -> Self {
         let coordination = MemoryCoordination::ephemeral();
         let cluster = ClusterId::new("c1").unwrap();
-        let map = PlacementMap::initial(vec![WeightedCluster {
-            id: cluster.clone(),
-            weight: 1,
-        }]);
-        let founded = coordination
-            .put_if_absent(PLACEMENT, map.unwrap().encode())
-            .await
-            .unwrap();
-        assert!(founded.won().is_some());
-
+        found(&coordination, cluster.clone()).await;
         let played = Arc::new(Played {
             held: Mutex::new(held.map(|(version, value)| (version, value.into()))),
             reads: AtomicUsize::new(0),
@@ -235,19 +226,7 @@ impl Stage {
             round: AtomicU64::new(1),
             marking: AtomicBool::new(true),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let presence = Presence::of_this_process(listener.local_addr().unwrap().to_string());
-        let service = ServerCoordinatorServer::new(Door {
-            played: Arc::clone(&played),
-            stop: watch::Sender::new(false),
-        });
-        let serving = tokio::spawn(async move {
-            let server = serve_builder().add_service(service);
-            server
-                .serve_with_incoming(incoming(listener))
-                .await
-                .unwrap();
-        });
+        let (presence, serving) = serve(&played).await;
         let membership = coordination
             .join(SERVER_COORDINATORS, "s1", presence.encode())
             .await
@@ -260,24 +239,14 @@ impl Stage {
         let clock = Arc::new(SystemClock);
         let cache = Arc::new(EmbeddedCache::new(1 << 20, clock.clone()));
         let marking = tokio::spawn(mark(Arc::clone(&played), Arc::clone(&cache), cluster));
-        let page = MetricsPage(Arc::new(String::new));
-        let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1").unwrap(), page);
-        settings.grpc_listen = "127.0.0.1:0".parse().unwrap();
-        settings.rest_listen = "127.0.0.1:0".parse().unwrap();
-        settings.max_staleness = MAX_STALENESS;
-        settings.inquiry_interval = Duration::from_millis(20);
         let coordinator =
-            ClientCoordinator::start(settings, coordination, Arc::clone(&cache), clock)
+            ClientCoordinator::start(settings(), coordination, Arc::clone(&cache), clock)
                 .await
                 .unwrap();
         let address = coordinator.grpc_address();
         let client = Client::builder().address(address.to_string());
         let client = client.connect().await.unwrap();
-        let limit = Instant::now() + DEADLINE;
-        while !coordinator.is_ready() {
-            assert!(Instant::now() < limit, "the played master was never heard");
-            sleep(Duration::from_millis(5)).await;
-        }
+        wait_until_ready(&coordinator).await;
         let tasks = vec![serving, marking];
         let (_candidacy, _membership) = (candidacy, membership);
         let stage = Self {
@@ -326,6 +295,55 @@ impl Stage {
             }
             assert!(Instant::now() < limit, "the cache never answered");
         }
+    }
+}
+
+/// Writes down that all slots are `cluster`'s.
+async fn found(coordination: &MemoryCoordination, cluster: ClusterId) {
+    let map = PlacementMap::initial(vec![WeightedCluster {
+        id: cluster,
+        weight: 1,
+    }]);
+    let founded = coordination
+        .put_if_absent(PLACEMENT, map.unwrap().encode())
+        .await
+        .unwrap();
+    assert!(founded.won().is_some());
+}
+
+/// Serves the played cluster behind a server coordinator's address.
+async fn serve(played: &Arc<Played>) -> (Presence, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let presence = Presence::of_this_process(listener.local_addr().unwrap().to_string());
+    let service = ServerCoordinatorServer::new(Door {
+        played: Arc::clone(played),
+        stop: watch::Sender::new(false),
+    });
+    let serving = tokio::spawn(async move {
+        let server = serve_builder().add_service(service);
+        server
+            .serve_with_incoming(incoming(listener))
+            .await
+            .unwrap();
+    });
+    (presence, serving)
+}
+
+fn settings() -> ClientCoordinatorSettings {
+    let page = MetricsPage(Arc::new(String::new));
+    let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1").unwrap(), page);
+    settings.grpc_listen = "127.0.0.1:0".parse().unwrap();
+    settings.rest_listen = "127.0.0.1:0".parse().unwrap();
+    settings.max_staleness = MAX_STALENESS;
+    settings.inquiry_interval = Duration::from_millis(20);
+    settings
+}
+
+async fn wait_until_ready(coordinator: &ClientCoordinator) {
+    let limit = Instant::now() + DEADLINE;
+    while !coordinator.is_ready() {
+        assert!(Instant::now() < limit, "the played master was never heard");
+        sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) async fn live() -> &'static str {
     ),
 )]
 pub(super) async fn ready<C: Cache>(State(gateway): State<Arc<Gateway<C>>>) -> Response {
-    match (gateway.is_ready)() {
+    match gateway.readiness.is_ready() {
         true => "ready\n".into_response(),
         false => uncounted(&Error::unavailable(
             "a cluster's master has not answered lately",
