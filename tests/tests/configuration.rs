@@ -11,6 +11,19 @@ use tierkv_tests::{binary, metrics::counter};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The exit code, output and errors of `config check`.
+fn check(arguments: &[&str], environment: (&str, &str)) -> (Option<i32>, String, String) {
+    let output = Command::new(binary::tierkv().path)
+        .args(["config", "check"])
+        .args(arguments)
+        .env(environment.0, environment.1)
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code(), told, words)
+}
+
 #[tokio::test]
 async fn a_file_is_read_told_and_checked() {
     let folder = tempfile::tempdir().unwrap();
@@ -38,17 +51,6 @@ async fn a_file_is_read_told_and_checked() {
     let log = platform.process().log_tail();
     assert!(log.contains("memory.colour"), "{log}");
 
-    let check = |arguments: &[&str], environment: (&str, &str)| {
-        let output = Command::new(binary::tierkv().path)
-            .args(["config", "check"])
-            .args(arguments)
-            .env(environment.0, environment.1)
-            .output()
-            .unwrap();
-        let words = String::from_utf8_lossy(&output.stderr).into_owned();
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        (output.status.code(), told, words)
-    };
     let (code, told, words) = check(
         &["--output", "json", "--set", "wal.sync=interval"],
         ("TIERKV_CONFIG", file),

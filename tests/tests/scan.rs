@@ -37,6 +37,8 @@ use tonic::{Code, Request, Status, Streaming, transport::Channel};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Tasks that write at once.
 const WRITERS: usize = 32;
+/// Keys that stay, of those that are scanned while others come and go.
+const STABLE: u32 = 3_000;
 
 type Scans = KvClient<Channel>;
 
@@ -154,10 +156,24 @@ fn stable(number: u32) -> String {
     format!("item-{number:05}")
 }
 
+/// Overwrites keys that stay, and puts and deletes others between them, until it is done.
+async fn churn(client: Client, seed: u32, value: Bytes, done: Arc<AtomicBool>) {
+    let mut number = seed * 997;
+    while !done.load(Ordering::Relaxed) {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let near = stable(number / 3 % STABLE);
+        let between = format!("{near}+{seed}");
+        match number % 3 {
+            0 => client.put(near, value.clone()).await.map(drop).unwrap(),
+            1 => client.put(between, value.clone()).await.map(drop).unwrap(),
+            _ => client.delete(between).await.map(drop).unwrap(),
+        }
+    }
+}
+
 /// Some keys stay while writers overwrite them, and put and delete others between them.
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_tell_each_key_that_stays_once_whatever_is_written_meanwhile() {
-    const STABLE: u32 = 3_000;
     let (_platform, scans, client) = start().await;
     let value = Bytes::from(vec![7; 100]);
     fill(&client, (0..STABLE).map(stable), &value).await;
@@ -167,25 +183,7 @@ async fn pages_tell_each_key_that_stays_once_whatever_is_written_meanwhile() {
     let mut writers = JoinSet::new();
     for seed in 0..8_u32 {
         let (client, done, value) = (client.clone(), Arc::clone(&done), value.clone());
-        writers.spawn(async move {
-            let mut number = seed * 997;
-            while !done.load(Ordering::Relaxed) {
-                number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let near = stable(number / 3 % STABLE);
-                match number % 3 {
-                    0 => client.put(near, value.clone()).await.map(drop).unwrap(),
-                    1 => {
-                        let between = format!("{near}+{seed}");
-                        client.put(between, value.clone()).await.map(drop).unwrap();
-                    }
-                    _ => client
-                        .delete(format!("{near}+{seed}"))
-                        .await
-                        .map(drop)
-                        .unwrap(),
-                }
-            }
-        });
+        writers.spawn(churn(client, seed, value, done));
     }
     let expected: Vec<Bytes> = (0..STABLE).map(|number| stable(number).into()).collect();
     let mut came_and_went = 0;
@@ -274,6 +272,14 @@ async fn one_stream_reads_one_moment() {
     writer.await.unwrap();
 }
 
+/// The items of a scan, which are as many as a count of the same finds.
+async fn counted_items(scans: &Scans, request: ScanRequest) -> Vec<ScanItem> {
+    let counted = count(scans, request.clone()).await;
+    let (items, token) = scan(scans, request).await.unwrap();
+    assert_eq!((items.len() as u64, token), (counted, Bytes::new()));
+    items
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn prefixes_ranges_and_namespaces_are_what_they_say() {
     let (_platform, scans, client) = start().await;
@@ -293,14 +299,8 @@ async fn prefixes_ranges_and_namespaces_are_what_they_say() {
             client.put(key, namespace).await.unwrap();
         }
     }
-    let found = async |request: ScanRequest| {
-        let counted = count(&scans, request.clone()).await;
-        let (items, token) = scan(&scans, request).await.unwrap();
-        assert_eq!((items.len() as u64, token), (counted, Bytes::new()));
-        items
-    };
     let keys_of = async |request: ScanRequest| {
-        let items = found(request).await.into_iter();
+        let items = counted_items(&scans, request).await.into_iter();
         items.map(|item| item.key.to_vec()).collect::<Vec<_>>()
     };
     let sections: [(ScanRequest, &[&[u8]]); 12] = [
@@ -325,7 +325,7 @@ async fn prefixes_ranges_and_namespaces_are_what_they_say() {
             namespace: namespace.to_owned(),
             ..prefix("")
         };
-        let items = found(request).await;
+        let items = counted_items(&scans, request).await;
         let name = if namespace.is_empty() {
             "default"
         } else {
@@ -337,7 +337,7 @@ async fn prefixes_ranges_and_namespaces_are_what_they_say() {
         namespace: "nothing-here".to_owned(),
         ..prefix("")
     };
-    assert_eq!(found(elsewhere).await, []);
+    assert_eq!(counted_items(&scans, elsewhere).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

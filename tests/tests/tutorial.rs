@@ -155,11 +155,10 @@ async fn compare_all(platform: &TierKv, index: &[(String, Vec<u8>)]) {
     }
 }
 
-#[tokio::test]
-async fn bad_lines_are_listed_and_the_others_imported() {
-    let platform = TierKv::start(Options::default()).await.unwrap();
+/// Lines 2, 3, 5, 7, 8 and 9 are bad.
+fn good_and_bad_lines() -> [String; 12] {
     let line = |value: Value| value.to_string();
-    let lines = [
+    [
         line(json!({"key": "first", "value": "1"})),
         "this is not JSON".to_owned(),
         line(json!({"value": "no key"})),
@@ -172,23 +171,10 @@ async fn bad_lines_are_listed_and_the_others_imported() {
         line(json!({"key": "expiring", "value": "1", "ttl_ms": 86_400_000})),
         line(json!({"key": "largest", "value": "\u{1}".repeat(MAX_VALUE_BYTES)})),
         line(json!({"key": "last", "value": ""})),
-    ];
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("lines");
-    fs::write(&file, lines.join("\n")).unwrap();
-    let import = tierkv(&platform, &["import", file.to_str().unwrap()]);
-    assert_eq!(import.status.code(), Some(1), "{import:?}");
-    assert_eq!(
-        String::from_utf8_lossy(&import.stdout),
-        "5 imported, 6 bad lines left out\n"
-    );
-    let words = String::from_utf8_lossy(&import.stderr);
-    for number in 1..=lines.len() {
-        let is_bad = [2, 3, 5, 7, 8, 9].contains(&number);
-        let is_listed = words.contains(&format!("line {number}: "));
-        assert_eq!(is_bad, is_listed, "line {number}: {words}");
-    }
+    ]
+}
 
+async fn only_the_good_lines_are_stored(platform: &TierKv) {
     let client = Client::builder()
         .address(platform.grpc())
         .connect()
@@ -227,7 +213,29 @@ async fn bad_lines_are_listed_and_the_others_imported() {
         [false, false, false, false, false, false, true],
         "{found:?}"
     );
+}
 
+#[tokio::test]
+async fn bad_lines_are_listed_and_the_others_imported() {
+    let platform = TierKv::start(Options::default()).await.unwrap();
+    let lines = good_and_bad_lines();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lines");
+    fs::write(&file, lines.join("\n")).unwrap();
+    let import = tierkv(&platform, &["import", file.to_str().unwrap()]);
+    assert_eq!(import.status.code(), Some(1), "{import:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&import.stdout),
+        "5 imported, 6 bad lines left out\n"
+    );
+    let words = String::from_utf8_lossy(&import.stderr);
+    for number in 1..=lines.len() {
+        let is_bad = [2, 3, 5, 7, 8, 9].contains(&number);
+        let is_listed = words.contains(&format!("line {number}: "));
+        assert_eq!(is_bad, is_listed, "line {number}: {words}");
+    }
+
+    only_the_good_lines_are_stored(&platform).await;
     let missing = tierkv(&platform, &["import", "no-such-file"]);
     assert_eq!(
         missing.status.code(),
@@ -240,49 +248,35 @@ async fn bad_lines_are_listed_and_the_others_imported() {
 #[tokio::test]
 async fn keys_are_put_read_and_deleted_by_command() {
     let platform = TierKv::start(Options::default()).await.unwrap();
-    assert!(
-        tierkv(&platform, &["put", "greeting", "hello"])
-            .status
-            .success()
-    );
-    assert_eq!(tierkv(&platform, &["get", "greeting"]).stdout, b"hello");
-    let latest = tierkv(
-        &platform,
-        &["get", "--consistency", "latest", "--verbose", "greeting"],
-    );
+    let run = |arguments: &[&str]| tierkv(&platform, arguments);
+    assert!(run(&["put", "greeting", "hello"]).status.success());
+    assert_eq!(run(&["get", "greeting"]).stdout, b"hello");
+    let latest = run(&["get", "--consistency", "latest", "--verbose", "greeting"]);
     assert_eq!(latest.stdout, b"hello");
     assert!(
         String::from_utf8_lossy(&latest.stderr).contains("source master"),
         "{latest:?}"
     );
-    assert_eq!(
-        tierkv(&platform, &["delete", "greeting"]).stdout,
-        b"deleted\n"
-    );
-    assert_eq!(
-        tierkv(&platform, &["get", "greeting"]).status.code(),
-        Some(1)
-    );
-    assert_eq!(
-        tierkv(&platform, &["delete", "greeting"]).stdout,
-        b"the key was absent\n"
-    );
-    let absent = tierkv(&platform, &["get", "--output", "json", "greeting"]);
+    assert_eq!(run(&["delete", "greeting"]).stdout, b"deleted\n");
+    assert_eq!(run(&["get", "greeting"]).status.code(), Some(1));
+    let again = run(&["delete", "greeting"]);
+    assert_eq!(again.stdout, b"the key was absent\n");
+    let absent = run(&["get", "--output", "json", "greeting"]);
     let told: Value = serde_json::from_slice(&absent.stdout).unwrap();
     assert_eq!(
         (absent.status.code(), &told["found"]),
         (Some(1), &false.into())
     );
 
-    let put = tierkv(&platform, &["put", "--ttl", "1h", "greeting", "hello"]);
+    let put = run(&["put", "--ttl", "1h", "greeting", "hello"]);
     let version: u64 = String::from_utf8_lossy(&put.stdout).trim().parse().unwrap();
-    let told = tierkv(&platform, &["get", "--output", "json", "greeting"]).stdout;
+    let told = run(&["get", "--output", "json", "greeting"]).stdout;
     let told: Value = serde_json::from_slice(&told).unwrap();
     assert_eq!(told["value"], "hello");
     assert_eq!(told["expires_at"], (version >> 16) + 3_600_000);
-    let soon = tierkv(&platform, &["put", "--ttl", "soon", "greeting", "hello"]);
+    let soon = run(&["put", "--ttl", "soon", "greeting", "hello"]);
     assert_eq!(soon.status.code(), Some(2), "{soon:?}");
-    let nobody = tierkv(&platform, &["get", "--address", "127.0.0.1:1", "greeting"]);
+    let nobody = run(&["get", "--address", "127.0.0.1:1", "greeting"]);
     assert_eq!(
         nobody.status.code(),
         Some(2),
@@ -298,7 +292,7 @@ async fn keys_are_put_read_and_deleted_by_command() {
         "greeting",
     ];
     assert_eq!(
-        tierkv(&platform, &mixed).status.code(),
+        run(&mixed).status.code(),
         Some(2),
         "a bound would be ignored"
     );

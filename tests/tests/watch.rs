@@ -53,6 +53,16 @@ const ROUNDS: u64 = 3;
 /// Times to live that are over while the test runs.
 const TTL_MS: u64 = 400;
 
+/// The prefixes that are watched, which overlap, and the key that a watch of each ends with.
+const PREFIXES: [(&str, &str); 6] = [
+    ("", "a/1/last"),
+    ("a", "a/1/last"),
+    ("a/", "a/1/last"),
+    ("a/1", "a/1/last"),
+    ("b/", "b/last"),
+    ("ab/0/", "ab/0/last"),
+];
+
 /// What one writer did to its keys.
 #[derive(Default)]
 struct Written {
@@ -151,16 +161,8 @@ async fn every_change_is_told_once_also_over_kills() {
     };
     let mut platform = TierKv::start(options).await.unwrap();
     let (moved, place) = watch::channel(platform.grpc().to_owned());
-    let prefixes = [
-        ("", "a/1/last"),
-        ("a", "a/1/last"),
-        ("a/", "a/1/last"),
-        ("a/1", "a/1/last"),
-        ("b/", "b/last"),
-        ("ab/0/", "ab/0/last"),
-    ];
     let mut followers = Vec::new();
-    for (prefix, last) in prefixes {
+    for (prefix, last) in PREFIXES {
         let mut watcher = Watcher::new(NAMESPACE, prefix);
         watcher.open(platform.grpc()).await.unwrap();
         followers.push(follow(watcher, last, place.clone()));
@@ -173,47 +175,16 @@ async fn every_change_is_told_once_also_over_kills() {
     let numbers = Arc::new(AtomicU64::new(1));
     let mut written = Vec::new();
     for round in 1..=ROUNDS {
-        let acknowledged = Arc::new(AtomicU64::new(0));
-        let (end, ending) = watch::channel(false);
         let writes = NamedWrites::connect(platform.grpc(), NAMESPACE, run).unwrap();
-        let mut writers = JoinSet::new();
-        for writer in 0..WRITERS {
-            writers.spawn(write(
-                writes.clone(),
-                writer,
-                Arc::clone(&numbers),
-                Arc::clone(&acknowledged),
-                ending.clone(),
-                choices.random(),
-            ));
-        }
-        let enough = poll_until(PATIENCE, || async {
-            (acknowledged.load(Ordering::Relaxed) >= ACKNOWLEDGED_A_ROUND).then_some(())
-        });
-        enough.await.expect("the platform writes too slowly");
-        platform.kill9().unwrap();
-        end.send_replace(true);
-        written.extend(writers.join_all().await);
+        let (writers, acknowledged) =
+            write_over_a_kill(&mut platform, &writes, &numbers, &mut choices).await;
+        written.extend(writers);
         platform.restart().await.unwrap();
         moved.send_replace(platform.grpc().to_owned());
-        println!(
-            "round {round}: {} acknowledged",
-            acknowledged.load(Ordering::Relaxed)
-        );
+        println!("round {round}: {acknowledged} acknowledged");
     }
     let client = connect(&platform).await;
-    // Expiry is told, too: that of this key, and of others that nobody wrote again.
-    let mut expiring = Watcher::new(NAMESPACE, "a/1/expiring-last");
-    expiring.open(platform.grpc()).await.unwrap();
-    let ttl = PutOptions {
-        ttl: Some(Duration::from_millis(TTL_MS)),
-        ..PutOptions::default()
-    };
-    let (key, value) = ("a/1/expiring-last", "short");
-    client.put_with(key, value, ttl).await.unwrap();
-    while expiring.told.values().map(Vec::len).sum::<usize>() < 2 {
-        expiring.read().await.unwrap();
-    }
+    expiry_is_told(&platform, &client).await;
     for last in ["b/last", "ab/0/last", "a/1/last"] {
         client.put(last, "last").await.unwrap();
     }
@@ -229,31 +200,82 @@ async fn every_change_is_told_once_also_over_kills() {
 
     let all = &watchers[0].told;
     check(all, &written);
-    // Watchers end with their last key, and expiry goes on behind it.
-    let before = |told: &BTreeMap<Bytes, Vec<Told>>, prefix: &str, last: &str| {
-        let end = told[last.as_bytes()][0].version;
-        let told = told
-            .iter()
-            .filter(|(key, _)| key.starts_with(prefix.as_bytes()));
-        let told = told.map(|(key, told)| {
-            let told: Vec<Told> = (told.iter().filter(|told| told.version <= end))
-                .cloned()
-                .collect();
-            (key.clone(), told)
-        });
-        told.filter(|(_, told)| !told.is_empty())
-            .collect::<BTreeMap<_, _>>()
-    };
-    let everybody = (prefixes.iter().zip(&watchers)).chain([(&prefixes[0], &resting)]);
+    let everybody = (PREFIXES.iter().zip(&watchers)).chain([(&PREFIXES[0], &resting)]);
     for ((prefix, last), watcher) in everybody {
         assert_eq!(
-            before(&watcher.told, "", last),
-            before(all, prefix, last),
+            up_to(&watcher.told, "", last),
+            up_to(all, prefix, last),
             "the watcher of {prefix:?} was told the same"
         );
     }
     println!("{} events", all.values().map(Vec::len).sum::<usize>());
     assert!(platform.stop().await.unwrap().success());
+}
+
+/// Lets all writers write, kills the platform once enough of it is acknowledged, and returns
+/// what they wrote, and how much was acknowledged by then.
+async fn write_over_a_kill(
+    platform: &mut TierKv,
+    writes: &NamedWrites,
+    numbers: &Arc<AtomicU64>,
+    choices: &mut StdRng,
+) -> (Vec<Written>, u64) {
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let (end, ending) = watch::channel(false);
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        writers.spawn(write(
+            writes.clone(),
+            writer,
+            Arc::clone(numbers),
+            Arc::clone(&acknowledged),
+            ending.clone(),
+            choices.random(),
+        ));
+    }
+    let enough = poll_until(PATIENCE, || async {
+        (acknowledged.load(Ordering::Relaxed) >= ACKNOWLEDGED_A_ROUND).then_some(())
+    });
+    enough.await.expect("the platform writes too slowly");
+    platform.kill9().unwrap();
+    end.send_replace(true);
+    let written = writers.join_all().await;
+    (written, acknowledged.load(Ordering::Relaxed))
+}
+
+/// Expiry is told, too: that of this key, and of others that nobody wrote again.
+async fn expiry_is_told(platform: &TierKv, client: &Client) {
+    let (key, value) = ("a/1/expiring-last", "short");
+    let mut expiring = Watcher::new(NAMESPACE, key);
+    expiring.open(platform.grpc()).await.unwrap();
+    let ttl = PutOptions {
+        ttl: Some(Duration::from_millis(TTL_MS)),
+        ..PutOptions::default()
+    };
+    client.put_with(key, value, ttl).await.unwrap();
+    while expiring.told.values().map(Vec::len).sum::<usize>() < 2 {
+        expiring.read().await.unwrap();
+    }
+}
+
+/// What was told of a prefix until the watcher's last key, `last`, with which watchers end;
+/// expiry goes on behind it.
+fn up_to(
+    told: &BTreeMap<Bytes, Vec<Told>>,
+    prefix: &str,
+    last: &str,
+) -> BTreeMap<Bytes, Vec<Told>> {
+    let end = told[last.as_bytes()][0].version;
+    let told = told
+        .iter()
+        .filter(|(key, _)| key.starts_with(prefix.as_bytes()));
+    let told = told.map(|(key, told)| {
+        let told: Vec<Told> = (told.iter().filter(|told| told.version <= end))
+            .cloned()
+            .collect();
+        (key.clone(), told)
+    });
+    told.filter(|(_, told)| !told.is_empty()).collect()
 }
 
 /// What was told is what was acknowledged, and what may have happened beside it.

@@ -11,68 +11,71 @@ use crate::{get, post, problem, put, send};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
+/// A path, a body that it does not take, and a word of the refusal.
+const NO_SUCH_JSON: [(&str, &str, &str); 21] = [
+    ("/v1/batch-get", "", "the body is empty"),
+    ("/v1/batch-get", "{", "EOF"),
+    ("/v1/batch-get", "{}", "keys"),
+    ("/v1/batch-get", "[]", "a JSON object"),
+    ("/v1/batch-get", "{\"keys\": [\"a\"]}", "a JSON object"),
+    ("/v1/batch-get", "{\"keys\": [{}]}", "key is missing"),
+    ("/v1/batch-get", "{\"keys\": [{\"key\": \"\"}]}", "key"),
+    (
+        "/v1/batch-get",
+        "{\"keys\": [{\"key\": \"a\", \"key_base64\": \"YQ==\"}]}",
+        "one of them",
+    ),
+    (
+        "/v1/batch-get",
+        "{\"keys\": [{\"key_base64\": \"?\"}]}",
+        "base64",
+    ),
+    ("/v1/batch-get", "{\"keys\": [], \"keys\": []}", "duplicate"),
+    ("/v1/batch-get", "{\"keys\": [], \"fresh\": true}", "fresh"),
+    (
+        "/v1/batch-get",
+        "{\"keys\": [], \"consistency\": \"newest\"}",
+        "newest",
+    ),
+    (
+        "/v1/batch-get",
+        "{\"keys\": [{\"key\": \"a\"}], \"namespace\": \"N\"}",
+        "namespace",
+    ),
+    ("/v1/increment/default/n", "{}", "delta"),
+    (
+        "/v1/increment/default/n",
+        "{\"delta\": 0.5}",
+        "whole number",
+    ),
+    (
+        "/v1/increment/default/n",
+        "{\"delta\": \"1e3\"}",
+        "whole number",
+    ),
+    (
+        "/v1/increment/default/n",
+        "{\"delta\": 9223372036854775808}",
+        "whole number",
+    ),
+    ("/v1/write", "{\"operations\": [{}]}", "expected"),
+    (
+        "/v1/write",
+        "{\"operations\": [{\"put\": {\"key\": \"a\"}}]}",
+        "value is missing",
+    ),
+    (
+        "/v1/write",
+        "{\"operations\": [{\"put\": {\"key\": \"a\", \"value\": \"\", \"ttl_ms\": -1}}]}",
+        "u64",
+    ),
+    ("/v1/write", "\u{feff}{}", "expected value"),
+];
+
 #[tokio::test]
 async fn a_body_that_is_no_such_json_is_refused() {
     let platform = Ephemeral::start().await.unwrap();
-    for (path, body, word) in [
-        ("/v1/batch-get", "", "the body is empty"),
-        ("/v1/batch-get", "{", "EOF"),
-        ("/v1/batch-get", "{}", "keys"),
-        ("/v1/batch-get", "[]", "a JSON object"),
-        ("/v1/batch-get", "{\"keys\": [\"a\"]}", "a JSON object"),
-        ("/v1/batch-get", "{\"keys\": [{}]}", "key is missing"),
-        ("/v1/batch-get", "{\"keys\": [{\"key\": \"\"}]}", "key"),
-        (
-            "/v1/batch-get",
-            "{\"keys\": [{\"key\": \"a\", \"key_base64\": \"YQ==\"}]}",
-            "one of them",
-        ),
-        (
-            "/v1/batch-get",
-            "{\"keys\": [{\"key_base64\": \"?\"}]}",
-            "base64",
-        ),
-        ("/v1/batch-get", "{\"keys\": [], \"keys\": []}", "duplicate"),
-        ("/v1/batch-get", "{\"keys\": [], \"fresh\": true}", "fresh"),
-        (
-            "/v1/batch-get",
-            "{\"keys\": [], \"consistency\": \"newest\"}",
-            "newest",
-        ),
-        (
-            "/v1/batch-get",
-            "{\"keys\": [{\"key\": \"a\"}], \"namespace\": \"N\"}",
-            "namespace",
-        ),
-        ("/v1/increment/default/n", "{}", "delta"),
-        (
-            "/v1/increment/default/n",
-            "{\"delta\": 0.5}",
-            "whole number",
-        ),
-        (
-            "/v1/increment/default/n",
-            "{\"delta\": \"1e3\"}",
-            "whole number",
-        ),
-        (
-            "/v1/increment/default/n",
-            "{\"delta\": 9223372036854775808}",
-            "whole number",
-        ),
-        ("/v1/write", "{\"operations\": [{}]}", "expected"),
-        (
-            "/v1/write",
-            "{\"operations\": [{\"put\": {\"key\": \"a\"}}]}",
-            "value is missing",
-        ),
-        (
-            "/v1/write",
-            "{\"operations\": [{\"put\": {\"key\": \"a\", \"value\": \"\", \"ttl_ms\": -1}}]}",
-            "u64",
-        ),
-        ("/v1/write", "\u{feff}{}", "expected value"),
-    ] {
+    for (path, body, word) in NO_SUCH_JSON {
         let response = send(&platform, "POST", path, &[JSON], body.as_bytes()).await;
         let words = problem(&response, 400, "InvalidArgument").detail;
         assert!(words.contains(word), "{path} {body}: {words}");
