@@ -16,8 +16,10 @@ use crate::{
 };
 
 pub use self::{
-    codec::{FORMAT, MAX_RECORD_BYTES, OLDEST_FORMAT, decode, encode, encoded_len},
-    frame::{DecodeError, Frame, is_whole_but_for_its_length},
+    codec::{decode, encode, encoded_len},
+    frame::{
+        DecodeError, FORMAT, Frame, MAX_RECORD_BYTES, OLDEST_FORMAT, is_whole_but_for_its_length,
+    },
 };
 
 /// A client's name for one write, so that a retry is applied once (I8).

@@ -47,20 +47,13 @@
 
 use bytes::Bytes;
 
-use super::{Change, ChangeKind, DecodeError, Frame, Payload, Record, RequestId, Write};
+use super::{
+    Change, ChangeKind, Payload, Record, RequestId, Write,
+    frame::{
+        DecodeError, FORMAT, Frame, HEADER_BYTES, MAX_RECORD_BYTES, MIN_RECORD_BYTES, TRAILER,
+    },
+};
 use crate::{key::ItemKey, version::Version};
-
-/// The format version that [`encode`] writes.
-pub const FORMAT: u8 = 3;
-/// The oldest format version that [`decode`] reads.
-pub const OLDEST_FORMAT: u8 = 1;
-/// Largest record, in bytes as encoded: a request at its limit and its framing fit with
-/// room to spare, and no damaged length can make a reader ask for more.
-pub const MAX_RECORD_BYTES: usize = 32 << 20;
-
-pub(super) const HEADER_BYTES: usize = 42;
-pub(super) const TRAILER: [u8; 4] = [0x54, 0x4B, 0x56, 0xA5];
-pub(super) const MIN_RECORD_BYTES: usize = HEADER_BYTES + TRAILER.len();
 
 const KIND_NOOP: u8 = 1;
 const KIND_WRITE: u8 = 2;

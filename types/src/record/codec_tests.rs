@@ -2,7 +2,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::{
-    record::is_whole_but_for_its_length,
+    record::{OLDEST_FORMAT, is_whole_but_for_its_length},
     replication::{Epoch, Index, Position},
 };
 

@@ -1,12 +1,21 @@
 //! The frame around a record: what can be known of it without reading its changes.
 
 use crate::{
-    record::codec::{
-        FORMAT, HEADER_BYTES, MAX_RECORD_BYTES, MIN_RECORD_BYTES, OLDEST_FORMAT, TRAILER,
-    },
     replication::{Epoch, Index, Position},
     version::Version,
 };
+
+/// The format version that [`encode`](super::encode) writes.
+pub const FORMAT: u8 = 3;
+/// The oldest format version that [`decode`](super::decode) reads.
+pub const OLDEST_FORMAT: u8 = 1;
+/// Largest record, in bytes as encoded: a request at its limit and its framing fit with
+/// room to spare, and no damaged length can make a reader ask for more.
+pub const MAX_RECORD_BYTES: usize = 32 << 20;
+
+pub(super) const HEADER_BYTES: usize = 42;
+pub(super) const TRAILER: [u8; 4] = [0x54, 0x4B, 0x56, 0xA5];
+pub(super) const MIN_RECORD_BYTES: usize = HEADER_BYTES + TRAILER.len();
 
 /// Why there is no record at a place of a log (LOG-TORN).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
