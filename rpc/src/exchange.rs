@@ -3,9 +3,8 @@
 use std::{future::Future, time::Duration};
 
 use tierkv_types::Error;
+use tokio_stream::Stream;
 use tonic::{Status, Streaming, transport::Channel};
-
-use crate::lane::Outbound;
 
 /// One framed service: its operations, its frames and how its stream is opened.
 pub trait Exchange: Sized + Send + Sync + 'static {
@@ -20,10 +19,10 @@ pub trait Exchange: Sized + Send + Sync + 'static {
     /// What the peer says first in each stream, if it greets.
     type Greeting: 'static;
 
-    /// Opens a stream over `channel`.
+    /// Opens a stream over `channel`, on which `requests` go out.
     fn open(
         channel: Channel,
-        requests: Outbound<Self>,
+        requests: impl Stream<Item = Self::RequestFrame> + Send + 'static,
     ) -> impl Future<Output = Result<Streaming<Self::ReplyFrame>, Status>> + Send;
 
     /// About how many bytes the operation takes in a frame.

@@ -391,7 +391,7 @@ impl<X: Exchange> Lane<X> {
 
 /// The requests' side of a stream, as the transport draws it: each frame holds whatever
 /// was queued when the transport was ready for it.
-pub struct Outbound<X: Exchange> {
+struct Outbound<X: Exchange> {
     lane: Arc<Lane<X>>,
     stream: u64,
     gathering: Gathering,

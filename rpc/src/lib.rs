@@ -24,7 +24,6 @@ pub use deadline::{
     deadline, deadline_or, late_scan, named_timeout, until_deadline, until_over, within,
 };
 pub use exchange::{CallError, Exchange};
-pub use lane::Outbound;
 pub use multiplexer::Multiplexer;
 pub use serving::{ListenError, StatusStream, drain, listen, stopped, stopping, until_stopped};
 pub use tierkv_proto as proto;

@@ -14,9 +14,10 @@ use tierkv_types::{
     Code, Error,
     limits::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES},
 };
+use tokio_stream::Stream;
 use tonic::{Status, Streaming, transport::Channel};
 
-use crate::{exchange::Exchange, lane::Outbound};
+use crate::exchange::Exchange;
 
 /// Bytes of framing that a message of limit size may have on top.
 pub const FRAME_SLACK: usize = 1 << 16;
@@ -33,7 +34,7 @@ impl Exchange for Session {
 
     async fn open(
         channel: Channel,
-        requests: Outbound<Self>,
+        requests: impl Stream<Item = SessionRequest> + Send + 'static,
     ) -> Result<Streaming<SessionResponse>, Status> {
         let mut client = KvClient::new(channel)
             .max_decoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK)

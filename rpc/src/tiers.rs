@@ -16,12 +16,12 @@ use tierkv_types::{
     limits::{FRAME_BYTES, MAX_ANSWER_BYTES, MAX_PEER_IN_FLIGHT, MAX_REQUEST_BYTES},
 };
 use tokio::time::Instant;
+use tokio_stream::Stream;
 use tonic::{Status, Streaming, transport::Channel};
 
 use crate::{
     channel::{channel, unhurried_channel},
     exchange::{CallError, Exchange},
-    lane::Outbound,
     multiplexer::Multiplexer,
     session::FRAME_SLACK,
 };
@@ -52,7 +52,7 @@ macro_rules! tier_exchange {
 
             async fn open(
                 channel: Channel,
-                requests: Outbound<Self>,
+                requests: impl Stream<Item = RequestFrame> + Send + 'static,
             ) -> Result<Streaming<ReplyFrame>, Status> {
                 let mut client = $client::new(channel)
                     .max_decoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK)
