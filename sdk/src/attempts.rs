@@ -7,17 +7,12 @@
 use tierkv_rpc::CallError;
 use tierkv_types::{Code, Error as Refusal, RequestId};
 
-use crate::error::Error;
+use crate::error::{Error, is_retryable};
 
 /// How often a write of which an attempt was lost is asked for again although it was refused
 /// for what it says: the lost attempt may still be on its way, and once it was applied the
 /// answer is its outcome.
 const MAX_CONTRADICTIONS: u32 = 4;
-
-/// Whether the same request, sent again, may succeed: nothing was done, and the reason passes.
-pub(crate) const fn is_retryable(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::Conflict) || code.is_misrouted()
-}
 
 /// Whether another coordinator might do better.
 pub(crate) const fn is_better_elsewhere(code: Code) -> bool {

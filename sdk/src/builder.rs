@@ -15,10 +15,18 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:7400";
 /// Settings of a [`Client`].
 #[derive(Clone, Debug)]
 pub struct Builder {
-    pub(crate) addresses: Vec<String>,
-    pub(crate) namespace: String,
-    pub(crate) timeout: Duration,
-    pub(crate) max_in_flight: usize,
+    addresses: Vec<String>,
+    namespace: String,
+    timeout: Duration,
+    max_in_flight: usize,
+}
+
+impl Client {
+    /// Starts making a client.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
 }
 
 impl Default for Builder {
@@ -64,10 +72,13 @@ impl Builder {
         if self.addresses.is_empty() {
             self.addresses.push(DEFAULT_ADDRESS.to_owned());
         }
-        self.namespace = Namespace::new(&self.namespace)
-            .map_err(Error::from)?
-            .to_string();
-        let client = Client::new(&self)?;
+        let namespace = Namespace::new(&self.namespace).map_err(Error::from)?;
+        let client = Client::new(
+            &self.addresses,
+            self.max_in_flight,
+            &namespace,
+            self.timeout,
+        )?;
         client.greet().await.map_err(|error| {
             Refusal::new(
                 error.code(),

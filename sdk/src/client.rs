@@ -17,17 +17,16 @@ use tierkv_rpc::proto::{
     },
 };
 use tierkv_types::{
-    Code, Error as Refusal, ItemKey, RequestId, SystemClock,
+    Code, Error as Refusal, ItemKey, Namespace, RequestId, SystemClock,
     limits::{MAX_KEY_BYTES, MAX_TIMEOUT},
 };
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Status, transport::Channel};
 
 use crate::{
-    attempts::{Attempts, Next, is_retryable},
-    builder::Builder,
+    attempts::{Attempts, Next},
     coordinators::{Coordinator, Coordinators, Turns, slow},
-    error::Error,
+    error::{Error, is_retryable},
     own_writes::{MAX_SESSION_KEYS, OwnWrites},
     platform_clock::PlatformClock,
 };
@@ -52,22 +51,26 @@ struct Shared {
 }
 
 impl Client {
-    /// Starts making a client.
-    #[must_use]
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
-    pub(crate) fn new(settings: &Builder) -> Result<Self, Error> {
+    /// A client that asks the coordinators of `addresses`, with at most `max_in_flight`
+    /// operations under way in each session.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a bad address.
+    pub(crate) fn new(
+        addresses: &[String],
+        max_in_flight: usize,
+        namespace: &Namespace,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
         let clock = Arc::new(PlatformClock::new(SystemClock));
-        let coordinators = Coordinators::new(&settings.addresses, settings.max_in_flight, &clock)?;
+        let coordinators = Coordinators::new(addresses, max_in_flight, &clock)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 coordinators,
                 clock,
             }),
-            namespace: settings.namespace.as_str().into(),
-            timeout: settings.timeout.min(MAX_TIMEOUT),
+            namespace: Arc::from(&**namespace),
+            timeout: timeout.min(MAX_TIMEOUT),
             request_id: None,
             own_writes: None,
         })

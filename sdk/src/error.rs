@@ -4,7 +4,10 @@ use std::fmt;
 
 use tierkv_types::{Code, Error as Refusal, RequestId};
 
-use crate::attempts::is_retryable;
+/// Whether the same request, sent again, may succeed: nothing was done, and the reason passes.
+pub(crate) const fn is_retryable(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Conflict) || code.is_misrouted()
+}
 
 /// Why an operation failed, and what to do about it.
 ///

@@ -23,10 +23,9 @@ use tonic::{Request, Status, Streaming};
 
 use crate::{
     answer::expires_at,
-    attempts::is_retryable,
     client::{Client, late},
     coordinators::{Turns, slow},
-    error::Error,
+    error::{Error, is_retryable},
     options::ReadOptions,
 };
 

@@ -22,10 +22,9 @@ use tonic::{Status, Streaming};
 
 use crate::{
     answer::expires_at,
-    attempts::is_retryable,
     client::{Client, late},
     coordinators::{Turns, slow},
-    error::Error,
+    error::{Error, is_retryable},
 };
 
 /// A watch that ended sooner than this after it was opened, or could not be opened, is opened
