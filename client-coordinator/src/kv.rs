@@ -24,10 +24,7 @@ use tierkv_types::{
 use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{
-    operations::{Answers, Operations},
-    session::Session,
-};
+use crate::{answers::Answers, operations::Operations, session::Session};
 
 /// The service as tonic wants it.
 pub(crate) struct Door<C> {

@@ -9,13 +9,14 @@
 //! ```
 //!
 //! Reading order: `views` (what masters said lately, and so which hits count),
-//! `reader` (the read path), `flights` (equal misses become one), `below` (the way to
+//! `read_options` (how fresh a read must be), `reader` (the read path), `flights` (equal misses become one), `below` (the way to
 //! the server coordinators), `writer`, `scans` and `page_token` (many keys in their order),
 //! `watches` and `watch_token`, `operations` (all of it as users know it), then the doors:
 //! `kv`, `session`, `admin` and `grpc` which serves them, `rest`; `health` (whether this
 //! coordinator can answer); [`ClientCoordinator`] puts them together.
 
 mod admin;
+mod answers;
 mod below;
 mod coordinator;
 mod flights;
@@ -26,6 +27,7 @@ mod kv;
 mod meters;
 mod operations;
 mod page_token;
+mod read_options;
 mod reader;
 mod rest;
 mod scans;

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use futures::{future::join_all, stream::BoxStream};
+use futures::future::join_all;
 use tierkv_cache::Cache;
 use tierkv_rpc::proto::{
     convert,
     v1::{
-        BatchGetRequest, BatchGetResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse,
-        Greeting, IncrementRequest, IncrementResponse, PutRequest, PutResponse, SessionResponse,
-        WatchRequest, WatchResponse, WriteRequest, WriteResponse,
+        BatchGetRequest, BatchGetResponse, CountRequest, CountResponse, DeleteRequest,
+        DeleteResponse, GetRequest, GetResponse, Greeting, IncrementRequest, IncrementResponse,
+        PutRequest, PutResponse, ScanRequest, ScanResponse, SessionResponse, WatchRequest,
+        WatchResponse, WriteRequest, WriteResponse,
     },
 };
 use tierkv_types::{
@@ -19,10 +20,11 @@ use tierkv_types::{
 use tokio::time::Instant;
 
 use crate::{
-    below::Below,
+    answers::Answers,
     meters::Meters,
-    reader::{Asked, Begun, Reader},
-    scans::OpenScans,
+    read_options::CheckedOptions,
+    reader::{Begun, Reader},
+    scans::Scans,
     watches::Watches,
     writer::Writer,
 };
@@ -31,16 +33,12 @@ use crate::{
 /// too large for one answer is bounded by this many values.
 const KEYS_TOGETHER: usize = 64;
 
-/// The answers of an operation that streams them; an error is the last one.
-pub(crate) type Answers<T> = BoxStream<'static, Result<T, Error>>;
-
 /// Operations of users, whichever door they came through.
 pub(crate) struct Operations<C> {
     pub(crate) reader: Reader<C>,
     pub(crate) writer: Writer,
+    pub(crate) scans: Scans,
     pub(crate) watches: Watches,
-    pub(crate) below: Below,
-    pub(crate) open_scans: OpenScans,
     pub(crate) meters: Arc<Meters>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -56,17 +54,17 @@ impl<C: Cache> Operations<C> {
         deadline: Instant,
     ) -> Result<GetResponse, Error> {
         self.meters.gets.increment(1);
-        let (key, asked) = self.wanted(&request)?;
-        self.reader.read(key, asked, deadline).await
+        let (key, options) = self.wanted(&request)?;
+        self.reader.read(key, options, deadline).await
     }
 
     /// What a read asks for.
     ///
     /// # Errors
     /// `InvalidArgument`.
-    pub(crate) fn wanted(&self, request: &GetRequest) -> Result<(ItemKey, Asked), Error> {
+    pub(crate) fn wanted(&self, request: &GetRequest) -> Result<(ItemKey, CheckedOptions), Error> {
         let key = ItemKey::new(&request.namespace, &request.key)?;
-        Ok((key, self.reader.asked(request.options.as_ref())?))
+        Ok((key, self.reader.check(request.options.as_ref())?))
     }
 
     /// Reads many keys of one namespace.
@@ -81,9 +79,9 @@ impl<C: Cache> Operations<C> {
     ) -> Result<BatchGetResponse, Error> {
         convert::check_operations(request.keys.len())?;
         self.meters.gets.increment(request.keys.len() as u64);
-        let asked = self.reader.asked(request.options.as_ref())?;
+        let options = self.reader.check(request.options.as_ref())?;
         let wanted = (request.keys.iter())
-            .map(|key| Ok((ItemKey::new(&request.namespace, key)?, asked)))
+            .map(|key| Ok((ItemKey::new(&request.namespace, key)?, options)))
             .collect::<Result<Vec<_>, Error>>()?;
         let mut answers = Vec::with_capacity(wanted.len());
         let mut bytes = 0;
@@ -185,6 +183,35 @@ impl<C: Cache> Operations<C> {
             results: answer.results,
             replayed: answer.replayed,
         })
+    }
+
+    /// Streams the items of a prefix or range in the order of their keys, until `deadline`.
+    /// Each response but the last has a token with which a later scan goes on behind it; the
+    /// last one has it if there is more behind the limit. There is at least one response.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `ResourceExhausted` if too many scans are open, or what the tiers
+    /// below said; so may the stream end.
+    pub(crate) async fn scan(
+        &self,
+        request: ScanRequest,
+        deadline: Instant,
+    ) -> Result<Answers<ScanResponse>, Error> {
+        self.meters.scans.increment(1);
+        self.scans.scan(request, deadline).await
+    }
+
+    /// Counts what a scan would find.
+    ///
+    /// # Errors
+    /// Those of a scan.
+    pub(crate) async fn count(
+        &self,
+        request: CountRequest,
+        deadline: Instant,
+    ) -> Result<CountResponse, Error> {
+        self.meters.counts.increment(1);
+        self.scans.count(request, deadline).await
     }
 
     /// Streams the committed changes of a prefix until the caller drops the stream. The

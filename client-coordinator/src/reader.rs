@@ -13,7 +13,7 @@ use tierkv_protocol::cache::{AbsentEntry, Entry, ReadBound, ValueEntry, Verdict}
 use tierkv_rpc::proto::{
     convert,
     internal::{Read, ReadReply, reply, request},
-    v1::{Consistency, GetResponse, Hop, ReadOptions, Source},
+    v1::{GetResponse, Hop, ReadOptions, Source},
 };
 use tierkv_types::{
     BootTime, Clock, Code, Error, ItemKey, NodeId, Version, limits::DEFAULT_TIMEOUT,
@@ -24,6 +24,7 @@ use crate::{
     below::Below,
     flights::{Flight, Flights},
     meters::Meters,
+    read_options::{CheckedOptions, Level},
     views::{Place, SharedViews, View},
 };
 
@@ -36,27 +37,10 @@ const BUSY_LOOKS: u32 = 4;
 const TIER: &str = "client-coordinator";
 const CACHE_TIER: &str = "cache";
 
-/// How fresh a read must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Level {
-    /// From the cache, if it is within the bound.
-    Bounded(ReadBound),
-    /// Past the cache, from the master.
-    Latest,
-}
-
-/// What a read asks for beside its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
-    pub(crate) level: Level,
-    /// Whether the answer is to tell the read's path.
-    pub(crate) explain: bool,
-}
-
 /// A miss on its way below.
 pub(crate) struct Miss {
     key: ItemKey,
-    asked: Asked,
+    options: CheckedOptions,
     arrived: BootTime,
     way: Way,
     /// The cache's share, of a read that is explained and went by it.
@@ -101,56 +85,25 @@ pub(crate) struct Reader<C> {
 }
 
 impl<C: Cache> Reader<C> {
-    /// What the options of a request ask.
+    /// Checks the options of a request.
     ///
     /// # Errors
-    /// `InvalidArgument` for an unknown consistency, or a `min_version` that would be ignored.
-    pub(crate) fn asked(&self, options: Option<&ReadOptions>) -> Result<Asked, Error> {
-        let level = match options {
-            Some(options) => self.level(options)?,
-            None => Level::Bounded(ReadBound {
-                max_age: self.max_staleness,
-                min_version: Version::ZERO,
-            }),
-        };
-        let explain = options.is_some_and(|options| options.explain);
-        Ok(Asked { level, explain })
-    }
-
-    fn level(&self, options: &ReadOptions) -> Result<Level, Error> {
-        let consistency = convert::consistency(options.consistency)?;
-        if consistency != Consistency::Session && options.min_version != 0 {
-            return Err(Error::invalid("min_version goes with SESSION consistency"));
-        }
-        if consistency == Consistency::Latest && options.max_staleness_ms.is_some() {
-            return Err(Error::invalid(
-                "LATEST bears no staleness: leave max_staleness_ms out",
-            ));
-        }
-        Ok(match consistency {
-            Consistency::Latest => Level::Latest,
-            Consistency::Unspecified | Consistency::Cached | Consistency::Session => {
-                Level::Bounded(ReadBound {
-                    max_age: options
-                        .max_staleness_ms
-                        .map_or(self.max_staleness, |ms| Duration::from_millis(ms.into())),
-                    min_version: Version::from_bits(options.min_version),
-                })
-            }
-        })
+    /// Those of [`CheckedOptions::new`].
+    pub(crate) fn check(&self, options: Option<&ReadOptions>) -> Result<CheckedOptions, Error> {
+        CheckedOptions::new(options, self.max_staleness)
     }
 
     /// Asks the cache for all keys of a batch; answers stand in their order.
-    pub(crate) async fn begin(&self, wanted: &[(ItemKey, Asked)]) -> Vec<Begun> {
+    pub(crate) async fn begin(&self, wanted: &[(ItemKey, CheckedOptions)]) -> Vec<Begun> {
         let arrived = self.clock.boot_time();
         let looked_up = self.look_up(wanted, arrived).await;
         let mut hits = 0;
         let begun: Vec<Begun> = (looked_up.into_iter().zip(wanted))
-            .map(|(begun, (key, asked))| {
+            .map(|(begun, (key, options))| {
                 let begun = begun.unwrap_or_else(|| {
                     Begun::Miss(Miss {
                         key: key.clone(),
-                        asked: *asked,
+                        options: *options,
                         arrived,
                         way: Way::Past,
                         cache: None,
@@ -166,10 +119,14 @@ impl<C: Cache> Reader<C> {
     }
 
     /// Looks keys up in the cache; `None` for those that pass it by.
-    async fn look_up(&self, wanted: &[(ItemKey, Asked)], arrived: BootTime) -> Vec<Option<Begun>> {
+    async fn look_up(
+        &self,
+        wanted: &[(ItemKey, CheckedOptions)],
+        arrived: BootTime,
+    ) -> Vec<Option<Begun>> {
         let views = self.views.now();
         let places: Vec<Option<Place>> = (wanted.iter())
-            .map(|(key, asked)| match asked.level {
+            .map(|(key, options)| match options.level {
                 Level::Bounded(_) => views.place(key.slot()),
                 Level::Latest => None,
             })
@@ -214,10 +171,10 @@ impl<C: Cache> Reader<C> {
     pub(crate) async fn read(
         &self,
         key: ItemKey,
-        asked: Asked,
+        options: CheckedOptions,
         deadline: Instant,
     ) -> Result<GetResponse, Error> {
-        match self.begin(&[(key, asked)]).await.pop() {
+        match self.begin(&[(key, options)]).await.pop() {
             Some(Begun::Hit(answer)) => Ok(answer),
             Some(Begun::Miss(miss)) => self.finish(miss, deadline).await,
             None => Err(Error::new(Code::Internal, "a read vanished")),
@@ -227,7 +184,7 @@ impl<C: Cache> Reader<C> {
     /// Turns what the cache said of a key into an answer or a miss.
     fn sort(
         &self,
-        (key, asked): &(ItemKey, Asked),
+        (key, options): &(ItemKey, CheckedOptions),
         looked: Looked<'_>,
         place: Place,
         found: Found,
@@ -237,14 +194,14 @@ impl<C: Cache> Reader<C> {
             arrived,
             clock,
         } = looked;
-        let cache = asked.explain.then(|| {
+        let cache = options.explain.then(|| {
             let node = self.cache.node_of(CacheKey {
                 item: key.as_bytes(),
                 slot_revision: place.revision,
             });
             self.hop(CACHE_TIER, node, arrived)
         });
-        let way = match (found.state, &asked.level) {
+        let way = match (found.state, &options.level) {
             (State::Entry(entry), Level::Bounded(bound)) => {
                 match view.judge(place, found.mark.as_ref(), &entry, bound, arrived, clock) {
                     Verdict::Hit { age } => {
@@ -261,14 +218,14 @@ impl<C: Cache> Reader<C> {
             // whose reader went away would be lost.
             (State::Leased(lease), _) => {
                 let lease = Some((lease, place.revision));
-                Way::Flying(self.fly(key, lease, asked.explain))
+                Way::Flying(self.fly(key, lease, options.explain))
             }
             (State::Busy, _) => Way::Busy,
             (State::Entry(_) | State::Unreachable, _) => Way::Past,
         };
         Begun::Miss(Miss {
             key: key.clone(),
-            asked: *asked,
+            options: *options,
             arrived,
             way,
             cache,
@@ -285,7 +242,7 @@ impl<C: Cache> Reader<C> {
         deadline: Instant,
     ) -> Result<GetResponse, Error> {
         let (arrived, cache) = (miss.arrived, miss.cache.take());
-        let explain = miss.asked.explain;
+        let explain = miss.options.explain;
         let mut answer = self.answer(miss, deadline).await?;
         if explain {
             let above = [Some(self.own_hop(arrived)), cache];
@@ -297,7 +254,7 @@ impl<C: Cache> Reader<C> {
     async fn answer(&self, miss: Miss, deadline: Instant) -> Result<GetResponse, Error> {
         let Miss {
             key,
-            asked: asked @ Asked { level, explain },
+            options: options @ CheckedOptions { level, explain },
             arrived,
             way,
             cache: _,
@@ -315,7 +272,7 @@ impl<C: Cache> Reader<C> {
             Way::Flying(flight) => flight,
             // A read that is shared has the path of whoever sent it.
             Way::Busy | Way::Past if explain => return alone(bound.min_version).await,
-            Way::Busy => match self.await_winner(&(key.clone(), asked), arrived).await {
+            Way::Busy => match self.await_winner(&(key.clone(), options), arrived).await {
                 Waited::Filled(answer) => return Ok(answer),
                 Waited::Joined(flight) => flight,
                 Waited::InVain => self.fly(&key, None, false),
@@ -351,7 +308,7 @@ impl<C: Cache> Reader<C> {
 
     /// Waits a little for whoever won the lease: in this process by sharing its read, in
     /// another by looking whether the key was filled.
-    async fn await_winner(&self, wanted: &(ItemKey, Asked), arrived: BootTime) -> Waited {
+    async fn await_winner(&self, wanted: &(ItemKey, CheckedOptions), arrived: BootTime) -> Waited {
         let key = &wanted.0;
         for _ in 0..BUSY_LOOKS {
             if let Some(flight) = self.flights.under_way(key) {

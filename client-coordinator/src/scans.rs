@@ -4,11 +4,10 @@
 //! for is met by the same way. What comes from below is passed on reply by reply, one held
 //! back: only with the next one there is it known whether a scan goes on behind it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, Stream, StreamExt, empty, try_unfold};
-use tierkv_cache::Cache;
 use tierkv_rpc::{
     late_scan,
     proto::{
@@ -32,37 +31,45 @@ use tokio::{
 use tonic::transport::Channel;
 
 use crate::{
-    operations::{Answers, Operations},
+    answers::Answers,
+    below::Below,
     page_token,
-    reader::Level,
+    read_options::{CheckedOptions, Level},
 };
 
-/// The scans and counts that are open.
-pub(crate) struct OpenScans(Arc<Semaphore>);
+/// What a scan or a count is of, checked.
+struct CheckedSelection {
+    range: ItemRange,
+    min_version: u64,
+}
 
-impl OpenScans {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_OPEN_SCANS)))
+/// All scans and counts of one client coordinator.
+pub(crate) struct Scans {
+    below: Below,
+    max_staleness: Duration,
+    /// For those that are open.
+    places: Arc<Semaphore>,
+}
+
+impl Scans {
+    /// Scans over `below`, by reads that are at most `max_staleness` old if they say nothing.
+    pub(crate) fn new(below: Below, max_staleness: Duration) -> Self {
+        Self {
+            below,
+            max_staleness,
+            places: Arc::new(Semaphore::new(MAX_OPEN_SCANS)),
+        }
     }
 
     fn enter(&self) -> Result<OwnedSemaphorePermit, Error> {
-        Arc::clone(&self.0).try_acquire_owned().map_err(|_| {
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             Error::exhausted(format!(
                 "the coordinator's limit max_open_scans of {MAX_OPEN_SCANS} is reached; retry \
                  when one of them ended"
             ))
         })
     }
-}
 
-/// A scan or a count, checked.
-#[derive(Debug, PartialEq, Eq)]
-struct Asked {
-    range: ItemRange,
-    min_version: u64,
-}
-
-impl<C: Cache> Operations<C> {
     /// Streams the items of a prefix or range in the order of their keys, until `deadline`.
     /// Each response but the last has a token with which a later scan goes on behind it; the
     /// last one has it if there is more behind the limit. There is at least one response.
@@ -75,11 +82,11 @@ impl<C: Cache> Operations<C> {
         request: ScanRequest,
         deadline: Instant,
     ) -> Result<Answers<ScanResponse>, Error> {
-        self.meters.scans.increment(1);
         let (selection, options) = (request.selection, request.options.as_ref());
-        let Asked { range, min_version } = self.asked(&request.namespace, selection, options)?;
+        let CheckedSelection { range, min_version } =
+            self.check(&request.namespace, selection, options)?;
         let rest = page_token::rest(range.clone(), &request.page_token)?;
-        let place = self.open_scans.enter()?;
+        let place = self.enter()?;
         let limit = match request.limit {
             0 => 0,
             // The one behind the limit is only looked for.
@@ -117,11 +124,11 @@ impl<C: Cache> Operations<C> {
         request: CountRequest,
         deadline: Instant,
     ) -> Result<CountResponse, Error> {
-        self.meters.counts.increment(1);
         let selection = request.selection.map(Selection::from);
         let options = request.options.as_ref();
-        let Asked { range, min_version } = self.asked(&request.namespace, selection, options)?;
-        let _place = self.open_scans.enter()?;
+        let CheckedSelection { range, min_version } =
+            self.check(&request.namespace, selection, options)?;
+        let _place = self.enter()?;
         let below = internal::CountRequest {
             range: Some(to_wire(&range)),
             min_version,
@@ -140,23 +147,23 @@ impl<C: Cache> Operations<C> {
         })
     }
 
-    fn asked(
+    fn check(
         &self,
         namespace: &str,
         selection: Option<Selection>,
         options: Option<&ReadOptions>,
-    ) -> Result<Asked, Error> {
+    ) -> Result<CheckedSelection, Error> {
         let range = selected(namespace, selection)?;
         if options.is_some_and(|options| options.explain) {
             return Err(Error::invalid(
                 "a scan has no place for its path: leave explain out",
             ));
         }
-        let min_version = match self.reader.asked(options)?.level {
+        let min_version = match CheckedOptions::new(options, self.max_staleness)?.level {
             Level::Bounded(bound) => bound.min_version,
             Level::Latest => Version::ZERO,
         };
-        Ok(Asked {
+        Ok(CheckedSelection {
             range,
             min_version: min_version.to_bits(),
         })

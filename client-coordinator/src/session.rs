@@ -28,7 +28,8 @@ use tokio::time::Instant;
 
 use crate::{
     operations::Operations,
-    reader::{Asked, Begun, Miss},
+    read_options::CheckedOptions,
+    reader::{Begun, Miss},
 };
 
 /// Answers that are sent together if they are there together.
@@ -142,7 +143,7 @@ fn too_many() -> Error {
 
 /// The single reads of a frame.
 struct Reads {
-    wanted: Vec<(ItemKey, Asked)>,
+    wanted: Vec<(ItemKey, CheckedOptions)>,
     names: Vec<(u64, Instant)>,
 }
 
@@ -155,7 +156,7 @@ impl Reads {
         }
     }
 
-    fn push(&mut self, id: u64, deadline: Instant, wanted: (ItemKey, Asked)) {
+    fn push(&mut self, id: u64, deadline: Instant, wanted: (ItemKey, CheckedOptions)) {
         self.wanted.push(wanted);
         self.names.push((id, deadline));
     }

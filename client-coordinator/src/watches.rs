@@ -29,7 +29,7 @@ use tokio::{
 };
 use tonic::Streaming;
 
-use crate::{below::Below, operations::Answers, watch_token::WatchToken};
+use crate::{answers::Answers, below::Below, watch_token::WatchToken};
 
 /// The pause before a stream that broke is opened again; it doubles with each attempt.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);

@@ -23,7 +23,7 @@ use tierkv_rpc::proto::v1::{
 use tierkv_types::Error;
 use tokio::time::{Instant, timeout_at};
 
-use crate::operations::Answers;
+use crate::answers::Answers;
 
 use super::{
     Gateway,

@@ -1,0 +1,72 @@
+//! What a read asks for beside its keys, checked.
+
+use std::time::Duration;
+
+use tierkv_protocol::cache::ReadBound;
+use tierkv_rpc::proto::{
+    convert,
+    v1::{Consistency, ReadOptions},
+};
+use tierkv_types::{Error, Version};
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// From the cache, if it is within the bound.
+    Bounded(ReadBound),
+    /// Past the cache, from the master.
+    Latest,
+}
+
+/// The options of a read, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CheckedOptions {
+    pub(crate) level: Level,
+    /// Whether the answer is to tell the read's path.
+    pub(crate) explain: bool,
+}
+
+impl CheckedOptions {
+    /// Checks the options of a request; where they name no staleness, it is at most
+    /// `max_staleness`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an unknown consistency, or a `min_version` that would be ignored.
+    pub(crate) fn new(
+        options: Option<&ReadOptions>,
+        max_staleness: Duration,
+    ) -> Result<Self, Error> {
+        let level = match options {
+            Some(options) => level(options, max_staleness)?,
+            None => Level::Bounded(ReadBound {
+                max_age: max_staleness,
+                min_version: Version::ZERO,
+            }),
+        };
+        let explain = options.is_some_and(|options| options.explain);
+        Ok(Self { level, explain })
+    }
+}
+
+fn level(options: &ReadOptions, max_staleness: Duration) -> Result<Level, Error> {
+    let consistency = convert::consistency(options.consistency)?;
+    if consistency != Consistency::Session && options.min_version != 0 {
+        return Err(Error::invalid("min_version goes with SESSION consistency"));
+    }
+    if consistency == Consistency::Latest && options.max_staleness_ms.is_some() {
+        return Err(Error::invalid(
+            "LATEST bears no staleness: leave max_staleness_ms out",
+        ));
+    }
+    Ok(match consistency {
+        Consistency::Latest => Level::Latest,
+        Consistency::Unspecified | Consistency::Cached | Consistency::Session => {
+            Level::Bounded(ReadBound {
+                max_age: options
+                    .max_staleness_ms
+                    .map_or(max_staleness, |ms| Duration::from_millis(ms.into())),
+                min_version: Version::from_bits(options.min_version),
+            })
+        }
+    })
+}
