@@ -5,7 +5,8 @@
 //! byte, so that no client library tidies a path up), [`named`] (writes under names of
 //! the test's choice), [`metrics`], [`disk_work`] (what a node does on its disk),
 //! [`resident`] (what a process holds in memory), [`cutter`] (a line that breaks),
-//! [`outside`] (clients that share no code with the platform),
+//! [`outside`] (clients that share no code with the platform), [`imports`] (which files of
+//! a crate import each other),
 //! [`choices`] (random ones that can be repeated), and what a client was promised:
 //! [`ledger`] (of a key that is written again and again) and [`flood`] (of ever new ones);
 //! [`watcher`] (a user who hears of every change).
@@ -17,6 +18,7 @@ pub mod disk_work;
 pub mod ephemeral;
 pub mod flood;
 pub mod http;
+pub mod imports;
 pub mod ledger;
 pub mod metrics;
 pub mod named;

@@ -12,7 +12,10 @@ use std::{
 };
 
 use serde_json::Value;
-use tierkv_tests::binary::repository;
+use tierkv_tests::{
+    binary::repository,
+    imports::{Circle, Imports},
+};
 
 /// What each crate may import. Everyone may import `tierkv-types`, and what a crate that
 /// it may import re-exports. Arrows point down only; servers never import each other.
@@ -110,8 +113,8 @@ const EMPTY_NAMES: &[&str] = &[
 /// A source file past this is split by noun.
 const MAX_LINES: usize = 700;
 
-/// The dependencies that ship of each crate of the workspace.
-fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+/// The crates of the workspace, as cargo describes them.
+fn packages() -> Vec<Value> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args([
@@ -126,9 +129,14 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "cargo metadata: {words}");
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let packages = metadata["packages"].as_array().unwrap();
-    (packages.iter())
+    let mut metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].take();
+    serde_json::from_value(packages).unwrap()
+}
+
+/// The dependencies that ship of each crate of the workspace.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    (packages().iter())
         .map(|package| {
             let ships = |dependency: &&Value| dependency["kind"] != "dev";
             let names = (package["dependencies"].as_array().unwrap().iter())
@@ -137,6 +145,19 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
                 .collect();
             (package["name"].as_str().unwrap().to_owned(), names)
         })
+        .collect()
+}
+
+/// The root files of all libraries and binaries.
+fn roots() -> Vec<PathBuf> {
+    let packages = packages();
+    let targets = packages
+        .iter()
+        .flat_map(|package| package["targets"].as_array().unwrap());
+    let ships = |target: &&Value| ["lib", "bin"].iter().any(|kind| target["kind"][0] == *kind);
+    let roots = targets.filter(ships);
+    roots
+        .map(|target| target["src_path"].as_str().unwrap().into())
         .collect()
 }
 
@@ -212,6 +233,21 @@ fn only_its_tier_knows_a_system() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_files_import_each_other() {
+    let mut circles = Vec::new();
+    for root in roots() {
+        let imports = Imports::of_crate(&root, &|path| fs::read_to_string(path).ok());
+        circles.extend(imports.circles().iter().map(Circle::to_string));
+    }
+    let inside = format!("{}/", repository().display());
+    assert!(
+        circles.is_empty(),
+        "move what both sides need into a file below them:\n{}",
+        circles.concat().replace(&inside, "")
+    );
 }
 
 /// Every source file of the repository, and every folder that holds one.
