@@ -28,8 +28,8 @@ use tokio::{
 };
 
 use crate::{
-    FAILED, Outcome,
     configuration::{self, Configuration, ConfigurationArguments, Places},
+    outcome::{FAILED, Outcome},
 };
 
 /// How often it is looked whether the platform is ready.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`configuration`] is what an operator may say; [`dev`] puts every tier
 //! into this process; [`commands`] are the others, one file each, over [`connection`] and by
-//! [`output`].
+//! [`output`]; [`outcome`] is how each of them ends.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is what a command line is for.
 
@@ -10,12 +10,10 @@ mod commands;
 mod configuration;
 mod connection;
 mod dev;
+mod outcome;
 mod output;
 
-use std::{
-    io::{self, IsTerminal, Write},
-    process::ExitCode,
-};
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -81,7 +79,7 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let outcome = match arguments.command {
+    let ended = match arguments.command {
         Command::Dev(arguments) => dev::run(arguments).await,
         Command::Config(command) => commands::config::run(&command),
         Command::Get(arguments) => commands::get::run(arguments).await,
@@ -97,29 +95,5 @@ async fn main() -> ExitCode {
         Command::Status(arguments) => commands::status::run(arguments).await,
         Command::Admin(command) => commands::admin::run(command).await,
     };
-    outcome.unwrap_or_else(|error| failed(&*error))
+    ended.unwrap_or_else(|error| outcome::failed(&*error))
 }
-
-/// Says why a command failed; by the exit status a script can tell.
-fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
-    if io == Some(io::ErrorKind::BrokenPipe) {
-        // Whoever read this has enough.
-        return ExitCode::SUCCESS;
-    }
-    // Nobody may be left to read this, too.
-    drop(writeln!(io::stderr(), "tierkv: {error}"));
-    match error.downcast_ref::<tierkv::Error>() {
-        Some(error) if error.is_condition_failed() => ExitCode::FAILURE,
-        Some(error) if error.is_outcome_unknown() => ExitCode::from(UNKNOWN),
-        _ => ExitCode::from(FAILED),
-    }
-}
-
-/// The exit status of whatever could not be done; 1 is left to a negative answer.
-const FAILED: u8 = 2;
-/// The exit status of a write of which it is not known whether it happened.
-const UNKNOWN: u8 = 3;
-
-/// How every command ends: an exit code, or words for the person at the terminal.
-type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;

@@ -5,7 +5,7 @@ pub(crate) mod recover;
 
 use clap::Subcommand;
 
-use crate::Outcome;
+use crate::outcome::Outcome;
 
 /// Commands of `tierkv admin`.
 #[derive(Subcommand)]

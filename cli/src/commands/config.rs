@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
-    FAILED, Outcome,
     configuration::{ConfigurationArguments, Loaded, Origin, sample},
+    outcome::{FAILED, Outcome},
     output::{self, Output},
 };
 

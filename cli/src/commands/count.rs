@@ -7,8 +7,8 @@ use tierkv_openapi::answers::Counted;
 
 use super::{freshness::FreshnessArguments, key::KeyForm};
 use crate::{
-    Outcome,
     connection::Connection,
+    outcome::Outcome,
     output::{self, Output},
 };
 

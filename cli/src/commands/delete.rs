@@ -8,8 +8,8 @@ use tierkv_openapi::Deleted;
 
 use super::{condition::ConditionArguments, key::KeyForm};
 use crate::{
-    Outcome,
     connection::Connection,
+    outcome::Outcome,
     output::{self, Output},
 };
 

@@ -13,7 +13,7 @@ use clap::Args;
 use tierkv::{Client, Item, ScanOptions, Selection};
 
 use super::{freshness::FreshnessArguments, import::line::Line, key::KeyForm};
-use crate::{Outcome, connection::Connection};
+use crate::{connection::Connection, outcome::Outcome};
 
 /// Options of `tierkv export`.
 #[derive(Args)]

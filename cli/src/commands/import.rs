@@ -18,7 +18,7 @@ use self::{
     line::Line,
     source::{Numbered, Source},
 };
-use crate::{Outcome, connection::Connection, output};
+use crate::{connection::Connection, outcome::Outcome, output};
 
 /// Lines that are under way at once.
 const MAX_UNDER_WAY: usize = 256;

@@ -7,8 +7,8 @@ use tierkv_openapi::answers::Incremented;
 
 use super::key::KeyForm;
 use crate::{
-    Outcome,
     connection::Connection,
+    outcome::Outcome,
     output::{self, Output},
 };
 

@@ -16,8 +16,8 @@ use tierkv_openapi::{Written, ttl};
 
 use super::{condition::ConditionArguments, key::KeyForm};
 use crate::{
-    Outcome,
     connection::Connection,
+    outcome::Outcome,
     output::{self, Output},
 };
 

@@ -14,8 +14,8 @@ use super::{
     key::{KeyForm, expiry, millis},
 };
 use crate::{
-    Outcome,
     connection::Connection,
+    outcome::Outcome,
     output::{self, Output, Table, readable},
 };
 

@@ -14,8 +14,8 @@ use tokio::signal::{
 
 use super::key::{KeyForm, millis};
 use crate::{
-    Outcome,
     connection::Connection,
+    outcome::Outcome,
     output::{self, Output, readable},
 };
 

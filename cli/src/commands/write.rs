@@ -21,8 +21,8 @@ use tierkv_openapi::{
 };
 
 use crate::{
-    Outcome,
     connection::Connection,
+    outcome::Outcome,
     output::{self, Output, Table, readable},
 };
 

@@ -17,9 +17,9 @@ use tierkv::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Outcome,
     configuration::ByteSize,
     connection::Connection,
+    outcome::Outcome,
     output::{self, Output},
 };
 

@@ -14,7 +14,7 @@ use tierkv_storage::StorageSettings;
 use tierkv_types::{ClusterId, NodeId};
 
 use crate::{
-    Outcome,
+    outcome::Outcome,
     output::{self, Output},
 };
 

@@ -1,0 +1,30 @@
+//! How a command ends, for the person at the terminal and for scripts.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+/// The exit status of whatever could not be done; 1 is left to a negative answer.
+pub(crate) const FAILED: u8 = 2;
+/// The exit status of a write of which it is not known whether it happened.
+const UNKNOWN: u8 = 3;
+
+/// How every command ends: an exit code, or words for the person at the terminal.
+pub(crate) type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+/// Prints why a command failed, and returns the exit status by which a script can tell.
+pub(crate) fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    if io == Some(io::ErrorKind::BrokenPipe) {
+        // Whoever read this has enough.
+        return ExitCode::SUCCESS;
+    }
+    // Nobody may be left to read this, too.
+    drop(writeln!(io::stderr(), "tierkv: {error}"));
+    match error.downcast_ref::<tierkv::Error>() {
+        Some(error) if error.is_condition_failed() => ExitCode::FAILURE,
+        Some(error) if error.is_outcome_unknown() => ExitCode::from(UNKNOWN),
+        _ => ExitCode::from(FAILED),
+    }
+}
