@@ -21,6 +21,7 @@ mod body;
 mod conditions;
 mod document;
 mod entity_tag;
+mod gateway;
 mod idempotency;
 mod increments;
 mod keys;
@@ -48,22 +49,12 @@ use tierkv_rpc::stopped;
 use tierkv_types::{Code, Error};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{admin::Admin, health::Readiness, operations::Operations, settings::MetricsPage};
-
 use answer::{Failed, refusal, uncounted};
+
+pub(crate) use gateway::Gateway;
 
 /// The platform's time, in milliseconds since the Unix epoch: idempotency keys are born in it.
 const TIME_MS: HeaderName = HeaderName::from_static("tierkv-time-ms");
-
-/// Everything the gateway needs.
-pub(crate) struct Gateway<C> {
-    pub(crate) operations: Arc<Operations<C>>,
-    pub(crate) admin: Arc<Admin<C>>,
-    pub(crate) metrics: MetricsPage,
-    pub(crate) readiness: Readiness,
-    /// Ends the watches.
-    pub(crate) stop: watch::Receiver<bool>,
-}
 
 /// The gateway's routes.
 fn router<C: Cache>(gateway: Arc<Gateway<C>>) -> Router {
