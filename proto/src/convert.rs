@@ -56,14 +56,6 @@ pub fn check_operations(count: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses what the contract has and this release does not serve, rather than ignoring it.
-#[must_use]
-pub fn not_served(what: &str) -> Error {
-    Error::invalid(format!(
-        "{what} is not served by this release; leave it out or upgrade"
-    ))
-}
-
 /// A request id as a client sent it.
 ///
 /// # Errors

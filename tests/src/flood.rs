@@ -32,9 +32,6 @@ pub struct Record {
 }
 
 impl Record {
-    /// Bytes of every key.
-    pub const KEY_BYTES: usize = 36;
-
     /// Its key.
     #[must_use]
     pub fn key(self) -> String {

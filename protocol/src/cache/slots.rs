@@ -57,29 +57,6 @@ impl SlotTable {
         Ok(Self { runs: runs.into() })
     }
 
-    /// The table of slots with revisions; they come in order, without repetition.
-    ///
-    /// # Errors
-    /// If a slot is repeated or out of order.
-    pub fn from_slots(
-        slots: impl IntoIterator<Item = (Slot, u64)>,
-    ) -> Result<Self, SlotTableError> {
-        let mut runs: Vec<SlotRun> = Vec::new();
-        for (slot, revision) in slots {
-            match runs.last_mut() {
-                Some(run) if run.revision == revision && run.first + run.count == slot.number() => {
-                    run.count += 1;
-                }
-                _ => runs.push(SlotRun {
-                    first: slot.number(),
-                    count: 1,
-                    revision,
-                }),
-            }
-        }
-        Self::from_runs(runs)
-    }
-
     /// The revision at which `slot` last moved, if the cluster owns it.
     #[must_use]
     pub fn revision_of(&self, slot: Slot) -> Option<u64> {
@@ -98,6 +75,8 @@ impl SlotTable {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -127,13 +106,26 @@ mod tests {
         assert!(table(&[run(0, 4_096, 1)]).is_ok());
     }
 
+    /// The runs of slots with their revisions.
+    fn runs(owned: &BTreeMap<u16, u64>) -> Vec<SlotRun> {
+        let mut runs: Vec<SlotRun> = Vec::new();
+        for (&slot, &revision) in owned {
+            match runs.last_mut() {
+                Some(last) if last.revision == revision && last.first + last.count == slot => {
+                    last.count += 1;
+                }
+                _ => runs.push(run(slot, 1, revision)),
+            }
+        }
+        runs
+    }
+
     proptest! {
         #[test]
         fn every_slot_is_found_again(
             owned in proptest::collection::btree_map(0_u16..64, 1_u64..3, 0..64)
         ) {
-            let slots = owned.iter().map(|(slot, at)| (Slot::new(*slot).unwrap(), *at));
-            let table = SlotTable::from_slots(slots).unwrap();
+            let table = SlotTable::from_runs(runs(&owned)).unwrap();
             for slot in Slot::all() {
                 prop_assert_eq!(table.revision_of(slot), owned.get(&slot.number()).copied());
             }
