@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tierkv_coordination::{Coordination, CoordinationError, Versioned, Watched, directory};
 use tierkv_protocol::{
-    cache::{SlotRun, SlotTable, Vouched},
+    cache::{OwnedRun, SlotTable, Vouched},
     placement::PlacementMap,
 };
 use tierkv_rpc::proto::internal::{Vouch, VouchReply, reply, request};
@@ -106,13 +106,13 @@ fn clusters(placement: &Watched<Option<Versioned>>) -> Vec<ClusterId> {
 
 fn vouched(answer: &VouchReply, asked_at: BootTime) -> Option<Vouched> {
     let run = |run: &tierkv_rpc::proto::internal::SlotRun| {
-        Some(SlotRun {
+        Some(OwnedRun {
             first: u16::try_from(run.first).ok()?,
             count: u16::try_from(run.count).ok()?,
             revision: run.revision,
         })
     };
-    let runs: Option<Vec<SlotRun>> = answer.slots.iter().map(run).collect();
+    let runs: Option<Vec<OwnedRun>> = answer.slots.iter().map(run).collect();
     Some(Vouched {
         asked_at,
         epoch: Epoch(answer.epoch),

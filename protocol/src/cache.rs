@@ -37,6 +37,6 @@ mod simulation;
 pub use entry::{AbsentEntry, DecodeEntryError, ENTRY_LIFE, Entry, ValueEntry};
 pub use freshness::{Freshness, MAX_ANSWERS, Vouched};
 pub use mark::{DecodeMarkError, Mark};
-pub use slots::{SlotRun, SlotTable, SlotTableError};
+pub use slots::{OwnedRun, SlotTable, SlotTableError};
 pub use verdict::{ReadBound, Verdict, judge};
 pub use writer::{MAX_PENDING_ROUNDS, MarkWriter, REDELIVERY_WINDOW};

@@ -7,5 +7,5 @@
 mod map;
 mod ring;
 
-pub use map::{PlacementError, PlacementMap, SlotRun};
+pub use map::{PlacementError, PlacementMap, PlacementRun};
 pub use ring::{Ring, VIRTUAL_NODES_PER_WEIGHT, WeightedCluster};

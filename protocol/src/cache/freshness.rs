@@ -126,7 +126,7 @@ mod tests {
     use tierkv_types::Index;
 
     use super::*;
-    use crate::cache::SlotRun;
+    use crate::cache::OwnedRun;
 
     const REVISION: u64 = 7;
 
@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn answer(asked_at: u64, epoch: u64, round: u64) -> Vouched {
-        let owned = SlotRun {
+        let owned = OwnedRun {
             first: 10,
             count: 5,
             revision: REVISION,

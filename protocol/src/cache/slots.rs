@@ -5,7 +5,7 @@ use tierkv_types::{SLOT_COUNT, Slot};
 
 /// Neighbouring slots that last moved at one revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotRun {
+pub struct OwnedRun {
     /// The first of them.
     pub first: u16,
     /// How many; at least 1.
@@ -32,7 +32,7 @@ pub enum SlotTableError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotTable {
     /// By first slot, disjoint, none empty.
-    runs: Box<[SlotRun]>,
+    runs: Box<[OwnedRun]>,
 }
 
 impl SlotTable {
@@ -40,7 +40,7 @@ impl SlotTable {
     ///
     /// # Errors
     /// If a run is empty, goes past the last slot, or overlaps the one before.
-    pub fn from_runs(runs: Vec<SlotRun>) -> Result<Self, SlotTableError> {
+    pub fn from_runs(runs: Vec<OwnedRun>) -> Result<Self, SlotTableError> {
         let mut free_from = 0_u32;
         for run in &runs {
             if run.count == 0 {
@@ -68,7 +68,7 @@ impl SlotTable {
 
     /// The runs, by first slot.
     #[must_use]
-    pub fn runs(&self) -> &[SlotRun] {
+    pub fn runs(&self) -> &[OwnedRun] {
         &self.runs
     }
 }
@@ -81,8 +81,8 @@ mod tests {
 
     use super::*;
 
-    fn run(first: u16, count: u16, revision: u64) -> SlotRun {
-        SlotRun {
+    fn run(first: u16, count: u16, revision: u64) -> OwnedRun {
+        OwnedRun {
             first,
             count,
             revision,
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn bad_runs_are_refused() {
-        let table = |runs: &[SlotRun]| SlotTable::from_runs(runs.to_vec());
+        let table = |runs: &[OwnedRun]| SlotTable::from_runs(runs.to_vec());
         assert_eq!(table(&[run(0, 0, 1)]), Err(SlotTableError::EmptyRun));
         assert_eq!(table(&[run(4_095, 2, 1)]), Err(SlotTableError::OutOfRange));
         assert_eq!(
@@ -107,8 +107,8 @@ mod tests {
     }
 
     /// The runs of slots with their revisions.
-    fn runs(owned: &BTreeMap<u16, u64>) -> Vec<SlotRun> {
-        let mut runs: Vec<SlotRun> = Vec::new();
+    fn runs(owned: &BTreeMap<u16, u64>) -> Vec<OwnedRun> {
+        let mut runs: Vec<OwnedRun> = Vec::new();
         for (&slot, &revision) in owned {
             match runs.last_mut() {
                 Some(last) if last.revision == revision && last.first + last.count == slot => {

@@ -61,7 +61,7 @@ mod tests {
     use tierkv_types::{Epoch, Index, Round};
 
     use super::*;
-    use crate::cache::{AbsentEntry, ENTRY_LIFE, SlotRun, SlotTable, ValueEntry, Vouched};
+    use crate::cache::{AbsentEntry, ENTRY_LIFE, OwnedRun, SlotTable, ValueEntry, Vouched};
 
     const CLOCK: u64 = 1_000_000;
 
@@ -70,7 +70,7 @@ mod tests {
     }
 
     fn verdict(entry: &Entry, max_age: u64, min_version: u64, marked: bool) -> Verdict {
-        let all = SlotRun {
+        let all = OwnedRun {
             first: 0,
             count: 4_096,
             revision: 1,

@@ -17,12 +17,12 @@ pub struct PlacementMap {
     pub version: u64,
     /// The clusters the ring is made of.
     pub clusters: Vec<WeightedCluster>,
-    runs: Vec<SlotRun>,
+    runs: Vec<PlacementRun>,
 }
 
 /// Neighbouring slots of one owner and one revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotRun {
+pub struct PlacementRun {
     /// The first slot's number.
     pub first: u16,
     /// How many slots.
@@ -57,12 +57,12 @@ impl PlacementMap {
     /// [`PlacementError::NoCluster`] if no cluster has any weight.
     pub fn initial(clusters: Vec<WeightedCluster>) -> Result<Self, PlacementError> {
         let ring = Ring::new(&clusters);
-        let mut runs: Vec<SlotRun> = Vec::new();
+        let mut runs: Vec<PlacementRun> = Vec::new();
         for slot in Slot::all() {
             let owner = ring.owner(slot).ok_or(PlacementError::NoCluster)?;
             match runs.last_mut() {
                 Some(run) if run.cluster == *owner => run.count += 1,
-                _ => runs.push(SlotRun {
+                _ => runs.push(PlacementRun {
                     first: slot.number(),
                     count: 1,
                     cluster: owner.clone(),
@@ -111,7 +111,7 @@ impl PlacementMap {
 
     /// The slots in runs, in order.
     #[must_use]
-    pub fn runs(&self) -> &[SlotRun] {
+    pub fn runs(&self) -> &[PlacementRun] {
         &self.runs
     }
 

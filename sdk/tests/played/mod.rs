@@ -63,7 +63,7 @@ pub(crate) enum Word<T> {
     Hang,
 }
 
-type Plays<Asked, Act> = Box<dyn Fn(usize, &Asked) -> Act + Send + Sync>;
+type Plays<Call, Act> = Box<dyn Fn(usize, &Call) -> Act + Send + Sync>;
 
 /// What the coordinator does with what it is asked the n-th time, counted from 0.
 pub(crate) struct Plot {
@@ -87,12 +87,12 @@ impl Default for Plot {
 /// A played coordinator. It goes away with this, connections and all.
 pub(crate) struct Played {
     pub(crate) address: SocketAddr,
-    asked: Arc<Asked>,
+    requests: Arc<Requests>,
     runtime: Option<Runtime>,
 }
 
 #[derive(Default)]
-struct Asked {
+struct Requests {
     operations: Mutex<Vec<Operation>>,
     scans: Mutex<Vec<ScanRequest>>,
     watches: Mutex<Vec<WatchRequest>>,
@@ -131,10 +131,10 @@ impl Played {
             .enable_all()
             .build()
             .unwrap();
-        let asked = Arc::new(Asked::default());
+        let requests = Arc::new(Requests::default());
         let door = Door {
             plot: Arc::new(plot),
-            asked: Arc::clone(&asked),
+            requests: Arc::clone(&requests),
         };
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
@@ -146,26 +146,26 @@ impl Played {
         });
         Self {
             address,
-            asked,
+            requests,
             runtime: Some(runtime),
         }
     }
 
     /// What was asked by sessions, without what a client connects by.
     pub(crate) fn asked(&self) -> Vec<Operation> {
-        self.asked.operations.lock().unwrap().clone()
+        self.requests.operations.lock().unwrap().clone()
     }
 
     pub(crate) fn scans(&self) -> Vec<ScanRequest> {
-        self.asked.scans.lock().unwrap().clone()
+        self.requests.scans.lock().unwrap().clone()
     }
 
     pub(crate) fn watches(&self) -> Vec<WatchRequest> {
-        self.asked.watches.lock().unwrap().clone()
+        self.requests.watches.lock().unwrap().clone()
     }
 
     pub(crate) fn counts(&self) -> Vec<CountRequest> {
-        self.asked.counts.lock().unwrap().clone()
+        self.requests.counts.lock().unwrap().clone()
     }
 
     /// A builder for a client of this one.
@@ -196,7 +196,7 @@ pub(crate) fn put_answer(version: u64) -> Act {
 
 struct Door {
     plot: Arc<Plot>,
-    asked: Arc<Asked>,
+    requests: Arc<Requests>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -242,7 +242,7 @@ impl Kv for Door {
             answers: Vec::new(),
         };
         answers.send(Ok(greeting)).unwrap();
-        let (plot, asked) = (Arc::clone(&self.plot), Arc::clone(&self.asked));
+        let (plot, requests) = (Arc::clone(&self.plot), Arc::clone(&self.requests));
         tokio::spawn(async move {
             while let Ok(Some(frame)) = inbound.message().await {
                 for operation in frame.operations {
@@ -250,7 +250,7 @@ impl Kv for Door {
                     let act = match is_connecting(&operation) {
                         true => Act::Answer(Answer::BatchGet(BatchGetResponse::default())),
                         false => {
-                            let number = note(&asked.operations, &operation);
+                            let number = note(&requests.operations, &operation);
                             (plot.operation)(number, &operation)
                         }
                     };
@@ -285,7 +285,7 @@ impl Kv for Door {
         request: Request<ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
         let request = request.into_inner();
-        let number = note(&self.asked.scans, &request);
+        let number = note(&self.requests.scans, &request);
         Ok(told((self.plot.scan)(number, &request)))
     }
 
@@ -294,7 +294,7 @@ impl Kv for Door {
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
-        let number = note(&self.asked.watches, &request);
+        let number = note(&self.requests.watches, &request);
         Ok(told((self.plot.watch)(number, &request)))
     }
 
@@ -303,7 +303,7 @@ impl Kv for Door {
         request: Request<CountRequest>,
     ) -> Result<Response<CountResponse>, Status> {
         let request = request.into_inner();
-        let number = note(&self.asked.counts, &request);
+        let number = note(&self.requests.counts, &request);
         match (self.plot.count)(number, &request) {
             Ok(count) => Ok(Response::new(CountResponse { count })),
             Err(code) => Err(to_status(&refusal(code))),

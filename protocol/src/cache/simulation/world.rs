@@ -20,7 +20,7 @@ use super::{
     node::{Node, NodeKey},
     reader::{Read, Reader, SLOT},
 };
-use crate::cache::{AbsentEntry, Entry, Freshness, Mark, SlotRun, SlotTable, ValueEntry, Vouched};
+use crate::cache::{AbsentEntry, Entry, Freshness, Mark, OwnedRun, SlotTable, ValueEntry, Vouched};
 
 const KEYS: usize = 2;
 const READERS: usize = 3;
@@ -253,7 +253,7 @@ impl World {
 
     fn table(&self, cluster: usize) -> Arc<SlotTable> {
         let (owner, revision) = self.owner();
-        let owned = (owner == cluster).then_some(SlotRun {
+        let owned = (owner == cluster).then_some(OwnedRun {
             first: SLOT,
             count: 1,
             revision,

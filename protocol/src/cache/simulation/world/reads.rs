@@ -7,7 +7,7 @@ use tierkv_types::{Round, Version};
 
 use super::{Event, KEYS, World};
 use crate::cache::{
-    Entry, ReadBound, SlotRun, SlotTable, Verdict, Vouched,
+    Entry, OwnedRun, ReadBound, SlotTable, Verdict, Vouched,
     simulation::{
         node::Looked,
         reader::{ANY_REVISION, Read, SLOT, Step},
@@ -46,7 +46,7 @@ impl World {
             slots: state.slots.clone(),
         };
         if !self.rules.owned_slot {
-            let owned = SlotRun {
+            let owned = OwnedRun {
                 first: SLOT,
                 count: 1,
                 revision: ANY_REVISION,
