@@ -87,7 +87,7 @@ impl<C: Cache> FrameHandler for Session<C> {
         if count == 0 {
             return;
         }
-        let Some(mut admitted) = replies.admit(count).await else {
+        let Some(mut permits) = replies.admit(count).await else {
             return;
         };
         let (session, replies) = (Arc::clone(self), replies.clone());
@@ -103,7 +103,7 @@ impl<C: Cache> FrameHandler for Session<C> {
             while let Some(chunk) = answered.next().await {
                 let count = chunk.len();
                 replies.send(chunk).await;
-                admitted.answered(count);
+                permits.answered(count);
             }
         });
     }

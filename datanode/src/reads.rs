@@ -129,7 +129,7 @@ impl ReadView {
 pub(crate) async fn load(
     view: &ReadView,
     mut missing: Vec<Missing>,
-    mut places: tierkv_rpc::Admitted,
+    mut places: tierkv_rpc::OperationPermits,
     storage: &Storage,
     replies: &Replies<Reply>,
 ) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tierkv_rpc::{
-    Admitted, FrameHandler, Replies,
+    FrameHandler, OperationPermits, Replies,
     proto::{
         convert,
         internal::{
@@ -93,7 +93,7 @@ impl FrameHandler for Service {
 /// Sends the answers of one frame's writes, and frees the places that they took.
 struct FrameAnswers {
     replies: Replies<Reply>,
-    places: Mutex<Admitted>,
+    places: Mutex<OperationPermits>,
 }
 
 impl Answers for FrameAnswers {

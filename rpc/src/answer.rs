@@ -74,48 +74,48 @@ impl<R> Replies<R> {
     /// Waits until `count` more operations of this stream may be under way. While a
     /// handler waits here its stream is not read, which is what slows the peer down.
     /// A frame of more than the stream's bound waits until it is alone.
-    pub async fn admit(&self, count: usize) -> Option<Admitted> {
-        let places = u32::try_from(count.min(self.max_in_flight)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.in_flight)
-            .acquire_many_owned(places)
+    pub async fn admit(&self, count: usize) -> Option<OperationPermits> {
+        let permits = u32::try_from(count.min(self.max_in_flight)).unwrap_or(u32::MAX);
+        let held = Arc::clone(&self.in_flight)
+            .acquire_many_owned(permits)
             .await
             .ok()?;
-        Some(Admitted {
+        Some(OperationPermits {
             under_way: count,
-            permit,
+            held,
         })
     }
 }
 
-/// Operations of one stream that are under way, and the places that they hold.
+/// The permits of operations of one stream that are under way.
 ///
 /// Whoever answers them in several chunks says so after each, so that a slow operation
-/// holds no place but its own:
+/// holds no permit but its own:
 ///
 /// ```text
-/// let Some(mut admitted) = replies.admit(requests.len()).await else { return };
+/// let Some(mut permits) = replies.admit(requests.len()).await else { return };
 /// while let Some(chunk) = answered.next().await {
 ///     let count = chunk.len();
 ///     replies.send(chunk).await;
-///     admitted.answered(count);
+///     permits.answered(count);
 /// }
 /// ```
 ///
-/// Places that are left are given back when it is dropped.
+/// Permits that are left are given back when it is dropped.
 #[derive(Debug)]
-pub struct Admitted {
+pub struct OperationPermits {
     /// Operations that are not answered yet.
     under_way: usize,
-    /// One place each, or the stream's bound where that is less.
-    permit: OwnedSemaphorePermit,
+    /// One each, or the stream's bound where that is less.
+    held: OwnedSemaphorePermit,
 }
 
-impl Admitted {
-    /// Says that `count` of the operations were answered; their places are free again.
+impl OperationPermits {
+    /// Gives the permits of `count` operations back, which were answered.
     pub fn answered(&mut self, count: usize) {
         self.under_way = self.under_way.saturating_sub(count);
-        let surplus = self.permit.num_permits().saturating_sub(self.under_way);
-        drop(self.permit.split(surplus));
+        let surplus = self.held.num_permits().saturating_sub(self.under_way);
+        drop(self.held.split(surplus));
     }
 }
 
@@ -288,24 +288,24 @@ mod tests {
     #[tokio::test]
     async fn each_answer_gives_its_place_back() {
         let replies = replies(4);
-        let mut admitted = replies.admit(3).await.unwrap();
-        admitted.answered(1);
+        let mut permits = replies.admit(3).await.unwrap();
+        permits.answered(1);
         assert_eq!(replies.in_flight.available_permits(), 2);
-        admitted.answered(0);
+        permits.answered(0);
         assert_eq!(replies.in_flight.available_permits(), 2);
-        drop(admitted);
+        drop(permits);
         assert_eq!(replies.in_flight.available_permits(), 4);
     }
 
     #[tokio::test]
     async fn more_than_the_bound_holds_all_places_until_so_many_are_left() {
         let replies = replies(4);
-        let mut admitted = replies.admit(10).await.unwrap();
-        admitted.answered(6);
+        let mut permits = replies.admit(10).await.unwrap();
+        permits.answered(6);
         assert_eq!(replies.in_flight.available_permits(), 0);
-        admitted.answered(1);
+        permits.answered(1);
         assert_eq!(replies.in_flight.available_permits(), 1);
-        admitted.answered(3);
+        permits.answered(3);
         assert_eq!(replies.in_flight.available_permits(), 4);
     }
 }

@@ -18,7 +18,7 @@ mod serving;
 pub mod session;
 pub mod tiers;
 
-pub use answer::{Admitted, Answered, FrameHandler, Replies, answer_frames};
+pub use answer::{Answered, FrameHandler, OperationPermits, Replies, answer_frames};
 pub use channel::{channel, incoming, serve_builder, unhurried_channel};
 pub use deadline::{
     deadline, deadline_or, late_scan, named_timeout, until_deadline, until_over, within,

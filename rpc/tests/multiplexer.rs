@@ -612,7 +612,7 @@ async fn what_a_client_has_under_way_is_bounded_at_the_peer() {
     let peer = Peer::new(move |requests, replies| {
         let (mut gate, under_way) = (gated.clone(), Arc::clone(&counted));
         async move {
-            let Some(mut admitted) = replies.admit(requests.len()).await else {
+            let Some(mut permits) = replies.admit(requests.len()).await else {
                 return;
             };
             under_way.fetch_add(requests.len(), Ordering::SeqCst);
@@ -620,7 +620,7 @@ async fn what_a_client_has_under_way_is_bounded_at_the_peer() {
                 drop(gate.wait_for(|open| *open).await);
                 for request in &requests {
                     replies.send(vec![echo(request)]).await;
-                    admitted.answered(1);
+                    permits.answered(1);
                 }
             });
         }

@@ -47,7 +47,7 @@ impl FrameHandler for Router {
 
     async fn frame(self: &Arc<Self>, frame: RequestFrame, replies: &Replies<Reply>) {
         let arrived = Instant::now();
-        let Some(mut admitted) = replies.admit(frame.requests.len()).await else {
+        let Some(mut permits) = replies.admit(frame.requests.len()).await else {
             return;
         };
         let (router, replies) = (Arc::clone(self), replies.clone());
@@ -60,7 +60,7 @@ impl FrameHandler for Router {
                 let count = chunk.len();
                 replies.send(chunk).await;
                 // One slow request holds up no other.
-                admitted.answered(count);
+                permits.answered(count);
             }
         });
     }
