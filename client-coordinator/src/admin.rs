@@ -14,11 +14,11 @@ use tierkv_rpc::proto::{
     internal::{SurveyRequest, SurveyResponse, server_coordinator_client::ServerCoordinatorClient},
     status::{read_error, to_status},
     v1::{
-        CacheStatus, CoordinatorStatus, GetClusterRequest, GetClusterResponse, GetMemoryRequest,
-        MarkStatus, MemorySettings, SetMemoryRequest, admin_server,
+        self, CacheStatus, CoordinatorStatus, GetClusterRequest, GetClusterResponse,
+        GetMemoryRequest, MarkStatus, MemorySettings, SetMemoryRequest, admin_server,
     },
 };
-use tierkv_types::{Clock, Error};
+use tierkv_types::{CacheHealth, Clock, CoordinatorRole, Error};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
@@ -73,7 +73,7 @@ impl<C: Cache> Admin<C> {
                     node,
                     address,
                     pid,
-                    role: "serving".to_owned(),
+                    role: v1::CoordinatorRole::from(CoordinatorRole::Serving).into(),
                     epoch: 0,
                 })
             })
@@ -84,7 +84,11 @@ impl<C: Cache> Admin<C> {
         let mut nodes: Vec<CacheStatus> = (self.cache.nodes().await.into_iter())
             .map(|report| CacheStatus {
                 node: report.node,
-                health: if report.up { "up" } else { "down" }.to_owned(),
+                health: v1::CacheHealth::from(match report.up {
+                    true => CacheHealth::Up,
+                    false => CacheHealth::Down,
+                })
+                .into(),
                 hit_ratio: ratio(report.hits, report.lookups),
                 marks: Vec::new(),
             })

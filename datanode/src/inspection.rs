@@ -3,6 +3,7 @@
 use tierkv_coordination::directory::Presence;
 use tierkv_rpc::proto::{convert, internal::InspectResponse, v1};
 use tierkv_storage::MemoryLimits;
+use tierkv_types::NodeRole;
 
 use crate::service::Service;
 
@@ -12,15 +13,15 @@ impl Service {
         let (last, commit, mastership) = self.sequencer.standing();
         let confirmed = self.sequencer.confirm(|_| ()).is_ok();
         let role = match (&mastership, confirmed) {
-            (Some(_), true) => "master",
-            (Some(_), false) => "taking over",
-            (None, _) => "starting",
+            (Some(_), true) => NodeRole::Master,
+            (Some(_), false) => NodeRole::TakingOver,
+            (None, _) => NodeRole::Starting,
         };
         let presence = Presence::of_this_process(String::new());
         InspectResponse {
             host: presence.host,
             pid: presence.pid,
-            role: role.to_owned(),
+            role: v1::NodeRole::from(role).into(),
             epoch: mastership.map_or(0, |term| term.epoch().0),
             log_index: last.index.0,
             commit_index: commit.0,

@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use tierkv_proto::v1;
-use utoipa::ToSchema;
+use tierkv_types::{CacheHealth, CoordinatorRole, NodeRole};
+use utoipa::{
+    ToSchema,
+    openapi::{Object, ObjectBuilder, Type},
+};
 
 /// The whole platform.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -49,8 +53,9 @@ pub struct Member {
     pub host: String,
     /// Its process id there.
     pub pid: u32,
-    /// `master`, `replica`, `taking over`, `starting` or `unreachable`.
-    pub role: String,
+    /// What it is in its cluster.
+    #[schema(schema_with = node_role)]
+    pub role: NodeRole,
     /// The last record of its log.
     pub log_index: u64,
     /// The last record that it knows to be committed.
@@ -68,8 +73,9 @@ pub struct Coordinator {
     pub address: String,
     /// Its process id.
     pub pid: u32,
-    /// `primary`, `backup` or `serving`.
-    pub role: String,
+    /// What it is in its tier.
+    #[schema(schema_with = coordinator_role)]
+    pub role: CoordinatorRole,
     /// The epoch of its primacy; 0 without.
     pub epoch: u64,
 }
@@ -79,8 +85,9 @@ pub struct Coordinator {
 pub struct CacheNode {
     /// Its name.
     pub node: String,
-    /// `up` or `down`.
-    pub health: String,
+    /// Whether it answers.
+    #[schema(schema_with = cache_health)]
+    pub health: CacheHealth,
     /// Hits a lookup, 0 to 1.
     pub hit_ratio: f64,
     /// How old a hit would be now, by cluster; absent where no mark stands.
@@ -96,6 +103,36 @@ pub struct CacheMark {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub age_ms: Option<u32>,
+}
+
+/// The document's words for a role. `tierkv-types` does not know what a document is.
+fn node_role() -> Object {
+    one_of(
+        "`master`, `replica`, `taking over`, `starting` or `unreachable`.",
+        NodeRole::ALL.iter().map(|role| role.name()),
+    )
+}
+
+fn coordinator_role() -> Object {
+    one_of(
+        "`primary`, `backup` or `serving`.",
+        CoordinatorRole::ALL.iter().map(|role| role.name()),
+    )
+}
+
+fn cache_health() -> Object {
+    one_of(
+        "`up` or `down`.",
+        CacheHealth::ALL.iter().map(|health| health.name()),
+    )
+}
+
+fn one_of(description: &str, names: impl Iterator<Item = &'static str>) -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some(description))
+        .enum_values(Some(names))
+        .build()
 }
 
 impl From<v1::GetClusterResponse> for ClusterReport {
@@ -134,12 +171,13 @@ impl From<v1::ClusterStatus> for Cluster {
 
 impl From<v1::MemberStatus> for Member {
     fn from(wire: v1::MemberStatus) -> Self {
+        let role = wire.role().into();
         Self {
             node: wire.node,
             address: wire.address,
             host: wire.host,
             pid: wire.pid,
-            role: wire.role,
+            role,
             log_index: wire.log_index,
             commit_index: wire.commit_index,
             age_ms: wire.age_ms,
@@ -149,11 +187,12 @@ impl From<v1::MemberStatus> for Member {
 
 impl From<v1::CoordinatorStatus> for Coordinator {
     fn from(wire: v1::CoordinatorStatus) -> Self {
+        let role = wire.role().into();
         Self {
             node: wire.node,
             address: wire.address,
             pid: wire.pid,
-            role: wire.role,
+            role,
             epoch: wire.epoch,
         }
     }
@@ -161,15 +200,64 @@ impl From<v1::CoordinatorStatus> for Coordinator {
 
 impl From<v1::CacheStatus> for CacheNode {
     fn from(wire: v1::CacheStatus) -> Self {
+        let health = wire.health().into();
         let mark = |mark: v1::MarkStatus| CacheMark {
             cluster: mark.cluster,
             age_ms: mark.age_ms,
         };
         Self {
             node: wire.node,
-            health: wire.health,
+            health,
             hit_ratio: wire.hit_ratio,
             marks: wire.marks.into_iter().map(mark).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn member(role: i32) -> Member {
+        let wire = v1::MemberStatus {
+            role,
+            ..v1::MemberStatus::default()
+        };
+        wire.into()
+    }
+
+    #[test]
+    fn json_has_the_names_that_tables_have() {
+        for role in NodeRole::ALL {
+            assert_eq!(json!(role), role.name());
+            assert_eq!(
+                serde_json::from_value::<NodeRole>(json!(role)).unwrap(),
+                *role
+            );
+        }
+        for role in CoordinatorRole::ALL {
+            assert_eq!(json!(role), role.name());
+        }
+        for health in CacheHealth::ALL {
+            assert_eq!(json!(health), health.name());
+        }
+        let over = member(v1::NodeRole::TakingOver.into());
+        assert_eq!(json!(over)["role"], "taking over");
+    }
+
+    #[test]
+    fn what_a_newer_release_says_is_unknown_and_no_failure() {
+        for number in [0, 99, -1] {
+            assert_eq!(member(number).role, NodeRole::Unknown);
+        }
+        let mut newer = json!(member(99));
+        assert_eq!(newer["role"], "unknown");
+        newer["role"] = "observer".into();
+        let read: Member = serde_json::from_value(newer).unwrap();
+        assert_eq!(read.role, NodeRole::Unknown);
+        let health: CacheHealth = serde_json::from_value(json!("limping")).unwrap();
+        assert_eq!(health, CacheHealth::Unknown);
     }
 }

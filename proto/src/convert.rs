@@ -1,5 +1,7 @@
-//! Checks and conversions of what came over the wire; those of writes are in [`writes`].
+//! Checks and conversions of what came over the wire; those of writes are in [`writes`],
+//! those of roles and health in [`topology`].
 
+pub mod topology;
 pub mod writes;
 
 use std::time::Duration;

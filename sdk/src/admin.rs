@@ -18,6 +18,10 @@ use crate::{client::Client, error::Error};
 impl Client {
     /// The platform's topology and health.
     ///
+    /// Roles and health are read by the getters of the same names and their conversions, as
+    /// in `NodeRole::from(member.role())`: what this release does not know is
+    /// [`NodeRole::Unknown`](crate::NodeRole::Unknown).
+    ///
     /// # Errors
     /// `Unavailable` if the coordinator can't be reached in time.
     pub async fn cluster(&self) -> Result<GetClusterResponse, Error> {

@@ -77,5 +77,5 @@ pub use options::{Condition, Consistency, DeleteOptions, PutOptions, ReadOptions
 pub use own_writes::MAX_SESSION_KEYS;
 pub use scan::{DEFAULT_PAGE_ITEMS, Item, Page, Scan, ScanOptions, Selection};
 pub use tierkv_rpc as rpc;
-pub use tierkv_types::{Code, RequestId};
+pub use tierkv_types::{CacheHealth, Code, CoordinatorRole, NodeRole, RequestId};
 pub use watch::{Change, Event, Watch};

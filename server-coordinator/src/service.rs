@@ -16,12 +16,12 @@ use tierkv_rpc::{
             data_node_client::DataNodeClient, server_coordinator_server,
         },
         status::to_status,
-        v1::{ClusterStatus, CoordinatorStatus, MemberStatus},
+        v1::{self, ClusterStatus, CoordinatorStatus, MemberStatus},
     },
     until_stopped,
 };
 use tierkv_types::{
-    Error,
+    CoordinatorRole, Error, NodeRole,
     limits::{MAX_PEER_IN_FLIGHT, MAX_TIMEOUT},
 };
 use tokio::{sync::watch, time::timeout};
@@ -137,7 +137,11 @@ impl Door {
                     node,
                     address: presence.address,
                     pid: presence.pid,
-                    role: if epoch.is_some() { "primary" } else { "backup" }.to_owned(),
+                    role: v1::CoordinatorRole::from(match epoch {
+                        Some(_) => CoordinatorRole::Primary,
+                        None => CoordinatorRole::Backup,
+                    })
+                    .into(),
                     epoch: epoch.unwrap_or(0),
                 })
             })
@@ -184,6 +188,7 @@ async fn survey_member(node: String, known: Option<&DataNode>) -> MemberStatus {
             address,
             host: told.host,
             pid: told.pid,
+            // The number as it came: this coordinator may be older than the node.
             role: told.role,
             log_index: told.log_index,
             commit_index: told.commit_index,
@@ -198,7 +203,7 @@ async fn survey_member(node: String, known: Option<&DataNode>) -> MemberStatus {
                 .map(|presence| presence.host.clone())
                 .unwrap_or_default(),
             pid: presence.map_or(0, |presence| presence.pid),
-            role: "unreachable".to_owned(),
+            role: v1::NodeRole::from(NodeRole::Unreachable).into(),
             ..MemberStatus::default()
         },
     }

@@ -22,7 +22,7 @@ use tierkv_rpc::{
     tiers::ToServerCoordinator,
 };
 use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings, StartError};
-use tierkv_types::{ClusterId, Code, Epoch, ItemKey, NodeId};
+use tierkv_types::{ClusterId, Code, CoordinatorRole, Epoch, ItemKey, NodeId};
 use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -64,7 +64,10 @@ async fn survey(coordinator: &ServerCoordinator) -> Vec<CoordinatorStatus> {
 
 fn roles(coordinators: &[CoordinatorStatus]) -> Vec<(&str, &str, u64)> {
     (coordinators.iter())
-        .map(|told| (told.node.as_str(), told.role.as_str(), told.epoch))
+        .map(|told| {
+            let role = CoordinatorRole::from(told.role());
+            (told.node.as_str(), role.name(), told.epoch)
+        })
         .collect()
 }
 

@@ -4,7 +4,7 @@
 //! but to read a clock. Reading order: [`key`], [`range`] and [`slot`] (what is addressed),
 //! [`version`] (when it changed), [`replication`] (who may say so), [`request`] (what a
 //! client asks for), [`record`] (how a change is logged), [`code`] (how a refusal is
-//! told), [`limits`].
+//! told), [`topology`] (what a process is in its tier), [`limits`].
 
 pub mod clock;
 pub mod code;
@@ -15,6 +15,7 @@ pub mod record;
 pub mod replication;
 pub mod request;
 pub mod slot;
+pub mod topology;
 pub mod version;
 
 pub use clock::{BootTime, Clock, SystemClock};
@@ -25,4 +26,5 @@ pub use record::{Change, ChangeKind, Payload, Record, RequestId, Write};
 pub use replication::{ClusterId, Epoch, Incarnation, Index, LogId, NodeId, Position, Round};
 pub use request::{Condition, ConditionKind, Operation, OperationKind, WriteRequest};
 pub use slot::{SLOT_COUNT, Slot};
+pub use topology::{CacheHealth, CoordinatorRole, NodeRole};
 pub use version::{HybridClock, Version};

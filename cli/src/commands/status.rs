@@ -61,7 +61,7 @@ fn coordinator_row(tier: &str, coordinator: &Coordinator, state: String) -> [Str
     [
         tier.to_owned(),
         coordinator.node.clone(),
-        coordinator.role.clone(),
+        coordinator.role.to_string(),
         coordinator.address.clone(),
         coordinator.pid.to_string(),
         state,
@@ -78,7 +78,7 @@ fn cache_row(cache: &CacheNode) -> [String; 6] {
     [
         "cache".to_owned(),
         cache.node.clone(),
-        cache.health.clone(),
+        cache.health.to_string(),
         String::new(),
         String::new(),
         format!("hit ratio {:.3}; {}", cache.hit_ratio, marks.join(", ")),
@@ -90,7 +90,7 @@ fn member_row(cluster: &Cluster, member: &Member) -> [String; 6] {
     [
         format!("cluster {}", cluster.id),
         member.node.clone(),
-        member.role.clone(),
+        member.role.to_string(),
         member.address.clone(),
         member.pid.to_string(),
         format!(

@@ -1,5 +1,6 @@
 //! What operators are told.
 
+use serde_json::Value;
 use tierkv_openapi::ClusterReport;
 use tierkv_tests::ephemeral::Ephemeral;
 
@@ -25,10 +26,16 @@ async fn operators_are_told() {
     let cluster = get(&platform, "/v1/cluster").await;
     assert_eq!(cluster.header("content-type"), Some("application/json"));
     let report: ClusterReport = serde_json::from_slice(&cluster.body).unwrap();
+    // Roles and health are the words that they always were.
+    let json: Value = serde_json::from_slice(&cluster.body).unwrap();
+    assert_eq!(json["clusters"][0]["members"][0]["role"], "master");
+    assert_eq!(json["server_coordinators"][0]["role"], "primary");
+    assert_eq!(json["client_coordinators"][0]["role"], "serving");
+    assert_eq!(json["cache"][0]["health"], "up");
     assert_eq!((report.placement, report.transactions), (1, 0));
     assert_eq!(report.cache.len(), 1);
     assert_eq!(report.client_coordinators[0].address, platform.grpc);
-    assert_eq!(report.server_coordinators[0].role, "primary");
+    assert_eq!(report.server_coordinators[0].role.name(), "primary");
     assert!(report.server_coordinators[0].epoch > 0);
     let [cluster] = &report.clusters[..] else {
         panic!("one cluster, not {report:?}");
@@ -42,7 +49,7 @@ async fn operators_are_told() {
         panic!("one member, not {cluster:?}");
     };
     assert_eq!(
-        (member.role.as_str(), member.pid),
+        (member.role.name(), member.pid),
         ("master", platform.process().pid())
     );
     assert!(member.commit_index > 0 && member.commit_index <= member.log_index);

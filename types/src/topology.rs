@@ -1,0 +1,85 @@
+//! How the processes of the platform stand, as operators see it: closed lists of names.
+//!
+//! A peer of a newer release may know a role that this one does not. Such a role reads as
+//! `Unknown`, so that no status call fails because of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Declares an enum whose variants have names. Its last variant is always `Unknown`.
+macro_rules! named {
+    (
+        $(#[$about:meta])*
+        $type:ident {
+            $( $(#[$meaning:meta])+ $variant:ident = $name:literal, )+
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $type {
+            $( $(#[$meaning])+ #[serde(rename = $name)] $variant, )+
+            /// One that this release does not know.
+            #[serde(other, rename = "unknown")]
+            Unknown,
+        }
+
+        impl $type {
+            /// All of them, in the order of the declaration.
+            pub const ALL: &'static [Self] = &[$( Self::$variant, )+ Self::Unknown];
+
+            /// The name that operators read, in tables and in JSON.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $( Self::$variant => $name, )+
+                    Self::Unknown => "unknown",
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
+            }
+        }
+    };
+}
+
+named! {
+    /// What a data node is in its cluster.
+    NodeRole {
+        /// Takes the cluster's writes.
+        Master = "master",
+        /// Follows the master's log.
+        Replica = "replica",
+        /// Holds the mastership and does not serve yet.
+        TakingOver = "taking over",
+        /// Runs, and has neither become master nor joined one.
+        Starting = "starting",
+        /// Did not answer the coordinator that asked.
+        Unreachable = "unreachable",
+    }
+}
+
+named! {
+    /// What a coordinator is in its tier.
+    CoordinatorRole {
+        /// The elected server coordinator.
+        Primary = "primary",
+        /// A server coordinator that stands behind the primary.
+        Backup = "backup",
+        /// A client coordinator; all of them are equal.
+        Serving = "serving",
+    }
+}
+
+named! {
+    /// Whether a cache node answers.
+    CacheHealth {
+        /// It answers.
+        Up = "up",
+        /// It does not answer.
+        Down = "down",
+    }
+}
