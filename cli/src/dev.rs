@@ -13,9 +13,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use tempfile::TempDir;
 use tierkv_cache::EmbeddedCache;
-use tierkv_client_coordinator::{
-    ClientCoordinator, ClientCoordinatorSettings, Listeners, MetricsPage,
-};
+use tierkv_client_coordinator::{ClientCoordinator, Listeners, MetricsPage};
 use tierkv_coordination::MemoryCoordination;
 use tierkv_datanode::{DataNode, DataNodeSettings};
 use tierkv_protocol::placement::WeightedCluster;
@@ -165,9 +163,7 @@ async fn start(
     data_dir: &Path,
 ) -> Result<Platform, Box<dyn std::error::Error>> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
-    let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1")?, page(metrics));
-    settings.grpc_listen = configuration.places.grpc_listen;
-    settings.rest_listen = configuration.places.rest_listen;
+    let settings = configuration.client_coordinator(NodeId::new("cc1")?, page(metrics));
     let listeners = Listeners::bind(&settings).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let cluster = ClusterId::new("c1")?;

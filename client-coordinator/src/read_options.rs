@@ -18,6 +18,19 @@ pub(crate) enum Level {
     Latest,
 }
 
+impl Level {
+    /// What it asks of an answer that comes from below.
+    pub(crate) const fn bound(self) -> ReadBound {
+        match self {
+            Self::Bounded(bound) => bound,
+            Self::Latest => ReadBound {
+                max_age: Duration::ZERO,
+                min_version: Version::ZERO,
+            },
+        }
+    }
+}
+
 /// The options of a read, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CheckedOptions {

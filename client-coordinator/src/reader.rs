@@ -218,7 +218,7 @@ impl<C: Cache> Reader<C> {
             // whose reader went away would be lost.
             (State::Leased(lease), _) => {
                 let lease = Some((lease, place.revision));
-                Way::Flying(self.fly(key, lease, options.explain))
+                Way::Flying(self.fly(key, lease, *options))
             }
             (State::Busy, _) => Way::Busy,
             (State::Entry(_) | State::Unreachable, _) => Way::Past,
@@ -259,25 +259,25 @@ impl<C: Cache> Reader<C> {
             way,
             cache: _,
         } = miss;
-        let alone = async |min_version| {
+        let bound = level.bound();
+        let alone = async || {
             let item_key = key.as_bytes().clone();
-            let read = read_below(&self.below, item_key, min_version, explain, deadline);
+            let read = read_below(&self.below, item_key, bound, explain, deadline);
             Ok(from_master(read.await?, Duration::ZERO))
         };
-        let bound = match level {
-            Level::Bounded(bound) => bound,
-            Level::Latest => return alone(Version::ZERO).await,
-        };
+        if level == Level::Latest {
+            return alone().await;
+        }
         let flight = match way {
             Way::Flying(flight) => flight,
             // A read that is shared has the path of whoever sent it.
-            Way::Busy | Way::Past if explain => return alone(bound.min_version).await,
+            Way::Busy | Way::Past if explain => return alone().await,
             Way::Busy => match self.await_winner(&(key.clone(), options), arrived).await {
                 Waited::Filled(answer) => return Ok(answer),
                 Waited::Joined(flight) => flight,
-                Waited::InVain => self.fly(&key, None, false),
+                Waited::InVain => self.fly(&key, None, options),
             },
-            Way::Past => self.fly(&key, None, false),
+            Way::Past => self.fly(&key, None, options),
         };
         let sent_at = flight.sent_at;
         // What a shared read brings is as old, to this reader, as the read's sending.
@@ -293,7 +293,7 @@ impl<C: Cache> Reader<C> {
             // Its time was over, or nobody could be reached; this reader may have time left.
             Some(Err(error)) if !is_passing(&error) || Instant::now() >= deadline => Err(error),
             // It was sent too long ago, or before the write that this reader wants to see.
-            Some(_) | None => alone(bound.min_version).await,
+            Some(_) | None => alone().await,
         }
     }
 
@@ -350,8 +350,9 @@ impl<C: Cache> Reader<C> {
 
     /// Starts the read of a key, or shares one that is under way. One that may fill the
     /// cache, by a lease won at a revision of its slot, always starts anew, because it must
-    /// be sent after its lease was won.
-    fn fly(&self, key: &ItemKey, lease: Option<(Lease, u64)>, explain: bool) -> Flight {
+    /// be sent after its lease was won. It is sent with the staleness that `options` bear; a
+    /// reader that bears less and shares it judges the answer by its own bound ([`fits`]).
+    fn fly(&self, key: &ItemKey, lease: Option<(Lease, u64)>, options: CheckedOptions) -> Flight {
         let share = lease.is_none();
         let (flight, pilot) = self.flights.take_off(key, self.clock.boot_time(), share);
         let Some(pilot) = pilot else {
@@ -360,11 +361,16 @@ impl<C: Cache> Reader<C> {
         };
         let (below, cache, key) = (self.below.clone(), Arc::clone(&self.cache), key.clone());
         let meters = Arc::clone(&self.meters);
+        // Others who share it need not see what this reader must see.
+        let bound = ReadBound {
+            min_version: Version::ZERO,
+            ..options.level.bound()
+        };
         // In a task of its own: those who share it must not depend on whoever came first.
         tokio::spawn(async move {
             let deadline = Instant::now() + DEFAULT_TIMEOUT;
             let item_key = key.as_bytes().clone();
-            let outcome = read_below(&below, item_key, Version::ZERO, explain, deadline).await;
+            let outcome = read_below(&below, item_key, bound, options.explain, deadline).await;
             if let Some((lease, slot_revision)) = lease {
                 let cache_key = CacheKey {
                     item: key.as_bytes(),
@@ -395,16 +401,17 @@ enum Waited {
 async fn read_below(
     below: &Below,
     item_key: Bytes,
-    min_version: Version,
+    bound: ReadBound,
     explain: bool,
     deadline: Instant,
 ) -> Result<ReadReply, Error> {
-    let min_version = min_version.to_bits();
     let read = request::Kind::Read(Read {
         item_key,
-        min_version,
+        min_version: bound.min_version.to_bits(),
         placement_version: 0,
         explain,
+        // Rounded down: the answer may be that stale and not more.
+        max_staleness_ms: u32::try_from(bound.max_age.as_millis()).unwrap_or(u32::MAX),
     });
     match below.ask(read, deadline).await? {
         reply::Kind::Read(read) => Ok(read),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -30,7 +31,7 @@ use tierkv_rpc::{
     Answered, FrameHandler, Replies, StatusStream, answer_frames, channel, incoming,
     proto::{
         internal::{
-            CountReply, CountRequest, ReadReply, Reply, ReplyFrame, RequestFrame, ScanReply,
+            CountReply, CountRequest, Read, ReadReply, Reply, ReplyFrame, RequestFrame, ScanReply,
             ScanRequest, SlotRun, SurveyRequest, SurveyResponse, VouchReply, WatchReply,
             WatchRequest, reply, request,
             server_coordinator_server::{ServerCoordinator, ServerCoordinatorServer},
@@ -61,6 +62,8 @@ struct Played {
     held: Mutex<Option<(u64, Bytes)>>,
     /// How many reads came below.
     reads: AtomicUsize,
+    /// The staleness in milliseconds that each of them may have, and how often it came.
+    bounds: Mutex<BTreeMap<u32, usize>>,
     /// Reads are answered while this is open.
     open: watch::Sender<bool>,
     confirmed: AtomicBool,
@@ -79,7 +82,7 @@ impl FrameHandler for Played {
             let (played, replies) = (Arc::clone(self), replies.clone());
             tokio::spawn(async move {
                 let answer = match request.kind.unwrap() {
-                    request::Kind::Read(_) => reply::Kind::Read(played.read().await),
+                    request::Kind::Read(read) => reply::Kind::Read(played.read(read).await),
                     request::Kind::Vouch(_) => reply::Kind::Vouch(played.vouch()),
                     request::Kind::Write(_) => panic!("nothing writes here"),
                 };
@@ -98,8 +101,10 @@ impl FrameHandler for Played {
 }
 
 impl Played {
-    async fn read(&self) -> ReadReply {
+    async fn read(&self, read: Read) -> ReadReply {
         self.reads.fetch_add(1, Ordering::SeqCst);
+        let bound = read.max_staleness_ms;
+        *self.bounds.lock().unwrap().entry(bound).or_default() += 1;
         let held = self.held.lock().unwrap().clone();
         let mut open = self.open.subscribe();
         open.wait_for(|open| *open).await.unwrap();
@@ -215,12 +220,24 @@ impl Drop for Stage {
 
 impl Stage {
     async fn new(held: Option<(u64, &'static str)>) -> Self {
+        Self::with(held, |settings| {
+            settings.max_staleness = MAX_STALENESS;
+            settings.inquiry_interval = Duration::from_millis(20);
+        })
+        .await
+    }
+
+    async fn with(
+        held: Option<(u64, &'static str)>,
+        set: impl FnOnce(&mut ClientCoordinatorSettings),
+    ) -> Self {
         let coordination = MemoryCoordination::ephemeral();
         let cluster = ClusterId::new("c1").unwrap();
         found(&coordination, cluster.clone()).await;
         let played = Arc::new(Played {
             held: Mutex::new(held.map(|(version, value)| (version, value.into()))),
             reads: AtomicUsize::new(0),
+            bounds: Mutex::default(),
             open: watch::Sender::new(true),
             confirmed: AtomicBool::new(true),
             round: AtomicU64::new(1),
@@ -239,8 +256,10 @@ impl Stage {
         let clock = Arc::new(SystemClock);
         let cache = Arc::new(EmbeddedCache::new(1 << 20, clock.clone()));
         let marking = tokio::spawn(mark(Arc::clone(&played), Arc::clone(&cache), cluster));
+        let mut settings = settings();
+        set(&mut settings);
         let coordinator =
-            ClientCoordinator::start(settings(), coordination, Arc::clone(&cache), clock)
+            ClientCoordinator::start(settings, coordination, Arc::clone(&cache), clock)
                 .await
                 .unwrap();
         let address = coordinator.grpc_address();
@@ -262,6 +281,7 @@ impl Stage {
         // From here on an entry is a hit as soon as it is filled.
         stage.until_from_cache("another key").await;
         stage.played.reads.store(0, Ordering::SeqCst);
+        stage.played.bounds.lock().unwrap().clear();
         stage
     }
 
@@ -334,8 +354,6 @@ fn settings() -> ClientCoordinatorSettings {
     let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1").unwrap(), page);
     settings.grpc_listen = "127.0.0.1:0".parse().unwrap();
     settings.rest_listen = "127.0.0.1:0".parse().unwrap();
-    settings.max_staleness = MAX_STALENESS;
-    settings.inquiry_interval = Duration::from_millis(20);
     settings
 }
 
@@ -504,6 +522,54 @@ async fn without_marks_the_cache_is_believed_no_longer_than_the_bound() {
         assert!(Instant::now() < limit);
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_greater_bound_lets_hits_grow_older() {
+    let stage = Stage::with(Some((5, "old")), |settings| {
+        settings.max_staleness = DEADLINE;
+        // Ages are known of as many questions as are remembered: 12.8 s of them.
+        settings.inquiry_interval = Duration::from_millis(200);
+    })
+    .await;
+    stage.client.get("key").await.unwrap();
+    stage.get_from_cache().await;
+    stage.played.marking.store(false, Ordering::SeqCst);
+    *stage.played.held.lock().unwrap() = Some((6, "new".into()));
+    let older = poll_until(DEADLINE, || async {
+        let found = stage.client.get("key").await.unwrap();
+        assert_eq!((found.version, found.source), (5, Source::Cache));
+        (found.age > 2 * MAX_STALENESS).then_some(())
+    });
+    older.await.expect("an old hit is answered");
+    // A read's own bound still counts.
+    let own = ReadOptions {
+        max_staleness: Some(MAX_STALENESS),
+        ..ReadOptions::default()
+    };
+    let found = stage.client.get_with("key", own).await.unwrap();
+    assert_eq!((found.version, found.source), (6, Source::Master));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_below_carries_the_bound_of_its_reader() {
+    let stage = Stage::new(Some((5, "value"))).await;
+    // Nothing is filled, so that every read goes below.
+    stage.played.confirmed.store(false, Ordering::SeqCst);
+    let bounded = |millis| ReadOptions {
+        max_staleness: Some(Duration::from_millis(millis)),
+        ..ReadOptions::default()
+    };
+    let latest = ReadOptions {
+        consistency: Consistency::Latest,
+        ..ReadOptions::default()
+    };
+    for options in [ReadOptions::default(), bounded(7), session(5), latest] {
+        stage.client.get_with("key", options).await.unwrap();
+    }
+    let bounds = stage.played.bounds.lock().unwrap().clone();
+    let own = u32::try_from(MAX_STALENESS.as_millis()).unwrap();
+    assert_eq!(bounds, BTreeMap::from([(0, 1), (7, 1), (own, 2)]));
 }
 
 /// A session without the SDK: the test makes its frames.

@@ -30,7 +30,7 @@ pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most scans and counts that one door has open at once: a client coordinator for its users,
 /// a data node for all who ask it. Over it: `ResourceExhausted`.
 pub const MAX_OPEN_SCANS: usize = 32;
-/// Default bound on the staleness of `CACHED` reads.
+/// Bound on the staleness of `CACHED` reads where the operator sets none.
 pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(5);
 /// Longest time to live, a hundred years. Over it: `InvalidArgument`.
 pub const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);

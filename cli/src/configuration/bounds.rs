@@ -19,6 +19,12 @@ const RETENTION: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 
 const MIN_PINNED: ByteSize = ByteSize(1 << 20);
 /// Smallest cache.
 const MIN_CACHE: ByteSize = ByteSize(1 << 20);
+/// Least and greatest staleness that reads bear. Reads go on while a new master takes over
+/// only if they bear 1.05 F + 1 s (REP-TIMES), F being the silence after which a master is
+/// suspected: 2.05 s for the F that clusters have, 1 s. The greatest one is enough for the
+/// longest F, 30 s, and ends well before an entry's life in the cache, 5 min (CACHE-KEY);
+/// also, a coordinator counts as ready for so long after its masters fell silent.
+const MAX_STALENESS: [Duration; 2] = [Duration::from_millis(2_050), Duration::from_secs(60)];
 /// Shortest and longest time between checkpoints.
 const CHECKPOINT_INTERVAL: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(3_600)];
 
@@ -26,6 +32,7 @@ const CHECKPOINT_INTERVAL: [Duration; 2] = [Duration::from_millis(10), Duration:
 pub(super) fn check(configuration: &Configuration, told: &[Told]) -> Vec<Problem> {
     let Configuration {
         cache,
+        reads,
         wal,
         memory,
         store,
@@ -37,6 +44,11 @@ pub(super) fn check(configuration: &Configuration, told: &[Told]) -> Vec<Problem
     };
     let segment = wal.segment_bytes;
     checks.at_least("cache.max_bytes", cache.max_bytes, MIN_CACHE);
+    checks.time(
+        "reads.max_staleness_ms",
+        reads.max_staleness_ms,
+        MAX_STALENESS,
+    );
     checks.time(
         "wal.sync_interval_ms",
         wal.sync_interval_ms,

@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
+use tierkv_client_coordinator::{ClientCoordinatorSettings, MetricsPage};
 use tierkv_storage::{EvictionPolicy, MemoryLimits, StorageSettings, WalSync};
+use tierkv_types::{NodeId, limits::DEFAULT_MAX_STALENESS};
 
 use super::{ByteSize, reader::Reader, setting::SyncMode};
 
@@ -57,6 +59,15 @@ section! {
     Cache at "cache." {
         /// How much the embedded cache may hold.
         max_bytes: ByteSize = ByteSize(256 << 20);
+    }
+}
+
+section! {
+    /// Reads.
+    Reads at "reads." {
+        /// How stale an answer may be where the read names no bound of its own, from 2050 to
+        /// 60000. The cache answers only within it.
+        max_staleness_ms: u64 = millis(DEFAULT_MAX_STALENESS);
     }
 }
 
@@ -113,6 +124,8 @@ pub(crate) struct Configuration {
     pub(crate) places: Places,
     /// The embedded cache.
     pub(crate) cache: Cache,
+    /// Reads.
+    pub(crate) reads: Reads,
     /// The commit log.
     pub(crate) wal: Wal,
     /// The memory tier.
@@ -126,9 +139,24 @@ impl Configuration {
         Self {
             places: Places::read(reader),
             cache: Cache::read(reader),
+            reads: Reads::read(reader),
             wal: Wal::read(reader),
             memory: Memory::read(reader),
             store: Store::read(reader),
+        }
+    }
+
+    /// A client coordinator of the name `node`.
+    pub(crate) fn client_coordinator(
+        &self,
+        node: NodeId,
+        metrics: MetricsPage,
+    ) -> ClientCoordinatorSettings {
+        ClientCoordinatorSettings {
+            grpc_listen: self.places.grpc_listen,
+            rest_listen: self.places.rest_listen,
+            max_staleness: Duration::from_millis(self.reads.max_staleness_ms),
+            ..ClientCoordinatorSettings::new(node, metrics)
         }
     }
 

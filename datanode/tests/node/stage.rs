@@ -110,6 +110,7 @@ impl Stage {
             min_version: 0,
             placement_version: 1,
             explain: false,
+            max_staleness_ms: 0,
         };
         match self.call(request::Kind::Read(read)).await? {
             reply::Kind::Read(answer) => Ok(answer),

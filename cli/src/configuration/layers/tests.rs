@@ -1,7 +1,9 @@
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use tempfile::TempDir;
+use tierkv_client_coordinator::{ClientCoordinatorSettings, MetricsPage};
 use tierkv_storage::{EvictionPolicy, MemoryLimits, StorageSettings, WalSync};
+use tierkv_types::NodeId;
 
 use super::*;
 use crate::configuration::ByteSize;
@@ -50,6 +52,16 @@ fn problem(loaded: &Loaded) -> String {
     problem.to_string()
 }
 
+/// A client coordinator's settings, as `dev` takes them from the configuration.
+fn client_coordinator(loaded: &Loaded) -> ClientCoordinatorSettings {
+    let (node, metrics) = (NodeId::new("cc1").unwrap(), no_metrics());
+    loaded.configuration.client_coordinator(node, metrics)
+}
+
+fn no_metrics() -> MetricsPage {
+    MetricsPage(Arc::new(String::new))
+}
+
 #[test]
 fn of_nothing_everything_has_the_default_of_its_owner() {
     let loaded = loaded(&ConfigurationArguments::default());
@@ -63,6 +75,9 @@ fn of_nothing_everything_has_the_default_of_its_owner() {
     let storage = loaded.configuration.storage("dir".into());
     let default = StorageSettings::new("dir");
     assert_eq!(format!("{storage:?}"), format!("{default:?}"));
+    let default = ClientCoordinatorSettings::new(NodeId::new("cc1").unwrap(), no_metrics());
+    let settings = client_coordinator(&loaded);
+    assert_eq!(format!("{settings:?}"), format!("{default:?}"));
 }
 
 #[test]
@@ -74,6 +89,8 @@ fn every_key_reaches_what_it_sets() {
         rest_listen = "[::1]:2"
         [cache]
         max_bytes = "64MiB"
+        [reads]
+        max_staleness_ms = 2051
         [wal]
         sync = "interval"
         sync_interval_ms = 20
@@ -102,6 +119,10 @@ fn every_key_reaches_what_it_sets() {
     assert_eq!(places.grpc_listen, SocketAddr::from(([127, 0, 0, 1], 1)));
     assert_eq!(places.rest_listen.to_string(), "[::1]:2");
     assert_eq!(loaded.configuration.cache.max_bytes, ByteSize(64 << 20));
+    let settings = client_coordinator(&loaded);
+    assert_eq!(settings.max_staleness, Duration::from_millis(2_051));
+    assert_eq!(settings.grpc_listen, places.grpc_listen);
+    assert_eq!(settings.rest_listen, places.rest_listen);
     let storage = loaded.configuration.storage("dir".into());
     let wanted = StorageSettings {
         dir: "dir".into(),
@@ -154,17 +175,24 @@ fn the_environment_wins_over_the_file_and_flags_over_both() {
 
 #[test]
 fn unknown_keys_are_told_with_the_nearest_known_one() {
-    let fixture = file("datadir = \"x\"\n[wal]\nmax_byte = 3\n[ui]\ncolour = \"red\"\n");
+    let fixture = file(
+        "datadir = \"x\"\n[wal]\nmax_byte = 3\n[reads]\nmax_staleness = 5\n[ui]\ncolour = \"red\"\n",
+    );
     let loaded = loaded(&fixture.arguments);
     assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
     let told = loaded.warnings.join("\n");
-    assert_eq!(loaded.warnings.len(), 3, "{told}");
+    assert_eq!(loaded.warnings.len(), 4, "{told}");
     assert!(
         told.contains("sets datadir,") && told.contains("did you mean data_dir?"),
         "{told}"
     );
     assert!(told.contains("sets wal.max_byte,"), "{told}");
     assert!(told.contains("did you mean wal.max_bytes?"), "{told}");
+    assert!(told.contains("sets reads.max_staleness,"), "{told}");
+    assert!(
+        told.contains("did you mean reads.max_staleness_ms?"),
+        "{told}"
+    );
     assert!(told.contains("sets ui.colour,"), "{told}");
     assert!(told.contains("tierkv.toml"), "{told}");
 }
@@ -190,6 +218,7 @@ fn bad_values_are_all_told_with_key_origin_and_what_is_right() {
     let fixture = file(
         "data_dir = 5\ngrpc_listen = \"here\"\n\
          [cache]\nmax_bytes = \"8 GB\"\n\
+         [reads]\nmax_staleness_ms = \"5s\"\n\
          [wal]\nsync = true\nsync_interval_ms = -1\n\
          [memory]\npolicy = \"LRU\"\nmax_records = 1.5\nmax_bytes = [1]\n\
          [store.checkpoint_bytes]\nmany = 1\n",
@@ -200,6 +229,7 @@ fn bad_values_are_all_told_with_key_origin_and_what_is_right() {
         ("data_dir", "5", "path"),
         ("grpc_listen", "\"here\"", "127.0.0.1:7400"),
         ("cache.max_bytes", "\"8 GB\"", "512 MiB"),
+        ("reads.max_staleness_ms", "\"5s\"", "whole number"),
         ("wal.sync ", "true", "\"always\" or \"interval\""),
         ("wal.sync_interval_ms", "-1", "whole number"),
         ("memory.policy", "\"LRU\"", "s3fifo"),
@@ -212,7 +242,7 @@ fn bad_values_are_all_told_with_key_origin_and_what_is_right() {
         assert!(words.contains("tierkv.toml"), "{words}");
         assert!(words.contains(said) && words.contains(right), "{words}");
     }
-    assert_eq!(told.len(), 9, "{told:?}");
+    assert_eq!(told.len(), 10, "{told:?}");
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     assert!(loaded.accept().is_err());
 }
@@ -255,6 +285,16 @@ fn what_makes_no_sense_is_told_with_its_bound() {
             &["cache.max_bytes=1KiB"][..],
             "cache.max_bytes",
             "at least 1 MiB",
+        ),
+        (
+            &["reads.max_staleness_ms=2049"],
+            "reads.max_staleness_ms",
+            "from 2050 to 60000",
+        ),
+        (
+            &["reads.max_staleness_ms=60001"],
+            "reads.max_staleness_ms",
+            "from 2050 to 60000",
         ),
         (
             &["wal.segment_bytes=65535"],
@@ -305,5 +345,12 @@ fn what_makes_no_sense_is_told_with_its_bound() {
     ] {
         let told = problem(&loaded(&set(pairs)));
         assert!(told.starts_with(key) && told.contains(words), "{told}");
+    }
+    for pair in [
+        "reads.max_staleness_ms=2050",
+        "reads.max_staleness_ms=60000",
+    ] {
+        let loaded = loaded(&set(&[pair]));
+        assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
     }
 }

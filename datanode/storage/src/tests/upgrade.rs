@@ -147,7 +147,7 @@ async fn check_watch(storage: &Storage, fixture: &Fixture, when: &str) {
     while tail.cursor().position.index < last {
         let stretch = deadline(tail.read()).await.unwrap();
         for record in stretch.records() {
-            let of_watch = (record.changes().iter())
+            let of_watch = (Effects::of(record).changes.iter())
                 .filter(|change| change.key.namespace() == watch.namespace)
                 .filter(|change| change.key.key().starts_with(watch.prefix.as_bytes()));
             told.extend(of_watch.map(|change| {
