@@ -174,11 +174,55 @@ impl<C: Cache> Reader<C> {
         options: CheckedOptions,
         deadline: Instant,
     ) -> Result<GetResponse, Error> {
-        match self.begin(&[(key, options)]).await.pop() {
-            Some(Begun::Hit(answer)) => Ok(answer),
-            Some(Begun::Miss(miss)) => self.finish(miss, deadline).await,
-            None => Err(Error::new(Code::Internal, "a read vanished")),
+        let arrived = self.clock.boot_time();
+        let wanted = (key, options);
+        let miss = match self.look_one_up(&wanted, arrived).await {
+            Some(Begun::Hit(answer)) => {
+                self.meters.hits.increment(1);
+                return Ok(answer);
+            }
+            Some(Begun::Miss(miss)) => miss,
+            None => Miss {
+                key: wanted.0,
+                options,
+                arrived,
+                way: Way::Past,
+                cache: None,
+            },
+        };
+        self.meters.misses.increment(1);
+        // Apart, so that a hit does not carry what only a miss needs.
+        Box::pin(self.finish(miss, deadline)).await
+    }
+
+    /// Looks one key up in the cache, without what only batches need; `None` if it passes
+    /// the cache by.
+    async fn look_one_up(
+        &self,
+        wanted: &(ItemKey, CheckedOptions),
+        arrived: BootTime,
+    ) -> Option<Begun> {
+        let (key, options) = wanted;
+        if options.level == Level::Latest {
+            return None;
         }
+        let views = self.views.now();
+        let place = views.place(key.slot())?;
+        let view = views.view(place);
+        let cache_key = CacheKey {
+            item: key.as_bytes(),
+            slot_revision: place.revision,
+        };
+        let mut results = Vec::with_capacity(1);
+        (self.cache)
+            .lookup(&view.cluster, &[cache_key], &mut results)
+            .await;
+        let looked = Looked {
+            view,
+            arrived,
+            clock: view.clock(arrived),
+        };
+        Some(self.sort(wanted, looked, place, results.pop()?))
     }
 
     /// Turns what the cache said of a key into an answer or a miss.
@@ -316,27 +360,10 @@ impl<C: Cache> Reader<C> {
                 return Waited::Joined(flight);
             }
             sleep(BUSY_PAUSE).await;
-            let views = self.views.now();
-            let Some(place) = views.place(key.slot()) else {
+            let Some(begun) = self.look_one_up(wanted, arrived).await else {
                 return Waited::InVain;
             };
-            let cache_key = CacheKey {
-                item: key.as_bytes(),
-                slot_revision: place.revision,
-            };
-            let view = views.view(place);
-            let mut results = Vec::with_capacity(1);
-            self.cache
-                .lookup(&view.cluster, &[cache_key], &mut results)
-                .await;
-            let Some(found) = results.pop() else { continue };
-            let clock = view.clock(arrived);
-            let looked = Looked {
-                view,
-                arrived,
-                clock,
-            };
-            match self.sort(wanted, looked, place, found) {
+            match begun {
                 Begun::Hit(answer) => return Waited::Filled(answer),
                 Begun::Miss(miss) => match miss.way {
                     Way::Flying(flight) => return Waited::Joined(flight),

@@ -9,7 +9,7 @@ use tierkv_harness::fixture::{AnsweredOperation, Fixture, NamedWrite, State, ite
 
 use super::*;
 use crate::{
-    Outcome, RealDisk, Repair, TailError,
+    Effects, Outcome, RealDisk, Repair, TailError,
     disk::{Tear, TestDisk},
     tail::Cursor,
 };
