@@ -21,7 +21,7 @@ use serde_json::Value;
 use tierkv::{Client, Code, Consistency, ReadOptions};
 use tierkv_harness::{DataFolder, Error, Options, Process, TierKv, poll_until};
 use tierkv_tests::binary;
-use tierkv_types::record::Frame;
+use tierkv_types::record::RecordHeader;
 use tokio::task::JoinSet;
 
 /// How many bytes are flipped in the log, in the node state and in coordination's record.
@@ -179,9 +179,9 @@ fn segment(dir: &Path) -> PathBuf {
 fn records(segment: &[u8]) -> Vec<(usize, u64)> {
     let mut at = SEGMENT_HEADER_BYTES;
     let mut records = Vec::new();
-    while let Ok(frame) = Frame::read(&segment[at..]) {
-        records.push((at, frame.position.index.0));
-        at += frame.len;
+    while let Ok(header) = RecordHeader::read(&segment[at..]) {
+        records.push((at, header.position.index.0));
+        at += header.len;
     }
     records
 }

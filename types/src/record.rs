@@ -1,10 +1,10 @@
 //! Log records: the unit of replication, of durability and of atomicity (I4).
 //!
-//! The structs say what a record means; [`encode`], [`decode`] and [`Frame`] turn one
+//! The structs say what a record means; [`encode`], [`decode`] and [`RecordHeader`] turn one
 //! into the bytes that a log keeps and back (the format is written down in `codec`).
 
 mod codec;
-mod frame;
+mod header;
 
 use bytes::Bytes;
 
@@ -17,8 +17,9 @@ use crate::{
 
 pub use self::{
     codec::{decode, encode, encoded_len},
-    frame::{
-        DecodeError, FORMAT, Frame, MAX_RECORD_BYTES, OLDEST_FORMAT, is_whole_but_for_its_length,
+    header::{
+        DecodeError, FORMAT, MAX_RECORD_BYTES, OLDEST_FORMAT, RecordHeader,
+        is_whole_but_for_its_length,
     },
 };
 

@@ -11,7 +11,7 @@ use std::{alloc::System, fs, path::Path};
 use bytes::Bytes;
 use cap::Cap;
 use proptest::{collection::vec, prelude::*, sample::Index as Place};
-use tierkv_types::record::{self, DecodeError, FORMAT, Frame, MAX_RECORD_BYTES};
+use tierkv_types::record::{self, DecodeError, FORMAT, MAX_RECORD_BYTES, RecordHeader};
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
@@ -39,7 +39,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
 }
 
 /// Decodes under a limit of memory; going over it aborts the test.
-fn decode(bytes: &[u8]) -> Result<(record::Frame, usize), DecodeError> {
+fn decode(bytes: &[u8]) -> Result<(record::RecordHeader, usize), DecodeError> {
     let owned = Bytes::copy_from_slice(bytes);
     let allowed = SPARE_BYTES + bytes.len() * STRUCTS_PER_BYTE;
     let limit = ALLOCATOR.allocated() + allowed;
@@ -48,14 +48,14 @@ fn decode(bytes: &[u8]) -> Result<(record::Frame, usize), DecodeError> {
     let _ = record::is_whole_but_for_its_length(&owned);
     ALLOCATOR.set_limit(usize::MAX).unwrap();
     let (record, length) = decoded?;
-    let frame = Frame::read(bytes).unwrap();
-    assert_eq!((frame.len, frame.position), (length, record.position));
+    let header = RecordHeader::read(bytes).unwrap();
+    assert_eq!((header.len, header.position), (length, record.position));
     if bytes[8] == FORMAT {
         let mut again = Vec::new();
         record::encode(&record, &mut again);
         assert_eq!(again, bytes[..length], "one record, two encodings");
     }
-    Ok((frame, length))
+    Ok((header, length))
 }
 
 /// One way to spoil bytes.
@@ -101,7 +101,7 @@ impl Spoil {
     }
 }
 
-/// Makes frame and checksum right again, so that what is inside is looked at.
+/// Makes length, trailer and checksum right again, so that what is inside is looked at.
 fn repair(bytes: &mut [u8]) {
     let length = bytes.len();
     if length < 46 {

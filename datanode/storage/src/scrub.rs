@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tierkv_types::{
     ItemKey,
-    record::{DecodeError, Frame},
+    record::{DecodeError, RecordHeader},
 };
 use tokio::time::{Instant, sleep};
 
@@ -135,7 +135,7 @@ fn verify_segment(place: &LogPlace, number: u64) -> Result<Option<(u64, u64)>, S
     let mut expected = header.first;
     loop {
         let damaged = |what: String| StorageError::damaged(&path, at as u64, what);
-        match Frame::read(&bytes[at..]) {
+        match RecordHeader::read(&bytes[at..]) {
             Ok(frame) if frame.position.index == expected => {
                 expected = expected.next();
                 at += frame.len;

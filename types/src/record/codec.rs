@@ -49,8 +49,9 @@ use bytes::Bytes;
 
 use super::{
     Change, ChangeKind, Payload, Record, RequestId, Write,
-    frame::{
-        DecodeError, FORMAT, Frame, HEADER_BYTES, MAX_RECORD_BYTES, MIN_RECORD_BYTES, TRAILER,
+    header::{
+        DecodeError, FORMAT, HEADER_BYTES, MAX_RECORD_BYTES, MIN_RECORD_BYTES, RecordHeader,
+        TRAILER,
     },
 };
 use crate::{key::ItemKey, version::Version};
@@ -197,19 +198,19 @@ fn put_length(buffer: &mut Vec<u8>, length: usize) {
 /// be decoded from a buffer of its own.
 ///
 /// # Errors
-/// `End`, `Torn` or `Damaged`, see [`Frame::read`].
+/// `End`, `Torn` or `Damaged`, see [`RecordHeader::read`].
 pub fn decode(bytes: &Bytes, at: usize) -> Result<(Record, usize), DecodeError> {
-    let frame = Frame::read(bytes.get(at..).unwrap_or_default())?;
+    let header = RecordHeader::read(bytes.get(at..).unwrap_or_default())?;
     let mut body = Body {
         bytes,
         at: at + HEADER_BYTES,
-        end: at + frame.len - TRAILER.len(),
+        end: at + header.len - TRAILER.len(),
     };
-    let payload = match frame.kind {
+    let payload = match header.kind {
         KIND_NOOP => Payload::Noop,
-        KIND_WRITE => Payload::Write(body.write(frame.format)?),
-        KIND_EXPIRE if frame.format > 1 => Payload::Expire(body.expired(frame.format)?),
-        KIND_FORGET if frame.format > 1 => Payload::Forget {
+        KIND_WRITE => Payload::Write(body.write(header.format)?),
+        KIND_EXPIRE if header.format > 1 => Payload::Expire(body.expired(header.format)?),
+        KIND_FORGET if header.format > 1 => Payload::Forget {
             up_to: Version::from_bits(u64::from_le_bytes(body.array()?)),
         },
         _ => {
@@ -222,12 +223,12 @@ pub fn decode(bytes: &Bytes, at: usize) -> Result<(Record, usize), DecodeError> 
         return Err(DecodeError::Damaged("bytes follow its content"));
     }
     let record = Record {
-        position: frame.position,
-        commit: frame.commit,
-        version: frame.version,
+        position: header.position,
+        commit: header.commit,
+        version: header.version,
         payload,
     };
-    Ok((record, frame.len))
+    Ok((record, header.len))
 }
 
 /// What is left to read of a record's body.

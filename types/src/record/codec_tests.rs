@@ -127,7 +127,7 @@ proptest! {
         let _ = decode(&Bytes::from(bytes), at);
     }
 
-    /// The same, past the checksum: a body of any bytes inside a sound frame.
+    /// The same, past the checksum: a body of any bytes between a sound header and trailer.
     #[test]
     fn no_body_makes_it_panic(
         format in OLDEST_FORMAT..=FORMAT,
@@ -260,9 +260,9 @@ fn a_length_no_record_can_have_is_torn() {
     ] {
         let mut bytes = length.to_le_bytes().to_vec();
         bytes.resize(4096, 0x11);
-        assert_eq!(Frame::read(&bytes), Err(DecodeError::Torn));
+        assert_eq!(RecordHeader::read(&bytes), Err(DecodeError::Torn));
     }
-    assert_eq!(Frame::read(&[0, 0]), Err(DecodeError::End));
-    assert_eq!(Frame::read(&[0, 1]), Err(DecodeError::Torn));
-    assert_eq!(Frame::read(&[]), Err(DecodeError::End));
+    assert_eq!(RecordHeader::read(&[0, 0]), Err(DecodeError::End));
+    assert_eq!(RecordHeader::read(&[0, 1]), Err(DecodeError::Torn));
+    assert_eq!(RecordHeader::read(&[]), Err(DecodeError::End));
 }

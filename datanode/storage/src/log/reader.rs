@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, io::ErrorKind, sync::Mutex};
 use bytes::Bytes;
 use tierkv_types::{
     Index, Record,
-    record::{self, DecodeError, Frame},
+    record::{self, DecodeError, RecordHeader},
 };
 
 use super::{
@@ -305,8 +305,8 @@ impl Records {
         Ok(self.piece.len() >= bytes)
     }
 
-    fn frame(&self) -> Result<Frame, StorageError> {
-        Frame::read(&self.piece[self.at..]).map_err(|error| self.unsound(&error))
+    fn frame(&self) -> Result<RecordHeader, StorageError> {
+        RecordHeader::read(&self.piece[self.at..]).map_err(|error| self.unsound(&error))
     }
 
     /// The next record, a slice of the piece, and its length.

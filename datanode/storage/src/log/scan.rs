@@ -13,7 +13,7 @@ use std::{cmp::Ordering, path::Path, sync::Arc};
 use bytes::Bytes;
 use tierkv_types::{
     Epoch, Index, LogId, Position, Record, Version,
-    record::{self, DecodeError, Frame},
+    record::{self, DecodeError, RecordHeader},
 };
 
 use super::segment::{LogPlace, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, in_allocated_space};
@@ -164,7 +164,7 @@ fn headless(
     let file = place.disk.open(&path);
     let file = file.map_err(|error| StorageError::io("open", &path, error))?;
     let bytes = content(&path, &*file)?;
-    let Some(Ok(frame)) = bytes.get(HEADER_BYTES..).map(Frame::read) else {
+    let Some(Ok(frame)) = bytes.get(HEADER_BYTES..).map(RecordHeader::read) else {
         return Ok(None);
     };
     let first = frame.position.index;
@@ -338,7 +338,7 @@ impl LogFound {
         loop {
             self.offset = at as u64;
             let damaged = |what: String| StorageError::damaged(&segment.path, at as u64, what);
-            match Frame::read(&bytes[at..]) {
+            match RecordHeader::read(&bytes[at..]) {
                 Ok(frame) => {
                     let mut record = None;
                     if frame.position.index > applied {
@@ -374,7 +374,7 @@ impl LogFound {
     }
 
     /// Takes a sound record in, if it is the next one.
-    fn take(&mut self, frame: &Frame) -> Result<(), String> {
+    fn take(&mut self, frame: &RecordHeader) -> Result<(), String> {
         let advanced = self.progress.advance(frame.position, frame.version);
         advanced.map_err(|broken| broken.to_string())?;
         self.commit = self.commit.max(frame.commit);
@@ -398,7 +398,7 @@ impl LogFound {
         while let Some(skip) = rest[at..].iter().position(|byte| *byte != 0) {
             at += skip;
             for start in at.saturating_sub(3)..=at {
-                let later = Frame::read(&rest[start..]);
+                let later = RecordHeader::read(&rest[start..]);
                 if let Ok(frame) = later
                     && frame.position.index > missing
                     && frame.commit >= missing

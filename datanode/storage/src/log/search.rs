@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use tierkv_types::{Epoch, Index, record::Frame};
+use tierkv_types::{Epoch, Index, record::RecordHeader};
 
 use super::{LogPlace, scan::bytes_of};
 use crate::StorageError;
@@ -40,7 +40,7 @@ fn search_bytes(file: &Path, bytes: &Bytes, last: Index) -> Option<FoundBehind> 
     while let Some(skip) = bytes[at..].iter().position(|byte| *byte != 0) {
         let begin = (at + skip).saturating_sub(3).max(at);
         let frame = (begin..=at + skip)
-            .filter_map(|start| Some((start, Frame::read(&bytes[start..]).ok()?)))
+            .filter_map(|start| Some((start, RecordHeader::read(&bytes[start..]).ok()?)))
             .next();
         let Some((start, frame)) = frame else {
             at += skip + 1;

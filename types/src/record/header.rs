@@ -1,4 +1,5 @@
-//! The frame around a record: what can be known of it without reading its changes.
+//! The header of a record, and what is around it: what can be known of a record without
+//! reading its changes.
 
 use crate::{
     replication::{Epoch, Index, Position},
@@ -36,7 +37,7 @@ pub enum DecodeError {
 
 /// A record's header, its checksum and trailer verified, its body unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame {
+pub struct RecordHeader {
     /// The bytes of the whole record, from its length word through its trailer.
     pub len: usize,
     /// The format version it was written in.
@@ -51,8 +52,8 @@ pub struct Frame {
     pub version: Version,
 }
 
-impl Frame {
-    /// Reads and verifies the frame of the record that begins `bytes`.
+impl RecordHeader {
+    /// Reads the header of the record that begins `bytes`, and verifies the whole record.
     ///
     /// # Errors
     /// `End`, `Torn` or `Damaged`, as LOG-TORN tells them apart, or `Newer`. A length that no record
