@@ -5,10 +5,14 @@
 //! asking end, [`answer_frames`] the answering one; [`Exchange`] says what a frame of a
 //! particular service looks like ([`session`], [`tiers`]).
 //!
+//! How a tier lives is here, too, because all of them share it: [`listen`] and [`drain`] for
+//! its door, [`Background`] for what it does beside its requests.
+//!
 //! Nothing here knows what an operation means: whether a lost answer is an
 //! `Unavailable` read or an `OutcomeUnknown` write is the caller's to say ([`CallError`]).
 
 mod answer;
+mod background;
 mod channel;
 mod deadline;
 mod exchange;
@@ -19,6 +23,7 @@ pub mod session;
 pub mod tiers;
 
 pub use answer::{Answered, FrameHandler, OperationPermits, Replies, answer_frames};
+pub use background::{Background, Follower, Pace, Worker};
 pub use channel::{channel, incoming, serve_builder, unhurried_channel};
 pub use deadline::{
     deadline, deadline_or, late_scan, named_timeout, until_deadline, until_over, within,
