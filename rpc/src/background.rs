@@ -186,12 +186,16 @@ impl Background {
 }
 
 async fn work(mut worker: impl Worker, stop: watch::Receiver<bool>) {
-    let mut due = Some(Instant::now() + worker.first_after());
+    let mut due = match worker.first_after() {
+        // A timer, even one for now, waits for the next millisecond.
+        Duration::ZERO => Due::Now,
+        after => Due::At(Instant::now() + after),
+    };
     loop {
         tokio::select! {
             biased;
             () = stopped(stop.clone()) => return,
-            () = wait(due) => {}
+            () = due.wait() => {}
         }
         let began = Instant::now();
         let pace = tokio::select! {
@@ -200,19 +204,29 @@ async fn work(mut worker: impl Worker, stop: watch::Receiver<bool>) {
             pace = worker.work() => pace,
         };
         due = match pace {
-            Pace::Busy => None,
-            Pace::Idle(period) => Some(began + period),
-            Pace::Retry(pause) => Some(Instant::now() + pause),
+            Pace::Busy => Due::AfterOthers,
+            Pace::Idle(period) => Due::At(began + period),
+            Pace::Retry(pause) => Due::At(Instant::now() + pause),
             Pace::Done => return,
         };
     }
 }
 
-/// Waits until work is due; work that is due at once lets others go first.
-async fn wait(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => yield_now().await,
+/// When work is due.
+enum Due {
+    Now,
+    /// As soon as other tasks had their turn.
+    AfterOthers,
+    At(Instant),
+}
+
+impl Due {
+    async fn wait(self) {
+        match self {
+            Self::Now => {}
+            Self::AfterOthers => yield_now().await,
+            Self::At(due) => sleep_until(due).await,
+        }
     }
 }
 
