@@ -12,10 +12,12 @@
 //!
 //! Reading order: `judgement` says what a write does; `proposal` and `sequencer` give every
 //! write its place, version and answer; `write_path` is a frame's writes from room in memory
-//! to their answers, with `prior_rows` where the store must be asked; `driver` carries out what the replication machine commands;
+//! to their answers, with `prior_rows` where the store must be asked; `driver` carries out
+//! what the replication machine commands;
 //! `invalidator` deletes changed keys from the cache and writes the marks;
 //! `ownership` knows which slots are the cluster's; `memory_settings` follows what
-//! operators change while it runs, and `gauges` shows how full everything is; `door` is the
+//! operators change while it runs; `gauges` shows how full everything is, `reclaimer` gives
+//! space back and `scrubber` looks for damage, each a worker in the background; `door` is the
 //! gRPC door, `service` what becomes of a frame, `reads` and `scans` what is read, `watches`
 //! what is told of every change, `inspection` what the node says of itself; [`DataNode`] puts
 //! them together. `rules` are those that a simulation switches off.

@@ -6,52 +6,60 @@
 use std::sync::Arc;
 
 use tierkv_coordination::{
-    Coordination, CoordinationError, Versioned,
+    Coordination, CoordinationError, Versioned, Watched,
     directory::{self, MemorySettings},
 };
+use tierkv_rpc::Follower;
 use tierkv_storage::{MemoryLimits, Storage};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 
-/// Applies the record as it stands before it returns, and then whenever it changes. The
-/// receiver knows what is in force.
-///
-/// # Errors
-/// Those of the watch's first state.
-pub(crate) async fn follow(
-    coordination: &Arc<dyn Coordination>,
-    storage: Arc<Storage>,
-    own: MemoryLimits,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(watch::Receiver<MemoryLimits>, JoinHandle<()>), CoordinationError> {
-    let mut record = coordination.watch(directory::MEMORY_SETTINGS).await?;
-    let (in_force, told) = watch::channel(own);
-    let follower = Follower {
-        storage,
-        own,
-        in_force,
-    };
-    follower.obey(record.current().as_ref().as_ref()).await;
-    let following = tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                changed = record.changed() => if changed.is_err() { return },
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-            follower.obey(record.current().as_ref().as_ref()).await;
-        }
-    });
-    Ok((told, following))
-}
-
-struct Follower {
+/// Applies the record of memory settings.
+pub(crate) struct MemorySettingsFollower {
+    record: Watched<Option<Versioned>>,
     storage: Arc<Storage>,
     own: MemoryLimits,
     in_force: watch::Sender<MemoryLimits>,
 }
 
-impl Follower {
-    async fn obey(&self, record: Option<&Versioned>) {
-        let limits = match record.map(|record| MemorySettings::decode(&record.value)) {
+impl MemorySettingsFollower {
+    /// Watches the record; `own` are the limits of the node's own configuration.
+    ///
+    /// # Errors
+    /// Those of the watch's first state.
+    pub(crate) async fn watch(
+        coordination: &dyn Coordination,
+        storage: Arc<Storage>,
+        own: MemoryLimits,
+    ) -> Result<Self, CoordinationError> {
+        Ok(Self {
+            record: coordination.watch(directory::MEMORY_SETTINGS).await?,
+            storage,
+            own,
+            in_force: watch::Sender::new(own),
+        })
+    }
+
+    /// The limits that are in force.
+    pub(crate) fn in_force(&self) -> watch::Receiver<MemoryLimits> {
+        self.in_force.subscribe()
+    }
+}
+
+impl Follower for MemorySettingsFollower {
+    type Error = CoordinationError;
+
+    fn name(&self) -> &'static str {
+        "memory settings"
+    }
+
+    async fn changed(&mut self) -> Result<(), CoordinationError> {
+        self.record.changed().await
+    }
+
+    async fn apply(&mut self) {
+        let record = self.record.current();
+        let set = record.as_ref().as_ref();
+        let limits = match set.map(|record| MemorySettings::decode(&record.value)) {
             None => Ok(self.own),
             Some(Ok(set)) => overridden(self.own, &set),
             Some(Err(why)) => Err(why),

@@ -7,22 +7,36 @@ use tierkv_coordination::{
     Coordination, CoordinationError, Membership,
     directory::{self, Presence},
 };
-use tierkv_protocol::{
-    placement::PlacementMap,
-    replication::{ClusterState, CommandQueue, Founding, Replica, Restored, StateError},
+use tierkv_protocol::replication::{
+    ClusterState, CommandQueue, Founding, Replica, Restored, StateError,
 };
 use tierkv_rpc::{
-    ListenError, drain, incoming, listen, proto::internal::data_node_server::DataNodeServer,
-    serve_builder, session::FRAME_SLACK, stopped, tiers::MAX_TIER_FRAME_BYTES,
+    Background, ListenError, drain, incoming, listen,
+    proto::internal::data_node_server::DataNodeServer, serve_builder, session::FRAME_SLACK,
+    stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
-use tierkv_storage::{RealDisk, Recovered, Storage, StorageError};
+use tierkv_storage::{MemoryLimits, RealDisk, Storage, StorageError};
 use tierkv_types::{Clock, limits::MAX_ANSWER_BYTES};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 use crate::{
-    door::Door, driver::Driver, gauges, invalidator::Invalidator, memory_settings,
-    ownership::Owned, reclaimer::Reclaimer, rules::Rules, scrubber, sequencer::Sequencer,
-    service::Service, settings::DataNodeSettings, watches::Watches,
+    door::Door,
+    driver::Driver,
+    gauges::Gauges,
+    invalidator::{Invalidator, Message},
+    memory_settings::MemorySettingsFollower,
+    ownership::{Owned, PlacementFollower},
+    reclaimer::Reclaimer,
+    rules::Rules,
+    scrubber::Scrubber,
+    sequencer::Sequencer,
+    service::Service,
+    settings::DataNodeSettings,
+    watches::Watches,
 };
 
 /// Why a data node did not start.
@@ -48,11 +62,9 @@ pub struct DataNode {
     storage: Arc<Storage>,
     /// Ends the listener; what is under way still commits.
     drain: watch::Sender<bool>,
-    /// Ends the rest.
-    stop: watch::Sender<bool>,
     failed: watch::Receiver<Option<String>>,
     serving: JoinHandle<()>,
-    tasks: Vec<JoinHandle<()>>,
+    background: Background,
     membership: Membership,
 }
 
@@ -67,48 +79,11 @@ impl DataNode {
         cache: Arc<C>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let started_at = clock.boot_time();
-        let (storage, recovered) =
-            Storage::open(settings.storage.clone(), Arc::new(RealDisk)).await?;
-        let Recovered {
-            log_id,
-            last,
-            commit,
-            applied,
-            promised,
-            cluster_state,
-            clock: seen,
-            tail,
-            ..
-        } = recovered;
-        let seen_state = cluster_state
-            .as_deref()
-            .map(ClusterState::decode)
-            .transpose()?;
-        let founding = Founding {
-            members: vec![settings.node.clone()],
-        };
-        let restored = Restored {
-            log_id,
-            last,
-            commit,
-            applied,
-            promised,
-            seen: seen_state,
-        };
-        let replica = Replica::start(settings.node.clone(), founding, restored, started_at);
-        let sequencer = Arc::new(Sequencer::new(
-            replica,
-            seen,
-            tail,
-            Arc::clone(&storage),
-            Arc::clone(&clock),
-        ));
-        let owned = Arc::new(Owned::new(settings.cluster.clone()));
-        let (drain, draining) = watch::channel(false);
-        let (stop, stopping) = watch::channel(false);
-        let (fail, failed) = watch::channel(None);
-
+        let Machine {
+            storage,
+            sequencer,
+            commands,
+        } = recover(&settings, Arc::clone(&clock)).await?;
         let (listener, address) = listen(settings.listen).await?;
         let presence = Presence::of_this_process(address.to_string());
         let membership = coordination
@@ -118,82 +93,34 @@ impl DataNode {
                 presence.encode(),
             )
             .await?;
-
-        let placement =
-            follow_placement(&coordination, Arc::clone(&owned), stopping.clone()).await?;
-        let (memory, remembering) = memory_settings::follow(
-            &coordination,
-            Arc::clone(&storage),
-            settings.storage.memory,
-            stopping.clone(),
-        )
-        .await?;
-        let invalidator = Invalidator::new(
-            cache,
-            settings.cluster.clone(),
-            Arc::clone(&owned),
-            Arc::clone(&clock),
-            settings.invalidation_wait,
-        );
-        let (invalidator, invalidating) = invalidator.start();
-        // It ends with the driver, its sender.
-        tokio::spawn(invalidating);
-        let driver = Driver {
-            cluster: settings.cluster.clone(),
-            sequencer: Arc::clone(&sequencer),
-            storage: Arc::clone(&storage),
-            coordination,
-            invalidator,
-            commands: CommandQueue::new(promised, last.index, applied),
-            rules: Rules::default(),
-        };
-        let reclaimer = Reclaimer {
-            sequencer: Arc::clone(&sequencer),
-            storage: Arc::clone(&storage),
-            tombstone_retention: settings.storage.log_retention,
-        };
-        let gauging = tokio::spawn(gauges::run(
-            Arc::clone(&storage),
-            memory.clone(),
-            stopping.clone(),
-        ));
-        let scrubbing = tokio::spawn(scrubber::run(Arc::clone(&storage), stopping.clone()));
-        let reclaiming = tokio::spawn(reclaimer.run(stopping.clone()));
-        let driving = tokio::spawn(async move {
-            if let Err(why) = driver.run(stopping).await {
-                tracing::error!(why, "the data node stops");
-                drop(fail.send(Some(why)));
-            }
-        });
-        let service = Arc::new(Service {
-            node: Arc::new(settings.node.clone()),
-            cluster: settings.cluster.to_string(),
+        let mut background = Background::new();
+        let owned = Arc::new(Owned::new(settings.cluster.clone()));
+        background
+            .follow(PlacementFollower::watch(&*coordination, Arc::clone(&owned)).await?)
+            .await;
+        let own_limits = settings.storage.memory;
+        let memory_settings =
+            MemorySettingsFollower::watch(&*coordination, Arc::clone(&storage), own_limits).await?;
+        let parts = Parts {
+            settings,
+            storage,
             sequencer,
-            storage: Arc::clone(&storage),
             owned,
-            memory,
-        });
-        let door = Door {
-            watches: Watches::new(Arc::clone(&service)),
-            service,
-            stop: draining.clone(),
+            memory: memory_settings.in_force(),
         };
-        let serving = tokio::spawn(serve(door, listener, draining));
+        background.follow(memory_settings).await;
+        parts.run_workers(&mut background);
+        let invalidator = parts.invalidate(cache, clock);
+        let failed = parts.drive(coordination, invalidator, commands, &mut background);
+        let (drain, draining) = watch::channel(false);
+        let serving = tokio::spawn(serve(parts.door(draining.clone()), listener, draining));
         Ok(Self {
             address,
-            storage,
+            storage: parts.storage,
             drain,
-            stop,
             failed,
             serving,
-            tasks: vec![
-                placement,
-                remembering,
-                gauging,
-                scrubbing,
-                reclaiming,
-                driving,
-            ],
+            background,
             membership,
         })
     }
@@ -226,11 +153,136 @@ impl DataNode {
         drop(self.membership.leave().await);
         self.drain.send_replace(true);
         drain(self.serving).await;
-        self.stop.send_replace(true);
-        for task in self.tasks {
-            drop(task.await);
-        }
+        self.background.stop().await;
         self.storage.close().await
+    }
+}
+
+/// A node's storage, and the machine that continues with its log.
+struct Machine {
+    storage: Arc<Storage>,
+    sequencer: Arc<Sequencer>,
+    /// Nothing is commanded yet.
+    commands: CommandQueue,
+}
+
+/// Recovers what is on disk.
+async fn recover(
+    settings: &DataNodeSettings,
+    clock: Arc<dyn Clock>,
+) -> Result<Machine, StartError> {
+    let started_at = clock.boot_time();
+    let (storage, recovered) = Storage::open(settings.storage.clone(), Arc::new(RealDisk)).await?;
+    let seen = recovered.cluster_state.as_deref();
+    let restored = Restored {
+        log_id: recovered.log_id,
+        last: recovered.last,
+        commit: recovered.commit,
+        applied: recovered.applied,
+        promised: recovered.promised,
+        seen: seen.map(ClusterState::decode).transpose()?,
+    };
+    let founding = Founding {
+        members: vec![settings.node.clone()],
+    };
+    let commands = CommandQueue::new(restored.promised, restored.last.index, restored.applied);
+    let replica = Replica::start(settings.node.clone(), founding, restored, started_at);
+    let sequencer = Sequencer::new(
+        replica,
+        recovered.clock,
+        recovered.tail,
+        Arc::clone(&storage),
+        clock,
+    );
+    Ok(Machine {
+        storage,
+        sequencer: Arc::new(sequencer),
+        commands,
+    })
+}
+
+/// What the parts of a node share.
+struct Parts {
+    settings: DataNodeSettings,
+    storage: Arc<Storage>,
+    sequencer: Arc<Sequencer>,
+    owned: Arc<Owned>,
+    /// What is in force in the memory tier.
+    memory: watch::Receiver<MemoryLimits>,
+}
+
+impl Parts {
+    fn run_workers(&self, background: &mut Background) {
+        background.run(Gauges::new(Arc::clone(&self.storage), self.memory.clone()));
+        background.run(Scrubber::new(Arc::clone(&self.storage)));
+        background.run(Reclaimer::new(
+            Arc::clone(&self.sequencer),
+            Arc::clone(&self.storage),
+            self.settings.storage.log_retention,
+        ));
+    }
+
+    /// Starts what keeps the cache honest; it ends once its sender is gone.
+    fn invalidate<C: Cache>(&self, cache: Arc<C>, clock: Arc<dyn Clock>) -> mpsc::Sender<Message> {
+        let invalidator = Invalidator::new(
+            cache,
+            self.settings.cluster.clone(),
+            Arc::clone(&self.owned),
+            clock,
+            self.settings.invalidation_wait,
+        );
+        let (sender, invalidating) = invalidator.start();
+        tokio::spawn(invalidating);
+        sender
+    }
+
+    /// Begins to stand for mastership and to commit. What it returns turns into the reason
+    /// once the node can't go on.
+    fn drive(
+        &self,
+        coordination: Arc<dyn Coordination>,
+        invalidator: mpsc::Sender<Message>,
+        commands: CommandQueue,
+        background: &mut Background,
+    ) -> watch::Receiver<Option<String>> {
+        let driver = Driver {
+            cluster: self.settings.cluster.clone(),
+            sequencer: Arc::clone(&self.sequencer),
+            storage: Arc::clone(&self.storage),
+            coordination,
+            invalidator,
+            commands,
+            rules: Rules::default(),
+        };
+        let (fail, failed) = watch::channel(None);
+        let stopping = background.stopping();
+        background.spawn("driver", async move {
+            if let Err(why) = driver.run(stopping).await {
+                tracing::error!(why, "the data node stops");
+                drop(fail.send(Some(why)));
+            }
+        });
+        failed
+    }
+
+    /// The service as it is served until `stop`.
+    fn door(&self, stop: watch::Receiver<bool>) -> Door {
+        Door {
+            watches: Watches::new(
+                self.settings.cluster.clone(),
+                Arc::clone(&self.sequencer),
+                Arc::clone(&self.storage),
+            ),
+            service: Arc::new(Service {
+                node: Arc::new(self.settings.node.clone()),
+                cluster: self.settings.cluster.to_string(),
+                sequencer: Arc::clone(&self.sequencer),
+                storage: Arc::clone(&self.storage),
+                owned: Arc::clone(&self.owned),
+                memory: self.memory.clone(),
+            }),
+            stop,
+        }
     }
 }
 
@@ -245,27 +297,4 @@ async fn serve(door: Door, listener: TcpListener, stop: watch::Receiver<bool>) {
     if let Err(error) = served {
         tracing::error!(%error, "the data node's listener failed");
     }
-}
-
-/// Keeps ownership at the newest placement map (COORD-WATCH).
-async fn follow_placement(
-    coordination: &Arc<dyn Coordination>,
-    owned: Arc<Owned>,
-    mut stop: watch::Receiver<bool>,
-) -> Result<JoinHandle<()>, CoordinationError> {
-    let mut record = coordination.watch(directory::PLACEMENT).await?;
-    Ok(tokio::spawn(async move {
-        loop {
-            if let Some(stored) = record.current().as_ref() {
-                match PlacementMap::decode(&stored.value) {
-                    Ok(map) => owned.learn(&map),
-                    Err(error) => tracing::error!(%error, "the placement map is of no use"),
-                }
-            }
-            tokio::select! {
-                changed = record.changed() => if changed.is_err() { return },
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-        }
-    }))
 }

@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use tierkv_coordination::{Coordination, CoordinationError, Versioned, Watched, directory};
 use tierkv_protocol::placement::PlacementMap;
-use tierkv_rpc::proto::internal::SlotRun;
+use tierkv_rpc::{Follower, proto::internal::SlotRun};
 use tierkv_types::{ClusterId, Code, Error, SLOT_COUNT, Slot};
 
 /// One version of what the cluster owns.
@@ -125,6 +126,49 @@ impl Owned {
         let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
         if map.version > now.version {
             *now = Arc::new(Ownership::of(&self.cluster, map));
+        }
+    }
+}
+
+/// Keeps ownership at the newest placement map (COORD-WATCH).
+pub(crate) struct PlacementFollower {
+    record: Watched<Option<Versioned>>,
+    owned: Arc<Owned>,
+}
+
+impl PlacementFollower {
+    /// Watches the record of the placement map.
+    ///
+    /// # Errors
+    /// Those of the watch's first state.
+    pub(crate) async fn watch(
+        coordination: &dyn Coordination,
+        owned: Arc<Owned>,
+    ) -> Result<Self, CoordinationError> {
+        Ok(Self {
+            record: coordination.watch(directory::PLACEMENT).await?,
+            owned,
+        })
+    }
+}
+
+impl Follower for PlacementFollower {
+    type Error = CoordinationError;
+
+    fn name(&self) -> &'static str {
+        "placement"
+    }
+
+    async fn changed(&mut self) -> Result<(), CoordinationError> {
+        self.record.changed().await
+    }
+
+    async fn apply(&mut self) {
+        if let Some(stored) = self.record.current().as_ref() {
+            match PlacementMap::decode(&stored.value) {
+                Ok(map) => self.owned.learn(&map),
+                Err(error) => tracing::error!(%error, "the placement map is of no use"),
+            }
         }
     }
 }

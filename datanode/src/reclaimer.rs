@@ -6,33 +6,22 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tierkv_rpc::{Pace, Worker};
 use tierkv_storage::Storage;
 use tierkv_types::{Error, ItemKey, Version};
-use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval, timeout},
-};
+use tokio::time::timeout;
 
 use crate::sequencer::Sequencer;
 
 /// How often it is looked whether there is anything to reclaim.
-const ROUND_INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 /// Expired keys that one look at the store takes.
-const KEYS_PER_ROUND: usize = 16_384;
+const KEYS_PER_LOOK: usize = 16_384;
 /// Expired keys that one record removes, and their bytes: it fits the smallest segment.
 const KEYS_PER_RECORD: usize = 1_024;
 const BYTES_PER_RECORD: usize = 32 << 10;
 /// How far behind the retention the oldest tombstone gets before a record is spent on it.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
-
-/// What a round found to do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Round {
-    /// There is more.
-    Busy,
-    /// That was all.
-    Idle,
-}
 
 /// Parts keys into what one record takes.
 fn records(expired: Vec<(ItemKey, Version)>) -> Vec<Vec<(ItemKey, Version)>> {
@@ -56,45 +45,52 @@ fn records(expired: Vec<(ItemKey, Version)>) -> Vec<Vec<(ItemKey, Version)>> {
 
 /// The reclaimer of one data node. Only a master reclaims keys.
 pub(crate) struct Reclaimer {
-    pub(crate) sequencer: Arc<Sequencer>,
-    pub(crate) storage: Arc<Storage>,
+    sequencer: Arc<Sequencer>,
+    storage: Arc<Storage>,
     /// How long a tombstone stays, by the cluster clock.
-    pub(crate) tombstone_retention: Duration,
+    tombstone_retention: Duration,
+}
+
+impl Worker for Reclaimer {
+    fn name(&self) -> &'static str {
+        "reclaimer"
+    }
+
+    fn is_cancellable(&self) -> bool {
+        // It waits for room: with the store far behind, longer than a stop may take.
+        true
+    }
+
+    async fn work(&mut self) -> Pace {
+        match self.reclaim().await {
+            Ok(pace) => pace,
+            Err(error) => {
+                // A full disk or a lost mastership; it is tried again.
+                tracing::debug!(%error, "nothing was reclaimed");
+                Pace::Idle(INTERVAL)
+            }
+        }
+    }
 }
 
 impl Reclaimer {
-    /// Runs until `stop` says so.
-    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
+    pub(crate) fn new(
+        sequencer: Arc<Sequencer>,
+        storage: Arc<Storage>,
+        tombstone_retention: Duration,
+    ) -> Self {
         metrics::describe_counter!(
             "tierkv_expired_keys_total",
             "Keys that were removed because their time was over."
         );
-        let mut rounds = interval(ROUND_INTERVAL);
-        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = Round::Idle;
-        loop {
-            tokio::select! {
-                _ = rounds.tick(), if last == Round::Idle => {}
-                () = std::future::ready(()), if last == Round::Busy => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-            // A round waits for room: with the store far behind, longer than a stop may take.
-            let round = tokio::select! {
-                round = self.round() => round,
-                _ = stop.wait_for(|stop| *stop) => return,
-            };
-            last = match round {
-                Ok(round) => round,
-                Err(error) => {
-                    // A full disk or a lost mastership; the next round tries again.
-                    tracing::debug!(%error, "nothing was reclaimed");
-                    Round::Idle
-                }
-            };
+        Self {
+            sequencer,
+            storage,
+            tombstone_retention,
         }
     }
 
-    async fn round(&self) -> Result<Round, Error> {
+    async fn reclaim(&self) -> Result<Pace, Error> {
         let now = self.sequencer.now();
         self.storage.forget_requests(now);
         self.sequencer.confirm(|_| ())?;
@@ -102,27 +98,27 @@ impl Reclaimer {
         self.expire(now).await
     }
 
-    async fn expire(&self, now: Version) -> Result<Round, Error> {
+    async fn expire(&self, now: Version) -> Result<Pace, Error> {
         let generation = self.storage.generation();
-        let expired = self.storage.expired(now, KEYS_PER_ROUND).await;
+        let expired = self.storage.expired(now, KEYS_PER_LOOK).await;
         let expired = expired.map_err(|error| error.to_error())?;
-        let was_full = expired.len() == KEYS_PER_ROUND;
+        let was_full = expired.len() == KEYS_PER_LOOK;
         let mut removed = 0;
         for keys in records(expired) {
-            // No longer: what takes the room may be requests, which the next round forgets.
-            if timeout(ROUND_INTERVAL, self.storage.room()).await.is_err() {
+            // No longer: what takes the room may be requests, which the next look forgets.
+            if timeout(INTERVAL, self.storage.room()).await.is_err() {
                 break;
             }
             removed += self.sequencer.expire(keys, generation)?;
         }
         metrics::counter!("tierkv_expired_keys_total").increment(removed as u64);
         if !was_full || removed == 0 {
-            return Ok(Round::Idle);
+            return Ok(Pace::Idle(INTERVAL));
         }
         // The store answers the same keys until it has seen them go.
         let stored = self.storage.checkpoint().await;
         stored.map_err(|error| error.to_error())?;
-        Ok(Round::Busy)
+        Ok(Pace::Busy)
     }
 
     async fn forget_tombstones(&self, now: Version) -> Result<(), Error> {

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use futures::stream::{BoxStream, StreamExt, unfold};
 use metrics::Gauge;
 use tierkv_rpc::proto::internal::{WatchPosition, WatchReply, WatchRequest, WatchedChange};
-use tierkv_storage::{Cursor, Effects, Entry, Stretch, Tail, TailError};
+use tierkv_storage::{Cursor, Effects, Entry, Storage, Stretch, Tail, TailError};
 use tierkv_types::{
-    Code, Epoch, Error, Index, ItemRange, Position, Version, limits::MAX_NODE_WATCHES,
+    ClusterId, Code, Epoch, Error, Index, ItemRange, Position, Version, limits::MAX_NODE_WATCHES,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -22,7 +22,7 @@ use tokio::{
     time::{Duration, Instant, Interval, MissedTickBehavior, interval_at},
 };
 
-use crate::service::Service;
+use crate::sequencer::Sequencer;
 
 /// How often a watch of a quiet prefix tells how far the log went on, so that its position
 /// does not expire; and how often it looks whether this node is still master.
@@ -33,13 +33,19 @@ pub(crate) type WatchReplies = BoxStream<'static, Result<WatchReply, Error>>;
 
 /// All watches of one data node.
 pub(crate) struct Watches {
-    service: Arc<Service>,
+    cluster: ClusterId,
+    sequencer: Arc<Sequencer>,
+    storage: Arc<Storage>,
     places: Arc<Semaphore>,
     open: Gauge,
 }
 
 impl Watches {
-    pub(crate) fn new(service: Arc<Service>) -> Self {
+    pub(crate) fn new(
+        cluster: ClusterId,
+        sequencer: Arc<Sequencer>,
+        storage: Arc<Storage>,
+    ) -> Self {
         metrics::describe_gauge!("tierkv_node_watches", "Watches at the data node.");
         metrics::describe_gauge!(
             "tierkv_node_watches_limit",
@@ -48,7 +54,9 @@ impl Watches {
         #[allow(clippy::cast_precision_loss)]
         metrics::gauge!("tierkv_node_watches_limit").set(MAX_NODE_WATCHES as f64);
         Self {
-            service,
+            cluster,
+            sequencer,
+            storage,
             places: Arc::new(Semaphore::new(MAX_NODE_WATCHES)),
             open: metrics::gauge!("tierkv_node_watches"),
         }
@@ -70,14 +78,15 @@ impl Watches {
         };
         // A master has applied all that was ever committed, so nothing that is missing here
         // is merely late.
-        self.service.sequencer.confirm(|_| ())?;
-        let tail = self.service.storage.tail(after).await;
+        self.sequencer.confirm(|_| ())?;
+        let tail = self.storage.tail(after).await;
         let tail = tail.map_err(|error| refused(&error))?;
         let mut ticks = interval_at(Instant::now() + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watch = Watch {
             told: tail.cursor(),
-            service: Arc::clone(&self.service),
+            cluster: self.cluster.clone(),
+            sequencer: Arc::clone(&self.sequencer),
             range,
             tail,
             ticks,
@@ -102,7 +111,7 @@ impl Watches {
                 false => Err(Error::invalid("a data node is watched from one position")),
             };
         };
-        if position.cluster != self.service.cluster {
+        if position.cluster != self.cluster.as_str() {
             return Err(Error::new(
                 Code::NotMaster,
                 "this node belongs to another cluster",
@@ -142,7 +151,8 @@ impl Drop for Place {
 
 /// One watch.
 struct Watch {
-    service: Arc<Service>,
+    cluster: ClusterId,
+    sequencer: Arc<Sequencer>,
     /// What it is of.
     range: ItemRange,
     tail: Tail,
@@ -164,7 +174,7 @@ impl Watch {
                 // A busy log must not keep a lost mastership from being noticed.
                 biased;
                 _ = self.ticks.tick() => {
-                    self.service.sequencer.confirm(|_| ())?;
+                    self.sequencer.confirm(|_| ())?;
                     if self.told != self.tail.cursor() {
                         return Ok(self.reply(Vec::new()));
                     }
@@ -209,7 +219,7 @@ impl Watch {
         WatchReply {
             changes,
             position: Some(WatchPosition {
-                cluster: self.service.cluster.clone(),
+                cluster: self.cluster.to_string(),
                 epoch: position.epoch.0,
                 index: position.index.0,
                 version: version.to_bits(),
