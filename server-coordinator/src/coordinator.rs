@@ -7,7 +7,7 @@ use tierkv_coordination::{
     directory::{Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    ListenError, drain, incoming, listen,
+    Background, ListenError, drain, incoming, listen,
     proto::internal::server_coordinator_server::ServerCoordinatorServer, serve_builder,
     session::FRAME_SLACK, stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
@@ -37,9 +37,8 @@ pub enum StartError {
 pub struct ServerCoordinator {
     address: SocketAddr,
     office: watch::Receiver<Office>,
-    stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
-    tasks: Vec<JoinHandle<()>>,
+    background: Background,
     membership: Membership,
 }
 
@@ -61,35 +60,32 @@ impl ServerCoordinator {
                 presence.encode(),
             )
             .await?;
-        let (stop, stopping) = watch::channel(false);
-        let mut keeper = RouteKeeper::new(&*coordination).await?;
-        let (publish, routes) = watch::channel(Arc::new(keeper.table()));
+        let mut background = Background::new();
+        let keeper = RouteKeeper::new(&*coordination).await?;
+        let routes = keeper.routes();
+        background.follow(keeper).await;
         let (tell_office, office) = watch::channel(Office::default());
-        let office_keeper = OfficeKeeper {
+        background.run(OfficeKeeper {
             node: settings.node.to_string(),
             presence,
             coordination: Arc::clone(&coordination),
             initial_clusters: settings.initial_clusters,
-        };
-        let tasks = vec![
-            tokio::spawn(keeper.run(publish, stopping.clone())),
-            tokio::spawn(office_keeper.run(tell_office, stopping.clone())),
-        ];
+            office: tell_office,
+        });
         let door = Door {
             router: Arc::new(Router {
                 node: settings.node.clone(),
                 routes,
             }),
             coordination,
-            stop: stopping.clone(),
+            stop: background.stopping(),
         };
-        let serving = tokio::spawn(serve(door, listener, stopping));
+        let serving = tokio::spawn(serve(door, listener, background.stopping()));
         Ok(Self {
             address,
             office,
-            stop,
             serving,
-            tasks,
+            background,
             membership,
         })
     }
@@ -109,10 +105,7 @@ impl ServerCoordinator {
     /// Resigns, stops taking requests, and lets those under way finish.
     pub async fn stop(self) {
         drop(self.membership.leave().await);
-        self.stop.send_replace(true);
-        for task in self.tasks {
-            drop(task.await);
-        }
+        self.background.stop().await;
         drain(self.serving).await;
     }
 }

@@ -7,6 +7,7 @@ use tierkv_coordination::{
     directory::{PLACEMENT, PRIMARY, Presence},
 };
 use tierkv_protocol::placement::{PlacementError, PlacementMap, WeightedCluster};
+use tierkv_rpc::{Pace, Worker};
 use tierkv_types::Epoch;
 use tokio::{
     sync::watch,
@@ -29,26 +30,38 @@ pub(crate) struct OfficeKeeper {
     pub(crate) presence: Presence,
     pub(crate) coordination: Arc<dyn Coordination>,
     pub(crate) initial_clusters: Vec<WeightedCluster>,
+    pub(crate) office: watch::Sender<Office>,
 }
 
-impl OfficeKeeper {
-    /// Runs until `stop` says so; then resigns, so that a backup need not wait.
-    pub(crate) async fn run(self, office: watch::Sender<Office>, mut stop: watch::Receiver<bool>) {
-        loop {
-            let ended = tokio::select! {
-                ended = self.one_candidacy(&office) => ended,
-                _ = stop.wait_for(|stop| *stop) => return,
-            };
-            office.send_replace(Office::default());
-            if let Err(error) = ended {
+impl Worker for OfficeKeeper {
+    fn name(&self) -> &'static str {
+        "office"
+    }
+
+    fn is_cancellable(&self) -> bool {
+        // It resigns by that, so that a backup need not wait.
+        true
+    }
+
+    async fn work(&mut self) -> Pace {
+        let ended = self.one_candidacy().await;
+        self.office.send_replace(Office::default());
+        match ended {
+            Ok(()) => Pace::Busy,
+            Err(error) => {
                 tracing::warn!(%error, "the candidacy for primary ended");
-                sleep(RETRY_PAUSE).await;
+                match error {
+                    CoordinationError::Closed => Pace::Done,
+                    _ => Pace::Retry(RETRY_PAUSE),
+                }
             }
         }
     }
+}
 
+impl OfficeKeeper {
     /// One candidacy, from nomination to loss. Dropping it resigns.
-    async fn one_candidacy(&self, office: &watch::Sender<Office>) -> Result<(), CoordinationError> {
+    async fn one_candidacy(&self) -> Result<(), CoordinationError> {
         let data = self.presence.encode();
         let mut candidacy = self
             .coordination
@@ -58,12 +71,14 @@ impl OfficeKeeper {
             return Ok(());
         };
         tracing::info!(node = self.node, %epoch, "elected primary");
-        office.send_replace(Office {
+        self.office.send_replace(Office {
             primary: Some(epoch),
         });
         tokio::select! {
-            ended = self.serve_as_primary() => ended?,
+            // Whoever lost is no primary, and what failed with it is of no interest.
+            biased;
             () = lost(&mut candidacy) => {}
+            ended = self.serve_as_primary() => ended?,
         }
         lost(&mut candidacy).await;
         Ok(())

@@ -14,11 +14,15 @@ use tierkv_coordination::{
     directory::{self, Presence},
 };
 use tierkv_protocol::{placement::PlacementMap, replication::ClusterState};
-use tierkv_rpc::tiers::{Peer, ToDataNode};
+use tierkv_rpc::{
+    Follower,
+    tiers::{Peer, ToDataNode},
+};
 use tierkv_types::{ClusterId, Error, NodeId, Slot};
 use tokio::sync::watch;
 
 /// One version of everything routing needs to know.
+#[derive(Default)]
 pub(crate) struct Routes {
     pub(crate) placement: Option<PlacementMap>,
     pub(crate) clusters: BTreeMap<ClusterId, Cluster>,
@@ -116,6 +120,29 @@ pub(crate) struct RouteKeeper {
     states: Watched<BTreeMap<String, Versioned>>,
     nodes: Watched<BTreeMap<String, Bytes>>,
     known: HashMap<String, DataNode>,
+    routes: watch::Sender<Arc<Routes>>,
+}
+
+impl Follower for RouteKeeper {
+    type Error = CoordinationError;
+
+    fn name(&self) -> &'static str {
+        "routes"
+    }
+
+    async fn apply(&mut self) {
+        let table = Arc::new(self.table());
+        self.routes.send_replace(table);
+    }
+
+    async fn changed(&mut self) -> Result<(), CoordinationError> {
+        tokio::select! {
+            biased;
+            changed = self.placement.changed() => changed,
+            changed = self.states.changed() => changed,
+            changed = self.nodes.changed() => changed,
+        }
+    }
 }
 
 impl RouteKeeper {
@@ -125,31 +152,17 @@ impl RouteKeeper {
             states: coordination.watch_prefix(directory::CLUSTERS).await?,
             nodes: coordination.observe(directory::DATA_NODES).await?,
             known: HashMap::new(),
+            routes: watch::Sender::default(),
         })
     }
 
-    /// Runs until `stop` says so or coordination is gone.
-    pub(crate) async fn run(
-        mut self,
-        routes: watch::Sender<Arc<Routes>>,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        loop {
-            routes.send_replace(Arc::new(self.table()));
-            let changed = tokio::select! {
-                changed = self.placement.changed() => changed,
-                changed = self.states.changed() => changed,
-                changed = self.nodes.changed() => changed,
-                _ = stop.wait_for(|stop| *stop) => return,
-            };
-            if changed.is_err() {
-                return;
-            }
-        }
+    /// The newest table; an empty one before it is followed.
+    pub(crate) fn routes(&self) -> watch::Receiver<Arc<Routes>> {
+        self.routes.subscribe()
     }
 
     /// The table as coordination has it now. Connections of nodes that stayed are kept.
-    pub(crate) fn table(&mut self) -> Routes {
+    fn table(&mut self) -> Routes {
         let living = self.nodes.current();
         self.known.retain(|node, _| living.contains_key(node));
         for (node, data) in living.iter() {
