@@ -14,7 +14,7 @@ use tierkv_coordination::{
     directory::{PRIMARY, Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    CallError,
+    Background, CallError, Follower,
     proto::internal::{reply, request},
     tiers::{Peer, ToServerCoordinator},
 };
@@ -37,18 +37,19 @@ pub(crate) struct Below {
 }
 
 impl Below {
-    /// Follows the election until `stop` says so.
+    /// Follows the election in the background.
     pub(crate) async fn follow(
         coordination: &dyn Coordination,
-        stop: watch::Receiver<bool>,
+        background: &mut Background,
     ) -> Result<Self, CoordinationError> {
-        let mut follower = Follower {
+        let follower = PeersFollower {
             leader: coordination.observe_leader(PRIMARY).await?,
             members: coordination.observe(SERVER_COORDINATORS).await?,
             known: HashMap::new(),
+            publish: watch::Sender::default(),
         };
-        let (publish, peers) = watch::channel(follower.peers());
-        tokio::spawn(follower.run(publish, stop));
+        let peers = follower.publish.subscribe();
+        background.follow(follower).await;
         Ok(Self { peers })
     }
 
@@ -147,27 +148,35 @@ struct Known {
     peer: Peer<ToServerCoordinator>,
 }
 
-struct Follower {
+struct PeersFollower {
     leader: Watched<Option<Leader>>,
     members: Watched<BTreeMap<String, Bytes>>,
     known: HashMap<String, Known>,
+    publish: watch::Sender<Peers>,
 }
 
-impl Follower {
-    async fn run(mut self, publish: watch::Sender<Peers>, mut stop: watch::Receiver<bool>) {
-        loop {
-            let changed = tokio::select! {
-                changed = self.leader.changed() => changed,
-                changed = self.members.changed() => changed,
-                _ = stop.wait_for(|stop| *stop) => return,
-            };
-            if changed.is_err() {
-                return;
-            }
-            publish.send_replace(self.peers());
-        }
+impl Follower for PeersFollower {
+    type Error = CoordinationError;
+
+    fn name(&self) -> &'static str {
+        "server coordinators"
     }
 
+    async fn apply(&mut self) {
+        let peers = self.peers();
+        self.publish.send_replace(peers);
+    }
+
+    async fn changed(&mut self) -> Result<(), CoordinationError> {
+        tokio::select! {
+            biased;
+            changed = self.leader.changed() => changed,
+            changed = self.members.changed() => changed,
+        }
+    }
+}
+
+impl PeersFollower {
     /// The peers as coordination has them now; connections of those that stayed are kept.
     fn peers(&mut self) -> Peers {
         let members = self.members.current();

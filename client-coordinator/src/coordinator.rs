@@ -7,16 +7,16 @@ use tierkv_coordination::{
     Coordination, CoordinationError, Membership,
     directory::{CLIENT_COORDINATORS, Presence},
 };
-use tierkv_rpc::{ListenError, drain, listen};
+use tierkv_rpc::{Background, ListenError, drain, listen};
 use tierkv_types::Clock;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
     admin::{self, Admin},
     below::Below,
     flights::Flights,
     grpc,
-    health::{Readiness, watch_health},
+    health::{Health, Readiness},
     inquiry::Inquiry,
     kv,
     meters::Meters,
@@ -69,8 +69,8 @@ pub struct ClientCoordinator {
     grpc_address: SocketAddr,
     rest_address: SocketAddr,
     readiness: Readiness,
-    stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    background: Background,
+    serving: [JoinHandle<()>; 2],
     membership: Membership,
 }
 
@@ -104,16 +104,16 @@ impl ClientCoordinator {
             grpc: (grpc_listener, grpc_address),
             rest: (rest_listener, rest_address),
         } = listeners;
-        let (stop, stopping) = watch::channel(false);
+        let mut background = Background::new();
         let views: SharedViews = Arc::new(Views::default());
-        let below = Below::follow(&*coordination, stopping.clone()).await?;
+        let below = Below::follow(&*coordination, &mut background).await?;
         let inquiry = Inquiry {
             below: below.clone(),
             views: Arc::clone(&views),
             clock: Arc::clone(&clock),
             interval: settings.inquiry_interval,
         };
-        inquiry.start(&*coordination, stopping.clone()).await?;
+        inquiry.start(&*coordination, &mut background).await?;
 
         let operations = operations(&settings, &cache, &views, &below, &clock);
         let admin = Arc::new(Admin {
@@ -133,10 +133,10 @@ impl ClientCoordinator {
             clock,
             bound: settings.max_staleness,
         };
-        let (health, health_service) = tonic_health::server::health_reporter();
+        let (reporter, health_service) = tonic_health::server::health_reporter();
         let kv = kv::Door {
             operations: Arc::clone(&operations),
-            stop: stopping.clone(),
+            stop: background.stopping(),
         };
         let routes = grpc::routes(kv, admin::Door(Arc::clone(&admin)), health_service)?;
         let gateway = Gateway {
@@ -144,19 +144,22 @@ impl ClientCoordinator {
             admin,
             metrics: settings.metrics,
             readiness: readiness.clone(),
-            stop: stopping.clone(),
+            stop: background.stopping(),
         };
-        let tasks = vec![
-            tokio::spawn(watch_health(health, readiness.clone(), stopping.clone())),
-            tokio::spawn(grpc::serve(routes, grpc_listener, stopping.clone())),
-            tokio::spawn(rest::serve(gateway, rest_listener, stopping)),
+        background.run(Health {
+            reporter,
+            readiness: readiness.clone(),
+        });
+        let serving = [
+            tokio::spawn(grpc::serve(routes, grpc_listener, background.stopping())),
+            tokio::spawn(rest::serve(gateway, rest_listener, background.stopping())),
         ];
         Ok(Self {
             grpc_address,
             rest_address,
             readiness,
-            stop,
-            tasks,
+            background,
+            serving,
             membership,
         })
     }
@@ -182,9 +185,10 @@ impl ClientCoordinator {
     /// Stops taking requests and lets those under way finish.
     pub async fn stop(self) {
         drop(self.membership.leave().await);
-        self.stop.send_replace(true);
-        for task in self.tasks {
-            drain(task).await;
+        // The doors close by the same signal.
+        self.background.stop().await;
+        for door in self.serving {
+            drain(door).await;
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tierkv_rpc::{Pace, Worker};
 use tierkv_types::Clock;
-use tokio::{sync::watch, time::interval};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::views::SharedViews;
@@ -29,22 +29,24 @@ impl Readiness {
 }
 
 /// Keeps the health service at what is so.
-pub(crate) async fn watch_health(
-    health: HealthReporter,
-    readiness: Readiness,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut ticks = interval(HEALTH_INTERVAL);
-    loop {
-        let status = match readiness.is_ready() {
+pub(crate) struct Health {
+    pub(crate) reporter: HealthReporter,
+    pub(crate) readiness: Readiness,
+}
+
+impl Worker for Health {
+    fn name(&self) -> &'static str {
+        "health"
+    }
+
+    async fn work(&mut self) -> Pace {
+        let status = match self.readiness.is_ready() {
             true => ServingStatus::Serving,
             false => ServingStatus::NotServing,
         };
-        health.set_service_status(KV_SERVICE, status).await;
-        health.set_service_status("", status).await;
-        tokio::select! {
-            _ = ticks.tick() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+        for service in [KV_SERVICE, ""] {
+            self.reporter.set_service_status(service, status).await;
         }
+        Pace::Idle(HEALTH_INTERVAL)
     }
 }

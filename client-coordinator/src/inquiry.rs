@@ -7,13 +7,12 @@ use tierkv_protocol::{
     cache::{OwnedRun, SlotTable, Vouched},
     placement::PlacementMap,
 };
-use tierkv_rpc::proto::internal::{Vouch, VouchReply, reply, request};
-use tierkv_types::{BootTime, Clock, ClusterId, Epoch, Round, Version};
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
+use tierkv_rpc::{
+    Background, Follower, Pace, Worker,
+    proto::internal::{Vouch, VouchReply, reply, request},
 };
+use tierkv_types::{BootTime, Clock, ClusterId, Epoch, Round, Version};
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{below::Below, views::SharedViews};
 
@@ -22,7 +21,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Questions to one master that may be under way at once.
 const MAX_QUESTIONS: usize = 8;
 
-/// The inquirer of one client coordinator.
+/// The inquiry of one client coordinator.
 pub(crate) struct Inquiry {
     pub(crate) below: Below,
     pub(crate) views: SharedViews,
@@ -31,50 +30,20 @@ pub(crate) struct Inquiry {
 }
 
 impl Inquiry {
-    /// Starts asking the masters of all clusters that the placement map names.
+    /// Asks the masters of all clusters that the placement map names, in the background.
     pub(crate) async fn start(
         self,
         coordination: &dyn Coordination,
-        stop: watch::Receiver<bool>,
+        background: &mut Background,
     ) -> Result<(), CoordinationError> {
-        let placement = coordination.watch(directory::PLACEMENT).await?;
-        tokio::spawn(Arc::new(self).run(placement, stop));
+        let follower = ClustersFollower {
+            inquiry: Arc::new(self),
+            placement: coordination.watch(directory::PLACEMENT).await?,
+            asked: HashSet::new(),
+            askers: Background::new(),
+        };
+        background.follow(follower).await;
         Ok(())
-    }
-
-    async fn run(
-        self: Arc<Self>,
-        mut placement: Watched<Option<Versioned>>,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        let mut asked = HashSet::new();
-        let mut inquiries = JoinSet::new();
-        loop {
-            for cluster in clusters(&placement) {
-                if asked.insert(cluster.clone()) {
-                    inquiries.spawn(Arc::clone(&self).ask_one(cluster));
-                }
-            }
-            tokio::select! {
-                changed = placement.changed() => if changed.is_err() { return },
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-        }
-    }
-
-    /// Asks one cluster's master for ever. A question that is not answered does not hold
-    /// the next one up.
-    async fn ask_one(self: Arc<Self>, cluster: ClusterId) {
-        let mut ticks = interval(self.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut questions = JoinSet::new();
-        loop {
-            ticks.tick().await;
-            while questions.try_join_next().is_some() {}
-            if questions.len() < MAX_QUESTIONS {
-                questions.spawn(Arc::clone(&self).question(cluster.clone()));
-            }
-        }
     }
 
     async fn question(self: Arc<Self>, cluster: ClusterId) {
@@ -91,6 +60,60 @@ impl Inquiry {
             Ok(_) => tracing::error!(%cluster, "a master answered another question"),
             Err(error) => tracing::debug!(%cluster, %error, "a master did not answer"),
         }
+    }
+}
+
+/// Has an asker for every cluster of the placement map. When it goes they do, too.
+struct ClustersFollower {
+    inquiry: Arc<Inquiry>,
+    placement: Watched<Option<Versioned>>,
+    asked: HashSet<ClusterId>,
+    askers: Background,
+}
+
+impl Follower for ClustersFollower {
+    type Error = CoordinationError;
+
+    fn name(&self) -> &'static str {
+        "clusters to ask"
+    }
+
+    async fn apply(&mut self) {
+        for cluster in clusters(&self.placement) {
+            if self.asked.insert(cluster.clone()) {
+                self.askers.run(Asker {
+                    inquiry: Arc::clone(&self.inquiry),
+                    cluster,
+                    questions: JoinSet::new(),
+                });
+            }
+        }
+    }
+
+    async fn changed(&mut self) -> Result<(), CoordinationError> {
+        self.placement.changed().await
+    }
+}
+
+/// Asks one cluster's master. A question that is not answered does not hold the next one up.
+struct Asker {
+    inquiry: Arc<Inquiry>,
+    cluster: ClusterId,
+    questions: JoinSet<()>,
+}
+
+impl Worker for Asker {
+    fn name(&self) -> &'static str {
+        "inquiry"
+    }
+
+    async fn work(&mut self) -> Pace {
+        while self.questions.try_join_next().is_some() {}
+        if self.questions.len() < MAX_QUESTIONS {
+            let inquiry = Arc::clone(&self.inquiry);
+            self.questions.spawn(inquiry.question(self.cluster.clone()));
+        }
+        Pace::Idle(self.inquiry.interval)
     }
 }
 
