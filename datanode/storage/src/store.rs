@@ -2,6 +2,8 @@
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+#[cfg(any(test, feature = "conformance"))]
+pub mod delegate;
 pub(crate) mod sqlite;
 
 use std::fmt;

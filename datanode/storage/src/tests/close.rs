@@ -2,13 +2,16 @@
 
 use async_trait::async_trait;
 use tempfile::TempDir;
-use tierkv_types::{Incarnation, ItemRange};
+use tierkv_types::Incarnation;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::*;
 use crate::{
-    Outcome, RealDisk, ScrubbedRows, StorageError, Store,
-    store::{CheckpointBatch, StoreMeta, StoreSnapshot},
+    RealDisk, StorageError, Store,
+    store::{
+        CheckpointBatch,
+        delegate::{Around, Wrapped},
+    },
 };
 
 /// How long closing may wait for the last checkpoint here.
@@ -22,41 +25,9 @@ struct Slow {
 }
 
 #[async_trait]
-impl Store for Slow {
-    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
-        self.store.claim(incarnation).await
-    }
-
-    async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
-        self.store.get_many(keys).await
-    }
-
-    async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError> {
-        self.store.snapshot(range).await
-    }
-
-    async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
-        self.store.outcomes().await
-    }
-
-    async fn expired(
-        &self,
-        now: Version,
-        limit: usize,
-    ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
-        self.store.expired(now, limit).await
-    }
-
-    async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError> {
-        self.store.oldest_tombstone().await
-    }
-
-    async fn scrub(
-        &self,
-        after: Option<ItemKey>,
-        limit: usize,
-    ) -> Result<ScrubbedRows, StorageError> {
-        self.store.scrub(after, limit).await
+impl Around for Slow {
+    fn inner(&self) -> &dyn Store {
+        &*self.store
     }
 
     async fn checkpoint(
@@ -67,10 +38,6 @@ impl Store for Slow {
         self.permits.acquire().await.unwrap().forget();
         self.store.checkpoint(incarnation, batch).await
     }
-
-    async fn close(&self) {
-        self.store.close().await;
-    }
 }
 
 #[tokio::test]
@@ -80,7 +47,7 @@ async fn a_checkpoint_that_never_ends_holds_no_close_up_and_loses_nothing() {
     let permits = Arc::new(Semaphore::new(1));
     let around = |store| -> Arc<dyn Store> {
         let permits = Arc::clone(&permits);
-        Arc::new(Slow { store, permits })
+        Arc::new(Wrapped(Slow { store, permits }))
     };
     let settings = StorageSettings {
         pinned_limit_bytes: 1,

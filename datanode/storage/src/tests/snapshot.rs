@@ -14,10 +14,13 @@ use tokio::{
 
 use super::*;
 use crate::{
-    Outcome, RealDisk, ScrubbedRows, Snapshot, StorageError, Store, WalSync,
+    RealDisk, Snapshot, StorageError, Store, WalSync,
     disk::TestDisk,
     snapshot::MAX_UNTIDY_TIME,
-    store::{CheckpointBatch, OPEN_SNAPSHOTS, StoreMeta, StoreSnapshot},
+    store::{
+        CheckpointBatch, OPEN_SNAPSHOTS, StoreSnapshot,
+        delegate::{Around, Wrapped},
+    },
 };
 
 fn everything() -> ItemRange {
@@ -227,13 +230,9 @@ fn go(step: &Semaphore) {
 }
 
 #[async_trait]
-impl Store for Stepped {
-    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
-        self.store.claim(incarnation).await
-    }
-
-    async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
-        self.store.get_many(keys).await
+impl Around for Stepped {
+    fn inner(&self) -> &dyn Store {
+        &*self.store
     }
 
     async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError> {
@@ -241,30 +240,6 @@ impl Store for Stepped {
         self.steps.opened.add_permits(1);
         pass(&self.steps.hand_out).await;
         Ok(snapshot)
-    }
-
-    async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
-        self.store.outcomes().await
-    }
-
-    async fn expired(
-        &self,
-        now: Version,
-        limit: usize,
-    ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
-        self.store.expired(now, limit).await
-    }
-
-    async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError> {
-        self.store.oldest_tombstone().await
-    }
-
-    async fn scrub(
-        &self,
-        after: Option<ItemKey>,
-        limit: usize,
-    ) -> Result<ScrubbedRows, StorageError> {
-        self.store.scrub(after, limit).await
     }
 
     async fn checkpoint(
@@ -277,17 +252,13 @@ impl Store for Stepped {
         pass(&self.steps.written).await;
         Ok(())
     }
-
-    async fn close(&self) {
-        self.store.close().await;
-    }
 }
 
 async fn stepped(dir: &TempDir) -> (Arc<Storage>, Arc<Steps>) {
     let steps = Steps::new();
     let around = |store| -> Arc<dyn Store> {
         let steps = Arc::clone(&steps);
-        Arc::new(Stepped { store, steps })
+        Arc::new(Wrapped(Stepped { store, steps }))
     };
     let opened = Storage::open_with(settings(dir.path()), Arc::new(RealDisk), around).await;
     (opened.unwrap().0, steps)

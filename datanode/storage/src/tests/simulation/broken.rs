@@ -6,17 +6,20 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
+use tierkv_types::{Incarnation, ItemKey, ItemRange};
 
 use super::{
     SEEDS, first_broken,
     script::{Broken, Script},
 };
 use crate::{
-    Entry, Item, Outcome, ScrubbedRows, StorageError,
+    Entry, Item, StorageError,
     disk::Tear,
     locked,
-    store::{CheckpointBatch, Store, StoreMeta, StoreSnapshot},
+    store::{
+        CheckpointBatch, Store, StoreSnapshot,
+        delegate::{Around, Wrapped},
+    },
 };
 
 async fn is_caught(broken: Broken) {
@@ -66,10 +69,10 @@ pub(super) struct LateStore {
 
 impl LateStore {
     pub(super) fn over(store: Arc<dyn Store>) -> Arc<dyn Store> {
-        Arc::new(Self {
+        Arc::new(Wrapped(Self {
             store,
             late: Mutex::new(None),
-        })
+        }))
     }
 
     async fn catch_up(&self) -> Result<(), StorageError> {
@@ -83,9 +86,9 @@ impl LateStore {
 }
 
 #[async_trait]
-impl Store for LateStore {
-    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
-        self.store.claim(incarnation).await
+impl Around for LateStore {
+    fn inner(&self) -> &dyn Store {
+        &*self.store
     }
 
     async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
@@ -105,30 +108,6 @@ impl Store for LateStore {
     async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError> {
         self.catch_up().await?;
         self.store.snapshot(range).await
-    }
-
-    async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
-        self.store.outcomes().await
-    }
-
-    async fn expired(
-        &self,
-        now: Version,
-        limit: usize,
-    ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
-        self.store.expired(now, limit).await
-    }
-
-    async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError> {
-        self.store.oldest_tombstone().await
-    }
-
-    async fn scrub(
-        &self,
-        after: Option<ItemKey>,
-        limit: usize,
-    ) -> Result<ScrubbedRows, StorageError> {
-        self.store.scrub(after, limit).await
     }
 
     async fn checkpoint(

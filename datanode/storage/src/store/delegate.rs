@@ -1,0 +1,122 @@
+//! A store around another, for tests: whoever changes a few of its answers writes those
+//! alone.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
+
+use super::{CheckpointBatch, Store, StoreMeta, StoreSnapshot};
+use crate::{Item, Outcome, ScrubbedRows, StorageError};
+
+/// What is around a store. Each method is the one of [`Store`], and passes on to the inner
+/// store unless it is written.
+#[async_trait]
+#[allow(missing_docs, clippy::missing_errors_doc)] // They are those of `Store`.
+pub trait Around: fmt::Debug + Send + Sync + 'static {
+    /// The store inside.
+    fn inner(&self) -> &dyn Store;
+
+    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
+        self.inner().claim(incarnation).await
+    }
+
+    async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
+        self.inner().get_many(keys).await
+    }
+
+    async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError> {
+        self.inner().snapshot(range).await
+    }
+
+    async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
+        self.inner().outcomes().await
+    }
+
+    async fn expired(
+        &self,
+        now: Version,
+        limit: usize,
+    ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
+        self.inner().expired(now, limit).await
+    }
+
+    async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError> {
+        self.inner().oldest_tombstone().await
+    }
+
+    async fn scrub(
+        &self,
+        after: Option<ItemKey>,
+        limit: usize,
+    ) -> Result<ScrubbedRows, StorageError> {
+        self.inner().scrub(after, limit).await
+    }
+
+    async fn checkpoint(
+        &self,
+        incarnation: Incarnation,
+        batch: CheckpointBatch,
+    ) -> Result<(), StorageError> {
+        self.inner().checkpoint(incarnation, batch).await
+    }
+
+    async fn close(&self) {
+        self.inner().close().await;
+    }
+}
+
+/// The store that something around another one makes of it.
+#[derive(Debug)]
+pub struct Wrapped<A>(pub A);
+
+#[async_trait]
+impl<A: Around> Store for Wrapped<A> {
+    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
+        self.0.claim(incarnation).await
+    }
+
+    async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
+        self.0.get_many(keys).await
+    }
+
+    async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError> {
+        self.0.snapshot(range).await
+    }
+
+    async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
+        self.0.outcomes().await
+    }
+
+    async fn expired(
+        &self,
+        now: Version,
+        limit: usize,
+    ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
+        self.0.expired(now, limit).await
+    }
+
+    async fn oldest_tombstone(&self) -> Result<Option<Version>, StorageError> {
+        self.0.oldest_tombstone().await
+    }
+
+    async fn scrub(
+        &self,
+        after: Option<ItemKey>,
+        limit: usize,
+    ) -> Result<ScrubbedRows, StorageError> {
+        self.0.scrub(after, limit).await
+    }
+
+    async fn checkpoint(
+        &self,
+        incarnation: Incarnation,
+        batch: CheckpointBatch,
+    ) -> Result<(), StorageError> {
+        self.0.checkpoint(incarnation, batch).await
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
