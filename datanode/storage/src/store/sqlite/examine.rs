@@ -16,7 +16,8 @@ use super::{
     format::{self, Found},
     meta, outcomes, rebuild, rows, schema, tombstones,
     vfs::{
-        registry::{self, Role},
+        registry,
+        role::Role,
         volume::PageFormat,
     },
     wal,

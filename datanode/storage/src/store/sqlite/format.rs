@@ -19,7 +19,7 @@ use super::{
     rebuild::rebuild,
     vfs::{
         checksum::{self, MARK, MARK_AT, PAGE_BYTES, Page, RESERVED_BYTES},
-        registry::Role,
+        role::Role,
     },
 };
 use crate::{

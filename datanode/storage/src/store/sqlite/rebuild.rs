@@ -16,7 +16,8 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteJournalMod
 use super::{
     connect_options, damaged, failure, format,
     vfs::{
-        registry::{self, Role},
+        registry,
+        role::Role,
         volume::{PageFormat, Volume},
     },
 };

@@ -21,8 +21,8 @@
 //! - A torn page of the database is not damage: only folding writes there, and the page
 //!   is then in the write-ahead file, which SQLite opens before it reads the first page.
 //!
-//! Reading order: `registry` (which database a name stands for), `volume` (an open
-//! database), `file` (reads and writes), `checksum` (pages), `frames` and `seal` (the
+//! Reading order: `role` (which file of a database), `volume` (an open database),
+//! `registry` (which database a name stands for), `file` (reads and writes), `checksum` (pages), `frames` and `seal` (the
 //! write-ahead file), `locks`, `shared_memory`, `faults` (what the disk said in full).
 
 pub(super) mod checksum;
@@ -31,6 +31,7 @@ mod file;
 pub(super) mod frames;
 mod locks;
 pub(super) mod registry;
+pub(super) mod role;
 pub(super) mod seal;
 mod shared_memory;
 pub(super) mod volume;
@@ -45,7 +46,7 @@ use sqlite_plugin::{
 
 use self::{
     file::{Handle, Stored},
-    registry::Role,
+    role::Role,
 };
 
 /// The name under which SQLite knows this VFS.

@@ -11,7 +11,7 @@ use std::{io, path::Path};
 use super::vfs::{
     checksum::PAGE_BYTES,
     frames::{FILE_HEADER_BYTES, FRAME_BYTES, FRAME_HEADER_BYTES, frame_offset},
-    registry::Role,
+    role::Role,
     seal::{SEAL_BYTES, Seal},
 };
 use crate::{

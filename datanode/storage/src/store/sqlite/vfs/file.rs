@@ -11,7 +11,7 @@ use sqlite_plugin::{
 use super::{
     checksum::{self, PAGE_BYTES, Page, Verdict},
     frames::{FRAME_HEADER_BYTES, Part, frame_offset},
-    registry::Role,
+    role::Role,
     seal::Seal,
     shared_memory::SharedMemoryUse,
     volume::{PageFormat, Volume},

@@ -1,7 +1,8 @@
 //! What the frames of the write-ahead file hold, as a checksum each, in memory.
 //!
-//! A frame is a header of 24 bytes and a page; they follow each other behind the file's
-//! header of 32 bytes. SQLite verifies them when it recovers the file, and believes the
+//! A frame here is SQLite's: one page in the write-ahead file, with the header before it
+//! (the frames of log records and of the wire are others). A frame is a header of 24 bytes
+//! and a page; they follow each other behind the file's header of 32 bytes. SQLite verifies them when it recovers the file, and believes the
 //! disk from then on. So the checksum of each page that was written, or was read in the
 //! recovery, stays here, and each later read is held against it.
 
@@ -25,7 +26,7 @@ pub(super) enum Part {
     FrameHeader(usize),
     /// The page of a frame.
     Page(usize),
-    /// A frame, whole.
+    /// A frame of the write-ahead file, whole.
     Frame(usize),
     /// Anything else.
     Other,

@@ -6,11 +6,14 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, Weak},
 };
 
-use super::volume::{Access, PageFormat, Volume};
+use super::{
+    role::Role,
+    volume::{Access, PageFormat, Volume},
+};
 use crate::{WalSync, disk::Disk, locked};
 
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
@@ -21,44 +24,13 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
 #[derive(Debug)]
 struct Registry {
     next: u64,
-    /// Weak: a database is open as long as its store or one of SQLite's handles is.
+    /// Weak: a database is open as long as its store or one of SQLite's handles is. The
+    /// numbers of those that are closed go when the next one is opened.
     volumes: BTreeMap<u64, Weak<Volume>>,
 }
 
-/// The files that SQLite makes of one database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// The database itself.
-    Main,
-    /// Its write-ahead file.
-    WriteAhead,
-    /// Its rollback journal, which only a file of an earlier release can still have.
-    Journal,
-}
-
-impl Role {
-    const ALL: [Self; 3] = [Self::Main, Self::WriteAhead, Self::Journal];
-
-    /// What SQLite appends to the name of the database.
-    const fn suffix(self) -> &'static str {
-        match self {
-            Self::Main => "",
-            Self::WriteAhead => "-wal",
-            Self::Journal => "-journal",
-        }
-    }
-
-    /// Where the file of the database in `path` is.
-    pub(crate) fn path(self, path: &Path) -> PathBuf {
-        let mut name = path.as_os_str().to_owned();
-        name.push(self.suffix());
-        name.into()
-    }
-}
-
 impl Registry {
-    /// What is open. The last handle of one of these may go meanwhile, and whoever drops a
-    /// database needs the registry: they are to be dropped after it was let go.
+    /// What is open.
     fn open(&self) -> Vec<Arc<Volume>> {
         self.volumes.values().filter_map(Weak::upgrade).collect()
     }
@@ -66,6 +38,7 @@ impl Registry {
     fn add(&mut self, volume: impl FnOnce(u64) -> Volume) -> Arc<Volume> {
         let number = self.next;
         self.next += 1;
+        self.volumes.retain(|_, volume| volume.strong_count() > 0);
         let volume = Arc::new(volume(number));
         self.volumes.insert(number, Arc::downgrade(&volume));
         volume
@@ -86,9 +59,8 @@ pub(crate) fn enter(
     format: PageFormat,
     sync: WalSync,
 ) -> Arc<Volume> {
-    let open;
     let mut registry = locked(&REGISTRY);
-    open = registry.open();
+    let open = registry.open();
     let is_asked = |volume: &&Arc<Volume>| {
         volume.is_at(&**disk, path) && volume.format() == format && !volume.is_read_only()
     };
@@ -113,11 +85,6 @@ pub(crate) fn enter_to_look(
         let disk = Arc::clone(disk);
         Volume::new(number, disk, path, format, Access::Look, sync)
     })
-}
-
-/// Takes the number of a database out that nobody has open any more.
-pub(super) fn leave(number: u64) {
-    locked(&REGISTRY).volumes.remove(&number);
 }
 
 /// The database and the file of it that `name` stands for.
@@ -166,6 +133,13 @@ mod tests {
         assert!(find("store").is_none());
         drop(volume);
         assert!(find(&name).is_none());
+        // Its number goes, too, with the next one that is opened.
+        let _other = open(&disk, "/n/other");
+        assert!(
+            !locked(&REGISTRY)
+                .volumes
+                .contains_key(&name.parse().unwrap())
+        );
     }
 
     #[test]

@@ -9,11 +9,7 @@ use std::{
 use sqlite_plugin::vars;
 
 use super::{
-    faults::Faults,
-    frames::Frames,
-    locks::FileLocks,
-    registry::{self, Role},
-    shared_memory::SharedMemory,
+    faults::Faults, frames::Frames, locks::FileLocks, role::Role, shared_memory::SharedMemory,
 };
 use crate::{StorageError, WalSync, disk::Disk, locked};
 
@@ -35,7 +31,7 @@ pub(crate) enum Access {
     Look,
 }
 
-/// An open database. It is in the registry until nobody has it open.
+/// An open database. The registry finds it until nobody has it open.
 #[derive(Debug)]
 pub(crate) struct Volume {
     number: u64,
@@ -231,10 +227,4 @@ impl Volume {
 /// Whether the error names no better place than "a page".
 fn is_some_page(error: &StorageError) -> bool {
     matches!(error, StorageError::Damaged { place, .. } if place == super::super::SOME_PAGE)
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        registry::leave(self.number);
-    }
 }
