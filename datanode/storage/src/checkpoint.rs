@@ -150,6 +150,7 @@ impl Checkpointer {
                 .map(|(key, entry)| (key.clone(), entry.clone()))
                 .collect(),
             forgotten: frozen.unstored.forgotten,
+            rows: frozen.unstored.rows(),
             outcomes: frozen.unstored.outcomes.clone(),
             // By the log alone: the clock of a process that ran ahead of it is lost with the
             // process, and then older ids count again.

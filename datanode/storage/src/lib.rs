@@ -60,7 +60,7 @@ pub use self::{
     scrub::{Scrubbed, ScrubbedRows},
     settings::{EvictionPolicy, MemoryLimits, StorageSettings, UnknownEvictionPolicy, WalSync},
     snapshot::Snapshot,
-    state::{Appended, Effects, EpochTable, Existed, ItemHash, Outcome, Row, Table},
+    state::{Appended, Effects, Existed, ItemHash, Outcome, Row, Table},
     storage::Storage,
     store::Store,
     tail::{Cursor, Stretch, Tail, TailError},

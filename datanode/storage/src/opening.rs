@@ -19,8 +19,8 @@ use crate::{
     node_state::NodeState,
     recovery,
     snapshot::open::Open,
-    state::{Fold, Requests},
-    store::{CheckpointBatch, SqliteStore, Store, StoreMeta},
+    state::{Fold, Progress, Requests},
+    store::{CheckpointBatch, SqliteStore, Store, StoreState},
     tail::{cursor::Cursor, tails::Tails},
 };
 
@@ -82,8 +82,9 @@ impl Entered {
     /// Claims the store, recovers the log, and puts everything together.
     pub(crate) async fn open(self, store: Arc<dyn Store>) -> Result<Parts, StorageError> {
         let incarnation = Incarnation(rand::random());
-        let mut meta = store.claim(incarnation).await?;
-        let opened = self.recover(meta.clone()).await?;
+        let state = store.claim(incarnation).await?;
+        let mut meta = state.meta.clone();
+        let opened = self.recover(state).await?;
         if meta.log_id != opened.log.log_id {
             meta.log_id = opened.log.log_id;
             let batch = CheckpointBatch {
@@ -96,21 +97,22 @@ impl Entered {
         for (id, outcome) in store.outcomes().await? {
             requests.insert(&id, &outcome);
         }
-        opened.assemble(store, incarnation, meta, requests)
+        Ok(opened.assemble(store, incarnation, requests))
     }
 
-    async fn recover(self, meta: StoreMeta) -> Result<Opened, StorageError> {
+    async fn recover(self, state: StoreState) -> Result<Opened, StorageError> {
         let blocking = self.blocking;
         let recovering = move || {
             let mut place = recovery::place(&self.disk, &self.settings);
             let store_path = self.settings.dir.join(recovery::STORE_FILE);
             let (log, recovered) =
-                recovery::recover(&mut place, &self.node_state, &meta, &store_path)?;
+                recovery::recover(&mut place, &self.node_state, &state, &store_path)?;
             enter_sync_mode(&place, &log, &self.node_state)?;
             Ok(Opened {
                 entered: self,
                 place,
                 log,
+                stored: state.progress(&store_path)?,
                 recovered,
             })
         };
@@ -123,6 +125,8 @@ struct Opened {
     entered: Entered,
     place: LogPlace,
     log: LogFound,
+    /// Up to where the store has everything.
+    stored: Progress,
     recovered: Recovered,
 }
 
@@ -131,9 +135,8 @@ impl Opened {
         self,
         store: Arc<dyn Store>,
         incarnation: Incarnation,
-        meta: StoreMeta,
         requests: Requests,
-    ) -> Result<Parts, StorageError> {
+    ) -> Parts {
         let Entered {
             settings,
             lock,
@@ -144,8 +147,8 @@ impl Opened {
         let recovered = self.recovered;
         let failure = Arc::new(Failure::new());
         let applied = Cursor {
-            position: meta.applied,
-            version: meta.clock,
+            position: self.stored.position,
+            version: self.stored.clock,
         };
         let (log, writer) = Log::new(LogStart {
             place: self.place.clone(),
@@ -169,10 +172,10 @@ impl Opened {
             failure,
             tails: Arc::new(Tails::new(self.place, applied)),
             stored: Mutex::new(Stored {
-                applied: meta.applied,
+                applied: self.stored.position,
                 last_checkpoint: None,
             }),
-            applying: Mutex::new(Fold::after(meta.progress())),
+            applying: Mutex::new(Fold::after(self.stored)),
             requests: Mutex::new(requests),
             open_snapshots: Open::new(),
             is_full: AtomicBool::new(false),
@@ -183,12 +186,12 @@ impl Opened {
             settings,
         });
         let (asks, asked) = mpsc::channel(CHECKPOINT_ASKERS);
-        Ok(Parts {
+        Parts {
             checkpointer: Checkpointer::new(Arc::clone(&core), incarnation, asked),
             core,
             recovered,
             writer,
             asks,
-        })
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     log::{LogFound, LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader, scan},
     node_state::NodeState,
     state::Progress,
-    store::StoreMeta,
+    store::{StoreMeta, StoreState},
 };
 
 /// The store's file in a node's directory.
@@ -51,9 +51,10 @@ pub struct Recovered {
 pub(crate) fn recover(
     place: &mut LogPlace,
     node_state: &NodeState,
-    meta: &StoreMeta,
+    state: &StoreState,
     store_path: &Path,
 ) -> Result<(LogFound, Recovered), StorageError> {
+    let meta = &state.meta;
     let mut found = scan(place, meta.applied.index)?;
     if let Some(log) = &found {
         check_identity(log, node_state, meta, store_path)?;
@@ -83,7 +84,7 @@ pub(crate) fn recover(
     place.log_id = log.log_id;
     check_overlap(&log, meta)?;
     let facts = node_state.facts().unwrap_or_default();
-    let mut progress = meta.progress();
+    let mut progress = state.progress(store_path)?;
     for record in &log.tail {
         let advanced = progress.advance(record.position, record.version);
         advanced.map_err(|broken| {

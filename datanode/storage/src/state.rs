@@ -31,12 +31,12 @@ mod table;
 pub use self::{
     appended::Appended,
     effects::Effects,
-    epochs::EpochTable,
     item_hash::ItemHash,
     outcome::{Existed, Outcome},
     table::{Row, Table},
 };
 pub(crate) use self::{
+    epochs::{EpochTable, row as epoch_row},
     fold::{Fold, Unstored},
     progress::Progress,
     requests::{REQUEST_LIMIT, Requests},

@@ -6,7 +6,7 @@ pub mod conformance;
 pub mod delegate;
 pub(crate) mod sqlite;
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use async_trait::async_trait;
 use tierkv_types::{
@@ -17,7 +17,10 @@ pub use self::sqlite::SqliteStore;
 #[cfg(test)]
 pub(crate) use self::sqlite::tamper;
 pub(crate) use self::sqlite::{StoreFound, examine, set_aside};
-use crate::{Entry, EpochTable, Item, Outcome, ScrubbedRows, StorageError, state::Progress};
+use crate::{
+    Entry, Item, Outcome, Row, ScrubbedRows, StorageError,
+    state::{EpochTable, Progress},
+};
 
 /// Most snapshots of a store that are open at once.
 pub const OPEN_SNAPSHOTS: usize = MAX_OPEN_SCANS;
@@ -31,28 +34,40 @@ pub struct StoreMeta {
     pub applied: Position,
     /// At least the highest version stored.
     pub clock: Version,
-    /// Each epoch's first index, up to `applied`.
-    pub epochs: EpochTable,
 }
 
 impl StoreMeta {
     /// Where a store of this log stands once it has all that was folded.
-    pub(crate) fn at(log_id: LogId, progress: &Progress) -> Self {
+    pub(crate) const fn at(log_id: LogId, progress: &Progress) -> Self {
         Self {
             log_id,
             applied: progress.position,
             clock: progress.clock,
-            epochs: progress.epochs.clone(),
         }
     }
+}
 
-    /// From where records are to be folded on.
-    pub(crate) fn progress(&self) -> Progress {
-        Progress {
-            position: self.applied,
-            clock: self.clock,
-            epochs: self.epochs.clone(),
-        }
+/// What a store holds beside items, tombstones and outcomes, as a start finds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreState {
+    /// Where the store stands.
+    pub meta: StoreMeta,
+    /// The rows of all small tables, sorted by table and key; each has a value.
+    pub rows: Vec<Row>,
+}
+
+impl StoreState {
+    /// From where records are to be folded on; `path` is the store's.
+    ///
+    /// # Errors
+    /// `Damaged` if the rows of the epochs are not what was written.
+    pub(crate) fn progress(&self, path: &Path) -> Result<Progress, StorageError> {
+        let epochs = EpochTable::from_rows(&self.rows);
+        Ok(Progress {
+            position: self.meta.applied,
+            clock: self.meta.clock,
+            epochs: epochs.map_err(|error| error.in_store(path))?,
+        })
     }
 }
 
@@ -65,7 +80,12 @@ pub struct CheckpointBatch {
     pub changes: Vec<(ItemKey, Entry)>,
     /// Tombstones up to this version go, those of this batch too.
     pub forgotten: Option<Version>,
-    /// Requests that were applied since the last checkpoint.
+    /// Rows of small tables that changed since the last checkpoint. A row without a value
+    /// is removed, if it is there. No row twice.
+    pub rows: Vec<Row>,
+    /// Requests that were applied since the last checkpoint, in the order in which they
+    /// were applied. The key of an outcome is `id.random`: one with the same random part
+    /// replaces an earlier one, whatever its birth.
     pub outcomes: Vec<(RequestId, Outcome)>,
     /// Requests that were born before this millisecond may go.
     pub request_horizon: u64,
@@ -74,12 +94,13 @@ pub struct CheckpointBatch {
 /// A data node's store. The suite in `conformance` says what each must do.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// Makes `incarnation` the only run of a process that may write, and answers where
-    /// the store stands. Earlier ones are refused from now on, wherever they are.
+    /// Makes `incarnation` the only run of a process that may write, and returns where
+    /// the store stands, with the rows of small tables. Earlier ones are refused from now
+    /// on, wherever they are.
     ///
     /// # Errors
     /// `Damaged`, `Newer`, and failures of the database.
-    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError>;
+    async fn claim(&self, incarnation: Incarnation) -> Result<StoreState, StorageError>;
 
     /// What each of `keys` holds, in their order. Every row's checksum is verified.
     ///
@@ -95,8 +116,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// `Busy` if too many are open; failures of the database.
     async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError>;
 
-    /// The outcome of every applied request, in no order. Some of them may be older than
-    /// the last horizon.
+    /// The outcome of every applied request, in no order: one for each `id.random`, the one
+    /// that was applied last. Some of them may be older than the last horizon.
     ///
     /// # Errors
     /// `Damaged`, and failures of the database.

@@ -13,7 +13,7 @@ use crate::{
     log::{LogPlace, salvage},
     node_state::{NodeFacts, NodeState},
     recovery,
-    state::Fold,
+    state::{Fold, Progress},
     store::{self, CheckpointBatch, SqliteStore, Store, StoreMeta},
 };
 
@@ -135,13 +135,15 @@ impl Repair {
         let path = self.settings.dir.join(recovery::STORE_FILE);
         let store = SqliteStore::open(Arc::clone(&self.disk), &path, self.settings.sync).await?;
         let incarnation = Incarnation(rand::random());
-        let mut meta = store.claim(incarnation).await?;
+        let state = store.claim(incarnation).await?;
+        let progress = state.progress(&path)?;
+        let mut meta = state.meta;
         let done = match (self.examined.plan.take_records, self.examined.log_id) {
             (true, Some(log_id)) => {
                 if meta.log_id == LogId::default() {
                     meta.log_id = log_id;
                 }
-                self.feed(&store, incarnation, &mut meta).await
+                self.feed(&store, incarnation, &mut meta, progress).await
             }
             _ => Ok(()),
         };
@@ -149,21 +151,21 @@ impl Repair {
         done.map(|()| meta)
     }
 
-    /// Writes the log's records after `meta` into the store, in as many checkpoints as their
-    /// size asks for; `meta` is where the store stands after the last one.
+    /// Writes the log's records after `meta`, which is `progress`, into the store, in as many
+    /// checkpoints as their size asks for; `meta` is where it stands after the last one.
     async fn feed(
         &self,
         store: &dyn Store,
         incarnation: Incarnation,
         meta: &mut StoreMeta,
+        progress: Progress,
     ) -> Result<(), StorageError> {
         let (batches, mut written) = mpsc::channel::<CheckpointBatch>(BATCHES_AHEAD);
         let place = self.place.clone();
         let limit = self.settings.checkpoint_bytes;
-        let begin = meta.clone();
+        let (from, log_id) = (meta.applied, meta.log_id);
         let reading = tokio::task::spawn_blocking(move || {
-            let (from, log_id) = (begin.applied, begin.log_id);
-            let mut gathered = Gathered::after(&begin);
+            let mut gathered = Gathered::after(log_id, progress);
             // Whoever takes the batches tells why, if it ends early.
             let give = |batch| {
                 batches
@@ -201,10 +203,10 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn after(meta: &StoreMeta) -> Self {
+    fn after(log_id: LogId, progress: Progress) -> Self {
         Self {
-            log_id: meta.log_id,
-            fold: Fold::after(meta.progress()),
+            log_id,
+            fold: Fold::after(progress),
             changes: HashMap::new(),
             bytes: 0,
         }
@@ -231,6 +233,7 @@ impl Gathered {
             meta: StoreMeta::at(self.log_id, self.fold.progress()),
             changes: self.changes.drain().collect(),
             forgotten: unstored.forgotten,
+            rows: unstored.rows(),
             outcomes: unstored.outcomes,
             // None goes before a master says how late it is.
             request_horizon: 0,

@@ -9,7 +9,8 @@ use crate::{
     StorageError,
     log::{FoundBehind, LogFound, LogPlace, inspect, salvage, search},
     recovery::check_overlap,
-    store::{StoreFound, StoreMeta},
+    state::EpochTable,
+    store::{StoreFound, StoreMeta, StoreState},
 };
 
 /// What was found of the log.
@@ -54,7 +55,8 @@ pub(super) fn examine(
         epoch: Epoch::ZERO,
     };
     let had_store = !matches!(store, StoreFound::Missing);
-    let meta = examiner.store(store)?;
+    let StoreState { meta, rows } = examiner.store(store)?;
+    let epochs = EpochTable::from_rows(&rows).map_err(|error| error.in_store(store_path))?;
     let log = examiner.read(&meta)?;
     let takes = examiner.identity(&log, &meta)?;
     if let Some(unsynced) = node.facts().and_then(|facts| facts.unsynced_boot)
@@ -80,7 +82,7 @@ pub(super) fn examine(
     let seen = [
         node.facts().map(|facts| facts.promised),
         Some(kept.epoch),
-        meta.epochs.last().map(|(epoch, _)| epoch),
+        epochs.last().map(|(epoch, _)| epoch),
         log_ends.map(|last| last.epoch),
     ];
     epoch = seen.into_iter().flatten().fold(epoch, Epoch::max);
@@ -126,24 +128,25 @@ impl Examiner<'_> {
     }
 
     /// Where the store stands that is kept; nothing if it is to be made again.
-    fn store(&mut self, store: StoreFound) -> Result<StoreMeta, StorageError> {
-        match store {
-            StoreFound::Missing => Ok(StoreMeta::default()),
+    fn store(&mut self, store: StoreFound) -> Result<StoreState, StorageError> {
+        match with_sound_epochs(store, self.store_path) {
+            StoreFound::Missing => Ok(StoreState::default()),
             StoreFound::Usable {
-                meta,
+                state,
                 first_damaged: None,
                 ..
-            } => Ok(meta),
+            } => Ok(state),
             StoreFound::Usable {
-                meta,
+                state,
                 damaged_rows,
                 first_damaged: Some(first),
             } => {
+                let meta = &state.meta;
                 let what = format!("{damaged_rows} rows of the store are damaged, first: {first}");
                 let whole = self.whole_log(meta.log_id)?;
                 if whole.is_some_and(|log| log.last().index >= meta.applied.index) {
                     self.rebuild(Problem::RowsDamaged, what);
-                    return Ok(StoreMeta::default());
+                    return Ok(StoreState::default());
                 }
                 self.findings.push(Finding {
                     problem: Problem::RowsDamaged,
@@ -153,7 +156,7 @@ impl Examiner<'_> {
                            its first record, so only a backup or a peer can bring them back"
                         .to_owned(),
                 });
-                Ok(meta)
+                Ok(state)
             }
             StoreFound::Damaged(error) => {
                 let log_id = self.node_log_id().unwrap_or_default();
@@ -167,7 +170,7 @@ impl Examiner<'_> {
                     });
                 }
                 self.rebuild(Problem::StoreDamaged, error.to_string());
-                Ok(StoreMeta::default())
+                Ok(StoreState::default())
             }
         }
     }
@@ -400,6 +403,17 @@ impl Examiner<'_> {
              machine may be missing"
                 .to_owned(),
         );
+    }
+}
+
+/// A store whose epochs make no sense counts as damaged: a start would refuse it.
+fn with_sound_epochs(store: StoreFound, store_path: &Path) -> StoreFound {
+    match &store {
+        StoreFound::Usable { state, .. } => match EpochTable::from_rows(&state.rows) {
+            Ok(_) => store,
+            Err(error) => StoreFound::Damaged(error.in_store(store_path)),
+        },
+        StoreFound::Missing | StoreFound::Damaged(_) => store,
     }
 }
 

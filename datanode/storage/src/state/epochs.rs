@@ -1,71 +1,147 @@
-//! Each epoch's first index: what tells two logs of one cluster apart.
+//! The first index of each epoch, and the rows that keep it.
+
+use std::path::Path;
 
 use bytes::Bytes;
 use tierkv_types::{Epoch, Index};
 
-use super::table::{Row, Table};
+use super::{Row, Table};
+use crate::StorageError;
 
-/// The first index of each epoch that wrote a record, in order.
+/// Each epoch with the index of its first record, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EpochTable(Vec<(Epoch, Index)>);
+pub(crate) struct EpochTable(Vec<(Epoch, Index)>);
+
+/// A row of [`Table::EPOCHS`] that is not an epoch with its first index, or that does not
+/// come after the row before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MalformedEpoch {
+    key: Bytes,
+}
+
+impl MalformedEpoch {
+    /// The error of whoever read the row from the store in `path`.
+    pub(crate) fn in_store(&self, path: &Path) -> StorageError {
+        StorageError::Damaged {
+            file: path.to_owned(),
+            place: format!("the row of epoch {}", self.key.escape_ascii()),
+            what: "it is not an epoch with its first index, or out of order".to_owned(),
+        }
+    }
+}
 
 impl EpochTable {
-    /// The table in `rows`, whatever other tables are in it.
+    /// The epochs among `rows`, which are in the order of their keys. Rows of other tables
+    /// are ignored.
     ///
     /// # Errors
-    /// In words, if a row is none of this table's or out of order.
-    pub(crate) fn from_rows(rows: &[Row]) -> Result<Self, &'static str> {
+    /// The first row that is malformed: epochs and first indexes have 8 bytes each and both
+    /// rise from row to row.
+    pub(crate) fn from_rows(rows: &[Row]) -> Result<Self, MalformedEpoch> {
         let mut table = Self::default();
-        let rows = rows.iter().filter(|row| row.table == Table::EPOCHS);
-        for row in rows {
-            let number =
-                |bytes: Option<&Bytes>| Some(u64::from_be_bytes(bytes?[..].try_into().ok()?));
-            let epoch = number(Some(&row.key)).map(Epoch);
-            let first = number(row.value.as_ref()).map(Index);
-            let (Some(epoch), Some(first)) = (epoch, first) else {
-                return Err("a row of the table of epochs is of another length");
+        for row in rows.iter().filter(|row| row.table == Table::EPOCHS) {
+            let parsed = parse(row).filter(|(epoch, first)| match table.0.last() {
+                Some(last) => *epoch > last.0 && *first > last.1,
+                None => true,
+            });
+            let Some(begun) = parsed else {
+                let key = row.key.clone();
+                return Err(MalformedEpoch { key });
             };
-            if table
-                .last()
-                .is_some_and(|(last, begun)| last >= epoch || begun >= first)
-            {
-                return Err("the rows of the table of epochs are out of order");
-            }
-            table.0.push((epoch, first));
+            table.0.push(begun);
         }
         Ok(table)
     }
 
-    /// Takes in that `epoch`, above all before it, begins with the record `first`; answers
-    /// the row to be stored.
+    /// Enters that `epoch` began with the record `first`; returns the row that stores it.
     pub(crate) fn begin(&mut self, epoch: Epoch, first: Index) -> Row {
         self.0.push((epoch, first));
-        Row {
-            table: Table::EPOCHS,
-            key: Bytes::copy_from_slice(&epoch.0.to_be_bytes()),
-            value: Some(Bytes::copy_from_slice(&first.0.to_be_bytes())),
-        }
+        row(epoch, first)
     }
 
-    /// The epoch that began last, and its first index.
-    pub(crate) fn last(&self) -> Option<(Epoch, Index)> {
-        self.0.last().copied()
-    }
-
-    /// Every epoch with its first index, in order.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (Epoch, Index)> {
+    /// Each epoch with its first index.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Epoch, Index)> {
         self.0.iter().copied()
     }
 
     /// The epoch that wrote the record `index`, if it began in this table.
     pub(crate) fn of(&self, index: Index) -> Option<Epoch> {
-        let begun = self.iter().rev().find(|(_, first)| *first <= index);
-        begun.map(|(epoch, _)| epoch)
+        let begun = self.0.iter().rev().find(|(_, first)| *first <= index);
+        begun.map(|(epoch, _)| *epoch)
+    }
+
+    /// The last epoch with its first index, if there was one.
+    pub(crate) fn last(&self) -> Option<(Epoch, Index)> {
+        self.0.last().copied()
     }
 }
 
-impl FromIterator<(Epoch, Index)> for EpochTable {
-    fn from_iter<I: IntoIterator<Item = (Epoch, Index)>>(epochs: I) -> Self {
-        Self(epochs.into_iter().collect())
+/// The row that stores the first index of an epoch.
+pub(crate) fn row(epoch: Epoch, first: Index) -> Row {
+    Row {
+        table: Table::EPOCHS,
+        key: Bytes::copy_from_slice(&epoch.0.to_be_bytes()),
+        value: Some(Bytes::copy_from_slice(&first.0.to_be_bytes())),
+    }
+}
+
+fn parse(row: &Row) -> Option<(Epoch, Index)> {
+    let epoch = row.key[..].try_into().ok()?;
+    let first = row.value.as_ref()?[..].try_into().ok()?;
+    Some((
+        Epoch(u64::from_be_bytes(epoch)),
+        Index(u64::from_be_bytes(first)),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_come_back_from_their_rows() {
+        let mut table = EpochTable::default();
+        assert_eq!(table.last(), None);
+        let mut rows = vec![
+            table.begin(Epoch(1), Index(1)),
+            table.begin(Epoch(300), Index(1 << 40)),
+        ];
+        rows.push(Row {
+            table: Table::from_number(200),
+            key: Bytes::from_static(b"other"),
+            value: None,
+        });
+        assert_eq!(EpochTable::from_rows(&rows), Ok(table.clone()));
+        assert_eq!(table.last(), Some((Epoch(300), Index(1 << 40))));
+        let all = [(Epoch(1), Index(1)), (Epoch(300), Index(1 << 40))];
+        assert_eq!(table.iter().collect::<Vec<_>>(), all);
+    }
+
+    #[test]
+    fn malformed_rows_are_refused() {
+        let sound = row(Epoch(3), Index(7));
+        let with_key = |key: &'static [u8]| Row {
+            key: Bytes::from_static(key),
+            ..sound.clone()
+        };
+        let with_value = |value: Option<&'static [u8]>| Row {
+            value: value.map(Bytes::from_static),
+            ..sound.clone()
+        };
+        let malformed = [
+            vec![with_key(b"")],
+            vec![with_key(&[0; 9])],
+            vec![with_value(None)],
+            vec![with_value(Some(&[0; 7]))],
+            vec![sound.clone(), sound.clone()],
+            vec![sound.clone(), row(Epoch(2), Index(8))],
+            vec![sound.clone(), row(Epoch(4), Index(7))],
+        ];
+        for rows in malformed {
+            let refused = EpochTable::from_rows(&rows).unwrap_err();
+            assert_eq!(refused.key, rows[rows.len() - 1].key);
+            let words = refused.in_store(Path::new("/n/store")).to_string();
+            assert!(words.contains("the row of epoch"), "{words}");
+        }
     }
 }

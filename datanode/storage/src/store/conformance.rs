@@ -1,15 +1,17 @@
 //! What every store must do, as a suite that each backend's tests run.
 
+mod outcomes;
+mod small_tables;
+mod snapshots;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tierkv_types::{
-    Epoch, Incarnation, Index, ItemKey, ItemRange, LogId, Position, RequestId, Version,
-};
+use tierkv_types::{Epoch, Incarnation, Index, ItemKey, LogId, Position, Version};
 
-use super::{CheckpointBatch, Store, StoreMeta, StoreSnapshot};
-use crate::{Entry, Item, Outcome, StorageError};
+use super::{CheckpointBatch, Store, StoreMeta, StoreState};
+use crate::{Entry, Item, Row, StorageError, state::epoch_row};
 
 /// Gives the suite stores of one backend.
 #[async_trait]
@@ -29,14 +31,18 @@ pub async fn run(backend: &dyn StoreBackend) {
     keys_come_back_in_the_order_asked(backend).await;
     a_tombstone_removes_the_row(backend).await;
     only_the_last_claim_writes(backend).await;
+    small_tables::rows_of_small_tables_are_what_checkpoints_made_of_them(backend).await;
+    small_tables::many_rows_change_in_one_checkpoint(backend).await;
+    a_scrub_goes_through_all_rows_in_order(backend).await;
     a_large_checkpoint_is_whole(backend).await;
     tombstones_stay_until_they_are_forgotten(backend).await;
     expired_keys_are_found_in_their_order(backend).await;
-    a_snapshot_keeps_what_was_there(backend).await;
-    a_snapshot_is_of_its_range_in_the_order_of_keys(backend).await;
-    a_snapshot_hands_out_about_as_much_as_is_asked(backend).await;
-    a_snapshot_counts_what_has_not_expired(backend).await;
-    outcomes_stay_until_their_requests_are_behind_the_horizon(backend).await;
+    snapshots::a_snapshot_keeps_what_was_there(backend).await;
+    snapshots::a_snapshot_is_of_its_range_in_the_order_of_keys(backend).await;
+    snapshots::a_snapshot_hands_out_about_as_much_as_is_asked(backend).await;
+    snapshots::a_snapshot_counts_what_has_not_expired(backend).await;
+    outcomes::outcomes_stay_until_their_requests_are_behind_the_horizon(backend).await;
+    outcomes::the_last_outcome_of_a_random_part_counts(backend).await;
 }
 
 const ME: Incarnation = Incarnation(u64::MAX);
@@ -66,9 +72,14 @@ fn meta(index: u64) -> StoreMeta {
             index: Index(index),
         },
         clock: Version::from_bits(1 << 63 | index),
-        epochs: [(Epoch(1), Index(1)), (Epoch(3), Index(2))]
-            .into_iter()
-            .collect(),
+    }
+}
+
+/// A store with these rows that stands at [`meta`] of `index`.
+fn state(index: u64, rows: &[Row]) -> StoreState {
+    StoreState {
+        meta: meta(index),
+        rows: rows.to_vec(),
     }
 }
 
@@ -97,7 +108,7 @@ fn granted<T>(done: Result<T, StorageError>) -> T {
 
 async fn a_fresh_store_stands_at_nothing(backend: &dyn StoreBackend) {
     let store = backend.open("fresh").await;
-    assert_eq!(granted(store.claim(ME).await), StoreMeta::default());
+    assert_eq!(granted(store.claim(ME).await), StoreState::default());
     assert_eq!(granted(store.get_many(&[]).await), Vec::new());
     assert_eq!(granted(store.get_many(&[key(1)]).await), vec![None]);
     store.close().await;
@@ -107,23 +118,56 @@ async fn a_checkpoint_is_there_after_reopening(backend: &dyn StoreBackend) {
     let store = backend.open("reopened").await;
     granted(store.claim(ME).await);
     let changes = vec![(key(1), Some(item(7, b"")))];
-    granted(store.checkpoint(ME, batch(7, changes)).await);
+    let mut first = batch(7, changes);
+    first.rows = vec![epoch_row(Epoch(1), Index(1)), epoch_row(Epoch(3), Index(2))];
+    granted(store.checkpoint(ME, first.clone()).await);
     let changes = vec![(key(2), Some(item(8, b"two")))];
     granted(store.checkpoint(ME, batch(8, changes)).await);
     store.close().await;
 
     let store = backend.open("reopened").await;
-    assert_eq!(granted(store.claim(Incarnation(1)).await), meta(8));
+    let found = granted(store.claim(Incarnation(1)).await);
+    assert_eq!(found, state(8, &first.rows));
     let found = granted(store.get_many(&[key(1), key(2)]).await);
     assert_eq!(found, vec![Some(item(7, b"")), Some(item(8, b"two"))]);
 
-    // An epoch table of the same length but another content is replaced, too.
+    // Of the epochs, too, any can be replaced.
     let mut other = batch(9, Vec::new());
-    other.meta.epochs = [(Epoch(1), Index(1)), (Epoch(4), Index(9))]
-        .into_iter()
-        .collect();
-    granted(store.checkpoint(Incarnation(1), other.clone()).await);
-    assert_eq!(granted(store.claim(Incarnation(2)).await), other.meta);
+    let gone = Row {
+        value: None,
+        ..epoch_row(Epoch(3), Index(2))
+    };
+    other.rows = vec![gone, epoch_row(Epoch(4), Index(9))];
+    granted(store.checkpoint(Incarnation(1), other).await);
+    let rows = [epoch_row(Epoch(1), Index(1)), epoch_row(Epoch(4), Index(9))];
+    let found = granted(store.claim(Incarnation(2)).await);
+    assert_eq!(found, state(9, &rows));
+    store.close().await;
+}
+
+async fn a_scrub_goes_through_all_rows_in_order(backend: &dyn StoreBackend) {
+    let store = backend.open("scrubbed").await;
+    granted(store.claim(ME).await);
+    let changes = (0..100).map(|number| (key(number), Some(item(number, &[1; 7]))));
+    granted(store.checkpoint(ME, batch(1, changes.collect())).await);
+    let mut expected: Vec<ItemKey> = (0..100).map(key).collect();
+    expected.sort();
+    for limit in [1, 33, 100, 101] {
+        let (mut after, mut rows, mut bytes) = (None, 0, 0);
+        loop {
+            let some = granted(store.scrub(after, limit).await);
+            assert!(some.rows <= limit && some.damage.is_empty());
+            rows += some.rows;
+            bytes += some.bytes;
+            let Some(last) = some.last else {
+                break;
+            };
+            assert_eq!(last, expected[rows - 1], "in pieces of {limit}");
+            after = Some(last);
+        }
+        let keys: usize = expected.iter().map(|key| key.as_bytes().len() + 7).sum();
+        assert_eq!((rows, bytes), (100, keys as u64), "in pieces of {limit}");
+    }
     store.close().await;
 }
 
@@ -185,7 +229,7 @@ async fn only_the_last_claim_writes(backend: &dyn StoreBackend) {
     );
     assert_eq!(granted(store.get_many(&[key(1)]).await), vec![None]);
     granted(store.checkpoint(Incarnation(2), batch(3, Vec::new())).await);
-    assert_eq!(granted(store.claim(Incarnation(3)).await), meta(3));
+    assert_eq!(granted(store.claim(Incarnation(3)).await), state(3, &[]));
     paused.close().await;
     store.close().await;
 }
@@ -265,208 +309,5 @@ async fn expired_keys_are_found_in_their_order(backend: &dyn StoreBackend) {
     let changes = vec![(key(2), None), (key(3), Some(expiring(20, None)))];
     granted(store.checkpoint(ME, batch(2, changes)).await);
     assert_eq!(found(5_000, 10).await, all[2..]);
-    store.close().await;
-}
-
-fn range(prefix: &[u8]) -> ItemRange {
-    let Ok(range) = ItemRange::of_prefix("suite", prefix) else {
-        unreachable!("the prefix keeps the rules");
-    };
-    range
-}
-
-/// All that a snapshot has, asked for in pieces of `bytes`.
-async fn all(mut snapshot: Box<dyn StoreSnapshot>, bytes: usize) -> Vec<(ItemKey, Item)> {
-    let mut found = Vec::new();
-    loop {
-        let some = granted(snapshot.next(bytes).await);
-        if some.is_empty() {
-            return found;
-        }
-        found.extend(some);
-    }
-}
-
-async fn a_snapshot_keeps_what_was_there(backend: &dyn StoreBackend) {
-    let store = backend.open("snapshot").await;
-    granted(store.claim(ME).await);
-    let first = [
-        (key(1), Some(item(1, b"one"))),
-        (key(2), Some(item(1, b"one"))),
-    ];
-    granted(store.checkpoint(ME, batch(1, first.to_vec())).await);
-    let (before, counted) = (
-        granted(store.snapshot(&range(b"")).await),
-        granted(store.snapshot(&range(b"")).await),
-    );
-    let second = vec![
-        (key(1), None),
-        (key(2), Some(item(2, b"two"))),
-        (key(3), Some(item(2, b"two"))),
-    ];
-    granted(store.checkpoint(ME, batch(2, second)).await);
-    let after = granted(store.snapshot(&range(b"")).await);
-    let held = |number, version, value| (key(number), item(version, value));
-    let was = [held(1, 1, b"one"), held(2, 1, b"one")];
-    assert_eq!(all(before, 1 << 20).await, was);
-    let mut counted = counted;
-    assert_eq!(granted(counted.count(Version::ZERO).await), 2);
-    let is = [held(2, 2, b"two"), held(3, 2, b"two")];
-    assert_eq!(all(after, 1 << 20).await, is);
-    drop(counted);
-    store.close().await;
-}
-
-async fn a_snapshot_is_of_its_range_in_the_order_of_keys(backend: &dyn StoreBackend) {
-    let store = backend.open("ranges").await;
-    granted(store.claim(ME).await);
-    let named = |namespace: &str, name: &[u8]| {
-        let Ok(key) = ItemKey::new(namespace, name) else {
-            unreachable!("the key keeps the rules");
-        };
-        (key, Some(item(1, name)))
-    };
-    let names: [&[u8]; 7] = [b"\0", b"a", b"a\0", b"a\xFF", b"a\xFF\xFF", b"b", b"\xFF"];
-    let mut changes: Vec<_> = names.iter().map(|name| named("suite", name)).collect();
-    // Neighbours on either side.
-    for other in ["suit", "suite-", "suite0", "suitf"] {
-        changes.extend([
-            named(other, b"\0"),
-            named(other, b"a"),
-            named(other, b"\xFF"),
-        ]);
-    }
-    granted(store.checkpoint(ME, batch(1, changes)).await);
-    let found = async |range: ItemRange| {
-        let snapshot = granted(store.snapshot(&range).await);
-        let found = all(snapshot, 1 << 20).await.into_iter();
-        let keys = found.map(|(key, _)| key.key().to_vec());
-        keys.collect::<Vec<_>>()
-    };
-    assert_eq!(found(range(b"")).await, names);
-    assert_eq!(found(range(b"a")).await, names[1..5]);
-    assert_eq!(found(range(b"a\xFF")).await, names[3..5]);
-    assert_eq!(found(range(b"\xFF")).await, names[6..]);
-    assert_eq!(found(range(b"c")).await, [[0; 0]; 0]);
-    let between = |start: &[u8], end: &[u8]| granted_range(ItemRange::between("suite", start, end));
-    assert_eq!(found(between(b"a\0", b"b")).await, names[2..5]);
-    assert_eq!(found(between(b"b", b"")).await, names[5..]);
-    assert_eq!(found(between(b"b", b"b")).await, [[0; 0]; 0]);
-    store.close().await;
-}
-
-fn granted_range(range: Result<ItemRange, tierkv_types::Error>) -> ItemRange {
-    let Ok(range) = range else {
-        unreachable!("the range keeps the rules");
-    };
-    range
-}
-
-async fn a_snapshot_hands_out_about_as_much_as_is_asked(backend: &dyn StoreBackend) {
-    let store = backend.open("pieces").await;
-    granted(store.claim(ME).await);
-    // Small rows, then a few of limit size, then small ones again.
-    let length = |number: u64| match number {
-        1_000..1_010 => 1 << 20,
-        _ => 20,
-    };
-    let changes = (0..2_000).map(|number| (key(number), Some(item(1, &vec![7; length(number)]))));
-    granted(store.checkpoint(ME, batch(1, changes.collect())).await);
-    for bytes in [1, 10_000, 1 << 20] {
-        let mut snapshot = granted(store.snapshot(&range(b"")).await);
-        let mut keys = Vec::new();
-        loop {
-            let some = granted(snapshot.next(bytes).await);
-            let Some((_, last)) = some.last() else {
-                break;
-            };
-            let taken: usize = some.iter().map(|(_, item)| item.value.len()).sum();
-            assert!(
-                taken - last.value.len() < bytes,
-                "{taken} bytes for {bytes}"
-            );
-            keys.extend(some.into_iter().map(|(key, _)| key));
-        }
-        let mut expected: Vec<ItemKey> = (0..2_000).map(key).collect();
-        expected.sort();
-        assert_eq!(keys, expected, "in pieces of {bytes} bytes");
-    }
-    store.close().await;
-}
-
-async fn a_snapshot_counts_what_has_not_expired(backend: &dyn StoreBackend) {
-    let store = backend.open("counted").await;
-    granted(store.claim(ME).await);
-    let expiring = |expires: Option<u64>| Item {
-        expires: expires.map(Version::from_bits),
-        ..item(1, b"v")
-    };
-    let changes = (0..3_000).map(|number| match number % 3 {
-        0 => (key(number), Some(expiring(None))),
-        1 => (key(number), Some(expiring(Some(100 + number)))),
-        _ => (key(number), Some(expiring(Some(u64::MAX)))),
-    });
-    granted(store.checkpoint(ME, batch(1, changes.collect())).await);
-    let count = async |prefix: &[u8], now: u64| {
-        let mut snapshot = granted(store.snapshot(&range(prefix)).await);
-        granted(snapshot.count(Version::from_bits(now)).await)
-    };
-    assert_eq!(count(b"", 0).await, 3_000);
-    // The one that expires now is gone.
-    assert_eq!(count(b"", 101).await, 2_999);
-    assert_eq!(count(b"", 100 + 3_000).await, 2_000);
-    assert_eq!(count(b"key-1", 0).await, 1_111);
-    assert_eq!(count(b"none", 0).await, 0);
-    let mut snapshot = granted(store.snapshot(&range(b"")).await);
-    for count in [0, 1, 5, 1_001, 1_500] {
-        // All but the first are not there.
-        let keys: Vec<ItemKey> = (0..count).map(|nth| key(nth * 6_000)).collect();
-        let found = snapshot.count_among(&keys, Version::ZERO).await;
-        assert_eq!(granted(found), count.min(1), "of {count}");
-        let keys: Vec<ItemKey> = (0..count).map(key).collect();
-        let found = snapshot.count_among(&keys, Version::from_bits(5_000)).await;
-        let expected = (0..count).filter(|number| number % 3 != 1).count() as u64;
-        assert_eq!(granted(found), expected, "of {count}");
-    }
-    drop(snapshot);
-    store.close().await;
-}
-
-async fn outcomes_stay_until_their_requests_are_behind_the_horizon(backend: &dyn StoreBackend) {
-    let store = backend.open("outcomes").await;
-    granted(store.claim(ME).await);
-    let outcome = |nth: u8, birth_millis: u64| {
-        let id = RequestId {
-            birth_millis,
-            random: [nth; 16],
-        };
-        let existed = (0..nth).map(|place| place % 3 == 0).collect();
-        let outcome = Outcome {
-            version: Version::from_bits(birth_millis << 16),
-            fingerprint: u32::from(nth),
-            existed,
-            numbers: (0..nth % 4).map(|number| i64::from(number) - 2).collect(),
-        };
-        (id, outcome)
-    };
-    let write = async |index: u64, outcomes: &[(RequestId, Outcome)], request_horizon: u64| {
-        let batch = CheckpointBatch {
-            outcomes: outcomes.to_vec(),
-            request_horizon,
-            ..batch(index, Vec::new())
-        };
-        granted(store.checkpoint(ME, batch).await);
-        let mut found = granted(store.outcomes().await);
-        found.sort_by_key(|(id, _)| id.random);
-        found
-    };
-    let (first, second) = ([outcome(1, 100), outcome(200, 120)], [outcome(201, 110)]);
-    assert_eq!(write(1, &first, 0).await, first);
-    let all = [&first[..], &second[..]].concat();
-    assert_eq!(write(2, &second, 100).await, all);
-    assert_eq!(write(3, &[], 120).await, first);
-    assert_eq!(write(4, &[], 121).await, []);
-    // Born too early for anyone to ask again.
-    assert_eq!(write(5, &second, 121).await, []);
     store.close().await;
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use async_trait::async_trait;
 use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
 
-use super::{CheckpointBatch, Store, StoreMeta, StoreSnapshot};
+use super::{CheckpointBatch, Store, StoreSnapshot, StoreState};
 use crate::{Item, Outcome, ScrubbedRows, StorageError};
 
 /// What is around a store. Each method is the one of [`Store`], and passes on to the inner
@@ -17,7 +17,7 @@ pub trait Around: fmt::Debug + Send + Sync + 'static {
     /// The store inside.
     fn inner(&self) -> &dyn Store;
 
-    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
+    async fn claim(&self, incarnation: Incarnation) -> Result<StoreState, StorageError> {
         self.inner().claim(incarnation).await
     }
 
@@ -72,7 +72,7 @@ pub struct Wrapped<A>(pub A);
 
 #[async_trait]
 impl<A: Around> Store for Wrapped<A> {
-    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
+    async fn claim(&self, incarnation: Incarnation) -> Result<StoreState, StorageError> {
         self.0.claim(incarnation).await
     }
 

@@ -1,36 +1,52 @@
 //! The embedded store: SQLite, one file, one writer and a pool of readers.
 //!
-//! Tables (schema version 2, kept in `user_version`; 64-bit numbers are stored as
+//! Tables (schema version 4, kept in `user_version`; 64-bit numbers are stored as
 //! SQLite's signed ones, bit for bit):
 //!
 //! ```text
-//! item(key blob, version, expires or null, value blob, checksum)
-//! meta(id = 1, incarnation, log_id, applied_epoch, applied_index, clock, checksum)
-//! epoch(epoch, first_index)
+//! item(key blob, slot, version, expires or null, hash blob, value blob)
+//! meta(id = 1, incarnation, log_id, applied_epoch, applied_index, clock, checksum,
+//!      row_sum blob)
+//! state_row(table_number, key blob, value blob, checksum)     the small tables
 //! tombstone(key blob, version, checksum)
-//! outcome(id, newest, entries blob, checksum)      the outcomes of requests
+//! outcome(id, newest, entries blob, checksum)                 the outcomes of requests
 //! ```
 //!
-//! An item's checksum is the CRC-32C of its key, version, expiry and value; the one of
-//! meta covers its columns but the incarnation, and the epochs. Both are verified on
-//! every read: SQLite itself has none.
+//! - `slot` is the number of the key's [`Slot`](tierkv_types::Slot), `hash` the
+//!   [`ItemHash`](crate::ItemHash) of the row. There is no index on slots.
+//! - The checksum of meta is the CRC-32C of its columns but the id and the incarnation.
+//!   `row_sum` is the sum of the hashes of all rows of small tables (`state_rows`).
+//!
+//! Hashes and checksums are verified on every read: SQLite itself has none. An earlier
+//! schema is upgraded when the store is opened.
 //!
 //! SQLite reads and writes through our [`Disk`], with a checksum on every page, so that
 //! LOG-DISK and the promise that damage is found hold for the store as for the log.
 //!
-//! Reading order: `vfs` (SQLite's files), `format` (the file before SQLite opens it),
-//! `rebuild` (of files without checksums), `wal` (the write-ahead file as a start finds
-//! it), `schema`, `meta`, `rows`, `snapshot`.
+//! Reading order: `vfs` (SQLite's files), `errors`, `connect`, `format` (the file before
+//! SQLite opens it), `rebuild` (of files without checksums), `wal` (the write-ahead file as
+//! a start finds it), `prepare` (all that comes before SQLite opens the file), `schema`,
+//! `upgrade` (from schema 3 to 4; `earlier_meta`), `meta`, `state_rows`, `item_row`, `rows`
+//! (with `sizes`), `tombstones`, `outcomes`, `item_pages`, `snapshot`, `examine`.
 
+mod connect;
+mod earlier_meta;
+mod errors;
 mod examine;
 mod format;
+mod item_pages;
+mod item_row;
 mod meta;
 mod outcomes;
+mod prepare;
 mod rebuild;
 mod rows;
 mod schema;
+mod sizes;
 mod snapshot;
+mod state_rows;
 mod tombstones;
+mod upgrade;
 mod vfs;
 mod wal;
 
@@ -44,7 +60,7 @@ use async_trait::async_trait;
 use sqlx::{
     Connection, Sqlite, SqliteConnection, SqlitePool,
     pool::PoolConnection,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
 };
 use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
 
@@ -52,13 +68,15 @@ pub(crate) use self::examine::{StoreFound, examine, set_aside};
 #[cfg(test)]
 pub(crate) use self::tests::tamper;
 use self::{
+    connect::connect_options,
+    errors::failure,
     snapshot::{ROWS_AHEAD, SqliteSnapshot},
     vfs::{
         registry,
         volume::{PageFormat, Volume},
     },
 };
-use super::{CheckpointBatch, OPEN_SNAPSHOTS, Store, StoreMeta, StoreSnapshot};
+use super::{CheckpointBatch, OPEN_SNAPSHOTS, Store, StoreSnapshot, StoreState};
 use crate::{Disk, Item, Outcome, ScrubbedRows, StorageError, WalSync, locked};
 
 /// How many reads run at once.
@@ -74,8 +92,6 @@ const SNAPSHOT_IDLE_TIME: Duration = Duration::from_secs(30);
 const WAL_PAGES: u32 = 20_000;
 /// What the write-ahead file is cut to once it was folded back.
 const WAL_KEPT_BYTES: &str = "67108864";
-/// How long a transaction waits for another process's.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The store in one SQLite file.
 #[derive(Debug)]
@@ -114,7 +130,7 @@ impl SqliteStore {
     ) -> Result<Self, StorageError> {
         // Where somebody has it open it was looked at before, and is no longer still.
         if !registry::is_open(&*disk, path) {
-            format::prepare(&disk, path, sync).await?;
+            prepare::prepare(&disk, path, sync).await?;
         }
         let volume = registry::enter(&disk, path, PageFormat::Checked, sync);
         let failed = |error| volume.explain(failure(path, "open", error));
@@ -124,34 +140,24 @@ impl SqliteStore {
             .pragma("journal_size_limit", WAL_KEPT_BYTES)
             // Else statements of many rows keep their way back in files elsewhere.
             .pragma("temp_store", "MEMORY");
-        let pool = || {
-            SqlitePoolOptions::new()
-                .test_before_acquire(false)
-                .idle_timeout(None)
-                .max_lifetime(None)
-        };
-        let writer = pool().max_connections(1).connect_with(options.clone());
+        // It reads ahead little: an upgrade goes through all values there are.
+        let writing = options.clone().row_buffer_size(ROWS_AHEAD);
+        let writer = pool().max_connections(1).connect_with(writing);
         let writer = writer.await.map_err(failed)?;
-        let mut connection = writer.acquire().await.map_err(failed)?;
-        let migrated = schema::migrate(path, &mut connection).await;
-        migrated.map_err(|error| volume.explain(error))?;
-        drop(connection);
+        if let Err(error) = upgrade_schema(path, &writer).await {
+            let error = volume.explain(error);
+            // What the attempt left in the write-ahead file goes with the connection.
+            writer.close().await;
+            return Err(error);
+        }
         let readers = pool().max_connections(READERS);
         let options = options.read_only(true);
         let readers = readers.connect_with(options.clone());
         let readers = readers.await.map_err(failed)?;
-        let snapshots = pool()
-            .max_connections(SNAPSHOTS)
-            .idle_timeout(SNAPSHOT_IDLE_TIME)
-            .connect_lazy_with(
-                options
-                    .row_buffer_size(ROWS_AHEAD)
-                    .pragma("cache_size", SNAPSHOT_CACHE_KIB),
-            );
         Ok(Self {
             path: path.to_owned(),
             readers,
-            snapshots,
+            snapshots: snapshot_pool(options),
             writer,
             volume: Mutex::new(Some(volume)),
         })
@@ -168,8 +174,9 @@ impl SqliteStore {
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(failed)?;
-        let is_ours = meta::write(&mut transaction, incarnation, &batch.meta);
-        if !is_ours.await.map_err(failed)? {
+        let (meta, rows) = (&batch.meta, &batch.rows);
+        let is_ours = meta::write(&self.path, &mut transaction, incarnation, meta, rows);
+        if !is_ours.await? {
             return Err(StorageError::Superseded {
                 dir: self.path.parent().unwrap_or(&self.path).to_owned(),
             });
@@ -217,29 +224,35 @@ impl SqliteStore {
     }
 }
 
-/// How SQLite opens the file of `volume`.
-fn connect_options(
-    path: &Path,
-    volume: &Volume,
-    sync: WalSync,
-) -> Result<SqliteConnectOptions, StorageError> {
-    vfs::register().map_err(|code| {
-        let words = format!("SQLite refused the file layer with code {code}");
-        StorageError::io("open", path, std::io::Error::other(words))
-    })?;
-    Ok(SqliteConnectOptions::new()
-        .vfs(vfs::NAME)
-        .filename(volume.name())
-        .synchronous(match sync.syncs() {
-            true => SqliteSynchronous::Full,
-            false => SqliteSynchronous::Off,
-        })
-        .busy_timeout(BUSY_TIMEOUT))
+/// Brings the store to the newest schema.
+async fn upgrade_schema(path: &Path, writer: &SqlitePool) -> Result<(), StorageError> {
+    let connection = writer.acquire().await;
+    let mut connection = connection.map_err(|error| failure(path, "open", error))?;
+    schema::migrate(path, &mut connection).await
+}
+
+/// Connections that stay open and are not tried before each use: the file is our own.
+fn pool() -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .test_before_acquire(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+}
+
+/// The connections of snapshots, which are opened when they are needed.
+fn snapshot_pool(options: SqliteConnectOptions) -> SqlitePool {
+    let options = options
+        .row_buffer_size(ROWS_AHEAD)
+        .pragma("cache_size", SNAPSHOT_CACHE_KIB);
+    pool()
+        .max_connections(SNAPSHOTS)
+        .idle_timeout(SNAPSHOT_IDLE_TIME)
+        .connect_lazy_with(options)
 }
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
+    async fn claim(&self, incarnation: Incarnation) -> Result<StoreState, StorageError> {
         let failed = |error| failure(&self.path, "claim it", error);
         let claimed = async {
             let mut connection = self.writer.acquire().await.map_err(failed)?;
@@ -323,45 +336,6 @@ impl Store for SqliteStore {
         self.readers.close().await;
         self.writer.close().await;
         locked(&self.volume).take();
-    }
-}
-
-/// What a failure of SQLite means. Its primary result codes are the low byte.
-fn failure(path: &Path, action: &'static str, error: sqlx::Error) -> StorageError {
-    let code = error
-        .as_database_error()
-        .and_then(|error| error.code())
-        .and_then(|code| code.parse::<u32>().ok());
-    match code.map(|code| code & 0xFF) {
-        Some(SQLITE_BUSY | SQLITE_LOCKED) => StorageError::Busy,
-        Some(SQLITE_FULL) => StorageError::NoSpace {
-            file: path.to_owned(),
-        },
-        Some(SQLITE_CORRUPT | SQLITE_NOTADB) => damaged(path, SOME_PAGE, error.to_string()),
-        _ if matches!(error, sqlx::Error::PoolTimedOut) => StorageError::Busy,
-        _ if matches!(error, sqlx::Error::PoolClosed) => StorageError::Closed,
-        _ => StorageError::Sql {
-            action,
-            path: path.to_owned(),
-            source: Arc::new(error),
-        },
-    }
-}
-
-/// The place of damage that SQLite found and did not name.
-const SOME_PAGE: &str = "a page";
-
-const SQLITE_BUSY: u32 = 5;
-const SQLITE_LOCKED: u32 = 6;
-const SQLITE_CORRUPT: u32 = 11;
-const SQLITE_FULL: u32 = 13;
-const SQLITE_NOTADB: u32 = 26;
-
-fn damaged(path: &Path, place: impl Into<String>, what: impl Into<String>) -> StorageError {
-    StorageError::Damaged {
-        file: path.to_owned(),
-        place: place.into(),
-        what: what.into(),
     }
 }
 

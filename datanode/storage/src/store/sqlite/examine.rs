@@ -7,24 +7,24 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
 use tierkv_types::Version;
 
 use super::{
-    SOME_PAGE, StoreMeta, connect_options, damaged, failure,
+    connect::connect_options,
+    earlier_meta,
+    errors::{SOME_PAGE, damaged, failure},
     format::{self, Found},
-    meta, outcomes, rebuild, rows, schema, tombstones,
-    vfs::{
-        registry,
-        role::Role,
-        volume::PageFormat,
-    },
+    item_pages::{ItemFormat, ItemPages},
+    meta, outcomes, rebuild, schema, tombstones,
+    vfs::{registry, role::Role, volume::PageFormat},
     wal,
 };
-use crate::{Disk, Item, StorageError, WalSync, blocking::blocking, disk::free_ending};
+use crate::{
+    Disk, StorageError, WalSync, blocking::blocking, disk::free_ending, store::StoreState,
+};
 
-/// Rows that are read at once.
+/// Tombstones that are read at once.
 const PAGE_ROWS: usize = 1_000;
 /// What `PRAGMA integrity_check` answers for a file without faults.
 const SOUND: &str = "ok";
@@ -38,7 +38,7 @@ pub(crate) enum StoreFound {
     Missing,
     /// It can be opened.
     Usable {
-        meta: StoreMeta,
+        state: StoreState,
         /// How many rows are damaged, and the first of them: reads of these answer so.
         damaged_rows: u64,
         first_damaged: Option<StorageError>,
@@ -135,27 +135,27 @@ async fn verify_all(
         return Err(damaged(path, SOME_PAGE, faults));
     }
     let mut rows = DamagedRows::default();
-    if version > 0 {
-        items(path, connection, &mut rows).await?;
+    match version {
+        0 => {}
+        1..=3 => items(path, connection, ItemFormat::Earlier, &mut rows).await?,
+        _ => items(path, connection, ItemFormat::Newest, &mut rows).await?,
     }
     if version > 1 {
         deletions(path, connection, &mut rows).await?;
         outcomes::read(path, connection).await?;
     }
-    let claimed: i64 = match version {
-        0 => 0,
-        _ => sqlx::query_scalar("SELECT count(*) FROM meta")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(failed)?,
-    };
-    let meta = match claimed {
-        0 if rows.seen == 0 => StoreMeta::default(),
-        0 => return Err(damaged(path, "the row of meta", "it is missing")),
+    let claimed = match version {
+        0 => None,
+        1..=3 => earlier_meta::read(path, connection).await?,
         _ => meta::read(path, connection).await?,
     };
+    let state = match claimed {
+        Some(state) => state,
+        None if rows.seen == 0 => StoreState::default(),
+        None => return Err(damaged(path, "the row of meta", "it is missing")),
+    };
     Ok(StoreFound::Usable {
-        meta,
+        state,
         damaged_rows: rows.damaged,
         first_damaged: rows.first,
     })
@@ -181,36 +181,21 @@ impl DamagedRows {
     }
 }
 
-type ItemRow = (Vec<u8>, i64, Option<i64>, Vec<u8>, i64);
-
 async fn items(
     path: &Path,
     connection: &mut SqliteConnection,
+    format: ItemFormat,
     rows: &mut DamagedRows,
 ) -> Result<(), StorageError> {
-    let failed = |error| failure(path, "read its rows", error);
-    let mut after = Vec::new();
+    let mut pages = ItemPages::new(format);
     loop {
-        let page: Vec<ItemRow> = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT key, version, expires, value, checksum FROM item WHERE key > ?
-             ORDER BY key LIMIT {PAGE_ROWS}"
-        )))
-        .bind(&after)
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(failed)?;
-        for (key, version, expires, value, checksum) in &page {
-            let item = Item {
-                version: Version::from_bits(version.cast_unsigned()),
-                expires: expires.map(|expires| Version::from_bits(expires.cast_unsigned())),
-                value: Bytes::copy_from_slice(value),
-            };
-            let is_sound = *checksum == i64::from(rows::checksum(key, &item));
-            rows.count(path, "item", key, is_sound);
+        let page = pages.next(connection).await;
+        let page = page.map_err(|error| failure(path, "read its rows", error))?;
+        if page.is_empty() {
+            return Ok(());
         }
-        match page.into_iter().nth(PAGE_ROWS - 1) {
-            Some((key, ..)) => after = key,
-            None => return Ok(()),
+        for row in &page {
+            rows.count(path, "item", &row.key, row.is_sound);
         }
     }
 }

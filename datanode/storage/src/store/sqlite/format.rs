@@ -1,10 +1,8 @@
 //! The database file before SQLite opens it: that it is there, ours, and with checksums.
 //!
-//! - A new one is written under another name, as one well-formed page, and takes its
-//!   name when it is durable. So SQLite finds a file whose header reserves the bytes of
-//!   the checksums, which it can't be asked for.
-//! - One of the first releases has no room for them. It is copied, table by table, into a
-//!   new file that then takes its place; until then it is what counts.
+//! A new one is written as one well-formed page, under another name, and takes its name
+//! when it is durable. So SQLite finds a file whose header reserves the bytes of the
+//! checksums, which it can't be asked for.
 //!
 //! What a header says about the form of pages SQLite reads before it can verify the
 //! page, so it is verified here: it is the same for every store of ours.
@@ -12,21 +10,13 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use super::{
-    rebuild::rebuild,
-    vfs::{
-        checksum::{self, MARK, MARK_AT, PAGE_BYTES, Page, RESERVED_BYTES},
-        role::Role,
-    },
+use super::vfs::{
+    checksum::{self, MARK, MARK_AT, PAGE_BYTES, Page, RESERVED_BYTES},
+    role::Role,
 };
-use crate::{
-    StorageError, WalSync,
-    blocking::blocking,
-    disk::{Disk, free_ending},
-};
+use crate::{StorageError, WalSync, disk::Disk};
 
 /// What a file begins with: SQLite's letters, pages of 4096 bytes.
 const MAGIC: [u8; 18] = *b"SQLite format 3\0\x10\x00";
@@ -64,36 +54,6 @@ pub(super) fn new_path(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Sees to it that `path` is a database of ours whose pages carry checksums.
-pub(super) async fn prepare(
-    disk: &Arc<dyn Disk>,
-    path: &Path,
-    sync: WalSync,
-) -> Result<(), StorageError> {
-    let found = {
-        let (disk, path) = (Arc::clone(disk), path.to_owned());
-        blocking(move || {
-            clear(&*disk, &new_path(&path), sync)?;
-            let found = look(&*disk, &path)?;
-            if found == Found::Nothing {
-                found_new(&*disk, &path, sync)?;
-            }
-            Ok(found)
-        })
-    };
-    if found.await? == Found::Plain {
-        tracing::info!(file = %path.display(), "rebuilding the store with page checksums");
-        rebuild(disk, path, sync).await?;
-    }
-    let (disk, path) = (Arc::clone(disk), path.to_owned());
-    blocking(move || {
-        // What a process before this one made may not have its name for good yet.
-        sync_dir(&*disk, &path, sync)?;
-        super::wal::check(&*disk, &path)
-    })
-    .await
-}
-
 /// Says which kind of file is in the place of the store.
 pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found, StorageError> {
     let failed = |error| StorageError::io("read", path, error);
@@ -121,41 +81,6 @@ pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found, StorageError> 
         (0, [1, 1] | [2, 2]) if !is_marked => Ok(Found::Plain),
         _ => foreign(),
     }
-}
-
-/// Makes an empty store in `path`.
-fn found_new(disk: &dyn Disk, path: &Path, sync: WalSync) -> Result<(), StorageError> {
-    // Without its database such a file holds nothing; beside a new one it would be
-    // taken for a part of that. But the database may come back.
-    put_aside(disk, &Role::WriteAhead.path(path))?;
-    remove(disk, &Role::Journal.path(path))?;
-    sync_dir(disk, path, sync)?;
-    let new = new_path(path);
-    write_empty(disk, &new, Writing::Ahead, sync)?;
-    take_name(disk, path, sync)
-}
-
-/// Gives a file that holds something, if there is one, a name under which nobody looks.
-fn put_aside(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
-    let failed = |error| StorageError::io("put aside", path, error);
-    let size = match disk.open(path) {
-        Ok(file) => file.size().map_err(failed)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    };
-    if size == 0 {
-        return remove(disk, path).map(drop);
-    }
-    let names = disk.list(path.parent().unwrap_or(path)).map_err(failed)?;
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(free_ending(&names, "aside"));
-    let aside = PathBuf::from(aside);
-    tracing::error!(
-        file = %path.display(),
-        aside = %aside.display(),
-        "there is a write-ahead file and no store; it is put aside"
-    );
-    disk.rename(path, &aside).map_err(failed)
 }
 
 /// Writes a database without a table into `path`.

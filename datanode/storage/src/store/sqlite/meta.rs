@@ -5,134 +5,175 @@ use std::path::Path;
 use sqlx::SqliteConnection;
 use tierkv_types::{Epoch, Incarnation, Index, LogId, Position, Version};
 
-use super::{StoreMeta, damaged, failure};
-use crate::StorageError;
+use super::{
+    errors::{damaged, failure},
+    state_rows::{self, RowSum},
+};
+use crate::{
+    Row, StorageError,
+    store::{StoreMeta, StoreState},
+};
+
+/// What the row holds beside the incarnation.
+#[derive(Clone, Debug, Default)]
+struct Stand {
+    meta: StoreMeta,
+    sum: RowSum,
+}
+
+type Columns = (i64, i64, i64, i64, Vec<u8>, i64);
 
 /// Makes `incarnation` the writer and reads where the store stands. In a transaction.
 pub(super) async fn claim(
     path: &Path,
     connection: &mut SqliteConnection,
     incarnation: Incarnation,
-) -> Result<StoreMeta, StorageError> {
+) -> Result<StoreState, StorageError> {
     let failed = |error| failure(path, "read where it stands", error);
-    let fresh = StoreMeta::default();
+    let fresh = Stand::default();
     sqlx::query(
-        "INSERT INTO meta (id, incarnation, log_id, applied_epoch, applied_index, clock, checksum)
-         VALUES (1, ?1, 0, 0, 0, 0, ?2)
+        "INSERT INTO meta
+         (id, incarnation, log_id, applied_epoch, applied_index, clock, row_sum, checksum)
+         VALUES (1, ?1, 0, 0, 0, 0, ?2, ?3)
          ON CONFLICT (id) DO UPDATE SET incarnation = ?1",
     )
     .bind(incarnation.0.cast_signed())
-    .bind(i64::from(checksum(&fresh)))
+    .bind(fresh.sum.to_bytes().to_vec())
+    .bind(fresh.checksum())
     .execute(&mut *connection)
     .await
     .map_err(failed)?;
-    read(path, connection).await
+    let state = read(path, connection).await?;
+    state.ok_or_else(|| missing(path))
 }
 
-/// Where the store stands. In a transaction.
+/// Where the store stands, with the rows of the small tables; `None` if it was never
+/// claimed. In a transaction.
 pub(super) async fn read(
     path: &Path,
     connection: &mut SqliteConnection,
-) -> Result<StoreMeta, StorageError> {
+) -> Result<Option<StoreState>, StorageError> {
     let failed = |error| failure(path, "read where it stands", error);
-    let (log_id, epoch, index, clock, stored): (i64, i64, i64, i64, i64) = sqlx::query_as(
-        "SELECT log_id, applied_epoch, applied_index, clock, checksum FROM meta WHERE id = 1",
+    let row: Option<Columns> = sqlx::query_as(
+        "SELECT log_id, applied_epoch, applied_index, clock, row_sum, checksum
+         FROM meta WHERE id = 1",
     )
-    .fetch_one(&mut *connection)
+    .fetch_optional(&mut *connection)
     .await
     .map_err(failed)?;
-    let epochs: Vec<(i64, i64)> =
-        sqlx::query_as("SELECT epoch, first_index FROM epoch ORDER BY first_index")
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(failed)?;
-    let meta = StoreMeta {
-        log_id: LogId(log_id.cast_unsigned()),
-        applied: Position {
-            epoch: Epoch(epoch.cast_unsigned()),
-            index: Index(index.cast_unsigned()),
-        },
-        clock: Version::from_bits(clock.cast_unsigned()),
-        epochs: epochs
-            .into_iter()
-            .map(|(epoch, first)| (Epoch(epoch.cast_unsigned()), Index(first.cast_unsigned())))
-            .collect(),
+    let (rows, sum) = state_rows::read(path, connection).await?;
+    let Some(row) = row else {
+        return match rows.is_empty() {
+            true => Ok(None),
+            false => Err(missing(path)),
+        };
     };
-    if stored != i64::from(checksum(&meta)) {
-        return Err(damaged(
-            path,
-            "the row of meta",
-            "its checksum does not match",
-        ));
+    let stand = Stand::verified(path, row)?;
+    if stand.sum != sum {
+        let what = "there are other rows than the sum in meta is of";
+        return Err(damaged(path, "the small tables", what));
     }
-    Ok(meta)
+    let meta = stand.meta;
+    Ok(Some(StoreState { meta, rows }))
 }
 
-/// Replaces where the store stands, if `incarnation` is the writer; answers whether it
-/// is. In a transaction.
+/// Replaces where the store stands and writes rows of the small tables, if `incarnation` is
+/// the writer; returns whether it is. In a transaction.
 pub(super) async fn write(
+    path: &Path,
     connection: &mut SqliteConnection,
     incarnation: Incarnation,
     meta: &StoreMeta,
-) -> Result<bool, sqlx::Error> {
-    let written = sqlx::query(
-        "UPDATE meta SET log_id = ?2, applied_epoch = ?3, applied_index = ?4, clock = ?5,
-         checksum = ?6 WHERE id = 1 AND incarnation = ?1",
+    rows: &[Row],
+) -> Result<bool, StorageError> {
+    let failed = |error| failure(path, "write a checkpoint", error);
+    let row: Option<Columns> = sqlx::query_as(
+        "SELECT log_id, applied_epoch, applied_index, clock, row_sum, checksum
+         FROM meta WHERE id = 1 AND incarnation = ?",
     )
     .bind(incarnation.0.cast_signed())
-    .bind(meta.log_id.0.cast_signed())
-    .bind(meta.applied.epoch.0.cast_signed())
-    .bind(meta.applied.index.0.cast_signed())
-    .bind(meta.clock.to_bits().cast_signed())
-    .bind(i64::from(checksum(meta)))
-    .execute(&mut *connection)
-    .await?;
-    if written.rows_affected() != 1 {
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(failed)?;
+    let Some(row) = row else {
         return Ok(false);
-    }
-    let known: i64 = sqlx::query_scalar("SELECT count(*) FROM epoch")
-        .fetch_one(&mut *connection)
-        .await?;
-    // The table nearly always only grows at its end, and mostly not even that.
-    let stored: Option<(i64, i64)> =
-        sqlx::query_as("SELECT epoch, first_index FROM epoch ORDER BY first_index DESC LIMIT 1")
-            .fetch_optional(&mut *connection)
-            .await?;
-    let last = meta
-        .epochs
-        .last()
-        .map(|(epoch, first)| (epoch.0.cast_signed(), first.0.cast_signed()));
-    if known.cast_unsigned() == meta.epochs.iter().count() as u64 && stored == last {
-        return Ok(true);
-    }
-    sqlx::query("DELETE FROM epoch")
-        .execute(&mut *connection)
-        .await?;
-    for (epoch, first) in meta.epochs.iter() {
-        sqlx::query("INSERT INTO epoch (epoch, first_index) VALUES (?, ?)")
-            .bind(epoch.0.cast_signed())
-            .bind(first.0.cast_signed())
-            .execute(&mut *connection)
-            .await?;
-    }
+    };
+    let mut sum = Stand::verified(path, row)?.sum;
+    state_rows::write(path, connection, rows, &mut sum).await?;
+    let meta = meta.clone();
+    replace(connection, &Stand { meta, sum })
+        .await
+        .map_err(failed)?;
     Ok(true)
 }
 
-fn checksum(meta: &StoreMeta) -> u32 {
-    let fields = [
-        meta.log_id.0,
-        meta.applied.epoch.0,
-        meta.applied.index.0,
-        meta.clock.to_bits(),
-    ];
-    let epochs = meta
-        .epochs
-        .iter()
-        .flat_map(|(epoch, first)| [epoch.0, first.0]);
-    fields
-        .into_iter()
-        .chain(epochs)
-        .fold(0, |checksum, number| {
+/// Writes what an earlier schema had in its row of meta, and rows made of the rest, after
+/// it was verified. In a transaction.
+pub(super) async fn upgrade(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    state: &StoreState,
+) -> Result<(), StorageError> {
+    let mut sum = RowSum::default();
+    state_rows::write(path, connection, &state.rows, &mut sum).await?;
+    let meta = state.meta.clone();
+    replace(connection, &Stand { meta, sum })
+        .await
+        .map_err(|error| failure(path, "upgrade its schema", error))
+}
+
+async fn replace(connection: &mut SqliteConnection, stand: &Stand) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE meta SET log_id = ?, applied_epoch = ?, applied_index = ?, clock = ?,
+         row_sum = ?, checksum = ? WHERE id = 1",
+    )
+    .bind(stand.meta.log_id.0.cast_signed())
+    .bind(stand.meta.applied.epoch.0.cast_signed())
+    .bind(stand.meta.applied.index.0.cast_signed())
+    .bind(stand.meta.clock.to_bits().cast_signed())
+    .bind(stand.sum.to_bytes().to_vec())
+    .bind(stand.checksum())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn missing(path: &Path) -> StorageError {
+    damaged(path, "the row of meta", "it is missing")
+}
+
+impl Stand {
+    /// What the columns hold, if the checksum matches.
+    fn verified(path: &Path, row: Columns) -> Result<Self, StorageError> {
+        let (log_id, epoch, index, clock, sum, stored) = row;
+        let damaged = || damaged(path, "the row of meta", "its checksum does not match");
+        let meta = StoreMeta {
+            log_id: LogId(log_id.cast_unsigned()),
+            applied: Position {
+                epoch: Epoch(epoch.cast_unsigned()),
+                index: Index(index.cast_unsigned()),
+            },
+            clock: Version::from_bits(clock.cast_unsigned()),
+        };
+        let sum = RowSum::from_bytes(&sum).ok_or_else(damaged)?;
+        let stand = Self { meta, sum };
+        match stored == stand.checksum() {
+            true => Ok(stand),
+            false => Err(damaged()),
+        }
+    }
+
+    /// The CRC-32C of the numbers, little-endian, and the sum.
+    fn checksum(&self) -> i64 {
+        let fields = [
+            self.meta.log_id.0,
+            self.meta.applied.epoch.0,
+            self.meta.applied.index.0,
+            self.meta.clock.to_bits(),
+        ];
+        let checksum = fields.into_iter().fold(0, |checksum, number| {
             crc32c::crc32c_append(checksum, &number.to_le_bytes())
-        })
+        });
+        i64::from(crc32c::crc32c_append(checksum, &self.sum.to_bytes()))
+    }
 }

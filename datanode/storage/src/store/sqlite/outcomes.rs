@@ -1,12 +1,16 @@
 //! Outcomes of requests: a row for many, mostly one a checkpoint, so that remembering
 //! millions of them costs a few statements.
 //!
+//! The key of an entry is the random part of its request id; the birth is part of what the
+//! entry holds. An entry replaces those of the same key before it, in its row or in rows of
+//! lower ids: that is seen when they are read.
+//!
 //! A row's `entries` (numbers little-endian), one after the other:
 //!
 //! ```text
 //! bytes
 //!     8  birth of the request id, milliseconds
-//!    16  random part of the request id
+//!    16  random part of the request id: the key
 //!     8  version
 //!     4  fingerprint of what was asked
 //!     2  length of the next part; the highest bit says that numbers follow it
@@ -15,12 +19,12 @@
 //!     …  the numbers that increments left, signed, eight bytes each
 //! ```
 
-use std::path::Path;
+use std::{mem::swap, path::Path};
 
 use sqlx::SqliteConnection;
 use tierkv_types::{RequestId, Version};
 
-use super::{damaged, failure};
+use super::errors::{damaged, failure};
 use crate::{Outcome, StorageError, state::Existed};
 
 /// Places of outcomes after which a row is closed: a few MB.
@@ -71,13 +75,13 @@ fn row<'a>(rest: &mut &'a [(RequestId, Outcome)]) -> &'a [(RequestId, Outcome)] 
     outcomes
 }
 
-/// All outcomes there are.
+/// All outcomes there are, one for each random part.
 pub(super) async fn read(
     path: &Path,
     connection: &mut SqliteConnection,
 ) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
     let rows: Vec<(i64, i64, Vec<u8>, i64)> =
-        sqlx::query_as("SELECT id, newest, entries, checksum FROM outcome")
+        sqlx::query_as("SELECT id, newest, entries, checksum FROM outcome ORDER BY id")
             .fetch_all(connection)
             .await
             .map_err(|error| failure(path, "read the outcomes of requests", error))?;
@@ -89,6 +93,15 @@ pub(super) async fn read(
             return Err(damaged(path, place, "its checksum does not match"));
         }
     }
+    // Those of one key keep their order, so the last of them is the one to keep.
+    outcomes.sort_by_key(|(id, _)| id.random);
+    outcomes.dedup_by(|later, kept| {
+        let is_replaced = later.0.random == kept.0.random;
+        if is_replaced {
+            swap(later, kept);
+        }
+        is_replaced
+    });
     Ok(outcomes)
 }
 

@@ -14,7 +14,9 @@ use std::{
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteJournalMode};
 
 use super::{
-    connect_options, damaged, failure, format,
+    connect::connect_options,
+    errors::{SOME_PAGE, damaged, failure},
+    format,
     vfs::{
         registry,
         role::Role,
@@ -94,6 +96,7 @@ async fn copy(
     }
 }
 
+/// Copies everything in the file of `old`, once that is folded and found whole.
 async fn copy_tables(
     connection: &mut SqliteConnection,
     path: &Path,
@@ -119,40 +122,48 @@ async fn copy_tables(
         .await
         .map_err(failed)?;
     if verdict != "ok" {
-        return Err(damaged(path, super::SOME_PAGE, verdict));
+        return Err(damaged(path, SOME_PAGE, verdict));
     }
-    let mut transaction = connection.begin().await.map_err(failed)?;
+    let copied = async {
+        let mut transaction = connection.begin().await?;
+        copy_schema(&mut transaction).await?;
+        copy_marks(&mut transaction).await?;
+        transaction.commit().await
+    };
+    copied.await.map_err(failed)
+}
+
+/// Makes the tables and indexes of the file `old`, and copies the rows. In a transaction.
+async fn copy_schema(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let schema: Vec<(String, String, String)> = sqlx::query_as(
         "SELECT type, name, sql FROM old.sqlite_schema WHERE sql IS NOT NULL
          ORDER BY type = 'table' DESC, rowid",
     )
-    .fetch_all(&mut *transaction)
-    .await
-    .map_err(failed)?;
+    .fetch_all(&mut *connection)
+    .await?;
     for (kind, name, sql) in schema {
         sqlx::raw_sql(AssertSqlSafe(sql))
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
+            .execute(&mut *connection)
+            .await?;
         if kind == "table" {
             let name = name.replace('"', "\"\"");
             let rows = format!(r#"INSERT INTO main."{name}" SELECT * FROM old."{name}""#);
             sqlx::raw_sql(AssertSqlSafe(rows))
-                .execute(&mut *transaction)
-                .await
-                .map_err(failed)?;
+                .execute(&mut *connection)
+                .await?;
         }
     }
+    Ok(())
+}
+
+/// Copies what says whose file it is and of which schema version. In a transaction.
+async fn copy_marks(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     for mark in ["user_version", "application_id"] {
         let read = AssertSqlSafe(format!("PRAGMA old.{mark}"));
-        let number: i64 = sqlx::query_scalar(read)
-            .fetch_one(&mut *transaction)
-            .await
-            .map_err(failed)?;
+        let number: i64 = sqlx::query_scalar(read).fetch_one(&mut *connection).await?;
         sqlx::raw_sql(AssertSqlSafe(format!("PRAGMA main.{mark} = {number}")))
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
+            .execute(&mut *connection)
+            .await?;
     }
-    transaction.commit().await.map_err(failed)
+    Ok(())
 }

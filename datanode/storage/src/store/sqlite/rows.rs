@@ -6,51 +6,35 @@ use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection, sqlite::SqliteRow};
 use tierkv_types::{ItemKey, Version};
 
-use super::{damaged, failure, tombstones};
-use crate::{Entry, Item, ScrubbedRows, StorageError};
-
-/// How many rows one statement handles. Few sizes, so that each is prepared once.
-pub(super) const SIZES: [usize; 6] = [1, 4, 16, 64, 256, 1_000];
-
-/// One statement for each of [`SIZES`].
-type Statements = [String; SIZES.len()];
+use super::{
+    errors::{damaged, damaged_row, failure},
+    item_row::{COLUMNS, ItemRow},
+    sizes::{SIZES, Statements, pieces, size_over, statements},
+    tombstones,
+};
+use crate::{Entry, Item, ItemHash, ScrubbedRows, StorageError};
 
 static SELECT: LazyLock<Statements> = LazyLock::new(|| {
-    SIZES.map(|size| {
-        let keys = vec!["?"; size].join(",");
-        format!("SELECT key, version, expires, value, checksum FROM item WHERE key IN ({keys})")
+    statements("?", |keys| {
+        format!("SELECT {COLUMNS} FROM item WHERE key IN ({keys})")
     })
 });
 
 static UPSERT: LazyLock<Statements> = LazyLock::new(|| {
-    SIZES.map(|size| {
-        let rows = vec!["(?,?,?,?,?)"; size].join(",");
+    statements("(?,?,?,?,?,?)", |rows| {
         format!(
-            "INSERT INTO item (key, version, expires, value, checksum) VALUES {rows}
-             ON CONFLICT (key) DO UPDATE SET version = excluded.version,
-             expires = excluded.expires, value = excluded.value, checksum = excluded.checksum"
+            "INSERT INTO item ({COLUMNS}) VALUES {rows}
+             ON CONFLICT (key) DO UPDATE SET slot = excluded.slot, version = excluded.version,
+             expires = excluded.expires, hash = excluded.hash, value = excluded.value"
         )
     })
 });
 
 static DELETE: LazyLock<Statements> = LazyLock::new(|| {
-    SIZES.map(|size| {
-        let keys = vec!["?"; size].join(",");
+    statements("?", |keys| {
         format!("DELETE FROM item WHERE key IN ({keys})")
     })
 });
-
-/// The place in [`SIZES`] of the smallest one that holds `count`, or of the largest.
-pub(super) fn size_over(count: usize) -> usize {
-    let over = SIZES.iter().position(|size| *size >= count);
-    over.unwrap_or(SIZES.len() - 1)
-}
-
-/// The place in [`SIZES`] of the largest one that `count` fills.
-pub(super) fn size_under(count: usize) -> usize {
-    let under = SIZES.iter().rposition(|size| *size <= count);
-    under.unwrap_or(0)
-}
 
 /// What each of `keys` holds, in their order.
 pub(super) async fn read(
@@ -84,21 +68,12 @@ pub(super) async fn read(
     Ok(items.collect())
 }
 
-/// What a row of key, version, expiry, value and checksum holds, if the checksum says so.
+/// What a row of [`COLUMNS`] holds, if its hash and its slot match.
 pub(super) fn verified(path: &Path, row: &SqliteRow) -> Result<(Vec<u8>, Item), StorageError> {
-    let key: Vec<u8> = row.get(0);
-    let item = Item {
-        version: Version::from_bits(row.get::<i64, _>(1).cast_unsigned()),
-        expires: row
-            .get::<Option<i64>, _>(2)
-            .map(|expires| Version::from_bits(expires.cast_unsigned())),
-        value: Bytes::from(row.get::<Vec<u8>, _>(3)),
-    };
-    if row.get::<i64, _>(4) == i64::from(checksum(&key, &item)) {
-        Ok((key, item))
-    } else {
-        let place = format!("the row of key {}", key.escape_ascii());
-        Err(damaged(path, place, "its checksum does not match"))
+    let row = ItemRow::read(row).map_err(|error| failure(path, "read", error))?;
+    match row.is_sound {
+        true => Ok((row.key, row.item)),
+        false => Err(damaged_row(path, &row.key)),
     }
 }
 
@@ -138,32 +113,34 @@ pub(super) async fn scrub(
     after: Option<ItemKey>,
     limit: usize,
 ) -> Result<ScrubbedRows, StorageError> {
+    let failed = |error| failure(path, "read", error);
     let after = after.as_ref().map_or(&[][..], |key| key.as_bytes());
-    let rows = sqlx::query(
-        "SELECT key, version, expires, value, checksum FROM item
-         WHERE key > ? ORDER BY key LIMIT ?",
-    )
+    // Of constants.
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM item WHERE key > ? ORDER BY key LIMIT ?"
+    )))
     .bind(after)
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(connection)
     .await
-    .map_err(|error| failure(path, "read", error))?;
+    .map_err(failed)?;
     let mut scrubbed = ScrubbedRows {
         rows: rows.len(),
         ..ScrubbedRows::default()
     };
     for row in &rows {
-        let key: &[u8] = row.get(0);
-        let value: &[u8] = row.get(3);
-        scrubbed.bytes += (key.len() + value.len()) as u64;
-        match ItemKey::from_bytes(Bytes::copy_from_slice(key)) {
+        let row = ItemRow::read(row).map_err(failed)?;
+        scrubbed.bytes += (row.key.len() + row.item.value.len()) as u64;
+        if !row.is_sound {
+            scrubbed.damage.push(damaged_row(path, &row.key));
+        }
+        match ItemKey::from_bytes(Bytes::copy_from_slice(&row.key)) {
             Ok(key) => scrubbed.last = Some(key),
             Err(_) => {
-                let place = format!("the row of key {}", key.escape_ascii());
+                let place = format!("the row of key {}", row.key.escape_ascii());
                 scrubbed.damage.push(damaged(path, place, "this is no key"));
             }
         }
-        scrubbed.damage.extend(verified(path, row).err());
     }
     if rows.len() < limit {
         scrubbed.last = None;
@@ -180,51 +157,32 @@ pub(super) async fn write(
     let mut deletes = Vec::new();
     for (key, entry) in changes {
         match entry {
-            Entry::Value(item) => puts.push((key.as_bytes(), item)),
+            Entry::Value(item) => puts.push((key, item)),
             Entry::Tombstone(version) => deletes.push((&key.as_bytes()[..], *version)),
         }
     }
     puts.sort_unstable_by_key(|(key, _)| *key);
     deletes.sort_unstable();
-    let mut rest = &puts[..];
-    while !rest.is_empty() {
-        let nth = size_under(rest.len());
-        let (chunk, after) = rest.split_at(SIZES[nth]);
-        rest = after;
+    for (nth, piece) in pieces(&puts) {
         let mut query = sqlx::query(AssertSqlSafe(UPSERT[nth].as_str()));
-        for (key, item) in chunk {
+        for (key, item) in piece {
+            let hash = ItemHash::of(key.as_bytes(), item);
             query = query
-                .bind(key.as_ref())
+                .bind(key.as_bytes().as_ref())
+                .bind(key.slot().number())
                 .bind(item.version.to_bits().cast_signed())
                 .bind(item.expires.map(|expires| expires.to_bits().cast_signed()))
-                .bind(item.value.as_ref())
-                .bind(i64::from(checksum(key, item)));
+                .bind(hash.as_bytes().to_vec())
+                .bind(item.value.as_ref());
         }
         query.execute(&mut *connection).await?;
     }
-    let mut rest = &deletes[..];
-    while !rest.is_empty() {
-        let nth = size_under(rest.len());
-        let (chunk, after) = rest.split_at(SIZES[nth]);
-        rest = after;
+    for (nth, piece) in pieces(&deletes) {
         let mut query = sqlx::query(AssertSqlSafe(DELETE[nth].as_str()));
-        for (key, _) in chunk {
+        for (key, _) in piece {
             query = query.bind(*key);
         }
         query.execute(&mut *connection).await?;
     }
     tombstones::write(connection, &deletes).await
-}
-
-pub(super) fn checksum(key: &[u8], item: &Item) -> u32 {
-    let mut checksum = crc32c::crc32c(key);
-    checksum = crc32c::crc32c_append(checksum, &item.version.to_bits().to_le_bytes());
-    checksum = match item.expires {
-        Some(expires) => {
-            let checksum = crc32c::crc32c_append(checksum, &[1]);
-            crc32c::crc32c_append(checksum, &expires.to_bits().to_le_bytes())
-        }
-        None => crc32c::crc32c_append(checksum, &[0]),
-    };
-    crc32c::crc32c_append(checksum, &item.value)
 }

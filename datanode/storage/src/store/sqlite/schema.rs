@@ -4,16 +4,28 @@ use std::path::Path;
 
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use super::{damaged, failure};
+use super::{
+    errors::{damaged, failure},
+    upgrade,
+};
 use crate::StorageError;
 
 /// Marks a file as a store of ours: the letters TKVs.
 const APPLICATION_ID: i64 = 0x544B_5673;
 
+/// How a schema version becomes the next one.
+enum Step {
+    /// By statements alone.
+    Sql(&'static str),
+    /// By `upgrade::to_4`.
+    To4,
+}
+
 /// The step from each schema version to the next. A step that was released is never
 /// changed; a new one is added.
-const STEPS: [&str; 3] = [
-    "
+const STEPS: [Step; 4] = [
+    Step::Sql(
+        "
     CREATE TABLE item (
         key BLOB PRIMARY KEY NOT NULL,
         version INTEGER NOT NULL,
@@ -36,8 +48,10 @@ const STEPS: [&str; 3] = [
     );
     PRAGMA application_id = 1414223475;
 ",
+    ),
     // Times are below 2^63, so an index over signed numbers has them in order.
-    "
+    Step::Sql(
+        "
     CREATE INDEX item_expires ON item (expires) WHERE expires >= 0;
     CREATE TABLE tombstone (
         key BLOB PRIMARY KEY NOT NULL,
@@ -53,8 +67,13 @@ const STEPS: [&str; 3] = [
     );
     CREATE INDEX outcome_newest ON outcome (newest);
 ",
+    ),
     // Entries of outcomes may have numbers, which a release that knows none must not meet.
-    "",
+    Step::Sql(""),
+    // Slots and hashes of items, and small tables. The entries of outcomes are what they
+    // were, but a later one of the same random part replaces an earlier one: a release that
+    // does not do that must not meet them.
+    Step::To4,
 ];
 
 /// Brings the file to the newest schema version, in one transaction.
@@ -62,19 +81,31 @@ pub(super) async fn migrate(
     path: &Path,
     connection: &mut SqliteConnection,
 ) -> Result<(), StorageError> {
+    migrate_to(path, connection, STEPS.len()).await
+}
+
+/// Brings the file to the schema version `newest`, in one transaction.
+pub(super) async fn migrate_to(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    newest: usize,
+) -> Result<(), StorageError> {
     let failed = |error| failure(path, "upgrade its schema", error);
     let mut transaction = connection
         .begin_with("BEGIN IMMEDIATE")
         .await
         .map_err(failed)?;
     let version = version(path, &mut transaction).await?;
-    for (step, sql) in STEPS.iter().enumerate().skip(version) {
-        sqlx::raw_sql(*sql)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
+    for (number, step) in STEPS.iter().enumerate().take(newest).skip(version) {
+        match step {
+            Step::Sql(sql) => {
+                let done = sqlx::raw_sql(*sql).execute(&mut *transaction).await;
+                done.map_err(failed)?;
+            }
+            Step::To4 => upgrade::to_4(path, &mut transaction).await?,
+        }
         // A pragma takes no parameters; the number is ours.
-        let stamp = AssertSqlSafe(format!("PRAGMA user_version = {}", step + 1));
+        let stamp = AssertSqlSafe(format!("PRAGMA user_version = {}", number + 1));
         sqlx::raw_sql(stamp)
             .execute(&mut *transaction)
             .await

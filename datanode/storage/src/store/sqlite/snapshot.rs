@@ -16,7 +16,13 @@ use futures::TryStreamExt;
 use sqlx::{AssertSqlSafe, Row, Sqlite, SqlitePool, Transaction};
 use tierkv_types::{ItemKey, ItemRange, Version};
 
-use super::{damaged, failure, rows, vfs::volume::Volume};
+use super::{
+    errors::{damaged, failure},
+    item_row::COLUMNS,
+    rows,
+    sizes::{SIZES, repeated, size_over},
+    vfs::volume::Volume,
+};
 use crate::{Item, StorageError, store::StoreSnapshot};
 
 /// Rows that SQLite's thread reads ahead of whoever takes them. Each may be of limit size,
@@ -75,10 +81,10 @@ impl SqliteSnapshot {
         let failed = |error| failure(&self.path, "read its rows", error);
         let mut found: Vec<(ItemKey, Item)> = Vec::new();
         let mut gathered = 0;
-        let mut stream = sqlx::query(
-            "SELECT key, version, expires, value, checksum FROM item
-             WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",
-        )
+        // Of constants.
+        let mut stream = sqlx::query(AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM item WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
+        )))
         .bind(&self.rest.start()[..])
         .bind(&self.rest.end()[..])
         .bind(self.rows_for(bytes))
@@ -143,10 +149,10 @@ impl SqliteSnapshot {
         let mut live = 0;
         let mut rest = keys;
         while let Some(last) = rest.last() {
-            let size = rows::SIZES[rows::size_over(rest.len())];
+            let size = SIZES[size_over(rest.len())];
             let (chunk, after) = rest.split_at(size.min(rest.len()));
             rest = after;
-            let places = vec!["?"; size].join(",");
+            let places = repeated("?", size);
             let statement = format!("SELECT count(*) FROM item WHERE key IN ({places}) AND {LIVE}");
             // Of constants and question marks.
             let mut query = sqlx::query_scalar(AssertSqlSafe(statement));

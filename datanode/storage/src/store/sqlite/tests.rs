@@ -2,6 +2,8 @@ use std::sync::Arc;
 
 mod damage;
 mod power;
+mod state_rows;
+mod upgrade;
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -11,7 +13,10 @@ use super::*;
 use crate::{
     Entry, RealDisk,
     disk::TestDisk,
-    store::conformance::{self, StoreBackend},
+    store::{
+        StoreMeta,
+        conformance::{self, StoreBackend},
+    },
 };
 
 struct Files {

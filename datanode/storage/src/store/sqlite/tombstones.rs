@@ -3,30 +3,32 @@
 //! A key written again keeps the tombstone of its earlier deletion for that while; the
 //! item's row decides whether the key is there.
 
+use std::sync::LazyLock;
+
 use sqlx::{AssertSqlSafe, SqliteConnection};
 use tierkv_types::Version;
 
-use super::rows::{SIZES, size_under};
+use super::sizes::{Statements, pieces, statements};
+
+static UPSERT: LazyLock<Statements> = LazyLock::new(|| {
+    statements("(?,?,?)", |rows| {
+        format!(
+            "INSERT INTO tombstone (key, version, checksum) VALUES {rows}
+             ON CONFLICT (key) DO UPDATE SET version = excluded.version,
+             checksum = excluded.checksum"
+        )
+    })
+});
 
 /// Writes tombstones in key order. In a transaction.
 pub(super) async fn write(
     connection: &mut SqliteConnection,
     deleted: &[(&[u8], Version)],
 ) -> Result<(), sqlx::Error> {
-    let mut rest = deleted;
-    while !rest.is_empty() {
-        let size = SIZES[size_under(rest.len())];
-        let (chunk, after) = rest.split_at(size);
-        rest = after;
-        let rows = vec!["(?,?,?)"; size].join(",");
-        // The text is made of constants alone.
-        let text = AssertSqlSafe(format!(
-            "INSERT INTO tombstone (key, version, checksum) VALUES {rows}
-             ON CONFLICT (key) DO UPDATE SET version = excluded.version,
-             checksum = excluded.checksum"
-        ));
-        let mut query = sqlx::query(text);
-        for (key, version) in chunk {
+    for (nth, piece) in pieces(deleted) {
+        // The text is one of the constants above.
+        let mut query = sqlx::query(AssertSqlSafe(UPSERT[nth].as_str()));
+        for (key, version) in piece {
             query = query
                 .bind(*key)
                 .bind(version.to_bits().cast_signed())

@@ -4,6 +4,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tierkv_types::{Epoch, Index, LogId, Position};
 
 use super::*;
+use crate::{Row, Table, state::epoch_row, store::StoreState};
 
 const STORE: &str = "/n/store";
 const WAL: &str = "/n/store-wal";
@@ -53,7 +54,26 @@ fn meta(checkpoint: u64) -> StoreMeta {
             index: Index(checkpoint),
         },
         clock: Version::from_bits(checkpoint * 2_000),
-        epochs: [(Epoch(1), Index(1))].into_iter().collect(),
+    }
+}
+
+/// The small tables after a checkpoint, which writes all of them.
+fn rows(checkpoint: u64) -> Vec<Row> {
+    vec![
+        epoch_row(Epoch(1), Index(1)),
+        Row {
+            table: Table::from_number(7),
+            key: Bytes::from_static(b"key"),
+            value: Some(Bytes::from(vec![u8::try_from(checkpoint).unwrap(); 50])),
+        },
+    ]
+}
+
+/// Where the store stands after all checkpoints.
+fn state() -> StoreState {
+    StoreState {
+        meta: meta(CHECKPOINTS),
+        rows: rows(CHECKPOINTS),
     }
 }
 
@@ -65,6 +85,7 @@ async fn filled(disk: &TestDisk) -> SqliteStore {
         let written = (0..KEYS).filter(|number| writes(nth, *number));
         let batch = CheckpointBatch {
             meta: meta(nth),
+            rows: rows(nth),
             changes: written
                 .map(|number| (key(number), Entry::Value(item(number, nth))))
                 .collect(),
@@ -76,7 +97,7 @@ async fn filled(disk: &TestDisk) -> SqliteStore {
 }
 
 /// Opens the store of a disk and reads everything in it.
-async fn read_all(disk: TestDisk) -> Result<(StoreMeta, Vec<Option<Item>>), StorageError> {
+async fn read_all(disk: TestDisk) -> Result<(StoreState, Vec<Option<Item>>), StorageError> {
     let disk: Arc<dyn Disk> = Arc::new(disk);
     let store = open(&disk, Path::new(STORE)).await?;
     let read = async {
@@ -124,7 +145,7 @@ async fn flip_each_byte(whole: &TestDisk, file: &'static str) -> usize {
         running.spawn(async move {
             match read_all(disk).await {
                 Ok(read) => {
-                    let is_right = read == (meta(CHECKPOINTS), expected());
+                    let is_right = read == (state(), expected());
                     assert!(is_right, "byte {at} of {file} changes what is read");
                     false
                 }
@@ -156,10 +177,7 @@ async fn no_flipped_byte_of_the_database_is_served_nor_makes_a_row_absent() {
     assert_eq!(disk.content(Path::new(WAL)), None);
     let bytes = disk.content(Path::new(STORE)).unwrap().len();
     assert!(bytes >= 6 * 4096, "the tree has no inner page");
-    assert_eq!(
-        read_all(disk.fork()).await.unwrap(),
-        (meta(CHECKPOINTS), expected())
-    );
+    assert_eq!(read_all(disk.fork()).await.unwrap(), (state(), expected()));
     // Every page is read, so every byte counts.
     assert_eq!(flip_each_byte(&disk, STORE).await, bytes);
 }

@@ -3,7 +3,7 @@
 use tierkv_types::{Epoch, Index, LogId, Position};
 
 use super::*;
-use crate::disk::Tear;
+use crate::{Row, Table, disk::Tear, state::epoch_row, store::StoreState};
 
 const STORE: &str = "/n/store";
 const KEYS: u64 = 40;
@@ -24,11 +24,24 @@ fn meta(checkpoint: u64) -> StoreMeta {
             index: Index(checkpoint),
         },
         clock: Version::from_bits(checkpoint * 2_000),
-        epochs: (checkpoint > 0)
-            .then_some((Epoch(1), Index(1)))
-            .into_iter()
-            .collect(),
     }
+}
+
+/// The small tables after a checkpoint: the first begins an epoch, each writes a row of
+/// another table, and every other one removes that again.
+fn rows(checkpoint: u64) -> Vec<Row> {
+    let epoch = (checkpoint > 0).then(|| epoch_row(Epoch(1), Index(1)));
+    let other = changed_row(checkpoint).filter(|row| row.value.is_some());
+    epoch.into_iter().chain(other).collect()
+}
+
+fn changed_row(checkpoint: u64) -> Option<Row> {
+    let value = checkpoint.to_string().into_bytes();
+    (checkpoint > 0).then(|| Row {
+        table: Table::from_number(9),
+        key: Bytes::from_static(b"row"),
+        value: (!checkpoint.is_multiple_of(2)).then(|| value.into()),
+    })
 }
 
 /// What a key holds after a checkpoint: each writes all of them, or removes them.
@@ -58,8 +71,10 @@ async fn checkpoint(store: &SqliteStore, nth: u64) -> Result<(), StorageError> {
         Some(item) => Entry::Value(item),
         None => Entry::Tombstone(Version::from_bits(nth)),
     };
+    let epoch = (nth == 1).then(|| epoch_row(Epoch(1), Index(1)));
     let batch = CheckpointBatch {
         meta: meta(nth),
+        rows: epoch.into_iter().chain(changed_row(nth)).collect(),
         changes: (0..KEYS)
             .map(|number| (key(number), entry(number)))
             .collect(),
@@ -79,8 +94,9 @@ async fn standing(disk: &TestDisk) -> Result<u64, StorageError> {
     let read = read.await;
     store.close().await;
     let (found, items) = read?;
-    let nth = found.applied.index.0;
-    assert_eq!(found, meta(nth));
+    let nth = found.meta.applied.index.0;
+    let (meta, rows) = (meta(nth), rows(nth));
+    assert_eq!(found, StoreState { meta, rows });
     let expected: Vec<_> = (0..KEYS).map(|number| held(number, nth)).collect();
     assert_eq!(items, expected, "after checkpoint {nth}");
     Ok(nth)

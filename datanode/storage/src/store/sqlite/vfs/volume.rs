@@ -226,5 +226,5 @@ impl Volume {
 
 /// Whether the error names no better place than "a page".
 fn is_some_page(error: &StorageError) -> bool {
-    matches!(error, StorageError::Damaged { place, .. } if place == super::super::SOME_PAGE)
+    matches!(error, StorageError::Damaged { place, .. } if place == super::super::errors::SOME_PAGE)
 }
