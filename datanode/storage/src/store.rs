@@ -4,6 +4,8 @@
 pub mod conformance;
 #[cfg(any(test, feature = "conformance"))]
 pub mod delegate;
+#[cfg(any(test, feature = "conformance"))]
+mod memory;
 pub(crate) mod sqlite;
 
 use std::{fmt, path::Path};
@@ -13,6 +15,8 @@ use tierkv_types::{
     Incarnation, ItemKey, ItemRange, LogId, Position, RequestId, Version, limits::MAX_OPEN_SCANS,
 };
 
+#[cfg(any(test, feature = "conformance"))]
+pub use self::memory::{MemoryFile, MemoryStore};
 pub use self::sqlite::SqliteStore;
 #[cfg(test)]
 pub(crate) use self::sqlite::tamper;
