@@ -123,10 +123,7 @@ impl ClientCoordinator {
             views: Arc::clone(&views),
             clock: Arc::clone(&clock),
         });
-        let presence = Presence::of_this_process(grpc_address.to_string());
-        let name = settings.node.as_str();
-        let joining = coordination.join(CLIENT_COORDINATORS, name, presence.encode());
-        let membership = joining.await?;
+        let membership = join(&*coordination, &settings, grpc_address).await?;
 
         let readiness = Readiness {
             views,
@@ -191,6 +188,19 @@ impl ClientCoordinator {
             drain(door).await;
         }
     }
+}
+
+/// Shows this coordinator to the others, under the address that users have.
+async fn join(
+    coordination: &dyn Coordination,
+    settings: &ClientCoordinatorSettings,
+    address: SocketAddr,
+) -> Result<Membership, CoordinationError> {
+    let presence = Presence::of_this_process(address.to_string());
+    let name = settings.node.as_str();
+    coordination
+        .join(CLIENT_COORDINATORS, name, presence.encode())
+        .await
 }
 
 /// The operations of users, over the tiers that they go to.

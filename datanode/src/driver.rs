@@ -101,7 +101,7 @@ impl Driver {
             self.commands.durable(Index(u64::MAX));
             self.commands.applied(Index(u64::MAX));
         }
-        while let Some(command) = self.commands.next() {
+        while let Some(command) = self.commands.take_ready() {
             self.carry_out(command, work).await?;
         }
         Ok(())

@@ -45,7 +45,7 @@ enum LeftBehind {
     /// A bare storage directory of the first release.
     First,
     /// The data directory of a platform, of the release whose store had schema version 3.
-    Third(Fixture),
+    Third(Box<Fixture>),
 }
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn a_kill_during_a_migration_loses_nothing() {
     }
     let mut choices = seeded();
     let third = repository().join("datanode/storage/fixtures/format-3");
-    let third = LeftBehind::Third(Fixture::read(&third).unwrap());
+    let third = LeftBehind::Third(Box::new(Fixture::read(&third).unwrap()));
     for left_behind in [LeftBehind::First, third] {
         kill_its_migrations(&left_behind, &mut choices).await;
     }

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use tierkv_storage::{
     Item, Outcome, ScrubbedRows, StorageError, Store,
-    store::{CheckpointBatch, StoreMeta, StoreSnapshot},
+    store::{CheckpointBatch, StoreSnapshot, StoreState},
 };
 use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
 
@@ -103,7 +103,7 @@ impl fmt::Debug for PacedStore {
 
 #[async_trait]
 impl Store for PacedStore {
-    async fn claim(&self, incarnation: Incarnation) -> Result<StoreMeta, StorageError> {
+    async fn claim(&self, incarnation: Incarnation) -> Result<StoreState, StorageError> {
         let claimed = self.inner.claim(incarnation);
         self.weather.around("claim", claimed).await
     }

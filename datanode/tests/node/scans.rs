@@ -158,18 +158,17 @@ fn names(items: &[ScannedItem]) -> Vec<String> {
     keys.collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_scan_has_its_range_in_order_whatever_tier_holds_it() {
-    let dir = TempDir::new().unwrap();
-    let stage = Scannable::start(dir.path()).await;
+/// A node whose store has three hundred keys, some of which have changed in memory since;
+/// with what each key's version is now.
+async fn spread_over_the_tiers(dir: &Path) -> (Scannable, BTreeMap<String, u64>) {
+    let stage = Scannable::start(dir).await;
     let mut expected = BTreeMap::new();
     for number in (0..300).rev() {
         let name = named(number);
         expected.insert(name.clone(), stage.put(&name, name.clone()).await);
     }
     stage.stop().await;
-    // All of it is in the store now, and changes are in memory.
-    let stage = Scannable::start(dir.path()).await;
+    let stage = Scannable::start(dir).await;
     for number in (0..300).step_by(7) {
         stage.write(&named(number), OperationKind::Delete).await;
         expected.remove(&named(number));
@@ -178,6 +177,13 @@ async fn a_scan_has_its_range_in_order_whatever_tier_holds_it() {
         let name = named(number);
         expected.insert(name.clone(), stage.put(&name, name.clone()).await);
     }
+    (stage, expected)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_has_its_range_in_order_whatever_tier_holds_it() {
+    let dir = TempDir::new().unwrap();
+    let (stage, expected) = spread_over_the_tiers(dir.path()).await;
     let expiring = OperationKind::Put {
         value: Bytes::from_static(b"for a while"),
         ttl: Some(Duration::from_millis(300)),

@@ -120,7 +120,7 @@ impl CommandQueue {
     }
 
     /// Hands out a command that may be carried out now.
-    pub fn next(&mut self) -> Option<Command> {
+    pub fn take_ready(&mut self) -> Option<Command> {
         let ready: Vec<usize> = (self.commands.iter().enumerate())
             .filter(|(_, command)| self.holds(command.condition()))
             .map(|(place, _)| place)
@@ -168,16 +168,16 @@ mod tests {
             Command::Read,
         ];
         queue.extend(commands);
-        assert_eq!(queue.next(), Some(Command::Read));
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.take_ready(), Some(Command::Read));
+        assert_eq!(queue.take_ready(), None);
         queue.promised(Epoch(2));
-        assert_eq!(queue.next(), Some(noop));
+        assert_eq!(queue.take_ready(), Some(noop));
         queue.durable(Index(5));
-        assert_eq!(queue.next(), Some(Command::Commit(Index(5))));
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.take_ready(), Some(Command::Commit(Index(5))));
+        assert_eq!(queue.take_ready(), None);
         queue.applied(Index(5));
-        assert_eq!(queue.next(), Some(vouched(1, 5)));
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.take_ready(), Some(vouched(1, 5)));
+        assert_eq!(queue.take_ready(), None);
     }
 
     #[test]
@@ -185,8 +185,8 @@ mod tests {
         let queue = CommandQueue::new(Epoch(1), Index(4), Index(4));
         let mut queue = queue.choosing(Box::new(|count| count - 1));
         queue.extend([vouched(1, 4), vouched(9, 9), vouched(2, 4)]);
-        assert_eq!(queue.next(), Some(vouched(2, 4)));
-        assert_eq!(queue.next(), Some(vouched(1, 4)));
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.take_ready(), Some(vouched(2, 4)));
+        assert_eq!(queue.take_ready(), Some(vouched(1, 4)));
+        assert_eq!(queue.take_ready(), None);
     }
 }

@@ -278,71 +278,74 @@ fn flags_that_set_nothing_or_twice_are_told() {
     assert_eq!(pair("a = b=c").unwrap(), ("a".to_owned(), "b=c".to_owned()));
 }
 
+/// Settings that make no sense together, the key that is named, and words of its bound.
+const SENSELESS: &[(&[&str], &str, &str)] = &[
+    (
+        &["cache.max_bytes=1KiB"],
+        "cache.max_bytes",
+        "at least 1 MiB",
+    ),
+    (
+        &["reads.max_staleness_ms=2049"],
+        "reads.max_staleness_ms",
+        "from 2050 to 60000",
+    ),
+    (
+        &["reads.max_staleness_ms=60001"],
+        "reads.max_staleness_ms",
+        "from 2050 to 60000",
+    ),
+    (
+        &["wal.segment_bytes=65535"],
+        "wal.segment_bytes",
+        "at least 64 KiB",
+    ),
+    (
+        &["wal.segment_bytes=1025 MiB"],
+        "wal.segment_bytes",
+        "at most 1 GiB",
+    ),
+    (
+        &["wal.max_bytes=127 MiB"],
+        "wal.max_bytes",
+        "2 times wal.segment_bytes, which is 64 MiB",
+    ),
+    (
+        &["wal.sync_interval_ms=0"],
+        "wal.sync_interval_ms",
+        "from 1 to 60000",
+    ),
+    (
+        &["wal.retention_ms=604800001"],
+        "wal.retention_ms",
+        "from 1000 to 604800000",
+    ),
+    (&["memory.max_bytes=0"], "memory.max_bytes", "at least 1 B"),
+    (
+        &["memory.pinned_max_bytes=1 KiB", "store.checkpoint_bytes=1"],
+        "memory.pinned_max_bytes",
+        "at least 1 MiB",
+    ),
+    (
+        &["memory.pinned_max_bytes=16MiB"],
+        "store.checkpoint_bytes",
+        "at most memory.pinned_max_bytes, which is 16 MiB",
+    ),
+    (
+        &["store.checkpoint_interval_ms=9"],
+        "store.checkpoint_interval_ms",
+        "from 10 to 3600000",
+    ),
+    (
+        &["store.checkpoint_bytes=0"],
+        "store.checkpoint_bytes",
+        "at least 1 B",
+    ),
+];
+
 #[test]
 fn what_makes_no_sense_is_told_with_its_bound() {
-    for (pairs, key, words) in [
-        (
-            &["cache.max_bytes=1KiB"][..],
-            "cache.max_bytes",
-            "at least 1 MiB",
-        ),
-        (
-            &["reads.max_staleness_ms=2049"],
-            "reads.max_staleness_ms",
-            "from 2050 to 60000",
-        ),
-        (
-            &["reads.max_staleness_ms=60001"],
-            "reads.max_staleness_ms",
-            "from 2050 to 60000",
-        ),
-        (
-            &["wal.segment_bytes=65535"],
-            "wal.segment_bytes",
-            "at least 64 KiB",
-        ),
-        (
-            &["wal.segment_bytes=1025 MiB"],
-            "wal.segment_bytes",
-            "at most 1 GiB",
-        ),
-        (
-            &["wal.max_bytes=127 MiB"],
-            "wal.max_bytes",
-            "2 times wal.segment_bytes, which is 64 MiB",
-        ),
-        (
-            &["wal.sync_interval_ms=0"],
-            "wal.sync_interval_ms",
-            "from 1 to 60000",
-        ),
-        (
-            &["wal.retention_ms=604800001"],
-            "wal.retention_ms",
-            "from 1000 to 604800000",
-        ),
-        (&["memory.max_bytes=0"], "memory.max_bytes", "at least 1 B"),
-        (
-            &["memory.pinned_max_bytes=1 KiB", "store.checkpoint_bytes=1"],
-            "memory.pinned_max_bytes",
-            "at least 1 MiB",
-        ),
-        (
-            &["memory.pinned_max_bytes=16MiB"],
-            "store.checkpoint_bytes",
-            "at most memory.pinned_max_bytes, which is 16 MiB",
-        ),
-        (
-            &["store.checkpoint_interval_ms=9"],
-            "store.checkpoint_interval_ms",
-            "from 10 to 3600000",
-        ),
-        (
-            &["store.checkpoint_bytes=0"],
-            "store.checkpoint_bytes",
-            "at least 1 B",
-        ),
-    ] {
+    for (pairs, key, words) in SENSELESS {
         let told = problem(&loaded(&set(pairs)));
         assert!(told.starts_with(key) && told.contains(words), "{told}");
     }

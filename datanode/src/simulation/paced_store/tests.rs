@@ -31,8 +31,8 @@ struct RowsOnce(Vec<(ItemKey, Item)>);
 
 #[async_trait]
 impl Store for Rows {
-    async fn claim(&self, _: Incarnation) -> Result<StoreMeta, StorageError> {
-        Ok(StoreMeta::default())
+    async fn claim(&self, _: Incarnation) -> Result<StoreState, StorageError> {
+        Ok(StoreState::default())
     }
 
     async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
@@ -186,7 +186,7 @@ fn without_faults_it_is_the_store_beneath() {
         let now = Version::from_millis(9);
         assert_eq!(
             store.claim(Incarnation(1)).await.unwrap(),
-            StoreMeta::default()
+            StoreState::default()
         );
         store.checkpoint(Incarnation(1), batch(1)).await.unwrap();
         let found = store.get_many(&[key()]).await.unwrap();

@@ -44,7 +44,7 @@ impl Drop for Queued {
 }
 
 /// What the thread is to do next.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Write the batch.
     Write,

@@ -12,6 +12,9 @@ use super::{
     table::{Row, Table},
 };
 
+/// What a record did, and the outcome of the request that it applies.
+pub(crate) type Folded<'r, 'f> = (Effects<'r>, Option<&'f (RequestId, Outcome)>);
+
 /// The state that records make when they are taken in one after the other. Items go
 /// elsewhere, for they are many: whoever folds takes them from the [`Effects`].
 #[derive(Debug)]
@@ -46,10 +49,7 @@ impl Fold {
     ///
     /// # Errors
     /// [`Discontinuity`] if it is not the next one, and nothing was taken in.
-    pub(crate) fn take<'a>(
-        &mut self,
-        record: &'a Record,
-    ) -> Result<(Effects<'a>, Option<&(RequestId, Outcome)>), Discontinuity> {
+    pub(crate) fn take<'r>(&mut self, record: &'r Record) -> Result<Folded<'r, '_>, Discontinuity> {
         let epoch = self.progress.advance(record.position, record.version)?;
         let mut effects = Effects::of(record);
         let rows = epoch.into_iter().chain(std::mem::take(&mut effects.rows));

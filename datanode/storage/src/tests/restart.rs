@@ -211,6 +211,31 @@ async fn a_failed_sync_is_told_to_everyone_and_stops_storage() {
     assert!(storage.close().await.is_err());
 }
 
+/// Up to three changes of different keys.
+fn random_changes(random: &mut StdRng, names: &[String]) -> Vec<Change> {
+    let mut changes = BTreeMap::new();
+    for _ in 0..random.random_range(0..4) {
+        let name = &names[random.random_range(0..names.len())];
+        let value = random
+            .random_bool(0.7)
+            .then(|| vec![7; random.random_range(0..900)].into());
+        changes.insert(name, value);
+    }
+    let changes = changes.into_iter();
+    changes.map(|(name, value)| change(name, value)).collect()
+}
+
+/// Each epoch's first index.
+fn epochs_of(log: &[Record]) -> Vec<(Epoch, Index)> {
+    let mut epochs: Vec<(Epoch, Index)> = Vec::new();
+    for Position { epoch, index } in log.iter().map(|record| record.position) {
+        if epochs.last().is_none_or(|(last, _)| *last < epoch) {
+            epochs.push((epoch, index));
+        }
+    }
+    epochs
+}
+
 /// Random appends, applies, checkpoints and restarts against a model of the keys.
 #[tokio::test]
 async fn restarts_keep_exactly_the_committed_state() {
@@ -231,19 +256,8 @@ async fn restarts_keep_exactly_the_committed_state() {
                     let records: Vec<Record> = (0..count)
                         .map(|_| {
                             let index = log.len() as u64 + 1;
-                            let mut changes = BTreeMap::new();
-                            for _ in 0..random.random_range(0..4) {
-                                let name = &names[random.random_range(0..names.len())];
-                                let value = random
-                                    .random_bool(0.7)
-                                    .then(|| vec![7; random.random_range(0..900)].into());
-                                changes.insert(name, value);
-                            }
-                            let changes = changes.into_iter();
-                            let changes = changes.map(|(name, value)| change(name, value));
-                            let record = record(epoch, index, changes.collect());
-                            log.push(record.clone());
-                            record
+                            log.push(record(epoch, index, random_changes(&mut random, &names)));
+                            log[log.len() - 1].clone()
                         })
                         .collect();
                     storage.append(records).unwrap();
@@ -264,16 +278,7 @@ async fn restarts_keep_exactly_the_committed_state() {
                     let stored = usize::try_from(found.applied.0).unwrap();
                     assert_eq!(stored, applied, "{when}");
                     assert_eq!(found.tail, shared(&log[stored..]), "{when}");
-                    let mut epochs: Vec<(Epoch, Index)> = Vec::new();
-                    for record in &log {
-                        if epochs
-                            .last()
-                            .is_none_or(|(e, _)| *e < record.position.epoch)
-                        {
-                            epochs.push((record.position.epoch, record.position.index));
-                        }
-                    }
-                    assert_eq!(found.epochs, epochs, "{when}");
+                    assert_eq!(found.epochs, epochs_of(&log), "{when}");
                     epoch += 1;
                 }
                 _ => {}
