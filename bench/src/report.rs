@@ -7,7 +7,7 @@ use tierkv_workload::Failure;
 
 use crate::{
     plot::Rounds,
-    rounds::{Part, Round},
+    rounds::{Part, RoundPair},
     steady,
     verdict::{End, Figures, RateFigures, Verdict},
 };
@@ -148,7 +148,7 @@ fn plot(
 
 /// Operations a second in each round: ours, the peer's.
 pub(crate) fn rates(figures: &RateFigures) -> [Vec<f64>; 2] {
-    let side = |side: fn(&Round) -> &Part| {
+    let side = |side: fn(&RoundPair) -> &Part| {
         let rounds = figures.rounds.iter();
         rounds.map(|round| side(round).rate).collect()
     };
@@ -170,7 +170,7 @@ mod tests {
             cost: Cost::default(),
         };
         let rounds = vec![
-            Round {
+            RoundPair {
                 ours: part(95_000.0),
                 peer: part(100_000.0),
             };

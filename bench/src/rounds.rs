@@ -36,12 +36,12 @@ pub(crate) struct Part {
 
 /// Both sides, one after the other.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Round {
+pub(crate) struct RoundPair {
     pub(crate) ours: Part,
     pub(crate) peer: Part,
 }
 
-impl Round {
+impl RoundPair {
     pub(crate) fn ratio(&self) -> f64 {
         self.ours.rate / self.peer.rate
     }
@@ -55,12 +55,12 @@ pub(crate) async fn measure<A: Target, B: Target>(
     ours: &Side<A>,
     peer: &Side<B>,
     rounds: u64,
-) -> Result<Vec<Round>, Failure> {
+) -> Result<Vec<RoundPair>, Failure> {
     part(ours, "ours", PRELUDE, 0).await?;
     part(peer, "the peer", PRELUDE, 0).await?;
     let mut measured = Vec::new();
     for number in 1..=rounds {
-        measured.push(Round {
+        measured.push(RoundPair {
             ours: part(ours, "ours", ours.plan.duration, number).await?,
             peer: part(peer, "the peer", peer.plan.duration, number).await?,
         });

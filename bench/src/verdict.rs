@@ -6,7 +6,7 @@ use crate::{
     cell::{Cell, Goal},
     cost::Cost,
     memory::MemoryFigures,
-    rounds::{Part, Round, median},
+    rounds::{Part, RoundPair, median},
     steady::figures::SteadyFigures,
 };
 
@@ -73,7 +73,7 @@ pub(crate) struct RateFigures {
     pub(crate) least_ratio: f64,
     pub(crate) greatest_ratio: f64,
     pub(crate) bound: String,
-    pub(crate) rounds: Vec<Round>,
+    pub(crate) rounds: Vec<RoundPair>,
 }
 
 impl Verdict {
@@ -136,8 +136,8 @@ impl Figures {
 }
 
 impl RateFigures {
-    pub(crate) fn new(rounds: Vec<Round>) -> Self {
-        let ratios = || rounds.iter().map(Round::ratio);
+    pub(crate) fn new(rounds: Vec<RoundPair>) -> Self {
+        let ratios = || rounds.iter().map(RoundPair::ratio);
         Self {
             ours_rate: median(rounds.iter().map(|round| round.ours.rate)),
             peer_rate: median(rounds.iter().map(|round| round.peer.rate)),
@@ -164,7 +164,7 @@ struct Unit {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn unit_of(rounds: &[Round], side: fn(&Round) -> &Part) -> Unit {
+fn unit_of(rounds: &[RoundPair], side: fn(&RoundPair) -> &Part) -> Unit {
     let middle = |figure: &dyn Fn(&Part, &Cost) -> f64| {
         let parts = rounds.iter().map(side);
         median(parts.map(|part| figure(part, &part.cost)))
@@ -183,7 +183,7 @@ fn unit_of(rounds: &[Round], side: fn(&Round) -> &Part) -> Unit {
     }
 }
 
-fn bound_of(rounds: &[Round]) -> String {
+fn bound_of(rounds: &[RoundPair]) -> String {
     let ours = unit_of(rounds, |round| &round.ours);
     let peer = unit_of(rounds, |round| &round.peer);
     let verdict = if ours.busy >= FULLY_BUSY {
@@ -273,9 +273,9 @@ mod tests {
         assert_eq!(json["samples"][599]["at"], 600.0);
     }
 
-    fn rounds(busy: f64, flushes: Option<u64>) -> Vec<Round> {
+    fn rounds(busy: f64, flushes: Option<u64>) -> Vec<RoundPair> {
         [90.0, 100.0, 80.0]
-            .map(|rate| Round {
+            .map(|rate| RoundPair {
                 ours: part(rate, busy, flushes),
                 peer: part(100.0, 0.95, None),
             })

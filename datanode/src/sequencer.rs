@@ -192,6 +192,10 @@ impl Sequencer {
         let mut state = self.lock();
         let before = state.replica.last();
         for proposal in proposals {
+            if proposal.deadline <= moment.now {
+                judgements.push(Judgement::late(&proposal));
+                continue;
+            }
             match self.priors(&state, &proposal.write, rows) {
                 Some(priors) => {
                     let judgement = self.judge(&mut state, proposal, &priors, moment, &mut records);
@@ -262,18 +266,11 @@ impl Sequencer {
     ) -> Judgement {
         let (id, deadline) = (proposal.id, proposal.deadline);
         let mut depends_on = Index::ZERO;
-        let result = if deadline <= moment.now {
-            Err(Error::new(
-                Code::DeadlineExceeded,
-                "the deadline passed before the write was logged; nothing was done",
-            ))
-        } else {
-            let sequenced = self.sequence(state, proposal, priors, moment, &mut depends_on);
-            sequenced.map(|(answer, record)| {
-                records.extend(record);
-                answer
-            })
-        };
+        let sequenced = self.sequence(state, proposal, priors, moment, &mut depends_on);
+        let result = sequenced.map(|(answer, record)| {
+            records.extend(record);
+            answer
+        });
         let answer = Answer {
             id,
             deadline,
@@ -470,6 +467,21 @@ impl Sequencer {
 }
 
 impl Judgement {
+    /// Of a write whose time is over.
+    fn late(proposal: &Proposal) -> Self {
+        Self {
+            answer: Answer {
+                id: proposal.id,
+                deadline: proposal.deadline,
+                result: Err(Error::new(
+                    Code::DeadlineExceeded,
+                    "the deadline passed before the write was logged; nothing was done",
+                )),
+            },
+            depends_on: Index::ZERO,
+        }
+    }
+
     /// Takes in that the records after `last` were not logged, and why: nothing is left of
     /// an answer that depends on one of them.
     fn lose_after(&mut self, last: Index, error: &StorageError) {

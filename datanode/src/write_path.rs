@@ -9,7 +9,7 @@ use futures::{
 };
 use tierkv_storage::Storage;
 use tierkv_types::{Code, Error};
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
     prior_rows::load,
@@ -62,9 +62,8 @@ impl WritePath {
             if timeout_at(first, &mut room).await.is_ok() {
                 break;
             }
-            let (late, others) =
-                (proposals.into_iter()).partition(|proposal: &Proposal| proposal.deadline <= first);
-            proposals = others;
+            let late;
+            (late, proposals) = late_and_others(proposals, first, |proposal| proposal.deadline);
             let error = Error::new(
                 Code::DeadlineExceeded,
                 "the disk did not keep up with the writes before this one; nothing was done",
@@ -72,6 +71,24 @@ impl WritePath {
             answers.give(refuse(late, &error)).await;
         }
         proposals
+    }
+
+    /// Reads the rows that proposals depend on; those that are late by then are refused.
+    async fn load(&self, mut unknown: Vec<Proposal>, answers: &impl Answers) -> Step {
+        while let Some(first) = unknown.iter().map(|proposal| proposal.deadline).min() {
+            let loading = load(&self.storage, &unknown);
+            if let Ok(rows) = timeout_at(first, loading).await {
+                return Step::Loaded(unknown, rows);
+            }
+            let late;
+            (late, unknown) = late_and_others(unknown, first, |proposal| proposal.deadline);
+            let error = Error::new(
+                Code::DeadlineExceeded,
+                "what the write depends on could not be read in time; nothing was done",
+            );
+            answers.give(refuse(late, &error)).await;
+        }
+        Step::Answered
     }
 
     /// Gives the answers as they come, and judges what is unknown once its rows are read.
@@ -103,10 +120,7 @@ impl WritePath {
                     }));
                 }
                 if !unknown.is_empty() {
-                    steps.push(Box::pin(async move {
-                        let rows = load(&self.storage, &unknown).await;
-                        Step::Loaded(unknown, rows)
-                    }));
+                    steps.push(Box::pin(self.load(unknown, answers)));
                 }
             }
             match steps.next().await {
@@ -123,6 +137,15 @@ impl WritePath {
     }
 }
 
+/// Parts what is late at `now` from what is not.
+fn late_and_others<T>(
+    waiting: Vec<T>,
+    now: Instant,
+    deadline: impl Fn(&T) -> Instant,
+) -> (Vec<T>, Vec<T>) {
+    (waiting.into_iter()).partition(|waiting| deadline(waiting) <= now)
+}
+
 /// Gives answers once what they depend on is committed, each at its deadline at the latest.
 async fn settle(pending: PendingAnswers, answers: &impl Answers) {
     let PendingAnswers {
@@ -134,9 +157,8 @@ async fn settle(pending: PendingAnswers, answers: &impl Answers) {
             biased;
             committed = &mut committed => committed.is_ok(),
             () = sleep_until(first) => {
-                let (late, others) = (waiting.into_iter())
-                    .partition(|answer: &Answer| answer.deadline <= first);
-                waiting = others;
+                let late;
+                (late, waiting) = late_and_others(waiting, first, |answer| answer.deadline);
                 answers.give(doubt(late)).await;
                 continue;
             }

@@ -7,7 +7,7 @@ use tierkv_workload::Failure;
 
 use super::pairs::{First, Pairs};
 use crate::{
-    rounds::{Part, Round, median},
+    rounds::{Part, RoundPair, median},
     verdict::RateFigures,
 };
 
@@ -74,7 +74,7 @@ impl BaselineFigures {
         let (mut rounds, mut pairs) = (Vec::new(), Vec::new());
         let (mut ours, mut peer) = (Vec::new(), Vec::new());
         for pair in measured.pairs {
-            let Round {
+            let RoundPair {
                 ours: our_part,
                 peer: peer_part,
             } = &pair.round;
@@ -166,7 +166,7 @@ pub(crate) mod tests {
     pub(crate) fn three() -> Pairs {
         let pair = |first, ours, peer| Pair {
             first,
-            round: Round { ours, peer },
+            round: RoundPair { ours, peer },
         };
         Pairs {
             pairs: vec![

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     cost::Meter,
     note,
-    rounds::{Part, Round, Side, part},
+    rounds::{Part, RoundPair, Side, part},
 };
 
 /// How long a side works before it is measured.
@@ -60,7 +60,7 @@ impl First {
 #[derive(Clone, Debug)]
 pub(crate) struct Pair {
     pub(crate) first: First,
-    pub(crate) round: Round,
+    pub(crate) round: RoundPair,
 }
 
 /// All pairs of a cell.
@@ -121,12 +121,12 @@ impl Bench {
             First::Ours => {
                 let ours = self.window(ours, "the new build", number).await?;
                 let peer = self.window(baseline, "the baseline", number).await?;
-                Round { ours, peer }
+                RoundPair { ours, peer }
             }
             First::Peer => {
                 let peer = self.window(baseline, "the baseline", number).await?;
                 let ours = self.window(ours, "the new build", number).await?;
-                Round { ours, peer }
+                RoundPair { ours, peer }
             }
         };
         Ok(Pair { first, round })
