@@ -466,6 +466,21 @@ impl Sequencer {
     }
 }
 
+#[cfg(test)]
+impl Sequencer {
+    /// The replication machine as it is now.
+    pub(crate) fn replica(&self) -> Replica {
+        self.lock().replica.clone()
+    }
+
+    /// The records after `after` that are appended and not applied.
+    pub(crate) fn appended_after(&self, after: Index) -> Vec<Arc<Record>> {
+        let state = self.lock();
+        let appended = state.appended.between(after, Index(u64::MAX));
+        appended.cloned().collect()
+    }
+}
+
 impl Judgement {
     /// Of a write whose time is over.
     fn late(proposal: &Proposal) -> Self {

@@ -198,6 +198,7 @@ impl Cache for FaultyCache {
                 let some = self.chance.index(keys.len() + 1);
                 self.remove(&keys[..some]).await;
                 self.wait().await;
+                self.ledger.lock().unwrap().refused(keys);
                 return Err(Undelivered);
             }
             Fate::Unanswered => {

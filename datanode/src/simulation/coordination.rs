@@ -149,6 +149,11 @@ impl FaultyCoordination {
         self.state().proposals.clone()
     }
 
+    /// Those of them after the first `known`.
+    pub(super) fn proposals_after(&self, known: usize) -> Vec<Proposal> {
+        self.state().proposals[known..].to_vec()
+    }
+
     /// The store's own task: lands swaps that are in flight and shows records to watchers.
     pub(super) async fn run(self: Arc<Self>) {
         loop {

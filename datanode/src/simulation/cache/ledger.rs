@@ -37,6 +37,8 @@ pub(in crate::simulation) enum CacheEvent {
     Removed(BTreeSet<CachedKey>),
     /// Whoever asked for it has the answer that these keys are deleted.
     Confirmed(BTreeSet<CachedKey>),
+    /// Whoever asked for it has the answer that some of these keys may not be deleted.
+    Refused(BTreeSet<CachedKey>),
     /// A mark arrived while the cache held this.
     Marked(Mark, Held),
 }
@@ -71,6 +73,11 @@ impl Ledger {
     pub(super) fn confirmed(&mut self, keys: &[CacheKey<'_>]) {
         let keys = keys.iter().map(CachedKey::from).collect();
         self.events.push(CacheEvent::Confirmed(keys));
+    }
+
+    pub(super) fn refused(&mut self, keys: &[CacheKey<'_>]) {
+        let keys = keys.iter().map(CachedKey::from).collect();
+        self.events.push(CacheEvent::Refused(keys));
     }
 
     pub(super) fn marked(&mut self, mark: Mark) {

@@ -124,6 +124,7 @@ fn check(events: &[CacheEvent]) {
                 held.retain(|key, _| !keys.contains(key));
                 removed.insert(keys);
             }
+            CacheEvent::Refused(_) => {}
             CacheEvent::Confirmed(keys) => {
                 assert!(removed.contains(keys), "confirmed and not removed");
             }

@@ -1,0 +1,542 @@
+//! A world of one seed: a node of many lives, its clients, and everything that can go wrong
+//! around them.
+//!
+//! The world is plain code. At each turn the seed decides what happens next: a task is
+//! polled, the log is written, time goes on, a client asks for something, the process ends.
+//! After each turn everything that can be seen is held against the log, which is the order
+//! in which all of it must have happened.
+//!
+//! Reading order: this file (turns, crashes, and what is seen after each), `weather` (what
+//! goes wrong), `node` (one life), `history` and `model` (what must be), `writers` and
+//! `readers` (clients, and whether their answers are right), `cached` (the cache),
+//! `ending` (how a world comes to rest).
+
+mod cached;
+mod ending;
+mod history;
+mod inbox;
+mod model;
+mod node;
+mod readers;
+mod tests;
+mod weather;
+mod writers;
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use tierkv_protocol::replication::{ClusterState, Replica};
+use tierkv_storage::{
+    Recovered, Residence, Store,
+    disk::{Tear, TestDisk},
+};
+use tierkv_types::{Epoch, Index, ItemKey, Version};
+
+use self::{
+    cached::Cached,
+    history::{History, When},
+    inbox::{Inbox, News},
+    node::{Machine, Node, Opened, group, record_key},
+    readers::Readers,
+    weather::{DIR, Weather},
+    writers::Writers,
+};
+use super::{
+    cache::FaultyCache,
+    chance::Chance,
+    clock::MachineClock,
+    coordination::FaultyCoordination,
+    memory_store::{MemoryFile, MemoryStore},
+    paced_store::StoreWeather,
+    scheduler::Scheduler,
+    trace::Trace,
+};
+use crate::rules::Rule;
+
+pub(super) use self::tests::SEEDS;
+
+/// Keys of a world: few, so that everybody wants the same.
+const KEYS: usize = 6;
+/// Turns of a world, before it comes to rest.
+const TURNS: u64 = 5_000;
+/// What the wall clocks show when a world begins, in milliseconds.
+const EPOCH_MILLIS: i64 = 1_700_000_000_000;
+
+/// What is switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Off {
+    Nothing,
+    Rule(Rule),
+    /// The log is not synced: it counts as durable once it is written.
+    LogSyncs,
+    /// A promise is not synced.
+    PromiseSyncs,
+    /// A process goes on as the master that the one before it was (REP-START).
+    FreshStarts,
+}
+
+/// What a world saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) trace: u64,
+    /// Writes that were answered with success, some of them again.
+    pub(super) acknowledged: u64,
+    pub(super) replays: u64,
+    pub(super) refusals: u64,
+    /// Refusals for what a key holds, or for the request's id.
+    pub(super) judged: u64,
+    pub(super) reads: u64,
+    pub(super) hits: u64,
+    pub(super) marks: u64,
+    pub(super) lives: u64,
+    pub(super) power_cuts: u64,
+    pub(super) expired: u64,
+    pub(super) checkpoints: u64,
+}
+
+/// Why a world broke off, and what happened last.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) why: String,
+    pub(super) trace: String,
+}
+
+pub(super) struct World {
+    chance: Chance,
+    weather: Weather,
+    machine: Machine,
+    // Before the scheduler: its parts end while tokio is still there.
+    node: Option<Node>,
+    opening: Option<Rc<RefCell<Option<Opened>>>>,
+    scheduler: Scheduler,
+    trace: Trace,
+    disk: TestDisk,
+    keys: Vec<ItemKey>,
+    turn: u64,
+    life: u64,
+    /// The machine of the life before, if it was a master.
+    former: Option<Replica>,
+    history: History,
+    inbox: Arc<Inbox>,
+    writers: Writers,
+    readers: Readers,
+    cached: Cached,
+    /// Everything up to here was told to somebody.
+    acknowledged: Index,
+    /// What is applied in this life, and was looked at.
+    looked: Index,
+    /// The cluster's time, as clients saw it last.
+    clock: Version,
+    /// Who held, and who proposed, which epoch.
+    offices: BTreeMap<Epoch, u64>,
+    proposers: BTreeMap<Epoch, u64>,
+    proposals: usize,
+    seen: Seen,
+}
+
+/// Lives through the world of one seed.
+///
+/// # Errors
+/// What did not hold.
+pub(super) fn run(seed: u64, off: Off) -> Result<Seen, Broken> {
+    let mut trace = None;
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(seed, off);
+        trace = Some(world.trace.clone());
+        world.live()
+    }));
+    lived.map_err(|panic| {
+        let words = panic.downcast_ref::<String>().cloned();
+        let words = words.or_else(|| {
+            panic
+                .downcast_ref::<&str>()
+                .map(|words| (*words).to_owned())
+        });
+        Broken {
+            why: words.unwrap_or_else(|| "it said nothing".to_owned()),
+            trace: trace.map_or_else(String::new, |trace| trace.to_string()),
+        }
+    })
+}
+
+impl World {
+    fn new(seed: u64, off: Off) -> Self {
+        let chance = Chance::of(seed, "world");
+        let mut scheduler = Scheduler::new(seed);
+        let (trace, time) = (scheduler.trace().clone(), scheduler.time().clone());
+        let weather = Weather::of(&chance);
+        let clock = Arc::new(MachineClock::new(time.clone(), EPOCH_MILLIS));
+        let (faults, notes) = (weather.coordination, trace.clone());
+        let coordination = FaultyCoordination::new(seed, record_key(), faults, notes);
+        // The cache's machine is another one, and never boots.
+        let steady = Arc::new(MachineClock::new(time.clone(), EPOCH_MILLIS));
+        let cache = FaultyCache::new(seed, weather.cache, steady, trace.clone());
+        scheduler.spawn("around", "coordination", Arc::clone(&coordination).run());
+        scheduler.spawn("around", "cache", Arc::clone(&cache).run());
+        let inbox = Arc::new(Inbox::default());
+        let machine = Machine {
+            seed,
+            off,
+            clock,
+            settings: weather::settings(&chance),
+            coordination,
+            cache: Arc::clone(&cache),
+            store: StoreWeather::new(seed, weather.store, trace.clone()),
+            file: MemoryFile::default(),
+        };
+        let keys = (0..KEYS).map(|nth| ItemKey::new("n", format!("k{nth}").as_bytes()).unwrap());
+        let mut world = Self {
+            chance,
+            weather,
+            machine,
+            node: None,
+            opening: None,
+            scheduler,
+            trace,
+            disk: TestDisk::default(),
+            keys: keys.collect(),
+            turn: 0,
+            life: 0,
+            former: None,
+            history: History::default(),
+            readers: Readers::new(seed, time, cache, Arc::clone(&inbox)),
+            inbox,
+            writers: Writers::default(),
+            cached: Cached::default(),
+            acknowledged: Index::ZERO,
+            looked: Index::ZERO,
+            clock: Version::from_millis(EPOCH_MILLIS.unsigned_abs()),
+            offices: BTreeMap::new(),
+            proposers: BTreeMap::new(),
+            proposals: 0,
+            seen: Seen::default(),
+        };
+        world.boot();
+        world
+    }
+
+    fn live(&mut self) -> Seen {
+        for _ in 0..TURNS {
+            self.happen();
+            self.look();
+        }
+        self.end();
+        self.seen.trace = self.trace.hash();
+        self.seen
+    }
+
+    fn now(&self) -> When {
+        When {
+            millis: self.scheduler.time().millis(),
+            turn: self.turn,
+        }
+    }
+
+    fn is_acting(&self) -> bool {
+        self.node.as_ref().is_some_and(Node::is_acting)
+    }
+
+    // --- What happens ---
+
+    fn happen(&mut self) {
+        self.turn += 1;
+        let rare = self.chance.below(10_000);
+        if rare < self.weather.kills {
+            return self.crash();
+        }
+        if rare < self.weather.kills + self.weather.naps {
+            let nap = [3_000, 130_000, 500_000][self.chance.index(3)];
+            return self.scheduler.advance(nap);
+        }
+        let is_idle = !self.is_acting();
+        match self.chance.below(100) {
+            // Nothing can be asked of it yet.
+            0..20 if is_idle => self.scheduler.advance(1 + self.chance.below(40)),
+            0..8 => self.send_writes(),
+            8..10 => drop(self.send_doubtful()),
+            10..14 => self.send_read(),
+            14..20 => self.use_cache(),
+            20..30 => self.write_log(),
+            30..34 => self.scheduler.advance(1 + self.chance.below(15)),
+            34..36 => self.tend(),
+            _ => {
+                if !self.scheduler.step() {
+                    self.write_log();
+                    self.scheduler.advance(1 + self.chance.below(10));
+                }
+            }
+        }
+    }
+
+    fn write_log(&mut self) {
+        if let Some(node) = &mut self.node {
+            node.steps.write_log();
+        }
+    }
+
+    /// Has the node do now what it does now and then.
+    fn tend(&mut self) {
+        let Some(node) = &self.node else { return };
+        if self.chance.percent(50) {
+            return node.reclaim(&mut self.scheduler);
+        }
+        let (storage, group) = (Arc::clone(&node.storage), node.group.clone());
+        self.scheduler.spawn(&group, "asks", async move {
+            drop(storage.checkpoint().await);
+        });
+    }
+
+    /// The process ends, with the power or without.
+    fn crash(&mut self) {
+        self.hear();
+        let is_cut = self.disk.is_cut() || self.chance.percent(50);
+        self.trace.note(format_args!(
+            "world: life {} ends{}",
+            self.life,
+            if is_cut { " with the power" } else { "" }
+        ));
+        self.former = None;
+        if let Some(node) = &self.node {
+            let replica = node.sequencer.replica();
+            self.former = replica.mastership().is_some().then_some(replica);
+        }
+        self.scheduler.kill_group(&group(self.life));
+        let (node, opening) = (self.node.take(), self.opening.take());
+        self.scheduler.within(|| drop((node, opening)));
+        self.writers.cut_off();
+        self.readers.cut_off();
+        self.disk = match is_cut {
+            true => {
+                self.seen.power_cuts += 1;
+                self.machine.clock.reboot();
+                self.disk.crash(self.chance.below(u64::MAX), Tear::InOrder)
+            }
+            false => self.disk.kill(),
+        };
+        let step = i64::try_from(self.chance.below(self.weather.wall_steps)).unwrap();
+        let back = self.chance.percent(50);
+        self.machine
+            .clock
+            .step_wall(if back { -step } else { step });
+        self.boot();
+    }
+
+    fn boot(&mut self) {
+        self.life += 1;
+        self.seen.lives += 1;
+        if self.chance.percent(self.weather.power_cuts) {
+            let most = if self.chance.percent(15) { 30 } else { 900 };
+            self.disk.cut_after(1 + self.chance.below(most));
+        }
+        match self.machine.off {
+            Off::LogSyncs => {
+                let log = format!("{DIR}/log/");
+                self.disk
+                    .ignore_syncs(move |path| path.to_string_lossy().starts_with(&log));
+            }
+            Off::PromiseSyncs => self
+                .disk
+                .ignore_syncs(|path| path.to_string_lossy().contains("node-state")),
+            _ => {}
+        }
+        let opening = self
+            .machine
+            .boot(&mut self.scheduler, self.life, &self.disk);
+        self.opening = Some(opening);
+    }
+
+    // --- What is seen ---
+
+    /// Looks at everything after a turn.
+    fn look(&mut self) {
+        self.wake();
+        self.look_at_log();
+        self.check_cache();
+        self.hear();
+        self.look_at_memory();
+        self.look_at_proposals();
+        self.look_after_process();
+    }
+
+    /// Starts the node once its storage is open.
+    fn wake(&mut self) {
+        let opened = self.opening.as_ref().and_then(|opening| opening.take());
+        let Some(opened) = opened else { return };
+        self.opening = None;
+        let (storage, found, steps) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let may_be = self.disk.is_cut() || error.is_passing();
+                assert!(may_be, "the node does not start: {error}");
+                return self.crash();
+            }
+        };
+        self.check_recovered(&found);
+        self.looked = Index::ZERO;
+        let former = match self.machine.off {
+            Off::FreshStarts => self.former.take(),
+            _ => None,
+        };
+        let parts = (storage, found, steps);
+        let node = self
+            .machine
+            .start(&mut self.scheduler, self.life, parts, former);
+        self.node = Some(node);
+    }
+
+    /// I1: the log holds what was acknowledged, and the store what it says.
+    fn check_recovered(&mut self, found: &Recovered) {
+        let (last, applied) = (found.last.index, found.applied);
+        self.trace.note(format_args!(
+            "world: life {} finds records up to {last}, {applied} of them stored",
+            self.life
+        ));
+        let committed = self.history.committed().max(self.acknowledged);
+        assert!(
+            last >= committed,
+            "I1: record {committed} was committed, and the log ends with record {last}"
+        );
+        assert!(last <= self.history.last(), "I1: records were made up");
+        self.history.truncate(last);
+        let tail: Vec<_> = self.history.after(applied).collect();
+        assert!(
+            tail.into_iter().eq(found.tail.iter()),
+            "I1: the log does not hold what was appended"
+        );
+        let store = MemoryStore::open(&self.machine.file);
+        let rows = store.get_many(&self.keys).now_or_never().unwrap().unwrap();
+        for (key, row) in self.keys.iter().zip(rows) {
+            let held = self.history.at(key.as_bytes(), applied);
+            assert_eq!(
+                row.as_ref(),
+                held,
+                "I7: the store has another {:?}",
+                key.key()
+            );
+        }
+    }
+
+    /// Takes in what was appended, and how far it is committed; I2 of those who hold office.
+    fn look_at_log(&mut self) {
+        let Some(node) = &self.node else { return };
+        let (_, commit, term) = node.sequencer.standing();
+        let durable = node.storage.durable().borrow().index;
+        self.clock = node.sequencer.now();
+        if let Some(term) = term {
+            self.check_office(term.epoch());
+        }
+        let node = self.node.as_ref().unwrap();
+        let records = node.sequencer.appended_after(self.history.last());
+        let applied = node.storage.applied().0;
+        for record in records {
+            self.seen.expired +=
+                u64::from(matches!(record.payload, tierkv_types::Payload::Expire(_)));
+            let effects = self.judge_logged(&record);
+            self.history.push(record, effects);
+        }
+        assert!(
+            commit <= durable,
+            "I1: record {commit} is committed, {durable} is durable"
+        );
+        self.history.commit(commit);
+        let now = self.now();
+        self.history.apply(applied, now);
+    }
+
+    fn check_office(&mut self, epoch: Epoch) {
+        let known = self.offices.len();
+        let holder = *self.offices.entry(epoch).or_insert(self.life);
+        assert_eq!(holder, self.life, "I2: two processes hold epoch {epoch}");
+        if self.offices.len() > known {
+            let record = self
+                .machine
+                .coordination
+                .newest()
+                .expect("a term without a record");
+            let record = ClusterState::decode(&record.value).unwrap();
+            assert_eq!(
+                record.epoch, epoch,
+                "COORD-CAS: mastership is not what the record says"
+            );
+        }
+    }
+
+    /// Takes in what tasks have to tell.
+    fn hear(&mut self) {
+        for news in self.inbox.take() {
+            match news {
+                News::Written(answer) => self.judge_written(answer),
+                News::Read(id, answer) => self.judge_read(id, answer),
+                News::Missed(key, tell) => self.read_latest(key, Some(tell)),
+                News::Asked(tell) => self.give_word(tell),
+                News::Hit(hit) => self.judge_hit(&hit),
+            }
+        }
+    }
+
+    /// I4, I5, I7: what memory tells is what the applied records say, whole records only.
+    fn look_at_memory(&mut self) {
+        let Some(node) = &self.node else { return };
+        let (applied, _) = node.storage.applied();
+        if applied == self.looked && self.turn % 16 != 0 {
+            return;
+        }
+        self.looked = applied;
+        for key in &self.keys {
+            let held = self.history.at(key.as_bytes(), applied);
+            match node.storage.get(key.as_bytes()) {
+                Residence::Unknown => {}
+                Residence::Absent => {
+                    assert_eq!(None, held, "I4: {:?} is missing after {applied}", key.key());
+                }
+                Residence::Found(item) => {
+                    assert_eq!(
+                        Some(&item),
+                        held,
+                        "I4: another {:?} after {applied}",
+                        key.key()
+                    );
+                }
+            }
+        }
+    }
+
+    /// I2: no epoch is proposed by two processes.
+    fn look_at_proposals(&mut self) {
+        let proposals = self.machine.coordination.proposals_after(self.proposals);
+        self.proposals += proposals.len();
+        for proposal in proposals {
+            let epoch = epoch_of(&proposal.value);
+            let proposer = *self.proposers.entry(epoch).or_insert(proposal.life);
+            assert_eq!(
+                proposer, proposal.life,
+                "I2: epoch {epoch} is proposed by two processes"
+            );
+        }
+    }
+
+    /// A process that gave up, or whose machine is off, ends.
+    fn look_after_process(&mut self) {
+        let stopped = self.node.as_ref().and_then(|node| node.stopped.take());
+        if let Some(why) = stopped {
+            let may_be = self.disk.is_cut() || why.contains("the simulated store refuses");
+            assert!(may_be, "a healthy node gave up: {why}");
+            return self.crash();
+        }
+        // What is left of it goes on for a moment, and must not acknowledge anything.
+        if self.disk.is_cut() && self.chance.percent(5) {
+            self.crash();
+        }
+    }
+}
+
+fn epoch_of(record: &Bytes) -> Epoch {
+    ClusterState::decode(record).unwrap().epoch
+}

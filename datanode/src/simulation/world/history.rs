@@ -1,0 +1,176 @@
+//! What the log holds, record by record: the order in which everything must have happened.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tierkv_storage::Item;
+use tierkv_types::{Index, ItemKey, Payload, Record, Version};
+
+use super::model;
+use crate::judgement::Effect;
+
+/// When something happened: in virtual time, and at which turn of the world.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct When {
+    pub(super) millis: u64,
+    pub(super) turn: u64,
+}
+
+/// The log, as far as anybody could have seen it.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    records: Vec<Logged>,
+    keys: BTreeMap<ItemKey, Vec<Left>>,
+    requests: BTreeMap<[u8; 16], Vec<Index>>,
+    /// When each record was applied first; those are committed.
+    applied: Vec<When>,
+    committed: Index,
+}
+
+#[derive(Debug)]
+struct Logged {
+    record: Arc<Record>,
+    /// What is told of it.
+    effects: Vec<Effect>,
+}
+
+/// What a record left of a key.
+#[derive(Debug)]
+struct Left {
+    by: Index,
+    version: Version,
+    item: Option<Item>,
+}
+
+fn place(index: Index) -> usize {
+    usize::try_from(index.0).unwrap()
+}
+
+impl History {
+    /// The last record's index.
+    pub(super) fn last(&self) -> Index {
+        Index(self.records.len() as u64)
+    }
+
+    pub(super) fn record(&self, index: Index) -> &Arc<Record> {
+        &self.records[place(index) - 1].record
+    }
+
+    /// What the client of a record's write is told.
+    pub(super) fn effects(&self, index: Index) -> &[Effect] {
+        &self.records[place(index) - 1].effects
+    }
+
+    /// The records after `after`, in order.
+    pub(super) fn after(&self, after: Index) -> impl Iterator<Item = &Arc<Record>> {
+        self.records[place(after)..]
+            .iter()
+            .map(|logged| &logged.record)
+    }
+
+    /// Takes in the next record, and what is to be told of it.
+    pub(super) fn push(&mut self, record: Arc<Record>, effects: Vec<Effect>) {
+        let (index, version) = (record.position.index, record.version);
+        assert_eq!(index, self.last().next(), "the log has a gap");
+        if let Some(last) = self.records.last() {
+            let last = &last.record;
+            assert!(version > last.version, "I5: a version does not grow");
+            assert!(
+                record.position.epoch >= last.position.epoch,
+                "the log's epochs go back"
+            );
+        }
+        for change in record.changes() {
+            let left = Left {
+                by: index,
+                version,
+                item: model::left_by(change, version),
+            };
+            self.keys.entry(change.key.clone()).or_default().push(left);
+        }
+        if let Payload::Write(write) = &record.payload {
+            let of_request = self.requests.entry(write.request.random);
+            of_request.or_default().push(index);
+        }
+        self.records.push(Logged { record, effects });
+    }
+
+    /// Forgets the records after `last`: a crash took them.
+    pub(super) fn truncate(&mut self, last: Index) {
+        self.records.truncate(place(last));
+        for left in self.keys.values_mut() {
+            left.retain(|left| left.by <= last);
+        }
+        for indexes in self.requests.values_mut() {
+            indexes.retain(|index| *index <= last);
+        }
+    }
+
+    /// The records that apply this request.
+    pub(super) fn of_request(&self, random: &[u8; 16]) -> &[Index] {
+        self.requests.get(random).map_or(&[], Vec::as_slice)
+    }
+
+    /// The record of this version.
+    pub(super) fn index_of(&self, version: Version) -> Option<Index> {
+        let versions = self
+            .records
+            .binary_search_by_key(&version, |logged| logged.record.version);
+        versions.ok().map(|place| Index(place as u64 + 1))
+    }
+
+    fn left(&self, key: &[u8], up_to: Index) -> Option<&Left> {
+        let left = self.keys.get(key)?;
+        let behind = left.partition_point(|left| left.by <= up_to);
+        left[..behind].last()
+    }
+
+    /// What a key holds once the records up to an index are applied, expired or not.
+    pub(super) fn at(&self, key: &[u8], up_to: Index) -> Option<&Item> {
+        self.left(key, up_to)?.item.as_ref()
+    }
+
+    /// The version of a key's last change among the records up to an index.
+    pub(super) fn last_change(&self, key: &[u8], up_to: Index) -> Version {
+        self.left(key, up_to)
+            .map_or(Version::ZERO, |left| left.version)
+    }
+
+    /// The records from `first` to `last` before each of which, or after the last, a key of
+    /// `keys` holds something else, as the indexes after which that is so.
+    pub(super) fn states(&self, keys: &[ItemKey], first: Index, last: Index) -> Vec<Index> {
+        let lefts = keys.iter().filter_map(|key| self.keys.get(key)).flatten();
+        let changes = lefts.map(|left| left.by);
+        let mut states: Vec<Index> = changes.filter(|by| *by > first && *by <= last).collect();
+        states.push(first);
+        states.sort_unstable();
+        states.dedup();
+        states
+    }
+
+    /// Everything up to here is committed.
+    pub(super) fn commit(&mut self, up_to: Index) {
+        self.committed = self.committed.max(up_to);
+    }
+
+    pub(super) const fn committed(&self) -> Index {
+        self.committed
+    }
+
+    /// Everything up to here is applied.
+    pub(super) fn apply(&mut self, up_to: Index, now: When) {
+        if self.applied.len() < place(up_to) {
+            self.applied.resize(place(up_to), now);
+        }
+    }
+
+    /// When a record was applied first.
+    pub(super) fn applied(&self, index: Index) -> Option<When> {
+        self.applied.get(place(index) - 1).copied()
+    }
+
+    /// The last record that was applied before this millisecond.
+    pub(super) fn applied_before(&self, millis: u64) -> Index {
+        let count = self.applied.partition_point(|when| when.millis < millis);
+        Index(count as u64)
+    }
+}

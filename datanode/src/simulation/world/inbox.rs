@@ -1,0 +1,56 @@
+//! What tasks tell the world: it is plain code, and looks after every step.
+
+use std::sync::Mutex;
+
+use tierkv_rpc::proto::internal::ReadReply;
+use tierkv_types::{Epoch, ItemKey, Round, Version};
+use tokio::sync::oneshot;
+
+use crate::proposal::Answer;
+
+/// A master's word, as a reader gets it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Word {
+    pub(super) epoch: Epoch,
+    pub(super) round: Round,
+    pub(super) clock: Version,
+}
+
+/// What a task has to tell.
+pub(super) enum News {
+    /// A write is answered.
+    Written(Answer),
+    /// A read of the master is answered, or failed.
+    Read(u64, Option<ReadReply>),
+    /// A reader missed in the cache and asks the master.
+    Missed(ItemKey, oneshot::Sender<ReadReply>),
+    /// A reader asks for the master's word.
+    Asked(oneshot::Sender<Word>),
+    /// A reader answers from the cache.
+    Hit(Hit),
+}
+
+/// An answer from the cache.
+#[derive(Debug)]
+pub(super) struct Hit {
+    pub(super) key: ItemKey,
+    pub(super) version: Version,
+    /// The value, if the key has one.
+    pub(super) value: Option<bytes::Bytes>,
+    /// It must be as new as this millisecond.
+    pub(super) as_of_millis: u64,
+}
+
+/// News, in the order in which they came.
+#[derive(Default)]
+pub(super) struct Inbox(Mutex<Vec<News>>);
+
+impl Inbox {
+    pub(super) fn push(&self, news: News) {
+        self.0.lock().unwrap().push(news);
+    }
+
+    pub(super) fn take(&self) -> Vec<News> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}

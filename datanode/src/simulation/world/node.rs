@@ -1,0 +1,252 @@
+//! One life of the node: everything that a process of it runs, as a group of tasks that a
+//! crash ends where they stand.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+
+use tierkv_coordination::{Coordination, directory};
+use tierkv_protocol::{
+    placement::{PlacementMap, WeightedCluster},
+    replication::{ClusterState, CommandQueue, Founding, Replica, Restored},
+};
+use tierkv_rpc::proto::internal::{Read, ReadReply, Reply, reply};
+use tierkv_storage::{Recovered, Steps, Storage, StorageError, StorageSettings, disk::TestDisk};
+use tierkv_types::{Clock, ClusterId, ItemKey, NodeId};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    super::{
+        cache::FaultyCache,
+        chance::Chance,
+        clock::MachineClock,
+        coordination::FaultyCoordination,
+        memory_store::{MemoryFile, MemoryStore},
+        paced_store::{PacedStore, StoreWeather},
+        scheduler::Scheduler,
+    },
+    Off,
+};
+use crate::{
+    driver::Driver, invalidator::Invalidator, ownership::Owned, reads::ReadView,
+    reclaimer::Reclaimer, rules::Rules, sequencer::Sequencer, write_path::WritePath,
+};
+
+/// How long a writer waits at most for the cache to confirm.
+pub(super) const INVALIDATION_WAIT: Duration = Duration::from_millis(50);
+
+/// What opening the storage comes to.
+pub(super) type Opened = Result<(Arc<Storage>, Recovered, Steps), StorageError>;
+
+/// What outlives the process.
+pub(super) struct Machine {
+    pub(super) seed: u64,
+    pub(super) off: Off,
+    pub(super) clock: Arc<MachineClock>,
+    pub(super) settings: StorageSettings,
+    pub(super) coordination: Arc<FaultyCoordination>,
+    pub(super) cache: Arc<FaultyCache>,
+    pub(super) store: Arc<StoreWeather>,
+    pub(super) file: MemoryFile,
+}
+
+/// A process that has opened its storage.
+pub(super) struct Node {
+    pub(super) group: String,
+    pub(super) storage: Arc<Storage>,
+    pub(super) sequencer: Arc<Sequencer>,
+    pub(super) steps: Steps,
+    owned: Arc<Owned>,
+    stop: watch::Sender<bool>,
+    /// Why it stopped by itself.
+    pub(super) stopped: Rc<RefCell<Option<String>>>,
+}
+
+pub(super) fn cluster() -> ClusterId {
+    ClusterId::new("c1").unwrap()
+}
+
+/// The key of the cluster's record.
+pub(super) fn record_key() -> String {
+    directory::cluster_state(&cluster())
+}
+
+pub(super) fn group(life: u64) -> String {
+    format!("life {life}")
+}
+
+/// Who owns the slots: this cluster, all of them.
+pub(super) fn placement() -> PlacementMap {
+    let alone = WeightedCluster {
+        id: cluster(),
+        weight: 1,
+    };
+    PlacementMap::initial(vec![alone]).unwrap()
+}
+
+impl Machine {
+    /// Begins a life: its storage is opened by a task.
+    pub(super) fn boot(
+        &self,
+        scheduler: &mut Scheduler,
+        life: u64,
+        disk: &TestDisk,
+    ) -> Rc<RefCell<Option<Opened>>> {
+        let opened = Rc::new(RefCell::new(None));
+        let (tell, settings) = (Rc::clone(&opened), self.settings.clone());
+        let disk = Arc::new(disk.clone());
+        let rows = Arc::new(MemoryStore::open(&self.file));
+        let store = PacedStore::over(rows, Arc::clone(&self.store));
+        scheduler.spawn(&group(life), "boot", async move {
+            let done = Storage::open_stepped(settings, disk, store).await;
+            *tell.borrow_mut() = Some(done);
+        });
+        opened
+    }
+
+    /// Puts the parts of a node together, as the process does. `former` is the machine of
+    /// the life before, where that is not to be forgotten.
+    pub(super) fn start(
+        &self,
+        scheduler: &mut Scheduler,
+        life: u64,
+        (storage, found, mut steps): (Arc<Storage>, Recovered, Steps),
+        former: Option<Replica>,
+    ) -> Node {
+        let group = group(life);
+        let (promised, last, applied) = (found.promised, found.last.index, found.applied);
+        let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let replica = former.unwrap_or_else(|| replica(&found, &*clock));
+        let rules = match self.off {
+            Off::Rule(rule) => Rules::without(Some(rule)),
+            _ => Rules::default(),
+        };
+        let sequencer = Arc::new(Sequencer::with_rules(
+            replica,
+            found.clock,
+            found.tail,
+            Arc::clone(&storage),
+            Arc::clone(&clock),
+            rules,
+        ));
+        let owned = Arc::new(Owned::new(cluster()));
+        owned.learn(&placement());
+        let invalidator = Invalidator::new(
+            Arc::clone(&self.cache),
+            cluster(),
+            Arc::clone(&owned),
+            clock,
+            INVALIDATION_WAIT,
+        );
+        let (invalidator, invalidating) = invalidator.under(rules).start();
+        let choices = Chance::of(self.seed, &group);
+        let commands = CommandQueue::new(promised, last, applied);
+        let driver = Driver {
+            cluster: cluster(),
+            sequencer: Arc::clone(&sequencer),
+            storage: Arc::clone(&storage),
+            coordination: self.coordination.client(life) as Arc<dyn Coordination>,
+            invalidator,
+            commands: commands.choosing(Box::new(move |count| choices.index(count))),
+            rules,
+        };
+        let (stop, stopping) = watch::channel(false);
+        let stopped = Rc::new(RefCell::new(None));
+        let tell = Rc::clone(&stopped);
+        scheduler.spawn(&group, "driver", async move {
+            if let Err(why) = driver.run(stopping).await {
+                *tell.borrow_mut() = Some(why);
+            }
+        });
+        scheduler.spawn(&group, "invalidator", invalidating);
+        let checkpoints = steps.take_checkpoints().unwrap();
+        scheduler.spawn(&group, "checkpoints", checkpoints);
+        let node = Node {
+            group,
+            storage,
+            sequencer,
+            steps,
+            owned,
+            stop,
+            stopped,
+        };
+        node.reclaim(scheduler);
+        node
+    }
+}
+
+fn replica(found: &Recovered, clock: &dyn Clock) -> Replica {
+    let node = NodeId::new("n1").unwrap();
+    let seen = found.cluster_state.as_deref().map(ClusterState::decode);
+    let restored = Restored {
+        log_id: found.log_id,
+        last: found.last,
+        commit: found.commit,
+        applied: found.applied,
+        promised: found.promised,
+        seen: seen.transpose().unwrap(),
+    };
+    let founding = Founding {
+        members: vec![node.clone()],
+    };
+    Replica::start(node, founding, restored, clock.boot_time())
+}
+
+impl Node {
+    /// Begins a reclaimer anew: its first round comes at once.
+    pub(super) fn reclaim(&self, scheduler: &mut Scheduler) {
+        scheduler.kill_task(&self.group, "reclaimer");
+        let reclaimer = Reclaimer {
+            sequencer: Arc::clone(&self.sequencer),
+            storage: Arc::clone(&self.storage),
+            tombstone_retention: Duration::from_secs(1),
+        };
+        let stopping = self.stop.subscribe();
+        scheduler.spawn(&self.group, "reclaimer", reclaimer.run(stopping));
+    }
+
+    pub(super) fn write_path(&self) -> WritePath {
+        WritePath {
+            sequencer: Arc::clone(&self.sequencer),
+            storage: Arc::clone(&self.storage),
+        }
+    }
+
+    /// Whether it may answer as a master, now.
+    pub(super) fn is_acting(&self) -> bool {
+        self.sequencer.confirm(|_| ()).is_ok()
+    }
+
+    /// Reads one key, as a frame that asks for no other does.
+    pub(super) fn read(&self, key: ItemKey) -> impl Future<Output = Option<ReadReply>> + 'static {
+        let (sequencer, storage) = (Arc::clone(&self.sequencer), Arc::clone(&self.storage));
+        let owned = Arc::clone(&self.owned);
+        async move {
+            let view = ReadView {
+                confirmed: sequencer.confirm_read(),
+                as_of: storage.applied().1,
+                clock: sequencer.now(),
+                owned: owned.now(),
+                arrived: Instant::now(),
+                node: Arc::new(NodeId::new("n1").unwrap()),
+            };
+            let read = Read {
+                item_key: key.as_bytes().clone(),
+                placement_version: 1,
+                ..Read::default()
+            };
+            let answer = match view.read(1, read, &storage) {
+                Ok(answer) => answer,
+                Err(missing) => {
+                    let items = storage.load(&[key]).await.ok()?;
+                    view.answer(vec![missing], items).pop()?
+                }
+            };
+            match answer {
+                Reply {
+                    kind: Some(reply::Kind::Read(read)),
+                    ..
+                } => Some(read),
+                _ => None,
+            }
+        }
+    }
+}

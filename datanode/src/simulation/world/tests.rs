@@ -1,0 +1,67 @@
+//! The default seeds, with every rule in force.
+
+use std::{thread, time::Instant};
+
+use super::*;
+
+/// Seeds that are lived through with all rules in force, and until a missing one is noticed.
+pub(in crate::simulation) const SEEDS: u64 = 1_000;
+/// Threads that live through them.
+const THREADS: u64 = 2;
+
+#[test]
+fn every_seed_keeps_the_invariants() {
+    let began = Instant::now();
+    let seeds = |first: u64| {
+        (first..SEEDS)
+            .step_by(THREADS as usize)
+            .map(|seed| match run(seed, Off::Nothing) {
+                Ok(seen) => seen,
+                Err(Broken { why, trace }) => panic!("{trace}seed {seed}: {why}"),
+            })
+    };
+    let all: Vec<Seen> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|first| scope.spawn(move || seeds(first).collect::<Vec<_>>()))
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let mean = |of: fn(&Seen) -> u64| all.iter().map(of).sum::<u64>() / SEEDS;
+    println!(
+        "{SEEDS} seeds in {:?}; each: {} writes acknowledged, {} of them again, {} refused, {} \
+         of these judged, {} reads, {} hits, {} marks, {} lives, {} power cuts, {} expiries",
+        began.elapsed(),
+        mean(|seen| seen.acknowledged),
+        mean(|seen| seen.replays),
+        mean(|seen| seen.refusals),
+        mean(|seen| seen.judged),
+        mean(|seen| seen.reads),
+        mean(|seen| seen.hits),
+        mean(|seen| seen.marks),
+        mean(|seen| seen.lives),
+        mean(|seen| seen.power_cuts),
+        mean(|seen| seen.expired),
+    );
+    assert!(mean(|seen| seen.acknowledged) >= 200);
+    for often in [
+        |seen: &Seen| seen.replays,
+        |seen: &Seen| seen.judged,
+        |seen: &Seen| seen.reads,
+        |seen: &Seen| seen.hits,
+        |seen: &Seen| seen.marks,
+        |seen: &Seen| seen.lives,
+    ] {
+        assert!(mean(often) > 0);
+    }
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    for seed in 0..20 {
+        let again = || run(seed, Off::Nothing).unwrap();
+        assert_eq!(again(), again(), "seed {seed}");
+    }
+}

@@ -1,0 +1,519 @@
+//! Clients that write: what they ask for, and whether the answers are what the log says.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tierkv_types::{
+    Code, Condition, ConditionKind, Error, Index, ItemKey, Operation, OperationKind, Payload,
+    Record, RequestId, Version, WriteRequest, limits::MAX_REQUEST_LEAD,
+};
+use tokio::time::Instant;
+
+use super::{KEYS, World, inbox::News, model, node::INVALIDATION_WAIT};
+use crate::{
+    judgement::Effect,
+    proposal::{Answer, Proposal, Sequenced},
+    write_path::Answers,
+};
+
+/// Attempts under way at once.
+const MOST_ATTEMPTS: usize = 24;
+
+/// What was known when something was asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asking {
+    /// Everything up to here had been told to somebody.
+    pub(super) acknowledged: Index,
+    pub(super) clock: Version,
+}
+
+/// A write that somebody asked for.
+#[derive(Debug)]
+struct Asked {
+    write: WriteRequest,
+    /// Attempts that may have been logged, or may yet be: under way, or of unknown outcome.
+    open: u32,
+    /// It was told that the write is done.
+    is_done: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    asked: usize,
+    asking: Asking,
+}
+
+/// The clients that write, and what they know.
+#[derive(Debug, Default)]
+pub(super) struct Writers {
+    asked: Vec<Asked>,
+    /// By the random part of the id and what is asked for.
+    named: BTreeMap<([u8; 16], u32), usize>,
+    attempts: BTreeMap<u64, Attempt>,
+    /// Those of which nobody knows whether they are done.
+    doubtful: Vec<usize>,
+    last_attempt: u64,
+}
+
+impl Answers for super::inbox::Inbox {
+    async fn give(&self, answers: Vec<Answer>) {
+        for answer in answers {
+            self.push(News::Written(answer));
+        }
+    }
+}
+
+impl Writers {
+    pub(super) fn under_way(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// How many writes nobody knows the outcome of.
+    pub(super) fn doubtful(&self) -> usize {
+        self.doubtful.len()
+    }
+
+    /// The connections of all attempts broke: nobody learns what became of them.
+    pub(super) fn cut_off(&mut self) {
+        for attempt in std::mem::take(&mut self.attempts).into_values() {
+            self.doubtful.push(attempt.asked);
+        }
+    }
+
+    fn note(&mut self, write: WriteRequest) -> usize {
+        let name = (write.id.random, write.fingerprint());
+        let place = self.asked.len();
+        let at = *self.named.entry(name).or_insert(place);
+        if at == place {
+            self.asked.push(Asked {
+                write,
+                open: 0,
+                is_done: false,
+            });
+        }
+        at
+    }
+}
+
+impl World {
+    /// Somebody sends a frame of writes, if not too many are under way.
+    pub(super) fn send_writes(&mut self) {
+        if self.node.is_none() || self.writers.under_way() >= MOST_ATTEMPTS {
+            return;
+        }
+        let count = 1 + self.chance.index(3);
+        let writes = (0..count).map(|_| self.draw_write()).collect();
+        self.send_frame(writes);
+    }
+
+    /// Sends again what nobody knows the outcome of; returns whether there was anything.
+    pub(super) fn send_doubtful(&mut self) -> bool {
+        if self.node.is_none() || self.writers.doubtful.is_empty() {
+            return false;
+        }
+        let at = self.chance.index(self.writers.doubtful.len());
+        let asked = self.writers.doubtful.swap_remove(at);
+        self.send_frame(vec![asked]);
+        true
+    }
+
+    fn send_frame(&mut self, asked: Vec<usize>) {
+        let Some(node) = &self.node else { return };
+        let asking = Asking {
+            acknowledged: self.acknowledged,
+            clock: node.sequencer.now(),
+        };
+        let time = Duration::from_millis(50 + self.chance.below(3_000));
+        let deadline = self.scheduler.within(Instant::now) + time;
+        let mut proposals = Vec::new();
+        for asked in asked {
+            self.writers.last_attempt += 1;
+            let id = self.writers.last_attempt;
+            self.writers.attempts.insert(id, Attempt { asked, asking });
+            let known = &mut self.writers.asked[asked];
+            known.open += 1;
+            self.trace.note(format_args!(
+                "client: write {id} asks {}",
+                words(&known.write)
+            ));
+            proposals.push(Proposal::new(id, known.write.clone(), deadline));
+        }
+        let (path, inbox) = (node.write_path(), Arc::clone(&self.inbox));
+        let group = node.group.clone();
+        self.scheduler.spawn(&group, "write", async move {
+            path.write(proposals, &*inbox).await;
+        });
+    }
+
+    /// A write to every key that nothing can refuse.
+    pub(super) fn send_last_writes(&mut self) {
+        let writes = self.keys.clone().into_iter().map(|key| {
+            let kind = OperationKind::Put {
+                value: "last".into(),
+                ttl: None,
+            };
+            let id = self.draw_id();
+            self.writers.note(WriteRequest {
+                id,
+                conditions: Vec::new(),
+                operations: vec![Operation { key, kind }],
+                return_previous: false,
+            })
+        });
+        let writes = writes.collect();
+        self.send_frame(writes);
+    }
+
+    // --- What is asked for ---
+
+    fn draw_write(&mut self) -> usize {
+        let known = self.writers.asked.len();
+        match self.chance.below(100) {
+            0..8 if known > 0 => {
+                // Mostly one of the last: what was sent long ago is refused.
+                let last = known - 1 - self.chance.index(known.min(12));
+                [last, self.chance.index(known)][usize::from(self.chance.percent(20))]
+            }
+            8..10 if known > 0 => {
+                let id = self.writers.asked[self.chance.index(known)].write.id;
+                let write = WriteRequest {
+                    id,
+                    ..self.draw_request()
+                };
+                self.writers.note(write)
+            }
+            _ => {
+                let write = self.draw_request();
+                self.writers.note(write)
+            }
+        }
+    }
+
+    fn draw_id(&self) -> RequestId {
+        let now = self.clock.millis();
+        let birth_millis = match self.chance.below(100) {
+            0..2 => now.saturating_sub(115_000 + self.chance.below(60_000)),
+            2..3 => now + self.chance.below(15_000),
+            _ => now.saturating_sub(self.chance.below(500)),
+        };
+        let random = (0..16).map(|_| u8::try_from(self.chance.below(256)).unwrap());
+        let random: Vec<u8> = random.collect();
+        RequestId {
+            birth_millis,
+            random: random.try_into().unwrap(),
+        }
+    }
+
+    fn draw_request(&self) -> WriteRequest {
+        let conditions = match self.chance.percent(30) {
+            true => (0..1 + self.chance.index(2))
+                .map(|_| self.draw_condition())
+                .collect(),
+            false => Vec::new(),
+        };
+        let count = match self.chance.percent(70) {
+            true => 1,
+            false => 2 + self.chance.index(3),
+        };
+        let first = self.chance.index(KEYS);
+        let operations = (0..count).map(|nth| Operation {
+            key: self.keys[(first + nth) % KEYS].clone(),
+            kind: self.draw_operation(),
+        });
+        WriteRequest {
+            id: self.draw_id(),
+            conditions,
+            operations: operations.collect(),
+            return_previous: self.chance.percent(30),
+        }
+    }
+
+    fn draw_condition(&self) -> Condition {
+        let key = self.keys[self.chance.index(KEYS)].clone();
+        let kind = match self.chance.below(3) {
+            0 => ConditionKind::Absent,
+            1 => ConditionKind::Present,
+            _ => {
+                let held = self.history.at(key.as_bytes(), self.history.last());
+                ConditionKind::Version(held.map_or(Version::from_bits(1), |item| item.version))
+            }
+        };
+        Condition { key, kind }
+    }
+
+    fn draw_operation(&self) -> OperationKind {
+        let ttl = (self.chance.percent(35))
+            .then(|| Duration::from_millis(1 + self.chance.below([100, 2_000][self.chance.index(2)])));
+        match self.chance.below(100) {
+            0..25 => OperationKind::Delete,
+            25..60 => OperationKind::Increment {
+                delta: [1, -3, 7, i64::MAX][self.chance.index(100).saturating_sub(96)],
+            },
+            60..85 => OperationKind::Put {
+                value: self.chance.below(50).to_string().into(),
+                ttl,
+            },
+            85..98 => {
+                let length = self.chance.index(120);
+                OperationKind::Put {
+                    value: vec![b'x'; length].into(),
+                    ttl,
+                }
+            }
+            // No segment takes it.
+            _ => OperationKind::Put {
+                value: vec![b'l'; 20 << 10].into(),
+                ttl,
+            },
+        }
+    }
+
+    // --- What is logged ---
+
+    /// Holds a write that was logged against the state before it; answers what it does.
+    pub(super) fn judge_logged(&mut self, record: &Record) -> Vec<Effect> {
+        let position = record.position;
+        let last = self.history.last();
+        match &record.payload {
+            Payload::Noop | Payload::Forget { .. } => Vec::new(),
+            Payload::Expire(changes) => {
+                for change in changes {
+                    let held = self.history.at(change.key.as_bytes(), last);
+                    let is_over = held
+                        .and_then(|item| item.expires)
+                        .is_some_and(|at| at <= record.version);
+                    assert!(
+                        is_over,
+                        "record {position} expires what does not expire: {held:?}"
+                    );
+                }
+                Vec::new()
+            }
+            Payload::Write(write) => {
+                let name = (write.request.random, write.fingerprint);
+                let asked = self.writers.named.get(&name);
+                let asked = asked.map(|asked| &self.writers.asked[*asked]);
+                let asked = asked.expect("nobody asked for what is logged");
+                assert!(
+                    self.history.of_request(&write.request.random).is_empty(),
+                    "I8: record {position} applies a request again"
+                );
+                assert!(asked.open > 0, "record {position} applies what was refused");
+                // It was judged by the clock that gave the version before.
+                let now = Version::from_bits(record.version.to_bits() - 1);
+                let applied = model::apply(&asked.write, record.version, now, |key| {
+                    self.history.at(key.as_bytes(), last)
+                });
+                let applied = applied.unwrap_or_else(|code| {
+                    panic!("record {position} applies what had to be refused: {code}")
+                });
+                assert_eq!(
+                    write.changes, applied.changes,
+                    "record {position} is judged by another state"
+                );
+                applied.effects
+            }
+        }
+    }
+
+    // --- What is answered ---
+
+    pub(super) fn judge_written(&mut self, answer: Answer) {
+        let Answer { id, result, .. } = answer;
+        let attempt = self
+            .writers
+            .attempts
+            .remove(&id)
+            .expect("an answer to nothing");
+        let is_success = result.is_ok();
+        match result {
+            Ok(sequenced) => self.judge_success(id, attempt, &sequenced),
+            Err(error) => self.judge_refusal(id, attempt, &error),
+        }
+        self.seen.acknowledged += u64::from(is_success);
+    }
+
+    fn judge_success(&mut self, id: u64, attempt: Attempt, sequenced: &Sequenced) {
+        let node = self.node.as_ref().expect("an answer of nobody");
+        assert!(
+            node.is_acting(),
+            "REP-CONFIRM: write {id} is answered by no master"
+        );
+        let index = self.history.index_of(sequenced.version);
+        let index = index.unwrap_or_else(|| panic!("write {id}'s version is in no record"));
+        self.trace
+            .note(format_args!("client: write {id} is record {index}"));
+        let record = Arc::clone(self.history.record(index));
+        let Payload::Write(write) = &record.payload else {
+            panic!("write {id} is told of a record that is no write");
+        };
+        let asked = &mut self.writers.asked[attempt.asked];
+        let name = (asked.write.id.random, asked.write.fingerprint());
+        assert_eq!(
+            (write.request.random, write.fingerprint),
+            name,
+            "write {id} is another"
+        );
+        assert!(
+            index <= self.history.committed(),
+            "REP-APPLY: write {id} is answered before its record {index} is committed"
+        );
+        let (applied, _) = node.storage.applied();
+        assert!(
+            index <= applied,
+            "REP-APPLY: write {id} is answered before it is applied"
+        );
+        // It is answered for good; a second attempt's answer changes nothing.
+        asked.open -= 1;
+        asked.is_done = true;
+        if sequenced.replayed {
+            let told = model::remembered(&write.changes);
+            assert_eq!(sequenced.effects, told, "I8: write {id} is told otherwise");
+            self.seen.replays += 1;
+        } else {
+            assert_eq!(
+                sequenced.effects,
+                self.history.effects(index),
+                "write {id} is told what record {index} did not do"
+            );
+            assert!(
+                index > attempt.asking.acknowledged,
+                "write {id} stands before what was known when it was asked"
+            );
+            self.check_deletes(id, &record);
+        }
+        self.acknowledged = self.acknowledged.max(index);
+    }
+
+    /// CACHE-DELETE: the cache was asked to delete its keys, and answered or was waited for.
+    fn check_deletes(&self, id: u64, record: &Record) {
+        let index = record.position.index;
+        let applied = self.history.applied(index).expect("it is applied");
+        let waited = self.now().millis - applied.millis;
+        if u128::from(waited) >= INVALIDATION_WAIT.as_millis() {
+            return;
+        }
+        for change in record.changes() {
+            let answered = self.cached.answered(change.key.as_bytes());
+            assert!(
+                answered > applied.turn,
+                "CACHE-DELETE: write {id} is answered while the cache has its keys"
+            );
+        }
+    }
+
+    fn judge_refusal(&mut self, id: u64, attempt: Attempt, error: &Error) {
+        self.trace.note(format_args!(
+            "client: write {id} is refused: {}",
+            error.code
+        ));
+        if error.code == Code::OutcomeUnknown {
+            self.writers.doubtful.push(attempt.asked);
+            return;
+        }
+        self.seen.refusals += 1;
+        let asked = &mut self.writers.asked[attempt.asked];
+        asked.open -= 1;
+        if asked.open == 0 && !asked.is_done {
+            let fingerprint = asked.write.fingerprint();
+            let logged = self.history.of_request(&asked.write.id.random);
+            let is_logged = logged
+                .iter()
+                .any(|index| match &self.history.record(*index).payload {
+                    Payload::Write(write) => write.fingerprint == fingerprint,
+                    _ => false,
+                });
+            assert!(!is_logged, "write {id} is refused ({error}), and done");
+        }
+        match error.code {
+            Code::ConditionFailed | Code::InvalidArgument => {
+                let node = self.node.as_ref().expect("an answer of nobody");
+                assert!(
+                    node.is_acting(),
+                    "REP-CONFIRM: write {id} is refused by no master"
+                );
+                self.seen.judged += 1;
+                assert!(
+                    self.is_right(attempt, error),
+                    "write {id} is refused by what never was: {error}"
+                );
+            }
+            Code::NotMaster
+            | Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted => self.doubt_on(attempt.asked),
+            _ if self.disk.is_cut() => self.doubt_on(attempt.asked),
+            other => panic!("write {id} is refused with {other}: {error}"),
+        }
+    }
+
+    /// A repetition was refused, which says nothing of the attempt before it.
+    fn doubt_on(&mut self, at: usize) {
+        let asked = &self.writers.asked[at];
+        if asked.open > 0 && !asked.is_done {
+            self.writers.doubtful.push(at);
+        }
+    }
+
+    /// Whether a refusal holds of a state that was committed between question and answer.
+    fn is_right(&self, attempt: Attempt, error: &Error) -> bool {
+        let write = &self.writers.asked[attempt.asked].write;
+        let node = self.node.as_ref().expect("an answer of nobody");
+        let (then, now) = (attempt.asking.clock, node.sequencer.now());
+        let lead = u64::try_from(MAX_REQUEST_LEAD.as_millis()).unwrap();
+        let fingerprint = write.fingerprint();
+        if error.message.contains("was used for another write") {
+            let known = self.history.of_request(&write.id.random);
+            return known
+                .iter()
+                .any(|index| match &self.history.record(*index).payload {
+                    Payload::Write(other) => {
+                        *index <= self.history.committed() && other.fingerprint != fingerprint
+                    }
+                    _ => false,
+                });
+        }
+        if error.message.contains("born in the future") {
+            return write.id.birth_millis > then.millis() + lead;
+        }
+        if error.message.contains("two minutes old") {
+            return write.id.birth_millis < RequestId::horizon(now);
+        }
+        let first = attempt.asking.acknowledged;
+        let last = first.max(node.storage.applied().0);
+        let conditions = write.conditions.iter().map(|condition| &condition.key);
+        let operations = write.operations.iter().map(|operation| &operation.key);
+        let keys: Vec<ItemKey> = conditions.chain(operations).cloned().collect();
+        let states = self.history.states(&keys, first, last);
+        states.into_iter().any(|state| {
+            let items = keys
+                .iter()
+                .filter_map(|key| self.history.at(key.as_bytes(), state));
+            let ends = items.filter_map(|item| item.expires);
+            let mut clocks: Vec<Version> = ends.filter(|end| then < *end && *end < now).collect();
+            clocks.extend([then, now]);
+            clocks.into_iter().any(|clock| {
+                let prior = |key: &ItemKey| self.history.at(key.as_bytes(), state);
+                model::apply(write, now, clock, prior).err() == Some(error.code)
+            })
+        })
+    }
+}
+
+fn words(write: &WriteRequest) -> String {
+    let mut words = String::new();
+    for condition in &write.conditions {
+        words += &format!("if {:?} {:?}, ", condition.key.key(), condition.kind);
+    }
+    for operation in &write.operations {
+        let kind = match &operation.kind {
+            OperationKind::Put { value, ttl } => format!("put {} bytes for {ttl:?}", value.len()),
+            other => format!("{other:?}"),
+        };
+        words += &format!("{:?} {kind}, ", operation.key.key());
+    }
+    words
+        + &format!(
+            "born {}, name {:02x}",
+            write.id.birth_millis, write.id.random[0]
+        )
+}
