@@ -96,11 +96,6 @@ impl Driver {
         let mut commands = Vec::new();
         self.sequencer.step(event, &mut commands);
         self.commands.extend(commands);
-        if self.rules.lack(Rule::ConditionsKept) {
-            self.commands.promised(Epoch(u64::MAX));
-            self.commands.durable(Index(u64::MAX));
-            self.commands.applied(Index(u64::MAX));
-        }
         while let Some(command) = self.commands.take_ready() {
             self.carry_out(command, work).await?;
         }
@@ -138,13 +133,15 @@ impl Driver {
     /// are answered after that.
     async fn commit(&mut self, index: Index) {
         let records = self.sequencer.release(index);
+        self.rules.seam().await;
         let waiters = if self.rules.lack(Rule::AppliedFirst) {
             let waiters = self.sequencer.applied(&records, index);
-            tokio::task::yield_now().await;
+            self.rules.seam().await;
             self.storage.apply(&records);
             waiters
         } else {
             self.storage.apply(&records);
+            self.rules.seam().await;
             self.sequencer.applied(&records, index)
         };
         let changes = records

@@ -28,8 +28,6 @@ pub(crate) enum Rule {
     PromisesKept,
     /// The machine hears that records are applied once they are.
     AppliedFirst,
-    /// A command waits for its condition.
-    ConditionsKept,
     /// Writers are answered once their deletes are confirmed, or waited for long enough
     /// (CACHE-DELETE).
     DeletesBeforeAnswers,
@@ -47,13 +45,35 @@ pub(crate) enum Rule {
 pub(crate) struct Rules {
     #[cfg(test)]
     off: Option<Rule>,
+    /// Whether others may go on at a seam.
+    #[cfg(test)]
+    has_seams: bool,
 }
 
 impl Rules {
-    /// All but one.
+    /// All, or all but one, in a simulation.
     #[cfg(test)]
     pub(crate) const fn without(off: Option<Rule>) -> Self {
-        Self { off }
+        Self {
+            off,
+            has_seams: true,
+        }
+    }
+
+    /// A place at which other threads may go on: a simulation has one thread, and lets its
+    /// other tasks go on here.
+    #[cfg(test)]
+    pub(crate) async fn seam(self) {
+        if self.has_seams {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// A place at which other threads may go on; nothing is done about that here.
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self)]
+    pub(crate) fn seam(self) -> std::future::Ready<()> {
+        std::future::ready(())
     }
 
     /// Whether a rule is switched off.

@@ -564,6 +564,3 @@ impl State {
         self.appended.truncate(last.index);
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -13,14 +13,13 @@
 //!
 //! Reading order: [`scheduler`] (who runs next, and when time moves), [`clock`], [`trace`],
 //! [`chance`] and [`pace`] (draws, and answers that take their time), then what stands
-//! around the node: [`coordination`], [`cache`], [`memory_store`] and [`paced_store`]; then
-//! [`world`], which runs it all and checks it, and [`rules_off`].
+//! around the node: [`coordination`], [`cache`], [`paced_store`]; then [`world`],
+//! which runs it all and checks it, and [`rules_off`].
 
 mod cache;
 mod chance;
 mod clock;
 mod coordination;
-mod memory_store;
 mod pace;
 mod paced_store;
 mod rules_off;

@@ -9,19 +9,23 @@ const PATIENCE_MILLIS: u64 = 15_000;
 const MOST_TURNS: u64 = 100_000;
 
 impl World {
-    pub(super) fn end(&mut self) {
-        self.weather = Weather::FAIR;
-        self.machine
-            .coordination
-            .set_faults(Weather::FAIR.coordination);
-        self.machine.cache.set_faults(Weather::FAIR.cache);
-        self.machine.store.set_faults(Weather::FAIR.store);
+    /// Nothing goes wrong from here on.
+    pub(super) fn calm_down(&mut self) {
+        let fair = Weather::FAIR;
+        self.weather = fair;
+        self.machine.coordination.set_faults(fair.coordination);
+        self.machine.cache.set_faults(fair.cache);
+        self.machine.store.set_faults(fair.store);
         self.trace
             .note(format_args!("world: nothing goes wrong any more"));
         if self.disk.is_cut() {
             self.crash();
         }
         self.disk.cut_after(u64::MAX);
+    }
+
+    pub(super) fn end(&mut self) {
+        self.calm_down();
         self.settle("the node serves again");
         for _ in 0..self.writers.doubtful() {
             self.send_doubtful();
@@ -62,7 +66,7 @@ impl World {
     }
 
     /// Runs until a master serves and nobody waits for anything.
-    fn settle(&mut self, what: &str) {
+    pub(super) fn settle(&mut self, what: &str) {
         let until = self.now().millis + PATIENCE_MILLIS;
         for _ in 0..MOST_TURNS {
             self.turn += 1;

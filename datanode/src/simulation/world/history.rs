@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tierkv_storage::Item;
+use tierkv_storage::{Effects, Item};
 use tierkv_types::{Index, ItemKey, Payload, Record, Version};
 
 use super::model;
@@ -79,7 +79,7 @@ impl History {
                 "the log's epochs go back"
             );
         }
-        for change in record.changes() {
+        for change in Effects::of(&record).changes {
             let left = Left {
                 by: index,
                 version,

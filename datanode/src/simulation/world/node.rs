@@ -8,10 +8,20 @@ use tierkv_protocol::{
     placement::{PlacementMap, WeightedCluster},
     replication::{ClusterState, CommandQueue, Founding, Replica, Restored},
 };
-use tierkv_rpc::proto::internal::{Read, ReadReply, Reply, reply};
-use tierkv_storage::{Recovered, Steps, Storage, StorageError, StorageSettings, disk::TestDisk};
+use tierkv_rpc::{
+    Pace, Worker,
+    proto::internal::{Read, ReadReply, Reply, reply},
+};
+use tierkv_storage::{
+    Recovered, Steps, Storage, StorageError, StorageSettings,
+    disk::TestDisk,
+    store::{MemoryFile, MemoryStore},
+};
 use tierkv_types::{Clock, ClusterId, ItemKey, NodeId};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::{
     super::{
@@ -19,7 +29,7 @@ use super::{
         chance::Chance,
         clock::MachineClock,
         coordination::FaultyCoordination,
-        memory_store::{MemoryFile, MemoryStore},
+        pace::give_way,
         paced_store::{PacedStore, StoreWeather},
         scheduler::Scheduler,
     },
@@ -32,6 +42,9 @@ use crate::{
 
 /// How long a writer waits at most for the cache to confirm.
 pub(super) const INVALIDATION_WAIT: Duration = Duration::from_millis(50);
+
+/// How long a tombstone stays.
+const TOMBSTONE_RETENTION: Duration = Duration::from_secs(1);
 
 /// What opening the storage comes to.
 pub(super) type Opened = Result<(Arc<Storage>, Recovered, Steps), StorageError>;
@@ -55,7 +68,8 @@ pub(super) struct Node {
     pub(super) sequencer: Arc<Sequencer>,
     pub(super) steps: Steps,
     owned: Arc<Owned>,
-    stop: watch::Sender<bool>,
+    /// The driver stops when it is gone.
+    _stop: watch::Sender<bool>,
     /// Why it stopped by itself.
     pub(super) stopped: Rc<RefCell<Option<String>>>,
 }
@@ -115,10 +129,10 @@ impl Machine {
         let (promised, last, applied) = (found.promised, found.last.index, found.applied);
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let replica = former.unwrap_or_else(|| replica(&found, &*clock));
-        let rules = match self.off {
-            Off::Rule(rule) => Rules::without(Some(rule)),
-            _ => Rules::default(),
-        };
+        let rules = Rules::without(match self.off {
+            Off::Rule(rule) => Some(rule),
+            Off::Nothing | Off::LogSyncs | Off::FreshStarts => None,
+        });
         let sequencer = Arc::new(Sequencer::with_rules(
             replica,
             found.clock,
@@ -165,7 +179,7 @@ impl Machine {
             sequencer,
             steps,
             owned,
-            stop,
+            _stop: stop,
             stopped,
         };
         node.reclaim(scheduler);
@@ -194,13 +208,17 @@ impl Node {
     /// Begins a reclaimer anew: its first round comes at once.
     pub(super) fn reclaim(&self, scheduler: &mut Scheduler) {
         scheduler.kill_task(&self.group, "reclaimer");
-        let reclaimer = Reclaimer {
-            sequencer: Arc::clone(&self.sequencer),
-            storage: Arc::clone(&self.storage),
-            tombstone_retention: Duration::from_secs(1),
-        };
-        let stopping = self.stop.subscribe();
-        scheduler.spawn(&self.group, "reclaimer", reclaimer.run(stopping));
+        let (sequencer, storage) = (Arc::clone(&self.sequencer), Arc::clone(&self.storage));
+        let mut reclaimer = Reclaimer::new(sequencer, storage, TOMBSTONE_RETENTION);
+        scheduler.spawn(&self.group, "reclaimer", async move {
+            loop {
+                match reclaimer.work().await {
+                    Pace::Busy => give_way().await,
+                    Pace::Idle(pause) | Pace::Retry(pause) => sleep(pause).await,
+                    Pace::Done => return,
+                }
+            }
+        });
     }
 
     pub(super) fn write_path(&self) -> WritePath {

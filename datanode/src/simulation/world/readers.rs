@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duratio
 
 use tierkv_cache::{Cache, CacheKey, State};
 use tierkv_protocol::cache::{
-    AbsentEntry, Entry, Freshness, ReadBound, SlotRun, SlotTable, ValueEntry, Verdict, Vouched,
+    AbsentEntry, Entry, Freshness, OwnedRun, ReadBound, SlotTable, ValueEntry, Verdict, Vouched,
     judge,
 };
 use tierkv_rpc::proto::internal::ReadReply;
@@ -70,7 +70,7 @@ impl Readers {
         inbox: Arc<Inbox>,
     ) -> Self {
         let map = placement();
-        let runs = map.runs().iter().map(|run| SlotRun {
+        let runs = map.runs().iter().map(|run| OwnedRun {
             first: run.first,
             count: run.count,
             revision: run.revision,
@@ -232,8 +232,8 @@ impl World {
             self.scheduler
                 .spawn(GROUP, "asks", async move { through.ask().await });
         } else {
-            // Few keys, so that there are hits.
-            let key = self.keys[self.chance.index(KEYS / 2)].clone();
+            // Those that are written less, so that there are hits.
+            let key = self.keys[KEYS / 2 + self.chance.index(KEYS / 2)].clone();
             self.scheduler
                 .spawn(GROUP, "reads", async move { through.read(key).await });
         }
@@ -319,7 +319,9 @@ impl World {
                 index >= asking.acknowledged,
                 "REP-CONFIRM: an absence is older than what was acknowledged before it"
             );
-            let states = self.history.states(&[reading.key.clone()], index, applied);
+            let states = self
+                .history
+                .states(std::slice::from_ref(&reading.key), index, applied);
             let is_absent = |state: &Index| {
                 let item = self.history.at(key, *state);
                 item.is_none_or(|item| !item.is_live(clock))

@@ -43,7 +43,7 @@ impl Weather {
         let one = |of: &[u32]| of[chance.index(of.len())];
         let pace = || Pace {
             steps: one(&[0, 2, 5]).into(),
-            late: one(&[0, 5, 30]),
+            late: one(&[0, 10, 50]),
             late_millis: one(&[10, 60, 200]).into(),
         };
         Self {
@@ -83,7 +83,7 @@ pub(super) fn settings(chance: &Chance) -> StorageSettings {
     };
     StorageSettings {
         segment_bytes: one(&[4, 8, 16]) << 10,
-        checkpoint_interval: Duration::from_millis(one(&[20, 100, 1_000])),
+        checkpoint_interval: Duration::from_millis(one(&[15, 40, 1_000])),
         log_retention: Duration::from_secs(one(&[1, 20, 600])),
         memory,
         ..StorageSettings::new(DIR)
