@@ -134,11 +134,11 @@ impl Driver {
     async fn commit(&mut self, index: Index) {
         let records = self.sequencer.release(index);
         self.rules.seam().await;
-        let waiters = if self.rules.lack(Rule::AppliedFirst) {
-            let waiters = self.sequencer.applied(&records, index);
+        let settling = if self.rules.lack(Rule::AppliedFirst) {
+            let settling = self.sequencer.applied(&records, index);
             self.rules.seam().await;
             self.storage.apply(&records);
-            waiters
+            settling
         } else {
             self.storage.apply(&records);
             self.rules.seam().await;
@@ -151,7 +151,7 @@ impl Driver {
         self.tell(Message::Changed {
             keys,
             up_to: index,
-            waiters,
+            settling,
         })
         .await;
         self.commands.applied(index);

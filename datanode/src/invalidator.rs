@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     ownership::Owned,
     rules::{Rule, Rules},
-    sequencer::Waiter,
+    sequencer::Settling,
 };
 
 /// Messages that wait for the invalidator; over it commits wait.
@@ -43,7 +43,7 @@ pub(crate) enum Message {
     Changed {
         keys: Vec<ItemKey>,
         up_to: Index,
-        waiters: Vec<Waiter>,
+        settling: Settling,
     },
     /// A round is vouched.
     Vouched { round: Round, commit: Index },
@@ -133,22 +133,22 @@ impl<C: Cache> Invalidator<C> {
                 Message::Changed {
                     keys,
                     up_to,
-                    waiters,
+                    settling,
                 } => {
                     changed.extend(keys);
-                    waiting.extend(waiters);
+                    waiting.push(settling);
                     self.applied = self.applied.max(up_to);
                 }
                 Message::Vouched { round, commit } => rounds.push((round, commit)),
             }
         }
         if self.rules.lack(Rule::DeletesBeforeAnswers) {
-            waiting.drain(..).for_each(Waiter::done);
+            waiting.drain(..).for_each(Settling::done);
         }
         if !self.delete(&changed).await && !self.rules.lack(Rule::DeletesRepeated) {
             self.owe(changed);
         }
-        waiting.into_iter().for_each(Waiter::done);
+        waiting.into_iter().for_each(Settling::done);
         self.tell_marks();
         if let Some(marks) = &mut self.marks {
             rounds

@@ -24,7 +24,7 @@ use tierkv_types::{
 };
 use tokio::time::Instant;
 
-pub(crate) use self::waiters::Waiter;
+pub(crate) use self::waiters::Settling;
 use self::waiters::Waiters;
 use crate::{
     judgement::{Need, PriorValue, Priors, judge, needed, remembered},
@@ -234,7 +234,18 @@ impl Sequencer {
         let mut waiting: Vec<(Index, Vec<Answer>)> = Vec::new();
         for Judgement { answer, depends_on } in judgements {
             if depends_on <= applied || self.rules.lack(Rule::AnswersWait) {
-                verdicts.settled.push(answer);
+                // The one that is repeated may not be out of the cache yet.
+                let is_repeated = answer.result.as_ref().is_ok_and(|it| it.replayed);
+                match is_repeated
+                    .then(|| state.waiters.wait_for_applied())
+                    .flatten()
+                {
+                    Some(committed) => verdicts.pending.push(PendingAnswers {
+                        answers: vec![answer],
+                        committed,
+                    }),
+                    None => verdicts.settled.push(answer),
+                }
                 continue;
             }
             let index = if depends_on > before {
@@ -454,7 +465,7 @@ impl Sequencer {
 
     /// Takes in that released records are applied: memory tells what they changed from here
     /// on, and whoever waited for them may be answered once the cache is told.
-    pub(crate) fn applied(&self, records: &[Arc<Record>], up_to: Index) -> Vec<Waiter> {
+    pub(crate) fn applied(&self, records: &[Arc<Record>], up_to: Index) -> Settling {
         let mut state = self.lock();
         records.iter().for_each(|record| state.appended.pop(record));
         let now = self.clock.boot_time();
@@ -462,7 +473,7 @@ impl Sequencer {
         state.replica.step(now, Event::Applied(up_to), &mut nothing);
         assert!(nothing.is_empty(), "applying commands nothing");
         self.publish(&state, now);
-        state.waiters.take_up_to(up_to)
+        state.waiters.applied(up_to)
     }
 }
 

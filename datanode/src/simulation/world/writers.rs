@@ -276,8 +276,8 @@ impl World {
                 index > attempt.asking.acknowledged,
                 "write {id} stands before what was known when it was asked"
             );
-            self.check_deletes(id, &record);
         }
+        self.check_deletes(id, &record);
         self.acknowledged = self.acknowledged.max(index);
     }
 
