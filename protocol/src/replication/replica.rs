@@ -286,6 +286,8 @@ impl Replica {
         }
     }
 
+    /// Has the record read. One read at a time: what is known when it is asked for is the
+    /// floor of its answer, and of no earlier one's.
     fn ask(&mut self, commands: &mut Vec<Command>) {
         if self.reading.is_none() {
             self.reading = Some(self.seen.as_ref().map_or(Epoch::ZERO, |state| state.epoch));
@@ -365,7 +367,7 @@ impl Replica {
                     next,
                     lost: true,
                 };
-                commands.push(Command::Read);
+                self.ask(commands);
             }
             // Only a swap can raise the revision that settles the doubt.
             (Role::Swapping { expected, next, .. }, SwapOutcome::Unknown) => {
@@ -447,3 +449,6 @@ const fn forgotten(record_is_gone: bool) -> &'static str {
          newest back, or go on with what this node knows: `tierkv admin recover --data-dir DIR`"
     }
 }
+
+#[cfg(test)]
+mod tests;
