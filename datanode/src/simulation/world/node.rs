@@ -116,6 +116,13 @@ impl Machine {
         opened
     }
 
+    fn rules(&self) -> Rules {
+        Rules::without(match self.off {
+            Off::Rule(rule) => Some(rule),
+            Off::Nothing | Off::LogSyncs | Off::FreshStarts => None,
+        })
+    }
+
     /// Puts the parts of a node together, as the process does. `former` is the machine of
     /// the life before, where that is not to be forgotten.
     pub(super) fn start(
@@ -129,10 +136,7 @@ impl Machine {
         let (promised, last, applied) = (found.promised, found.last.index, found.applied);
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let replica = former.unwrap_or_else(|| replica(&found, &*clock));
-        let rules = Rules::without(match self.off {
-            Off::Rule(rule) => Some(rule),
-            Off::Nothing | Off::LogSyncs | Off::FreshStarts => None,
-        });
+        let rules = self.rules();
         let sequencer = Arc::new(Sequencer::with_rules(
             replica,
             found.clock,
@@ -162,14 +166,7 @@ impl Machine {
             commands: commands.choosing(Box::new(move |count| choices.index(count))),
             rules,
         };
-        let (stop, stopping) = watch::channel(false);
-        let stopped = Rc::new(RefCell::new(None));
-        let tell = Rc::clone(&stopped);
-        scheduler.spawn(&group, "driver", async move {
-            if let Err(why) = driver.run(stopping).await {
-                *tell.borrow_mut() = Some(why);
-            }
-        });
+        let (stop, stopped) = drive(scheduler, &group, driver);
         scheduler.spawn(&group, "invalidator", invalidating);
         let checkpoints = steps.take_checkpoints().unwrap();
         scheduler.spawn(&group, "checkpoints", checkpoints);
@@ -185,6 +182,23 @@ impl Machine {
         node.reclaim(scheduler);
         node
     }
+}
+
+/// Runs a driver; returns what stops it, and where it says why it stopped by itself.
+fn drive(
+    scheduler: &mut Scheduler,
+    group: &str,
+    driver: Driver,
+) -> (watch::Sender<bool>, Rc<RefCell<Option<String>>>) {
+    let (stop, stopping) = watch::channel(false);
+    let stopped = Rc::new(RefCell::new(None));
+    let tell = Rc::clone(&stopped);
+    scheduler.spawn(group, "driver", async move {
+        if let Err(why) = driver.run(stopping).await {
+            *tell.borrow_mut() = Some(why);
+        }
+    });
+    (stop, stopped)
 }
 
 fn replica(found: &Recovered, clock: &dyn Clock) -> Replica {
