@@ -29,14 +29,12 @@ mod packed;
 mod policy;
 mod slab;
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
 };
 
+use hashbrown::HashMap;
 use tierkv_types::{ItemKey, ItemRange, Slot};
 
 use self::{

@@ -3,11 +3,9 @@
 //! Conditions, repeated requests and `existed` are judged by it, so that writes need not
 //! wait for one another's commits (REP-APPLY).
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
+use hashbrown::{HashMap, hash_map::EntryRef};
 use tierkv_types::{Index, ItemKey, Record};
 
 use super::{effects::Effects, outcome::Outcome};
@@ -82,21 +80,17 @@ impl Appended {
         let index = applied.position.index;
         let effects = Effects::of(applied);
         for change in effects.changes {
-            if self
-                .entries
-                .get(&change.key)
-                .is_some_and(|(last, _)| *last == index)
+            if let EntryRef::Occupied(last) = self.entries.entry_ref(&change.key)
+                && last.get().0 == index
             {
-                self.entries.remove(&change.key);
+                last.remove();
             }
         }
         if let Some(id) = effects.request()
-            && self
-                .outcomes
-                .get(&id.random)
-                .is_some_and(|(last, _)| *last == index)
+            && let EntryRef::Occupied(last) = self.outcomes.entry_ref(&id.random)
+            && last.get().0 == index
         {
-            self.outcomes.remove(&id.random);
+            last.remove();
         }
     }
 

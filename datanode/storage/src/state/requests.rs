@@ -5,8 +5,9 @@
 //! long the log is kept has no say in it. Checkpoints bring fresh outcomes into the store,
 //! so that store plus log always hold every outcome that counts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use hashbrown::HashMap;
 use tierkv_types::{RequestId, Version};
 
 use super::outcome::{Existed, Outcome};
