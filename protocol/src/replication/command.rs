@@ -9,21 +9,21 @@ use super::cluster_state::ClusterState;
 /// What the driver is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Make the epoch and the highest record seen durable, then feed [`Event::Promised`].
+    /// Make the epoch and the highest record seen durable, then feed [`Event::Promised`](super::Event::Promised).
     Promise {
         /// What must never be forgotten (REP-PROMISE).
         epoch: Epoch,
         /// The highest record that was seen (COORD-BACK).
         seen: Option<ClusterState>,
     },
-    /// Swap the record in coordination, then feed [`Event::Swapped`].
+    /// Swap the record in coordination, then feed [`Event::Swapped`](super::Event::Swapped).
     Swap {
         /// The revision to replace; `None`: there must be no record.
         expected: Option<u64>,
         /// The record to install.
         state: ClusterState,
     },
-    /// Read the record, then feed [`Event::Read`].
+    /// Read the record, then feed [`Event::Read`](super::Event::Read).
     Read,
     /// Append an empty record at this position (REP-NOOP).
     AppendNoop(Position),
