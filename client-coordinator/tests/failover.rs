@@ -171,6 +171,9 @@ impl Load {
 async fn writes_go_on_when_the_primary_stops() {
     let platform = Platform::start().await;
     let mut primary = platform.server_coordinator("s1").await;
+    // It stands before the other is there.
+    let elected = poll_until(PATIENCE, || async { primary.primary() });
+    elected.await.expect("the only one is elected");
     let mut backup = platform.server_coordinator("s2").await;
     platform.until_ready().await;
     let client = platform.client().await;

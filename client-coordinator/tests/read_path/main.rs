@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
+mod played;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -53,152 +55,10 @@ use tokio::{
 };
 use tonic::{Response, Status, Streaming};
 
+use self::played::{AS_OF, Door, Played};
+
 const DEADLINE: Duration = Duration::from_secs(20);
 const MAX_STALENESS: Duration = Duration::from_millis(600);
-
-/// The cluster that the test plays.
-struct Played {
-    /// What the one key holds: version and value.
-    held: Mutex<Option<(u64, Bytes)>>,
-    /// How many reads came below.
-    reads: AtomicUsize,
-    /// The staleness in milliseconds that each of them may have, and how often it came.
-    bounds: Mutex<BTreeMap<u32, usize>>,
-    /// Reads are answered while this is open.
-    open: watch::Sender<bool>,
-    confirmed: AtomicBool,
-    round: AtomicU64,
-    /// Whether the master goes on writing marks.
-    marking: AtomicBool,
-}
-
-impl FrameHandler for Played {
-    type RequestFrame = RequestFrame;
-    type Reply = Reply;
-    type ReplyFrame = ReplyFrame;
-
-    async fn frame(self: &Arc<Self>, frame: RequestFrame, replies: &Replies<Reply>) {
-        for request in frame.requests {
-            let (played, replies) = (Arc::clone(self), replies.clone());
-            tokio::spawn(async move {
-                let answer = match request.kind.unwrap() {
-                    request::Kind::Read(read) => reply::Kind::Read(played.read(read).await),
-                    request::Kind::Vouch(_) => reply::Kind::Vouch(played.vouch()),
-                    request::Kind::Write(_) => panic!("nothing writes here"),
-                };
-                replies.send(vec![reply(request.id, Ok(answer))]).await;
-            });
-        }
-    }
-
-    fn weight(reply: &Reply) -> usize {
-        reply_weight(reply)
-    }
-
-    fn pack(replies: Vec<Reply>) -> ReplyFrame {
-        ReplyFrame { replies }
-    }
-}
-
-impl Played {
-    async fn read(&self, read: Read) -> ReadReply {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        let bound = read.max_staleness_ms;
-        *self.bounds.lock().unwrap().entry(bound).or_default() += 1;
-        let held = self.held.lock().unwrap().clone();
-        let mut open = self.open.subscribe();
-        open.wait_for(|open| *open).await.unwrap();
-        let (version, value) = held.clone().unwrap_or((AS_OF, Bytes::new()));
-        ReadReply {
-            found: held.is_some(),
-            value,
-            version,
-            expires: 0,
-            clock: Version::from_millis(SystemClockMillis::now()).to_bits(),
-            slot_revision: 1,
-            confirmed: self.confirmed.load(Ordering::SeqCst),
-            path: Vec::new(),
-        }
-    }
-
-    fn vouch(&self) -> VouchReply {
-        VouchReply {
-            epoch: 1,
-            round: self.round.load(Ordering::SeqCst),
-            placement_version: 1,
-            pool_version: 1,
-            slots: vec![SlotRun {
-                first: 0,
-                count: 4096,
-                revision: 1,
-            }],
-            clock: Version::from_millis(SystemClockMillis::now()).to_bits(),
-        }
-    }
-}
-
-/// The version up to which absence is known.
-const AS_OF: u64 = 3;
-
-struct SystemClockMillis;
-
-impl SystemClockMillis {
-    fn now() -> u64 {
-        tierkv_types::Clock::wall_millis(&SystemClock)
-    }
-}
-
-struct Door {
-    played: Arc<Played>,
-    /// The streams go on while it lives.
-    stop: watch::Sender<bool>,
-}
-
-#[tonic::async_trait]
-impl ServerCoordinator for Door {
-    type ExchangeStream = Answered<Played>;
-    type ScanStream = StatusStream<ScanReply>;
-    type WatchStream = StatusStream<WatchReply>;
-
-    async fn scan(
-        &self,
-        _: tonic::Request<ScanRequest>,
-    ) -> Result<Response<Self::ScanStream>, Status> {
-        Err(Status::unimplemented("nobody scans here"))
-    }
-
-    async fn count(&self, _: tonic::Request<CountRequest>) -> Result<Response<CountReply>, Status> {
-        Err(Status::unimplemented("nobody counts here"))
-    }
-
-    async fn watch(
-        &self,
-        _: tonic::Request<WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("nobody watches here"))
-    }
-
-    async fn exchange(
-        &self,
-        request: tonic::Request<Streaming<RequestFrame>>,
-    ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let stream = answer_frames(
-            request.into_inner(),
-            Arc::clone(&self.played),
-            None,
-            4096,
-            self.stop.subscribe(),
-        );
-        Ok(Response::new(stream))
-    }
-
-    async fn survey(
-        &self,
-        _: tonic::Request<SurveyRequest>,
-    ) -> Result<Response<SurveyResponse>, Status> {
-        Ok(Response::new(SurveyResponse::default()))
-    }
-}
 
 /// A client coordinator over the played cluster, and a client of it.
 struct Stage {
