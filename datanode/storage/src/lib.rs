@@ -57,12 +57,12 @@ pub use self::{
     recovery::Recovered,
     repair::{Finding, GivenUp, Problem, Repair, Repaired},
     report::StorageReport,
-    scrub::{Scrubbed, ScrubbedRows},
+    scrub::Scrubbed,
     settings::{EvictionPolicy, MemoryLimits, StorageSettings, UnknownEvictionPolicy, WalSync},
     snapshot::Snapshot,
     state::{Appended, Effects, Existed, ItemHash, Outcome, Row, Table},
     storage::Storage,
-    store::Store,
+    store::{ScrubbedRows, Store},
     tail::{Cursor, Stretch, Tail, TailError},
 };
 

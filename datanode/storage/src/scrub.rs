@@ -6,10 +6,7 @@
 
 use std::time::Duration;
 
-use tierkv_types::{
-    ItemKey,
-    record::{DecodeError, RecordHeader},
-};
+use tierkv_types::record::{DecodeError, RecordHeader};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -33,19 +30,6 @@ pub struct Scrubbed {
     /// Rows of the store.
     pub rows: u64,
     /// What is not as it was written, with file and place; a hundred at most.
-    pub damage: Vec<StorageError>,
-}
-
-/// Some rows of a store that were verified.
-#[derive(Debug, Default)]
-pub struct ScrubbedRows {
-    /// How many there were.
-    pub rows: usize,
-    /// Their bytes.
-    pub bytes: u64,
-    /// The last of them: where to go on. `None` if there are no more.
-    pub last: Option<ItemKey>,
-    /// Which of them are not as they were written.
     pub damage: Vec<StorageError>,
 }
 

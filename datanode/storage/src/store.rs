@@ -22,7 +22,7 @@ pub use self::sqlite::SqliteStore;
 pub(crate) use self::sqlite::tamper;
 pub(crate) use self::sqlite::{StoreFound, examine, set_aside};
 use crate::{
-    Entry, Item, Outcome, Row, ScrubbedRows, StorageError,
+    Entry, Item, Outcome, Row, StorageError,
     state::{EpochTable, Progress},
 };
 
@@ -93,6 +93,19 @@ pub struct CheckpointBatch {
     pub outcomes: Vec<(RequestId, Outcome)>,
     /// Requests that were born before this millisecond may go.
     pub request_horizon: u64,
+}
+
+/// Some rows of a store that were verified.
+#[derive(Debug, Default)]
+pub struct ScrubbedRows {
+    /// How many there were.
+    pub rows: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The last of them: where to go on. `None` if there are no more.
+    pub last: Option<ItemKey>,
+    /// Which of them are not as they were written.
+    pub damage: Vec<StorageError>,
 }
 
 /// A data node's store. The suite in `conformance` says what each must do.

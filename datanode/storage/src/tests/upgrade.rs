@@ -244,6 +244,14 @@ async fn it_opens_with_everything_as_often_as_it_is_killed() {
     let dir = copied(&fixture);
     for when in ["on the machine", "on the machine once more"] {
         drop(check(dir.path(), RealDisk, &fixture, when).await);
+        deadline(until_free(dir.path())).await;
+    }
+}
+
+/// Waits until the parts of a dropped storage have ended, and with them its lock.
+async fn until_free(dir: &Path) {
+    while RealDisk.lock(&dir.join("lock")).unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
