@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map::EntryRef};
 use tierkv_types::{RequestId, Version};
 
 use super::outcome::{Existed, Outcome};
@@ -122,9 +122,10 @@ impl Requests {
     /// What became of the request with this random part.
     pub(crate) fn get(&self, key: &RequestKey) -> Option<Outcome> {
         let packed = self.parts[part(key)].get(key)?;
-        let (existed, numbers) = match self.long.get(key) {
-            Some(rest) if !packed.is_whole => rest.clone(),
-            _ => {
+        let rest = (!packed.is_whole).then(|| self.long.get(key)).flatten();
+        let (existed, numbers) = match rest {
+            Some(rest) => rest.clone(),
+            None => {
                 let number = packed.has_number.then_some(packed.number);
                 let existed = Existed::from_bytes(packed.existed.to_vec());
                 (existed, number.into_iter().collect())
@@ -148,14 +149,15 @@ impl Requests {
             let (second, born) = oldest.remove_entry();
             self.places -= born.places;
             for key in &born.keys {
-                let part = &mut self.parts[part(key)];
                 // One that was remembered again since is of a later second.
-                if part
-                    .get(key)
-                    .is_some_and(|packed| packed.second == short(second))
+                if let EntryRef::Occupied(known) = self.parts[part(key)].entry_ref(key)
+                    && known.get().second == short(second)
                 {
-                    part.remove(key);
-                    self.long.remove(key);
+                    known.remove();
+                    // Mostly there is none at all.
+                    if !self.long.is_empty() {
+                        self.long.remove(key);
+                    }
                 }
             }
         }
