@@ -31,7 +31,9 @@ impl Batch {
 }
 
 /// Records that were queued. When it is dropped, the log's thread is woken: whoever queues
-/// under a lock of its own lets go of that first.
+/// under a lock of its own lets go of that first. Nobody may wait for the records while
+/// holding it; in the head of a `match` it lives to the end of the arms, so it is bound and
+/// dropped there.
 #[derive(Debug)]
 pub struct Queued(Option<Arc<Queue>>);
 

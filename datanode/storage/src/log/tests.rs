@@ -228,7 +228,8 @@ async fn a_full_disk_refuses_and_is_survived() {
     let mut next = 1;
     let refused = loop {
         match log.append(records(next, next)) {
-            Ok(_) => {
+            Ok(queued) => {
+                drop(queued);
                 written(&log, next).await;
                 next += 1;
             }
