@@ -14,7 +14,7 @@ use tierkv_coordination::{
     directory::{PRIMARY, Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    Background, CallError, Follower,
+    Background, CallError, Follower, last_attempt,
     proto::internal::{reply, request},
     tiers::{Peer, ToServerCoordinator},
 };
@@ -97,7 +97,8 @@ impl Below {
     }
 
     /// Lets `ask` try one coordinator after the other, the first one first, until one of
-    /// them does what was asked or says something else than `Unavailable`.
+    /// them does what was asked or says something else than `Unavailable`, and as long as a
+    /// refusal would still be in time.
     pub(crate) async fn each<T, F>(
         &self,
         deadline: Instant,
@@ -107,6 +108,7 @@ impl Below {
         F: Future<Output = Result<T, Error>>,
     {
         let mut news = self.peers.clone();
+        let last_attempt = last_attempt(deadline);
         let mut turn = 0;
         loop {
             let peers = Arc::clone(&news.borrow_and_update());
@@ -119,7 +121,7 @@ impl Below {
             };
             turn += 1;
             let again = failure.code == Code::Unavailable;
-            if !again || Instant::now() + RETRY_PAUSE >= deadline {
+            if !again || Instant::now() >= last_attempt {
                 return Err(failure);
             }
             if turn >= peers.len() {

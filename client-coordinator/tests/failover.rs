@@ -314,19 +314,15 @@ async fn without_a_coordinator_writes_are_refused_and_later_go_on() {
     let client = platform.client().await;
     client.put("k", "1").await.unwrap();
     primary.stop().await;
-    // Nobody routes: a write is refused for certain, and a read from the cache may still
-    // be answered.
+    // Nobody routes: a write is refused for certain, soon enough before its time is over.
     let hasty = Client::builder()
         .address(platform.client_coordinator.grpc_address().to_string())
-        .timeout(Duration::from_millis(500))
+        .timeout(Duration::from_secs(2))
         .connect()
         .await
         .unwrap();
     let error = hasty.put("k", "2").await.unwrap_err();
-    assert!(
-        matches!(error.code(), Code::Unavailable | Code::DeadlineExceeded),
-        "{error}"
-    );
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
     let second = platform.server_coordinator("s2").await;
     let latest = ReadOptions {
         consistency: Consistency::Latest,

@@ -16,6 +16,9 @@ use tonic::Request;
 
 /// How a call says how long its caller waits.
 const HEADER: &str = "grpc-timeout";
+/// The least and the most time that is kept for a refusal's way back.
+const LEAST_KEPT: Duration = Duration::from_millis(20);
+const MOST_KEPT: Duration = Duration::from_millis(250);
 /// Answers of a stream that are made ahead of whoever takes them.
 const ANSWERS_AHEAD: usize = 1;
 
@@ -46,6 +49,16 @@ pub fn within<T>(message: T, deadline: Instant) -> Request<T> {
     // No time at all would have no form.
     request.set_timeout(left.max(Duration::from_millis(1)));
     request
+}
+
+/// Until when a request may be tried again that must be answered by `deadline`: the last
+/// tenth of the time left is kept, 20 to 250 ms of it, so that a refusal reaches its caller
+/// before the caller gives up and knows nothing of a write's fate.
+#[must_use]
+pub fn last_attempt(deadline: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let kept = (left / 10).clamp(LEAST_KEPT, MOST_KEPT);
+    deadline.checked_sub(kept).unwrap_or(deadline)
 }
 
 /// The gRPC wire form of a time-out: up to eight digits and a unit.
@@ -185,6 +198,15 @@ mod tests {
         for bad in ["", "S", "5", "5x", "123456789S", "-1S"] {
             assert_eq!(parse_timeout(bad), None, "{bad}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_end_before_the_deadline_does() {
+        let kept = |millis| {
+            let deadline = Instant::now() + Duration::from_millis(millis);
+            (deadline - last_attempt(deadline)).as_millis()
+        };
+        assert_eq!([0, 100, 1_000, 60_000].map(kept), [20, 20, 100, 250]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,8 @@ pub use answer::{Answered, FrameHandler, OperationPermits, Replies, answer_frame
 pub use background::{Background, Follower, Pace, Worker};
 pub use channel::{channel, incoming, serve_builder, unhurried_channel};
 pub use deadline::{
-    deadline, deadline_or, late_scan, named_timeout, until_deadline, until_over, within,
+    deadline, deadline_or, last_attempt, late_scan, named_timeout, until_deadline, until_over,
+    within,
 };
 pub use exchange::{CallError, Exchange};
 pub use multiplexer::Multiplexer;

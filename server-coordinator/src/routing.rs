@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tierkv_rpc::{
-    CallError, FrameHandler, Replies,
+    CallError, FrameHandler, Replies, last_attempt,
     proto::{
         convert,
         internal::{Reply, ReplyFrame, Request, RequestFrame, reply, request},
@@ -112,12 +112,13 @@ impl Router {
     async fn forward(&self, kind: request::Kind, deadline: Instant) -> Result<reply::Kind, Error> {
         let target = target(&kind)?;
         let mut routes = self.routes.clone();
+        let last_attempt = last_attempt(deadline);
         loop {
             let failure = match self.attempt(&kind, &target, &mut routes, deadline).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            next_table(failure, &mut routes, deadline).await?;
+            next_table(failure, &mut routes, last_attempt).await?;
         }
     }
 
@@ -166,10 +167,10 @@ impl Router {
 pub(crate) async fn next_table(
     failure: Error,
     routes: &mut watch::Receiver<Arc<Routes>>,
-    deadline: Instant,
+    last_attempt: Instant,
 ) -> Result<(), Error> {
     let again = failure.code.is_misrouted() || failure.code == Code::Unavailable;
-    if !again || Instant::now() + RETRY_PAUSE >= deadline {
+    if !again || Instant::now() >= last_attempt {
         return Err(told_to_users(failure));
     }
     if let Ok(Err(_)) = timeout(RETRY_PAUSE, routes.changed()).await {

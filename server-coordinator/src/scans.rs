@@ -12,7 +12,7 @@ use futures::{
     stream::{BoxStream, StreamExt, try_unfold},
 };
 use tierkv_rpc::{
-    late_scan,
+    last_attempt, late_scan,
     proto::{
         internal::{
             CountReply, CountRequest, ScanReply, ScanRequest, ScannedItem,
@@ -102,6 +102,7 @@ impl Router {
         F: Future<Output = Result<T, Error>>,
     {
         let mut routes = self.routes.clone();
+        let last_attempt = last_attempt(deadline);
         loop {
             let table = Arc::clone(&routes.borrow_and_update());
             let attempt = async {
@@ -114,7 +115,7 @@ impl Router {
                 Ok(Err(failure)) => failure,
                 Err(_) => return Err(late_scan()),
             };
-            next_table(failure, &mut routes, deadline).await?;
+            next_table(failure, &mut routes, last_attempt).await?;
         }
     }
 }
