@@ -70,7 +70,21 @@ pub(crate) async fn measure<A: Target, B: Target>(
 
 /// Runs one side's load for `duration` and measures it. `number` is the round's, which
 /// choices of keys and stamps of values come from.
+///
+/// Fails if an operation failed, or too few reads were cache hits.
 pub(crate) async fn part<T: Target>(
+    side: &Side<T>,
+    name: &str,
+    duration: Duration,
+    number: u64,
+) -> Result<Part, Failure> {
+    let part = any_part(side, name, duration, number).await?;
+    check_hits(side, name, &part)?;
+    Ok(part)
+}
+
+/// As [`part`], however few reads were cache hits.
+pub(crate) async fn any_part<T: Target>(
     side: &Side<T>,
     name: &str,
     duration: Duration,
@@ -86,7 +100,7 @@ pub(crate) async fn part<T: Target>(
     let measuring = side.meter.start();
     let outcome = load.run().await?;
     let cost = measuring.stop();
-    checked(side, name, &outcome)?;
+    check(name, &outcome)?;
     Ok(Part {
         operations: outcome.operations,
         rate: outcome.rate(),
@@ -97,8 +111,7 @@ pub(crate) async fn part<T: Target>(
     })
 }
 
-#[allow(clippy::cast_precision_loss)]
-fn checked<T>(side: &Side<T>, name: &str, outcome: &Outcome) -> Result<(), Failure> {
+fn check(name: &str, outcome: &Outcome) -> Result<(), Failure> {
     if let Some(failure) = &outcome.first_failure {
         return Err(Failure(format!(
             "{} of {} operations of {name} failed, the first with: {failure}",
@@ -109,7 +122,13 @@ fn checked<T>(side: &Side<T>, name: &str, outcome: &Outcome) -> Result<(), Failu
     if outcome.operations == 0 {
         return Err(Failure(format!("{name} answered nothing in its time")));
     }
-    let cached = outcome.cached as f64 / outcome.operations as f64;
+    Ok(())
+}
+
+/// Whether a cache answered as many of the reads as it must.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn check_hits<T>(side: &Side<T>, name: &str, part: &Part) -> Result<(), Failure> {
+    let cached = part.cached as f64 / part.operations as f64;
     if cached < side.least_cached {
         return Err(Failure(format!(
             "only {:.1} % of the reads of {name} were cache hits; {:.0} % are needed",

@@ -64,6 +64,8 @@ pub(crate) struct BaselineFigures {
     pub(crate) greatest_server_cpu_ratio: f64,
     /// Windows that began although a server was still at work.
     pub(crate) restless_windows: u64,
+    /// Windows that were run again, for their cache hits were too few.
+    pub(crate) repeated_windows: u64,
     pub(crate) pairs: Vec<PairFigures>,
 }
 
@@ -98,6 +100,7 @@ impl BaselineFigures {
             least_server_cpu_ratio: cpu.least,
             greatest_server_cpu_ratio: cpu.greatest,
             restless_windows: measured.restless_windows,
+            repeated_windows: measured.repeated_windows,
             pairs,
         })
     }
@@ -110,6 +113,22 @@ impl BaselineFigures {
             greatest: self.rates.greatest_ratio,
         }
         .to_string()
+    }
+
+    /// What was unusual about the windows, for the table; nothing, mostly.
+    pub(crate) fn window_words(&self) -> String {
+        let counts = [
+            (self.restless_windows, "began with a server still at work"),
+            (
+                self.repeated_windows,
+                "were repeated for want of cache hits",
+            ),
+        ];
+        let words = counts
+            .into_iter()
+            .filter(|(windows, _)| *windows > 0)
+            .map(|(windows, what)| format!("windows that {what}: {windows}"));
+        words.collect::<Vec<_>>().join("; ")
     }
 
     /// The ratios of processor time, for the table.
@@ -187,6 +206,7 @@ pub(crate) mod tests {
                 ),
             ],
             restless_windows: 1,
+            repeated_windows: 0,
         }
     }
 

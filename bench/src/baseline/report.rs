@@ -72,10 +72,7 @@ impl Comparison {
                 format!("{:.0}/s", figures.rates.peer_rate),
                 format!("{:.2} us", figures.ours_server_micros),
                 format!("{:.2} us", figures.peer_server_micros),
-                match figures.restless_windows {
-                    0 => String::new(),
-                    windows => format!("windows that began with a server still at work: {windows}"),
-                },
+                figures.window_words(),
             ],
             End::NotMeasured { reason } => {
                 // A reason may carry the end of a server's log.
