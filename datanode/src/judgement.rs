@@ -20,6 +20,8 @@ pub(crate) enum PriorValue {
     Absent,
     /// It is there, and what it holds can't be read.
     Unreadable(Error),
+    /// It is there, but its value was too much to be read, for this reason.
+    ValueUnread(Item, Error),
 }
 
 /// What a write needs to know of what a key holds; the more, the greater.
@@ -53,15 +55,24 @@ impl PriorValue {
         })
     }
 
-    /// What the key holds.
+    /// What the key holds, as far as it is needed.
     ///
     /// # Errors
     /// Why that can't be told.
-    pub(crate) const fn item(&self) -> Result<Option<&Item>, &Error> {
+    pub(crate) fn item(&self, need: Need) -> Result<Option<&Item>, &Error> {
         match self {
             Self::Held(item) => Ok(Some(item)),
+            Self::ValueUnread(item, _) if need == Need::Version => Ok(Some(item)),
             Self::Absent => Ok(None),
-            Self::Unreadable(error) => Err(error),
+            Self::Unreadable(error) | Self::ValueUnread(_, error) => Err(error),
+        }
+    }
+
+    /// It, without its value, which is not read for this reason.
+    pub(crate) fn unread(self, why: Error) -> Self {
+        match self.reduced_to(Need::Version) {
+            Self::Held(item) => Self::ValueUnread(item, why),
+            other => other,
         }
     }
 
@@ -69,7 +80,7 @@ impl PriorValue {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Held(item) => item.value.len(),
-            Self::Absent | Self::Unreadable(_) => 0,
+            Self::Absent | Self::Unreadable(_) | Self::ValueUnread(..) => 0,
         }
     }
 }
@@ -113,7 +124,7 @@ pub(crate) struct Judged {
 }
 
 /// Judges a write by what `prior` says that its keys hold at `now` of the cluster clock; it
-/// is asked of the keys of [`needed`].
+/// is asked of the keys of [`needed`], for what is needed of each.
 ///
 /// # Errors
 /// `ConditionFailed`, `InvalidArgument` for an increment that can't be, `ResourceExhausted`
@@ -121,14 +132,14 @@ pub(crate) struct Judged {
 pub(crate) fn judge<'a>(
     write: WriteRequest,
     now: Version,
-    prior: impl Fn(&ItemKey) -> Result<Option<&'a Item>, &'a Error>,
+    prior: impl Fn(&ItemKey, Need) -> Result<Option<&'a Item>, &'a Error>,
 ) -> Result<Judged, Error> {
-    let live = |key: &ItemKey| -> Result<Option<&Item>, Error> {
-        let held = prior(key).map_err(Error::clone)?;
+    let live = |key: &ItemKey, need| -> Result<Option<&Item>, Error> {
+        let held = prior(key, need).map_err(Error::clone)?;
         Ok(held.filter(|item| item.is_live(now)))
     };
     for (nth, condition) in write.conditions.iter().enumerate() {
-        let version = live(&condition.key)?.map(|item| item.version);
+        let version = live(&condition.key, Need::Version)?.map(|item| item.version);
         check_condition(nth, condition, version)?;
     }
     let mut effects = Vec::with_capacity(write.operations.len());
@@ -137,7 +148,7 @@ pub(crate) fn judge<'a>(
     for operation in &write.operations {
         let mut effect = Effect::default();
         if write.return_previous {
-            let held = live(&operation.key)?;
+            let held = live(&operation.key, Need::Value)?;
             effect.existed = held.is_some();
             effect.previous = held.map(|item| (item.value.clone(), item.version));
             previous_bytes += held.map_or(0, |item| item.value.len());
@@ -153,10 +164,11 @@ pub(crate) fn judge<'a>(
             OperationKind::Put { .. } => {}
             // One that is damaged is there, and may go.
             OperationKind::Delete => {
-                effect.existed = live(&operation.key).map_or(true, |held| held.is_some());
+                let held = live(&operation.key, Need::Version);
+                effect.existed = held.map_or(true, |held| held.is_some());
             }
             OperationKind::Increment { delta } => {
-                let held = live(&operation.key)?;
+                let held = live(&operation.key, Need::Number)?;
                 effect.number = Some(sum(&operation.key, held, delta)?);
                 expiries.push(held.and_then(|item| item.expires));
             }
@@ -350,7 +362,7 @@ mod tests {
 
     fn judged(write: WriteRequest) -> Result<(Vec<Change>, Vec<Effect>), Error> {
         let state = state();
-        let prior = |key: &ItemKey| state.get(key).map_or(Ok(None), PriorValue::item);
+        let prior = |key: &ItemKey, need| state.get(key).map_or(Ok(None), |it| it.item(need));
         let judged = judge(write, Version::from_bits(10), prior)?;
         Ok(judged.at(Version::from_bits(20)))
     }
@@ -432,10 +444,33 @@ mod tests {
             let operations = names.iter().map(|name| (name.as_str(), put())).collect();
             let mut asking = write(&[], operations);
             asking.return_previous = true;
-            judge(asking, Version::from_bits(10), |_| large.item()).map(|_| ())
+            judge(asking, Version::from_bits(10), |_, need| large.item(need)).map(|_| ())
         };
         assert_eq!(ask(16), Ok(()));
         assert_eq!(ask(17).unwrap_err().code, Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn a_value_that_is_not_read_keeps_nothing_back_that_needs_none() {
+        let why = || Error::new(Code::ResourceExhausted, "too much");
+        let at = |expires| held("7", 5, expires).unread(why());
+        let judged = |write, prior: &PriorValue| {
+            let judged = judge(write, Version::from_bits(10), |_, need| prior.item(need))?;
+            Ok::<_, Error>(judged.at(Version::from_bits(20)).1)
+        };
+        let delete = || write(&[], vec![("k", OperationKind::Delete)]);
+        assert!(judged(delete(), &at(None)).unwrap()[0].existed);
+        assert!(!judged(delete(), &at(Some(9))).unwrap()[0].existed);
+        let held = ConditionKind::Version(Version::from_bits(5));
+        assert!(judged(write(&[("k", held)], vec![("k", put())]), &at(None)).is_ok());
+        let refused = |write| judged(write, &at(None)).unwrap_err().code;
+        let number = write(&[], vec![("k", increment(1))]);
+        assert_eq!(refused(number), Code::ResourceExhausted);
+        let mut asking = delete();
+        asking.return_previous = true;
+        assert_eq!(refused(asking), Code::ResourceExhausted);
+        let absent = PriorValue::Absent.unread(why());
+        assert!(!judged(delete(), &absent).unwrap()[0].existed);
     }
 
     #[test]

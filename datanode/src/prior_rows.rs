@@ -1,8 +1,8 @@
-//! What the store has of the keys of writes, where memory does not know it.
+//! What the keys of writes hold, where memory does not know it of all of them.
 
 use std::collections::HashMap;
 
-use tierkv_storage::{Item, Residence, Storage, StorageError};
+use tierkv_storage::{Item, Storage, StorageError};
 use tierkv_types::{Error, ItemKey};
 
 use crate::{
@@ -17,21 +17,17 @@ pub(crate) const KEYS_PER_LOAD: usize = 50;
 /// told or judged by. Over it those that need more are refused.
 const PRIOR_BYTES: usize = 64 << 20;
 
-/// Reads what the store has of the keys that matter to `proposals` and that memory does not
-/// know, a few keys at a time, so that many large values are never held together. A row that
-/// is damaged is there: it may be deleted, and keeps no other write back.
+/// Reads what all keys hold that matter to `proposals`, a few keys at a time, so that many
+/// large values are never held together. What memory knows of some is among it: memory may
+/// evict these for the others. A row that is damaged is there: it may be deleted, and keeps
+/// no other write back.
 ///
 /// # Errors
 /// Failures of the store.
 pub(crate) async fn load(storage: &Storage, proposals: &[Proposal]) -> Result<Rows, Error> {
-    let unknown: Vec<(ItemKey, Need)> = needs(proposals)
-        .into_iter()
-        .filter(|(key, _)| storage.get(key.as_bytes()) == Residence::Unknown)
-        .map(|(key, need)| (key.clone(), need))
-        .collect();
-    // After memory was asked, before the store is.
+    // Before anything is read: what changes from here on stays in memory until it is other.
     let generation = storage.generation();
-    let priors = load_priors(storage, unknown).await?;
+    let priors = load_priors(storage, &needs(proposals)).await?;
     Ok(Rows { generation, priors })
 }
 
@@ -50,23 +46,23 @@ fn needs(proposals: &[Proposal]) -> Vec<(&ItemKey, Need)> {
     needs
 }
 
-async fn load_priors(storage: &Storage, needs: Vec<(ItemKey, Need)>) -> Result<Priors, Error> {
+async fn load_priors(storage: &Storage, needs: &[(&ItemKey, Need)]) -> Result<Priors, Error> {
     let mut priors = Priors::with_capacity(needs.len());
     let mut bytes = 0;
     for needs in needs.chunks(KEYS_PER_LOAD) {
-        let keys: Vec<ItemKey> = needs.iter().map(|(key, _)| key.clone()).collect();
+        let keys: Vec<ItemKey> = needs.iter().map(|(key, _)| (*key).clone()).collect();
         let loaded = load_some(storage, &keys).await?;
         for ((key, need), prior) in needs.iter().zip(loaded) {
             let mut prior = prior.reduced_to(*need);
             bytes += prior.bytes();
             if bytes > PRIOR_BYTES {
                 bytes -= prior.bytes();
-                prior = PriorValue::Unreadable(Error::exhausted(format!(
+                prior = prior.unread(Error::exhausted(format!(
                     "writes that arrived together ask for over {PRIOR_BYTES} bytes of previous \
                      values, which is the limit prior_bytes; nothing was done, try again"
                 )));
             }
-            priors.insert(key.clone(), prior);
+            priors.insert((*key).clone(), prior);
         }
     }
     Ok(priors)

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tierkv_rpc::{Pace, Worker};
 use tierkv_storage::{Scrubbed, Storage};
 
-/// How long after its start a node reads everything for the first time.
-const FIRST_SCRUB: Duration = Duration::from_secs(60);
+/// How long after its start a node reads everything for the first time: by then its caches
+/// are warm.
+const FIRST_SCRUB: Duration = Duration::from_secs(600);
 /// How often it does so again.
 const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 /// How much of the disk's time a scrub may take.

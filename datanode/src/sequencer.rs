@@ -318,10 +318,10 @@ impl Sequencer {
         let entries = needed(&write).filter_map(|(key, _)| appended?.entry(key));
         *depends_on = entries.map(|(index, _)| *index).max().unwrap_or_default();
         let request = write.id;
-        let judged = judge(write, clock, |key| {
+        let judged = judge(write, clock, |key, need| {
             match appended.and_then(|it| it.entry(key)) {
                 Some((_, entry)) => Ok(entry.item()),
-                None => priors.get(key).map_or(Ok(None), PriorValue::item),
+                None => priors.get(key).map_or(Ok(None), |prior| prior.item(need)),
             }
         })?;
         let position = state

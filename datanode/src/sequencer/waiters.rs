@@ -9,6 +9,9 @@ use std::{
 use tierkv_types::Index;
 use tokio::sync::oneshot;
 
+/// So many may wait before it is looked who gave up.
+const FEW: usize = 1_024;
+
 /// Who is told once the records up to an index are committed, applied and invalidated.
 struct Waiter {
     index: Index,
@@ -47,6 +50,8 @@ impl Settling {
 pub(super) struct Waiters {
     /// For records that are not applied yet, in the order of their indexes.
     ahead: VecDeque<Waiter>,
+    /// At so many of them, those who gave up are let go of.
+    many: usize,
     /// For the last commit that was applied. Commits settle in their order.
     settling: Option<Settling>,
 }
@@ -54,6 +59,11 @@ pub(super) struct Waiters {
 impl Waiters {
     /// Waits for a record that is not applied yet.
     pub(super) fn wait(&mut self, index: Index) -> oneshot::Receiver<()> {
+        if self.ahead.len() >= self.many.max(FEW) {
+            // While a disk stalls, those come and give up.
+            self.ahead.retain(|waiter| !waiter.done.is_closed());
+            self.many = 2 * self.ahead.len();
+        }
         let (done, committed) = oneshot::channel();
         // Mostly the last.
         let place = self.ahead.partition_point(|waiter| waiter.index <= index);
@@ -76,5 +86,24 @@ impl Waiters {
         let settling = Settling(Arc::new(Mutex::new(Some(waiters))));
         self.settling = Some(settling.clone());
         settling
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_gave_up_are_not_kept() {
+        let mut waiters = Waiters::default();
+        let patient: Vec<_> = (0..700).map(|_| waiters.wait(Index(5))).collect();
+        for _ in 0..100 * FEW {
+            drop(waiters.wait(Index(3)));
+            assert!(waiters.ahead.len() <= 2 * FEW);
+        }
+        waiters.applied(Index(5)).done();
+        for mut waiter in patient {
+            assert_eq!(waiter.try_recv(), Ok(()));
+        }
     }
 }

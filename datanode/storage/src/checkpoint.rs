@@ -166,6 +166,9 @@ impl Checkpointer {
         stored?;
         self.core.open_snapshots.checkpointed();
         self.core.memory.settle();
+        self.core
+            .unstored_places
+            .fetch_sub(frozen.unstored.outcome_places, Ordering::Relaxed);
         let applied = frozen.meta.applied;
         {
             let mut stored = locked(&self.core.stored);

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use tierkv_types::{LogId, Position};
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) stored: Mutex<Stored>,
     /// Of everything applied.
     pub(crate) requests: Mutex<Requests>,
+    /// Places that outcomes take which the store does not have.
+    pub(crate) unstored_places: AtomicUsize,
     pub(crate) open_snapshots: Open,
     /// The last checkpoint found no space for the store.
     pub(crate) is_full: AtomicBool,
@@ -77,7 +79,8 @@ impl Core {
         if self.memory.pinned_bytes() >= self.settings.pinned_limit_bytes {
             return Some(meters::PINNED);
         }
-        let are_many = locked(&self.requests).places() >= REQUEST_LIMIT;
+        let unstored = self.unstored_places.load(Ordering::Relaxed);
+        let are_many = unstored.max(locked(&self.requests).places()) >= REQUEST_LIMIT;
         are_many.then_some(meters::REQUESTS)
     }
 

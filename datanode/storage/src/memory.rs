@@ -46,6 +46,8 @@ use crate::{Entry, Item, MemoryLimits, Residence, locked};
 
 /// Shards of a node's memory tier.
 pub(crate) const SHARDS: usize = 64;
+/// For so many active entries a shard keeps room from one checkpoint to the next.
+const KEPT_ENTRIES: usize = 1_024;
 /// What a pinned entry costs beside its key and value.
 const PINNED_OVERHEAD_BYTES: u64 = 128;
 
@@ -212,7 +214,9 @@ impl Memory {
         let frozen = self.shards.iter().map(|shard| {
             let mut shard = locked(shard);
             debug_assert!(shard.frozen.is_empty(), "frozen entries would be lost");
-            shard.frozen = Arc::new(std::mem::take(&mut shard.active));
+            // As many are to come, mostly; growing to that again would move them all.
+            let next = HashMap::with_capacity(shard.active.len().min(KEPT_ENTRIES));
+            shard.frozen = Arc::new(std::mem::replace(&mut shard.active, next));
             Arc::clone(&shard.frozen)
         });
         let frozen = frozen.collect();

@@ -1,6 +1,9 @@
 //! A start, step by step: the directory, the store, the log, and all of them put together.
 
-use std::sync::{Arc, Mutex, atomic::AtomicBool};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicUsize},
+};
 
 use tierkv_types::Incarnation;
 use tokio::sync::{Notify, mpsc};
@@ -177,6 +180,7 @@ impl Opened {
             }),
             applying: Mutex::new(Fold::after(self.stored)),
             requests: Mutex::new(requests),
+            unstored_places: AtomicUsize::new(0),
             open_snapshots: Open::new(),
             is_full: AtomicBool::new(false),
             room: Notify::new(),

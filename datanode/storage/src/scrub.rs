@@ -6,14 +6,9 @@
 
 use std::time::Duration;
 
-use tierkv_types::record::{DecodeError, RecordHeader};
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    Storage, StorageError,
-    blocking::blocking,
-    log::{LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader},
-};
+use crate::{Storage, StorageError, blocking::blocking, log::verify};
 
 /// Rows that are read together.
 const ROWS_TOGETHER: usize = 32;
@@ -58,7 +53,7 @@ impl Storage {
         // The last one is being written to.
         for number in numbers.iter().take(numbers.len().saturating_sub(1)) {
             let (place, number) = (self.core.log_place.clone(), *number);
-            match blocking(move || verify_segment(&place, number)).await {
+            match blocking(move || verify(&place, number)).await {
                 Ok(Some((records, bytes))) => {
                     scrubbed.segments += 1;
                     scrubbed.records += records;
@@ -98,43 +93,6 @@ impl Storage {
             }
         }
         Ok(())
-    }
-}
-
-/// The records in a segment and its bytes; `None` if there is no such file any more.
-/// Blocks.
-fn verify_segment(place: &LogPlace, number: u64) -> Result<Option<(u64, u64)>, StorageError> {
-    let path = place.path(number);
-    let file = match place.disk.open(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(|error| StorageError::io("open", &path, error))?,
-    };
-    let size = file.size();
-    let size = size.map_err(|error| StorageError::io("measure", &path, error))?;
-    let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
-    let read = file.read_at(0, &mut bytes);
-    bytes.truncate(read.map_err(|error| StorageError::io("read", &path, error))?);
-    let header = SegmentHeader::read(&path, &bytes)?;
-    let mut at = usize::try_from(SEGMENT_HEADER_BYTES).unwrap_or(usize::MAX);
-    let mut expected = header.first;
-    loop {
-        let damaged = |what: String| StorageError::damaged(&path, at as u64, what);
-        match RecordHeader::read(&bytes[at..]) {
-            Ok(frame) if frame.position.index == expected => {
-                expected = expected.next();
-                at += frame.len;
-            }
-            Ok(frame) => {
-                let stands = frame.position;
-                return Err(damaged(format!(
-                    "record {stands} stands where record {expected} should be"
-                )));
-            }
-            Err(DecodeError::End) if bytes[at..].iter().all(|byte| *byte == 0) => {
-                return Ok(Some((expected.0 - header.first.0, at as u64)));
-            }
-            Err(error) => return Err(damaged(error.to_string())),
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Borrow,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -233,6 +233,7 @@ impl Storage {
         let followed = core.tails.prepare(records);
         let unstored = {
             let mut applying = locked(&core.applying);
+            let before = applying.unstored_places();
             let mut requests = locked(&core.requests);
             for record in records {
                 let record = record.borrow();
@@ -250,7 +251,10 @@ impl Storage {
             drop(requests);
             // In the order of applying.
             core.tails.publish(followed, last);
-            applying.unstored_places()
+            let unstored = applying.unstored_places();
+            core.unstored_places
+                .fetch_add(unstored - before, Ordering::Relaxed);
+            unstored
         };
         let is_much = core.memory.active_bytes() >= core.settings.checkpoint_bytes;
         if is_much || unstored >= OUTCOMES_PER_CHECKPOINT {
@@ -273,11 +277,13 @@ impl Storage {
         locked(&self.core.requests).get(&id.random)
     }
 
-    /// Forgets the requests that no master accepts any more, as the cluster clock says
-    /// (TXN-IDS); writers may be waiting for that.
-    pub fn forget_requests(&self, now: Version) {
-        locked(&self.core.requests).forget(RequestId::horizon(now));
+    /// Forgets requests that no master accepts any more, as the cluster clock says
+    /// (TXN-IDS); writers may be waiting for that. Returns whether it was all of them: more
+    /// than a few thousand would hold writers up.
+    pub fn forget_requests(&self, now: Version) -> bool {
+        let is_all = locked(&self.core.requests).forget(RequestId::horizon(now));
         self.core.room.notify_waiters();
+        is_all
     }
 
     /// Up to `limit` stored keys that expire at `now` or earlier, with the versions that

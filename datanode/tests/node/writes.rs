@@ -14,7 +14,8 @@ use tempfile::TempDir;
 use tierkv_rpc::proto::internal::WriteReply;
 use tierkv_storage::StorageSettings;
 use tierkv_types::{
-    Code, Condition, ConditionKind, Error, ItemKey, Operation, OperationKind, Version, WriteRequest,
+    Code, Condition, ConditionKind, Error, ItemKey, Operation, OperationKind, Slot, Version,
+    WriteRequest,
 };
 
 use crate::stage::{Stage, existed, key, put, request_id};
@@ -289,6 +290,36 @@ async fn previous_values_are_told_where_they_are_asked_for() {
     assert!(again.replayed && again.version == answer.version);
     assert_eq!(again.results[0].previous_value, None);
     assert_eq!(again.results[2].number, 4);
+    stage.stop().await;
+}
+
+/// Memory lets go of one key for another, and a write needs both.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_memory_does_not_hold_together_are_judged_together() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let all = || (0..).map(|number: u32| key(&format!("k{number}")));
+    // Memory has 64 parts, of one record each.
+    let part = |item: &ItemKey| Slot::of(item.as_bytes()).index() % 64;
+    let first = key("k0");
+    let mut neighbours = all().skip(1).filter(|item| part(item) == part(&first));
+    let (second, third) = (neighbours.next().unwrap(), neighbours.next().unwrap());
+    for item in [&first, &second, &third] {
+        stage.put(item, "7").await;
+    }
+    let coordination = Arc::clone(&stage.coordination);
+    stage.stop().await;
+    let mut storage = StorageSettings::new(dir.path().join("n1"));
+    storage.memory.max_records = 64;
+    let stage = Stage::on(coordination, storage).await;
+    stage.until_master().await;
+    for resident in [&first, &second, &third] {
+        assert_eq!(value(&stage, resident).await.unwrap(), "7");
+        let present = [&first, &second, &third].map(|item| (item, ConditionKind::Present));
+        let other = key("other");
+        let asking = write(present.to_vec(), vec![(&other, put("x", None))]);
+        stage.apply(asking).await.unwrap();
+    }
     stage.stop().await;
 }
 

@@ -25,6 +25,8 @@ use crate::{
 
 /// Bytes that a search reads at once.
 const SEARCH_BYTES: usize = 1 << 20;
+/// Bytes that a verification reads at once: they stay in the processor's cache.
+const VERIFY_BYTES: usize = 256 << 10;
 /// Bytes between two waypoints of a segment, at least.
 const WAYPOINT_BYTES: u64 = 1 << 20;
 /// Waypoints that are kept; over it the oldest go. They cover 16 GiB of log.
@@ -139,6 +141,42 @@ fn search(segment: Segment, after: Cursor, waypoints: &Waypoints) -> Result<Spot
         index = index.next();
     }
     Err(records.damaged("an applied record is missing").into())
+}
+
+/// Verifies a finished segment; returns how many records it has, and its bytes, or `None` if
+/// it left the log. Blocks.
+///
+/// # Errors
+/// `Damaged` if something in it is not as it was written, or the disk's failure.
+pub(crate) fn verify(place: &LogPlace, number: u64) -> Result<Option<(u64, u64)>, StorageError> {
+    let Some(segment) = kept(place, number)? else {
+        return Ok(None);
+    };
+    let first = segment.header.first;
+    let mut expected = first;
+    let mut records = Records::new(segment, SEGMENT_HEADER_BYTES, VERIFY_BYTES);
+    while records.has_next()? {
+        let frame = records.frame()?;
+        if frame.position.index != expected {
+            let stands = frame.position;
+            return Err(records.damaged(format!(
+                "record {stands} stands where record {expected} should be"
+            )));
+        }
+        records.skip(frame.len);
+        expected = expected.next();
+    }
+    // Zeros are all that follows the last one.
+    while records.bring(1)? {
+        let rest = &records.piece[records.at..];
+        if let Some(place) = rest.iter().position(|byte| *byte != 0) {
+            records.skip(place);
+            return Err(records.damaged("there are bytes behind the last record"));
+        }
+        let length = rest.len();
+        records.skip(length);
+    }
+    Ok(Some((expected.0 - first.0, records.offset())))
 }
 
 impl Spot {

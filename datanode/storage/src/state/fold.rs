@@ -31,7 +31,7 @@ pub(crate) struct Unstored {
     /// What requests were answered.
     pub(crate) outcomes: Vec<(RequestId, Outcome)>,
     /// Places that these take.
-    outcome_places: usize,
+    pub(crate) outcome_places: usize,
     rows: BTreeMap<(Table, Bytes), Option<Bytes>>,
 }
 

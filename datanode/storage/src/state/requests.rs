@@ -18,6 +18,8 @@ use super::outcome::{Existed, Outcome};
 pub(crate) const REQUEST_LIMIT: usize = 8 << 20;
 
 const MILLIS_PER_SECOND: u64 = 1_000;
+/// Requests that are forgotten together, while writers wait: about a millisecond's worth.
+const FORGOTTEN_TOGETHER: usize = 10_000;
 /// Parts of the table, each with a hash table of its own: one that grows moves its entries
 /// while writers wait, and this many make that a millisecond.
 const PARTS: usize = 256;
@@ -74,9 +76,10 @@ impl Default for Requests {
     }
 }
 
-/// Which part of the table a request is in. Its first byte is as random as any.
+/// Which part of the table a request is in, by its last byte: a UUID of version 7 begins
+/// with its time.
 const fn part(key: &RequestKey) -> usize {
-    key[0] as usize % PARTS
+    key[15] as usize % PARTS
 }
 
 #[allow(clippy::cast_possible_truncation)] // Compared with numbers cut the same way.
@@ -140,18 +143,23 @@ impl Requests {
     }
 
     /// Forgets what was born in seconds that ended before `horizon`, in milliseconds of
-    /// platform time. The horizon never goes back.
-    pub(crate) fn forget(&mut self, horizon: u64) {
+    /// platform time, but only so much of it as holds nobody up; returns whether that was
+    /// all. The horizon never goes back.
+    pub(crate) fn forget(&mut self, horizon: u64) -> bool {
         self.horizon = self.horizon.max(horizon);
-        while let Some(oldest) = self.seconds.first_entry()
+        let mut left = FORGOTTEN_TOGETHER;
+        while let Some(mut oldest) = self.seconds.first_entry()
             && (oldest.key() + 1) * MILLIS_PER_SECOND <= self.horizon
         {
-            let (second, born) = oldest.remove_entry();
-            self.places -= born.places;
-            for key in &born.keys {
+            let second = short(*oldest.key());
+            let born = oldest.get_mut();
+            let kept = born.keys.len().saturating_sub(left);
+            let gone = born.keys.split_off(kept);
+            left -= gone.len();
+            for key in &gone {
                 // One that was remembered again since is of a later second.
                 if let EntryRef::Occupied(known) = self.parts[part(key)].entry_ref(key)
-                    && known.get().second == short(second)
+                    && known.get().second == second
                 {
                     known.remove();
                     // Mostly there is none at all.
@@ -160,7 +168,12 @@ impl Requests {
                     }
                 }
             }
+            if kept > 0 {
+                return false;
+            }
+            self.places -= oldest.remove().places;
         }
+        true
     }
 
     /// How many places are taken of [`REQUEST_LIMIT`].
@@ -227,6 +240,33 @@ mod tests {
         requests.forget(7_000);
         assert_eq!(requests.get(&[1; 16]), None);
         assert_eq!((requests.places(), requests.long.len()), (0, 0));
+    }
+
+    #[test]
+    fn many_are_forgotten_in_turns() {
+        let mut requests = Requests::default();
+        for nth in 0..25_000_u64 {
+            let mut id = id(4_000, 0);
+            id.random[8..].copy_from_slice(&nth.to_be_bytes());
+            requests.insert(&id, &outcome(&[], &[]));
+        }
+        requests.insert(&id(6_000, 1), &outcome(&[], &[]));
+        let turns: Vec<bool> = (0..3).map(|_| requests.forget(5_000)).collect();
+        assert_eq!(turns, [false, false, true]);
+        let left: usize = requests.parts.iter().map(HashMap::len).sum();
+        assert_eq!((requests.places(), left), (1, 1));
+    }
+
+    /// A UUID of version 7 begins with its time; tables that grow are to be small ones.
+    #[test]
+    fn ids_that_begin_alike_are_in_many_parts() {
+        let mut requests = Requests::default();
+        for nth in 0..2_560_u64 {
+            let mut id = id(4_000, 1);
+            id.random[8..].copy_from_slice(&nth.to_be_bytes());
+            requests.insert(&id, &outcome(&[], &[]));
+        }
+        assert!(requests.parts.iter().all(|part| part.len() < 20));
     }
 
     #[test]

@@ -1,10 +1,15 @@
 //! Start-up: store plus log is exactly the state before.
 
+use std::sync::atomic::Ordering;
+
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{EvictionPolicy, MemoryLimits, RealDisk, Residence, StorageError, disk::TestDisk};
+use crate::{
+    EvictionPolicy, MemoryLimits, RealDisk, Residence, StorageError, disk::TestDisk,
+    state::REQUEST_LIMIT,
+};
 
 #[tokio::test]
 async fn a_fresh_directory_is_empty_and_a_closed_one_comes_back() {
@@ -209,6 +214,31 @@ async fn a_failed_sync_is_told_to_everyone_and_stops_storage() {
         Err(StorageError::Io { .. })
     ));
     assert!(storage.close().await.is_err());
+}
+
+/// What the store lacks of outcomes is bounded too: a few keys that are overwritten again
+/// and again take no room.
+#[tokio::test]
+async fn outcomes_that_the_store_lacks_take_room_until_they_are_stored() {
+    let dir = TempDir::new().unwrap();
+    let (storage, _) = open(dir.path(), TestDisk::default()).await;
+    let unstored = || storage.core.unstored_places.load(Ordering::Relaxed);
+    for index in 1..=3 {
+        commit(&storage, vec![put(1, index, "a", 5)]).await;
+    }
+    assert_eq!(unstored(), 3);
+    storage
+        .core
+        .unstored_places
+        .fetch_add(REQUEST_LIMIT - 3, Ordering::Relaxed);
+    assert_eq!(storage.core.limit_reached(), Some("remembered_requests"));
+    storage
+        .core
+        .unstored_places
+        .fetch_sub(REQUEST_LIMIT - 3, Ordering::Relaxed);
+    storage.checkpoint().await.unwrap();
+    assert_eq!((unstored(), storage.core.limit_reached()), (0, None));
+    storage.close().await.unwrap();
 }
 
 /// Up to three changes of different keys.

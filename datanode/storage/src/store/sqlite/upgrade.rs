@@ -4,8 +4,8 @@
 //! It is one transaction, so that a crash or a full disk leaves the old tables. What it
 //! writes goes to the write-ahead file first and is folded back afterwards: that takes
 //! about as much free space as the store has bytes, and twice that until the write-ahead
-//! file is cut again. In memory are a page of rows and what SQLite keeps of any long
-//! transaction.
+//! file is cut again. In memory are a page of rows and what is kept of any long transaction:
+//! some 16 bytes for each page of 4 KiB that it wrote.
 
 use std::path::Path;
 
@@ -45,6 +45,9 @@ const BEFORE_THE_ROWS: &str = "
         value BLOB NOT NULL
     ) WITHOUT ROWID;
 ";
+
+/// After so many rows each it is logged how many are written.
+const ROWS_A_REPORT: usize = 1_000_000;
 
 const AFTER_THE_ROWS: &str = "
     DROP TABLE item;
@@ -86,7 +89,11 @@ pub(super) async fn to_4(
             );
         }
         insert(connection, &page).await.map_err(failed)?;
+        let before = written / ROWS_A_REPORT;
         written += page.len();
+        if written / ROWS_A_REPORT > before {
+            tracing::info!(file = %path.display(), rows = written, "upgrading the store");
+        }
     }
     sqlx::raw_sql(AFTER_THE_ROWS)
         .execute(&mut *connection)
@@ -105,10 +112,9 @@ async fn insert(connection: &mut SqliteConnection, rows: &[ItemRow]) -> Result<(
         let text = AssertSqlSafe(format!("INSERT INTO item_4 ({COLUMNS}) VALUES {places}"));
         let mut query = sqlx::query(text);
         for row in piece {
-            let expires = row
-                .item
-                .expires
-                .map(|expires| expires.to_bits().cast_signed());
+            // What a damaged one says of its expiry is no reason to remove it.
+            let expires = row.item.expires.filter(|_| row.is_sound);
+            let expires = expires.map(|expires| expires.to_bits().cast_signed());
             query = query
                 .bind(&row.key[..])
                 .bind(Slot::of(&row.key).number())

@@ -143,19 +143,22 @@ fn follow(file: &dyn DiskFile, mut chain: Chain, salts: [u8; 8]) -> io::Result<R
 
 /// How many frames a seal says were synced, if one says so of more than `committed`.
 fn last_sealed(file: &dyn DiskFile, salts: [u8; 8], committed: usize) -> io::Result<Option<usize>> {
-    let size = usize::try_from(file.size()?).unwrap_or(usize::MAX);
     let mut found = None;
     let mut seal = Seal {
         salts,
         frames: committed + 1,
     };
-    let mut bytes = [0; SEAL_BYTES];
-    while seal.offset() + SEAL_BYTES <= size {
-        file.read_at(seal.offset() as u64, &mut bytes)?;
-        if bytes == seal.to_bytes() {
-            found = Some(seal.frames);
+    let mut buffer = vec![0; FRAMES_A_READ * FRAME_BYTES];
+    loop {
+        let read = file.read_at(seal.offset() as u64, &mut buffer)?;
+        for place in buffer[..read].chunks(FRAME_BYTES) {
+            if place.get(..SEAL_BYTES) == Some(&seal.to_bytes()) {
+                found = Some(seal.frames);
+            }
+            seal.frames += 1;
         }
-        seal.frames += 1;
+        if read < buffer.len() {
+            return Ok(found);
+        }
     }
-    Ok(found)
 }

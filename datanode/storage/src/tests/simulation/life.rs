@@ -490,7 +490,7 @@ impl Lives {
         let Some(last) = self.log[..self.applied].last() else {
             return;
         };
-        storage.forget_requests(last.version);
+        while !storage.forget_requests(last.version) {}
         self.horizon = self.horizon.max(RequestId::horizon(last.version));
     }
 

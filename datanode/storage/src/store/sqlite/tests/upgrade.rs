@@ -176,7 +176,8 @@ async fn check(disk: &TestDisk, version: usize, keys: &[u64], when: &str) {
         let refused = store.get_many(&[key(DAMAGED)]).await.unwrap_err();
         assert!(refused.to_string().contains("n\\x00key-01005"), "{refused}");
     }
-    let expiring = keys.iter().filter(|number| number.is_multiple_of(3));
+    // What a damaged row says of its expiry removes nothing: the damage would go unnoticed.
+    let expiring = (keys.iter()).filter(|number| number.is_multiple_of(3) && **number != DAMAGED);
     let expired = store
         .expired(Version::from_bits(1 << 40), 10_000)
         .await
