@@ -171,7 +171,6 @@ impl World {
         let position = record.position;
         let last = self.history.last();
         match &record.payload {
-            Payload::Noop | Payload::Forget { .. } => Vec::new(),
             Payload::Expire(changes) => {
                 for change in changes {
                     let held = self.history.at(change.key.as_bytes(), last);
@@ -209,6 +208,8 @@ impl World {
                 );
                 applied.effects
             }
+            // No client asked for what changes no key.
+            _ => Vec::new(),
         }
     }
 
