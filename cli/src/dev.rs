@@ -20,14 +20,13 @@ use tierkv_protocol::placement::WeightedCluster;
 use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
 use tierkv_storage::{StorageError, WalSync};
 use tierkv_types::{Clock, ClusterId, NodeId, SystemClock};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{interval, sleep},
-};
+use tokio::time::{interval, sleep};
 
 use crate::{
     configuration::{self, Configuration, ConfigurationArguments, Places},
     outcome::{FAILED, Outcome},
+    output,
+    signals::Signals,
 };
 
 /// How often it is looked whether the platform is ready.
@@ -90,10 +89,9 @@ struct Platform {
     client_coordinator: ClientCoordinator,
 }
 
-/// Runs until SIGTERM or Ctrl-C, then stops in order and exits 0.
+/// Runs until SIGTERM, Ctrl-C or SIGHUP, then stops in order and exits 0.
 pub(crate) async fn run(arguments: DevArguments) -> Outcome {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::listen()?;
     let loaded = arguments.configuration.load(&arguments.flags());
     let file = loaded.file.clone();
     let configuration = loaded.accept()?;
@@ -109,45 +107,52 @@ pub(crate) async fn run(arguments: DevArguments) -> Outcome {
         .map_or(configuration.places.data_dir.as_path(), TempDir::path);
     for (door, address) in [("gRPC", grpc_listen), ("REST", rest_listen)] {
         if !address.ip().is_loopback() {
-            eprintln!(
+            output::note(format_args!(
                 "WARNING: {door} is served on {address}, which other machines may reach, and \
                  there is no authentication: whoever reaches it can read and change everything"
-            );
+            ));
         }
     }
     let platform = start(&configuration, arguments.ephemeral, data_dir).await?;
     let failure = tokio::select! {
         () = ready(&platform.client_coordinator) => {
-            announce(&arguments, file.as_deref(), data_dir, &platform);
+            say(announcement(&arguments, file.as_deref(), data_dir, &platform));
             tokio::select! {
-                _ = terminate.recv() => None,
-                _ = interrupt.recv() => None,
+                () = signals.stop() => None,
                 why = platform.datanode.failed() => Some(why),
             }
         }
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+        () = signals.stop() => None,
         why = platform.datanode.failed() => Some(why),
     };
     if let Some(why) = failure {
         return Err(why.into());
     }
     if arguments.output == Output::Text {
-        println!("stopping");
+        say("stopping");
     }
     let stopped = tokio::select! {
         stopped = stop(platform) => Some(stopped),
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+        () = signals.stop() => None,
     };
     let Some(stopped) = stopped else {
-        eprintln!("tierkv: stopped at once; what was acknowledged is in the log");
+        output::note(format_args!(
+            "tierkv: stopped at once; what was acknowledged is in the log"
+        ));
         drop(throw_away);
         // Returning would wait for what blocks, and that is why somebody asked twice.
         process::exit(FAILED.into());
     };
     stopped?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a line for who started the platform, which runs on if nobody reads it: it may be
+/// piped into something that ended, or into a full disk.
+fn say(words: impl AsRef<str>) {
+    if let Err(error) = output::line(words.as_ref()) {
+        tracing::warn!(%error, "standard output can't be written to");
+    }
 }
 
 /// Stops from the top down, so that no tier is asked by one that still runs.
@@ -226,7 +231,13 @@ async fn ready(client_coordinator: &ClientCoordinator) {
     }
 }
 
-fn announce(arguments: &DevArguments, file: Option<&Path>, data_dir: &Path, platform: &Platform) {
+/// What is printed once the platform serves.
+fn announcement(
+    arguments: &DevArguments,
+    file: Option<&Path>,
+    data_dir: &Path,
+    platform: &Platform,
+) -> String {
     let grpc = reachable(platform.client_coordinator.grpc_address());
     let rest = reachable(platform.client_coordinator.rest_address());
     let data_dir = data_dir
@@ -240,8 +251,7 @@ fn announce(arguments: &DevArguments, file: Option<&Path>, data_dir: &Path, plat
             "data_dir": data_dir.to_string_lossy(),
             "config": file.map(Path::to_string_lossy),
         });
-        println!("{line}");
-        return;
+        return line.to_string();
     }
     let address = match grpc.port() {
         7400 if grpc.ip().is_loopback() => String::new(),
@@ -260,7 +270,7 @@ fn announce(arguments: &DevArguments, file: Option<&Path>, data_dir: &Path, plat
     } else {
         "; what was acknowledged is kept"
     };
-    println!(
+    format!(
         "TierKV is running, every tier in this process.
 
   gRPC   {grpc}
@@ -277,7 +287,7 @@ Try, in another terminal:
   curl http://{rest}/metrics
 
 Ctrl-C stops it{after}."
-    );
+    )
 }
 
 /// An address that a client on this machine can use: one that listens everywhere is

@@ -2,9 +2,7 @@
 //!
 //! Reading order: [`configuration`] is what an operator may say; [`dev`] puts every tier
 //! into this process; [`commands`] are the others, one file each, over [`connection`] and by
-//! [`output`]; [`outcome`] is how each of them ends.
-
-#![allow(clippy::print_stdout, clippy::print_stderr)] // It is what a command line is for.
+//! [`output`]; [`outcome`] is how each of them ends; [`signals`] is what ends `dev`.
 
 mod commands;
 mod configuration;
@@ -12,6 +10,7 @@ mod connection;
 mod dev;
 mod outcome;
 mod output;
+mod signals;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -78,6 +77,8 @@ async fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would panic where standard error is full or closed.
+        .log_internal_errors(false)
         .init();
     let ended = match arguments.command {
         Command::Dev(arguments) => dev::run(arguments).await,

@@ -1,9 +1,8 @@
 //! How a command ends, for the person at the terminal and for scripts.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
+
+use crate::output::note;
 
 /// The exit status of whatever could not be done; 1 is left to a negative answer.
 pub(crate) const FAILED: u8 = 2;
@@ -13,6 +12,19 @@ const UNKNOWN: u8 = 3;
 /// How every command ends: an exit code, or words for the person at the terminal.
 pub(crate) type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
+/// How a command ends that changed something, once it is done: the exit status must not make
+/// a script do it again, whatever became of printing the answer.
+pub(crate) fn done(printed: io::Result<()>) -> ExitCode {
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => note(format_args!(
+            "tierkv: it is done, but the answer could not be printed: {error}"
+        )),
+        // Whoever read this has enough.
+        _ => {}
+    }
+    ExitCode::SUCCESS
+}
+
 /// Prints why a command failed, and returns the exit status by which a script can tell.
 pub(crate) fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
@@ -20,8 +32,7 @@ pub(crate) fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
         // Whoever read this has enough.
         return ExitCode::SUCCESS;
     }
-    // Nobody may be left to read this, too.
-    drop(writeln!(io::stderr(), "tierkv: {error}"));
+    note(format_args!("tierkv: {error}"));
     match error.downcast_ref::<tierkv::Error>() {
         Some(error) if error.is_condition_failed() => ExitCode::FAILURE,
         Some(error) if error.is_outcome_unknown() => ExitCode::from(UNKNOWN),

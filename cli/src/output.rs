@@ -1,9 +1,13 @@
 //! How commands print: one choice of forms for all of them, and tables.
 //!
-//! Everything goes through [`print`], so that a reader that goes away (`| head`) is an error
-//! that `main` ends quietly by, and not a panic.
+//! Everything goes through [`print`] or [`note`], so that an output that is full or closed
+//! (`| head`) is never a panic. What [`print`] can't print is an error of the command, of
+//! which `main` and [`outcome::done`](crate::outcome::done) make an exit status.
 
-use std::io::{self, Write, stdout};
+use std::{
+    fmt::Display,
+    io::{self, Write, stderr, stdout},
+};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -32,6 +36,13 @@ pub(crate) fn print(bytes: impl AsRef<[u8]>) -> io::Result<()> {
     let mut out = stdout().lock();
     out.write_all(bytes.as_ref())?;
     out.flush()
+}
+
+/// Prints a line on standard error, for a person: a command neither fails nor stops because
+/// nobody reads it.
+pub(crate) fn note(words: impl Display) {
+    // In one piece: other processes may write to the same terminal.
+    drop(stderr().lock().write_all(format!("{words}\n").as_bytes()));
 }
 
 /// Prints a line.

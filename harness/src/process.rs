@@ -21,8 +21,6 @@ use crate::{
     user::User,
 };
 
-/// The wrapper of a server that is to hear of a file size limit as an error, not a signal.
-pub const IGNORE_FILE_SIZE: [&str; 2] = ["env", "--ignore-signal=XFSZ"];
 /// How much of a log's end an error message carries, in bytes.
 const LOG_TAIL_BYTES: u64 = 4096;
 
@@ -222,7 +220,7 @@ impl Process {
     }
 
     /// Lets no file grow beyond `bytes`, nor be written there, from now on: what it tries
-    /// fails with `EFBIG`. It must be wrapped in [`IGNORE_FILE_SIZE`] for that.
+    /// fails with `EFBIG`, unless it lets the signal `XFSZ` end it.
     ///
     /// # Errors
     /// If the system refuses.

@@ -1,4 +1,5 @@
-//! Signals: a full memory holds no stop up, and a second signal ends one.
+//! Signals: a full memory holds no stop up, a second signal ends one, and a terminal that goes
+//! away is a stop unless that is to be ignored.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -13,7 +14,7 @@ use std::{
 };
 
 use tierkv::{Client, Code, Consistency, ReadOptions};
-use tierkv_harness::{Options, TierKv, poll_until};
+use tierkv_harness::{Options, Surroundings, TierKv, poll_until};
 use tierkv_tests::metrics::counter;
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 
@@ -103,6 +104,42 @@ async fn a_platform_with_its_memory_full_stops_in_order_and_keeps_everything() {
     }
 }
 
+fn signal(platform: &TierKv, signal: &str) {
+    let pid = platform.pid().to_string();
+    let sent = Command::new("kill").args([signal, &pid]).status();
+    assert!(sent.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_terminal_that_goes_away_is_a_stop() {
+    let mut platform = TierKv::start(Options::default()).await.unwrap();
+    client(&platform).await.put("k", "v").await.unwrap();
+    signal(&platform, "-HUP");
+    let process = platform.process();
+    let ended = process.wait_until("end", PATIENCE, |process| process.status());
+    assert_eq!(ended.await.unwrap().code(), Some(0));
+    platform.restart().await.unwrap();
+    let found = client(&platform).await.get("k").await.unwrap();
+    assert_eq!(found.value.unwrap(), "v");
+}
+
+/// As `nohup` starts it.
+#[tokio::test]
+async fn a_terminal_that_is_to_be_ignored_may_go_away() {
+    let surroundings = Surroundings::default().wrap(["env", "--ignore-signal=HUP"]);
+    let options = Options {
+        surroundings,
+        ..Options::default()
+    };
+    let mut platform = TierKv::start(options).await.unwrap();
+    let client = client(&platform).await;
+    signal(&platform, "-HUP");
+    for turn in 0..100 {
+        client.put("k", turn.to_string()).await.unwrap();
+    }
+    assert!(platform.stop().await.unwrap().success());
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let mut platform = TierKv::start(Options::default()).await.unwrap();
@@ -111,12 +148,7 @@ async fn a_second_signal_ends_it_at_once() {
     half.write_all(b"PUT /v1/kv/default/k HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nv")
         .await
         .unwrap();
-    let terminate = |platform: &TierKv| {
-        let pid = platform.pid().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(sent.unwrap().success());
-    };
-    terminate(&platform);
+    signal(&platform, "-TERM");
     // Its listeners are gone: the first signal was heard.
     let grpc = platform.grpc().to_owned();
     let draining = poll_until(PATIENCE, || async {
@@ -124,7 +156,7 @@ async fn a_second_signal_ends_it_at_once() {
     });
     draining.await.expect("it goes on listening");
     let began = Instant::now();
-    terminate(&platform);
+    signal(&platform, "-TERM");
     let end = platform
         .process()
         .wait_until("end", PATIENCE, |process| process.status())

@@ -45,10 +45,10 @@ pub(crate) fn run(command: &ConfigCommand) -> Outcome {
         Output::Table | Output::Raw => {
             output::print(as_text(&loaded))?;
             for warning in &loaded.warnings {
-                eprintln!("warning: {warning}");
+                output::note(format_args!("warning: {warning}"));
             }
             for problem in &loaded.problems {
-                eprintln!("error: {problem}");
+                output::note(format_args!("error: {problem}"));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! `tierkv delete`.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::ffi::OsString;
 
 use clap::Args;
 use tierkv::DeleteOptions;
@@ -9,7 +9,7 @@ use tierkv_openapi::Deleted;
 use super::{condition::ConditionArguments, key::KeyForm};
 use crate::{
     connection::Connection,
-    outcome::Outcome,
+    outcome::{Outcome, done},
     output::{self, Output},
 };
 
@@ -37,14 +37,13 @@ pub(crate) async fn run(arguments: DeleteArguments) -> Outcome {
     };
     let client = arguments.connection.open().await?;
     let deleted = client.delete_with(key, options).await?;
-    match (arguments.output, deleted.existed) {
+    Ok(done(match (arguments.output, deleted.existed) {
         (Output::Json, existed) => output::json(&Deleted {
             existed,
             version: deleted.version.to_string(),
-        })?,
-        (Output::Raw, existed) => output::line(u8::from(existed).to_string())?,
-        (Output::Table, true) => output::line("deleted")?,
-        (Output::Table, false) => output::line("the key was absent")?,
-    }
-    Ok(ExitCode::SUCCESS)
+        }),
+        (Output::Raw, existed) => output::line(u8::from(existed).to_string()),
+        (Output::Table, true) => output::line("deleted"),
+        (Output::Table, false) => output::line("the key was absent"),
+    }))
 }

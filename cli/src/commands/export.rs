@@ -13,7 +13,7 @@ use clap::Args;
 use tierkv::{Client, Item, ScanOptions, Selection};
 
 use super::{freshness::FreshnessArguments, import::line::Line, key::KeyForm};
-use crate::{connection::Connection, outcome::Outcome};
+use crate::{connection::Connection, outcome::Outcome, output};
 
 /// Options of `tierkv export`.
 #[derive(Args)]
@@ -53,7 +53,7 @@ pub(crate) async fn run(arguments: ExportArguments) -> Outcome {
         (0, true, None) => "; no key begins with the prefix (--file names a file)",
         _ => "",
     };
-    eprintln!("{count} exported{hint}");
+    output::note(format_args!("{count} exported{hint}"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -64,12 +64,10 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
     let mut table = Table::new(["KEY", "VALUE", "VERSION", "SOURCE", "AGE", "EXPIRES"]);
     for (key, found) in keys.iter().zip(&found) {
         if arguments.verbose {
-            eprintln!("{}", provenance(found));
+            output::note(format_args!("{}", provenance(found)));
         }
         if arguments.output != Output::Json {
-            for hop in &found.path {
-                eprintln!("{} {}: {} µs", hop.tier, hop.node, hop.took.as_micros());
-            }
+            note_path(found);
         }
         match (arguments.output, &found.value) {
             (Output::Json, _) => output::json(&read(key, found))?,
@@ -91,9 +89,9 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
                 }
             }
             (Output::Raw, None) if keys.len() > 1 => {
-                eprintln!("the key {} is absent", readable(key));
+                output::note(format_args!("the key {} is absent", readable(key)));
             }
-            (Output::Raw, None) => eprintln!("the key is absent"),
+            (Output::Raw, None) => output::note(format_args!("the key is absent")),
         }
     }
     if arguments.output == Output::Table {
@@ -103,6 +101,13 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+fn note_path(found: &Found) {
+    for hop in &found.path {
+        let (tier, node, took) = (&hop.tier, &hop.node, hop.took.as_micros());
+        output::note(format_args!("{tier} {node}: {took} µs"));
+    }
 }
 
 fn provenance(found: &Found) -> String {

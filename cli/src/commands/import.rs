@@ -18,7 +18,11 @@ use self::{
     line::Line,
     source::{Numbered, Source},
 };
-use crate::{connection::Connection, outcome::Outcome, output};
+use crate::{
+    connection::Connection,
+    outcome::{Outcome, done},
+    output,
+};
 
 /// Lines that are under way at once.
 const MAX_UNDER_WAY: usize = 256;
@@ -119,7 +123,7 @@ impl Tally {
             Fate::Imported => self.imported += 1,
             Fate::Bad(number, why) => {
                 self.bad += 1;
-                bar.suspend(|| eprintln!("line {number}: {why}"));
+                bar.suspend(|| output::note(format_args!("line {number}: {why}")));
             }
             // The first failure tells; those after it are its echoes.
             Fate::Failed(number, error) => {
@@ -135,7 +139,7 @@ impl Tally {
             bad,
             failure,
         } = self;
-        output::line(format!("{imported} imported, {bad} bad lines left out"))?;
+        let printed = output::line(format!("{imported} imported, {bad} bad lines left out"));
         if let Some((number, error)) = failure {
             return Err(format!(
                 "stopped at line {number}: {error}; run the import again, it sets the same \
@@ -143,11 +147,8 @@ impl Tally {
             )
             .into());
         }
-        Ok(if bad == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+        let done = done(printed);
+        Ok(if bad == 0 { done } else { ExitCode::FAILURE })
     }
 }
 

@@ -1,6 +1,6 @@
 //! `tierkv increment`.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::ffi::OsString;
 
 use clap::Args;
 use tierkv_openapi::answers::Incremented;
@@ -8,7 +8,7 @@ use tierkv_openapi::answers::Incremented;
 use super::key::KeyForm;
 use crate::{
     connection::Connection,
-    outcome::Outcome,
+    outcome::{Outcome, done},
     output::{self, Output},
 };
 
@@ -35,12 +35,11 @@ pub(crate) async fn run(arguments: IncrementArguments) -> Outcome {
     let client = arguments.connection.open().await?;
     let incremented = client.increment(key, arguments.delta).await?;
     let value = incremented.value.to_string();
-    match arguments.output {
+    Ok(done(match arguments.output {
         Output::Json => output::json(&Incremented {
             value,
             version: incremented.version.to_string(),
-        })?,
-        Output::Table | Output::Raw => output::line(value)?,
-    }
-    Ok(ExitCode::SUCCESS)
+        }),
+        Output::Table | Output::Raw => output::line(value),
+    }))
 }

@@ -6,7 +6,6 @@ use std::{
     io::{Read, stdin},
     os::unix::ffi::OsStringExt,
     path::PathBuf,
-    process::ExitCode,
     time::Duration,
 };
 
@@ -17,7 +16,7 @@ use tierkv_openapi::{Written, ttl};
 use super::{condition::ConditionArguments, key::KeyForm};
 use crate::{
     connection::Connection,
-    outcome::Outcome,
+    outcome::{Outcome, done},
     output::{self, Output},
 };
 
@@ -67,9 +66,8 @@ pub(crate) async fn run(arguments: PutArguments) -> Outcome {
     };
     let client = arguments.connection.open().await?;
     let version = client.put_with(key, value, options).await?.to_string();
-    match arguments.output {
-        Output::Json => output::json(&Written { version })?,
-        Output::Table | Output::Raw => output::line(version)?,
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(done(match arguments.output {
+        Output::Json => output::json(&Written { version }),
+        Output::Table | Output::Raw => output::line(version),
+    }))
 }

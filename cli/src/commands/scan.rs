@@ -77,7 +77,10 @@ pub(crate) async fn run(arguments: ScanArguments) -> Outcome {
         }
         printer.finish()?;
         if let Some(next) = page.next_page_token {
-            eprintln!("there are more: --page-token {}", token(&next));
+            output::note(format_args!(
+                "there are more: --page-token {}",
+                token(&next)
+            ));
         }
     } else {
         let mut items = client.scan_with(selection, options);

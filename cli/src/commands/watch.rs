@@ -73,7 +73,10 @@ pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
             break;
         }
     }
-    eprintln!("go on with --resume-token {}", token(watch.resume_token()));
+    output::note(format_args!(
+        "go on with --resume-token {}",
+        token(watch.resume_token())
+    ));
     Ok(ExitCode::SUCCESS)
 }
 

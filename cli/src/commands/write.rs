@@ -4,7 +4,6 @@ use std::{
     fs,
     io::{Read, stdin},
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 
@@ -22,7 +21,7 @@ use tierkv_openapi::{
 
 use crate::{
     connection::Connection,
-    outcome::Outcome,
+    outcome::{Outcome, done},
     output::{self, Output, Table, readable},
 };
 
@@ -66,12 +65,11 @@ pub(crate) async fn run(arguments: WriteArguments) -> Outcome {
         .collect();
     let keys = keys(&request);
     let written = client.write(batch(request)).await?;
-    match arguments.output {
-        Output::Json => output::json(&as_json(&written, &tells_existence))?,
-        Output::Raw => output::line(written.version.to_string())?,
-        Output::Table => output::print(as_table(&written, &keys))?,
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(done(match arguments.output {
+        Output::Json => output::json(&as_json(&written, &tells_existence)),
+        Output::Raw => output::line(written.version.to_string()),
+        Output::Table => output::print(as_table(&written, &keys)),
+    }))
 }
 
 fn read(file: Option<&Path>) -> Result<Vec<u8>, String> {

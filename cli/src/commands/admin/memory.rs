@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     configuration::ByteSize,
     connection::Connection,
-    outcome::Outcome,
+    outcome::{Outcome, done},
     output::{self, Output},
 };
 
@@ -69,7 +69,9 @@ impl MemoryArguments {
 /// is in force.
 pub(crate) async fn run(arguments: MemoryArguments) -> Outcome {
     let client = arguments.connection.open().await?;
-    let settings = match arguments.change() {
+    let change = arguments.change();
+    let is_change = change.is_some();
+    let settings = match change {
         None => client.memory().await?,
         Some(change) => {
             let change = Some(change);
@@ -77,11 +79,17 @@ pub(crate) async fn run(arguments: MemoryArguments) -> Outcome {
             followed(&client).await?
         }
     };
-    match arguments.output {
-        Output::Json => output::pretty_json(&as_json(&settings))?,
-        Output::Table | Output::Raw => output::print(as_text(&settings))?,
+    let printed = match arguments.output {
+        Output::Json => output::pretty_json(&as_json(&settings)),
+        Output::Table | Output::Raw => output::print(as_text(&settings)),
+    };
+    match is_change {
+        true => Ok(done(printed)),
+        false => {
+            printed?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// What is in force once every node follows what is set, or after a while what is then.
@@ -102,7 +110,7 @@ async fn followed(client: &Client) -> Result<MemorySettings, tierkv::Error> {
             return Ok(settings);
         }
         if Instant::now() >= deadline {
-            eprintln!("it is set, and not every node follows yet");
+            output::note(format_args!("it is set, and not every node follows yet"));
             return Ok(settings);
         }
         sleep(FOLLOW_PAUSE).await;
