@@ -2,20 +2,22 @@
 //!
 //! Reading order: [`configuration`] is what an operator may say; [`dev`] puts every tier
 //! into this process; [`commands`] are the others, one file each, over [`connection`] and by
-//! [`output`]; [`outcome`] is how each of them ends; [`signals`] is what ends `dev`.
+//! [`output`]; [`outcome`] is how each of them ends; [`signals`] is what ends `dev`;
+//! [`input`] and [`logging`] are what they say.
 
 mod commands;
 mod configuration;
 mod connection;
 mod dev;
+mod input;
+mod logging;
 mod outcome;
 mod output;
 mod signals;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -72,14 +74,9 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("TIERKV_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // It would panic where standard error is full or closed.
-        .log_internal_errors(false)
-        .init();
+    if let Err(refusal) = logging::start() {
+        return outcome::failed(&*Box::<dyn std::error::Error>::from(refusal));
+    }
     let ended = match arguments.command {
         Command::Dev(arguments) => dev::run(arguments).await,
         Command::Config(command) => commands::config::run(&command),

@@ -48,6 +48,12 @@ pub fn unhurried_channel(address: &str) -> Result<Channel, Error> {
 
 fn connect(address: &str, stream_window: u32, connection_window: u32) -> Result<Channel, Error> {
     let invalid = || Error::invalid(format!("'{address}' is not an address; write host:port"));
+    if address.starts_with("https://") {
+        return Err(Error::invalid(format!(
+            "'{address}' asks for TLS, which is not spoken yet; write host:port, and keep the \
+             way there private"
+        )));
+    }
     let bare = address.strip_prefix("http://").unwrap_or(address);
     let (host, port) = bare.rsplit_once(':').ok_or_else(invalid)?;
     if host.is_empty() || port.parse::<u16>().is_err() {

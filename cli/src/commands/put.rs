@@ -1,21 +1,16 @@
 //! `tierkv put`.
 
-use std::{
-    ffi::OsString,
-    fs,
-    io::{Read, stdin},
-    os::unix::ffi::OsStringExt,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf, time::Duration};
 
 use clap::Args;
 use tierkv::PutOptions;
 use tierkv_openapi::{Written, ttl};
+use tierkv_types::limits::MAX_VALUE_BYTES;
 
 use super::{condition::ConditionArguments, key::KeyForm};
 use crate::{
     connection::Connection,
+    input,
     outcome::{Outcome, done},
     output::{self, Output},
 };
@@ -50,15 +45,15 @@ pub(crate) struct PutArguments {
 pub(crate) async fn run(arguments: PutArguments) -> Outcome {
     let key = arguments.form.read(arguments.key)?;
     let value = match (arguments.value, arguments.file) {
-        (_, Some(file)) => {
-            fs::read(&file).map_err(|error| format!("{} can't be read: {error}", file.display()))?
-        }
         (Some(value), None) if value != "-" => value.into_vec(),
-        _ => {
-            let mut value = Vec::new();
-            stdin().lock().read_to_end(&mut value)?;
-            value
-        }
+        (_, file) => input::read(
+            file.as_deref(),
+            MAX_VALUE_BYTES,
+            &format!(
+                "the value has over {MAX_VALUE_BYTES} bytes, which is the most that a key holds; \
+                 nothing was written"
+            ),
+        )?,
     };
     let options = PutOptions {
         ttl: arguments.ttl,

@@ -49,7 +49,11 @@ pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
     let from = from.transpose()?.unwrap_or_default();
     let client = arguments.connection.open().await?;
     let mut watch = client.watch_from(prefix, from).await?;
-    let mut left = arguments.limit.unwrap_or(u64::MAX);
+    // As everywhere, 0 is no limit.
+    let mut left = arguments
+        .limit
+        .filter(|limit| *limit > 0)
+        .unwrap_or(u64::MAX);
     let mut terminated = signal(SignalKind::terminate())?;
     loop {
         let event = tokio::select! {

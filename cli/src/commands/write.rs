@@ -1,8 +1,6 @@
 //! `tierkv write`: an atomic batch, as JSON in the form of REST's `POST /v1/write`.
 
 use std::{
-    fs,
-    io::{Read, stdin},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,11 +17,17 @@ use tierkv_openapi::{
     requests::WriteRequest,
 };
 
+use tierkv_types::limits::MAX_REQUEST_BYTES;
+
 use crate::{
     connection::Connection,
+    input,
     outcome::{Outcome, done},
     output::{self, Output, Table, readable},
 };
+
+/// Longest batch that is read, in bytes: what a request may hold, with every byte escaped.
+const MAX_BATCH_BYTES: usize = 6 * MAX_REQUEST_BYTES;
 
 /// Options of `tierkv write`.
 #[derive(Args)]
@@ -43,7 +47,12 @@ pub(crate) struct WriteArguments {
 
 /// Applies the batch and prints what it did; exits 1 if a condition did not hold.
 pub(crate) async fn run(arguments: WriteArguments) -> Outcome {
-    let body = read(arguments.file.as_deref())?;
+    let file = arguments.file.as_deref();
+    let body = input::read(
+        file.filter(|path| *path != Path::new("-")),
+        MAX_BATCH_BYTES,
+        &format!("the batch has over {MAX_BATCH_BYTES} bytes; write it in several parts"),
+    )?;
     let request = parse(&body, arguments.connection.namespace())?;
     if let Some(named) = arguments.connection.named_namespace()
         && named != request.namespace
@@ -70,20 +79,6 @@ pub(crate) async fn run(arguments: WriteArguments) -> Outcome {
         Output::Raw => output::line(written.version.to_string()),
         Output::Table => output::print(as_table(&written, &keys)),
     }))
-}
-
-fn read(file: Option<&Path>) -> Result<Vec<u8>, String> {
-    match file.filter(|path| *path != Path::new("-")) {
-        Some(path) => {
-            fs::read(path).map_err(|error| format!("{} can't be read: {error}", path.display()))
-        }
-        None => {
-            let mut body = Vec::new();
-            let read = stdin().lock().read_to_end(&mut body);
-            read.map_err(|error| format!("standard input can't be read: {error}"))?;
-            Ok(body)
-        }
-    }
 }
 
 /// Reads a batch; it is of `namespace` unless it says otherwise.

@@ -1,6 +1,9 @@
 //! How the values of keys are written.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use serde_json::Value;
 use tierkv_storage::EvictionPolicy;
@@ -44,10 +47,14 @@ impl Setting for PathBuf {
 }
 
 impl Setting for SocketAddr {
-    const FORM: &'static str = "an address as in \"127.0.0.1:7400\"";
+    const FORM: &'static str = "an address as in \"127.0.0.1:7400\" or \"localhost:7400\"";
 
     fn parse(text: &str) -> Option<Self> {
-        text.parse().ok()
+        // No other name is looked up: what it means may change while the platform runs.
+        match text.strip_prefix("localhost:") {
+            Some(port) => Some(Self::from((Ipv4Addr::LOCALHOST, port.parse().ok()?))),
+            None => text.parse().ok(),
+        }
     }
 
     fn text(&self) -> String {

@@ -11,6 +11,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -147,7 +148,8 @@ fn create_directory(directory: &Path, disk: &impl Disk) -> io::Result<()> {
     if parent != directory {
         create_directory(parent, disk)?;
     }
-    match fs::create_dir(directory) {
+    // What the platform knows of itself is for no other user of the machine.
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
         // Another process, or a trailing `.`, was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
         other => other?,

@@ -13,6 +13,8 @@ use tokio::sync::mpsc;
 /// Longest line, in bytes: the largest value as base64 or with every byte escaped, and
 /// room for the rest. A longer one is left out.
 const MAX_LINE_BYTES: u64 = 8 << 20;
+/// A line of so many bytes is no line: the input is something else, or endless.
+const MAX_SKIPPED_BYTES: u64 = 256 << 20;
 /// Lines read ahead.
 const LINES_AHEAD: usize = 64;
 const READ_BUFFER: usize = 1 << 20;
@@ -50,6 +52,10 @@ impl Source {
         thread::spawn(move || {
             let mut reader = BufReader::with_capacity(READ_BUFFER, from);
             let (mut number, mut end) = (0, 0);
+            match skip_mark(&mut reader) {
+                Ok(mark) => end += mark,
+                Err(error) => return drop(sender.blocking_send(Err(error))),
+            }
             loop {
                 let line = match next_line(&mut reader) {
                     Ok(None) => return,
@@ -87,6 +93,29 @@ impl Source {
     }
 }
 
+/// Skips a byte-order mark; returns how many bytes it had.
+///
+/// # Errors
+/// What to do about it, if the input is not UTF-8 but compressed or UTF-16.
+fn skip_mark(reader: &mut impl BufRead) -> io::Result<u64> {
+    let begin = reader.fill_buf()?;
+    let refused = |words: &str| Err(io::Error::new(io::ErrorKind::InvalidData, words));
+    match begin {
+        [0xef, 0xbb, 0xbf, ..] => {
+            reader.consume(3);
+            Ok(3)
+        }
+        [0x1f, 0x8b, ..] => refused("it is compressed by gzip: gzip -dc FILE | tierkv import -"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            refused("it is compressed by zstd: zstd -dc FILE | tierkv import -")
+        }
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{', 0, ..] | [0, b'{', ..] => refused(
+            "it is UTF-16, and JSON lines are UTF-8: iconv -f UTF-16 -t UTF-8 FILE | tierkv import -",
+        ),
+        _ => Ok(0),
+    }
+}
+
 /// The next line, without its end, and how many bytes it took.
 #[allow(clippy::type_complexity)] // A line or why not, and its length; a name would say no more.
 fn next_line(reader: &mut impl BufRead) -> io::Result<Option<(Result<Vec<u8>, String>, u64)>> {
@@ -115,6 +144,11 @@ fn next_line(reader: &mut impl BufRead) -> io::Result<Option<(Result<Vec<u8>, St
             break;
         }
         taken += more;
+        if taken >= MAX_SKIPPED_BYTES {
+            return Err(io::Error::other(format!(
+                "a line has over {MAX_SKIPPED_BYTES} bytes, so these are no JSON lines"
+            )));
+        }
     }
     Ok(Some((
         Err(format!("it is longer than {MAX_LINE_BYTES} bytes")),
@@ -125,6 +159,38 @@ fn next_line(reader: &mut impl BufRead) -> io::Result<Option<(Result<Vec<u8>, St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the first answer is.
+    async fn first(text: &[u8]) -> Result<(Vec<u8>, u64), String> {
+        let mut source = Source::read(io::Cursor::new(text.to_vec()), None);
+        let line = source.next().await.unwrap();
+        let line = line.map_err(|error| error.to_string())?;
+        Ok((line.bytes.unwrap(), line.end))
+    }
+
+    #[tokio::test]
+    async fn a_mark_is_skipped_and_what_is_not_utf_8_is_named() {
+        let marked = first(b"\xef\xbb\xbf{}\n").await.unwrap();
+        assert_eq!(marked, (b"{}".to_vec(), 6));
+        for (text, remedy) in [
+            (&b"\x1f\x8b\x08\0"[..], "gzip -dc"),
+            (b"\x28\xb5\x2f\xfd\0", "zstd -dc"),
+            (b"\xff\xfe{\0}\0", "iconv -f UTF-16"),
+            (b"\xfe\xff\0{", "iconv -f UTF-16"),
+            (b"{\0\"\0", "iconv -f UTF-16"),
+        ] {
+            let words = first(text).await.unwrap_err();
+            assert!(words.contains(remedy), "{words}");
+        }
+    }
+
+    #[tokio::test]
+    async fn endless_input_is_refused() {
+        let mut source = Source::read(io::repeat(b'x'), None);
+        let error = source.next().await.unwrap().err().unwrap();
+        assert!(error.to_string().contains("no JSON lines"), "{error}");
+        assert!(source.next().await.is_none());
+    }
 
     #[tokio::test]
     async fn lines_are_numbered_blank_ones_too_and_long_ones_left_out() {

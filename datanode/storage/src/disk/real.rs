@@ -1,9 +1,9 @@
 //! The machine's own file system.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{DirBuilderExt, FileExt},
     path::Path,
 };
 
@@ -42,7 +42,8 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(dir)
+        // What users store is for no other user of the machine.
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)
     }
 
     fn create(&self, file: &Path) -> io::Result<Box<dyn DiskFile>> {

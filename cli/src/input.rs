@@ -1,0 +1,51 @@
+//! What commands read from files and standard input: never more than makes sense.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+/// Reads a whole file, or standard input if none is named, of at most `limit` bytes.
+///
+/// # Errors
+/// What can't be read, or `too_long` if there is more.
+pub(crate) fn read(file: Option<&Path>, limit: usize, too_long: &str) -> Result<Vec<u8>, String> {
+    let Some(path) = file else {
+        let read = whole(io::stdin().lock(), limit);
+        return settled(read, "standard input", too_long);
+    };
+    let read = File::open(path).and_then(|file| whole(file, limit));
+    settled(read, &path.display().to_string(), too_long)
+}
+
+/// All that there is to read, or `None` if it is more than `limit` bytes: it may be endless.
+fn whole(from: impl Read, limit: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    from.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() <= limit).then_some(bytes))
+}
+
+fn settled(
+    read: io::Result<Option<Vec<u8>>>,
+    name: &str,
+    too_long: &str,
+) -> Result<Vec<u8>, String> {
+    match read {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(too_long.to_owned()),
+        Err(error) => Err(format!("{name} can't be read: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_read_than_the_limit() {
+        assert_eq!(whole(&b"1234"[..], 4).unwrap().unwrap(), b"1234");
+        assert_eq!(whole(&b"12345"[..], 4).unwrap(), None);
+        assert_eq!(whole(io::repeat(0), 4).unwrap(), None);
+    }
+}

@@ -1,0 +1,101 @@
+//! What commands are given: variables, addresses and inputs that can't be used are refused
+//! with what to do, and what users store is for no other user of the machine.
+
+// Test helpers panic as tests do.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+};
+
+use tierkv::Client;
+use tierkv_harness::{Options, TierKv};
+use tierkv_tests::{binary, ephemeral::Ephemeral};
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary::tierkv().path);
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// What a command says that ends with status 2.
+fn refusal(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    said
+}
+
+#[test]
+fn what_can_not_be_used_is_refused_with_what_to_do() {
+    let said = refusal(command(&["config", "sample"]).env("TIERKV_LOG", "verbose"));
+    assert!(
+        said.contains("TIERKV_LOG can't be used: 'verbose'"),
+        "{said}"
+    );
+    let said = refusal(&mut command(&[
+        "get",
+        "--address",
+        "https://127.0.0.1:7400",
+        "k",
+    ]));
+    assert!(said.contains("TLS, which is not spoken yet"), "{said}");
+    let said = refusal(&mut command(&["dev", "--grpc-listen", "example.org:7400"]));
+    assert!(said.contains("localhost:7400"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_input_writes_nothing() {
+    let platform = Ephemeral::start().await.unwrap();
+    let endless = || File::open("/dev/zero").unwrap();
+    for (arguments, words) in [
+        (&["put", "k"][..], "which is the most that a key holds"),
+        (
+            &["put", "k", "--file", "/dev/zero"],
+            "which is the most that a key holds",
+        ),
+        (&["write"], "write it in several parts"),
+        (&["import", "-"], "no JSON lines"),
+    ] {
+        let mut command = command(arguments);
+        command
+            .env("TIERKV_ADDRESS", &platform.grpc)
+            .stdin(endless());
+        let said = refusal(&mut command);
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+    let client = Client::builder().address(&platform.grpc).connect().await;
+    assert_eq!(client.unwrap().get("k").await.unwrap().value, None);
+}
+
+#[test]
+fn localhost_is_an_address_to_listen_on() {
+    let set = [
+        "config",
+        "check",
+        "--output",
+        "json",
+        "--set",
+        "grpc_listen=localhost:7411",
+    ];
+    let output = command(&set).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("\"127.0.0.1:7411\""), "{text}");
+}
+
+#[tokio::test]
+async fn a_data_directory_is_for_its_owner_alone() {
+    let mut platform = TierKv::start(Options::default()).await.unwrap();
+    let data = platform.folder().data().to_owned();
+    for folder in ["coordination", "c1", "c1/n1", "c1/n1/log"] {
+        let mode = fs::metadata(data.join(folder))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700, "{folder}");
+    }
+    assert!(platform.stop().await.unwrap().success());
+}
