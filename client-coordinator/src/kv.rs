@@ -78,7 +78,11 @@ impl<C: Cache> kv_server::Kv for Door<C> {
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let deadline = deadline(&request);
-        self.answer(self.operations.put(request.into_inner(), deadline).await)
+        self.answer(
+            self.operations
+                .put(request.into_inner(), None, deadline)
+                .await,
+        )
     }
 
     async fn delete(
@@ -86,7 +90,11 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         request: Request<DeleteRequest>,
     ) -> Result<Response<DeleteResponse>, Status> {
         let deadline = deadline(&request);
-        self.answer(self.operations.delete(request.into_inner(), deadline).await)
+        self.answer(
+            self.operations
+                .delete(request.into_inner(), None, deadline)
+                .await,
+        )
     }
 
     async fn session(
@@ -114,7 +122,7 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         let deadline = deadline(&request);
         self.answer(
             self.operations
-                .increment(request.into_inner(), deadline)
+                .increment(request.into_inner(), None, deadline)
                 .await,
         )
     }
@@ -124,7 +132,11 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         request: Request<WriteRequest>,
     ) -> Result<Response<WriteResponse>, Status> {
         let deadline = deadline(&request);
-        self.answer(self.operations.write(request.into_inner(), deadline).await)
+        self.answer(
+            self.operations
+                .write(request.into_inner(), None, deadline)
+                .await,
+        )
     }
 
     async fn scan(

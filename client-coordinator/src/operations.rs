@@ -26,7 +26,7 @@ use crate::{
     reader::{Begun, Reader},
     scans::Scans,
     watches::Watches,
-    writer::Writer,
+    writer::{Naming, Writer},
 };
 
 /// Keys of one batch that are read together: what is gathered before the batch turns out
@@ -106,20 +106,23 @@ impl<C: Cache> Operations<C> {
         Ok(BatchGetResponse { answers })
     }
 
-    /// Sets a key.
+    /// Sets a key. `idempotency_key` is the hash of the name that the door has for the write;
+    /// without one the request's own id counts.
     ///
     /// # Errors
-    /// `InvalidArgument`, or what the tiers below said.
+    /// `InvalidArgument`, `AlreadyExists` if the key was used for another write, or what the
+    /// tiers below said. The same holds for every write below.
     pub(crate) async fn put(
         &self,
         request: PutRequest,
+        idempotency_key: Option<[u8; 16]>,
         deadline: Instant,
     ) -> Result<PutResponse, Error> {
         self.meters.puts.increment(1);
         let key = ItemKey::new(&request.namespace, &request.key)?;
         let put = convert::writes::put(request.value, request.ttl_ms)?;
-        let id = request.request_id.as_ref();
-        let (version, _) = self.writer.change(key, put, id, deadline).await?;
+        let naming = Naming::of(idempotency_key, request.request_id.as_ref());
+        let (version, _) = self.writer.change(key, put, naming, deadline).await?;
         Ok(PutResponse { version })
     }
 
@@ -130,12 +133,13 @@ impl<C: Cache> Operations<C> {
     pub(crate) async fn delete(
         &self,
         request: DeleteRequest,
+        idempotency_key: Option<[u8; 16]>,
         deadline: Instant,
     ) -> Result<DeleteResponse, Error> {
         self.meters.deletes.increment(1);
         let key = ItemKey::new(&request.namespace, &request.key)?;
-        let id = request.request_id.as_ref();
-        let deletion = (self.writer).change(key, OperationKind::Delete, id, deadline);
+        let naming = Naming::of(idempotency_key, request.request_id.as_ref());
+        let deletion = (self.writer).change(key, OperationKind::Delete, naming, deadline);
         let (version, result) = deletion.await?;
         Ok(DeleteResponse {
             existed: result.existed,
@@ -150,14 +154,15 @@ impl<C: Cache> Operations<C> {
     pub(crate) async fn increment(
         &self,
         request: IncrementRequest,
+        idempotency_key: Option<[u8; 16]>,
         deadline: Instant,
     ) -> Result<IncrementResponse, Error> {
         self.meters.increments.increment(1);
         let key = ItemKey::new(&request.namespace, &request.key)?;
-        let id = request.request_id.as_ref();
+        let naming = Naming::of(idempotency_key, request.request_id.as_ref());
         let delta = request.delta;
         let increment = OperationKind::Increment { delta };
-        let (version, result) = self.writer.change(key, increment, id, deadline).await?;
+        let (version, result) = self.writer.change(key, increment, naming, deadline).await?;
         Ok(IncrementResponse {
             value: result.number,
             version,
@@ -171,12 +176,13 @@ impl<C: Cache> Operations<C> {
     pub(crate) async fn write(
         &self,
         request: WriteRequest,
+        idempotency_key: Option<[u8; 16]>,
         deadline: Instant,
     ) -> Result<WriteResponse, Error> {
         self.meters.writes.increment(1);
-        let id = request.request_id.as_ref();
-        let id = self.writer.request_id(id, deadline).await?;
-        let write = convert::writes::batch(request, id)?;
+        let naming = Naming::of(idempotency_key, request.request_id.as_ref());
+        let name = self.writer.name(naming, deadline).await?;
+        let write = convert::writes::batch(request, name)?;
         let answer = self.writer.write(write, deadline).await?;
         Ok(WriteResponse {
             version: answer.version,

@@ -53,7 +53,8 @@ use answer::{Failed, refusal, uncounted};
 
 pub(crate) use gateway::Gateway;
 
-/// The platform's time, in milliseconds since the Unix epoch: idempotency keys are born in it.
+/// The platform's time, in milliseconds since the Unix epoch, for clients whose own clock may be
+/// wrong.
 const TIME_MS: HeaderName = HeaderName::from_static("tierkv-time-ms");
 
 /// The gateway's routes.

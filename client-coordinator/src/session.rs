@@ -210,18 +210,19 @@ impl<C: Cache> Session<C> {
                     .batch_get(batch, deadline)
                     .await
                     .map(Answer::BatchGet),
-                Operation::Put(put) => operations.put(put, deadline).await.map(Answer::Put),
+                Operation::Put(put) => operations.put(put, None, deadline).await.map(Answer::Put),
                 Operation::Delete(delete) => operations
-                    .delete(delete, deadline)
+                    .delete(delete, None, deadline)
                     .await
                     .map(Answer::Delete),
                 Operation::Increment(increment) => operations
-                    .increment(increment, deadline)
+                    .increment(increment, None, deadline)
                     .await
                     .map(Answer::Increment),
-                Operation::Write(write) => {
-                    operations.write(write, deadline).await.map(Answer::Write)
-                }
+                Operation::Write(write) => operations
+                    .write(write, None, deadline)
+                    .await
+                    .map(Answer::Write),
             };
             session.answer(id, outcome)
         })

@@ -8,13 +8,37 @@ use tierkv_rpc::proto::{
     internal::{self, WriteReply, reply, request},
     v1,
 };
-use tierkv_types::{Clock, Error, ItemKey, Operation, OperationKind, RequestId, WriteRequest};
+use tierkv_types::{
+    Clock, Error, ItemKey, Operation, OperationKind, RequestId, RequestName, WriteRequest,
+};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{below::Below, views::SharedViews};
 
 /// How often it is looked whether the platform's time is known.
 const TIME_PAUSE: Duration = Duration::from_millis(10);
+
+/// How a user named a write, so that it can be sent again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Naming<'a> {
+    /// Not at all: a retry is a new write.
+    None,
+    /// By an id that the client made.
+    Id(&'a v1::RequestId),
+    /// By an idempotency key, of which this is the hash.
+    Key([u8; 16]),
+}
+
+impl<'a> Naming<'a> {
+    /// The name of a request of which either the door has a key or the message an id.
+    pub(crate) fn of(key: Option<[u8; 16]>, id: Option<&'a v1::RequestId>) -> Self {
+        match (key, id) {
+            (Some(key), _) => Self::Key(key),
+            (None, Some(id)) => Self::Id(id),
+            (None, None) => Self::None,
+        }
+    }
+}
 
 /// The write path of one client coordinator.
 pub(crate) struct Writer {
@@ -32,11 +56,11 @@ impl Writer {
         &self,
         key: ItemKey,
         kind: OperationKind,
-        request_id: Option<&v1::RequestId>,
+        naming: Naming<'_>,
         deadline: Instant,
     ) -> Result<(u64, v1::WriteResult), Error> {
         let write = WriteRequest {
-            id: self.request_id(request_id, deadline).await?,
+            name: self.name(naming, deadline).await?,
             conditions: Vec::new(),
             operations: vec![Operation { key, kind }],
             return_previous: false,
@@ -63,27 +87,40 @@ impl Writer {
         }
     }
 
-    /// The client's name for a write. One whose client gave it none gets a new one, as soon
-    /// as the platform's time is known: a retry of it is a new write.
+    /// The name of a write below this tier. A write without a name gets a new one.
     ///
     /// # Errors
     /// `InvalidArgument`, or `Unavailable` if no master was heard until `deadline`.
-    pub(crate) async fn request_id(
+    pub(crate) async fn name(
         &self,
-        given: Option<&v1::RequestId>,
+        naming: Naming<'_>,
         deadline: Instant,
-    ) -> Result<RequestId, Error> {
-        if let Some(given) = given {
-            return convert::request_id(given);
+    ) -> Result<RequestName, Error> {
+        match naming {
+            Naming::Id(id) => convert::request_id(id).map(RequestName::Id),
+            Naming::Key(random) => Ok(RequestName::Key {
+                random,
+                received_millis: self.platform_millis(deadline).await?,
+            }),
+            Naming::None => {
+                let mut random = [0; 16];
+                rand::rng().fill_bytes(&mut random);
+                Ok(RequestName::Id(RequestId {
+                    birth_millis: self.platform_millis(deadline).await?,
+                    random,
+                }))
+            }
         }
-        let mut random = [0; 16];
-        rand::rng().fill_bytes(&mut random);
+    }
+
+    /// The platform's time in milliseconds, as soon as it is known.
+    ///
+    /// # Errors
+    /// `Unavailable` if no master was heard until `deadline`.
+    async fn platform_millis(&self, deadline: Instant) -> Result<u64, Error> {
         loop {
             if let Some(now) = self.views.platform_time(self.clock.boot_time()) {
-                return Ok(RequestId {
-                    birth_millis: now.millis(),
-                    random,
-                });
+                return Ok(now.millis());
             }
             // A coordinator that has just started.
             if Instant::now() + TIME_PAUSE >= deadline {

@@ -29,7 +29,12 @@ use tierkv_rpc::{
 use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
 use tierkv_storage::StorageSettings;
 use tierkv_types::{Clock, ClusterId, NodeId, SystemClock};
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
 use tonic::Streaming;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,6 +45,7 @@ const WRITES_BETWEEN: u64 = 2_000;
 /// A platform whose server coordinators come and go.
 struct Platform {
     coordination: Arc<MemoryCoordination>,
+    cache: Arc<EmbeddedCache>,
     datanode: DataNode,
     client_coordinator: ClientCoordinator,
     _data: TempDir,
@@ -63,15 +69,10 @@ impl Platform {
             Arc::clone(&clock),
         );
         let datanode = datanode.await.unwrap();
-        let page = MetricsPage(Arc::new(String::new));
-        let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1").unwrap(), page);
-        settings.grpc_listen = "127.0.0.1:0".parse().unwrap();
-        settings.rest_listen = "127.0.0.1:0".parse().unwrap();
-        let client_coordinator =
-            ClientCoordinator::start(settings, coordination.clone(), cache, clock);
         Self {
-            client_coordinator: client_coordinator.await.unwrap(),
+            client_coordinator: client_coordinator("cc1", &coordination, &cache).await,
             coordination,
+            cache,
             datanode,
             _data: data,
         }
@@ -88,22 +89,45 @@ impl Platform {
             .unwrap()
     }
 
+    async fn another_client_coordinator(&self) -> ClientCoordinator {
+        let another = client_coordinator("cc2", &self.coordination, &self.cache).await;
+        until_ready(&another).await;
+        another
+    }
+
     async fn client(&self) -> Client {
         let address = self.client_coordinator.grpc_address().to_string();
         Client::builder().address(address).connect().await.unwrap()
     }
 
     async fn until_ready(&self) {
-        let ready = poll_until(PATIENCE, || async {
-            self.client_coordinator.is_ready().then_some(())
-        });
-        ready.await.expect("the platform becomes ready");
+        until_ready(&self.client_coordinator).await;
     }
 
     async fn stop(self) {
         self.client_coordinator.stop().await;
         self.datanode.stop().await.unwrap();
     }
+}
+
+async fn client_coordinator(
+    node: &str,
+    coordination: &Arc<MemoryCoordination>,
+    cache: &Arc<EmbeddedCache>,
+) -> ClientCoordinator {
+    let page = MetricsPage(Arc::new(String::new));
+    let mut settings = ClientCoordinatorSettings::new(NodeId::new(node).unwrap(), page);
+    settings.grpc_listen = "127.0.0.1:0".parse().unwrap();
+    settings.rest_listen = "127.0.0.1:0".parse().unwrap();
+    let (coordination, cache) = (coordination.clone(), Arc::clone(cache));
+    ClientCoordinator::start(settings, coordination, cache, Arc::new(SystemClock))
+        .await
+        .unwrap()
+}
+
+async fn until_ready(coordinator: &ClientCoordinator) {
+    let ready = poll_until(PATIENCE, || async { coordinator.is_ready().then_some(()) });
+    ready.await.expect("the platform becomes ready");
 }
 
 fn cluster() -> ClusterId {
@@ -303,6 +327,57 @@ async fn writes_go_on_when_the_primary_loses_its_office() {
     for (_, coordinator) in coordinators {
         coordinator.stop().await;
     }
+    platform.stop().await;
+}
+
+/// Adds 1 to the key `visits` over REST under an idempotency key; returns status and body.
+async fn visit(coordinator: &ClientCoordinator, idempotency_key: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(coordinator.rest_address())
+        .await
+        .unwrap();
+    let body = "{\"delta\": 1}";
+    let request = format!(
+        "POST /v1/increment/default/visits HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-type: application/json\r\nidempotency-key: {idempotency_key}\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap();
+    (status.parse().unwrap(), body.to_owned())
+}
+
+/// A retry under an idempotency key may go by another coordinator at every tier.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_is_recognised_by_way_of_other_coordinators() {
+    const VISITS: usize = 50;
+    let platform = Platform::start().await;
+    let primary = platform.server_coordinator("s1").await;
+    let backup = platform.server_coordinator("s2").await;
+    platform.until_ready().await;
+    let other = platform.another_client_coordinator().await;
+    let first = &platform.client_coordinator;
+    let keys: Vec<String> = (0..VISITS).map(|nth| format!("visit-{nth}")).collect();
+    // Both coordinators are asked at the same time.
+    let asked = keys
+        .iter()
+        .flat_map(|key| [visit(first, key), visit(&other, key)]);
+    let answers = futures::future::join_all(asked).await;
+    primary.stop().await;
+    for (key, pair) in keys.iter().zip(answers.chunks(2)) {
+        assert_eq!(pair[0], pair[1], "{key}");
+        assert_eq!(pair[0].0, 200, "{key}: {pair:?}");
+        for coordinator in [first, &other] {
+            assert_eq!(visit(coordinator, key).await, pair[0], "{key}");
+        }
+    }
+    let found = platform.client().await.get("visits").await.unwrap();
+    assert_eq!(found.value.unwrap(), VISITS.to_string());
+    other.stop().await;
+    backup.stop().await;
     platform.stop().await;
 }
 

@@ -294,7 +294,7 @@ fn number(text: &[u8]) -> Option<i64> {
 mod tests {
     use std::time::Duration;
 
-    use tierkv_types::{Operation, RequestId};
+    use tierkv_types::{Operation, RequestId, RequestName};
 
     use super::*;
 
@@ -315,10 +315,10 @@ mod tests {
         operations: Vec<(&str, OperationKind)>,
     ) -> WriteRequest {
         WriteRequest {
-            id: RequestId {
+            name: RequestName::Id(RequestId {
                 birth_millis: 1,
                 random: [1; 16],
-            },
+            }),
             conditions: (conditions.iter())
                 .map(|(name, kind)| Condition {
                     key: key(name),

@@ -20,7 +20,8 @@ use tierkv_protocol::replication::{Command, Event, Mastership, Refusal, Replica}
 use tierkv_storage::{Appended, Outcome, Residence, Storage, StorageError};
 use tierkv_types::{
     BootTime, Change, ChangeKind, Clock, Code, Error, HybridClock, Index, ItemKey, Payload,
-    Position, Record, RequestId, Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
+    Position, Record, RequestId, RequestName, Version, Write, WriteRequest,
+    limits::MAX_REQUEST_LEAD,
 };
 use tokio::time::Instant;
 
@@ -306,18 +307,18 @@ impl Sequencer {
         if !self.rules.lack(Rule::MasterJudges) {
             is_master.map_err(not_master)?;
         }
-        if let Some((index, outcome)) = self.outcome(state, &write.id) {
+        if let Some((index, outcome)) = self.outcome(state, write.name.random()) {
             *depends_on = index;
             return Ok((repeated(&write, fingerprint, &outcome)?, None));
         }
         let clock = self.cluster_clock.now(moment.wall);
         if !self.rules.lack(Rule::BirthsChecked) {
-            check_birth(&write.id, clock)?;
+            check_age(&write.name, clock)?;
         }
         let appended = self.appended(state);
         let entries = needed(&write).filter_map(|(key, _)| appended?.entry(key));
         *depends_on = entries.map(|(index, _)| *index).max().unwrap_or_default();
-        let request = write.id;
+        let request = born(&write.name, clock);
         let judged = judge(write, clock, |key, need| {
             match appended.and_then(|it| it.entry(key)) {
                 Some((_, entry)) => Ok(entry.item()),
@@ -351,12 +352,12 @@ impl Sequencer {
 
     /// What became, or will have become, of a request, and the appended record that applies
     /// it; zero if it is applied (TXN-IDS).
-    fn outcome(&self, state: &State, id: &RequestId) -> Option<(Index, Outcome)> {
+    fn outcome(&self, state: &State, random: &[u8; 16]) -> Option<(Index, Outcome)> {
         if self.rules.lack(Rule::RequestsRemembered) {
             return None;
         }
-        let appended = state.appended.outcome(&id.random).cloned();
-        appended.or_else(|| Some((Index::ZERO, self.storage.outcome(id)?)))
+        let appended = state.appended.outcome(random).cloned();
+        appended.or_else(|| Some((Index::ZERO, self.storage.outcome(random)?)))
     }
 
     /// What the keys of a write hold that matter to it, but for those that have an appended
@@ -521,9 +522,15 @@ impl Judgement {
 /// Answers a request that was applied before.
 fn repeated(write: &WriteRequest, fingerprint: u32, outcome: &Outcome) -> Result<Sequenced, Error> {
     if outcome.fingerprint != 0 && outcome.fingerprint != fingerprint {
-        return Err(Error::invalid(
-            "this request id was used for another write; make a new one for each write",
-        ));
+        return Err(match write.name {
+            RequestName::Id(_) => Error::invalid(
+                "this request id was used for another write; make a new one for each write",
+            ),
+            RequestName::Key { .. } => Error::new(
+                Code::AlreadyExists,
+                "this idempotency key was used for another write; make a new one for each write",
+            ),
+        });
     }
     Ok(Sequenced {
         version: outcome.version,
@@ -532,7 +539,34 @@ fn repeated(write: &WriteRequest, fingerprint: u32, outcome: &Outcome) -> Result
     })
 }
 
-/// Whether an id is of an age at which its outcome would still be known (TXN-IDS).
+/// The id under which a request that arrives for the first time is remembered. One that was
+/// named by a key is born now.
+const fn born(name: &RequestName, now: Version) -> RequestId {
+    match *name {
+        RequestName::Id(id) => id,
+        RequestName::Key { random, .. } => RequestId {
+            birth_millis: now.millis(),
+            random,
+        },
+    }
+}
+
+/// Whether a request is of an age at which its outcome would still be known (TXN-IDS).
+fn check_age(name: &RequestName, now: Version) -> Result<(), Error> {
+    match name {
+        RequestName::Id(id) => check_birth(id, now),
+        // Its earlier attempts arrived before this one was given up, and what came of them is
+        // remembered for two minutes.
+        RequestName::Key {
+            received_millis, ..
+        } if *received_millis < RequestId::horizon(now) => Err(Error::new(
+            Code::DeadlineExceeded,
+            "the write was on its way for over two minutes; nothing was done by this attempt",
+        )),
+        RequestName::Key { .. } => Ok(()),
+    }
+}
+
 fn check_birth(id: &RequestId, now: Version) -> Result<(), Error> {
     let lead = u64::try_from(MAX_REQUEST_LEAD.as_millis()).unwrap_or(u64::MAX);
     if id.birth_millis > now.millis() + lead {

@@ -192,7 +192,10 @@ fn doubt(answers: Vec<Answer>) -> Vec<Answer> {
 
 /// Whether a refusal of this code says something of what the write was judged by.
 const fn is_judged(code: Code) -> bool {
-    matches!(code, Code::ConditionFailed | Code::InvalidArgument)
+    matches!(
+        code,
+        Code::ConditionFailed | Code::InvalidArgument | Code::AlreadyExists
+    )
 }
 
 fn refuse(proposals: Vec<Proposal>, error: &Error) -> Vec<Answer> {

@@ -227,7 +227,7 @@ impl NamedWrite {
             kind: operation.kind(),
         });
         WriteRequest {
-            id: self.id(),
+            name: self.id().into(),
             conditions: Vec::new(),
             operations: operations.collect(),
             return_previous: false,

@@ -219,13 +219,13 @@ pub struct DeleteConditions {
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct IdempotencyKey {
-    /// A UUID of version 7, sent again with every retry: the write is then applied at most
-    /// once. Its time is the platform's, as `tierkv-time-ms` of every answer tells it; it is
-    /// good for two minutes.
+    /// 1 to 255 visible characters, plain or in double quotes, such as a UUID; sent again with
+    /// every retry, the write is applied at most once. It is remembered for two minutes from
+    /// its first arrival, within its namespace.
     #[param(
         rename = "Idempotency-Key",
         nullable = false,
-        pattern = r#"^"?[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-7[0-9A-Fa-f]{3}-[89ABab][0-9A-Fa-f]{3}-[0-9A-Fa-f]{12}"?$"#
+        pattern = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\[\\"]){1,255}")$"#
     )]
     pub idempotency_key: Option<String>,
 }

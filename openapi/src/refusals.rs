@@ -32,6 +32,9 @@ pub enum WriteRefusal {
     /// An older transaction holds a lock (`Conflict`): retry.
     #[response(status = 409, content_type = "application/problem+json")]
     Conflict(Problem),
+    /// The `Idempotency-Key` was used for another write (`AlreadyExists`): make a new one.
+    #[response(status = 422, content_type = "application/problem+json")]
+    AlreadyExists(Problem),
 }
 
 /// What anything with a condition may answer, too.

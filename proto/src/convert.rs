@@ -67,8 +67,7 @@ pub fn request_id(id: &v1::RequestId) -> Result<RequestId, Error> {
 }
 
 pub(crate) fn request_id_from(random: &[u8], birth_millis: u64) -> Result<RequestId, Error> {
-    let random = <[u8; 16]>::try_from(random)
-        .map_err(|_| Error::invalid("a request id has 16 random bytes"))?;
+    let random = random_part(random)?;
     if birth_millis >> 48 != 0 {
         return Err(Error::invalid(
             "a request id's birth is in milliseconds of platform time, below 2^48",
@@ -78,6 +77,10 @@ pub(crate) fn request_id_from(random: &[u8], birth_millis: u64) -> Result<Reques
         birth_millis,
         random,
     })
+}
+
+pub(crate) fn random_part(random: &[u8]) -> Result<[u8; 16], Error> {
+    <[u8; 16]>::try_from(random).map_err(|_| Error::invalid("a request id has 16 random bytes"))
 }
 
 /// A consistency as it came over the wire.

@@ -24,7 +24,7 @@ pub use key::{ItemKey, Namespace};
 pub use range::ItemRange;
 pub use record::{Change, ChangeKind, Payload, Record, RequestId, Write};
 pub use replication::{ClusterId, Epoch, Incarnation, Index, LogId, NodeId, Position, Round};
-pub use request::{Condition, ConditionKind, Operation, OperationKind, WriteRequest};
+pub use request::{Condition, ConditionKind, Operation, OperationKind, RequestName, WriteRequest};
 pub use slot::{SLOT_COUNT, Slot};
 pub use topology::{CacheHealth, CoordinatorRole, NodeRole};
 pub use version::{HybridClock, Version};

@@ -6,12 +6,45 @@ use bytes::Bytes;
 
 use crate::{key::ItemKey, record::RequestId, version::Version};
 
+/// A client's name for a write that it asks for, so that a retry is applied once (I8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestName {
+    /// An id that the client made, with its birth.
+    Id(RequestId),
+    /// An idempotency key. The first master that it arrives at makes its birth.
+    Key {
+        /// A hash of namespace and key: the random part of the id.
+        random: [u8; 16],
+        /// When a coordinator received this attempt, in milliseconds of platform time. An
+        /// attempt that was under way for so long that the outcome of another one may be
+        /// forgotten is refused by it.
+        received_millis: u64,
+    },
+}
+
+impl RequestName {
+    /// The part by which masters remember the request.
+    #[must_use]
+    pub const fn random(&self) -> &[u8; 16] {
+        match self {
+            Self::Id(id) => &id.random,
+            Self::Key { random, .. } => random,
+        }
+    }
+}
+
+impl From<RequestId> for RequestName {
+    fn from(id: RequestId) -> Self {
+        Self::Id(id)
+    }
+}
+
 /// An atomic write that a client asks for. What a master makes of it is a
 /// [`record::Write`](crate::record::Write).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteRequest {
     /// The client's name for it.
-    pub id: RequestId,
+    pub name: RequestName,
     /// What must hold for it to be applied; several may be on one key.
     pub conditions: Vec<Condition>,
     /// At least one; no key twice.
@@ -70,8 +103,8 @@ pub enum OperationKind {
 }
 
 impl WriteRequest {
-    /// A checksum (CRC-32C) of everything asked for but the id; never 0. Two requests of
-    /// one id with different fingerprints are not the same request.
+    /// A checksum (CRC-32C) of everything asked for but the name; never 0. Two requests of
+    /// one name with different fingerprints are not the same request.
     #[must_use]
     pub fn fingerprint(&self) -> u32 {
         let sum = self.operations.iter().fold(0, |sum, operation| {
@@ -115,10 +148,10 @@ mod tests {
 
     fn put(key: &[u8], value: &'static [u8], ttl: Option<u64>) -> WriteRequest {
         WriteRequest {
-            id: RequestId {
+            name: RequestName::Id(RequestId {
                 birth_millis: 1,
                 random: [2; 16],
-            },
+            }),
             conditions: Vec::new(),
             operations: vec![Operation {
                 key: ItemKey::new("n", key).unwrap(),

@@ -9,7 +9,7 @@ use axum::{
 use tierkv_cache::Cache;
 use tierkv_openapi::{
     answers::{BatchGetAnswer, BatchWritten, OperationKind},
-    parameters::{IdempotencyKey, TimeoutParameter},
+    parameters::{self, TimeoutParameter},
     refusals::{AnyRefusal, ConditionRefusal, MediaRefusal, WriteRefusal},
     requests::{BatchGetRequest, WriteRequest},
 };
@@ -18,7 +18,8 @@ use tierkv_rpc::proto::v1;
 use super::{
     Gateway,
     answer::{Failure, json, json_of_version},
-    body, conditions, idempotency,
+    body, conditions,
+    idempotency::{self, IdempotencyKey},
     parameters::Parameters,
 };
 
@@ -59,7 +60,7 @@ pub(super) async fn batch_get<C: Cache>(
 /// operations are of one key; operations and conditions are 1,000 together at most.
 #[utoipa::path(
     post, path = "/v1/write", tag = "batches", operation_id = "write",
-    params(TimeoutParameter, IdempotencyKey),
+    params(TimeoutParameter, parameters::IdempotencyKey),
     request_body(
         content = WriteRequest,
         examples(
@@ -94,14 +95,13 @@ pub(super) async fn write<C: Cache>(
     let deadline = parameters.deadline()?;
     parameters.finish()?;
     conditions::none(&head.headers, "a batch has its conditions in its body")?;
-    let request_id = idempotency::request_id(&head.headers)?;
+    let key = IdempotencyKey::of(&head.headers)?;
     let model: WriteRequest = body::json(&head.headers, body, deadline).await?;
-    let write = v1::WriteRequest {
-        request_id,
-        ..model.try_into()?
-    };
+    let write = v1::WriteRequest::try_from(model)?;
+    let name = key.map(|key| key.hash(&write.namespace)).transpose()?;
     let (kinds, return_previous) = (OperationKind::all(&write), write.return_previous);
-    let answer = gateway.operations.write(write, deadline).await?;
+    let answer = gateway.operations.write(write, name, deadline).await;
+    let answer = answer.map_err(idempotency::failure)?;
     let version = answer.version;
     let written = BatchWritten::new(&kinds, return_previous, answer);
     Ok(json_of_version(&written, version))

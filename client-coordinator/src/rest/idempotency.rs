@@ -1,69 +1,112 @@
 //! Names that clients give to their writes, so that a retry is applied at most once.
 //!
-//! The header is `Idempotency-Key`, a UUID of version 7 (RFC 9562, section 5.7): its first 48
-//! bits are the milliseconds of its birth, which masters compare with the platform's time;
-//! all its 128 bits tell it from others.
+//! The header is `Idempotency-Key` of the IETF's draft
+//! (draft-ietf-httpapi-idempotency-key-header): any text of visible characters, plain or as
+//! a string of structured fields. It means nothing here. What goes below is a hash of the
+//! namespace and the key, cut to the 128 bits that a request id has: SHA-256, because keys
+//! come from clients. Two keys with one hash take 2^64 tries to find, and a key that has the
+//! hash of somebody else's takes 2^128, so nobody can make a key in one namespace that stands
+//! for a key in another. By chance, a new key meets one of the 2^23 requests that a master
+//! remembers in one of 2^105 cases.
 
-use axum::http::{HeaderMap, HeaderName};
-use tierkv_rpc::proto::v1::RequestId;
-use tierkv_types::Error;
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use sha2::{Digest, Sha256};
+use tierkv_types::{Code, Error, Namespace};
+
+use super::answer::Failure;
 
 /// A client's name for a write.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Where hyphens stand in a UUID as text.
-const HYPHENS: [usize; 4] = [8, 13, 18, 23];
-/// How long a UUID is as text.
-const TEXT_LENGTH: usize = 36;
+/// The longest key, in characters.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+/// What is hashed before namespace and key, so that the hash is none of something else.
+const PURPOSE: &[u8] = b"tierkv idempotency key 1\0";
 
-/// The request id that a request names; `None` if it names none.
+/// A key as a client sent it, without quotes and escapes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct IdempotencyKey(Vec<u8>);
+
+impl IdempotencyKey {
+    /// The key that a request has; `None` if it has none.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it is none, or is there twice.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, Error> {
+        let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
+        let Some(line) = lines.next() else {
+            return Ok(None);
+        };
+        let key = match lines.next() {
+            None => unquoted(line.as_bytes().trim_ascii()),
+            Some(_) => None,
+        };
+        let is_sound = |key: &Vec<u8>| {
+            (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic)
+        };
+        match key.filter(is_sound) {
+            Some(key) => Ok(Some(Self(key))),
+            None => Err(Error::invalid(format!(
+                "an Idempotency-Key is 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters \
+                 without spaces, plain or in double quotes, and stands there once; any UUID is \
+                 one. Make a new one for each write, and send it again with each retry"
+            ))),
+        }
+    }
+
+    /// What stands for the key below this tier.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the namespace is none.
+    pub(super) fn hash(&self, namespace: &str) -> Result<[u8; 16], Error> {
+        let namespace = Namespace::new(namespace)?;
+        let digest = Sha256::new()
+            .chain_update(PURPOSE)
+            .chain_update(namespace.as_bytes())
+            // No namespace contains it.
+            .chain_update([0])
+            .chain_update(&self.0)
+            .finalize();
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&digest[..16]);
+        Ok(hash)
+    }
+}
+
+/// The hash of the key that a request has, if it has one.
 ///
 /// # Errors
-/// `InvalidArgument` if it is no UUID of version 7.
-pub(super) fn request_id(headers: &HeaderMap) -> Result<Option<RequestId>, Error> {
-    let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let Some(line) = lines.next() else {
-        return Ok(None);
-    };
-    let uuid = match lines.next() {
-        None => version_seven(unquoted(line.as_bytes())),
-        Some(_) => None,
-    };
-    let uuid = uuid.ok_or_else(|| {
-        Error::invalid(
-            "an Idempotency-Key is one UUID of version 7 (RFC 9562): 48 bits of the platform's \
-             time in milliseconds, as the header tierkv-time-ms of every answer tells it, then \
-             random bits around version and variant, as in \
-             019d3c5e-8000-7abc-8def-0123456789ab; make one a write, and send it again with \
-             each retry",
-        )
-    })?;
-    let birth_ms = (uuid[..6].iter()).fold(0, |time, byte| time << 8 | u64::from(*byte));
-    Ok(Some(RequestId {
-        random: uuid.to_vec().into(),
-        birth_ms,
-    }))
+/// `InvalidArgument` if the key or the namespace is none.
+pub(super) fn hash_of(headers: &HeaderMap, namespace: &str) -> Result<Option<[u8; 16]>, Error> {
+    let key = IdempotencyKey::of(headers)?;
+    key.map(|key| key.hash(namespace)).transpose()
 }
 
-/// Without the quotes that make it a string of structured fields (RFC 9651).
-fn unquoted(text: &[u8]) -> &[u8] {
-    let text = text.trim_ascii();
-    (text.strip_prefix(b"\""))
-        .and_then(|text| text.strip_suffix(b"\""))
-        .unwrap_or(text)
+/// How a write failed. That its key was used for another one has a status of its own in the
+/// draft.
+pub(super) fn failure(error: Error) -> Failure {
+    match error.code {
+        Code::AlreadyExists => Failure::with_status(StatusCode::UNPROCESSABLE_ENTITY, error),
+        _ => error.into(),
+    }
 }
 
-/// The bytes of a UUID, if it is one of version 7.
-fn version_seven(text: &[u8]) -> Option<[u8; 16]> {
-    if text.len() != TEXT_LENGTH || HYPHENS.iter().any(|at| text[*at] != b'-') {
-        return None;
+/// The text of a key: as it stands, or what a string of structured fields (RFC 9651, section
+/// 3.3.3) contains; `None` if it begins as such a string and is none.
+fn unquoted(text: &[u8]) -> Option<Vec<u8>> {
+    let Some(inside) = text.strip_prefix(b"\"") else {
+        return Some(text.to_vec());
+    };
+    let inside = inside.strip_suffix(b"\"")?;
+    let mut plain = Vec::with_capacity(inside.len());
+    let mut bytes = inside.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return None,
+            b'\\' => plain.push(*bytes.next().filter(|next| matches!(next, b'"' | b'\\'))?),
+            other => plain.push(*other),
+        }
     }
-    let digits = (text.iter().enumerate()).filter(|(at, _)| !HYPHENS.contains(at));
-    let mut number: u128 = 0;
-    for (_, digit) in digits {
-        number = number << 4 | u128::from(char::from(*digit).to_digit(16)?);
-    }
-    let uuid = number.to_be_bytes();
-    (uuid[6] >> 4 == 7 && uuid[8] >> 6 == 0b10).then_some(uuid)
+    Some(plain)
 }
 
 #[cfg(test)]
@@ -72,48 +115,81 @@ mod tests {
 
     use super::*;
 
-    fn read(lines: &[&str]) -> Result<Option<RequestId>, Error> {
+    fn read(lines: &[&[u8]]) -> Result<Option<IdempotencyKey>, Error> {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(IDEMPOTENCY_KEY, HeaderValue::from_str(line).unwrap());
+            headers.append(IDEMPOTENCY_KEY, HeaderValue::from_bytes(line).unwrap());
         }
-        request_id(&headers)
+        IdempotencyKey::of(&headers)
+    }
+
+    fn hash(key: &str, namespace: &str) -> [u8; 16] {
+        let key = read(&[key.as_bytes()]).unwrap().unwrap();
+        key.hash(namespace).unwrap()
     }
 
     #[test]
-    fn a_uuid_of_version_seven_has_its_birth_in_it() {
-        // The example of RFC 9562, appendix A.6.
-        let example = "017F22E2-79B0-7CC3-98C4-DC0C0C07398F";
-        let id = read(&[example]).unwrap().unwrap();
-        assert_eq!(id.birth_ms, 1_645_557_742_000);
-        assert_eq!(id.random.len(), 16);
-        assert_eq!((id.random[0], id.random[15]), (0x01, 0x8f));
-        for same in [example.to_ascii_lowercase(), format!(" \"{example}\" ")] {
-            assert_eq!(read(&[&same]), Ok(Some(id.clone())), "{same}");
-        }
+    fn a_key_is_any_visible_text_quoted_or_not() {
         assert_eq!(read(&[]), Ok(None));
+        let longest = "k".repeat(MAX_IDEMPOTENCY_KEY);
+        for (sent, key) in [
+            ("1", "1"),
+            (
+                "8e03978e-40d5-43e8-bc93-6894a57f9324",
+                "8e03978e-40d5-43e8-bc93-6894a57f9324",
+            ),
+            ("\"8e03978e\"", "8e03978e"),
+            (" \"8e03978e\" ", "8e03978e"),
+            (r#""a\"b\\c""#, r#"a"b\c"#),
+            (r#"a"b\c"#, r#"a"b\c"#),
+            ("order:7/{retry};x=1,~", "order:7/{retry};x=1,~"),
+            (&longest, &longest),
+            (&format!("\"{longest}\""), &longest),
+        ] {
+            let key = IdempotencyKey(key.as_bytes().to_vec());
+            assert_eq!(read(&[sent.as_bytes()]), Ok(Some(key)), "{sent}");
+        }
     }
 
     #[test]
     fn anything_else_is_refused_and_says_how() {
-        let example = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+        let long = "k".repeat(MAX_IDEMPOTENCY_KEY + 1);
         for bad in [
-            "",
-            "1",
-            "\"\"",
-            // Version 4, and another variant.
-            "017f22e2-79b0-4cc3-98c4-dc0c0c07398f",
-            "017f22e2-79b0-7cc3-c8c4-dc0c0c07398f",
-            "017f22e279b07cc398c4dc0c0c07398f",
-            "017f22e2-79b0-7cc3-98c4-dc0c0c07398",
-            "017f22e2-79b0-7cc3-98c4-dc0c0c07398g",
-            "017f22e2-79b0-7cc3-98c4-dc0c0c07398f0",
-            "+17f22e2-79b0-7cc3-98c4-dc0c0c07398f",
-            "\"017f22e2-79b0-7cc3-98c4-dc0c0c07398f",
+            "", "\"\"", "\"", "\"a", "\"a\"b\"", r#""a\b""#, r#""a\""#, "a b", "\"a b\"", "a\tb",
+            "\u{e9}", &long,
         ] {
-            let error = read(&[bad]).unwrap_err();
-            assert!(error.message.contains("tierkv-time-ms"), "{bad}: {error}");
+            let error = read(&[bad.as_bytes()]).unwrap_err();
+            assert!(error.message.contains("255 visible"), "{bad}: {error}");
         }
-        assert!(read(&[example, example]).is_err());
+        assert!(read(&[b"a", b"a"]).is_err());
+    }
+
+    #[test]
+    fn the_hash_is_of_namespace_and_key() {
+        // Of the text "tierkv idempotency key 1", a zero byte, "default", a zero byte, "1".
+        let expected = [
+            0xbd, 0xd6, 0x55, 0x3a, 0x28, 0xef, 0x1f, 0x33, 0x95, 0x03, 0x2e, 0x7e, 0x6e, 0x67,
+            0x24, 0x9d,
+        ];
+        assert_eq!(hash("1", "default"), expected);
+        assert_eq!(hash("\"1\"", ""), expected);
+        for (key, namespace) in [("2", "default"), ("1", "d"), ("efault1", "d")] {
+            assert_ne!(hash(key, namespace), expected, "{namespace} {key}");
+        }
+        let key = IdempotencyKey(b"1".to_vec());
+        assert!(key.hash("No").is_err());
+    }
+
+    #[test]
+    fn a_key_that_was_used_for_another_write_is_unprocessable() {
+        let status = |code| {
+            let failure = failure(Error::new(code, "words"));
+            axum::response::IntoResponse::into_response(failure).status()
+        };
+        assert_eq!(
+            status(Code::AlreadyExists),
+            StatusCode::UNPROCESSABLE_ENTITY
+        );
+        assert_eq!(status(Code::Conflict), StatusCode::CONFLICT);
     }
 }

@@ -52,15 +52,19 @@ pub(super) async fn increment<C: Cache>(
         &head.headers,
         "an increment takes no conditions; write it as a batch at /v1/write",
     )?;
-    let request_id = idempotency::request_id(&head.headers)?;
+    let name = idempotency::hash_of(&head.headers, &namespace)?;
     let model: IncrementRequest = body::json(&head.headers, body, deadline).await?;
     let increment = v1::IncrementRequest {
         namespace,
         key,
         delta: model.delta.0,
-        request_id,
+        request_id: None,
     };
-    let answer = gateway.operations.increment(increment, deadline).await?;
+    let answer = gateway
+        .operations
+        .increment(increment, name, deadline)
+        .await;
+    let answer = answer.map_err(idempotency::failure)?;
     let incremented = Incremented {
         value: answer.value.to_string(),
         version: answer.version.to_string(),

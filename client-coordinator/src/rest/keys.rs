@@ -181,18 +181,19 @@ pub(super) async fn put<C: Cache>(
         )
         .into());
     }
-    let request_id = idempotency::request_id(&head.headers)?;
+    let name = idempotency::hash_of(&head.headers, &namespace)?;
     let value = body::value(&head.headers, body, deadline).await?;
-    let version = match condition {
+    let written = match condition {
         None => {
             let put = PutRequest {
                 namespace,
                 key,
                 value,
                 ttl_ms,
-                request_id,
+                request_id: None,
             };
-            gateway.operations.put(put, deadline).await?.version
+            let put = gateway.operations.put(put, name, deadline).await;
+            put.map(|put| put.version)
         }
         Some(condition) => {
             convert::check_value(&value)?;
@@ -201,13 +202,12 @@ pub(super) async fn put<C: Cache>(
                 value,
                 ttl_ms,
             });
-            let write = WriteRequest {
-                request_id,
-                ..on_condition(namespace, key, condition, operation)
-            };
-            gateway.operations.write(write, deadline).await?.version
+            let write = on_condition(namespace, key, condition, operation);
+            let write = gateway.operations.write(write, name, deadline).await;
+            write.map(|write| write.version)
         }
     };
+    let version = written.map_err(idempotency::failure)?;
     let written = Written {
         version: version.to_string(),
     };
@@ -235,29 +235,27 @@ pub(super) async fn delete<C: Cache>(
     let deadline = parameters.deadline()?;
     parameters.finish()?;
     let condition = conditions::of_delete(&head.headers)?;
-    let request_id = idempotency::request_id(&head.headers)?;
+    let name = idempotency::hash_of(&head.headers, &namespace)?;
     let answer = match condition {
         None => {
             let delete = DeleteRequest {
                 namespace,
                 key,
-                request_id,
+                request_id: None,
             };
-            gateway.operations.delete(delete, deadline).await?
+            gateway.operations.delete(delete, name, deadline).await
         }
         Some(condition) => {
             let operation = write_operation::Kind::Delete(DeleteOperation { key: key.clone() });
-            let write = WriteRequest {
-                request_id,
-                ..on_condition(namespace, key, condition, operation)
-            };
-            let answer = gateway.operations.write(write, deadline).await?;
-            DeleteResponse {
+            let write = on_condition(namespace, key, condition, operation);
+            let write = gateway.operations.write(write, name, deadline).await;
+            write.map(|answer| DeleteResponse {
                 existed: answer.results.first().is_some_and(|result| result.existed),
                 version: answer.version,
-            }
+            })
         }
     };
+    let answer = answer.map_err(idempotency::failure)?;
     Ok(json(&Deleted {
         existed: answer.existed,
         version: answer.version.to_string(),

@@ -270,11 +270,11 @@ impl Storage {
         (last.position.index, last.version)
     }
 
-    /// What became of a request that was applied, if it is still remembered. It is known by
-    /// the random part of its id.
+    /// What became of a request that was applied, if it is still remembered, by the random
+    /// part of its id.
     #[must_use]
-    pub fn outcome(&self, id: &RequestId) -> Option<Outcome> {
-        locked(&self.core.requests).get(&id.random)
+    pub fn outcome(&self, random: &[u8; 16]) -> Option<Outcome> {
+        locked(&self.core.requests).get(random)
     }
 
     /// Forgets requests that no master accepts any more, as the cluster clock says

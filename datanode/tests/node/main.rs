@@ -174,6 +174,7 @@ async fn a_node_that_saw_more_than_coordination_knows_gives_up_in_words() {
         coordination,
         cache,
         connection,
+        ..
     } = stage;
     drop((cache, connection));
     node.stop().await.unwrap();

@@ -1,6 +1,13 @@
 //! A node, what it needs, and a connection to it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tierkv_cache::EmbeddedCache;
@@ -14,8 +21,8 @@ use tierkv_rpc::{
 };
 use tierkv_storage::StorageSettings;
 use tierkv_types::{
-    Clock, ClusterId, Error, ItemKey, NodeId, Operation, OperationKind, RequestId, SystemClock,
-    WriteRequest,
+    BootTime, Clock, ClusterId, Error, ItemKey, NodeId, Operation, OperationKind, RequestId,
+    RequestName, SystemClock, WriteRequest,
 };
 use tokio::time::{Instant, sleep};
 
@@ -32,9 +39,38 @@ pub(crate) fn key(key: &str) -> ItemKey {
     ItemKey::new("default", key.as_bytes()).unwrap()
 }
 
+/// The machine's clocks, so many milliseconds ahead.
+#[derive(Default)]
+pub(crate) struct AheadClock(AtomicU64);
+
+impl AheadClock {
+    pub(crate) fn advance(&self, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap();
+        self.0.fetch_add(millis, Ordering::SeqCst);
+    }
+
+    fn ahead(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Clock for AheadClock {
+    fn boot_time(&self) -> BootTime {
+        SystemClock
+            .boot_time()
+            .after(Duration::from_millis(self.ahead()))
+    }
+
+    fn wall_millis(&self) -> u64 {
+        SystemClock.wall_millis() + self.ahead()
+    }
+}
+
 /// A node, its coordination store and a connection to it.
 pub(crate) struct Stage {
     pub(crate) node: DataNode,
+    /// The node's clock.
+    pub(crate) clock: Arc<AheadClock>,
     pub(crate) coordination: Arc<MemoryCoordination>,
     pub(crate) cache: Arc<EmbeddedCache>,
     pub(crate) connection: Multiplexer<ToDataNode>,
@@ -58,11 +94,13 @@ impl Stage {
         storage: StorageSettings,
     ) -> Self {
         let cache = Arc::new(EmbeddedCache::new(1 << 20, Arc::new(SystemClock)));
-        let node = launch(storage, &coordination, &cache).await;
+        let clock = Arc::new(AheadClock::default());
+        let node = launch(storage, &coordination, &cache, clock.clone()).await;
         let channel = channel(&node.address().to_string()).unwrap();
         let connection = Multiplexer::new(vec![channel], 1_000);
         Self {
             node,
+            clock,
             coordination,
             cache,
             connection,
@@ -146,10 +184,10 @@ impl Stage {
         &self,
         item: &ItemKey,
         kind: OperationKind,
-        id: RequestId,
+        name: impl Into<RequestName>,
     ) -> Result<WriteReply, Error> {
         self.apply(WriteRequest {
-            id,
+            name: name.into(),
             conditions: Vec::new(),
             operations: vec![Operation {
                 key: item.clone(),
@@ -185,17 +223,13 @@ pub(crate) async fn launch(
     storage: StorageSettings,
     coordination: &Arc<MemoryCoordination>,
     cache: &Arc<EmbeddedCache>,
+    clock: Arc<dyn Clock>,
 ) -> DataNode {
     let name = NodeId::new("n1").unwrap();
     let settings = DataNodeSettings::new(name, ClusterId::new("c1").unwrap(), storage);
-    DataNode::start(
-        settings,
-        coordination.clone(),
-        Arc::clone(cache),
-        Arc::new(SystemClock),
-    )
-    .await
-    .unwrap()
+    DataNode::start(settings, coordination.clone(), Arc::clone(cache), clock)
+        .await
+        .unwrap()
 }
 
 /// Which changes of a write deleted a key that was there.

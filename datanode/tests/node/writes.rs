@@ -14,11 +14,12 @@ use tempfile::TempDir;
 use tierkv_rpc::proto::internal::WriteReply;
 use tierkv_storage::StorageSettings;
 use tierkv_types::{
-    Code, Condition, ConditionKind, Error, ItemKey, Operation, OperationKind, Slot, Version,
-    WriteRequest,
+    Clock, Code, Condition, ConditionKind, Error, ItemKey, Operation, OperationKind, RequestName,
+    Slot, Version, WriteRequest,
 };
+use tokio::time::{Instant, sleep};
 
-use crate::stage::{Stage, existed, key, put, request_id};
+use crate::stage::{DEADLINE, Stage, existed, key, put, request_id};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_says_whether_the_key_was_there_also_when_only_the_store_knows() {
@@ -119,6 +120,97 @@ async fn requests_of_another_time_are_refused() {
     stage.stop().await;
 }
 
+/// An idempotency key, as an attempt brings it that a coordinator received so long ago.
+fn keyed(stage: &Stage, hash: u8, ago: Duration) -> RequestName {
+    let ago = u64::try_from(ago.as_millis()).unwrap();
+    RequestName::Key {
+        random: [hash; 16],
+        received_millis: stage.clock.wall_millis() - ago,
+    }
+}
+
+/// TXN-KEYS: the master makes the birth, which is kept in its store and in its log's tail.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_applied_once_over_restarts_too() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let a = key("a");
+    let named = |stage: &Stage| keyed(stage, 1, Duration::ZERO);
+    let attempts = (0..50).map(|_| stage.write(&a, increment(2), named(&stage)));
+    let answers = futures::future::join_all(attempts).await;
+    let answers: Vec<WriteReply> = answers.into_iter().map(Result::unwrap).collect();
+    let first = answers.iter().find(|answer| !answer.replayed).unwrap();
+    let others = answers.iter().filter(|answer| answer.replayed);
+    assert!(others.clone().all(|other| *other == replayed(first)));
+    assert_eq!((numbers(first), others.count()), (vec![2], 49));
+
+    let other = stage.write(&a, increment(3), named(&stage)).await;
+    assert_eq!(other.unwrap_err().code, Code::AlreadyExists);
+    let stage_of_next = async |stage: Stage| {
+        stage.stop().await;
+        Stage::ready(dir.path()).await
+    };
+    let mut stage = stage;
+    for _ in 0..2 {
+        stage = stage_of_next(stage).await;
+        let again = stage.write(&a, increment(2), named(&stage)).await;
+        assert_eq!(again.unwrap(), replayed(first));
+        let other = stage.write(&a, increment(3), named(&stage)).await;
+        assert_eq!(other.unwrap_err().code, Code::AlreadyExists);
+    }
+    assert_eq!(value(&stage, &a).await.as_deref(), Some(&b"2"[..]));
+    stage.stop().await;
+}
+
+/// TXN-KEYS: what is refused leaves nothing behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_write_was_refused_is_free() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let a = key("a");
+    stage.put(&a, "no number").await;
+    let named = || keyed(&stage, 1, Duration::ZERO);
+    let refused = stage.write(&a, increment(1), named()).await;
+    assert_eq!(refused.unwrap_err().code, Code::InvalidArgument);
+    let other = stage.write(&a, put("5", None), named()).await.unwrap();
+    assert!(!other.replayed);
+    assert_eq!(value(&stage, &a).await.as_deref(), Some(&b"5"[..]));
+    stage.stop().await;
+}
+
+/// TXN-KEYS: a key is remembered for two minutes after its first arrival, and an attempt
+/// that took longer is refused, for the key may be forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_remembered_for_two_minutes() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let a = key("a");
+    let add = async |ago: Duration| stage.write(&a, increment(1), keyed(&stage, 1, ago)).await;
+    let first = add(Duration::ZERO).await.unwrap();
+    // It need not have come quickly.
+    stage.clock.advance(Duration::from_secs(115));
+    let again = add(Duration::from_secs(110)).await.unwrap();
+    assert_eq!(again, replayed(&first));
+
+    stage.clock.advance(Duration::from_secs(10));
+    let limit = Instant::now() + DEADLINE;
+    let anew = loop {
+        let answer = add(Duration::ZERO).await.unwrap();
+        if !answer.replayed {
+            break answer;
+        }
+        assert_eq!(answer, replayed(&first));
+        assert!(Instant::now() < limit, "it is never forgotten");
+        sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(numbers(&anew), [2]);
+    let other = keyed(&stage, 2, Duration::from_secs(121));
+    let late = stage.write(&a, increment(1), other).await.unwrap_err();
+    assert_eq!(late.code, Code::DeadlineExceeded, "{late}");
+    assert_eq!(value(&stage, &a).await.as_deref(), Some(&b"2"[..]));
+    stage.stop().await;
+}
+
 fn increment(delta: i64) -> OperationKind {
     OperationKind::Increment { delta }
 }
@@ -140,7 +232,7 @@ fn write(
         kind,
     });
     WriteRequest {
-        id: request_id(0),
+        name: request_id(0).into(),
         conditions: conditions.collect(),
         operations: operations.collect(),
         return_previous: false,
@@ -231,7 +323,7 @@ async fn each_increment_counts_once() {
     let others = [key("x"), key("y"), key("z")];
     let operations = others.iter().map(|other| (other, increment(7))).collect();
     let mut batch = write(vec![], operations);
-    batch.id = many;
+    batch.name = many.into();
     let added = stage.apply(batch.clone()).await.unwrap();
     stage.stop().await;
 

@@ -4,18 +4,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tierkv_types::{
-    Condition, ConditionKind, Error, ItemKey, Operation, OperationKind, RequestId, Version,
+    Condition, ConditionKind, Error, ItemKey, Operation, OperationKind, RequestName, Version,
     WriteRequest,
 };
 
-use super::{check_operations, check_value, request_id_from, ttl};
-use crate::{internal, v1};
+use super::{check_operations, check_value, random_part, request_id_from, ttl};
+use crate::{
+    internal::{self, write::RequestBirth as Birth},
+    v1,
+};
 
-/// Checks a batch that a user sent, which is to be called `id`.
+/// Checks a batch that a user sent under `name`.
 ///
 /// # Errors
 /// `InvalidArgument` if any part breaks its rules, or a key is changed twice.
-pub fn batch(batch: v1::WriteRequest, id: RequestId) -> Result<WriteRequest, Error> {
+pub fn batch(batch: v1::WriteRequest, name: RequestName) -> Result<WriteRequest, Error> {
     let v1::WriteRequest {
         namespace,
         conditions,
@@ -56,7 +59,7 @@ pub fn batch(batch: v1::WriteRequest, id: RequestId) -> Result<WriteRequest, Err
         Ok(Operation { key, kind })
     });
     checked(WriteRequest {
-        id,
+        name,
         conditions,
         operations: operations.collect::<Result<_, _>>()?,
         return_previous,
@@ -132,8 +135,15 @@ impl internal::Write {
             }
         });
         Self {
-            request_random: Bytes::copy_from_slice(&write.id.random),
-            request_birth_ms: write.id.birth_millis,
+            request_random: Bytes::copy_from_slice(write.name.random()),
+            request_birth: Some(match write.name {
+                RequestName::Id(id) => Birth::RequestBirthMs(id.birth_millis),
+                RequestName::Key {
+                    received_millis, ..
+                } => Birth::RequestArrival(internal::Arrival {
+                    received_ms: received_millis,
+                }),
+            }),
             changes: changes.collect(),
             placement_version: 0,
             conditions: conditions.collect(),
@@ -153,7 +163,16 @@ impl internal::Write {
     /// # Errors
     /// `InvalidArgument` if any part breaks its rules, or a key is changed twice.
     pub fn into_request(self) -> Result<WriteRequest, Error> {
-        let id = request_id_from(&self.request_random, self.request_birth_ms)?;
+        let name = match self.request_birth {
+            Some(Birth::RequestBirthMs(birth)) => {
+                RequestName::Id(request_id_from(&self.request_random, birth)?)
+            }
+            Some(Birth::RequestArrival(internal::Arrival { received_ms })) => RequestName::Key {
+                random: random_part(&self.request_random)?,
+                received_millis: received_ms,
+            },
+            None => return Err(Error::invalid("a write gives no birth of its request")),
+        };
         check_operations(self.conditions.len() + self.changes.len())?;
         let operations = self.changes.into_iter().map(|change| {
             use internal::change::Kind;
@@ -185,7 +204,7 @@ impl internal::Write {
             })
         });
         checked(WriteRequest {
-            id,
+            name,
             operations: operations.collect::<Result<_, _>>()?,
             conditions: conditions.collect::<Result<_, _>>()?,
             return_previous: self.return_previous,
@@ -195,18 +214,21 @@ impl internal::Write {
 
 #[cfg(test)]
 mod tests {
-    use tierkv_types::limits::{MAX_OPERATIONS, MAX_VALUE_BYTES};
+    use tierkv_types::{
+        RequestId,
+        limits::{MAX_OPERATIONS, MAX_VALUE_BYTES},
+    };
 
     use super::*;
 
-    const ID: RequestId = RequestId {
+    const NAME: RequestName = RequestName::Id(RequestId {
         birth_millis: 7,
         random: [9; 16],
-    };
+    });
 
     fn write(operations: Vec<Operation>) -> WriteRequest {
         WriteRequest {
-            id: ID,
+            name: NAME,
             conditions: Vec::new(),
             operations,
             return_previous: false,
@@ -240,6 +262,12 @@ mod tests {
         let wire = internal::Write::from_request(sent.clone());
         assert_eq!(wire.item_keys().count(), 6);
         assert_eq!(wire.into_request().unwrap(), sent);
+        sent.name = RequestName::Key {
+            random: [5; 16],
+            received_millis: 8,
+        };
+        let wire = internal::Write::from_request(sent.clone());
+        assert_eq!(wire.into_request().unwrap(), sent);
     }
 
     #[test]
@@ -263,7 +291,13 @@ mod tests {
         refused(no_condition);
         let mut short_id = internal::Write::from_request(write(vec![put(b"a")]));
         short_id.request_random.truncate(15);
+        refused(short_id.clone());
+        let arrival = internal::Arrival { received_ms: 8 };
+        short_id.request_birth = Some(Birth::RequestArrival(arrival));
         refused(short_id);
+        let mut unborn = internal::Write::from_request(write(vec![put(b"a")]));
+        unborn.request_birth = None;
+        refused(unborn);
         let big = Bytes::from(vec![0; MAX_VALUE_BYTES + 1]);
         let kind = OperationKind::Put {
             value: big,
@@ -299,11 +333,11 @@ mod tests {
             operations: vec![wire_put("a")],
             ..v1::WriteRequest::default()
         };
-        assert_eq!(batch(sound.clone(), ID), Ok(write(vec![put(b"a")])));
+        assert_eq!(batch(sound.clone(), NAME), Ok(write(vec![put(b"a")])));
         let refused = |spoil: &dyn Fn(&mut v1::WriteRequest)| {
             let mut spoilt = sound.clone();
             spoil(&mut spoilt);
-            let error = batch(spoilt, ID).unwrap_err();
+            let error = batch(spoilt, NAME).unwrap_err();
             error.message.into_owned()
         };
         let empty = v1::WriteOperation { kind: None };

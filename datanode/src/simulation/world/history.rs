@@ -110,6 +110,14 @@ impl History {
         self.requests.get(random).map_or(&[], Vec::as_slice)
     }
 
+    /// When the request of a record was born, in milliseconds of platform time.
+    pub(super) fn birth(&self, index: Index) -> u64 {
+        match &self.record(index).payload {
+            Payload::Write(write) => write.request.birth_millis,
+            other => panic!("record {index} applies no request: {other:?}"),
+        }
+    }
+
     /// The record of this version.
     pub(super) fn index_of(&self, version: Version) -> Option<Index> {
         let versions = self

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tierkv_types::{
-    Condition, ConditionKind, Operation, OperationKind, RequestId, Version, WriteRequest,
+    Condition, ConditionKind, Operation, OperationKind, RequestId, RequestName, Version,
+    WriteRequest,
 };
 
 use super::{KEYS, World};
@@ -18,9 +19,9 @@ impl World {
                 [last, self.chance.index(known)][usize::from(self.chance.percent(20))]
             }
             8..10 if known > 0 => {
-                let id = self.writers.asked[self.chance.index(known)].write.id;
+                let name = self.writers.asked[self.chance.index(known)].write.name;
                 let write = WriteRequest {
-                    id,
+                    name,
                     ..self.draw_request()
                 };
                 self.writers.note(write)
@@ -32,19 +33,37 @@ impl World {
         }
     }
 
-    pub(super) fn draw_id(&self) -> RequestId {
+    pub(super) fn draw_name(&self) -> RequestName {
         let now = self.clock.millis();
+        let random = (0..16).map(|_| u8::try_from(self.chance.below(256)).unwrap());
+        let random: Vec<u8> = random.collect();
+        let random = random.try_into().unwrap();
+        if self.chance.percent(20) {
+            return RequestName::Key {
+                random,
+                // Each attempt has its own.
+                received_millis: 0,
+            };
+        }
         let birth_millis = match self.chance.below(100) {
             0..2 => now.saturating_sub(115_000 + self.chance.below(60_000)),
             2..3 => now + self.chance.below(15_000),
             _ => now.saturating_sub(self.chance.below(500)),
         };
-        let random = (0..16).map(|_| u8::try_from(self.chance.below(256)).unwrap());
-        let random: Vec<u8> = random.collect();
-        RequestId {
+        RequestName::Id(RequestId {
             birth_millis,
-            random: random.try_into().unwrap(),
-        }
+            random,
+        })
+    }
+
+    /// When a coordinator received an attempt that arrives at `now`: mostly just now, and now
+    /// and then so long ago that earlier attempts may be forgotten.
+    pub(super) fn draw_received(&self, now: Version) -> u64 {
+        let age = match self.chance.below(100) {
+            0..4 => 115_000 + self.chance.below(60_000),
+            _ => self.chance.below(500),
+        };
+        now.millis().saturating_sub(age)
     }
 
     fn draw_request(&self) -> WriteRequest {
@@ -65,7 +84,7 @@ impl World {
             kind: self.draw_operation(),
         });
         WriteRequest {
-            id: self.draw_id(),
+            name: self.draw_name(),
             conditions,
             operations: operations.collect(),
             return_previous: self.chance.percent(30),
@@ -127,9 +146,11 @@ pub(super) fn words(write: &WriteRequest) -> String {
         };
         words += &format!("{:?} {kind}, ", operation.key.key());
     }
-    words
-        + &format!(
-            "born {}, name {:02x}",
-            write.id.birth_millis, write.id.random[0]
-        )
+    let first = write.name.random()[0];
+    match write.name {
+        RequestName::Id(id) => words + &format!("born {}, name {first:02x}", id.birth_millis),
+        RequestName::Key {
+            received_millis, ..
+        } => words + &format!("received {received_millis}, key {first:02x}"),
+    }
 }

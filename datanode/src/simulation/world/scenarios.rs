@@ -4,7 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use tierkv_storage::{Residence, Storage};
 use tierkv_types::{
-    Clock, Code, Error, Index, ItemKey, Operation, OperationKind, RequestId, WriteRequest,
+    Clock, Code, Error, Index, ItemKey, Operation, OperationKind, RequestId, RequestName,
+    WriteRequest,
 };
 use tokio::time::Instant;
 
@@ -58,10 +59,10 @@ impl Stage {
 
     fn write(&self, name: u8, kind: OperationKind) -> WriteRequest {
         WriteRequest {
-            id: RequestId {
+            name: RequestName::Id(RequestId {
                 birth_millis: self.world.machine.clock.wall_millis(),
                 random: [name; 16],
-            },
+            }),
             conditions: Vec::new(),
             operations: vec![Operation {
                 key: counter(),

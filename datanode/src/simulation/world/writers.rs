@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tierkv_storage::Effects;
 use tierkv_types::{
-    Code, Error, Index, ItemKey, Operation, OperationKind, Payload, Record, RequestId, Version,
-    WriteRequest, limits::MAX_REQUEST_LEAD,
+    Code, Error, Index, ItemKey, Operation, OperationKind, Payload, Record, RequestId, RequestName,
+    Version, WriteRequest, limits::MAX_REQUEST_LEAD,
 };
 use tokio::time::Instant;
 
@@ -41,13 +41,15 @@ pub(super) struct Asked {
 struct Attempt {
     asked: usize,
     asking: Asking,
+    /// When a coordinator received it; counts if the write is named by a key.
+    received: u64,
 }
 
 /// The clients that write, and what they know.
 #[derive(Debug, Default)]
 pub(super) struct Writers {
     pub(super) asked: Vec<Asked>,
-    /// By the random part of the id and what is asked for.
+    /// By the random part of the name and what is asked for.
     named: BTreeMap<([u8; 16], u32), usize>,
     attempts: BTreeMap<u64, Attempt>,
     /// Those of which nobody knows whether they are done.
@@ -81,7 +83,7 @@ impl Writers {
     }
 
     pub(super) fn note(&mut self, write: WriteRequest) -> usize {
-        let name = (write.id.random, write.fingerprint());
+        let name = (*write.name.random(), write.fingerprint());
         let place = self.asked.len();
         let at = *self.named.entry(name).or_insert(place);
         if at == place {
@@ -129,14 +131,25 @@ impl World {
         for asked in asked {
             self.writers.last_attempt += 1;
             let id = self.writers.last_attempt;
-            self.writers.attempts.insert(id, Attempt { asked, asking });
+            let received = self.draw_received(asking.clock);
+            let attempt = Attempt {
+                asked,
+                asking,
+                received,
+            };
+            self.writers.attempts.insert(id, attempt);
             let known = &mut self.writers.asked[asked];
             known.open += 1;
-            self.trace.note(format_args!(
-                "client: write {id} asks {}",
-                words(&known.write)
-            ));
-            proposals.push(Proposal::new(id, known.write.clone(), deadline));
+            let mut write = known.write.clone();
+            if let RequestName::Key {
+                received_millis, ..
+            } = &mut write.name
+            {
+                *received_millis = received;
+            }
+            self.trace
+                .note(format_args!("client: write {id} asks {}", words(&write)));
+            proposals.push(Proposal::new(id, write, deadline));
         }
         let (path, inbox) = (node.write_path(), Arc::clone(&self.inbox));
         let group = node.group.clone();
@@ -152,9 +165,9 @@ impl World {
                 value: "last".into(),
                 ttl: None,
             };
-            let id = self.draw_id();
+            let name = self.draw_name();
             self.writers.note(WriteRequest {
-                id,
+                name,
                 conditions: Vec::new(),
                 operations: vec![Operation { key, kind }],
                 return_previous: false,
@@ -189,8 +202,16 @@ impl World {
                 let asked = self.writers.named.get(&name);
                 let asked = asked.map(|asked| &self.writers.asked[*asked]);
                 let asked = asked.expect("nobody asked for what is logged");
+                let earlier = self.history.of_request(&write.request.random);
+                let is_known = |index: &Index| match asked.write.name {
+                    RequestName::Id(_) => true,
+                    // A key that is over two minutes old may be used for another write.
+                    RequestName::Key { .. } => {
+                        self.history.birth(*index) >= RequestId::horizon(record.version)
+                    }
+                };
                 assert!(
-                    self.history.of_request(&write.request.random).is_empty(),
+                    !earlier.iter().any(is_known),
                     "I8: record {position} applies a request again"
                 );
                 assert!(asked.open > 0, "record {position} applies what was refused");
@@ -245,7 +266,7 @@ impl World {
             panic!("write {id} is told of a record that is no write");
         };
         let asked = &mut self.writers.asked[attempt.asked];
-        let name = (asked.write.id.random, asked.write.fingerprint());
+        let name = (*asked.write.name.random(), asked.write.fingerprint());
         assert_eq!(
             (write.request.random, write.fingerprint),
             name,
@@ -276,6 +297,11 @@ impl World {
             assert!(
                 index > attempt.asking.acknowledged,
                 "write {id} stands before what was known when it was asked"
+            );
+            let is_keyed = matches!(asked.write.name, RequestName::Key { .. });
+            assert!(
+                !is_keyed || attempt.received >= RequestId::horizon(attempt.asking.clock),
+                "I8: write {id} is applied, and an earlier attempt may be forgotten"
             );
         }
         self.check_deletes(id, &record);
@@ -313,7 +339,7 @@ impl World {
         asked.open -= 1;
         if asked.open == 0 && !asked.is_done {
             let fingerprint = asked.write.fingerprint();
-            let logged = self.history.of_request(&asked.write.id.random);
+            let logged = self.history.of_request(asked.write.name.random());
             let is_logged = logged
                 .iter()
                 .any(|index| match &self.history.record(*index).payload {
@@ -323,7 +349,7 @@ impl World {
             assert!(!is_logged, "write {id} is refused ({error}), and done");
         }
         match error.code {
-            Code::ConditionFailed | Code::InvalidArgument => {
+            Code::ConditionFailed | Code::InvalidArgument | Code::AlreadyExists => {
                 let node = self.node.as_ref().expect("an answer of nobody");
                 assert!(
                     node.is_acting(),
@@ -360,7 +386,7 @@ impl World {
         let lead = u64::try_from(MAX_REQUEST_LEAD.as_millis()).unwrap();
         let fingerprint = write.fingerprint();
         if error.message.contains("was used for another write") {
-            let known = self.history.of_request(&write.id.random);
+            let known = self.history.of_request(write.name.random());
             return known
                 .iter()
                 .any(|index| match &self.history.record(*index).payload {
@@ -370,11 +396,13 @@ impl World {
                     _ => false,
                 });
         }
-        if error.message.contains("born in the future") {
-            return write.id.birth_millis > then.millis() + lead;
-        }
-        if error.message.contains("two minutes old") {
-            return write.id.birth_millis < RequestId::horizon(now);
+        if let RequestName::Id(id) = write.name {
+            if error.message.contains("born in the future") {
+                return id.birth_millis > then.millis() + lead;
+            }
+            if error.message.contains("two minutes old") {
+                return id.birth_millis < RequestId::horizon(now);
+            }
         }
         let first = attempt.asking.acknowledged;
         let last = first.max(node.storage.applied().0);

@@ -164,7 +164,7 @@ impl Node {
         let mut epochs: Vec<(Epoch, Index)> = Vec::new();
         for record in log {
             let (id, outcome) = outcome_of(record).unwrap();
-            assert_eq!(storage.outcome(&id), Some(outcome), "{when}");
+            assert_eq!(storage.outcome(&id.random), Some(outcome), "{when}");
             if epochs
                 .last()
                 .is_none_or(|last| last.0 < record.position.epoch)

@@ -353,7 +353,7 @@ impl Lives {
         let logged = logged.map_or(0, |record| RequestId::horizon(record.version));
         let horizon = self.horizon.max(logged);
         for (id, expected) in self.log[..self.applied].iter().filter_map(outcome_of) {
-            let outcome = storage.outcome(&id);
+            let outcome = storage.outcome(&id.random);
             if id.birth_millis >= horizon {
                 rule!(
                     outcome.as_ref() == Some(&expected),
@@ -362,7 +362,7 @@ impl Lives {
             }
         }
         for id in &self.lost {
-            let outcome = storage.outcome(id);
+            let outcome = storage.outcome(&id.random);
             rule!(
                 outcome.is_none(),
                 "request {id:?} was never applied and has {outcome:?}"
