@@ -15,7 +15,7 @@ use tierkv_cache::{
     conformance::Backend, embedded::MAX_LEASES,
 };
 use tierkv_protocol::cache::{Entry, ValueEntry};
-use tierkv_types::{BootTime, Clock, ClusterId, Version};
+use tierkv_types::{Boot, BootTime, Clock, ClusterId, Version};
 
 const CAPACITY: u64 = 64 << 20;
 
@@ -35,8 +35,16 @@ impl Clock for Hand {
         BootTime::from_boot(Duration::from_millis(self.0.load(Ordering::SeqCst)))
     }
 
+    fn boot(&self) -> Option<Boot> {
+        None
+    }
+
     fn wall_millis(&self) -> u64 {
         0
+    }
+
+    fn is_synchronised(&self) -> bool {
+        false
     }
 }
 

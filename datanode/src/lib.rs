@@ -16,8 +16,9 @@
 //! what the replication machine commands;
 //! `invalidator` deletes changed keys from the cache and writes the marks;
 //! `ownership` knows which slots are the cluster's; `memory_settings` follows what
-//! operators change while it runs; `gauges` shows how full everything is, `reclaimer` gives
-//! space back and `scrubber` looks for damage, each a worker in the background; `door` is the
+//! operators change while it runs; `platform_clock` is the time by which writes get their
+//! versions; `gauges` shows how full everything is, `timekeeper` stores the time, `reclaimer`
+//! gives space back and `scrubber` looks for damage, each a worker in the background; `door` is the
 //! gRPC door, `service` what becomes of a frame, `reads` and `scans` what is read, `watches`
 //! what is told of every change, `inspection` what the node says of itself; [`DataNode`] puts
 //! them together. `rules` are those that a simulation switches off.
@@ -32,6 +33,7 @@ mod judgement;
 mod memory_settings;
 mod node;
 mod ownership;
+mod platform_clock;
 mod prior_rows;
 mod proposal;
 mod reads;
@@ -45,6 +47,7 @@ mod service;
 mod settings;
 #[cfg(test)]
 mod simulation;
+mod timekeeper;
 mod watches;
 mod write_path;
 

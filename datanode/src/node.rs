@@ -30,12 +30,14 @@ use crate::{
     invalidator::{Invalidator, Message},
     memory_settings::MemorySettingsFollower,
     ownership::{Owned, PlacementFollower},
+    platform_clock::PlatformClock,
     reclaimer::Reclaimer,
     rules::Rules,
     scrubber::Scrubber,
     sequencer::Sequencer,
     service::Service,
     settings::DataNodeSettings,
+    timekeeper::Timekeeper,
     watches::Watches,
 };
 
@@ -60,6 +62,7 @@ pub enum StartError {
 pub struct DataNode {
     address: SocketAddr,
     storage: Arc<Storage>,
+    time: Arc<PlatformClock>,
     /// Ends the listener; what is under way still commits.
     drain: watch::Sender<bool>,
     failed: watch::Receiver<Option<String>>,
@@ -81,6 +84,7 @@ impl DataNode {
     ) -> Result<Self, StartError> {
         let Machine {
             storage,
+            time,
             sequencer,
             commands,
         } = recover(&settings, Arc::clone(&clock)).await?;
@@ -104,6 +108,7 @@ impl DataNode {
         let parts = Parts {
             settings,
             storage,
+            time,
             sequencer,
             owned,
             memory: memory_settings.in_force(),
@@ -117,6 +122,7 @@ impl DataNode {
         Ok(Self {
             address,
             storage: parts.storage,
+            time: parts.time,
             drain,
             failed,
             serving,
@@ -154,6 +160,11 @@ impl DataNode {
         self.drain.send_replace(true);
         drain(self.serving).await;
         self.background.stop().await;
+        if !self.time.is_founding() {
+            let stored = self.storage.store_time(self.time.reading()).await;
+            // A full disk leaves what was stored seconds ago; any other failure is told below.
+            drop(stored);
+        }
         self.storage.close().await
     }
 }
@@ -161,6 +172,7 @@ impl DataNode {
 /// A node's storage, and the machine that continues with its log.
 struct Machine {
     storage: Arc<Storage>,
+    time: Arc<PlatformClock>,
     sequencer: Arc<Sequencer>,
     /// Nothing is commanded yet.
     commands: CommandQueue,
@@ -172,6 +184,7 @@ async fn recover(
     clock: Arc<dyn Clock>,
 ) -> Result<Machine, StartError> {
     let started_at = clock.boot_time();
+    let rules = Rules::default();
     let (storage, recovered) = Storage::open(settings.storage.clone(), Arc::new(RealDisk)).await?;
     let seen = recovered.cluster_state.as_deref();
     let restored = Restored {
@@ -185,6 +198,8 @@ async fn recover(
     let founding = Founding {
         members: vec![settings.node.clone()],
     };
+    let time = PlatformClock::start(clock, recovered.time, recovered.clock, rules).await;
+    let time = Arc::new(time);
     let commands = CommandQueue::new(restored.promised, restored.last.index, restored.applied);
     let replica = Replica::start(settings.node.clone(), founding, restored, started_at);
     let sequencer = Sequencer::new(
@@ -192,10 +207,11 @@ async fn recover(
         recovered.clock,
         recovered.tail,
         Arc::clone(&storage),
-        clock,
+        Arc::clone(&time),
     );
     Ok(Machine {
         storage,
+        time,
         sequencer: Arc::new(sequencer),
         commands,
     })
@@ -205,6 +221,7 @@ async fn recover(
 struct Parts {
     settings: DataNodeSettings,
     storage: Arc<Storage>,
+    time: Arc<PlatformClock>,
     sequencer: Arc<Sequencer>,
     owned: Arc<Owned>,
     /// What is in force in the memory tier.
@@ -214,6 +231,10 @@ struct Parts {
 impl Parts {
     fn run_workers(&self, background: &mut Background) {
         background.run(Gauges::new(Arc::clone(&self.storage), self.memory.clone()));
+        background.run(Timekeeper::new(
+            Arc::clone(&self.time),
+            Arc::clone(&self.storage),
+        ));
         background.run(Scrubber::new(Arc::clone(&self.storage)));
         background.run(Reclaimer::new(
             Arc::clone(&self.sequencer),

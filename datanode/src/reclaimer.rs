@@ -91,7 +91,11 @@ impl Reclaimer {
     }
 
     async fn reclaim(&self) -> Result<Pace, Error> {
-        let now = self.sequencer.now();
+        // While nothing was written there is nothing to reclaim, and the time may be set back:
+        // what was forgotten by it would never be remembered again.
+        let Some(now) = self.sequencer.settled_now() else {
+            return Ok(Pace::Idle(INTERVAL));
+        };
         while !self.storage.forget_requests(now) {
             // Whoever waits for what was held gets a turn.
             tokio::task::yield_now().await;

@@ -38,6 +38,17 @@ pub(crate) enum Rule {
     /// A new master withholds marks where deletes of an earlier one may be missing
     /// (CACHE-REDELIVER).
     MarksWithheld,
+    /// Platform time passes as the boot-time clock does, whatever happens to the wall clock
+    /// (CLOCK-STEADY).
+    TimeSteady,
+    /// After a restart platform time goes on from what was stored (CLOCK-STEADY).
+    TimeStored,
+    /// In another boot the wall clock is believed only once the kernel calls it synchronised
+    /// (CLOCK-STEADY).
+    WallSynchronised,
+    /// A founder follows the steps of the wall clock until its first write, and no longer
+    /// (CLOCK-STEADY).
+    FounderSettles,
 }
 
 /// Which rules are in force: all of them, but in a simulation that switches one off.

@@ -19,9 +19,8 @@ use std::sync::{
 use tierkv_protocol::replication::{Command, Event, Mastership, Refusal, Replica};
 use tierkv_storage::{Appended, Outcome, Residence, Storage, StorageError};
 use tierkv_types::{
-    BootTime, Change, ChangeKind, Clock, Code, Error, HybridClock, Index, ItemKey, Payload,
-    Position, Record, RequestId, RequestName, Version, Write, WriteRequest,
-    limits::MAX_REQUEST_LEAD,
+    BootTime, Change, ChangeKind, Code, Error, HybridClock, Index, ItemKey, Payload, Position,
+    Record, RequestId, RequestName, Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
 };
 use tokio::time::Instant;
 
@@ -29,6 +28,7 @@ pub(crate) use self::waiters::Settling;
 use self::waiters::Waiters;
 use crate::{
     judgement::{Need, PriorValue, Priors, judge, needed, remembered},
+    platform_clock::PlatformClock,
     proposal::{Answer, PendingAnswers, Proposal, Rows, Sequenced, Verdicts},
     rules::{Rule, Rules},
 };
@@ -42,7 +42,8 @@ pub(crate) struct Sequencer {
     /// Whether this node may act as master, as of the last event.
     is_acting: AtomicBool,
     storage: Arc<Storage>,
-    clock: Arc<dyn Clock>,
+    /// What the cluster clock is fed by.
+    time: Arc<PlatformClock>,
     rules: Rules,
 }
 
@@ -59,7 +60,8 @@ struct State {
 struct Moment {
     now: Instant,
     boot_time: BootTime,
-    wall: u64,
+    /// Platform time, in milliseconds.
+    platform: u64,
 }
 
 /// A judged proposal, and the last appended record that its answer depends on; zero if that
@@ -77,9 +79,9 @@ impl Sequencer {
         seen: Version,
         tail: Vec<Arc<Record>>,
         storage: Arc<Storage>,
-        clock: Arc<dyn Clock>,
+        time: Arc<PlatformClock>,
     ) -> Self {
-        Self::with_rules(replica, seen, tail, storage, clock, Rules::default())
+        Self::with_rules(replica, seen, tail, storage, time, Rules::default())
     }
 
     pub(crate) fn with_rules(
@@ -87,7 +89,7 @@ impl Sequencer {
         seen: Version,
         tail: Vec<Arc<Record>>,
         storage: Arc<Storage>,
-        clock: Arc<dyn Clock>,
+        time: Arc<PlatformClock>,
         rules: Rules,
     ) -> Self {
         let mut appended = Appended::default();
@@ -106,7 +108,7 @@ impl Sequencer {
             cluster_clock: HybridClock::starting_above(seen),
             is_acting: AtomicBool::new(false),
             storage,
-            clock,
+            time,
             rules,
         }
     }
@@ -119,10 +121,15 @@ impl Sequencer {
 
     /// Tells the machine what happened.
     pub(crate) fn step(&self, event: Event, commands: &mut Vec<Command>) {
+        let is_tick = matches!(event, Event::Tick);
         let mut state = self.lock();
-        let now = self.clock.boot_time();
+        let now = self.time.boot_time();
         state.replica.step(now, event, commands);
         self.publish(&state, now);
+        drop(state);
+        if is_tick && self.is_acting.load(Ordering::Acquire) {
+            self.time.draw();
+        }
     }
 
     /// Shows readers, under the lock, whether this node may act as master.
@@ -146,7 +153,7 @@ impl Sequencer {
     /// What to say of the mastership now; `NotMaster` if it may not be acted on.
     pub(crate) fn confirm<T>(&self, say: impl FnOnce(&Mastership) -> T) -> Result<T, Error> {
         let state = self.lock();
-        let now = self.clock.boot_time();
+        let now = self.time.boot_time();
         // What is answered here holds for readers, too, from now on.
         self.publish(&state, now);
         state.replica.confirm(now).map(say).map_err(not_master)
@@ -165,13 +172,29 @@ impl Sequencer {
 
     /// The cluster's time now. Takes no lock.
     pub(crate) fn now(&self) -> Version {
-        self.cluster_clock.now(self.clock.wall_millis())
+        if self.time.is_founding() {
+            // It may be set back, so it is not held on to.
+            let platform = Version::from_millis(self.time.millis());
+            return self.cluster_clock.last().max(platform);
+        }
+        self.cluster_clock.now(self.time.millis())
+    }
+
+    /// The cluster's time now; `None` while a founder's may be set back, for nothing was
+    /// written.
+    pub(crate) fn settled_now(&self) -> Option<Version> {
+        (!self.time.is_founding()).then(|| self.now())
     }
 
     /// Appends the record that opens a term (REP-NOOP).
     pub(crate) fn append_noop(&self, position: Position) -> Result<(), Error> {
         let mut state = self.lock();
-        let version = self.cluster_clock.tick(self.clock.wall_millis());
+        // The record that opens a founder's term must not hold its clock up (CLOCK-STEADY).
+        let platform = match self.time.is_founding() {
+            true => 0,
+            false => self.time.millis(),
+        };
+        let version = self.cluster_clock.tick(platform);
         let record = state.append(position, version, Payload::Noop);
         let queued = self.storage.append(vec![record]);
         drop(state);
@@ -182,10 +205,13 @@ impl Sequencer {
     /// because memory and `rows` don't say what its keys hold; those that got a place are
     /// logged together.
     pub(crate) fn propose(&self, proposals: Vec<Proposal>, rows: &Rows) -> Verdicts {
+        // Before the time is read: no step comes between a write's version and its expiry.
+        self.time.settle();
+        let boot_time = self.time.boot_time();
         let moment = Moment {
             now: Instant::now(),
-            boot_time: self.clock.boot_time(),
-            wall: self.clock.wall_millis(),
+            boot_time,
+            platform: self.time.millis_at(boot_time),
         };
         let mut verdicts = Verdicts::default();
         let mut judgements = Vec::with_capacity(proposals.len());
@@ -311,7 +337,7 @@ impl Sequencer {
             *depends_on = index;
             return Ok((repeated(&write, fingerprint, &outcome)?, None));
         }
-        let clock = self.cluster_clock.now(moment.wall);
+        let clock = self.cluster_clock.now(moment.platform);
         if !self.rules.lack(Rule::BirthsChecked) {
             check_age(&write.name, clock)?;
         }
@@ -329,7 +355,7 @@ impl Sequencer {
             .replica
             .propose(moment.boot_time)
             .map_err(not_master)?;
-        let version = self.cluster_clock.tick(moment.wall);
+        let version = self.cluster_clock.tick(moment.platform);
         let (changes, effects) = judged.at(version);
         let payload = Payload::Write(Write {
             request,
@@ -429,9 +455,10 @@ impl Sequencer {
     /// Appends a record that no client asked for.
     fn append_own(&self, state: &mut State, payload: Payload) -> Result<(), Error> {
         let before = state.replica.last();
-        let position = state.replica.propose(self.clock.boot_time());
+        self.time.settle();
+        let position = state.replica.propose(self.time.boot_time());
         let position = position.map_err(not_master)?;
-        let version = self.cluster_clock.tick(self.clock.wall_millis());
+        let version = self.cluster_clock.tick(self.time.millis());
         let record = state.append(position, version, payload);
         let queued = self.storage.append(vec![record]);
         queued.map(drop).map_err(|error| {
@@ -469,7 +496,7 @@ impl Sequencer {
     pub(crate) fn applied(&self, records: &[Arc<Record>], up_to: Index) -> Settling {
         let mut state = self.lock();
         records.iter().for_each(|record| state.appended.pop(record));
-        let now = self.clock.boot_time();
+        let now = self.time.boot_time();
         let mut nothing = Vec::new();
         state.replica.step(now, Event::Applied(up_to), &mut nothing);
         assert!(nothing.is_empty(), "applying commands nothing");
@@ -569,14 +596,16 @@ fn check_age(name: &RequestName, now: Version) -> Result<(), Error> {
 
 fn check_birth(id: &RequestId, now: Version) -> Result<(), Error> {
     let lead = u64::try_from(MAX_REQUEST_LEAD.as_millis()).unwrap_or(u64::MAX);
-    if id.birth_millis > now.millis() + lead {
-        return Err(Error::invalid(
+    if id.birth_millis > now.millis().saturating_add(lead) {
+        return Err(Error::birth_refused(
+            now.millis(),
             "the request id is born in the future; its birth is in platform time, as the \
-             session's greeting and every version tell it",
+             session's greeting and every answer tell it",
         ));
     }
     if id.birth_millis < RequestId::horizon(now) {
-        return Err(Error::invalid(
+        return Err(Error::birth_refused(
+            now.millis(),
             "the request id is over two minutes old, so whether it was applied is not known \
              any more: read the key, and make a new id (its birth is in platform time)",
         ));

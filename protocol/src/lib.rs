@@ -2,8 +2,10 @@
 //!
 //! The same types run in production, driven by `datanode` and the coordinators, and in
 //! the seeded simulations of `tests/`. Reading order: [`replication`] (who commits),
-//! [`placement`] (who owns), [`cache`] (what a cache may answer).
+//! [`placement`] (who owns), [`cache`] (what a cache may answer), [`platform_time`] (by
+//! which clock).
 
 pub mod cache;
 pub mod placement;
+pub mod platform_time;
 pub mod replication;

@@ -106,6 +106,8 @@ mod tests {
         atomic::{AtomicU64, Ordering},
     };
 
+    use tierkv_types::Boot;
+
     use super::*;
 
     /// Seconds since boot that the test sets; the wall clock must not be read.
@@ -117,7 +119,15 @@ mod tests {
             BootTime::from_boot(Duration::from_secs(self.0.load(Ordering::SeqCst)))
         }
 
+        fn boot(&self) -> Option<Boot> {
+            panic!("a client compares readings of its own process alone")
+        }
+
         fn wall_millis(&self) -> u64 {
+            panic!("a client's wall clock means nothing")
+        }
+
+        fn is_synchronised(&self) -> bool {
             panic!("a client's wall clock means nothing")
         }
     }

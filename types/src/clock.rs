@@ -1,6 +1,16 @@
 //! Time as the protocols see it: injected, never read from `std` inside them.
 
-use std::time::Duration;
+use std::{
+    fs, io,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use clock_steering::unix::{EMPTY_TIMEX, UnixClock};
+
+const NANOS_PER_SECOND: i64 = 1_000_000_000;
+/// The bit of the kernel's clock status that says that the clock is not synchronised
+/// (`linux/timex.h`).
+const STA_UNSYNC: i32 = 0x0040;
 
 /// Time since this machine booted, suspends included (`CLOCK_BOOTTIME`).
 ///
@@ -16,6 +26,12 @@ impl BootTime {
         Self(since_boot)
     }
 
+    /// How long after the boot the instant is.
+    #[must_use]
+    pub const fn since_boot(self) -> Duration {
+        self.0
+    }
+
     /// How long before `self` the instant `earlier` was; zero if it was not before.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
@@ -29,14 +45,44 @@ impl BootTime {
     }
 }
 
-/// The two clocks a tier reads, behind one trait so that tests own time.
+/// Which boot of a machine, in which time namespace, boot-time readings count from. Two
+/// readings can be compared only where this is equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// The kernel's id of the boot.
+    pub id: [u8; 16],
+    /// What the process's time namespace adds to the boot-time clock, in nanoseconds.
+    pub offset_nanos: i64,
+}
+
+/// All clocks of a process at one moment: what a node stores, to go on from after a restart
+/// (CLOCK-STEADY).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeReading {
+    /// Platform time, in milliseconds since the Unix epoch.
+    pub platform_millis: u64,
+    /// The boot-time clock.
+    pub boot_time: BootTime,
+    /// What `boot_time` counts from; `None` where the system does not say.
+    pub boot: Option<Boot>,
+    /// The wall clock, in milliseconds since the Unix epoch.
+    pub wall_millis: u64,
+}
+
+/// The clocks of the machine that a tier runs on, behind one trait so that tests own time.
 pub trait Clock: Send + Sync + 'static {
     /// The boot-time clock, for ages, leases and deadlines.
     fn boot_time(&self) -> BootTime;
 
-    /// Milliseconds since the Unix epoch, as the machine believes. Only ever merged
-    /// into a hybrid logical clock, never trusted on its own.
+    /// What the boot-time clock counts from; `None` where the system does not say.
+    fn boot(&self) -> Option<Boot>;
+
+    /// Milliseconds since the Unix epoch, as the machine believes. It may be set at any
+    /// time, so platform time is only drawn towards it (CLOCK-STEADY).
     fn wall_millis(&self) -> u64;
+
+    /// Whether the kernel calls the wall clock synchronised with other clocks.
+    fn is_synchronised(&self) -> bool;
 }
 
 /// The machine's own clocks.
@@ -49,10 +95,50 @@ impl Clock for SystemClock {
         BootTime(to_duration(now))
     }
 
-    fn wall_millis(&self) -> u64 {
-        let now = to_duration(rustix::time::clock_gettime(rustix::time::ClockId::Realtime));
-        u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    fn boot(&self) -> Option<Boot> {
+        // A kernel without time namespaces has no such file, and no offset.
+        let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        Some(Boot {
+            id: boot_id().ok()?,
+            offset_nanos: boot_offset_nanos(&offsets)?,
+        })
     }
+
+    fn wall_millis(&self) -> u64 {
+        // A clock before 1970 shows nothing that is of use.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let millis = since.unwrap_or_default().as_millis();
+        u64::try_from(millis).unwrap_or(u64::MAX)
+    }
+
+    fn is_synchronised(&self) -> bool {
+        let mut state = EMPTY_TIMEX;
+        let is_read = UnixClock::CLOCK_REALTIME.adjtime(&mut state).is_ok();
+        is_read && state.status & STA_UNSYNC == 0
+    }
+}
+
+/// The kernel's id of this boot of the machine.
+///
+/// # Errors
+/// If the system does not say.
+pub fn boot_id() -> io::Result<[u8; 16]> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    // A UUID: 32 hexadecimal digits and four hyphens.
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let id = u128::from_str_radix(&digits, 16).map_err(io::Error::other)?;
+    Ok(id.to_be_bytes())
+}
+
+/// The offset of the boot-time clock in the text of `/proc/self/timens_offsets`, whose lines
+/// are a clock's name, seconds and nanoseconds; 0 if there is none.
+fn boot_offset_nanos(text: &str) -> Option<i64> {
+    let Some(line) = text.lines().find(|line| line.starts_with("boottime")) else {
+        return Some(0);
+    };
+    let mut numbers = line.split_whitespace().skip(1).map(str::parse::<i64>);
+    let (seconds, nanos) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    seconds.checked_mul(NANOS_PER_SECOND)?.checked_add(nanos)
 }
 
 fn to_duration(time: rustix::time::Timespec) -> Duration {
@@ -76,6 +162,16 @@ mod tests {
             clock.wall_millis() > 1_600_000_000_000,
             "the wall clock is before 2020"
         );
+        assert_eq!(clock.boot(), clock.boot());
+        assert!(clock.boot().is_some(), "the kernel tells which boot it is");
+    }
+
+    #[test]
+    fn the_offset_of_a_time_namespace_is_read() {
+        let text = "monotonic          7         0\nboottime     -100000        25\n";
+        assert_eq!(boot_offset_nanos(text), Some(-99_999_999_999_975));
+        assert_eq!(boot_offset_nanos(""), Some(0));
+        assert_eq!(boot_offset_nanos("boottime many"), None);
     }
 
     #[test]

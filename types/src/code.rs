@@ -1,6 +1,6 @@
 //! The closed list of error codes, and the error that every tier hands on.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, num::NonZeroU64};
 
 /// Why an operation did not succeed. Each code tells the caller what to do next;
 /// each transport maps it in one function (`tierkv-proto`, `tierkv-openapi`).
@@ -123,6 +123,10 @@ pub struct Error {
     pub code: Code,
     /// What happened and what the caller can do, lowercase, without a trailing stop.
     pub message: Cow<'static, str>,
+    /// Of a write that was refused for the birth of its request id: the platform time at
+    /// which it was, in milliseconds. Nothing was done, and nothing ever will be under this
+    /// id that was not done before: a new id that is born at that time would be accepted.
+    pub birth_refused_at: Option<NonZeroU64>,
 }
 
 impl Error {
@@ -131,6 +135,16 @@ impl Error {
         Self {
             code,
             message: message.into(),
+            birth_refused_at: None,
+        }
+    }
+
+    /// [`Code::InvalidArgument`] with these words, for the birth of a request id that is out
+    /// of bounds at `platform_millis`.
+    pub fn birth_refused(platform_millis: u64, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            birth_refused_at: NonZeroU64::new(platform_millis),
+            ..Self::invalid(message)
         }
     }
 

@@ -18,7 +18,7 @@ pub mod slot;
 pub mod topology;
 pub mod version;
 
-pub use clock::{BootTime, Clock, SystemClock};
+pub use clock::{Boot, BootTime, Clock, SystemClock, TimeReading};
 pub use code::{Code, Error};
 pub use key::{ItemKey, Namespace};
 pub use range::ItemRange;

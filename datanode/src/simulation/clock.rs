@@ -2,13 +2,13 @@
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tierkv_types::{BootTime, Clock};
+use tierkv_types::{Boot, BootTime, Clock};
 
 /// Milliseconds since the world began. Only the scheduler moves it, together with tokio's
 /// paused clock. Clones share it.
@@ -30,10 +30,11 @@ impl VirtualTime {
 #[derive(Debug)]
 pub(super) struct MachineClock {
     time: VirtualTime,
-    /// When the machine booted, in virtual time.
-    booted: AtomicU64,
+    /// When the machine booted, each time, in virtual time.
+    boots: Mutex<Vec<u64>>,
     /// What the wall clock is ahead of virtual time.
     wall_ahead: AtomicI64,
+    is_synchronised: AtomicBool,
 }
 
 impl MachineClock {
@@ -42,35 +43,66 @@ impl MachineClock {
         let now = time.millis();
         Self {
             time,
-            booted: AtomicU64::new(now),
+            boots: Mutex::new(vec![now]),
             wall_ahead: AtomicI64::new(wall_millis - signed(now)),
+            is_synchronised: AtomicBool::new(true),
         }
     }
 
     /// The machine boots anew: its boot time begins at zero.
     pub(super) fn reboot(&self) {
-        self.booted.store(self.time.millis(), Ordering::Relaxed);
+        self.boots.lock().unwrap().push(self.time.millis());
     }
 
     /// Somebody sets the wall clock forward, or back.
     pub(super) fn step_wall(&self, by_millis: i64) {
         self.wall_ahead.fetch_add(by_millis, Ordering::Relaxed);
     }
+
+    /// Whether the kernel is to call the wall clock synchronised, from now on.
+    pub(super) fn synchronise(&self, is_synchronised: bool) {
+        let flag = &self.is_synchronised;
+        flag.store(is_synchronised, Ordering::Relaxed);
+    }
+
+    /// What the wall clock is ahead of virtual time, in milliseconds.
+    pub(super) fn wall_ahead(&self) -> i64 {
+        self.wall_ahead.load(Ordering::Relaxed)
+    }
+
+    /// When a boot-time reading was taken, in virtual time.
+    pub(super) fn moment(&self, boot: Boot, boot_time: BootTime) -> u64 {
+        let number = usize::from(boot.id[0]) | usize::from(boot.id[1]) << 8;
+        let since_boot = u64::try_from(boot_time.since_boot().as_millis()).unwrap();
+        self.boots.lock().unwrap()[number - 1] + since_boot
+    }
 }
 
 impl Clock for MachineClock {
     fn boot_time(&self) -> BootTime {
-        let since_boot = self.time.millis() - self.booted.load(Ordering::Relaxed);
-        BootTime::from_boot(Duration::from_millis(since_boot))
+        let booted = *self.boots.lock().unwrap().last().unwrap();
+        BootTime::from_boot(Duration::from_millis(self.time.millis() - booted))
+    }
+
+    fn boot(&self) -> Option<Boot> {
+        let number = self.boots.lock().unwrap().len() as u128;
+        Some(Boot {
+            id: number.to_le_bytes(),
+            offset_nanos: 0,
+        })
     }
 
     fn wall_millis(&self) -> u64 {
-        let wall = signed(self.time.millis()) + self.wall_ahead.load(Ordering::Relaxed);
+        let wall = signed(self.time.millis()) + self.wall_ahead();
         u64::try_from(wall).unwrap_or(0)
+    }
+
+    fn is_synchronised(&self) -> bool {
+        self.is_synchronised.load(Ordering::Relaxed)
     }
 }
 
-fn signed(millis: u64) -> i64 {
+pub(super) fn signed(millis: u64) -> i64 {
     i64::try_from(millis).expect("a world ends long before that")
 }
 
@@ -85,6 +117,9 @@ fn boot_time_never_jumps_and_the_wall_clock_does() {
     clock.step_wall(-3);
     let later = booted.after(Duration::from_millis(5));
     assert_eq!((clock.boot_time(), clock.wall_millis()), (later, 1_002));
+    let boot = clock.boot().unwrap();
     clock.reboot();
     assert_eq!((clock.boot_time(), clock.wall_millis()), (booted, 1_002));
+    assert_ne!(clock.boot(), Some(boot));
+    assert_eq!(clock.moment(boot, later), 15);
 }

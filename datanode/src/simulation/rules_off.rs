@@ -107,6 +107,18 @@ fn no_mark_may_pass_a_delete() {
 }
 
 #[test]
+fn time_must_pass_as_it_does() {
+    for rule in [
+        Rule::TimeSteady,
+        Rule::TimeStored,
+        Rule::WallSynchronised,
+        Rule::FounderSettles,
+    ] {
+        missed(Off::Rule(rule), &["CLOCK-STEADY"]);
+    }
+}
+
+#[test]
 fn the_log_must_be_synced() {
     missed(Off::LogSyncs, &["I1"]);
 }

@@ -9,7 +9,8 @@
 //! Reading order: this file (turns and crashes), `weather` (what goes wrong), `node` (one
 //! life), `history` and `model` (what must be), `look` (what is seen of the node), `requests`,
 //! `writers` and `readers` (clients, and whether their answers are right), `cached` (the
-//! cache), `ending` (how a world comes to rest); in `scenarios` nothing is left to chance.
+//! cache), `steady` (the clock), `ending` (how a world comes to rest); in `scenarios` nothing
+//! is left to chance.
 
 mod cached;
 mod ending;
@@ -21,6 +22,7 @@ mod node;
 mod readers;
 mod requests;
 mod scenarios;
+mod steady;
 mod tests;
 mod weather;
 mod writers;
@@ -46,6 +48,7 @@ use self::{
     inbox::Inbox,
     node::{Machine, Node, Opened, group, record_key},
     readers::Readers,
+    steady::Steady,
     weather::Weather,
     writers::Writers,
 };
@@ -92,6 +95,11 @@ pub(super) struct Seen {
     pub(super) power_cuts: u64,
     /// Records that expire keys.
     pub(super) expiries: u64,
+    /// Steps of the wall clock under a running node.
+    pub(super) steps: u64,
+    /// Starts that went on from a stored time, and those of them in another boot.
+    pub(super) went_on: u64,
+    pub(super) in_another_boot: u64,
 }
 
 /// Why a world broke off, and what happened last.
@@ -127,6 +135,8 @@ pub(super) struct World {
     looked: Index,
     /// The cluster's time, as clients saw it last.
     clock: Version,
+    /// How far it may be from true time.
+    steady: Option<Steady>,
     /// Who held, and who proposed, which epoch.
     offices: BTreeMap<Epoch, u64>,
     proposers: BTreeMap<Epoch, u64>,
@@ -206,6 +216,7 @@ impl World {
             acknowledged: Index::ZERO,
             looked: Index::ZERO,
             clock: Version::from_millis(EPOCH_MILLIS.unsigned_abs()),
+            steady: None,
             offices: BTreeMap::new(),
             proposers: BTreeMap::new(),
             proposals: 0,
@@ -248,6 +259,9 @@ impl World {
             let nap = [3_000, 130_000, 500_000][self.chance.index(3)];
             return self.scheduler.advance(nap);
         }
+        if rare >= 10_000 - self.weather.steps {
+            return self.step_wall_clock();
+        }
         if self.chance.below(1_000) < 2 {
             // A lull in which keys expire.
             return self.scheduler.advance(100 + self.chance.below(2_000));
@@ -255,6 +269,8 @@ impl World {
         let is_idle = !self.is_acting();
         match self.chance.below(100) {
             // Nothing can be asked of it yet.
+            // It may wait for a clock.
+            0..1 if self.node.is_none() => self.scheduler.advance(10_000),
             0..18 if is_idle => self.scheduler.advance(1 + self.chance.below(40)),
             18..20 if is_idle => self.send_writes(),
             0..8 => self.send_writes(),
@@ -313,17 +329,43 @@ impl World {
         self.disk = match is_cut {
             true => {
                 self.seen.power_cuts += 1;
-                self.machine.clock.reboot();
                 self.disk.crash(self.chance.below(u64::MAX), Tear::InOrder)
             }
             false => self.disk.kill(),
         };
-        let step = i64::try_from(self.chance.below(self.weather.wall_steps)).unwrap();
-        let back = self.chance.percent(50);
-        self.machine
-            .clock
-            .step_wall(if back { -step } else { step });
+        self.stay_down(is_cut);
         self.boot();
+    }
+
+    /// Nobody serves for a while; meanwhile the wall clock may be set.
+    fn stay_down(&mut self, is_cut: bool) {
+        let down = self.chance.below(self.weather.down);
+        if down > 0 {
+            self.scheduler.advance(down);
+        }
+        let step = self.chance.below(self.weather.wall_steps);
+        self.step_wall_by(step);
+        if is_cut {
+            let is_synchronised = self.chance.percent(self.weather.synchronised);
+            self.machine.clock.reboot();
+            self.machine.clock.synchronise(is_synchronised);
+        }
+    }
+
+    /// Somebody, or a daemon, sets the wall clock while the node runs.
+    fn step_wall_clock(&mut self) {
+        let step = [20, 15_000, 60_000, 3_600_000][self.chance.index(4)];
+        self.trace
+            .note(format_args!("world: the wall clock is set"));
+        self.seen.steps += 1;
+        self.step_wall_by(step);
+    }
+
+    fn step_wall_by(&self, millis: u64) {
+        let step = i64::try_from(millis).unwrap();
+        let back = self.chance.percent(50);
+        let clock = &self.machine.clock;
+        clock.step_wall(if back { -step } else { step });
     }
 
     fn boot(&mut self) {

@@ -89,6 +89,23 @@ impl Core {
         self.is_full.load(Ordering::Relaxed)
     }
 
+    /// Makes a change of a small file. A failure that does not pass is storage's own.
+    pub(crate) fn change(
+        &self,
+        change: impl FnOnce() -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        if let Some(error) = self.failure.get() {
+            return Err(error);
+        }
+        let done = change();
+        if let Err(error) = &done
+            && !error.is_passing()
+        {
+            self.fail(error.clone());
+        }
+        done
+    }
+
     /// Takes in that storage can't go on: the node must stop, and nobody waits for room.
     pub(crate) fn fail(&self, error: StorageError) {
         self.failure.set(error);

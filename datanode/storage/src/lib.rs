@@ -13,7 +13,8 @@
 //!
 //! Reading order: `state` (what a record means), [`Storage`] (the whole, and its promises),
 //! [`disk`] (through which all files of the log are touched), `log` (segments and group
-//! commit), `node_state` (what a node may never forget), `memory` (the memory tier),
+//! commit), `node_state` (what a node may never forget), `stored_time` (how late it was),
+//! both in a `small_file` that is replaced as a whole, `memory` (the memory tier),
 //! [`store`] (the SQL side), `core` (all of these together), `opening` and `recovery` (a
 //! start), `checkpoint`, `snapshot` (one state of all of it), `repair` (where a start
 //! refuses), `scrub`, `tail` (for watchers, who follow the log).
@@ -36,12 +37,14 @@ mod repair;
 mod report;
 mod scrub;
 mod settings;
+mod small_file;
 mod snapshot;
 mod state;
 #[cfg(any(test, feature = "conformance"))]
 mod steps;
 mod storage;
 pub mod store;
+mod stored_time;
 mod tail;
 
 #[cfg(test)]

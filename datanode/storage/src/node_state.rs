@@ -18,7 +18,6 @@
 //! Format version 1, of earlier releases, is still read; it has no boot id.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -29,7 +28,7 @@ use tierkv_types::{Epoch, LogId};
 use crate::{
     StorageError,
     disk::{BootId, Disk, free_ending},
-    locked,
+    locked, small_file,
 };
 
 const MAGIC: [u8; 8] = *b"TIERKVNS";
@@ -38,8 +37,6 @@ const HEADER_BYTES: usize = 33;
 const HAS_CLUSTER_STATE: u8 = 1;
 const HAS_BOOT: u8 = 2;
 const FILE: &str = "node-state";
-/// The new content, until it takes the file's name.
-const NEW_FILE: &str = "node-state.new";
 
 /// The facts themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,21 +60,9 @@ impl NodeState {
     /// Reads the file in `dir`, if there is one.
     pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, StorageError> {
         let path = dir.join(FILE);
-        let facts = match disk.open(&path) {
-            Ok(file) => {
-                let size = file.size();
-                let content = size.and_then(|size| {
-                    let mut content = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
-                    let read = file.read_at(0, &mut content)?;
-                    content.truncate(read);
-                    Ok(content)
-                });
-                let content = content.map_err(|error| StorageError::io("read", &path, error))?;
-                Some(NodeFacts::from_bytes(&path, &content)?)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(StorageError::io("open", &path, error)),
-        };
+        let content = small_file::read(&*disk, &path)?;
+        let facts = content.map(|content| NodeFacts::from_bytes(&path, &content));
+        let facts = facts.transpose()?;
         Ok(Self {
             disk,
             dir: dir.to_owned(),
@@ -108,6 +93,11 @@ impl NodeState {
 
     pub(crate) fn facts(&self) -> Option<NodeFacts> {
         locked(&self.facts).clone()
+    }
+
+    /// The node's directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -151,27 +141,8 @@ impl NodeState {
         Ok(())
     }
 
-    /// The old content or the new one is there at every moment: the new one is whole and
-    /// durable before it takes the name.
     fn replace(&self, facts: &NodeFacts) -> Result<(), StorageError> {
-        let (path, new) = (self.dir.join(FILE), self.dir.join(NEW_FILE));
-        match self.disk.remove(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StorageError::io("remove", &new, error));
-            }
-            _ => {}
-        }
-        let written = self.disk.create(&new).and_then(|file| {
-            let bytes = facts.to_bytes();
-            file.allocate(bytes.len() as u64)?;
-            file.write_at(0, &bytes)?;
-            file.sync_data()
-        });
-        written.map_err(|error| StorageError::io("write", &new, error))?;
-        self.disk
-            .rename(&new, &path)
-            .and_then(|()| self.disk.sync_dir(&self.dir))
-            .map_err(|error| StorageError::io("replace", &path, error))
+        small_file::replace(&*self.disk, &self.path(), &facts.to_bytes())
     }
 }
 

@@ -9,7 +9,7 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use tierkv_types::{Epoch, Index, LogId, Position, Record, Version};
+use tierkv_types::{Epoch, Index, LogId, Position, Record, TimeReading, Version};
 
 use crate::{
     StorageError,
@@ -17,6 +17,7 @@ use crate::{
     node_state::NodeState,
     state::Progress,
     store::{StoreMeta, StoreState},
+    stored_time,
 };
 
 /// The store's file in a node's directory.
@@ -36,6 +37,8 @@ pub struct Recovered {
     pub applied: Index,
     /// The highest version seen anywhere.
     pub clock: Version,
+    /// The platform time that was stored last, if there is any.
+    pub time: Option<TimeReading>,
     /// The records after `applied`, in order. They are not applied.
     pub tail: Vec<Arc<Record>>,
     /// Each epoch's first index, over the whole history.
@@ -97,6 +100,7 @@ pub(crate) fn recover(
         commit: log.commit.max(meta.applied.index),
         applied: meta.applied.index,
         clock: log.progress.clock.max(meta.clock),
+        time: stored_time::read(&*place.disk, node_state.dir())?,
         tail: std::mem::take(&mut log.tail),
         epochs: progress.epochs.iter().collect(),
         promised: facts.promised,

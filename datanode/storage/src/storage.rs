@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use tierkv_types::{Epoch, Index, ItemKey, ItemRange, Position, Record, RequestId, Version};
+use tierkv_types::{
+    Epoch, Index, ItemKey, ItemRange, Position, Record, RequestId, TimeReading, Version,
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -25,6 +27,7 @@ use crate::{
     meters::{self, Waiting},
     opening::{Entered, Parts},
     store::Store,
+    stored_time,
 };
 
 /// Places of outcomes not yet stored that trigger a checkpoint at once: writes to few keys
@@ -167,19 +170,23 @@ impl Storage {
     ) -> Result<(), StorageError> {
         let core = Arc::clone(&self.core);
         // A caller that goes away leaves a change half-made for nobody: it is finished.
-        let promising = move || {
-            if let Some(error) = core.failure.get() {
-                return Err(error);
-            }
-            let done = core.node_state.promise(epoch, cluster_state);
-            if let Err(error) = &done
-                && !error.is_passing()
-            {
-                core.fail(error.clone());
-            }
-            done
-        };
+        let promising = move || core.change(|| core.node_state.promise(epoch, cluster_state));
         self.core.blocking.run(promising).await
+    }
+
+    /// Stores the platform time, durably before it returns, for the next process to go on from
+    /// (CLOCK-STEADY).
+    ///
+    /// # Errors
+    /// `NoSpace` if the disk is full, and what was stored before is still there; else the
+    /// failure of the disk, which is storage's own.
+    pub async fn store_time(&self, reading: TimeReading) -> Result<(), StorageError> {
+        let core = Arc::clone(&self.core);
+        let storing = move || {
+            let dir = &core.settings.dir;
+            core.change(|| stored_time::write(&*core.log_place.disk, dir, &reading))
+        };
+        self.core.blocking.run(storing).await
     }
 
     /// Waits until what the store does not have yet, what waits for the log and the

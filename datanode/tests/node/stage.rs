@@ -21,7 +21,7 @@ use tierkv_rpc::{
 };
 use tierkv_storage::StorageSettings;
 use tierkv_types::{
-    BootTime, Clock, ClusterId, Error, ItemKey, NodeId, Operation, OperationKind, RequestId,
+    Boot, BootTime, Clock, ClusterId, Error, ItemKey, NodeId, Operation, OperationKind, RequestId,
     RequestName, SystemClock, WriteRequest,
 };
 use tokio::time::{Instant, sleep};
@@ -61,8 +61,16 @@ impl Clock for AheadClock {
             .after(Duration::from_millis(self.ahead()))
     }
 
+    fn boot(&self) -> Option<Boot> {
+        SystemClock.boot()
+    }
+
     fn wall_millis(&self) -> u64 {
         SystemClock.wall_millis() + self.ahead()
+    }
+
+    fn is_synchronised(&self) -> bool {
+        SystemClock.is_synchronised()
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct History {
     /// When each record was applied first; those are committed.
     applied: Vec<When>,
     committed: Index,
+    /// The first record of a write.
+    first_write: Option<Index>,
 }
 
 #[derive(Debug)]
@@ -90,6 +92,7 @@ impl History {
         if let Payload::Write(write) = &record.payload {
             let of_request = self.requests.entry(write.request.random);
             of_request.or_default().push(index);
+            self.first_write.get_or_insert(index);
         }
         self.records.push(Logged { record, effects });
     }
@@ -97,12 +100,18 @@ impl History {
     /// Forgets the records after `last`: a crash took them.
     pub(super) fn truncate(&mut self, last: Index) {
         self.records.truncate(place(last));
+        self.first_write = self.first_write.filter(|first| *first <= last);
         for left in self.keys.values_mut() {
             left.retain(|left| left.by <= last);
         }
         for indexes in self.requests.values_mut() {
             indexes.retain(|index| *index <= last);
         }
+    }
+
+    /// Whether anything was ever written.
+    pub(super) const fn has_writes(&self) -> bool {
+        self.first_write.is_some()
     }
 
     /// The records that apply this request.

@@ -13,6 +13,7 @@ impl World {
     pub(super) fn look(&mut self) {
         self.wake();
         self.look_at_log();
+        self.check_time();
         self.check_cache();
         self.hear();
         self.look_at_memory();
@@ -26,24 +27,24 @@ impl World {
         let opened = self.opening.as_ref().and_then(|opening| opening.take());
         let Some(opened) = opened else { return };
         self.opening = None;
-        let (storage, found, steps) = match opened {
-            Ok(opened) => opened,
+        let booted = match opened {
+            Ok(booted) => booted,
             Err(error) => {
                 let may_be = self.disk.is_cut() || error.is_passing();
                 assert!(may_be, "I1: the node does not start: {error}");
                 return self.crash();
             }
         };
-        self.check_recovered(&found);
+        self.check_recovered(&booted.found);
+        self.check_time_at_start(&booted);
         self.looked = Index::ZERO;
         let former = match self.machine.off {
             Off::FreshStarts => self.former.take(),
             _ => None,
         };
-        let parts = (storage, found, steps);
         let node = self
             .machine
-            .start(&mut self.scheduler, self.life, parts, former);
+            .start(&mut self.scheduler, self.life, booted, former);
         self.node = Some(node);
     }
 

@@ -17,7 +17,7 @@ use tierkv_storage::{
     disk::TestDisk,
     store::{MemoryFile, MemoryStore},
 };
-use tierkv_types::{Clock, ClusterId, ItemKey, NodeId};
+use tierkv_types::{Clock, ClusterId, ItemKey, NodeId, Version};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -36,8 +36,9 @@ use super::{
     Off,
 };
 use crate::{
-    driver::Driver, invalidator::Invalidator, ownership::Owned, reads::ReadView,
-    reclaimer::Reclaimer, rules::Rules, sequencer::Sequencer, write_path::WritePath,
+    driver::Driver, invalidator::Invalidator, ownership::Owned, platform_clock::PlatformClock,
+    reads::ReadView, reclaimer::Reclaimer, rules::Rules, sequencer::Sequencer,
+    timekeeper::Timekeeper, write_path::WritePath,
 };
 
 /// How long a writer waits at most for the cache to confirm.
@@ -46,8 +47,16 @@ pub(super) const INVALIDATION_WAIT: Duration = Duration::from_millis(50);
 /// How long a tombstone stays.
 const TOMBSTONE_RETENTION: Duration = Duration::from_secs(1);
 
+/// What a process has before its parts are put together.
+pub(super) struct Booted {
+    pub(super) storage: Arc<Storage>,
+    pub(super) found: Recovered,
+    pub(super) steps: Steps,
+    pub(super) time: Arc<PlatformClock>,
+}
+
 /// What opening the storage comes to.
-pub(super) type Opened = Result<(Arc<Storage>, Recovered, Steps), StorageError>;
+pub(super) type Opened = Result<Booted, StorageError>;
 
 /// What outlives the process.
 pub(super) struct Machine {
@@ -109,8 +118,21 @@ impl Machine {
         let disk = Arc::new(disk.clone());
         let rows = Arc::new(MemoryStore::open(&self.file));
         let store = PacedStore::over(rows, Arc::clone(&self.store));
+        let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let rules = self.rules();
         scheduler.spawn(&group(life), "boot", async move {
-            let done = Storage::open_stepped(settings, disk, store).await;
+            let done = match Storage::open_stepped(settings, disk, store).await {
+                Ok((storage, found, steps)) => {
+                    let time = PlatformClock::start(clock, found.time, found.clock, rules).await;
+                    Ok(Booted {
+                        storage,
+                        found,
+                        steps,
+                        time: Arc::new(time),
+                    })
+                }
+                Err(error) => Err(error),
+            };
             *tell.borrow_mut() = Some(done);
         });
         opened
@@ -129,9 +151,15 @@ impl Machine {
         &self,
         scheduler: &mut Scheduler,
         life: u64,
-        (storage, found, mut steps): (Arc<Storage>, Recovered, Steps),
+        booted: Booted,
         former: Option<Replica>,
     ) -> Node {
+        let Booted {
+            storage,
+            found,
+            mut steps,
+            time,
+        } = booted;
         let group = group(life);
         let (promised, last, applied) = (found.promised, found.last.index, found.applied);
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as Arc<dyn Clock>;
@@ -142,7 +170,7 @@ impl Machine {
             found.clock,
             found.tail,
             Arc::clone(&storage),
-            Arc::clone(&clock),
+            Arc::clone(&time),
             rules,
         ));
         let owned = Arc::new(Owned::new(cluster()));
@@ -170,6 +198,8 @@ impl Machine {
         scheduler.spawn(&group, "invalidator", invalidating);
         let checkpoints = steps.take_checkpoints().unwrap();
         scheduler.spawn(&group, "checkpoints", checkpoints);
+        let timekeeper = Timekeeper::new(time, Arc::clone(&storage));
+        scheduler.spawn(&group, "timekeeper", work(timekeeper));
         let node = Node {
             group,
             storage,
@@ -201,6 +231,17 @@ fn drive(
     (stop, stopped)
 }
 
+/// A worker at work.
+async fn work(mut worker: impl Worker) {
+    loop {
+        match worker.work().await {
+            Pace::Busy => give_way().await,
+            Pace::Idle(pause) | Pace::Retry(pause) => sleep(pause).await,
+            Pace::Done => return,
+        }
+    }
+}
+
 fn replica(found: &Recovered, clock: &dyn Clock) -> Replica {
     let node = NodeId::new("n1").unwrap();
     let seen = found.cluster_state.as_deref().map(ClusterState::decode);
@@ -223,16 +264,13 @@ impl Node {
     pub(super) fn reclaim(&self, scheduler: &mut Scheduler) {
         scheduler.kill_task(&self.group, "reclaimer");
         let (sequencer, storage) = (Arc::clone(&self.sequencer), Arc::clone(&self.storage));
-        let mut reclaimer = Reclaimer::new(sequencer, storage, TOMBSTONE_RETENTION);
-        scheduler.spawn(&self.group, "reclaimer", async move {
-            loop {
-                match reclaimer.work().await {
-                    Pace::Busy => give_way().await,
-                    Pace::Idle(pause) | Pace::Retry(pause) => sleep(pause).await,
-                    Pace::Done => return,
-                }
-            }
-        });
+        let reclaimer = Reclaimer::new(sequencer, storage, TOMBSTONE_RETENTION);
+        scheduler.spawn(&self.group, "reclaimer", work(reclaimer));
+    }
+
+    /// The cluster's time, as somebody may hold on to it: zero while it may be set back.
+    pub(super) fn clock(&self) -> Version {
+        self.sequencer.settled_now().unwrap_or_default()
     }
 
     pub(super) fn write_path(&self) -> WritePath {

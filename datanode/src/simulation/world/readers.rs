@@ -206,7 +206,7 @@ impl World {
         let id = self.readers.last;
         let asking = Asking {
             acknowledged: self.acknowledged,
-            clock: node.sequencer.now(),
+            clock: node.clock(),
         };
         let reading = Reading {
             key: key.clone(),

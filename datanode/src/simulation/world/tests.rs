@@ -33,7 +33,9 @@ fn every_seed_keeps_the_invariants() {
     let mean = |of| sum(of) / SEEDS;
     println!(
         "{SEEDS} seeds in {:?}; each: {} writes acknowledged, {} of them again, {} refused, {} \
-         of these judged, {} reads, {} hits, {} marks, {} lives, {} power cuts, {} expiries",
+         of these judged, {} reads, {} hits, {} marks, {} lives, {} power cuts, {} expiries; in \
+         all {} steps of the wall clock, {} starts from a stored time, {} of them in another \
+         boot",
         began.elapsed(),
         mean(|seen| seen.acknowledged),
         mean(|seen| seen.replays),
@@ -45,6 +47,9 @@ fn every_seed_keeps_the_invariants() {
         mean(|seen| seen.lives),
         mean(|seen| seen.power_cuts),
         mean(|seen| seen.expiries),
+        sum(|seen| seen.steps),
+        sum(|seen| seen.went_on),
+        sum(|seen| seen.in_another_boot),
     );
     assert!(mean(|seen| seen.acknowledged) >= 200);
     for often in [
@@ -56,6 +61,9 @@ fn every_seed_keeps_the_invariants() {
         |seen: &Seen| seen.lives,
         |seen: &Seen| seen.power_cuts,
         |seen: &Seen| seen.expiries,
+        |seen: &Seen| seen.steps,
+        |seen: &Seen| seen.went_on,
+        |seen: &Seen| seen.in_another_boot,
     ] {
         assert!(sum(often) > SEEDS / 4);
     }

@@ -26,6 +26,12 @@ pub(super) struct Weather {
     pub(super) naps: u64,
     /// Steps of the wall clock between two lives, in milliseconds either way; not 0.
     pub(super) wall_steps: u64,
+    /// Steps of the wall clock within a life, of ten thousand turns.
+    pub(super) steps: u64,
+    /// Boots of a hundred after which the wall clock is synchronised.
+    pub(super) synchronised: u32,
+    /// The longest time between two lives, in milliseconds; not 0.
+    pub(super) down: u64,
 }
 
 impl Weather {
@@ -37,6 +43,9 @@ impl Weather {
         kills: 0,
         naps: 0,
         wall_steps: 1,
+        steps: 0,
+        synchronised: 100,
+        down: 1,
     };
 
     pub(super) fn of(chance: &Chance) -> Self {
@@ -69,7 +78,10 @@ impl Weather {
             power_cuts: one(&[0, 50, 90]),
             kills: one(&[0, 3, 8]).into(),
             naps: one(&[0, 1, 4]).into(),
-            wall_steps: one(&[1, 2_000, 60_000]).into(),
+            wall_steps: one(&[1, 2_000, 60_000, 7_200_000]).into(),
+            steps: one(&[0, 2, 20]).into(),
+            synchronised: one(&[0, 50, 100]),
+            down: one(&[1, 1_000, 60_000]).into(),
         }
     }
 }

@@ -123,7 +123,7 @@ impl World {
         let Some(node) = &self.node else { return };
         let asking = Asking {
             acknowledged: self.acknowledged,
-            clock: node.sequencer.now(),
+            clock: node.clock(),
         };
         let time = Duration::from_millis(50 + self.chance.below(3_000));
         let deadline = self.scheduler.within(Instant::now) + time;

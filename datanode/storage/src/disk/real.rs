@@ -29,11 +29,7 @@ struct RealLock {
 
 impl Disk for RealDisk {
     fn boot_id(&self) -> io::Result<BootId> {
-        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        // A UUID: 32 hexadecimal digits and four hyphens.
-        let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-        let id = u128::from_str_radix(&digits, 16).map_err(io::Error::other)?;
-        Ok(BootId(id.to_be_bytes()))
+        tierkv_types::clock::boot_id().map(BootId)
     }
 
     fn id(&self) -> DiskId {

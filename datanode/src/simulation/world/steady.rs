@@ -1,0 +1,126 @@
+//! CLOCK-STEADY: the cluster's time, held against true time, which only the world knows.
+
+use tierkv_types::{Clock, TimeReading, Version};
+
+use super::{super::clock::signed, World, node::Booted};
+
+/// Up to how many milliseconds readings may be apart that are rounded down and compared.
+const ROUNDING: i64 = 2;
+/// A wall clock that is further away, in milliseconds, must not be drawn to.
+const FAR: i64 = 60_000;
+
+/// What the cluster's time may be ahead of true time, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Steady {
+    least: i64,
+    most: i64,
+    /// When that held, in virtual milliseconds.
+    at: u64,
+    /// What the wall clock was ahead of the cluster's time then, in milliseconds.
+    gap: i64,
+}
+
+impl Steady {
+    fn of(ahead: i64, at: u64, gap: i64) -> Self {
+        Self {
+            least: ahead * 1_000,
+            most: ahead * 1_000,
+            at,
+            gap,
+        }
+    }
+
+    /// Some milliseconds later: a thousandth of them may have been drawn, towards the wall
+    /// clock.
+    fn later(&mut self, at: u64, gap: i64) {
+        let drawn = signed(at - self.at);
+        if self.gap.abs() <= FAR + ROUNDING {
+            match self.gap >= 0 {
+                true => self.most += drawn,
+                false => self.least -= drawn,
+            }
+        }
+        (self.at, self.gap) = (at, gap);
+    }
+
+    fn check(&self, ahead: i64) {
+        let (least, most) = (self.least / 1_000 - ROUNDING, self.most / 1_000 + ROUNDING);
+        assert!(
+            (least..=most).contains(&ahead),
+            "CLOCK-STEADY: the cluster's time is {ahead} ms ahead of true time, and should be \
+             between {least} and {most}"
+        );
+    }
+}
+
+impl World {
+    /// The cluster's time passes as true time does, whatever happens to the wall clock.
+    pub(super) fn check_time(&mut self) {
+        let Some(node) = &self.node else { return };
+        if !self.history.has_writes() {
+            // It may be a founder's, which steps.
+            self.steady = None;
+            return;
+        }
+        let at = self.scheduler.time().millis();
+        let ahead = ahead(node.sequencer.now(), at);
+        let gap = self.machine.clock.wall_ahead() - ahead;
+        match &mut self.steady {
+            None => self.steady = Some(Steady::of(ahead, at, gap)),
+            Some(steady) => {
+                steady.later(at, gap);
+                steady.check(ahead);
+            }
+        }
+    }
+
+    /// After a restart the time goes on from what was stored: in the same boot as if nothing
+    /// had happened, else by what passed on a synchronised wall clock.
+    pub(super) fn check_time_at_start(&mut self, booted: &Booted) {
+        let Some(stored) = booted.found.time.filter(|_| self.history.has_writes()) else {
+            // It ended within a second of its first write.
+            self.steady = None;
+            return;
+        };
+        self.seen.went_on += 1;
+        let clock = &self.machine.clock;
+        let (at, now) = (self.scheduler.time().millis(), booted.time.millis());
+        let boot = stored.boot.expect("every reading has a boot");
+        let is_same_boot = clock.boot() == Some(boot);
+        let stored_at = clock.moment(boot, stored.boot_time);
+        let passed = signed(at - stored_at);
+        let counted = if is_same_boot {
+            passed
+        } else {
+            self.seen.in_another_boot += 1;
+            let was_ahead = signed(stored.wall_millis) - signed(stored_at);
+            let stepped = clock.wall_ahead() - was_ahead;
+            match clock.is_synchronised() {
+                true => (passed + stepped).max(0),
+                false => 0,
+            }
+        };
+        let expected = expected(&stored, counted, booted.found.clock);
+        assert!(
+            (signed(now) - expected).abs() <= ROUNDING,
+            "CLOCK-STEADY: after a restart it is {now}, and should be {expected}"
+        );
+        match &mut self.steady {
+            // What was drawn since the last reading was stored is lost.
+            Some(steady) if is_same_boot => {
+                let lost = passed;
+                (steady.least, steady.most) = (steady.least - lost, steady.most + lost);
+            }
+            _ => self.steady = None,
+        }
+    }
+}
+
+/// Where the time is to go on: never below the versions in the log.
+fn expected(stored: &TimeReading, counted: i64, seen: Version) -> i64 {
+    (signed(stored.platform_millis) + counted).max(signed(seen.millis()))
+}
+
+fn ahead(clock: Version, at: u64) -> i64 {
+    signed(clock.millis()) - signed(at)
+}

@@ -1,0 +1,182 @@
+//! Stores platform time now and then, and reports how far the wall clock is from it.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics::{Gauge, gauge};
+use tierkv_protocol::platform_time::FAR;
+use tierkv_rpc::{Pace, Worker};
+use tierkv_storage::Storage;
+use tierkv_types::TimeReading;
+
+use crate::platform_clock::PlatformClock;
+
+/// How often the clocks are compared.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How often platform time is stored while the wall clock is left alone.
+const STORE_INTERVAL: Duration = Duration::from_secs(10);
+/// By how many milliseconds the wall clock must be stepped to be stored at once.
+const STEP_MILLIS: u64 = 500;
+/// From how many milliseconds on the distance between the clocks is logged.
+const NOTABLE_MILLIS: u64 = 1_000;
+/// How often an alarm is logged again while it lasts.
+const ALARM_INTERVAL: Duration = Duration::from_secs(600);
+
+/// How far the wall clock is from platform time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Distance {
+    Near,
+    /// More than 1 s: it is drawn to.
+    Notable,
+    /// More than 1 min: it is left alone, and an operator should know.
+    Far,
+}
+
+/// The timekeeper of one data node.
+pub(crate) struct Timekeeper {
+    time: Arc<PlatformClock>,
+    storage: Arc<Storage>,
+    stored: Option<TimeReading>,
+    distance: Distance,
+    /// What was logged last of a far wall clock.
+    alarmed: Option<TimeReading>,
+    ahead: Gauge,
+    alarm: Gauge,
+}
+
+impl Timekeeper {
+    pub(crate) fn new(time: Arc<PlatformClock>, storage: Arc<Storage>) -> Self {
+        const AHEAD: &str = "tierkv_wall_clock_ahead_seconds";
+        const ALARM: &str = "tierkv_wall_clock_alarm";
+        metrics::describe_gauge!(
+            AHEAD,
+            "How far the wall clock is ahead of platform time; below 0: behind."
+        );
+        metrics::describe_gauge!(
+            ALARM,
+            "1 while the wall clock is over a minute away from platform time, else 0."
+        );
+        Self {
+            time,
+            storage,
+            stored: None,
+            distance: Distance::Near,
+            alarmed: None,
+            ahead: gauge!(AHEAD),
+            alarm: gauge!(ALARM),
+        }
+    }
+
+    fn report(&mut self, reading: &TimeReading) {
+        let ahead = ahead_millis(reading);
+        let (distance, seconds) = (Distance::of(ahead), seconds(ahead));
+        self.ahead.set(seconds);
+        self.alarm
+            .set(f64::from(u8::from(distance == Distance::Far)));
+        match distance {
+            Distance::Near if self.distance != Distance::Near => {
+                tracing::warn!("the wall clock is within a second of platform time again");
+            }
+            Distance::Notable if self.distance != Distance::Notable => tracing::warn!(
+                seconds,
+                "the wall clock is ahead (or, below 0, behind); platform time follows by a \
+                 thousandth of the time that passes"
+            ),
+            Distance::Far if self.is_alarm_due(reading) => {
+                self.alarmed = Some(*reading);
+                tracing::error!(
+                    seconds,
+                    "the wall clock is over a minute ahead (or, below 0, behind), and platform \
+                     time does not follow it: set the machine's clock right. Expiry and \
+                     request ids are not affected"
+                );
+            }
+            Distance::Near | Distance::Notable | Distance::Far => {}
+        }
+        self.distance = distance;
+    }
+
+    /// Whether a far wall clock is news, or was logged long ago.
+    fn is_alarm_due(&self, reading: &TimeReading) -> bool {
+        let since = self
+            .alarmed
+            .map(|last| reading.boot_time.since(last.boot_time));
+        self.distance != Distance::Far || since.is_none_or(|since| since >= ALARM_INTERVAL)
+    }
+
+    /// Whether what is stored would be of little use to the next process.
+    fn is_store_due(&self, reading: &TimeReading) -> bool {
+        let Some(stored) = &self.stored else {
+            return true;
+        };
+        let passed = reading.boot_time.since(stored.boot_time);
+        let stepped = ahead_millis(reading).abs_diff(ahead_millis(stored));
+        passed >= STORE_INTERVAL || stepped >= STEP_MILLIS
+    }
+}
+
+impl Worker for Timekeeper {
+    fn name(&self) -> &'static str {
+        "timekeeper"
+    }
+
+    async fn work(&mut self) -> Pace {
+        let reading = self.time.reading();
+        self.report(&reading);
+        // A founder begins anew if it ends before its first write.
+        if self.time.is_founding() || !self.is_store_due(&reading) {
+            return Pace::Idle(INTERVAL);
+        }
+        match self.storage.store_time(reading).await {
+            Ok(()) => self.stored = Some(reading),
+            Err(error) if error.is_passing() => {
+                tracing::debug!(%error, "platform time could not be stored yet");
+            }
+            // Storage has failed, and the node stops for that.
+            Err(_) => return Pace::Done,
+        }
+        Pace::Idle(INTERVAL)
+    }
+}
+
+impl Distance {
+    fn of(ahead_millis: i64) -> Self {
+        let away = ahead_millis.unsigned_abs();
+        if u128::from(away) > FAR.as_millis() {
+            Self::Far
+        } else if away > NOTABLE_MILLIS {
+            Self::Notable
+        } else {
+            Self::Near
+        }
+    }
+}
+
+fn ahead_millis(reading: &TimeReading) -> i64 {
+    let signed = |millis: u64| i64::try_from(millis).unwrap_or(i64::MAX);
+    signed(reading.wall_millis).saturating_sub(signed(reading.platform_millis))
+}
+
+#[allow(clippy::cast_precision_loss)] // Of thousands of years nobody reads the milliseconds.
+fn seconds(millis: i64) -> f64 {
+    millis as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_distance_has_no_direction() {
+        for (millis, expected) in [
+            (0, Distance::Near),
+            (1_000, Distance::Near),
+            (1_001, Distance::Notable),
+            (60_000, Distance::Notable),
+            (60_001, Distance::Far),
+            (i64::MAX, Distance::Far),
+        ] {
+            assert_eq!(Distance::of(millis), expected, "{millis}");
+            assert_eq!(Distance::of(-millis), expected, "-{millis}");
+        }
+    }
+}

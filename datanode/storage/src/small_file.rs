@@ -1,0 +1,45 @@
+//! Small files that are read and replaced as a whole.
+
+use std::{io, path::Path};
+
+use crate::{StorageError, disk::Disk};
+
+/// What a file holds; `None` if there is none. Blocks.
+pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
+    let file = match disk.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StorageError::io("open", path, error)),
+    };
+    let content = file.size().and_then(|size| {
+        let mut content = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        let read = file.read_at(0, &mut content)?;
+        content.truncate(read);
+        Ok(content)
+    });
+    let content = content.map_err(|error| StorageError::io("read", path, error))?;
+    Ok(Some(content))
+}
+
+/// Replaces a file's content, making the file if there is none; durable on return. The old
+/// content or the new one is there at every moment: the new one is whole and durable under
+/// another name before it takes this one. Blocks.
+pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+    let new = path.with_extension("new");
+    match disk.remove(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(StorageError::io("remove", &new, error));
+        }
+        _ => {}
+    }
+    let written = disk.create(&new).and_then(|file| {
+        file.allocate(bytes.len() as u64)?;
+        file.write_at(0, bytes)?;
+        file.sync_data()
+    });
+    written.map_err(|error| StorageError::io("write", &new, error))?;
+    let dir = path.parent().unwrap_or(path);
+    disk.rename(&new, path)
+        .and_then(|()| disk.sync_dir(dir))
+        .map_err(|error| StorageError::io("replace", path, error))
+}

@@ -1,0 +1,176 @@
+//! The arithmetic of platform time.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const WALL: u64 = 1_700_000_000_000;
+const MINUTE: u64 = 60_000;
+
+fn at(millis: u64) -> BootTime {
+    BootTime::from_boot(Duration::from_millis(millis))
+}
+
+fn millis(time: &PlatformTime, boot_millis: u64) -> u64 {
+    platform_millis(at(boot_millis), time.offset_micros())
+}
+
+fn boot(number: u8) -> Option<Boot> {
+    Some(Boot {
+        id: [number; 16],
+        offset_nanos: 0,
+    })
+}
+
+/// Draws every 50 ms for so long, towards a wall clock that is ahead by `ahead_millis`.
+fn drawn_for(
+    mut time: PlatformTime,
+    from: u64,
+    for_millis: u64,
+    ahead_millis: i64,
+) -> PlatformTime {
+    for now in (from..=from + for_millis).step_by(50) {
+        let wall = (WALL + now).saturating_add_signed(ahead_millis);
+        time.draw(at(now), wall);
+    }
+    time
+}
+
+#[test]
+fn time_passes_as_the_boot_time_clock_does() {
+    let time = PlatformTime::going_on(at(500), WALL);
+    assert_eq!(millis(&time, 500), WALL);
+    assert_eq!(millis(&time, 2_500), WALL + 2_000);
+}
+
+#[test]
+fn a_wall_clock_within_a_minute_is_drawn_to_by_a_thousandth() {
+    for (ahead, expected) in [(15_000, 1_000), (-60_000, -1_000), (300, 300), (-300, -300)] {
+        let start = PlatformTime::going_on(at(0), WALL);
+        let time = drawn_for(start, 0, 1_000_000, ahead);
+        let now = i64::try_from(millis(&time, 1_000_000) - WALL).unwrap();
+        assert_eq!(now - 1_000_000, expected, "{ahead} ms ahead");
+    }
+}
+
+#[test]
+fn a_wall_clock_over_a_minute_away_is_left_alone() {
+    for ahead in [60_001, 3_600_000, -60_001, -3_600_000] {
+        let start = PlatformTime::going_on(at(0), WALL);
+        assert_eq!(
+            drawn_for(start.clone(), 0, 1_000_000, ahead).offset,
+            start.offset
+        );
+    }
+}
+
+#[test]
+fn after_a_pause_there_is_no_step() {
+    let mut time = PlatformTime::going_on(at(0), WALL);
+    time.draw(at(500_000), WALL + 500_000 + 30_000);
+    assert_eq!(millis(&time, 500_000), WALL + 500_000 + 1);
+}
+
+#[test]
+fn a_founder_steps_both_ways_until_it_settles() {
+    let mut time = PlatformTime::founding(at(0), WALL);
+    time.draw(at(50), WALL + 3_600_000);
+    assert_eq!(millis(&time, 50), WALL + 3_600_000);
+    time.draw(at(100), WALL - 7_200_000);
+    assert_eq!(millis(&time, 100), WALL - 7_200_000);
+    time.settle();
+    time.draw(at(150), WALL);
+    assert_eq!(millis(&time, 150), WALL - 7_200_000 + 50);
+}
+
+#[test]
+fn a_restart_in_the_same_boot_goes_by_the_boot_time_clock() {
+    let stored = TimeReading {
+        platform_millis: 5_000,
+        boot_time: at(1_000),
+        boot: boot(1),
+        wall_millis: WALL,
+    };
+    let now = StartReading {
+        boot_time: at(4_000),
+        boot: boot(1),
+        synchronised_wall_millis: Some(WALL + 3_600_000),
+    };
+    assert_eq!(time_after_restart(&stored, &now), 8_000);
+    // A reading of another time namespace is none of this clock.
+    let offset = Boot {
+        offset_nanos: 7,
+        ..boot(1).unwrap()
+    };
+    assert!(!is_same_boot(&stored, Some(offset)));
+    assert!(!is_same_boot(&stored, boot(2)));
+    let unknown = TimeReading {
+        boot: None,
+        ..stored
+    };
+    assert!(!is_same_boot(&unknown, None), "both may be any boot");
+}
+
+#[test]
+fn another_boot_goes_by_a_synchronised_wall_clock_and_never_back() {
+    let stored = TimeReading {
+        platform_millis: 5_000,
+        boot_time: at(1_000_000),
+        boot: boot(1),
+        wall_millis: WALL,
+    };
+    let after = |wall| {
+        let now = StartReading {
+            boot_time: at(10),
+            boot: boot(2),
+            synchronised_wall_millis: wall,
+        };
+        time_after_restart(&stored, &now)
+    };
+    assert_eq!(after(Some(WALL + MINUTE)), 5_000 + MINUTE);
+    assert_eq!(after(Some(WALL - MINUTE)), 5_000);
+    assert_eq!(after(None), 5_000);
+}
+
+#[test]
+fn the_ends_of_all_ranges_are_borne() {
+    let mut time = PlatformTime::going_on(at(u64::MAX / 2_000), u64::MAX);
+    time.draw(at(0), 0);
+    time.draw(at(u64::MAX / 2_000), u64::MAX);
+    assert!(platform_millis(at(0), i64::MIN) == 0);
+    let stored = TimeReading {
+        platform_millis: u64::MAX,
+        boot_time: at(0),
+        boot: boot(1),
+        wall_millis: 0,
+    };
+    let now = StartReading {
+        boot_time: at(9),
+        boot: boot(1),
+        synchronised_wall_millis: None,
+    };
+    assert_eq!(time_after_restart(&stored, &now), u64::MAX);
+}
+
+proptest! {
+    /// Whatever the wall clock does: between two moments platform time passes within a
+    /// thousandth of what the boot-time clock says, and a millisecond for each draw at most.
+    #[test]
+    fn the_wall_clock_never_moves_it_by_more_than_a_thousandth(
+        steps in prop::collection::vec((1_u64..5_000, -7_200_000_i64..7_200_000), 1..200),
+    ) {
+        let mut time = PlatformTime::going_on(at(0), WALL);
+        let (mut now, mut before) = (0, time.offset);
+        let mut drawn = 0;
+        for (passed, ahead) in steps {
+            now += passed;
+            time.draw(at(now), (WALL + now).saturating_add_signed(ahead));
+            let moved = (time.offset - before).unsigned_abs();
+            // A thousandth of so many milliseconds is as many microseconds.
+            prop_assert!(moved <= passed && moved <= 1_000);
+            before = time.offset;
+            drawn += moved;
+        }
+        prop_assert!(drawn <= now);
+    }
+}
