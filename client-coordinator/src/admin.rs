@@ -12,17 +12,17 @@ use tierkv_coordination::{
 };
 use tierkv_rpc::proto::{
     internal::{SurveyRequest, SurveyResponse, server_coordinator_client::ServerCoordinatorClient},
-    status::{read_error, to_status},
+    status::read_error,
     v1::{
         self, CacheStatus, CoordinatorStatus, GetClusterRequest, GetClusterResponse,
         GetMemoryRequest, MarkStatus, MemorySettings, SetMemoryRequest, admin_server,
     },
 };
-use tierkv_types::{CacheHealth, Clock, CoordinatorRole, Error};
+use tierkv_types::{CacheHealth, Clock, CoordinatorRole, Error, Version};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use crate::{below::Below, views::SharedViews};
+use crate::{below::Below, grpc, views::SharedViews};
 
 /// How long the server coordinator may take to answer.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -123,32 +123,33 @@ fn ratio(hits: u64, lookups: u64) -> f64 {
 /// The service as tonic wants it.
 pub(crate) struct Door<C>(pub(crate) Arc<Admin<C>>);
 
+impl<C: Cache> Door<C> {
+    fn answer<T>(&self, outcome: Result<T, Error>) -> Result<Response<T>, Status> {
+        let time = self.0.views.platform_time(self.0.clock.boot_time());
+        grpc::answer(outcome, time.map(Version::millis))
+    }
+}
+
 #[tonic::async_trait]
 impl<C: Cache> admin_server::Admin for Door<C> {
     async fn get_cluster(
         &self,
         _: Request<GetClusterRequest>,
     ) -> Result<Response<GetClusterResponse>, Status> {
-        self.0
-            .cluster()
-            .await
-            .map(Response::new)
-            .map_err(|error| to_status(&error))
+        self.answer(self.0.cluster().await)
     }
 
     async fn get_memory(
         &self,
         _: Request<GetMemoryRequest>,
     ) -> Result<Response<MemorySettings>, Status> {
-        let told = self.0.memory().await;
-        told.map(Response::new).map_err(|error| to_status(&error))
+        self.answer(self.0.memory().await)
     }
 
     async fn set_memory(
         &self,
         request: Request<SetMemoryRequest>,
     ) -> Result<Response<MemorySettings>, Status> {
-        let told = self.0.set_memory(request.into_inner()).await;
-        told.map(Response::new).map_err(|error| to_status(&error))
+        self.answer(self.0.set_memory(request.into_inner()).await)
     }
 }

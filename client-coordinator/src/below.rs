@@ -71,13 +71,13 @@ impl Below {
         kind: request::Kind,
         deadline: Instant,
     ) -> Result<reply::Kind, Error> {
-        self.call(kind, deadline, CallError::for_read).await
+        self.call(&kind, deadline, CallError::for_read).await
     }
 
     /// Sends a write down; it is tried again only while it certainly had no effect.
     pub(crate) async fn write(
         &self,
-        kind: request::Kind,
+        kind: &request::Kind,
         deadline: Instant,
     ) -> Result<reply::Kind, Error> {
         self.call(kind, deadline, CallError::for_write).await
@@ -85,11 +85,10 @@ impl Below {
 
     async fn call(
         &self,
-        kind: request::Kind,
+        kind: &request::Kind,
         deadline: Instant,
         meaning: fn(CallError) -> Error,
     ) -> Result<reply::Kind, Error> {
-        let kind = &kind;
         self.each(deadline, move |peer| async move {
             peer.call(kind.clone(), deadline).await.map_err(meaning)
         })

@@ -6,14 +6,11 @@ use futures::{StreamExt, TryStreamExt};
 use tierkv_cache::Cache;
 use tierkv_rpc::{
     Answered, StatusStream, answer_frames, deadline, deadline_or, named_timeout,
-    proto::{
-        status::to_status,
-        v1::{
-            BatchGetRequest, BatchGetResponse, CountRequest, CountResponse, DeleteRequest,
-            DeleteResponse, GetRequest, GetResponse, IncrementRequest, IncrementResponse,
-            PutRequest, PutResponse, ScanRequest, ScanResponse, SessionRequest, WatchRequest,
-            WatchResponse, WriteRequest, WriteResponse, kv_server,
-        },
+    proto::v1::{
+        BatchGetRequest, BatchGetResponse, CountRequest, CountResponse, DeleteRequest,
+        DeleteResponse, GetRequest, GetResponse, IncrementRequest, IncrementResponse, PutRequest,
+        PutResponse, ScanRequest, ScanResponse, SessionRequest, WatchRequest, WatchResponse,
+        WriteRequest, WriteResponse, kv_server,
     },
     until_deadline, until_stopped,
 };
@@ -24,7 +21,7 @@ use tierkv_types::{
 use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{answers::Answers, operations::Operations, session::Session};
+use crate::{answers::Answers, grpc, operations::Operations, session::Session};
 
 /// The service as tonic wants it.
 pub(crate) struct Door<C> {
@@ -35,10 +32,10 @@ pub(crate) struct Door<C> {
 
 impl<C: Cache> Door<C> {
     fn answer<T>(&self, outcome: Result<T, Error>) -> Result<Response<T>, Status> {
-        outcome.map(Response::new).map_err(|error| {
-            self.operations.meters.failed(&error);
-            to_status(&error)
-        })
+        if let Err(error) = &outcome {
+            self.operations.meters.failed(error);
+        }
+        grpc::answer(outcome, self.operations.platform_time_ms())
     }
 
     /// Streams answers until there are no more, or the coordinator stops.

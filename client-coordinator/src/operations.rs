@@ -180,10 +180,11 @@ impl<C: Cache> Operations<C> {
         deadline: Instant,
     ) -> Result<WriteResponse, Error> {
         self.meters.writes.increment(1);
-        let naming = Naming::of(idempotency_key, request.request_id.as_ref());
+        let id = request.request_id.clone();
+        let naming = Naming::of(idempotency_key, id.as_ref());
         let name = self.writer.name(naming, deadline).await?;
         let write = convert::writes::batch(request, name)?;
-        let answer = self.writer.write(write, deadline).await?;
+        let answer = self.writer.write(write, naming, deadline).await?;
         Ok(WriteResponse {
             version: answer.version,
             results: answer.results,
@@ -244,8 +245,9 @@ impl<C: Cache> Operations<C> {
     /// The first frame of a session.
     pub(crate) fn greeting(&self) -> SessionResponse {
         let limit = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
+        let platform_time_ms = self.platform_time_ms().unwrap_or(0);
         let greeting = Greeting {
-            platform_time_ms: self.platform_time_ms().unwrap_or(0),
+            platform_time_ms,
             max_in_flight: limit(MAX_SESSION_IN_FLIGHT),
             max_request_bytes: limit(MAX_REQUEST_BYTES),
             max_operations: limit(MAX_OPERATIONS),
@@ -253,6 +255,7 @@ impl<C: Cache> Operations<C> {
         SessionResponse {
             greeting: Some(greeting),
             answers: Vec::new(),
+            platform_time_ms,
         }
     }
 }

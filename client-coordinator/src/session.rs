@@ -126,10 +126,11 @@ impl<C: Cache> FrameHandler for Session<C> {
             }
     }
 
-    fn pack(answers: Vec<SessionAnswer>) -> SessionResponse {
+    fn pack(&self, answers: Vec<SessionAnswer>) -> SessionResponse {
         SessionResponse {
             greeting: None,
             answers,
+            platform_time_ms: self.operations.platform_time_ms().unwrap_or(0),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand::RngCore;
 use tierkv_rpc::proto::{
     convert,
-    internal::{self, WriteReply, reply, request},
+    internal::{self, WriteReply, reply, request, write::RequestBirth},
     v1,
 };
 use tierkv_types::{
@@ -17,6 +17,8 @@ use crate::{below::Below, views::SharedViews};
 
 /// How often it is looked whether the platform's time is known.
 const TIME_PAUSE: Duration = Duration::from_millis(10);
+/// Under how many names a write is tried whose client gave it none.
+const MAX_NAMES: u32 = 4;
 
 /// How a user named a write, so that it can be sent again.
 #[derive(Clone, Copy, Debug)]
@@ -65,25 +67,48 @@ impl Writer {
             operations: vec![Operation { key, kind }],
             return_previous: false,
         };
-        let mut answer = self.write(write, deadline).await?;
+        let mut answer = self.write(write, naming, deadline).await?;
         let result = answer.results.pop().ok_or_else(mismatch)?;
         Ok((answer.version, result))
     }
 
-    /// Changes many keys of one cluster, all or none.
+    /// Changes many keys of one cluster, all or none. A write whose client gave it no name is
+    /// tried again under a new one if it was refused for its birth: the master's time went
+    /// back, over a restart, and this coordinator has not heard it yet.
     ///
     /// # Errors
     /// What the tiers below said.
     pub(crate) async fn write(
         &self,
         write: WriteRequest,
+        naming: Naming<'_>,
         deadline: Instant,
     ) -> Result<WriteReply, Error> {
         let operations = write.operations.len();
-        let write = request::Kind::Write(internal::Write::from_request(write));
-        match self.below.write(write, deadline).await? {
-            reply::Kind::Write(answer) if answer.results.len() == operations => Ok(answer),
-            _ => Err(mismatch()),
+        let mut write = request::Kind::Write(internal::Write::from_request(write));
+        let mut names = 1;
+        loop {
+            let error = match self.below.write(&write, deadline).await {
+                Ok(reply::Kind::Write(answer)) if answer.results.len() == operations => {
+                    return Ok(answer);
+                }
+                Ok(_) => return Err(mismatch()),
+                Err(error) => error,
+            };
+            match (error.birth_refused_at, naming, &mut write) {
+                (Some(now), Naming::None, request::Kind::Write(write)) => {
+                    if names == MAX_NAMES {
+                        return Err(Error::unavailable(
+                            "the masters do not agree with each other on the time yet; nothing \
+                             was done, try again",
+                        ));
+                    }
+                    write.request_birth = Some(RequestBirth::RequestBirthMs(now.get()));
+                    write.request_random = random().to_vec().into();
+                }
+                _ => return Err(error),
+            }
+            names += 1;
         }
     }
 
@@ -102,14 +127,10 @@ impl Writer {
                 random,
                 received_millis: self.platform_millis(deadline).await?,
             }),
-            Naming::None => {
-                let mut random = [0; 16];
-                rand::rng().fill_bytes(&mut random);
-                Ok(RequestName::Id(RequestId {
-                    birth_millis: self.platform_millis(deadline).await?,
-                    random,
-                }))
-            }
+            Naming::None => Ok(RequestName::Id(RequestId {
+                birth_millis: self.platform_millis(deadline).await?,
+                random: random(),
+            })),
         }
     }
 
@@ -131,6 +152,13 @@ impl Writer {
             sleep(TIME_PAUSE).await;
         }
     }
+}
+
+/// The random part of a new name.
+fn random() -> [u8; 16] {
+    let mut random = [0; 16];
+    rand::rng().fill_bytes(&mut random);
+    random
 }
 
 /// What became of a write is not known if another operation is answered.

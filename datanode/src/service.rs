@@ -85,7 +85,7 @@ impl FrameHandler for Service {
         reply_weight(reply)
     }
 
-    fn pack(replies: Vec<Reply>) -> ReplyFrame {
+    fn pack(&self, replies: Vec<Reply>) -> ReplyFrame {
         ReplyFrame { replies }
     }
 }

@@ -4,6 +4,8 @@
 //! [`v1::Error`] packed in it. Only that detail makes a promise; a
 //! bare status was made by a transport.
 
+use std::num::NonZeroU64;
+
 use prost::Message;
 use tierkv_types::{Code, Error};
 use tonic::Status;
@@ -84,13 +86,17 @@ pub fn to_wire(error: &Error) -> v1::Error {
     v1::Error {
         code: i32::from(error.code as u8),
         message: error.message.to_string(),
+        birth_refused_at_ms: error.birth_refused_at.map_or(0, NonZeroU64::get),
     }
 }
 
 /// An error that came as a message; `None` if its code is unknown here.
 #[must_use]
 pub fn from_wire(error: v1::Error) -> Option<Error> {
-    Some(Error::new(Code::from_number(error.code)?, error.message))
+    Some(Error {
+        birth_refused_at: NonZeroU64::new(error.birth_refused_at_ms),
+        ..Error::new(Code::from_number(error.code)?, error.message)
+    })
 }
 
 /// What a failed read means: its detail, or by the bare status that nothing was read.
@@ -136,6 +142,9 @@ mod tests {
             assert_eq!(detail(&to_status(&error)), Some(error.clone()));
             assert_eq!(from_wire(to_wire(&error)), Some(error));
         }
+        let refused = Error::birth_refused(1_700_000_000_000, "words");
+        assert_eq!(detail(&to_status(&refused)), Some(refused.clone()));
+        assert_eq!(from_wire(to_wire(&refused)), Some(refused));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub trait FrameHandler: Send + Sync + 'static {
     fn weight(reply: &Self::Reply) -> usize;
 
     /// Makes a frame of answers.
-    fn pack(replies: Vec<Self::Reply>) -> Self::ReplyFrame;
+    fn pack(&self, replies: Vec<Self::Reply>) -> Self::ReplyFrame;
 }
 
 /// Where a handler puts its answers. Cheap to clone.
@@ -142,7 +142,13 @@ pub fn answer_frames<H: FrameHandler>(
     };
     Answered {
         greeting,
-        reading: Some(Box::pin(read_frames(inbound, handler, replies, stop))),
+        reading: Some(Box::pin(read_frames(
+            inbound,
+            Arc::clone(&handler),
+            replies,
+            stop,
+        ))),
+        handler,
         chunks: receiver,
         is_over: false,
         last_word: None,
@@ -183,6 +189,7 @@ type Reading = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
 /// The stream of answer frames.
 pub struct Answered<H: FrameHandler> {
+    handler: Arc<H>,
     greeting: Option<H::ReplyFrame>,
     /// Reads frames and handles them; `None` once no more are to come.
     reading: Option<Reading>,
@@ -209,7 +216,8 @@ impl<H: FrameHandler> Stream for Answered<H> {
         self.read(context);
         self.gather(context);
         if !self.left.is_empty() {
-            return Poll::Ready(Some(Ok(H::pack(self.cut()))));
+            let replies = self.cut();
+            return Poll::Ready(Some(Ok(self.handler.pack(replies))));
         }
         match self.is_over {
             true => Poll::Ready(self.last_word.take().map(Err)),

@@ -16,8 +16,8 @@ pub trait Exchange: Sized + Send + Sync + 'static {
     type RequestFrame: Send + 'static;
     /// What comes back.
     type ReplyFrame: Send + 'static;
-    /// What the peer says first in each stream, if it greets.
-    type Greeting: 'static;
+    /// What the peer tells beside its answers.
+    type News: 'static;
 
     /// Opens a stream over `channel`, on which `requests` go out.
     fn open(
@@ -39,8 +39,8 @@ pub trait Exchange: Sized + Send + Sync + 'static {
     /// Adds an operation, its id and what is left of its time to a frame.
     fn push(frame: &mut Self::RequestFrame, id: u64, left: Duration, request: Self::Request);
 
-    /// The greeting, if this frame brings it.
-    fn greeting(_: &Self::ReplyFrame) -> Option<Self::Greeting> {
+    /// The news, if this frame brings any.
+    fn news(_: &Self::ReplyFrame) -> Option<Self::News> {
         None
     }
 

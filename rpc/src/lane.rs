@@ -42,15 +42,15 @@ const GATHERING_TURNS: u32 = 4;
 /// How a call ended.
 pub(crate) type Outcome<X> = Result<<X as Exchange>::Reply, CallError>;
 
-/// Hears what the peer says first in each stream.
-pub(crate) type OnGreeting<X> = Arc<dyn Fn(<X as Exchange>::Greeting) + Send + Sync>;
+/// Takes in what the peer tells beside its answers.
+pub(crate) type OnNews<X> = Arc<dyn Fn(<X as Exchange>::News) + Send + Sync>;
 
 /// One stream, opened when something is to be sent and again after it broke.
 pub(crate) struct Lane<X: Exchange> {
     calls: Mutex<Calls<X>>,
     /// Bounds queued and sent operations together.
     in_flight: Semaphore,
-    on_greeting: OnGreeting<X>,
+    on_news: OnNews<X>,
 }
 
 struct Calls<X: Exchange> {
@@ -138,11 +138,7 @@ impl<X: Exchange> Calls<X> {
 
 impl<X: Exchange> Lane<X> {
     /// Starts the lane's task.
-    pub(crate) fn start(
-        channel: Channel,
-        max_in_flight: usize,
-        on_greeting: OnGreeting<X>,
-    ) -> Arc<Self> {
+    pub(crate) fn start(channel: Channel, max_in_flight: usize, on_news: OnNews<X>) -> Arc<Self> {
         let lane = Arc::new(Self {
             calls: Mutex::new(Calls {
                 queue: VecDeque::new(),
@@ -154,7 +150,7 @@ impl<X: Exchange> Lane<X> {
                 is_closing: false,
             }),
             in_flight: Semaphore::new(max_in_flight),
-            on_greeting,
+            on_news,
         });
         tokio::spawn(Arc::clone(&lane).run(channel));
         lane
@@ -226,8 +222,8 @@ impl<X: Exchange> Lane<X> {
     }
 
     fn deliver(&self, frame: X::ReplyFrame) {
-        if let Some(greeting) = X::greeting(&frame) {
-            (self.on_greeting)(greeting);
+        if let Some(news) = X::news(&frame) {
+            (self.on_news)(news);
         }
         let mut settled = Vec::with_capacity(X::answers(&frame));
         let mut calls = self.calls();

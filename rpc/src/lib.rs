@@ -18,6 +18,7 @@ mod deadline;
 mod exchange;
 mod lane;
 mod multiplexer;
+mod platform_time;
 mod serving;
 pub mod session;
 pub mod tiers;
@@ -31,5 +32,6 @@ pub use deadline::{
 };
 pub use exchange::{CallError, Exchange};
 pub use multiplexer::Multiplexer;
+pub use platform_time::{add_platform_time, platform_time};
 pub use serving::{ListenError, StatusStream, drain, listen, stopped, stopping, until_stopped};
 pub use tierkv_proto as proto;

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 use crate::{
     exchange::{CallError, Exchange},
-    lane::{Lane, OnGreeting},
+    lane::{Lane, OnNews},
 };
 
 /// Many callers over a few framed streams to one peer. Cheap to clone.
@@ -48,20 +48,20 @@ impl<X: Exchange> Multiplexer<X> {
     /// Streams open when they are first used. Must be called within a tokio runtime.
     #[must_use]
     pub fn new(channels: Vec<Channel>, max_in_flight: usize) -> Self {
-        Self::greeted(channels, max_in_flight, |_| ())
+        Self::with_news(channels, max_in_flight, |_| ())
     }
 
-    /// As [`Self::new`]; `on_greeting` hears what the peer says first in each stream, before
-    /// any answer of that stream is delivered.
+    /// As [`Self::new`]; `on_news` takes in what a frame tells beside its answers, before
+    /// these are delivered.
     #[must_use]
-    pub fn greeted(
+    pub fn with_news(
         channels: Vec<Channel>,
         max_in_flight: usize,
-        on_greeting: impl Fn(X::Greeting) + Send + Sync + 'static,
+        on_news: impl Fn(X::News) + Send + Sync + 'static,
     ) -> Self {
-        let on_greeting: OnGreeting<X> = Arc::new(on_greeting);
+        let on_news: OnNews<X> = Arc::new(on_news);
         let lanes = (channels.into_iter())
-            .map(|channel| Lane::start(channel, max_in_flight, Arc::clone(&on_greeting)));
+            .map(|channel| Lane::start(channel, max_in_flight, Arc::clone(&on_news)));
         Self {
             lanes: Arc::new(Lanes {
                 lanes: lanes.collect(),

@@ -6,8 +6,8 @@ use tierkv_proto::{
     convert::timeout_ms,
     status::from_wire,
     v1::{
-        Greeting, SessionOperation, SessionRequest, SessionResponse, kv_client::KvClient,
-        session_answer, session_operation,
+        SessionOperation, SessionRequest, SessionResponse, kv_client::KvClient, session_answer,
+        session_operation,
     },
 };
 use tierkv_types::{
@@ -30,7 +30,8 @@ impl Exchange for Session {
     type Reply = session_answer::Answer;
     type RequestFrame = SessionRequest;
     type ReplyFrame = SessionResponse;
-    type Greeting = Greeting;
+    /// The platform's time, in milliseconds since the Unix epoch.
+    type News = u64;
 
     async fn open(
         channel: Channel,
@@ -85,8 +86,13 @@ impl Exchange for Session {
         });
     }
 
-    fn greeting(frame: &SessionResponse) -> Option<Greeting> {
-        frame.greeting
+    fn news(frame: &SessionResponse) -> Option<u64> {
+        let greeted = frame
+            .greeting
+            .map_or(0, |greeting| greeting.platform_time_ms);
+        [frame.platform_time_ms, greeted]
+            .into_iter()
+            .find(|millis| *millis > 0)
     }
 
     fn answers(frame: &SessionResponse) -> usize {

@@ -47,8 +47,8 @@ macro_rules! tier_exchange {
             type Reply = reply::Kind;
             type RequestFrame = RequestFrame;
             type ReplyFrame = ReplyFrame;
-            // Tiers say nothing before they answer.
-            type Greeting = Infallible;
+            // Tiers tell nothing beside their answers.
+            type News = Infallible;
 
             async fn open(
                 channel: Channel,

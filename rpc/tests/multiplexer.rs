@@ -77,7 +77,7 @@ impl FrameHandler for Peer {
         reply_weight(reply)
     }
 
-    fn pack(replies: Vec<Reply>) -> ReplyFrame {
+    fn pack(&self, replies: Vec<Reply>) -> ReplyFrame {
         ReplyFrame { replies }
     }
 }

@@ -63,7 +63,7 @@ impl Client {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Option<Result<T, Status>> {
         let answer = timeout(self.timeout(), call).await.ok()?;
-        Some(answer.map(Response::into_inner))
+        Some(self.heard(answer))
     }
 }
 

@@ -3,6 +3,9 @@
 //! A write is sent again under the same request id, which masters apply at most once. Once
 //! the fate of any attempt is unknown, only success is definite: whatever a later attempt is
 //! refused for, the lost one may still have been applied, before or after it.
+//!
+//! Until then a write whose id was refused for its birth is a new write: it is sent again
+//! under a new id.
 
 use tierkv_rpc::CallError;
 use tierkv_types::{Code, Error as Refusal, RequestId};
@@ -24,6 +27,8 @@ pub(crate) const fn is_better_elsewhere(code: Code) -> bool {
 pub(crate) enum Next {
     /// Send it again, if there is time.
     Again,
+    /// Send it under a new id, born at this platform time, if there is time.
+    Renew(u64),
     /// Say how it ended.
     Conclude,
 }
@@ -58,6 +63,11 @@ impl Attempts {
         };
         self.last = failure.for_read();
         self.is_unknown |= is_lost;
+        if let Some(now) = self.last.birth_refused_at
+            && !self.is_unknown
+        {
+            return Next::Renew(now.get());
+        }
         match self.last.code {
             _ if is_lost => Next::Again,
             code if is_retryable(code) => Next::Again,
@@ -72,6 +82,12 @@ impl Attempts {
         }
     }
 
+    /// Goes on under another id: none of the attempts so far had an effect.
+    pub(crate) fn renew(&mut self, id: RequestId) {
+        debug_assert!(!self.is_unknown, "an attempt under the old id was lost");
+        self.id = id;
+    }
+
     /// Why the last attempt failed.
     pub(crate) const fn last(&self) -> &Refusal {
         &self.last
@@ -79,6 +95,16 @@ impl Attempts {
 
     /// How the write ended, if no attempt succeeded.
     pub(crate) fn conclude(self) -> Error {
+        let is_birth_refused = self.last.birth_refused_at.is_some();
+        if !self.is_unknown && is_birth_refused {
+            // The id was the client's own choice: its caller did nothing wrong.
+            let refusal = Refusal::unavailable(format!(
+                "no birth of a request id was accepted in the write's time; nothing was done, \
+                 try again (last heard: {})",
+                self.last.message
+            ));
+            return Error::from(refusal).refused_for_birth();
+        }
         if !self.is_unknown {
             return self.last.into();
         }
@@ -86,13 +112,17 @@ impl Attempts {
             Code::OutcomeUnknown => self.last.message.into_owned(),
             _ => self.last.to_string(),
         };
-        Error::unknown(
+        let error = Error::unknown(
             self.id,
             format!(
                 "the write was sent, and whether it happened never became known in its time (last \
                  heard: {last}); read the key, or ask again with the same request id"
             ),
-        )
+        );
+        match is_birth_refused {
+            true => error.refused_for_birth(),
+            false => error,
+        }
     }
 
     /// How a write ended that was answered with something else than was asked.
@@ -185,6 +215,51 @@ mod tests {
                 attempts.failed(refused(Code::ResourceExhausted)),
                 Next::Conclude
             );
+        }
+    }
+
+    fn born_wrongly(platform_millis: u64) -> CallError {
+        CallError::Refused(Refusal::birth_refused(platform_millis, "words"))
+    }
+
+    #[test]
+    fn a_write_refused_for_its_birth_is_sent_under_a_new_id() {
+        let mut attempts = Attempts::new(ID, false);
+        assert_eq!(attempts.failed(born_wrongly(50)), Next::Renew(50));
+        let new = RequestId {
+            birth_millis: 50,
+            ..ID
+        };
+        attempts.renew(new);
+        assert_eq!(attempts.failed(born_wrongly(40)), Next::Renew(40));
+        // A loss under the new id is of the new id.
+        assert_eq!(attempts.failed(lost()), Next::Again);
+        let error = attempts.conclude();
+        assert_eq!(
+            (error.code(), error.request_id()),
+            (Code::OutcomeUnknown, Some(new))
+        );
+        assert!(!error.is_refused_for_birth());
+
+        let error = conclude(false, &[born_wrongly(50)]);
+        assert_eq!(
+            error.code(),
+            Code::Unavailable,
+            "its caller did nothing wrong"
+        );
+        assert!(error.is_retryable() && error.is_refused_for_birth());
+    }
+
+    #[test]
+    fn after_a_lost_attempt_no_new_id_is_made() {
+        for made_before in [true, false] {
+            let mut attempts = Attempts::new(ID, made_before);
+            assert_eq!(attempts.failed(lost()), Next::Again);
+            while attempts.failed(born_wrongly(50)) == Next::Again {}
+            let error = attempts.conclude();
+            assert_eq!(error.code(), Code::OutcomeUnknown);
+            assert_eq!(error.request_id(), Some(ID));
+            assert!(error.is_refused_for_birth(), "{error}");
         }
     }
 }

@@ -9,11 +9,14 @@ use std::{
 use bytes::Bytes;
 use futures::stream;
 use rand::RngCore;
-use tierkv_rpc::proto::{
-    status::read_error,
-    v1::{
-        self, BatchGetRequest, kv_client::KvClient, session_answer::Answer,
-        session_operation::Operation,
+use tierkv_rpc::{
+    CallError, platform_time,
+    proto::{
+        status::read_error,
+        v1::{
+            self, BatchGetRequest, kv_client::KvClient, session_answer::Answer,
+            session_operation::Operation,
+        },
     },
 };
 use tierkv_types::{
@@ -21,7 +24,7 @@ use tierkv_types::{
     limits::{MAX_KEY_BYTES, MAX_TIMEOUT},
 };
 use tokio::time::{Instant, timeout, timeout_at};
-use tonic::{Request, Status, transport::Channel};
+use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
     attempts::{Attempts, Next},
@@ -195,7 +198,7 @@ impl Client {
         operation: impl Fn(v1::RequestId) -> Operation,
     ) -> Result<(Answer, RequestId), Error> {
         let mut turns = self.turns();
-        let id = match self.request_id {
+        let mut id = match self.request_id {
             Some(id) => id,
             None => self.new_request_id(&mut turns).await?,
         };
@@ -209,9 +212,19 @@ impl Client {
                 Ok(answer) => return Ok((answer, id)),
                 Err(failure) => failure,
             };
+            if let CallError::Refused(refusal) = &failure
+                && let Some(now) = refusal.birth_refused_at
+            {
+                self.shared.clock.hear(now.get());
+            }
             let is_over = match attempts.failed(failure) {
                 Next::Conclude => true,
                 Next::Again => !turns.next(attempts.last()).await,
+                Next::Renew(now) => {
+                    id = born_at(now);
+                    attempts.renew(id);
+                    !turns.pause().await
+                }
             };
             if is_over {
                 return Err(attempts.conclude());
@@ -225,14 +238,16 @@ impl Client {
         question: impl Fn(KvClient<Channel>, Duration) -> F,
     ) -> Result<T, Error>
     where
-        F: Future<Output = Result<T, Status>>,
+        F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut turns = self.turns();
         loop {
             let asked = question(turns.coordinator().kv(), turns.left());
             let error = match timeout_at(turns.patience(), asked).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(status)) => read_error(&status),
+                Ok(answered) => match self.heard(answered) {
+                    Ok(answer) => return Ok(answer),
+                    Err(status) => read_error(&status),
+                },
                 Err(_) if turns.left().is_zero() => late(),
                 Err(_) => slow(),
             };
@@ -254,12 +269,7 @@ impl Client {
             }
             // Without news what is known goes on to serve.
             if let Some(birth_millis) = clock.millis() {
-                let mut random = [0; 16];
-                rand::rng().fill_bytes(&mut random);
-                return Ok(RequestId {
-                    birth_millis,
-                    random,
-                });
+                return Ok(born_at(birth_millis));
             }
             let unknown =
                 Refusal::unavailable("no coordinator knows the platform's time yet; try again");
@@ -288,10 +298,24 @@ impl Client {
         }
     }
 
-    /// Takes in the version of a change that was made just now.
-    pub(crate) fn hear(&self, version: u64) {
-        let millis = tierkv_types::Version::from_bits(version).millis();
-        self.shared.clock.hear(millis);
+    /// Takes in the platform's time that an answer or a refusal tells beside what it says.
+    pub(crate) fn heard<T>(&self, answered: Result<Response<T>, Status>) -> Result<T, Status> {
+        let metadata = match &answered {
+            Ok(response) => response.metadata(),
+            Err(status) => status.metadata(),
+        };
+        self.shared.clock.hear(platform_time(metadata).unwrap_or(0));
+        answered.map(Response::into_inner)
+    }
+}
+
+/// A new name of a write, born at this platform time.
+fn born_at(birth_millis: u64) -> RequestId {
+    let mut random = [0; 16];
+    rand::rng().fill_bytes(&mut random);
+    RequestId {
+        birth_millis,
+        random,
     }
 }
 

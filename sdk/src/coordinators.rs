@@ -13,9 +13,7 @@ use std::{
 
 use tierkv_rpc::{
     CallError, Multiplexer, channel,
-    proto::v1::{
-        Greeting, kv_client::KvClient, session_answer::Answer, session_operation::Operation,
-    },
+    proto::v1::{kv_client::KvClient, session_answer::Answer, session_operation::Operation},
     session::{FRAME_SLACK, Session},
     unhurried_channel,
 };
@@ -83,12 +81,12 @@ impl Coordinators {
         let coordinator = |address: &String| {
             let channels = (0..SESSIONS).map(|_| channel(address));
             let clock = Arc::clone(clock);
-            let hear = move |greeting: Greeting| clock.hear(greeting.platform_time_ms);
+            let hear = move |millis| clock.hear(millis);
             let channels = channels.collect::<Result<_, _>>()?;
             Ok(Coordinator {
                 channel: channel(address)?,
                 streams: unhurried_channel(address)?,
-                session: Multiplexer::greeted(channels, max_in_flight, hear),
+                session: Multiplexer::with_news(channels, max_in_flight, hear),
             })
         };
         Ok(Self {
@@ -197,6 +195,12 @@ impl Turns<'_> {
                 return Instant::now() < self.deadline;
             }
         }
+        self.pause().await
+    }
+
+    /// Waits before the same coordinator is asked again, longer each time; `false` if there is
+    /// no time left for it.
+    pub(crate) async fn pause(&mut self) -> bool {
         let again = Instant::now() + self.pause;
         if again >= self.deadline {
             return false;

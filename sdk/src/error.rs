@@ -30,6 +30,7 @@ pub(crate) const fn is_retryable(code: Code) -> bool {
 pub struct Error {
     refusal: Refusal,
     request_id: Option<RequestId>,
+    is_refused_for_birth: bool,
 }
 
 impl Error {
@@ -41,7 +42,14 @@ impl Error {
         Self {
             refusal: Refusal::outcome_unknown(message),
             request_id: Some(id),
+            is_refused_for_birth: false,
         }
+    }
+
+    /// The same, of a write that was refused last for the birth of its request id.
+    pub(crate) fn refused_for_birth(mut self) -> Self {
+        self.is_refused_for_birth = true;
+        self
     }
 
     /// The kind of failure. [`Code::OutcomeUnknown`] means that a write may have happened.
@@ -68,6 +76,17 @@ impl Error {
     #[must_use]
     pub const fn request_id(&self) -> Option<RequestId> {
         self.request_id
+    }
+
+    /// Whether a write was refused last for the birth of its request id, because the client did
+    /// not know the platform's time. It has learnt it from the refusal, so the same write, done
+    /// again, is accepted. The client does that by itself in the operation's time; what is left
+    /// are writes of which an earlier attempt was lost ([`Self::is_outcome_unknown`]), for
+    /// which only the caller can say whether doing them again is safe, and those whose time
+    /// was over.
+    #[must_use]
+    pub const fn is_refused_for_birth(&self) -> bool {
+        self.is_refused_for_birth
     }
 
     /// Whether a condition of the write did not hold; nothing was changed. Read again, decide
@@ -99,6 +118,7 @@ impl From<Refusal> for Error {
         Self {
             refusal,
             request_id: None,
+            is_refused_for_birth: false,
         }
     }
 }

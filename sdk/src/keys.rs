@@ -317,7 +317,6 @@ impl Client {
 
     /// Takes in that a write of a key was acknowledged.
     fn wrote(&self, key: &[u8], version: u64) -> Result<(), Error> {
-        self.hear(version);
         if let Some(own) = &self.own_writes {
             own.wrote(&ItemKey::new(&self.namespace, key)?, version);
         }

@@ -1,9 +1,11 @@
 //! Platform time as a client knows it: request ids are born in it (TXN-IDS).
 //!
-//! It is heard from the greeting of each session and from the versions of answered writes,
-//! and carried on by this machine's boot-time clock; the wall clock is never read. Masters
-//! refuse births ten seconds ahead and forgive two minutes behind, so the time between two
-//! hearings is counted a little short: a client whose clock runs fast is never ahead.
+//! Every answer tells it, refusals too, and what was heard last counts, also if it is earlier
+//! than what was heard before: a platform that was set up anew, or lost time over a restart,
+//! is believed. It is carried on by this machine's boot-time clock; the wall clock is never
+//! read. Masters refuse births ten seconds ahead and forgive two minutes behind, so the time
+//! between two hearings is counted a little short: a client whose clock runs fast is never
+//! ahead.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -26,11 +28,11 @@ pub(crate) struct PlatformClock {
 
 #[derive(Clone, Copy)]
 struct Heard {
-    /// The greatest platform time that was heard, in milliseconds since the Unix epoch, and
-    /// when that was.
+    /// The platform time that was heard last, in milliseconds since the Unix epoch, and when
+    /// that was.
     millis: u64,
     at: BootTime,
-    /// When anything was heard last, or asked for.
+    /// When the time was heard last, or asked for.
     news: BootTime,
 }
 
@@ -64,17 +66,11 @@ impl PlatformClock {
             return;
         }
         let now = self.clock.boot_time();
-        let mut heard = self.heard();
-        match &mut *heard {
-            Some(known) if known.now(now) >= millis => known.news = now,
-            known => {
-                *known = Some(Heard {
-                    millis,
-                    at: now,
-                    news: now,
-                });
-            }
-        }
+        *self.heard() = Some(Heard {
+            millis,
+            at: now,
+            news: now,
+        });
     }
 
     /// The platform's time in milliseconds since the Unix epoch; `None` before anything was
@@ -139,18 +135,22 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_time_heard_goes_on_and_never_ahead() {
+    fn the_time_heard_last_goes_on_and_never_ahead() {
         let hands = Hands::default();
         let clock = PlatformClock::new(hands.clone());
         assert_eq!(clock.millis(), None);
         clock.hear(50_000);
         hands.pass(10);
         assert_eq!(clock.millis(), Some(59_990));
-        // The version of an old change says nothing new.
-        clock.hear(55_000);
-        assert_eq!(clock.millis(), Some(59_990));
         clock.hear(60_001);
         assert_eq!(clock.millis(), Some(60_001));
+        // The platform's time went back.
+        clock.hear(7_000);
+        hands.pass(1);
+        assert_eq!(clock.millis(), Some(7_999));
+        // Somebody who does not know it.
+        clock.hear(0);
+        assert_eq!(clock.millis(), Some(7_999));
     }
 
     #[test]
@@ -168,6 +168,6 @@ mod tests {
         assert!(!clock.needs_news(), "somebody asks already");
         hands.pass(NEWS_INTERVAL.as_secs());
         clock.hear(2_000);
-        assert!(!clock.needs_news(), "an old time is news, too");
+        assert!(!clock.needs_news(), "an earlier time is news, too");
     }
 }

@@ -199,9 +199,9 @@ impl Client {
         let counted = self.ask(|mut kv, left| {
             let mut request = Request::new(request.clone());
             request.set_timeout(left);
-            async move { Ok(kv.count(request).await?.into_inner().count) }
+            async move { kv.count(request).await }
         });
-        counted.await
+        Ok(counted.await?.count)
     }
 }
 
@@ -287,7 +287,8 @@ impl Scanning {
         }
         let mut request = Request::new(self.request.clone());
         request.set_timeout(MAX_TIMEOUT);
-        let stream = turns.coordinator().kv().scan(request).await?.into_inner();
+        let opened = turns.coordinator().kv().scan(request).await;
+        let stream = self.client.heard(opened)?;
         self.has_answered = false;
         self.stream.insert(stream).message().await
     }

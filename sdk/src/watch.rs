@@ -266,7 +266,8 @@ impl Watching {
         turns: &Turns<'_>,
     ) -> Result<(Streaming<WatchResponse>, WatchResponse), Status> {
         let mut kv = turns.coordinator().kv();
-        let mut stream = kv.watch(self.request.clone()).await?.into_inner();
+        let opened = kv.watch(self.request.clone()).await;
+        let mut stream = self.client.heard(opened)?;
         match stream.message().await? {
             Some(first) => Ok((stream, first)),
             None => Err(Status::unavailable("the watch ended before it began")),

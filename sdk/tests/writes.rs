@@ -14,14 +14,13 @@ use std::{
 use tierkv::{
     Client, Code, Condition, PutOptions, Write,
     rpc::proto::v1::{
-        IncrementResponse, PutResponse, WriteResponse, WriteResult, condition,
-        session_answer::Answer, session_operation::Operation,
+        IncrementResponse, WriteResponse, WriteResult, condition, session_answer::Answer,
+        session_operation::Operation,
     },
 };
-use tierkv_types::Version;
 use tokio::net::TcpListener;
 
-use crate::played::{Act, PLATFORM_TIME, Played, id_of, put_answer};
+use crate::played::{Act, PLATFORM_TIME, Played, Plot, id_of, put_answer};
 
 /// How much later than its deadline an operation may end on a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
@@ -221,32 +220,80 @@ async fn asking_again_by_the_id_of_an_unknown_outcome_tells_it() {
 }
 
 #[tokio::test]
-async fn ids_are_born_in_platform_time_and_differ() {
-    let ahead = Version::from_millis(PLATFORM_TIME + 3_600_000).to_bits();
-    let played = Played::new(move |number, _| {
-        Act::Answer(Answer::Put(PutResponse {
-            version: if number == 50 { ahead } else { 1 },
-        }))
+async fn ids_are_born_in_platform_time_as_the_last_answer_told_it_and_differ() {
+    const HOUR: u64 = 3_600_000;
+    let time = |number: usize| match number {
+        0..20 => PLATFORM_TIME,
+        20..40 => PLATFORM_TIME + HOUR,
+        _ => PLATFORM_TIME - HOUR,
+    };
+    let played = Played::with(Plot {
+        // Refusals tell it, too.
+        operation: Box::new(|number, _| match number % 10 {
+            9 => Act::Refuse(Code::ConditionFailed),
+            _ => put_answer(1),
+        }),
+        time: Box::new(move |number, _| time(number)),
+        ..Plot::default()
     });
     let began = Instant::now();
     let client = played.client().await;
     for _ in 0..60 {
-        client.put("key", "value").await.unwrap();
+        drop(client.put("key", "value").await);
     }
     let passed = u64::try_from(began.elapsed().as_millis()).unwrap();
     let ids: Vec<_> = played.asked().iter().map(id_of).collect();
     for (number, id) in ids.iter().enumerate() {
-        let heard = match number {
-            0..=50 => PLATFORM_TIME,
-            // The version of a change told a later time than the greeting.
-            _ => PLATFORM_TIME + 3_600_000,
-        };
+        let heard = time(number.saturating_sub(1));
         let born = heard..=heard + passed;
         assert!(born.contains(&id.birth_ms), "{number}: {id:?}");
     }
     let distinct: HashSet<_> = ids.iter().map(|id| id.random.clone()).collect();
     assert_eq!(distinct.len(), 60);
     assert!(distinct.iter().all(|random| random.len() == 16));
+}
+
+#[tokio::test]
+async fn a_write_refused_for_its_birth_is_done_under_a_new_one() {
+    const EARLIER: u64 = PLATFORM_TIME - 86_400_000;
+    let played = Played::new(|_, operation| match id_of(operation).birth_ms {
+        ..PLATFORM_TIME => put_answer(7),
+        _ => Act::RefuseBirth(EARLIER),
+    });
+    let client = played.client().await;
+    assert_eq!(client.put("key", "value").await.unwrap(), 7);
+    let ids: Vec<_> = played.asked().iter().map(id_of).collect();
+    assert_eq!(ids.len(), 2);
+    assert_eq!(ids[1].birth_ms, EARLIER);
+    assert_ne!(ids[0].random, ids[1].random, "it is another request");
+}
+
+#[tokio::test]
+async fn a_lost_write_gets_no_new_id_and_one_out_of_time_is_no_mistake() {
+    let lost = Played::new(|number, _| match number {
+        0 => Act::Break,
+        _ => Act::RefuseBirth(5_000),
+    });
+    let client = lost.client().await;
+    let error = client.put("key", "value").await.unwrap_err();
+    assert!(
+        error.is_outcome_unknown() && error.is_refused_for_birth(),
+        "{error}"
+    );
+    assert_eq!(told_id(&error), one_id(&lost.asked()).random);
+
+    let stubborn = Played::new(|number, _| Act::RefuseBirth(5_000 + number as u64));
+    let client = stubborn.client().await;
+    let hurried = client.with_timeout(Duration::from_millis(200));
+    let error = hurried.put("key", "value").await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    assert!(error.is_retryable() && error.is_refused_for_birth());
+    let ids: HashSet<_> = stubborn
+        .asked()
+        .iter()
+        .map(|asked| id_of(asked).random)
+        .collect();
+    assert!(ids.len() > 2 && ids.len() == stubborn.asked().len());
 }
 
 #[tokio::test]

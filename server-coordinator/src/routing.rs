@@ -69,7 +69,7 @@ impl FrameHandler for Router {
         reply_weight(reply)
     }
 
-    fn pack(replies: Vec<Reply>) -> ReplyFrame {
+    fn pack(&self, replies: Vec<Reply>) -> ReplyFrame {
         ReplyFrame { replies }
     }
 }

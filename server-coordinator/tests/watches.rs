@@ -106,7 +106,7 @@ impl FrameHandler for Mute {
         0
     }
 
-    fn pack(replies: Vec<Reply>) -> ReplyFrame {
+    fn pack(&self, replies: Vec<Reply>) -> ReplyFrame {
         ReplyFrame { replies }
     }
 }

@@ -25,7 +25,7 @@ use tierkv::{
 use tierkv_tests::{binary, ephemeral::Ephemeral};
 use tokio::net::TcpListener;
 
-use crate::played::{Act, PLATFORM_TIME, Played, Plot, Word};
+use crate::played::{Act, PLATFORM_TIME, Played, Plot, Word, id_of, put_answer};
 
 fn command(address: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary::tierkv().path);
@@ -503,4 +503,25 @@ async fn an_export_of_one_platform_is_the_import_of_another() {
         text(&tierkv(&from.grpc, &page)).lines().last(),
         Some("k009")
     );
+}
+
+/// The platform's time went back by a day, and the answer to the first line is lost besides.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_tries_lines_again_that_are_refused_for_their_birth() {
+    const EARLIER: u64 = PLATFORM_TIME - 86_400_000;
+    let played = Played::with(Plot {
+        operation: Box::new(|number, operation| match id_of(operation).birth_ms {
+            _ if number == 0 => Act::Break,
+            ..PLATFORM_TIME => put_answer(7),
+            _ => Act::RefuseBirth(EARLIER),
+        }),
+        time: Box::new(|_, _| EARLIER),
+        ..Plot::default()
+    });
+    let lines: String = (0..40)
+        .map(|number| format!("{{\"key\":\"k{number}\",\"value\":\"v\"}}\n"))
+        .collect();
+    let address = played.address.to_string();
+    let output = fed(&address, &["import", "-"], lines.as_bytes());
+    assert_eq!(text(&output), "40 imported, 0 bad lines left out\n");
 }

@@ -9,10 +9,14 @@ mod source;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
+use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tierkv::{Client, Code, Error, PutOptions};
-use tokio::task::{JoinError, JoinSet};
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::sleep,
+};
 
 use self::{
     line::Line,
@@ -26,6 +30,10 @@ use crate::{
 
 /// Lines that are under way at once.
 const MAX_UNDER_WAY: usize = 256;
+/// How often a line is tried again that was refused for the birth of its request id, and the
+/// pause before each time. The client learns the platform's time from the refusal.
+const BIRTH_TRIES: u32 = 10;
+const BIRTH_PAUSE: Duration = Duration::from_millis(200);
 
 /// Options of `tierkv import`.
 #[derive(Args)]
@@ -90,12 +98,23 @@ async fn import(client: &Client, number: u64, line: Line) -> Fate {
         ttl: line.ttl,
         ..PutOptions::default()
     };
-    match client.put_with(&line.key, line.value, options).await {
-        Ok(_) => Fate::Imported,
-        Err(error) if error.code() == Code::InvalidArgument => {
-            Fate::Bad(number, error.message().to_owned())
+    let value = Bytes::from(line.value);
+    let mut tries_left = BIRTH_TRIES;
+    loop {
+        let put = client.put_with(&line.key, value.clone(), options);
+        match put.await {
+            Ok(_) => return Fate::Imported,
+            // The client did not know the platform's time, and the line is as good as any;
+            // what an earlier try did, another one does again.
+            Err(error) if error.is_refused_for_birth() && tries_left > 0 => {
+                tries_left -= 1;
+                sleep(BIRTH_PAUSE).await;
+            }
+            Err(error) if error.code() == Code::InvalidArgument => {
+                return Fate::Bad(number, error.message().to_owned());
+            }
+            Err(error) => return Fate::Failed(number, error),
         }
-        Err(error) => Fate::Failed(number, error),
     }
 }
 

@@ -41,7 +41,7 @@ impl FrameHandler for Played {
         reply_weight(reply)
     }
 
-    fn pack(replies: Vec<Reply>) -> ReplyFrame {
+    fn pack(&self, replies: Vec<Reply>) -> ReplyFrame {
         ReplyFrame { replies }
     }
 }

@@ -46,6 +46,8 @@ pub(crate) const PLATFORM_TIME: u64 = 5_000_000_000_000;
 pub(crate) enum Act {
     Answer(Answer),
     Refuse(Code),
+    /// It is refused for the birth of its request id, at this platform time.
+    RefuseBirth(u64),
     /// It is taken in, and never answered.
     Ignore,
     /// It is taken in, and its stream breaks.
@@ -68,6 +70,8 @@ type Plays<Call, Act> = Box<dyn Fn(usize, &Call) -> Act + Send + Sync>;
 /// What the coordinator does with what it is asked the n-th time, counted from 0.
 pub(crate) struct Plot {
     pub(crate) operation: Plays<Operation, Act>,
+    /// The platform's time that the frame of an operation's answer tells.
+    pub(crate) time: Plays<Operation, u64>,
     pub(crate) scan: Plays<ScanRequest, Vec<Word<ScanResponse>>>,
     pub(crate) watch: Plays<WatchRequest, Vec<Word<WatchResponse>>>,
     pub(crate) count: Plays<CountRequest, Result<u64, Code>>,
@@ -77,6 +81,7 @@ impl Default for Plot {
     fn default() -> Self {
         Self {
             operation: Box::new(|_, operation| panic!("nobody was to ask {operation:?}")),
+            time: Box::new(|_, _| PLATFORM_TIME),
             scan: Box::new(|_, scan| panic!("nobody was to ask {scan:?}")),
             watch: Box::new(|_, watch| panic!("nobody was to ask {watch:?}")),
             count: Box::new(|_, count| panic!("nobody was to ask {count:?}")),
@@ -240,6 +245,7 @@ impl Kv for Door {
                 ..Greeting::default()
             }),
             answers: Vec::new(),
+            platform_time_ms: PLATFORM_TIME,
         };
         answers.send(Ok(greeting)).unwrap();
         let (plot, requests) = (Arc::clone(&self.plot), Arc::clone(&self.requests));
@@ -247,16 +253,24 @@ impl Kv for Door {
             while let Ok(Some(frame)) = inbound.message().await {
                 for operation in frame.operations {
                     let (id, operation) = (operation.id, operation.operation.unwrap());
-                    let act = match is_connecting(&operation) {
-                        true => Act::Answer(Answer::BatchGet(BatchGetResponse::default())),
+                    let (act, time) = match is_connecting(&operation) {
+                        true => {
+                            let nothing = Answer::BatchGet(BatchGetResponse::default());
+                            (Act::Answer(nothing), PLATFORM_TIME)
+                        }
                         false => {
                             let number = note(&requests.operations, &operation);
-                            (plot.operation)(number, &operation)
+                            let act = (plot.operation)(number, &operation);
+                            (act, (plot.time)(number, &operation))
                         }
                     };
                     let answer = match act {
                         Act::Answer(answer) => answer,
                         Act::Refuse(code) => Answer::Error(to_wire(&refusal(code))),
+                        Act::RefuseBirth(now) => {
+                            let refusal = Error::birth_refused(now, "so it was played");
+                            Answer::Error(to_wire(&refusal))
+                        }
                         Act::Ignore => continue,
                         Act::Break => {
                             // A caller that is gone needs no answer.
@@ -271,6 +285,7 @@ impl Kv for Door {
                     drop(answers.send(Ok(SessionResponse {
                         greeting: None,
                         answers: vec![answer],
+                        platform_time_ms: time,
                     })));
                 }
             }
