@@ -3,7 +3,8 @@
 #
 #   ops/deps.sh build    a C compiler, protoc with its includes, libclang, curl, python3
 #   ops/deps.sh test     the same, the servers that tests and benches start, package lists,
-#                        a browser, and the Python clients of tests/outside
+#                        a browser, a library that sets a server's wall clock, and the Python
+#                        clients of tests/outside
 #   ops/deps.sh verify   the same as build, and cargo-deny
 #
 # It knows Debian and its children, and works as root or through sudo. The Rust toolchain
@@ -19,7 +20,7 @@ POLICY=/usr/sbin/policy-rc.d
 # Debian ships apart from it (libprotobuf-dev). sqlite-plugin's reads SQLite's header
 # through libclang.
 BUILD_PACKAGES="build-essential protobuf-compiler libprotobuf-dev libclang-dev curl python3"
-TEST_PACKAGES="etcd-server redis-server chromium chromium-driver python3-venv"
+TEST_PACKAGES="etcd-server redis-server chromium chromium-driver python3-venv libfaketime"
 
 say() {
     printf 'deps: %s\n' "$*"

@@ -113,7 +113,12 @@ pub(crate) async fn run(arguments: DevArguments) -> Outcome {
             ));
         }
     }
-    let platform = start(&configuration, arguments.ephemeral, data_dir).await?;
+    // A start may wait for a clock, or read a long log; nothing is served before it is over.
+    let platform = tokio::select! {
+        started = start(&configuration, arguments.ephemeral, data_dir) => started?,
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+    };
     let failure = tokio::select! {
         () = ready(&platform.client_coordinator) => {
             say(announcement(&arguments, file.as_deref(), data_dir, &platform));

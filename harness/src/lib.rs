@@ -5,7 +5,7 @@
 //! [`folder`] (where a server keeps its data), [`fixture`] (data of an earlier release),
 //! [`surroundings`] (what it is started with),
 //! [`process`] (the guard that no server outlives), [`small_disk`] (one that can be
-//! filled), [`port`], then the servers: [`etcd`], [`redis`] and [`tierkv`].
+//! filled), [`wall_clock`] (one that can be set), [`port`], then the servers: [`etcd`], [`redis`] and [`tierkv`].
 
 pub mod error;
 pub mod etcd;
@@ -19,6 +19,7 @@ pub mod small_disk;
 pub mod surroundings;
 pub mod tierkv;
 pub mod user;
+pub mod wall_clock;
 
 pub use error::Error;
 pub use etcd::Etcd;
@@ -30,3 +31,4 @@ pub use redis::Redis;
 pub use small_disk::SmallDisk;
 pub use surroundings::Surroundings;
 pub use tierkv::{Options, TierKv};
+pub use wall_clock::WallClock;

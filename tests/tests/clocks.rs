@@ -1,0 +1,459 @@
+//! Wall clocks that are set under a running platform, and while it is down (CLOCK-STEADY):
+//! keys live as long as they were told to, requests are remembered as long as they should be,
+//! and no client is refused for long.
+
+// Test helpers panic as tests do.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    ffi::OsString,
+    io::Write as _,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tierkv::{Client, Consistency, PutOptions, ReadOptions};
+use tierkv_harness::{DataFolder, Options, Surroundings, TierKv, WallClock, poll_until};
+use tierkv_tests::{
+    binary,
+    http::Request,
+    ledger::{Attempt, Kind},
+    metrics::counter,
+    named::NamedWrites,
+    switch::Switch,
+};
+use tierkv_types::{Clock as _, SystemClock};
+use tokio::time::sleep;
+
+/// The steps that a wall clock is set by, in seconds.
+const STEPS: [i64; 3] = [-60, -15, 3_600];
+const HOUR: i64 = 3_600;
+/// How exactly a key lives.
+const TOLERANCE: Duration = Duration::from_millis(500);
+/// How often a key is looked for.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long the platform may take for what takes a moment: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// By how much the time that a coordinator tells may be ahead at most: by what the answer of
+/// a master took that told it.
+const ESTIMATE: Duration = Duration::from_secs(2);
+/// How long a start waits for a synchronised clock at most.
+const SYNCHRONISATION_WAIT: Duration = Duration::from_secs(30);
+
+async fn start(folder: Option<DataFolder>, surroundings: Surroundings) -> TierKv {
+    let options = Options {
+        folder,
+        surroundings,
+        ..Options::default()
+    };
+    TierKv::start(options).await.unwrap()
+}
+
+/// A platform whose wall clock `clock` is.
+async fn start_by(clock: &WallClock) -> TierKv {
+    start(None, clock.in_surroundings(Surroundings::default())).await
+}
+
+async fn connect(address: &str) -> Client {
+    let builder = Client::builder().address(address);
+    builder.timeout(PATIENCE).connect().await.unwrap()
+}
+
+/// Platform time as an answer over REST tells it, in milliseconds.
+async fn platform_ms(platform: &TierKv) -> u64 {
+    let answer = Request::new("GET", "/v1/kv/default/none").send(platform.rest());
+    let answer = answer.await.unwrap();
+    answer.header("tierkv-time-ms").unwrap().parse().unwrap()
+}
+
+/// A key that is to live for a time.
+struct Mortal {
+    key: String,
+    life: Duration,
+    /// Its life began between these two.
+    sent: Instant,
+    acknowledged: Instant,
+}
+
+impl Mortal {
+    async fn born(client: &Client, key: String, life: Duration) -> Self {
+        let options = PutOptions {
+            ttl: Some(life),
+            ..PutOptions::default()
+        };
+        let sent = Instant::now();
+        client.put_with(&key, "value", options).await.unwrap();
+        Self {
+            key,
+            life,
+            sent,
+            acknowledged: Instant::now(),
+        }
+    }
+
+    /// Looks for it until it is gone; it must be there as long as it lives and no longer.
+    async fn is_seen_to_its_end(&self, client: &Client, consistency: Consistency) {
+        let options = ReadOptions {
+            consistency,
+            ..ReadOptions::default()
+        };
+        let mut times_seen = 0;
+        loop {
+            let asked = Instant::now();
+            let found = client.get_with(&self.key, options).await.unwrap();
+            let (key, since) = (&self.key, self.sent.elapsed());
+            if found.value.is_none() {
+                assert!(
+                    since >= self.life - TOLERANCE,
+                    "{key} lived {since:?} at most"
+                );
+                assert!(times_seen > 0, "{key} was never there");
+                return;
+            }
+            let lived = asked.saturating_duration_since(self.acknowledged);
+            assert!(
+                lived <= self.life + TOLERANCE,
+                "{key} lives after {lived:?}"
+            );
+            times_seen += 1;
+            sleep(LOOK).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_lives_as_long_as_it_was_told_to() {
+    let clock = WallClock::new().unwrap();
+    let platform = start_by(&clock).await;
+    let client = connect(platform.grpc()).await;
+    // There and back again: what came of a step must not come with the next one.
+    for (number, ahead) in STEPS.into_iter().chain([0]).enumerate() {
+        let life = Duration::from_secs(2);
+        let cached = Mortal::born(&client, format!("cached {number}"), life).await;
+        let latest = Mortal::born(&client, format!("latest {number}"), life).await;
+        sleep(Duration::from_millis(300)).await;
+        clock.set_ahead(ahead).unwrap();
+        tokio::join!(
+            cached.is_seen_to_its_end(&client, Consistency::Cached),
+            latest.is_seen_to_its_end(&client, Consistency::Latest),
+        );
+        // One that is born after the step.
+        let after = Mortal::born(&client, format!("after {number}"), life).await;
+        after.is_seen_to_its_end(&client, Consistency::Latest).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_lives_as_long_as_it_was_told_to_over_a_restart() {
+    let clock = WallClock::new().unwrap();
+    let mut platform = start_by(&clock).await;
+    for (number, ahead) in STEPS.into_iter().chain([0]).enumerate() {
+        let client = connect(platform.grpc()).await;
+        let [short, long] = [2, 8].map(Duration::from_secs);
+        let short = Mortal::born(&client, format!("short {number}"), short).await;
+        let long = Mortal::born(&client, format!("long {number}"), long).await;
+        if number % 2 == 0 {
+            platform.stop().await.unwrap();
+        } else {
+            platform.kill9().unwrap();
+        }
+        clock.set_ahead(ahead).unwrap();
+        platform.restart().await.unwrap();
+        let client = connect(platform.grpc()).await;
+        long.is_seen_to_its_end(&client, Consistency::Latest).await;
+        let found = client.get(&short.key).await.unwrap();
+        assert_eq!(found.value, None, "it outlived the other");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_remembered_for_two_minutes_of_true_time() {
+    const MEMORY_MS: u64 = 120_000;
+    let clock = WallClock::new().unwrap();
+    let mut platform = start_by(&clock).await;
+    connect(platform.grpc())
+        .await
+        .put("first", "")
+        .await
+        .unwrap();
+    let now = platform_ms(&platform).await;
+    // They would be forgotten in some seconds, and in a minute.
+    let attempts = [MEMORY_MS - 25_000, MEMORY_MS - 60_000].map(|age_ms| Attempt {
+        number: age_ms,
+        born_ms: now - age_ms,
+        kind: Kind::Put(10),
+    });
+    let mut versions = Vec::new();
+    for (number, ahead) in STEPS.into_iter().enumerate() {
+        let writes = NamedWrites::connect(platform.grpc(), "", 1).unwrap();
+        for (place, attempt) in attempts.iter().enumerate() {
+            let answer = writes.write("key", *attempt).await.unwrap();
+            versions.push((place, answer.version));
+        }
+        if number == 1 {
+            platform.restart().await.unwrap();
+        }
+        clock.set_ahead(ahead).unwrap();
+    }
+    for (place, version) in &versions {
+        assert_eq!(*version, versions[*place].1, "it was applied again");
+    }
+    let writes = NamedWrites::connect(platform.grpc(), "", 1).unwrap();
+    let refused = poll_until(2 * PATIENCE, || async {
+        let answer = writes.write("key", attempts[0]).await;
+        let time = platform_ms(&platform).await;
+        answer.err().map(|error| (error, time))
+    });
+    let (error, time) = refused.await.expect("an old request is answered for ever");
+    assert!(error.birth_refused_at.is_some(), "{error}");
+    assert!(
+        time >= attempts[0].born_ms + MEMORY_MS,
+        "it was refused early"
+    );
+    let younger = writes.write("key", attempts[1]).await.unwrap();
+    assert_eq!(younger.version, versions[1].1);
+    // The gauge is set once a second, and so is it looked what may be forgotten. The first
+    // write is remembered, and the younger one.
+    let remembered = poll_until(PATIENCE, || async {
+        let count = counter(platform.rest(), "tierkv_remembered_requests").await;
+        let expected = 2.0;
+        ((count.unwrap() - expected).abs() < f64::EPSILON).then_some(())
+    });
+    remembered.await.expect("what is refused is not forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_distance_of_the_wall_clock_is_shown_and_told() {
+    let clock = WallClock::new().unwrap();
+    let mut platform = start_by(&clock).await;
+    connect(platform.grpc())
+        .await
+        .put("first", "")
+        .await
+        .unwrap();
+    let rest = platform.rest().to_owned();
+    let is_shown = async |ahead: f64, alarm: f64| {
+        let shown = poll_until(PATIENCE, || async {
+            let seconds = counter(&rest, "tierkv_wall_clock_ahead_seconds").await;
+            let alarmed = counter(&rest, "tierkv_wall_clock_alarm").await;
+            let is_near = (seconds.unwrap() - ahead).abs() < 1.0;
+            (is_near && (alarmed.unwrap() - alarm).abs() < f64::EPSILON).then_some(())
+        });
+        shown
+            .await
+            .unwrap_or_else(|| panic!("{ahead} s are not shown"));
+    };
+    is_shown(0.0, 0.0).await;
+    let before = platform_ms(&platform).await;
+    for (ahead, alarm) in [(30, 0.0), (HOUR, 1.0), (-HOUR, 1.0), (0, 0.0)] {
+        clock.set_ahead(ahead).unwrap();
+        is_shown(ahead as f64, alarm).await;
+    }
+    let passed = platform_ms(&platform).await.saturating_sub(before);
+    assert!(passed < 1_000_000, "platform time followed by {passed} ms");
+    let log = platform.process().log_tail();
+    for words in ["over a minute ahead", "within a second"] {
+        assert!(log.contains(words), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_follows_the_wall_clock_until_its_first_write() {
+    let clock = WallClock::new().unwrap();
+    clock.set_ahead(HOUR).unwrap();
+    let mut platform = start_by(&clock).await;
+    let is_near = async |platform: &TierKv, ahead: i64| {
+        let near = poll_until(PATIENCE, || async {
+            let wall = i64::try_from(SystemClock.wall_millis()).unwrap() + ahead * 1_000;
+            let time = i64::try_from(platform_ms(platform).await).unwrap();
+            ((wall - time).abs() < 2_000).then_some(())
+        });
+        near.await
+            .unwrap_or_else(|| panic!("it is not {ahead} s ahead"));
+    };
+    is_near(&platform, HOUR).await;
+    clock.set_ahead(0).unwrap();
+    is_near(&platform, 0).await;
+    // Nothing was written yet.
+    platform.restart().await.unwrap();
+    clock.set_ahead(-HOUR).unwrap();
+    is_near(&platform, -HOUR).await;
+    connect(platform.grpc())
+        .await
+        .put("first", "")
+        .await
+        .unwrap();
+    let before = platform_ms(&platform).await;
+    clock.set_ahead(HOUR).unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let passed = platform_ms(&platform).await.saturating_sub(before);
+    assert!(passed < 60_000, "it went on by {passed} ms");
+    platform.restart().await.unwrap();
+    let passed = platform_ms(&platform).await.saturating_sub(before);
+    assert!(
+        passed < 60_000,
+        "it went on by {passed} ms over the restart"
+    );
+}
+
+/// Two platforms of different times at one address, one after the other: the client of the
+/// first one goes on with the second.
+async fn client_goes_on(first_ahead: i64, second_ahead: i64) {
+    let clocks = [WallClock::new().unwrap(), WallClock::new().unwrap()];
+    clocks[0].set_ahead(first_ahead).unwrap();
+    clocks[1].set_ahead(second_ahead).unwrap();
+    let mut first = start_by(&clocks[0]).await;
+    let second = start_by(&clocks[1]).await;
+    let line = Switch::start(first.grpc()).await.unwrap();
+    let client = connect(&line.address.to_string()).await;
+    client.put("key", "first").await.unwrap();
+    line.turn_to(second.grpc());
+    first.kill9().unwrap();
+    let client = client.with_timeout(Duration::from_secs(10));
+    client.put("key", "second").await.unwrap();
+    assert_eq!(client.increment("number", 1).await.unwrap().value, 1);
+    let found = client.get("key").await.unwrap();
+    assert_eq!(found.value.as_deref(), Some(&b"second"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_goes_on_with_a_platform_of_an_earlier_time() {
+    client_goes_on(HOUR, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_goes_on_with_a_platform_of_a_later_time() {
+    client_goes_on(0, HOUR).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_goes_on_with_a_platform_of_another_time() {
+    const LINES: u64 = 2_000;
+    let clock = WallClock::new().unwrap();
+    clock.set_ahead(HOUR).unwrap();
+    let mut first = start_by(&clock).await;
+    let second = start(None, Surroundings::default()).await;
+    let line = Switch::start(first.grpc()).await.unwrap();
+    let mut importing = Command::new(binary::tierkv().path)
+        .args(["import", "-", "--address", &line.address.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = importing.stdin.take().unwrap();
+    let feeding = std::thread::spawn(move || {
+        for number in 0..LINES {
+            writeln!(lines, "{{\"key\":\"k{number}\",\"value\":\"v\"}}").unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let watcher = connect(first.grpc()).await;
+    let is_under_way = poll_until(PATIENCE, || async {
+        let found = watcher.get("k100").await.unwrap();
+        found.value.map(drop)
+    });
+    is_under_way.await.expect("nothing is imported");
+    line.turn_to(second.grpc());
+    first.kill9().unwrap();
+    feeding.join().unwrap();
+    let output = importing.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(said, format!("{LINES} imported, 0 bad lines left out\n"));
+    let client = connect(second.grpc()).await;
+    let last = format!("k{}", LINES - 1);
+    assert!(client.get(last).await.unwrap().value.is_some());
+}
+
+/// The words before a server's own that start it with another boot-time clock: it takes that
+/// for another boot of the machine.
+fn in_another_boot() -> Surroundings {
+    let words = [
+        "unshare",
+        "--user",
+        "--map-current-user",
+        "--time",
+        "--boottime",
+    ];
+    let words = words.into_iter().chain(["1000000", "--"]);
+    Surroundings::default().wrap(words.map(OsString::from))
+}
+
+/// The kernel's word decides what is counted of the time between two boots; a test can't give
+/// it, so either is right.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_boot_counts_what_passed_on_a_synchronised_wall_clock() {
+    let mut platform = start(None, Surroundings::default()).await;
+    let client = connect(platform.grpc()).await;
+    client.put("first", "").await.unwrap();
+    // Until the time is stored, which is at the latest when it stops.
+    let before = platform_ms(&platform).await;
+    let folder = platform.folder().clone();
+    platform.stop().await.unwrap();
+    let stopped = Instant::now();
+    sleep(Duration::from_secs(3)).await;
+    let platform = start(Some(folder), in_another_boot()).await;
+    let started = Instant::now();
+    let after = platform_ms(&platform).await;
+    let (down, up) = (started - stopped, started.elapsed());
+    let passed = Duration::from_millis(after.saturating_sub(before));
+    // From the end of the wait to the first answer is a moment.
+    let moment = Duration::from_secs(10);
+    if SystemClock.is_synchronised() {
+        assert!(
+            passed + ESTIMATE >= down,
+            "only {passed:?} were counted of {down:?}"
+        );
+        assert!(passed <= down + up + moment);
+    } else {
+        assert!(down >= SYNCHRONISATION_WAIT, "it waited {down:?}");
+        assert!(passed <= up + moment, "{passed:?} were counted");
+    }
+    let client = connect(platform.grpc()).await;
+    client.put("second", "").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_for_the_clock_can_be_stopped() {
+    let mut platform = start(None, Surroundings::default()).await;
+    connect(platform.grpc())
+        .await
+        .put("first", "")
+        .await
+        .unwrap();
+    let folder = platform.folder().clone();
+    platform.stop().await.unwrap();
+    // It announces nothing while it waits, so the harness's own start is no use.
+    let data = folder.data().display().to_string();
+    let arguments = [
+        "dev",
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--rest-listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        &data,
+    ];
+    let mut process = tierkv_harness::Process::spawn_in(
+        &binary::tierkv(),
+        arguments,
+        &folder,
+        &in_another_boot(),
+    )
+    .unwrap();
+    let is_waiting = process.wait_until("wait or serve", PATIENCE, |process| {
+        process.check()?;
+        let waits = process.log_tail().contains("waiting until the wall clock");
+        Ok((waits || process.first_line().is_some()).then_some(()))
+    });
+    is_waiting.await.unwrap();
+    let began = Instant::now();
+    let status = process.stop(PATIENCE).await.unwrap();
+    assert_eq!(status.code(), Some(0), "{}", process.log_tail());
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+}
