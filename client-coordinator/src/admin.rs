@@ -22,7 +22,7 @@ use tierkv_types::{CacheHealth, Clock, CoordinatorRole, Error, Version};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use crate::{below::Below, grpc, views::SharedViews};
+use crate::{below::Below, call_answer, views::SharedViews};
 
 /// How long the server coordinator may take to answer.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -126,7 +126,7 @@ pub(crate) struct Door<C>(pub(crate) Arc<Admin<C>>);
 impl<C: Cache> Door<C> {
     fn answer<T>(&self, outcome: Result<T, Error>) -> Result<Response<T>, Status> {
         let time = self.0.views.platform_time(self.0.clock.boot_time());
-        grpc::answer(outcome, time.map(Version::millis))
+        call_answer::answer(outcome, time.map(Version::millis))
     }
 }
 

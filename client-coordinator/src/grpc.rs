@@ -2,22 +2,18 @@
 
 use tierkv_cache::Cache;
 use tierkv_rpc::{
-    add_platform_time, incoming,
+    incoming,
     proto::{
         FILE_DESCRIPTOR_SET,
-        status::to_status,
         v1::{admin_server::AdminServer, kv_server::KvServer},
     },
     serve_builder,
     session::FRAME_SLACK,
     stopped,
 };
-use tierkv_types::{
-    Error,
-    limits::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES},
-};
+use tierkv_types::limits::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES};
 use tokio::{net::TcpListener, sync::watch};
-use tonic::{Response, Status, service::Routes};
+use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::{admin, kv};
@@ -48,25 +44,6 @@ pub(crate) fn routes<C: Cache>(
         // Python's client, among others, knows no newer one.
         .add_service(reflection().build_v1alpha()?);
     Ok(routes.routes())
-}
-
-/// An answer or a refusal, with the platform's time in milliseconds, if it is known.
-pub(crate) fn answer<T>(
-    outcome: Result<T, Error>,
-    platform_time_ms: Option<u64>,
-) -> Result<Response<T>, Status> {
-    let mut answer = match outcome {
-        Ok(answer) => Ok(Response::new(answer)),
-        Err(error) => Err(to_status(&error)),
-    };
-    if let Some(millis) = platform_time_ms {
-        let metadata = match &mut answer {
-            Ok(response) => response.metadata_mut(),
-            Err(status) => status.metadata_mut(),
-        };
-        add_platform_time(metadata, millis);
-    }
-    answer
 }
 
 /// Serves until it is stopped and what is under way has finished.

@@ -21,7 +21,7 @@ use tierkv_types::{
 use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{answers::Answers, grpc, operations::Operations, session::Session};
+use crate::{answers::Answers, call_answer, operations::Operations, session::Session};
 
 /// The service as tonic wants it.
 pub(crate) struct Door<C> {
@@ -35,7 +35,7 @@ impl<C: Cache> Door<C> {
         if let Err(error) = &outcome {
             self.operations.meters.failed(error);
         }
-        grpc::answer(outcome, self.operations.platform_time_ms())
+        call_answer::answer(outcome, self.operations.platform_time_ms())
     }
 
     /// Streams answers until there are no more, or the coordinator stops.

@@ -12,12 +12,14 @@
 //! `read_options` (how fresh a read must be), `reader` (the read path), `flights` (equal misses become one), `below` (the way to
 //! the server coordinators), `writer`, `scans` and `page_token` (many keys in their order),
 //! `watches` and `watch_token`, `operations` (all of it as users know it), then the doors:
-//! `kv`, `session`, `admin` and `grpc` which serves them, `rest`; `health` (whether this
+//! `kv`, `session`, `admin`, `call_answer` (what goes with each answer of a call) and `grpc`
+//! which serves them, `rest`; `health` (whether this
 //! coordinator can answer); [`ClientCoordinator`] puts them together.
 
 mod admin;
 mod answers;
 mod below;
+mod call_answer;
 mod coordinator;
 mod flights;
 mod grpc;
