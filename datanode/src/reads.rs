@@ -146,7 +146,10 @@ pub(crate) async fn load(
                     let answer = match storage.load(&[key]).await {
                         Ok(items) => view.answer(vec![miss], items),
                         Err(error) => {
-                            tracing::error!(%error, "a read was refused");
+                            match error.is_passing() {
+                                true => tracing::warn!(%error, "a read was refused"),
+                                false => tracing::error!(%error, "a read was refused"),
+                            }
                             vec![reply(miss.id, Err(error.to_error()))]
                         }
                     };

@@ -19,7 +19,7 @@ use tierkv_types::{
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::coop::consume_budget,
-    time::{Duration, Instant, Interval, MissedTickBehavior, interval_at},
+    time::{Duration, Instant, Interval, MissedTickBehavior, interval_at, sleep},
 };
 
 use crate::sequencer::Sequencer;
@@ -27,6 +27,10 @@ use crate::sequencer::Sequencer;
 /// How often a watch of a quiet prefix tells how far the log went on, so that its position
 /// does not expire; and how often it looks whether this node is still master.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The pause before the log's files are tried again that could not be opened, because all
+/// descriptors were in use.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
 
 /// The replies of a watch; an error is the last one.
 pub(crate) type WatchReplies = BoxStream<'static, Result<WatchReply, Error>>;
@@ -180,8 +184,14 @@ impl Watch {
                     }
                 }
                 () = self.tail.ready() => {
-                    let stretch = self.tail.read().await;
-                    let stretch = stretch.map_err(|error| refused(&error))?;
+                    let stretch = match self.tail.read().await {
+                        // The log's files can't be opened for now. The watch has time.
+                        Err(TailError::Storage(error)) if error.is_shortage() => {
+                            sleep(SHORTAGE_PAUSE).await;
+                            continue;
+                        }
+                        read => read.map_err(|error| refused(&error))?,
+                    };
                     let changes = self.changes(&stretch);
                     if !changes.is_empty() {
                         return Ok(self.reply(changes));
@@ -232,6 +242,9 @@ fn refused(error: &TailError) -> Error {
     match error {
         TailError::Trimmed(_) | TailError::Unknown(_) => {
             tracing::info!(%error, "a watch can't go on");
+        }
+        TailError::Storage(error) if error.is_passing() => {
+            tracing::warn!(%error, "a watch was refused");
         }
         TailError::Storage(error) => tracing::error!(%error, "a watch was refused"),
     }

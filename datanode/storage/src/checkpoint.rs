@@ -158,8 +158,10 @@ impl Checkpointer {
         };
         let count = batch.changes.len();
         let stored = self.core.store.checkpoint(self.incarnation, batch).await;
-        let is_full = matches!(stored, Err(StorageError::NoSpace { .. }));
-        if self.core.is_full.swap(is_full, Ordering::Relaxed) != is_full {
+        let shortage = (stored.as_ref().err()).filter(|error| error.is_shortage());
+        let is_short = shortage.is_some();
+        let before = std::mem::replace(&mut *locked(&self.core.shortage), shortage.cloned());
+        if before.is_some() != is_short {
             // Writers that wait for room are to be refused, or let on, at once.
             self.core.room.notify_waiters();
         }

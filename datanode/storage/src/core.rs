@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use tierkv_types::{LogId, Position};
@@ -51,8 +51,8 @@ pub(crate) struct Core {
     /// Places that outcomes take which the store does not have.
     pub(crate) unstored_places: AtomicUsize,
     pub(crate) open_snapshots: Open,
-    /// The last checkpoint found no space for the store.
-    pub(crate) is_full: AtomicBool,
+    /// What the last checkpoint could not store for, if space or descriptors were short.
+    pub(crate) shortage: Mutex<Option<StorageError>>,
     /// Told when pinned bytes became fewer.
     pub(crate) room: Notify,
     /// Told when there is enough to checkpoint.
@@ -84,9 +84,9 @@ impl Core {
         are_many.then_some(meters::REQUESTS)
     }
 
-    /// Whether the last checkpoint found the disk full.
-    pub(crate) fn is_full(&self) -> bool {
-        self.is_full.load(Ordering::Relaxed)
+    /// What the last checkpoint could not store for, if space or descriptors were short.
+    pub(crate) fn shortage(&self) -> Option<StorageError> {
+        locked(&self.shortage).clone()
     }
 
     /// Makes a change of a small file. A failure that does not pass is storage's own.

@@ -64,11 +64,20 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// `NotFound`, and those of the system.
     fn remove(&self, file: &Path) -> io::Result<()>;
 
+    /// Opens a directory, so that its names can be made durable at a moment when no other
+    /// file can be opened.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of the system.
+    fn dir(&self, dir: &Path) -> io::Result<Box<dyn DiskDir>>;
+
     /// Makes the names in a directory durable.
     ///
     /// # Errors
-    /// Those of the system; after one the directory's state is unknown.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Those of [`Disk::dir`], which change nothing, and of [`DiskDir::sync`].
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.dir(dir)?.sync()
+    }
 
     /// Which boot of the machine this is.
     ///
@@ -124,6 +133,15 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     /// # Errors
     /// Those of the system.
     fn size(&self) -> io::Result<u64>;
+}
+
+/// An open directory.
+pub trait DiskDir: fmt::Debug + Send + Sync {
+    /// Makes the names in it durable.
+    ///
+    /// # Errors
+    /// Those of the system; after one the directory's state is unknown.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// An exclusive lock, held until dropped.

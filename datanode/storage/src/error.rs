@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use rustix::io::Errno;
 use tierkv_types::{Code, Error};
 
 /// A refusal or failure of a node's storage. It is cheap to clone, because a failure of
@@ -69,6 +70,16 @@ pub enum StorageError {
         /// What could not grow.
         file: PathBuf,
     },
+    /// The process, or the machine, has as many files open as it may. Nothing was done, and
+    /// the node lives.
+    #[error(
+        "{} can't be opened, for all file descriptors are in use; close connections, or raise \
+         the limit (ulimit -n)", file.display()
+    )]
+    NoDescriptors {
+        /// What could not be opened.
+        file: PathBuf,
+    },
     /// A named limit is reached. Nothing was done.
     #[error("the limit {limit} of {bytes} bytes is reached; wait for room, or send less")]
     Exhausted {
@@ -127,10 +138,14 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// The failure of `action` on `path`; a full disk is told apart from a broken one.
+    /// The failure of `action` on `path`; what is short for the moment is told apart from a
+    /// broken disk.
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace {
+                file: path.to_owned(),
+            },
+            _ if is_out_of_descriptors(&source) => Self::NoDescriptors {
                 file: path.to_owned(),
             },
             _ => Self::Io {
@@ -149,12 +164,20 @@ impl StorageError {
         }
     }
 
+    /// Whether disk space or descriptors are short: writes are refused, and it is tried
+    /// again until there are some (LOG-SPACE).
+    #[must_use]
+    pub const fn is_shortage(&self) -> bool {
+        matches!(self, Self::NoSpace { .. } | Self::NoDescriptors { .. })
+    }
+
     /// Whether the node lives on and may try again later.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         matches!(
             self,
             Self::NoSpace { .. }
+                | Self::NoDescriptors { .. }
                 | Self::Exhausted { .. }
                 | Self::TooManyOpen { .. }
                 | Self::Untidy
@@ -178,6 +201,10 @@ impl StorageError {
             Self::NoSpace { .. } => {
                 Error::exhausted("the data node has no disk space left; free some, then retry")
             }
+            Self::NoDescriptors { .. } => Error::exhausted(
+                "the data node can't open another file, for all file descriptors are in use; \
+                 close connections or raise the limit (ulimit -n), then retry",
+            ),
             Self::Closed
             | Self::Locked { .. }
             | Self::Superseded { .. }
@@ -195,4 +222,12 @@ impl StorageError {
             ),
         }
     }
+}
+
+/// Whether a file can't be opened because too many are.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
 }

@@ -35,7 +35,7 @@ pub(crate) use self::{
     reader::{Spot, Waypoints, find, verify},
     scan::{LogFound, inspect, salvage, scan},
     search::{FoundBehind, search},
-    segment::{LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader},
+    segment::{LogFiles, LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader},
     writer::{LogStart, LogWriter},
 };
 use crate::{StorageError, locked, state::Progress};
@@ -63,7 +63,8 @@ impl Log {
             clock: start.clock,
             ..Progress::default()
         };
-        let queue = Arc::new(Queue::new(progress, &start.place, start.segments.len()));
+        let segments = start.files.older.len() + 1;
+        let queue = Arc::new(Queue::new(progress, &start.place, segments));
         let log = Self {
             queue: Arc::clone(&queue),
             durable,

@@ -7,6 +7,7 @@ pub(crate) const PINNED: &str = "pinned_limit_bytes";
 pub(crate) const REQUESTS: &str = "remembered_requests";
 pub(crate) const LOG_QUEUE: &str = "log_queue_bytes";
 const DISK_SPACE: &str = "disk_space";
+const DESCRIPTORS: &str = "descriptors";
 
 const WAITS: &str = "tierkv_write_waits_total";
 const REFUSALS: &str = "tierkv_write_refusals_total";
@@ -34,7 +35,9 @@ pub(crate) fn describe() {
         metrics::counter!(WAITS, "limit" => limit).increment(0);
         metrics::counter!(REFUSALS, "limit" => limit).increment(0);
     }
-    metrics::counter!(REFUSALS, "limit" => DISK_SPACE).increment(0);
+    for limit in [DISK_SPACE, DESCRIPTORS] {
+        metrics::counter!(REFUSALS, "limit" => limit).increment(0);
+    }
 }
 
 /// Counts a refusal, if it is one of a limit.
@@ -42,6 +45,7 @@ pub(crate) fn refused(error: &StorageError) {
     let limit = match error {
         StorageError::Exhausted { limit, .. } => limit,
         StorageError::NoSpace { .. } => DISK_SPACE,
+        StorageError::NoDescriptors { .. } => DESCRIPTORS,
         _ => return,
     };
     metrics::counter!(REFUSALS, "limit" => limit).increment(1);

@@ -1,9 +1,6 @@
 //! A start, step by step: the directory, the store, the log, and all of them put together.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize},
-};
+use std::sync::{Arc, Mutex, atomic::AtomicUsize};
 
 use tierkv_types::Incarnation;
 use tokio::sync::{Notify, mpsc};
@@ -16,7 +13,7 @@ use crate::{
     directory::{enter, enter_sync_mode},
     disk::DiskLock,
     failure::Failure,
-    log::{Log, LogFound, LogPlace, LogStart, LogWriter},
+    log::{Log, LogFiles, LogPlace, LogStart, LogWriter},
     memory::{Memory, SHARDS},
     meters,
     node_state::NodeState,
@@ -88,8 +85,8 @@ impl Entered {
         let state = store.claim(incarnation).await?;
         let mut meta = state.meta.clone();
         let opened = self.recover(state).await?;
-        if meta.log_id != opened.log.log_id {
-            meta.log_id = opened.log.log_id;
+        if meta.log_id != opened.recovered.log_id {
+            meta.log_id = opened.recovered.log_id;
             let batch = CheckpointBatch {
                 meta: meta.clone(),
                 ..CheckpointBatch::default()
@@ -113,8 +110,8 @@ impl Entered {
             enter_sync_mode(&place, &log, &self.node_state)?;
             Ok(Opened {
                 entered: self,
+                log: log.open(&place)?,
                 place,
-                log,
                 stored: state.progress(&store_path)?,
                 recovered,
             })
@@ -127,7 +124,7 @@ impl Entered {
 struct Opened {
     entered: Entered,
     place: LogPlace,
-    log: LogFound,
+    log: LogFiles,
     /// Up to where the store has everything.
     stored: Progress,
     recovered: Recovered,
@@ -155,8 +152,7 @@ impl Opened {
         };
         let (log, writer) = Log::new(LogStart {
             place: self.place.clone(),
-            segments: self.log.segments,
-            offset: self.log.offset,
+            files: self.log,
             last: recovered.last,
             clock: recovered.clock,
             retention: settings.log_retention,
@@ -182,7 +178,7 @@ impl Opened {
             requests: Mutex::new(requests),
             unstored_places: AtomicUsize::new(0),
             open_snapshots: Open::new(),
-            is_full: AtomicBool::new(false),
+            shortage: Mutex::new(None),
             room: Notify::new(),
             pressure: Notify::new(),
             lock: Mutex::new(Some(lock)),

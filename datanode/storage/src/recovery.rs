@@ -126,10 +126,11 @@ pub(crate) fn begin(
         previous_epoch: meta.applied.epoch,
         clock: meta.clock,
     };
-    let segment = place.begin(place.set_aside()?, header)?;
+    let names = place.open_names()?;
+    let segment = place.begin(place.set_aside(&mut None)?, header, &*names)?;
     Ok(LogFound {
         log_id: place.log_id,
-        segments: vec![segment],
+        segments: vec![segment.close()],
         offset: SEGMENT_HEADER_BYTES,
         before: meta.applied,
         progress: Progress {

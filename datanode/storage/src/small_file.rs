@@ -26,6 +26,10 @@ pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, Stor
 /// another name before it takes this one. Blocks.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
     let new = path.with_extension("new");
+    let dir = path.parent().unwrap_or(path);
+    // Before anything changes: later it might not be opened any more.
+    let names = disk.dir(dir);
+    let names = names.map_err(|error| StorageError::io("open", dir, error))?;
     match disk.remove(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(StorageError::io("remove", &new, error));
@@ -38,8 +42,7 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), 
         file.sync_data()
     });
     written.map_err(|error| StorageError::io("write", &new, error))?;
-    let dir = path.parent().unwrap_or(path);
     disk.rename(&new, path)
-        .and_then(|()| disk.sync_dir(dir))
+        .and_then(|()| names.sync())
         .map_err(|error| StorageError::io("replace", path, error))
 }

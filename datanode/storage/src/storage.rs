@@ -123,7 +123,8 @@ impl Storage {
     ///
     /// # Errors
     /// All or none of the records is taken. `Exhausted` if the queue or a record is over
-    /// its limit, `NoSpace` if the disk is full, `Closed`, or the failure of the log.
+    /// its limit, `NoSpace` if the disk is full, `NoDescriptors` if no file can be opened,
+    /// `Closed`, or the failure of the log.
     ///
     /// # Panics
     /// If the records don't continue the log: without gaps, by epochs that don't fall, by
@@ -133,13 +134,13 @@ impl Storage {
         if let Some(error) = self.core.failure.get() {
             return Err(error);
         }
-        let appended = if self.core.is_full() && !self.core.has_room() {
-            Err(StorageError::NoSpace {
-                file: self.core.settings.dir.clone(),
-            })
-        } else {
-            let records = records.into_iter().map(Into::into);
-            self.core.log.append(records.collect())
+        let shortage = self.core.shortage().filter(|_| !self.core.has_room());
+        let appended = match shortage {
+            Some(shortage) => Err(shortage),
+            None => {
+                let records = records.into_iter().map(Into::into);
+                self.core.log.append(records.collect())
+            }
         };
         appended.inspect_err(meters::refused)
     }
@@ -161,8 +162,8 @@ impl Storage {
     /// (COORD-BACK). A lower epoch than an earlier one's changes nothing of that.
     ///
     /// # Errors
-    /// `NoSpace` if the disk is full, and nothing was changed; else the failure of the
-    /// disk, which is storage's own.
+    /// `NoSpace` if the disk is full, `NoDescriptors` if no file can be opened, and nothing was
+    /// changed; else the failure of the disk, which is storage's own.
     pub async fn promise(
         &self,
         epoch: Epoch,
@@ -191,7 +192,7 @@ impl Storage {
 
     /// Waits until what the store does not have yet, what waits for the log and the
     /// remembered requests are under their bounds. Returns at once if they will not be, for
-    /// the disk is full or storage has failed: `append` then says why.
+    /// space or descriptors are short or storage has failed: `append` then says why.
     pub async fn room(&self) {
         let queue = self.core.log.queue();
         let mut waiting: Option<Waiting> = None;
@@ -203,11 +204,11 @@ impl Storage {
             written.as_mut().enable();
             let reached = self.core.limit_reached();
             let reached = reached.or_else(|| (!queue.has_room()).then_some(meters::LOG_QUEUE));
-            let is_full = self.core.is_full();
+            let is_short = self.core.shortage().is_some();
             let Some(limit) = reached else {
                 break;
             };
-            if is_full || queue.is_over() || self.core.failure.get().is_some() {
+            if is_short || queue.is_over() || self.core.failure.get().is_some() {
                 break;
             }
             waiting.get_or_insert_with(|| Waiting::on(limit));
@@ -394,8 +395,8 @@ impl Storage {
     /// Makes a checkpoint of everything applied so far.
     ///
     /// # Errors
-    /// `NoSpace` and `Busy`, after which it will be tried again; `Superseded` and other
-    /// failures, which are storage's own; `Closed`.
+    /// `NoSpace`, `NoDescriptors` and `Busy`, after which it will be tried again;
+    /// `Superseded` and other failures, which are storage's own; `Closed`.
     pub async fn checkpoint(&self) -> Result<(), StorageError> {
         self.ask(false).await
     }

@@ -2,6 +2,7 @@
 
 mod close;
 mod crash;
+mod descriptors;
 mod format;
 mod race;
 mod repair;

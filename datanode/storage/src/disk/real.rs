@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{BootId, Disk, DiskFile, DiskId, DiskLock};
+use super::{BootId, Disk, DiskDir, DiskFile, DiskId, DiskLock};
 
 /// [`Disk`] over `std::fs`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,6 +20,9 @@ pub struct RealDisk;
 
 #[derive(Debug)]
 struct RealFile(File);
+
+#[derive(Debug)]
+struct RealDir(File);
 
 /// The lock is the open file's; closing it, also by dying, gives it up.
 #[derive(Debug)]
@@ -70,8 +73,8 @@ impl Disk for RealDisk {
         std::fs::remove_file(file)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+    fn dir(&self, dir: &Path) -> io::Result<Box<dyn DiskDir>> {
+        Ok(Box::new(RealDir(File::open(dir)?)))
     }
 
     fn lock(&self, file: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
@@ -90,6 +93,12 @@ impl Disk for RealDisk {
 }
 
 impl DiskLock for RealLock {}
+
+impl DiskDir for RealDir {
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
 
 impl DiskFile for RealFile {
     fn read_at(&self, mut offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

@@ -16,9 +16,10 @@ use std::{
 };
 
 use rand::{SeedableRng, rngs::StdRng};
+use rustix::io::Errno;
 
 use self::{inode::Inode, names::Names};
-use super::{BootId, Disk, DiskFile, DiskId, DiskLock};
+use super::{BootId, Disk, DiskDir, DiskFile, DiskId, DiskLock};
 use crate::locked;
 
 /// How a crash treats the sectors of a file that were written but not synced.
@@ -60,6 +61,10 @@ struct State {
     calls_left: Option<u64>,
     calls: u64,
     ignored_syncs: IgnoredSyncs,
+    /// Files and directories that are open.
+    open: usize,
+    /// How many may be open; `None` is no bound.
+    descriptors: Option<usize>,
 }
 
 /// Chooses files and directories by their path.
@@ -88,8 +93,30 @@ impl IgnoredSyncs {
 
 #[derive(Debug)]
 struct TestFile {
-    disk: TestDisk,
+    descriptor: Descriptor,
     inode: usize,
+}
+
+#[derive(Debug)]
+struct TestDir {
+    descriptor: Descriptor,
+    path: PathBuf,
+}
+
+/// What an open file or directory takes.
+#[derive(Debug)]
+struct Descriptor {
+    disk: TestDisk,
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        let mut state = locked(&self.disk.state);
+        // Those of an earlier life went with it.
+        if state.life == self.disk.life {
+            state.open -= 1;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -183,6 +210,7 @@ impl TestDisk {
         let mut state = locked(&self.state);
         state.life = life;
         state.locks.clear();
+        state.open = 0;
         Self {
             state: Arc::clone(&self.state),
             life,
@@ -198,6 +226,18 @@ impl TestDisk {
     /// Lets files grow by `bytes` in all from now on.
     pub fn set_space(&self, bytes: Option<u64>) {
         locked(&self.state).space = bytes;
+    }
+
+    /// Lets no more than `count` files and directories be open from now on; those that are
+    /// stay so.
+    pub fn set_descriptors(&self, count: Option<usize>) {
+        locked(&self.state).descriptors = count;
+    }
+
+    /// How many files and directories are open.
+    #[must_use]
+    pub fn open_files(&self) -> usize {
+        locked(&self.state).open
     }
 
     /// Lets `count` more syncs of files succeed and fails every later one.
@@ -276,11 +316,15 @@ impl TestDisk {
         done
     }
 
-    fn file(&self, inode: usize) -> Box<dyn DiskFile> {
-        Box::new(TestFile {
-            disk: self.clone(),
-            inode,
-        })
+    /// What opening a file takes.
+    fn descriptor(&self) -> io::Result<Descriptor> {
+        let mut state = self.alive()?;
+        if state.descriptors.is_some_and(|count| state.open >= count) {
+            return Err(Errno::MFILE.into());
+        }
+        state.open += 1;
+        drop(state);
+        Ok(Descriptor { disk: self.clone() })
     }
 }
 
@@ -321,6 +365,7 @@ impl Disk for TestDisk {
     }
 
     fn create(&self, file: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let descriptor = self.descriptor()?;
         let inode = self.change(|state| {
             if state.names.get(file).is_some() {
                 return Err(io::ErrorKind::AlreadyExists.into());
@@ -331,15 +376,17 @@ impl Disk for TestDisk {
             state.names.change(dir_of(file), change);
             Ok(inode)
         })?;
-        Ok(self.file(inode))
+        Ok(Box::new(TestFile { descriptor, inode }))
     }
 
     fn open(&self, file: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let inode = self.alive()?.inode(file)?;
-        Ok(self.file(inode))
+        let descriptor = self.descriptor()?;
+        let inode = self.alive().and_then(|state| state.inode(file))?;
+        Ok(Box::new(TestFile { descriptor, inode }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let _descriptor = self.descriptor()?;
         let state = self.alive()?;
         let inside = state.names.paths().filter(|path| dir_of(path) == dir);
         Ok(inside
@@ -365,13 +412,11 @@ impl Disk for TestDisk {
         })
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.change(|state| {
-            if !state.ignored_syncs.matches(Some(dir)) {
-                state.names.sync(dir);
-            }
-            Ok(())
-        })
+    fn dir(&self, dir: &Path) -> io::Result<Box<dyn DiskDir>> {
+        Ok(Box::new(TestDir {
+            descriptor: self.descriptor()?,
+            path: dir.to_owned(),
+        }))
     }
 
     fn lock(&self, file: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
@@ -382,6 +427,17 @@ impl Disk for TestDisk {
             disk: self.clone(),
             path: file.to_owned(),
         })))
+    }
+}
+
+impl DiskDir for TestDir {
+    fn sync(&self) -> io::Result<()> {
+        self.descriptor.disk.change(|state| {
+            if !state.ignored_syncs.matches(Some(&self.path)) {
+                state.names.sync(&self.path);
+            }
+            Ok(())
+        })
     }
 }
 
@@ -402,7 +458,7 @@ fn here(bytes: u64) -> usize {
 
 impl DiskFile for TestFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let state = self.disk.alive()?;
+        let state = self.descriptor.disk.alive()?;
         let rest = state.inodes[self.inode].content().get(here(offset)..);
         let rest = rest.unwrap_or_default();
         let read = rest.len().min(buffer.len());
@@ -411,7 +467,7 @@ impl DiskFile for TestFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.disk.change(|state| {
+        self.descriptor.disk.change(|state| {
             let start = here(offset);
             let length = state.inodes[self.inode].content().len();
             let growth = (start + bytes.len()).saturating_sub(length);
@@ -429,7 +485,7 @@ impl DiskFile for TestFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.change(|state| {
+        self.descriptor.disk.change(|state| {
             if let Some(left) = &mut state.syncs_left {
                 if *left == 0 {
                     return Err(io::Error::other("the disk failed"));
@@ -446,7 +502,7 @@ impl DiskFile for TestFile {
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.disk.change(|state| {
+        self.descriptor.disk.change(|state| {
             let length = state.inodes[self.inode].content().len();
             let growth = here(bytes).saturating_sub(length);
             if state.space.is_some_and(|space| here(space) < growth) {
@@ -459,14 +515,14 @@ impl DiskFile for TestFile {
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.disk.change(|state| {
+        self.descriptor.disk.change(|state| {
             state.inodes[self.inode].set_length(here(bytes));
             Ok(())
         })
     }
 
     fn size(&self) -> io::Result<u64> {
-        let state = self.disk.alive()?;
+        let state = self.descriptor.disk.alive()?;
         Ok(state.inodes[self.inode].content().len() as u64)
     }
 }

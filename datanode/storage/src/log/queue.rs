@@ -1,7 +1,6 @@
 //! What waits for the log's thread.
 
 use std::{
-    path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex},
     time::Duration,
 };
@@ -73,8 +72,8 @@ struct State {
     writing: u64,
     /// Bytes left in the segment that the thread writes to, before `writing`.
     left: u64,
-    /// No segment follows the current one, because the disk is full.
-    no_space: bool,
+    /// What is short where no segment follows the current one.
+    shortage: Option<StorageError>,
     segments: usize,
 }
 
@@ -87,20 +86,19 @@ pub(crate) struct Queue {
     /// Told whenever the queue became shorter, or will never do so again.
     pub(crate) shorter: Notify,
     record_limit: u64,
-    dir: PathBuf,
 }
 
 impl State {
     /// Whether so many more bytes may be queued.
-    fn check_room(&self, bytes: u64, dir: &Path) -> Result<(), StorageError> {
+    fn check_room(&self, bytes: u64) -> Result<(), StorageError> {
         if self.refusing || self.ended {
             return Err(StorageError::Closed);
         }
         let queued = self.pending.bytes;
-        if self.no_space && queued + self.writing + bytes > self.left {
-            return Err(StorageError::NoSpace {
-                file: dir.to_owned(),
-            });
+        if let Some(shortage) = &self.shortage
+            && queued + self.writing + bytes > self.left
+        {
+            return Err(shortage.clone());
         }
         // An oversized append is let through when nothing waits, else it never could be.
         if queued > 0 && queued + bytes > LOG_QUEUE_LIMIT_BYTES as u64 {
@@ -140,14 +138,13 @@ impl Queue {
                 ended: false,
                 writing: 0,
                 left: 0,
-                no_space: false,
+                shortage: None,
                 segments,
             }),
             work: Condvar::new(),
             shorter: Notify::new(),
             record_limit: (place.segment_bytes - SEGMENT_HEADER_BYTES)
                 .min(record::MAX_RECORD_BYTES as u64),
-            dir: place.dir.clone(),
         }
     }
 
@@ -170,7 +167,7 @@ impl Queue {
             bytes += length;
         }
         let mut state = locked(&self.state);
-        state.check_room(bytes, &self.dir)?;
+        state.check_room(bytes)?;
         for record in records {
             let advanced = state.progress.advance(record.position, record.version);
             if let Err(broken) = advanced {
@@ -182,11 +179,11 @@ impl Queue {
         Ok(Queued(Some(Arc::clone(self))))
     }
 
-    /// Whether writers may add to the queue without waiting. On a full disk they may try:
-    /// they are refused in words, where they would wait for ever.
+    /// Whether writers may add to the queue without waiting. Where no segment follows they
+    /// may try: they are refused in words, where they would wait for ever.
     pub(crate) fn has_room(&self) -> bool {
         let state = locked(&self.state);
-        state.pending.bytes < LOG_QUEUE_BYTES as u64 || state.no_space
+        state.pending.bytes < LOG_QUEUE_BYTES as u64 || state.shortage.is_some()
     }
 
     /// Whether nothing is accepted any more.
@@ -195,10 +192,10 @@ impl Queue {
         state.refusing || state.ended
     }
 
-    /// Whether records are refused because the disk is full.
+    /// Why records are refused that don't fit into the current segment.
     #[cfg(test)]
-    pub(super) fn is_out_of_space(&self) -> bool {
-        locked(&self.state).no_space
+    pub(super) fn shortage(&self) -> Option<StorageError> {
+        locked(&self.state).shortage.clone()
     }
 
     /// Bytes that wait to be written, or are being written.
@@ -273,10 +270,16 @@ impl Queue {
     }
 
     /// Tells callers where the thread stands.
-    pub(super) fn progress(&self, left: u64, no_space: bool, segments: usize, written: bool) {
+    pub(super) fn progress(
+        &self,
+        left: u64,
+        shortage: Option<StorageError>,
+        segments: usize,
+        written: bool,
+    ) {
         let mut state = locked(&self.state);
         state.left = left;
-        state.no_space = no_space;
+        state.shortage = shortage;
         state.segments = segments;
         if written {
             state.writing = 0;

@@ -16,8 +16,11 @@ use tierkv_types::{
     record::{self, DecodeError, RecordHeader},
 };
 
-use super::segment::{LogPlace, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, in_allocated_space};
-use crate::{StorageError, disk::DiskFile, state::Progress};
+use super::segment::{
+    ClosedSegment, LogFiles, LogPlace, SEGMENT_HEADER_BYTES, Segment, SegmentHeader,
+    in_allocated_space,
+};
+use crate::{StorageError, state::Progress};
 
 /// The least that a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -25,11 +28,11 @@ const SECTOR_BYTES: usize = 512;
 const HEADER_BYTES: usize = SEGMENT_HEADER_BYTES as usize;
 
 /// What a log's files hold.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct LogFound {
     pub(crate) log_id: LogId,
     /// In order, none missing; at least one.
-    pub(crate) segments: Vec<Segment>,
+    pub(crate) segments: Vec<ClosedSegment>,
     /// Where the next record goes in the last segment.
     pub(crate) offset: u64,
     /// Where the records that were read begin: the position before the first one.
@@ -60,7 +63,7 @@ pub(crate) fn scan(place: &LogPlace, applied: Index) -> Result<Option<LogFound>,
     };
     log.tail = tail;
     if let (Some(segment), Ok(end)) = (log.segments.last(), usize::try_from(log.offset)) {
-        clear(place, segment, &bytes, end)?;
+        clear(place, &segment.path, &bytes, end)?;
     }
     Ok(Some(log))
 }
@@ -75,17 +78,17 @@ pub(crate) fn inspect(
     let numbers = place.numbers()?;
     let mut found: Option<LogFound> = None;
     let mut bytes = Bytes::new();
-    let segments = numbers.iter().map(|number| open(place, *number));
-    let segments = segments.collect::<Result<Vec<Segment>, StorageError>>()?;
+    let segments = (numbers.iter()).map(|number| open(place, *number).map(Segment::close));
+    let segments = segments.collect::<Result<Vec<ClosedSegment>, StorageError>>()?;
     // The one that holds the last record applied, to see that the store agrees with it.
-    let begins_before = |segment: &Segment| segment.header.first <= applied;
+    let begins_before = |segment: &ClosedSegment| segment.header.first <= applied;
     let unread = segments.iter().rposition(begins_before).unwrap_or(0);
     let last = segments.len().saturating_sub(1);
     for (nth, segment) in segments.into_iter().enumerate() {
         let log = found.get_or_insert_with(|| LogFound::before(&segment.header));
         log.join(&segment)?;
         if nth >= unread {
-            bytes = read(&segment)?;
+            bytes = bytes_of(place, &segment.path)?;
             log.read(&segment, &bytes, applied, nth == last, keep)?;
         }
         log.segments.push(segment);
@@ -106,7 +109,7 @@ pub(crate) fn salvage(
     let mut segments = Vec::new();
     for number in place.numbers()? {
         match open(place, number) {
-            Ok(segment) => segments.push(segment),
+            Ok(segment) => segments.push(segment.close()),
             // Where none can be made of it, `join` misses it.
             Err(StorageError::Damaged { .. }) => {
                 segments.extend(headless(place, number, applied, expected)?);
@@ -114,7 +117,7 @@ pub(crate) fn salvage(
             Err(error) => return Err(error),
         }
     }
-    let continues = |segment: &Segment| segment.header.first <= applied.index.next();
+    let continues = |segment: &ClosedSegment| segment.header.first <= applied.index.next();
     let Some(begin) = segments.iter().rposition(continues) else {
         return Ok(None);
     };
@@ -126,7 +129,7 @@ pub(crate) fn salvage(
         }
         let joined = log.join(&segment);
         let read = joined.and_then(|()| {
-            let bytes = read(&segment)?;
+            let bytes = bytes_of(place, &segment.path)?;
             // What stands behind the end is for the caller to judge.
             let read = log.read(&segment, &bytes, applied.index, false, keep);
             log.segments.push(segment);
@@ -159,11 +162,9 @@ fn headless(
     number: u64,
     applied: Position,
     expected: LogId,
-) -> Result<Option<Segment>, StorageError> {
+) -> Result<Option<ClosedSegment>, StorageError> {
     let path = place.path(number);
-    let file = place.disk.open(&path);
-    let file = file.map_err(|error| StorageError::io("open", &path, error))?;
-    let bytes = content(&path, &*file)?;
+    let bytes = bytes_of(place, &path)?;
     let Some(Ok(frame)) = bytes.get(HEADER_BYTES..).map(RecordHeader::read) else {
         return Ok(None);
     };
@@ -181,7 +182,7 @@ fn headless(
         previous_epoch,
         clock: Version::ZERO,
     };
-    Ok(Some(Segment { path, file, header }))
+    Ok(Some(ClosedSegment { path, header }))
 }
 
 /// Opens a segment and reads its header.
@@ -198,20 +199,10 @@ pub(super) fn open(place: &LogPlace, number: u64) -> Result<Segment, StorageErro
     Ok(Segment { path, file, header })
 }
 
-fn read(segment: &Segment) -> Result<Bytes, StorageError> {
-    content(&segment.path, &*segment.file)
-}
-
 /// What a file holds, whatever that is.
 pub(super) fn bytes_of(place: &LogPlace, path: &Path) -> Result<Bytes, StorageError> {
     let file = place.disk.open(path);
-    content(
-        path,
-        &*file.map_err(|error| StorageError::io("open", path, error))?,
-    )
-}
-
-fn content(path: &Path, file: &dyn DiskFile) -> Result<Bytes, StorageError> {
+    let file = file.map_err(|error| StorageError::io("open", path, error))?;
     let size = file.size();
     let size = size.map_err(|error| StorageError::io("measure", path, error))?;
     let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
@@ -223,12 +214,7 @@ fn content(path: &Path, file: &dyn DiskFile) -> Result<Bytes, StorageError> {
 /// Turns everything behind the last sound record back into zeros. Left-overs of a torn
 /// batch could otherwise line up behind a record written later and be taken for its
 /// successors.
-fn clear(
-    place: &LogPlace,
-    segment: &Segment,
-    bytes: &[u8],
-    end: usize,
-) -> Result<(), StorageError> {
+fn clear(place: &LogPlace, path: &Path, bytes: &[u8], end: usize) -> Result<(), StorageError> {
     let rest = &bytes[end..];
     let is_clear = rest.iter().all(|byte| *byte == 0);
     if is_clear && bytes.len() as u64 >= place.segment_bytes {
@@ -236,24 +222,40 @@ fn clear(
     }
     if !is_clear {
         tracing::warn!(
-            file = %segment.path.display(),
+            file = %path.display(),
             offset = end,
             "the log ended in a torn record, which was never acknowledged; it is cut off"
         );
     }
-    let file = &segment.file;
-    file.truncate(end as u64)
-        .and_then(|()| file.allocate(place.segment_bytes))
-        .and_then(|()| place.flush(&**file))
-        .map_err(|error| StorageError::io("clear the end of", &segment.path, error))
+    let cleared = place.disk.open(path).and_then(|file| {
+        file.truncate(end as u64)?;
+        file.allocate(place.segment_bytes)?;
+        place.flush(&*file)
+    });
+    cleared.map_err(|error| StorageError::io("clear the end of", path, error))
 }
 
 impl LogFound {
+    /// Opens the log to be written to.
+    pub(crate) fn open(mut self, place: &LogPlace) -> Result<LogFiles, StorageError> {
+        let Some(active) = self.segments.pop() else {
+            unreachable!("a log has at least one segment");
+        };
+        Ok(LogFiles {
+            names: place.open_names()?,
+            active: place.open(active)?,
+            older: self.segments,
+            offset: self.offset,
+        })
+    }
+
     /// Makes durable what an earlier process of this boot may have left to the system.
     pub(crate) fn sync(&self, place: &LogPlace) -> Result<(), StorageError> {
-        for Segment { path, file, .. } in &self.segments {
+        for ClosedSegment { path, .. } in &self.segments {
+            let file = place.disk.open(path);
+            let file = file.map_err(|error| StorageError::io("open", path, error))?;
             place
-                .flush(&**file)
+                .flush(&*file)
                 .map_err(|error| in_allocated_space("sync", path, error))?;
         }
         place.flush_names()
@@ -280,7 +282,7 @@ impl LogFound {
     }
 
     /// Checks that a segment continues what was read so far.
-    fn join(&self, segment: &Segment) -> Result<(), StorageError> {
+    fn join(&self, segment: &ClosedSegment) -> Result<(), StorageError> {
         let header = &segment.header;
         if header.log_id != self.log_id {
             return Err(StorageError::damaged(
@@ -324,7 +326,7 @@ impl LogFound {
     /// Reads a segment's records; `offset` is where they end, also after an error.
     fn read(
         &mut self,
-        segment: &Segment,
+        segment: &ClosedSegment,
         bytes: &Bytes,
         applied: Index,
         is_last: bool,

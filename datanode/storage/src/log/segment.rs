@@ -27,7 +27,8 @@ use tierkv_types::{Epoch, Index, LogId, Position, Version};
 
 use crate::{
     StorageError, WalSync,
-    disk::{Disk, DiskFile},
+    disk::{Disk, DiskDir, DiskFile},
+    error::is_out_of_descriptors,
 };
 
 const MAGIC: [u8; 8] = *b"TIERKVLG";
@@ -67,6 +68,37 @@ pub(crate) struct Segment {
     pub(crate) file: Box<dyn DiskFile>,
     pub(crate) header: SegmentHeader,
 }
+
+/// A file of the log that is not open: however many there are, they take no descriptors.
+#[derive(Clone, Debug)]
+pub(crate) struct ClosedSegment {
+    pub(crate) path: PathBuf,
+    pub(crate) header: SegmentHeader,
+}
+
+impl Segment {
+    pub(crate) fn close(self) -> ClosedSegment {
+        let Self { path, header, .. } = self;
+        ClosedSegment { path, header }
+    }
+}
+
+/// The files of a log that is written to.
+#[derive(Debug)]
+pub(crate) struct LogFiles {
+    /// Their directory.
+    pub(crate) names: Box<dyn DiskDir>,
+    /// The segments before the active one, in order.
+    pub(crate) older: Vec<ClosedSegment>,
+    /// The segment that is written to.
+    pub(crate) active: Segment,
+    /// Where the next record goes in it.
+    pub(crate) offset: u64,
+}
+
+/// An open file of no use but its descriptor: whatever else is opened in the process, the
+/// log has one for its next segment.
+pub(crate) type Reserve = Option<Box<dyn DiskDir>>;
 
 /// Space set aside for the next segment.
 #[derive(Debug)]
@@ -154,13 +186,19 @@ impl LogPlace {
         self.dir.join(format!("{number:020}{SUFFIX}"))
     }
 
-    /// Sets aside the space of one segment.
+    /// Sets aside the space of one segment. Where the file can't be opened for lack of
+    /// descriptors, the one of `reserve` is closed for it.
     ///
     /// # Errors
-    /// `NoSpace` leaves nothing behind and may be tried again.
-    pub(crate) fn set_aside(&self) -> Result<Spare, StorageError> {
+    /// `NoSpace` and `NoDescriptors` leave nothing behind and may be tried again.
+    pub(crate) fn set_aside(&self, reserve: &mut Reserve) -> Result<Spare, StorageError> {
         let path = self.dir.join(SPARE);
-        let file = self.disk.create(&path);
+        let file = match self.disk.create(&path) {
+            Err(error) if is_out_of_descriptors(&error) && reserve.take().is_some() => {
+                self.disk.create(&path)
+            }
+            created => created,
+        };
         let file = file.map_err(|error| StorageError::io("create", &path, error))?;
         let allocated = file
             .allocate(self.segment_bytes)
@@ -181,12 +219,28 @@ impl LogPlace {
         }
     }
 
+    /// Opens the directory of the log's files.
+    pub(crate) fn open_names(&self) -> Result<Box<dyn DiskDir>, StorageError> {
+        let names = self.disk.dir(&self.dir);
+        names.map_err(|error| StorageError::io("open", &self.dir, error))
+    }
+
+    /// Opens a segment.
+    pub(crate) fn open(&self, segment: ClosedSegment) -> Result<Segment, StorageError> {
+        let ClosedSegment { path, header } = segment;
+        let file = self.disk.open(&path);
+        let file = file.map_err(|error| StorageError::io("open", &path, error))?;
+        Ok(Segment { path, file, header })
+    }
+
     /// Makes set-aside space the segment that `header` describes. Its name appears only
-    /// after its header is durable, so a named segment without one is damage.
+    /// after its header is durable, so a named segment without one is damage. `names` is the
+    /// log's directory: nothing is opened, for it could not be taken back half-way.
     pub(crate) fn begin(
         &self,
         spare: Spare,
         header: SegmentHeader,
+        names: &dyn DiskDir,
     ) -> Result<Segment, StorageError> {
         let path = self.path(header.number);
         let Spare(file) = spare;
@@ -200,7 +254,7 @@ impl LogPlace {
                 renamed.map_err(fail("name"))
             });
         begun.map_err(|(action, error)| in_allocated_space(action, &path, error))?;
-        self.flush_names()?;
+        self.flush_names_in(names)?;
         Ok(Segment { path, file, header })
     }
 
@@ -210,11 +264,16 @@ impl LogPlace {
             .map_err(|error| StorageError::io("remove", path, error))
     }
 
+    /// Makes the names of the log's files durable.
     pub(crate) fn flush_names(&self) -> Result<(), StorageError> {
+        self.flush_names_in(&*self.open_names()?)
+    }
+
+    fn flush_names_in(&self, names: &dyn DiskDir) -> Result<(), StorageError> {
         if !self.sync.syncs() {
             return Ok(());
         }
-        let synced = self.disk.sync_dir(&self.dir);
+        let synced = names.sync();
         synced.map_err(|error| in_allocated_space("sync", &self.dir, error))
     }
 

@@ -26,7 +26,7 @@ fn place(disk: &TestDisk) -> LogPlace {
 /// Opens the log, beginning it if there is none.
 fn open(disk: &TestDisk) -> (Log, LogFound, Arc<Failure>) {
     let place = place(disk);
-    let mut found = scan(&place, Index::ZERO).unwrap().unwrap_or_else(|| {
+    let found = scan(&place, Index::ZERO).unwrap().unwrap_or_else(|| {
         let header = SegmentHeader {
             log_id: place.log_id,
             number: 1,
@@ -34,16 +34,17 @@ fn open(disk: &TestDisk) -> (Log, LogFound, Arc<Failure>) {
             previous_epoch: Epoch::ZERO,
             clock: Version::ZERO,
         };
-        place.begin(place.set_aside().unwrap(), header).unwrap();
+        let names = place.open_names().unwrap();
+        let spare = place.set_aside(&mut None).unwrap();
+        place.begin(spare, header, &*names).unwrap();
         scan(&place, Index::ZERO).unwrap().unwrap()
     });
     let failure = Arc::new(Failure::new());
     let (log, writer) = Log::new(LogStart {
         retention: Duration::ZERO,
         limit_bytes: u64::MAX,
+        files: found.clone().open(&place).unwrap(),
         place,
-        segments: std::mem::take(&mut found.segments),
-        offset: found.offset,
         last: found.last(),
         clock: found.progress.clock,
         failure: Arc::clone(&failure),
@@ -252,6 +253,59 @@ async fn a_full_disk_refuses_and_is_survived() {
     assert_eq!(open(&disk).1.tail, records(1, next));
 }
 
+/// LOG-SPACE holds for descriptors, too.
+#[tokio::test]
+async fn a_log_that_cannot_open_its_next_file_refuses_and_is_survived() {
+    let disk = TestDisk::default();
+    let (log, _, failure) = open(&disk);
+    disk.set_descriptors(Some(0));
+    let mut next = 1;
+    let refused = loop {
+        match log.append(records(next, next)) {
+            Ok(queued) => {
+                drop(queued);
+                written(&log, next).await;
+                next += 1;
+            }
+            Err(error) => break error,
+        }
+        assert!(next < 100, "the segment never became full");
+    };
+    assert!(matches!(refused, StorageError::NoDescriptors { .. }));
+    assert!(failure.get().is_none());
+    disk.set_descriptors(None);
+    let accepted = async {
+        while log.append(records(next, next)).is_err() {
+            let shorter = log.queue().shorter.notified();
+            let _ = tokio::time::timeout(Duration::from_millis(20), shorter).await;
+        }
+    };
+    deadline(accepted).await;
+    written(&log, next).await;
+    drop(log);
+    assert_eq!(open(&disk).1.tail, records(1, next));
+}
+
+/// Others may open as many files as there can be: the log goes on with those it has.
+#[tokio::test]
+async fn a_log_needs_no_more_descriptors_than_it_began_with() {
+    let disk = TestDisk::default();
+    let (log, ..) = open(&disk);
+    let began_with = disk.open_files();
+    disk.set_descriptors(Some(began_with));
+    for next in (1..=200).step_by(5) {
+        log.append(records(next, next + 4)).unwrap();
+        written(&log, next + 4).await;
+        assert!(disk.open_files() <= began_with);
+    }
+    assert!(log.queue().segments() > 10);
+    drop(log);
+    assert_eq!(disk.open_files(), 0);
+    // As many as a start needs, however many segments there are.
+    disk.set_descriptors(Some(began_with));
+    assert_eq!(open(&disk).1.tail, records(1, 200));
+}
+
 #[tokio::test]
 async fn records_accepted_before_the_disk_was_full_wait_for_space() {
     let disk = TestDisk::default();
@@ -262,7 +316,7 @@ async fn records_accepted_before_the_disk_was_full_wait_for_space() {
     let found_out = async {
         loop {
             let shorter = log.queue().shorter.notified();
-            if log.queue().is_out_of_space() {
+            if log.queue().shortage().is_some() {
                 break;
             }
             let _ = tokio::time::timeout(std::time::Duration::from_millis(20), shorter).await;

@@ -13,19 +13,25 @@ use tokio::sync::watch;
 
 use super::{
     queue::{Batch, Queue, Work},
-    segment::{LogPlace, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Spare, in_allocated_space},
+    segment::{
+        ClosedSegment, LogFiles, LogPlace, Reserve, SEGMENT_HEADER_BYTES, Segment, SegmentHeader,
+        Spare, in_allocated_space,
+    },
 };
-use crate::{StorageError, WalSync, blocking::Blocking, disk::DiskLock, failure::Failure};
+use crate::{
+    StorageError, WalSync,
+    blocking::Blocking,
+    disk::{DiskDir, DiskLock},
+    failure::Failure,
+};
 
-/// How often a full disk is asked again.
-const NO_SPACE_RETRY: Duration = Duration::from_millis(200);
+/// How often it is tried again where space or descriptors are short.
+const SHORTAGE_RETRY: Duration = Duration::from_millis(200);
 
 /// What a log needs to run.
 pub(crate) struct LogStart {
     pub(crate) place: LogPlace,
-    pub(crate) segments: Vec<Segment>,
-    /// Where the next record goes in the last segment.
-    pub(crate) offset: u64,
+    pub(crate) files: LogFiles,
     pub(crate) last: Position,
     /// At least the highest version in the log.
     pub(crate) clock: Version,
@@ -52,21 +58,24 @@ pub(crate) enum Turn {
     Over,
 }
 
-/// The thread's state. The last of `segments` is the one written to; there always is one.
+/// The thread's state.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     place: LogPlace,
+    names: Box<dyn DiskDir>,
     queue: Arc<Queue>,
     publisher: watch::Sender<Position>,
     failure: Arc<Failure>,
     _lock: Arc<dyn DiskLock>,
-    older: VecDeque<Segment>,
+    older: VecDeque<ClosedSegment>,
     active: Segment,
     offset: u64,
     spare: Option<Spare>,
-    /// The thread that sets the next spare aside.
-    making: Option<JoinHandle<Result<Spare, StorageError>>>,
-    no_space: bool,
+    reserve: Reserve,
+    /// The thread that sets the next spare aside; it has the reserve meanwhile.
+    making: Option<JoinHandle<Made>>,
+    /// Why there is no spare, though there should be one.
+    shortage: Option<StorageError>,
     /// The last record written, and its version.
     last: Position,
     clock: Version,
@@ -86,34 +95,39 @@ pub(crate) struct LogWriter {
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
 
 /// What a thread that set space aside has to say.
-fn join(making: JoinHandle<Result<Spare, StorageError>>) -> Result<Spare, StorageError> {
-    match making.join() {
-        Ok(made) => made,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
+#[derive(Debug)]
+struct Made {
+    spare: Result<Spare, StorageError>,
+    reserve: Reserve,
 }
 
 impl LogWriter {
     pub(super) fn new(
-        mut start: LogStart,
+        start: LogStart,
         queue: Arc<Queue>,
         publisher: watch::Sender<Position>,
     ) -> Self {
-        let Some(active) = start.segments.pop() else {
-            unreachable!("a log is started with at least one segment");
-        };
+        let LogFiles {
+            names,
+            older,
+            active,
+            offset,
+        } = start.files;
+        let reserve = start.place.open_names().ok();
         let writer = Self {
             place: start.place,
+            names,
             queue,
             publisher,
             failure: start.failure,
             _lock: start.lock,
-            older: start.segments.into(),
+            older: older.into(),
             active,
-            offset: start.offset,
+            offset,
             spare: None,
+            reserve,
             making: None,
-            no_space: false,
+            shortage: None,
             last: start.last,
             clock: start.clock,
             released: Index::ZERO,
@@ -232,8 +246,8 @@ impl LogWriter {
     /// How long there may be nothing to do: the disk is to be asked again, or a sync is due.
     fn patience(&self) -> Option<Duration> {
         let sync = self.unsynced.map(|since| self.sync_in(since));
-        let is_asking = self.no_space || self.making.is_some();
-        let retry = is_asking.then_some(NO_SPACE_RETRY);
+        let is_asking = self.shortage.is_some() || self.making.is_some();
+        let retry = is_asking.then_some(SHORTAGE_RETRY);
         sync.into_iter().chain(retry).min()
     }
 
@@ -274,14 +288,17 @@ impl LogWriter {
             previous_epoch: self.last.epoch,
             clock: self.clock,
         };
-        let fresh = self.place.begin(spare, header)?;
-        self.older
-            .push_back(std::mem::replace(&mut self.active, fresh));
+        let fresh = self.place.begin(spare, header, &*self.names)?;
+        let full = std::mem::replace(&mut self.active, fresh);
+        self.older.push_back(full.close());
+        if self.reserve.is_none() {
+            self.reserve = self.place.open_names().ok();
+        }
         self.offset = SEGMENT_HEADER_BYTES;
         Ok(())
     }
 
-    /// The next segment's space, waiting while the disk is full: records already accepted
+    /// The next segment's space, waiting while it can't be had: records already accepted
     /// can't be refused any more.
     fn await_spare(&mut self) -> Result<Spare, StorageError> {
         loop {
@@ -289,20 +306,20 @@ impl LogWriter {
                 return Ok(spare);
             }
             let made = match self.making.take() {
-                Some(making) => join(making),
-                None => self.place.set_aside(),
+                Some(making) => self.join(making),
+                None => self.place.set_aside(&mut self.reserve),
             };
             match made {
                 Ok(spare) => {
-                    self.no_space = false;
+                    self.shortage = None;
                     return Ok(spare);
                 }
-                Err(error @ StorageError::NoSpace { .. }) => {
+                Err(error) if error.is_shortage() => {
                     if self.queue.is_closing() {
                         return Err(error);
                     }
-                    self.refuse_more(&error);
-                    if let Some(index) = self.queue.pause(NO_SPACE_RETRY) {
+                    self.refuse_more(error);
+                    if let Some(index) = self.queue.pause(SHORTAGE_RETRY) {
                         self.release(index);
                     }
                 }
@@ -311,57 +328,76 @@ impl LogWriter {
         }
     }
 
-    /// Sets the next segment's space aside once the current one is half full, so that a
-    /// full disk is known before any record depends on it (LOG-SPACE). A thread of its own
-    /// does it, for it writes as much as a segment holds; its end is looked at with a later
-    /// batch.
+    /// Sets the next segment's space aside once the current one is half full, so that a full
+    /// disk, or a lack of descriptors, is known before any record depends on it (LOG-SPACE). A
+    /// thread of its own does it, for it writes as much as a segment holds; its end is looked
+    /// at with a later batch.
     fn prepare(&mut self) -> Result<(), StorageError> {
         let is_late = self.offset >= self.place.segment_bytes / 4 * 3;
-        let is_early = self.offset < self.place.segment_bytes / 2 && !self.no_space;
+        let is_short = self.shortage.is_some();
+        let is_early = self.offset < self.place.segment_bytes / 2 && !is_short;
         if self.spare.is_some() || (is_early && self.making.is_none()) {
             return Ok(());
         }
         let made = match self.making.take() {
             // Before the segment is full it must be known whether another one follows.
-            Some(making) if making.is_finished() || is_late => join(making),
+            Some(making) if making.is_finished() || is_late => self.join(making),
             Some(making) => {
                 self.making = Some(making);
                 return Ok(());
             }
             // A disk that was full answers at once, mostly, and writers wait for the answer.
-            None if self.no_space || self.blocking == Blocking::Here => self.place.set_aside(),
+            None if is_short || self.blocking == Blocking::Here => {
+                self.place.set_aside(&mut self.reserve)
+            }
             None => {
-                let place = self.place.clone();
+                let (place, mut reserve) = (self.place.clone(), self.reserve.take());
                 let making = std::thread::Builder::new()
                     .name("tierkv-log-spare".into())
-                    .spawn(move || place.set_aside());
-                let dir = &self.place.dir;
-                let making = making
-                    .map_err(|error| StorageError::io("start a thread for the log in", dir, error));
-                self.making = Some(making?);
-                return Ok(());
+                    .spawn(move || {
+                        let spare = place.set_aside(&mut reserve);
+                        Made { spare, reserve }
+                    });
+                match making {
+                    Ok(making) => {
+                        self.making = Some(making);
+                        return Ok(());
+                    }
+                    // The system gives no thread for now: writers wait meanwhile.
+                    Err(_) => self.place.set_aside(&mut self.reserve),
+                }
             }
         };
         match made {
             Ok(spare) => {
                 self.spare = Some(spare);
-                self.no_space = false;
+                self.shortage = None;
                 self.progress(false);
                 Ok(())
             }
-            Err(error @ StorageError::NoSpace { .. }) => {
-                self.refuse_more(&error);
+            Err(error) if error.is_shortage() => {
+                self.refuse_more(error);
                 Ok(())
             }
             Err(error) => Err(error),
         }
     }
 
-    fn refuse_more(&mut self, error: &StorageError) {
-        if !self.no_space {
+    fn join(&mut self, making: JoinHandle<Made>) -> Result<Spare, StorageError> {
+        match making.join() {
+            Ok(made) => {
+                self.reserve = made.reserve;
+                made.spare
+            }
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    fn refuse_more(&mut self, error: StorageError) {
+        if self.shortage.is_none() {
             tracing::warn!(%error, "the log can't grow, writes are refused until it can");
         }
-        self.no_space = true;
+        self.shortage = Some(error);
         self.progress(false);
     }
 
@@ -376,11 +412,12 @@ impl LogWriter {
     /// the log takes more than its limit. The one written to stays.
     fn trim(&mut self) {
         while let Some(oldest) = self.older.front() {
-            let next = self.older.get(1).unwrap_or(&self.active);
-            if next.header.first > self.released.next() {
+            let next = self.older.get(1);
+            let next = next.map_or(self.active.header, |segment| segment.header);
+            if next.first > self.released.next() {
                 break;
             }
-            let age = (self.clock.millis()).saturating_sub(next.header.clock.millis());
+            let age = (self.clock.millis()).saturating_sub(next.clock.millis());
             let is_old = u128::from(age) >= self.retention.as_millis();
             let bytes = (self.older.len() as u64 + 1) * self.place.segment_bytes;
             if !is_old && bytes <= self.limit_bytes {
@@ -398,7 +435,7 @@ impl LogWriter {
 
     fn progress(&self, written: bool) {
         let left = self.place.segment_bytes.saturating_sub(self.offset);
-        self.queue
-            .progress(left, self.no_space, self.older.len() + 1, written);
+        let (shortage, segments) = (self.shortage.clone(), self.older.len() + 1);
+        self.queue.progress(left, shortage, segments, written);
     }
 }

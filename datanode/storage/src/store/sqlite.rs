@@ -63,6 +63,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
 };
 use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
+use tokio::time::{sleep, timeout};
 
 pub(crate) use self::examine::{StoreFound, examine, set_aside};
 #[cfg(test)]
@@ -88,6 +89,10 @@ const SNAPSHOTS: u32 = OPEN_SNAPSHOTS as u32;
 const SNAPSHOT_CACHE_KIB: &str = "-512";
 /// How long a snapshot's connection, with its thread, waits for the next snapshot.
 const SNAPSHOT_IDLE_TIME: Duration = Duration::from_secs(30);
+/// How long a read waits for an open connection where no more can be opened, and how often
+/// it looks.
+const READER_PATIENCE: Duration = Duration::from_secs(1);
+const READER_RETRY: Duration = Duration::from_millis(2);
 /// Pages of the write-ahead file after which SQLite folds it back (80 MB).
 const WAL_PAGES: u32 = 20_000;
 /// What the write-ahead file is cut to once it was folded back.
@@ -194,10 +199,23 @@ impl SqliteStore {
         transaction.commit().await.map_err(failed)
     }
 
-    /// A connection to read by, once one is free.
+    /// A connection to read by, once one is free. Where no more can be opened, for lack of
+    /// descriptors, it is one of those that are open.
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StorageError> {
         let failed = |error| failure(&self.path, "read", error);
-        self.explained(self.readers.acquire().await.map_err(failed))
+        let acquired = self.explained(self.readers.acquire().await.map_err(failed));
+        let Err(shortage @ StorageError::NoDescriptors { .. }) = acquired else {
+            return acquired;
+        };
+        let freed = async {
+            loop {
+                if let Some(reader) = self.readers.try_acquire() {
+                    return reader;
+                }
+                sleep(READER_RETRY).await;
+            }
+        };
+        timeout(READER_PATIENCE, freed).await.map_err(|_| shortage)
     }
 
     /// What became of a transaction, with what the disk said. SQLite does not tell that

@@ -358,7 +358,9 @@ const RUINS: &[Ruin] = &[
                 &settings(Path::new(DIR)),
             );
             place.log_id = LogId(77);
-            let segment = place.begin(place.set_aside().unwrap(), other).unwrap();
+            let names = place.open_names().unwrap();
+            let spare = place.set_aside(&mut None).unwrap();
+            let segment = place.begin(spare, other, &*names).unwrap();
             let mut bytes = Vec::new();
             for index in 1..=STORED + 3 {
                 tierkv_types::record::encode(&put(1, index, "alien", 9), &mut bytes);

@@ -11,7 +11,7 @@ use sqlite_plugin::vars;
 use super::{
     faults::Faults, frames::Frames, locks::FileLocks, role::Role, shared_memory::SharedMemory,
 };
-use crate::{StorageError, WalSync, disk::Disk, locked};
+use crate::{StorageError, WalSync, disk::Disk, error::is_out_of_descriptors, locked};
 
 /// How the pages of a database file are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,8 +219,14 @@ impl Volume {
         if !self.sync.syncs() {
             return Ok(());
         }
-        let synced = self.disk.sync_dir(self.dir());
-        synced.map_err(|error| self.sync_failed(self.dir(), error, code))
+        match self.disk.sync_dir(self.dir()) {
+            Ok(()) => Ok(()),
+            // The directory could not be opened: that leaves nothing in doubt.
+            Err(error) if is_out_of_descriptors(&error) => {
+                Err(self.failed("open", self.dir(), error, code))
+            }
+            Err(error) => Err(self.sync_failed(self.dir(), error, code)),
+        }
     }
 }
 
