@@ -19,11 +19,12 @@ use tierkv_datanode::{DataNode, DataNodeSettings};
 use tierkv_protocol::placement::WeightedCluster;
 use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
 use tierkv_storage::{StorageError, WalSync};
-use tierkv_types::{Clock, ClusterId, NodeId, SystemClock};
+use tierkv_types::{Clock, ClusterId, NodeId, SystemClock, limits::MAX_PEER_CONNECTIONS};
 use tokio::time::{interval, sleep};
 
 use crate::{
     configuration::{self, Configuration, ConfigurationArguments, Places},
+    descriptors::Descriptors,
     outcome::{FAILED, Outcome},
     output,
     signals::Signals,
@@ -113,11 +114,11 @@ pub(crate) async fn run(arguments: DevArguments) -> Outcome {
             ));
         }
     }
+    let descriptors = Descriptors::raise()?;
     // A start may wait for a clock, or read a long log; nothing is served before it is over.
     let platform = tokio::select! {
-        started = start(&configuration, arguments.ephemeral, data_dir) => started?,
-        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
-        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        started = start(&configuration, descriptors, arguments.ephemeral, data_dir) => started?,
+        () = signals.stop() => return Ok(ExitCode::SUCCESS),
     };
     let failure = tokio::select! {
         () = ready(&platform.client_coordinator) => {
@@ -169,11 +170,15 @@ async fn stop(platform: Platform) -> Result<(), StorageError> {
 
 async fn start(
     configuration: &Configuration,
+    descriptors: Descriptors,
     is_ephemeral: bool,
     data_dir: &Path,
 ) -> Result<Platform, Box<dyn std::error::Error>> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
-    let settings = configuration.client_coordinator(NodeId::new("cc1")?, page(metrics));
+    descriptors.show();
+    let metrics = page(metrics);
+    let settings = configuration.client_coordinator(NodeId::new("cc1")?, descriptors, metrics);
+    let peers = descriptors.for_peers(MAX_PEER_CONNECTIONS);
     let listeners = Listeners::bind(&settings).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let cluster = ClusterId::new("c1")?;
@@ -190,20 +195,26 @@ async fn start(
         Arc::clone(&clock),
     ));
     let datanode = DataNode::start(
-        DataNodeSettings::new(NodeId::new("n1")?, cluster.clone(), storage),
+        DataNodeSettings {
+            connections: peers,
+            ..DataNodeSettings::new(NodeId::new("n1")?, cluster.clone(), storage)
+        },
         coordination.clone(),
         Arc::clone(&cache),
         Arc::clone(&clock),
     )
     .await?;
     let server_coordinator = ServerCoordinator::start(
-        ServerCoordinatorSettings::new(
-            NodeId::new("s1")?,
-            vec![WeightedCluster {
-                id: cluster,
-                weight: 1,
-            }],
-        ),
+        ServerCoordinatorSettings {
+            connections: peers,
+            ..ServerCoordinatorSettings::new(
+                NodeId::new("s1")?,
+                vec![WeightedCluster {
+                    id: cluster,
+                    weight: 1,
+                }],
+            )
+        },
         coordination.clone(),
     )
     .await?;

@@ -1,13 +1,14 @@
 //! The `tierkv` binary: runs the platform's roles, and talks to a running platform.
 //!
 //! Reading order: [`configuration`] is what an operator may say; [`dev`] puts every tier
-//! into this process; [`commands`] are the others, one file each, over [`connection`] and by
-//! [`output`]; [`outcome`] is how each of them ends; [`signals`] is what ends `dev`;
-//! [`input`] and [`logging`] are what they say.
+//! into this process, which has so many [`descriptors`]; [`commands`] are the others, one file
+//! each, over [`connection`] and by [`output`]; [`outcome`] is how each of them ends;
+//! [`signals`] is what ends `dev`; [`input`] and [`logging`] are what they say.
 
 mod commands;
 mod configuration;
 mod connection;
+mod descriptors;
 mod dev;
 mod input;
 mod logging;

@@ -7,7 +7,7 @@ use tierkv_coordination::{
     Coordination, CoordinationError, Membership,
     directory::{CLIENT_COORDINATORS, Presence},
 };
-use tierkv_rpc::{Background, ListenError, drain, listen};
+use tierkv_rpc::{Acceptor, Background, Connections, ListenError, drain, listen};
 use tierkv_types::Clock;
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -24,7 +24,7 @@ use crate::{
     reader::Reader,
     rest::{self, Gateway},
     scans::Scans,
-    settings::ClientCoordinatorSettings,
+    settings::{ClientCoordinatorSettings, ConnectionLimits},
     views::{SharedViews, Views},
     watches::Watches,
     writer::Writer,
@@ -147,16 +147,16 @@ impl ClientCoordinator {
             reporter,
             readiness: readiness.clone(),
         });
-        let serving = [
-            tokio::spawn(grpc::serve(routes, grpc_listener, background.stopping())),
-            tokio::spawn(rest::serve(gateway, rest_listener, background.stopping())),
-        ];
+        let (grpc_door, rest_door) = acceptors(grpc_listener, rest_listener, &settings.limits);
+        let (limits, stop) = (settings.limits, background.stopping());
+        let grpc = tokio::spawn(grpc::serve(routes, grpc_door, limits, stop.clone()));
+        let rest = tokio::spawn(rest::serve(gateway, rest_door, limits, stop));
         Ok(Self {
             grpc_address,
             rest_address,
             readiness,
             background,
-            serving,
+            serving: [grpc, rest],
             membership,
         })
     }
@@ -188,6 +188,20 @@ impl ClientCoordinator {
             drain(door).await;
         }
     }
+}
+
+/// What takes the connections of both doors, under one bound.
+fn acceptors(
+    grpc: TcpListener,
+    rest: TcpListener,
+    limits: &ConnectionLimits,
+) -> (Acceptor, Acceptor) {
+    limits.show();
+    let connections = Connections::of_users(limits.connections);
+    (
+        grpc::acceptor(grpc, connections.clone(), limits),
+        rest::acceptor(rest, connections),
+    )
 }
 
 /// Shows this coordinator to the others, under the address that users have.

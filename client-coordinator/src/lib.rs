@@ -13,7 +13,7 @@
 //! the server coordinators), `writer`, `scans` and `page_token` (many keys in their order),
 //! `watches` and `watch_token`, `operations` (all of it as users know it), then the doors:
 //! `kv`, `session`, `admin`, `call_answer` (what goes with each answer of a call) and `grpc`
-//! which serves them, `rest`; `health` (whether this
+//! which serves them, `rest`, `timely` (bodies that must arrive in time); `health` (whether this
 //! coordinator can answer); [`ClientCoordinator`] puts them together.
 
 mod admin;
@@ -35,10 +35,11 @@ mod rest;
 mod scans;
 mod session;
 mod settings;
+mod timely;
 mod views;
 mod watch_token;
 mod watches;
 mod writer;
 
 pub use coordinator::{ClientCoordinator, Listeners, StartError};
-pub use settings::{ClientCoordinatorSettings, MetricsPage};
+pub use settings::{ClientCoordinatorSettings, ConnectionLimits, MetricsPage};

@@ -11,7 +11,7 @@
 //! is the key, percent-decoded, `+` literal. What a request says and this server would
 //! ignore is refused: ignoring a condition would be a silent overwrite.
 //!
-//! Reading order: `path` and `parameters` (what an address says), `entity_tag`,
+//! Reading order: `serving` (the connections, each at its `pace`), `path` and `parameters` (what an address says), `entity_tag`,
 //! `conditions` and `idempotency` (what headers say), `body`, `answer`, then the
 //! operations; `document` describes them all (OpenAPI) and serves the description.
 
@@ -27,8 +27,10 @@ mod increments;
 mod keys;
 mod listing;
 mod operators;
+mod pace;
 mod parameters;
 mod path;
+mod serving;
 mod watching;
 
 use std::sync::Arc;
@@ -45,11 +47,13 @@ use axum::{
     routing::{get, post},
 };
 use tierkv_cache::Cache;
-use tierkv_rpc::stopped;
+use tierkv_rpc::{Acceptor, Connections};
 use tierkv_types::{Code, Error};
 use tokio::{net::TcpListener, sync::watch};
 
 use answer::{Failed, refusal, uncounted};
+
+use crate::settings::ConnectionLimits;
 
 pub(crate) use gateway::Gateway;
 
@@ -85,18 +89,24 @@ fn router<C: Cache>(gateway: Arc<Gateway<C>>) -> Router {
         .with_state(gateway)
 }
 
+/// What takes this door's connections.
+pub(crate) fn acceptor(listener: TcpListener, connections: Connections) -> Acceptor {
+    let full = answer::farewell(&Error::exhausted(format!(
+        "there are {} connections here, which is the limit {}; retry later",
+        connections.limit(),
+        connections.name()
+    )));
+    Acceptor::new(listener, serving::DOOR, connections, full)
+}
+
 /// Serves until it is stopped and what is under way has finished.
 pub(crate) async fn serve<C: Cache>(
     gateway: Gateway<C>,
-    listener: TcpListener,
+    acceptor: Acceptor,
+    limits: ConnectionLimits,
     stop: watch::Receiver<bool>,
 ) {
-    let served = axum::serve(listener, router(Arc::new(gateway)))
-        .with_graceful_shutdown(stopped(stop))
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the REST listener failed");
-    }
+    serving::serve(router(Arc::new(gateway)), acceptor, &limits, stop).await;
 }
 
 /// Counts a failure, and adds what every answer says.

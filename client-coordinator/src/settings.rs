@@ -18,8 +18,57 @@ pub struct ClientCoordinatorSettings {
     /// How often each cluster's master is asked whether the cache may still be believed
     /// (CACHE-MARK).
     pub inquiry_interval: Duration,
+    /// How many connections there may be, and how long each may keep its door waiting.
+    pub limits: ConnectionLimits,
     /// What `/metrics` shows.
     pub metrics: MetricsPage,
+}
+
+/// How many connections there may be, and how long each may keep its door waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// Most connections at all doors together. What is over it is closed at once.
+    pub connections: usize,
+    /// How long the head of a request may take; of gRPC, the preface of the connection.
+    pub head_timeout: Duration,
+    /// How long the body of a request may take, but for those of streams.
+    pub body_timeout: Duration,
+    /// How long a REST connection may have nothing to do.
+    pub rest_idle_timeout: Duration,
+    /// How often a client of HTTP/2 is asked whether it lives.
+    pub ping_interval: Duration,
+    /// How long it may take to say so before its connection is given up.
+    pub ping_timeout: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            rest_idle_timeout: Duration::from_secs(75),
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl ConnectionLimits {
+    /// Shows the times in `/metrics`; the number is shown by who counts the connections.
+    pub(crate) fn show(&self) {
+        const NAME: &str = "tierkv_limit_seconds";
+        metrics::describe_gauge!(NAME, "The times that connections must keep, by their key.");
+        for (key, time) in [
+            ("limits.head_timeout_ms", self.head_timeout),
+            ("limits.body_timeout_ms", self.body_timeout),
+            ("limits.rest_idle_timeout_ms", self.rest_idle_timeout),
+            ("limits.grpc_ping_interval_ms", self.ping_interval),
+            ("limits.grpc_ping_timeout_ms", self.ping_timeout),
+        ] {
+            metrics::gauge!(NAME, "limit" => key).set(time.as_secs_f64());
+        }
+    }
 }
 
 impl ClientCoordinatorSettings {
@@ -32,6 +81,7 @@ impl ClientCoordinatorSettings {
             rest_listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
             max_staleness: DEFAULT_MAX_STALENESS,
             inquiry_interval: Duration::from_millis(200),
+            limits: ConnectionLimits::default(),
             metrics,
         }
     }

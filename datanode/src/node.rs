@@ -11,14 +11,13 @@ use tierkv_protocol::replication::{
     ClusterState, CommandQueue, Founding, Replica, Restored, StateError,
 };
 use tierkv_rpc::{
-    Background, ListenError, drain, incoming, listen,
+    Acceptor, Background, ListenError, drain, listen,
     proto::internal::data_node_server::DataNodeServer, serve_builder, session::FRAME_SLACK,
     stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
 use tierkv_storage::{MemoryLimits, RealDisk, Storage, StorageError};
 use tierkv_types::{Clock, limits::MAX_ANSWER_BYTES};
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinHandle,
 };
@@ -118,7 +117,8 @@ impl DataNode {
         let invalidator = parts.invalidate(cache, clock);
         let failed = parts.drive(coordination, invalidator, commands, &mut background);
         let (drain, draining) = watch::channel(false);
-        let serving = tokio::spawn(serve(parts.door(draining.clone()), listener, draining));
+        let acceptor = Acceptor::of_peers(listener, "datanode", parts.settings.connections);
+        let serving = tokio::spawn(serve(parts.door(draining.clone()), acceptor, draining));
         Ok(Self {
             address,
             storage: parts.storage,
@@ -307,13 +307,13 @@ impl Parts {
     }
 }
 
-async fn serve(door: Door, listener: TcpListener, stop: watch::Receiver<bool>) {
+async fn serve(door: Door, acceptor: Acceptor, stop: watch::Receiver<bool>) {
     let service = DataNodeServer::new(door)
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
     let served = serve_builder()
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming(listener), stopped(stop))
+        .serve_with_incoming_shutdown(acceptor.connections(), stopped(stop))
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the data node's listener failed");

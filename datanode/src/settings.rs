@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tierkv_storage::StorageSettings;
-use tierkv_types::{ClusterId, NodeId};
+use tierkv_types::{ClusterId, NodeId, limits::MAX_PEER_CONNECTIONS};
 
 /// Settings of one data node.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct DataNodeSettings {
     pub cluster: ClusterId,
     /// Where it listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Most connections of other tiers.
+    pub connections: usize,
     /// Its log, memory tier and store.
     pub storage: StorageSettings,
     /// How long a write waits for the cache tier to confirm its deletes before it is
@@ -29,6 +31,7 @@ impl DataNodeSettings {
             node,
             cluster,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            connections: MAX_PEER_CONNECTIONS,
             storage,
             invalidation_wait: Duration::from_millis(50),
         }

@@ -225,12 +225,33 @@ impl Process {
     /// # Errors
     /// If the system refuses.
     pub fn limit_file_size(&self, bytes: u64) -> Result<(), Error> {
-        let what = format!("limiting the files of {}", self.name);
+        self.limit(&format!("--fsize={bytes}:{bytes}"))
+    }
+
+    /// Lets it have no more than `count` file descriptors from now on; those that it has it
+    /// keeps. It may be raised again, up to what it could have before.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn limit_descriptors(&self, count: u64) -> Result<(), Error> {
+        self.limit(&format!("--nofile={count}:"))
+    }
+
+    /// How many file descriptors it has.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn descriptors(&self) -> Result<usize, Error> {
+        let what = || format!("counting the descriptors of {}", self.name);
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        Ok(open.map_err(io_error(what()))?.count())
+    }
+
+    fn limit(&self, option: &str) -> Result<(), Error> {
+        let what = format!("limiting {} by {option}", self.name);
         // As the server's own user: a root without all its rights may not.
         let mut command = Command::new("prlimit");
-        command
-            .arg(format!("--pid={}", self.pid()))
-            .arg(format!("--fsize={bytes}:{bytes}"));
+        command.arg(format!("--pid={}", self.pid())).arg(option);
         if let Some(user) = User::for_servers() {
             command.uid(user.uid).gid(user.gid);
         }

@@ -6,8 +6,7 @@ use tierkv_types::{
     Error,
     limits::{MAX_NODE_WATCHES, MAX_OPEN_SCANS},
 };
-use tokio::net::TcpListener;
-use tonic::transport::{Channel, Endpoint, Server, server::TcpIncoming};
+use tonic::transport::{Channel, Endpoint, Server};
 
 /// How often a silent connection is asked whether it lives.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -71,7 +70,8 @@ fn connect(address: &str, stream_window: u32, connection_window: u32) -> Result<
         .connect_lazy())
 }
 
-/// A server with the same settings as [`channel`].
+/// A server with the same settings as [`channel`]; its connections are those of an
+/// [`Acceptor`](crate::Acceptor).
 #[must_use]
 pub fn serve_builder() -> Server {
     Server::builder()
@@ -80,13 +80,6 @@ pub fn serve_builder() -> Server {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .tcp_nodelay(true)
-}
-
-/// The connections of a listener, with the same settings. tonic sets a socket's options
-/// only on listeners that it made itself, so they are set here.
-#[must_use]
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 #[cfg(test)]

@@ -65,6 +65,8 @@ struct Calls<X: Exchange> {
     /// Whether the peer took the stream. Operations leave the queue only then, so that
     /// what was never sent can be called so.
     is_open: bool,
+    /// Set when the stream is to be opened though nothing is queued.
+    is_wanted: bool,
     /// Set when nobody is left to call.
     is_closing: bool,
 }
@@ -147,6 +149,7 @@ impl<X: Exchange> Lane<X> {
                 idle: None,
                 stream: 0,
                 is_open: false,
+                is_wanted: false,
                 is_closing: false,
             }),
             in_flight: Semaphore::new(max_in_flight),
@@ -154,6 +157,19 @@ impl<X: Exchange> Lane<X> {
         });
         tokio::spawn(Arc::clone(&lane).run(channel));
         lane
+    }
+
+    /// Opens the stream now, not with the first call. If that fails, the first call tries
+    /// again.
+    pub(crate) fn open_at_once(&self) {
+        let idle = {
+            let mut calls = self.calls();
+            calls.is_wanted = true;
+            calls.idle.take()
+        };
+        if let Some(idle) = idle {
+            idle.wake();
+        }
     }
 
     /// Ends the stream and the task: nobody is left to call.
@@ -279,10 +295,11 @@ impl<X: Exchange> Lane<X> {
         self.settle(settled);
     }
 
-    /// Ready once something is queued, or the lane is closing.
+    /// Ready once something is queued, the stream is wanted, or the lane is closing.
     fn poll_queued(&self, context: &Context<'_>) -> Poll<()> {
         let mut calls = self.calls();
-        if calls.queue.is_empty() && !calls.is_closing {
+        let is_wanted = std::mem::take(&mut calls.is_wanted);
+        if calls.queue.is_empty() && !is_wanted && !calls.is_closing {
             calls.idle = Some(context.waker().clone());
             return Poll::Pending;
         }
@@ -465,6 +482,7 @@ mod tests {
             idle: None,
             stream: 0,
             is_open: true,
+            is_wanted: false,
             is_closing: false,
         }
     }

@@ -5,15 +5,18 @@
 //! asking end, [`answer_frames`] the answering one; [`Exchange`] says what a frame of a
 //! particular service looks like ([`session`], [`tiers`]).
 //!
-//! How a tier lives is here, too, because all of them share it: [`listen`] and [`drain`] for
-//! its door, [`Background`] for what it does beside its requests.
+//! How a tier lives is here, too, because all of them share it: [`listen`], [`Acceptor`] and
+//! [`drain`] for its door, [`Background`] for what it does beside its requests.
 //!
 //! Nothing here knows what an operation means: whether a lost answer is an
 //! `Unavailable` read or an `OutcomeUnknown` write is the caller's to say ([`CallError`]).
 
+mod acceptor;
 mod answer;
 mod background;
 mod channel;
+mod connection;
+mod connections;
 mod deadline;
 mod exchange;
 mod lane;
@@ -23,9 +26,12 @@ mod serving;
 pub mod session;
 pub mod tiers;
 
+pub use acceptor::{Acceptor, incoming};
 pub use answer::{Answered, FrameHandler, OperationPermits, Replies, answer_frames};
 pub use background::{Background, Follower, Pace, Worker};
-pub use channel::{channel, incoming, serve_builder, unhurried_channel};
+pub use channel::{channel, serve_builder, unhurried_channel};
+pub use connection::Connection;
+pub use connections::{Connections, connection_timeouts};
 pub use deadline::{
     deadline, deadline_or, last_attempt, late_scan, named_timeout, until_deadline, until_over,
     within,

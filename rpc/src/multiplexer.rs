@@ -70,6 +70,16 @@ impl<X: Exchange> Multiplexer<X> {
         }
     }
 
+    /// Opens its streams now, so that no call has to wait for that, or fails because no
+    /// connection can be made any more.
+    #[must_use]
+    pub fn opened(self) -> Self {
+        for lane in &self.lanes.lanes {
+            lane.open_at_once();
+        }
+        self
+    }
+
     /// Sends an operation and waits for its answer until `deadline`.
     ///
     /// # Errors

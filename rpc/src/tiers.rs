@@ -127,17 +127,15 @@ impl<X: Exchange> Clone for Peer<X> {
 }
 
 impl<X: Exchange<Request = request::Kind>> Peer<X> {
-    /// Connections to `address` (`host:port`), made when they are first used. Must be
-    /// called within a tokio runtime.
+    /// Connections to `address` (`host:port`). Those for reads, writes and questions are made
+    /// at once, the others when they are first used. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// `InvalidArgument` if the address is not `host:port`.
     pub fn new(address: &str) -> Result<Self, Error> {
         let lane = || {
-            Ok(Multiplexer::new(
-                vec![channel(address)?],
-                MAX_PEER_IN_FLIGHT,
-            ))
+            let lane = Multiplexer::new(vec![channel(address)?], MAX_PEER_IN_FLIGHT);
+            Ok(lane.opened())
         };
         Ok(Self {
             reads: lane()?,

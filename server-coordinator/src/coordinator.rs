@@ -7,12 +7,12 @@ use tierkv_coordination::{
     directory::{Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    Background, ListenError, drain, incoming, listen,
+    Acceptor, Background, ListenError, drain, listen,
     proto::internal::server_coordinator_server::ServerCoordinatorServer, serve_builder,
     session::FRAME_SLACK, stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
 use tierkv_types::{Epoch, limits::MAX_ANSWER_BYTES};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     office::{Office, OfficeKeeper},
@@ -80,7 +80,8 @@ impl ServerCoordinator {
             coordination,
             stop: background.stopping(),
         };
-        let serving = tokio::spawn(serve(door, listener, background.stopping()));
+        let acceptor = Acceptor::of_peers(listener, "server-coordinator", settings.connections);
+        let serving = tokio::spawn(serve(door, acceptor, background.stopping()));
         Ok(Self {
             address,
             office,
@@ -110,13 +111,13 @@ impl ServerCoordinator {
     }
 }
 
-async fn serve(door: Door, listener: TcpListener, stop: watch::Receiver<bool>) {
+async fn serve(door: Door, acceptor: Acceptor, stop: watch::Receiver<bool>) {
     let service = ServerCoordinatorServer::new(door)
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
     let served = serve_builder()
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming(listener), stopped(stop))
+        .serve_with_incoming_shutdown(acceptor.connections(), stopped(stop))
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the server coordinator's listener failed");

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use tierkv_protocol::placement::WeightedCluster;
-use tierkv_types::NodeId;
+use tierkv_types::{NodeId, limits::MAX_PEER_CONNECTIONS};
 
 /// Settings of one server coordinator.
 #[derive(Clone, Debug)]
@@ -12,6 +12,8 @@ pub struct ServerCoordinatorSettings {
     pub node: NodeId,
     /// Where it listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Most connections of other tiers.
+    pub connections: usize,
     /// The clusters of a new platform. Once a placement map exists, that map counts.
     pub initial_clusters: Vec<WeightedCluster>,
 }
@@ -23,6 +25,7 @@ impl ServerCoordinatorSettings {
         Self {
             node,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            connections: MAX_PEER_CONNECTIONS,
             initial_clusters,
         }
     }

@@ -4,8 +4,8 @@
 //! `tierkv`), [`ephemeral`] (a platform that keeps nothing), [`http`] (requests byte by
 //! byte, so that no client library tidies a path up), [`named`] (writes under names of
 //! the test's choice), [`metrics`], [`disk_work`] (what a node does on its disk),
-//! [`resident`] (what a process holds in memory), [`cutter`] (a line that breaks), [`switch`]
-//! (one whose other end changes),
+//! [`resident`] (what a process holds in memory and uses of the processors), [`cutter`] (a
+//! line that breaks), [`switch`] (one whose other end changes),
 //! [`outside`] (clients that share no code with the platform), [`imports`] (which files of
 //! a crate import each other),
 //! [`choices`] (random ones that can be repeated), and what a client was promised:

@@ -1,6 +1,6 @@
-//! What a process holds in memory, as Linux tells it.
+//! What a process holds in memory and has used of the processors, as Linux tells it.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 /// What a process holds in memory, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -24,4 +24,16 @@ pub fn resident(pid: u32) -> Option<Resident> {
         now: bytes("VmRSS:")?,
         peak: bytes("VmHWM:")?,
     })
+}
+
+/// How long threads of the process have run on a processor; `None` if there is none. Those
+/// that have ended do not count.
+#[must_use]
+pub fn processor_time(pid: u32) -> Option<Duration> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let nanos = threads.filter_map(|thread| {
+        let told = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        told.split(' ').next()?.parse::<u64>().ok()
+    });
+    Some(Duration::from_nanos(nanos.sum()))
 }

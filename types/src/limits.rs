@@ -39,6 +39,9 @@ pub const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 pub const REQUEST_MEMORY: Duration = Duration::from_secs(120);
 /// How far a request id's birth may be ahead of platform time. Over it: `InvalidArgument`.
 pub const MAX_REQUEST_LEAD: Duration = Duration::from_secs(10);
+/// Most connections of other tiers at one server coordinator or data node. Over it they are
+/// closed at once.
+pub const MAX_PEER_CONNECTIONS: usize = 1_024;
 /// Most watches at one client coordinator. Over it: `ResourceExhausted`.
 pub const MAX_WATCHES: usize = 1_024;
 /// Most watches at one data node, of all client coordinators. Over it: `ResourceExhausted`.

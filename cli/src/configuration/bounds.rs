@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{ByteSize, Configuration, Problem, Told};
+use super::{ByteSize, Configuration, Problem, Told, keys::Limits};
 
 /// Smallest file of the log.
 const MIN_SEGMENT: ByteSize = ByteSize(64 << 10);
@@ -25,6 +25,10 @@ const MIN_CACHE: ByteSize = ByteSize(1 << 20);
 /// longest F, 30 s, and ends well before an entry's life in the cache, 5 min (CACHE-KEY);
 /// also, a coordinator counts as ready for so long after its masters fell silent.
 const MAX_STALENESS: [Duration; 2] = [Duration::from_millis(2_050), Duration::from_secs(60)];
+/// Fewest connections: some at each door.
+const MIN_CONNECTIONS: u64 = 16;
+/// Shortest and longest time that a connection may keep its door waiting.
+const DOOR_TIME: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(3_600)];
 /// Shortest and longest time between checkpoints.
 const CHECKPOINT_INTERVAL: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(3_600)];
 
@@ -33,6 +37,7 @@ pub(super) fn check(configuration: &Configuration, told: &[Told]) -> Vec<Problem
     let Configuration {
         cache,
         reads,
+        limits,
         wal,
         memory,
         store,
@@ -49,6 +54,7 @@ pub(super) fn check(configuration: &Configuration, told: &[Told]) -> Vec<Problem
         reads.max_staleness_ms,
         MAX_STALENESS,
     );
+    checks.limits(limits);
     checks.time(
         "wal.sync_interval_ms",
         wal.sync_interval_ms,
@@ -62,12 +68,9 @@ pub(super) fn check(configuration: &Configuration, told: &[Told]) -> Vec<Problem
         || format!("it is at least {MIN_SEGMENTS} times wal.segment_bytes, which is {segment}"),
     );
     checks.time("wal.retention_ms", wal.retention_ms, RETENTION);
-    checks.at_least("memory.max_bytes", memory.max_bytes, ByteSize(1));
-    checks.at_least(
-        "memory.pinned_max_bytes",
-        memory.pinned_max_bytes,
-        MIN_PINNED,
-    );
+    let (kept, pinned) = (memory.max_bytes, memory.pinned_max_bytes);
+    checks.at_least("memory.max_bytes", kept, ByteSize(1));
+    checks.at_least("memory.pinned_max_bytes", pinned, MIN_PINNED);
     checks.time(
         "store.checkpoint_interval_ms",
         store.checkpoint_interval_ms,
@@ -81,13 +84,8 @@ pub(super) fn check(configuration: &Configuration, told: &[Told]) -> Vec<Problem
     // Else writers would wait for a checkpoint that nothing makes at once.
     checks.that(
         "store.checkpoint_bytes",
-        store.checkpoint_bytes <= memory.pinned_max_bytes,
-        || {
-            format!(
-                "it is at most memory.pinned_max_bytes, which is {}",
-                memory.pinned_max_bytes
-            )
-        },
+        store.checkpoint_bytes <= pinned,
+        || format!("it is at most memory.pinned_max_bytes, which is {pinned}"),
     );
     checks.problems
 }
@@ -108,6 +106,23 @@ impl Checks<'_> {
                 origin: told.origin.clone(),
                 words: format!("{} is out of bounds: {}", told.toml, right()),
             });
+        }
+    }
+
+    fn limits(&mut self, limits: &Limits) {
+        self.that(
+            "limits.connections",
+            limits.connections >= MIN_CONNECTIONS,
+            || format!("it is at least {MIN_CONNECTIONS}"),
+        );
+        for (key, millis) in [
+            ("limits.head_timeout_ms", limits.head_timeout_ms),
+            ("limits.body_timeout_ms", limits.body_timeout_ms),
+            ("limits.rest_idle_timeout_ms", limits.rest_idle_timeout_ms),
+            ("limits.grpc_ping_interval_ms", limits.grpc_ping_interval_ms),
+            ("limits.grpc_ping_timeout_ms", limits.grpc_ping_timeout_ms),
+        ] {
+            self.time(key, millis, DOOR_TIME);
         }
     }
 

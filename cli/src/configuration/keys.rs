@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use tierkv_client_coordinator::{ClientCoordinatorSettings, MetricsPage};
+use tierkv_client_coordinator::{ClientCoordinatorSettings, ConnectionLimits, MetricsPage};
 use tierkv_storage::{EvictionPolicy, MemoryLimits, StorageSettings, WalSync};
 use tierkv_types::{NodeId, limits::DEFAULT_MAX_STALENESS};
 
 use super::{ByteSize, reader::Reader, setting::SyncMode};
+use crate::descriptors::Descriptors;
 
 /// Declares a section: a struct with a documented field a key, and how it is read. Field
 /// docs are told to operators word for word.
@@ -117,6 +118,27 @@ section! {
     }
 }
 
+section! {
+    /// Limits of the doors that users come in by.
+    Limits at "limits." {
+        /// Most connections at all doors together; what is over it is closed at once. Never
+        /// more than 4/5 of the file descriptors that the process may have (ulimit -Hn): the
+        /// rest is for files.
+        connections: u64 = doors().connections as u64;
+        /// How long the head of a request may take to arrive; of gRPC, the first bytes of a
+        /// connection.
+        head_timeout_ms: u64 = millis(doors().head_timeout);
+        /// How long the body of a request may take to arrive; streams are free of it.
+        body_timeout_ms: u64 = millis(doors().body_timeout);
+        /// How long a REST connection may have nothing to do before it is closed.
+        rest_idle_timeout_ms: u64 = millis(doors().rest_idle_timeout);
+        /// How often a gRPC client is asked whether it lives.
+        grpc_ping_interval_ms: u64 = millis(doors().ping_interval);
+        /// How long it may take to answer before its connection is closed.
+        grpc_ping_timeout_ms: u64 = millis(doors().ping_timeout);
+    }
+}
+
 /// Everything that may be configured.
 #[derive(Clone, Debug)]
 pub(crate) struct Configuration {
@@ -126,6 +148,8 @@ pub(crate) struct Configuration {
     pub(crate) cache: Cache,
     /// Reads.
     pub(crate) reads: Reads,
+    /// Limits of the doors.
+    pub(crate) limits: Limits,
     /// The commit log.
     pub(crate) wal: Wal,
     /// The memory tier.
@@ -140,22 +164,33 @@ impl Configuration {
             places: Places::read(reader),
             cache: Cache::read(reader),
             reads: Reads::read(reader),
+            limits: Limits::read(reader),
             wal: Wal::read(reader),
             memory: Memory::read(reader),
             store: Store::read(reader),
         }
     }
 
-    /// A client coordinator of the name `node`.
+    /// A client coordinator of the name `node`, in a process with these descriptors.
     pub(crate) fn client_coordinator(
         &self,
         node: NodeId,
+        descriptors: Descriptors,
         metrics: MetricsPage,
     ) -> ClientCoordinatorSettings {
+        let limits = &self.limits;
         ClientCoordinatorSettings {
             grpc_listen: self.places.grpc_listen,
             rest_listen: self.places.rest_listen,
             max_staleness: Duration::from_millis(self.reads.max_staleness_ms),
+            limits: ConnectionLimits {
+                connections: descriptors.for_users(limits.connections),
+                head_timeout: Duration::from_millis(limits.head_timeout_ms),
+                body_timeout: Duration::from_millis(limits.body_timeout_ms),
+                rest_idle_timeout: Duration::from_millis(limits.rest_idle_timeout_ms),
+                ping_interval: Duration::from_millis(limits.grpc_ping_interval_ms),
+                ping_timeout: Duration::from_millis(limits.grpc_ping_timeout_ms),
+            },
             ..ClientCoordinatorSettings::new(node, metrics)
         }
     }
@@ -186,6 +221,11 @@ impl Configuration {
             ..StorageSettings::new(dir)
         }
     }
+}
+
+/// How the doors are bounded if nobody says anything.
+fn doors() -> ConnectionLimits {
+    ConnectionLimits::default()
 }
 
 /// What storage does if nobody says anything: where it has a default, that is the key's.

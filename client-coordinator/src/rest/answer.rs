@@ -7,6 +7,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use serde::Serialize;
 use tierkv_openapi::{Problem, problem};
 use tierkv_types::{Code, Error};
@@ -61,6 +62,22 @@ pub(super) fn refusal(status: StatusCode, error: &Error) -> Response {
     // A struct of strings and a number always serialises.
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     (status, [(CONTENT_TYPE, problem::MEDIA_TYPE)], body).into_response()
+}
+
+/// All that is sent to a client whose request is not even read.
+pub(super) fn farewell(error: &Error) -> Bytes {
+    let problem = Problem::new(error);
+    // A struct of strings and a number always serialises.
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let reason = status(error.code).canonical_reason().unwrap_or_default();
+    let head = format!(
+        "HTTP/1.1 {} {reason}\r\ncontent-type: {}\r\ncontent-length: {}\r\nretry-after: 1\r\n\
+         connection: close\r\n\r\n",
+        problem.status,
+        problem::MEDIA_TYPE,
+        body.len()
+    );
+    (head + &body).into()
 }
 
 /// An error that is an answer, and counts as no failure of an operation.

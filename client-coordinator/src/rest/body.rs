@@ -19,6 +19,7 @@ use tierkv_types::{
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Failure;
+use crate::timely::LateBody;
 
 /// Most bytes of a refused body that are read before its answer.
 const DISCARDED_BYTES: usize = 16 << 20;
@@ -121,6 +122,7 @@ async fn whole(
             discard(&mut body, deadline).await;
             Err(too_large())
         }
+        Err(error) if LateBody::is_in(&*error) => Err(LateBody::error()),
         Err(_) => Err(Error::invalid(
             "the body ended before it was whole; send it again",
         )),

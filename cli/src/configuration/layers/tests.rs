@@ -1,12 +1,15 @@
 use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use tempfile::TempDir;
-use tierkv_client_coordinator::{ClientCoordinatorSettings, MetricsPage};
+use tierkv_client_coordinator::{ClientCoordinatorSettings, ConnectionLimits, MetricsPage};
 use tierkv_storage::{EvictionPolicy, MemoryLimits, StorageSettings, WalSync};
 use tierkv_types::NodeId;
 
 use super::*;
-use crate::configuration::ByteSize;
+use crate::{
+    configuration::{ByteSize, Told},
+    descriptors::Descriptors,
+};
 
 /// A file, and the arguments that name it.
 struct Fixture {
@@ -55,7 +58,8 @@ fn problem(loaded: &Loaded) -> String {
 /// A client coordinator's settings, as `dev` takes them from the configuration.
 fn client_coordinator(loaded: &Loaded) -> ClientCoordinatorSettings {
     let (node, metrics) = (NodeId::new("cc1").unwrap(), no_metrics());
-    loaded.configuration.client_coordinator(node, metrics)
+    let descriptors = Descriptors::of(1 << 20);
+    (loaded.configuration).client_coordinator(node, descriptors, metrics)
 }
 
 fn no_metrics() -> MetricsPage {
@@ -78,6 +82,38 @@ fn of_nothing_everything_has_the_default_of_its_owner() {
     let default = ClientCoordinatorSettings::new(NodeId::new("cc1").unwrap(), no_metrics());
     let settings = client_coordinator(&loaded);
     assert_eq!(format!("{settings:?}"), format!("{default:?}"));
+}
+
+#[test]
+fn every_limit_reaches_the_doors() {
+    let fixture = file(
+        "
+        [limits]
+        connections = 1000
+        head_timeout_ms = 101
+        body_timeout_ms = 102
+        rest_idle_timeout_ms = 103
+        grpc_ping_interval_ms = 104
+        grpc_ping_timeout_ms = 105
+        ",
+    );
+    let loaded = loaded(&fixture.arguments);
+    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+    let path = fixture.arguments.config.unwrap();
+    let of_limits = |told: &&Told| told.key.starts_with("limits.");
+    for told in loaded.told.iter().filter(of_limits) {
+        assert_eq!(told.origin, Origin::File(path.clone()), "{}", told.key);
+    }
+    let wanted = ConnectionLimits {
+        connections: 1_000,
+        head_timeout: Duration::from_millis(101),
+        body_timeout: Duration::from_millis(102),
+        rest_idle_timeout: Duration::from_millis(103),
+        ping_interval: Duration::from_millis(104),
+        ping_timeout: Duration::from_millis(105),
+    };
+    let settings = client_coordinator(&loaded);
+    assert_eq!(format!("{:?}", settings.limits), format!("{wanted:?}"));
 }
 
 #[test]
@@ -111,7 +147,9 @@ fn every_key_reaches_what_it_sets() {
     assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     let path = fixture.arguments.config.unwrap();
-    for told in &loaded.told {
+    // The limits have a test of their own.
+    let others = |told: &&Told| !told.key.starts_with("limits.");
+    for told in loaded.told.iter().filter(others) {
         assert_eq!(told.origin, Origin::File(path.clone()), "{}", told.key);
     }
     let places = &loaded.configuration.places;

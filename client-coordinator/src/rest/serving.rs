@@ -1,0 +1,130 @@
+//! Serves the gateway's routes on the connections of its door.
+
+use std::{convert::Infallible, pin::pin, sync::Arc};
+
+use axum::{Router, body::Body};
+use hyper::{
+    Request,
+    body::Incoming,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use metrics::Counter;
+use tierkv_rpc::{Acceptor, Connection, connection_timeouts, stopped};
+use tokio::{sync::watch, task::JoinSet};
+
+use super::pace::{Answer, Over, Pace, Paced, Times};
+use crate::{settings::ConnectionLimits, timely::BodyTime};
+
+/// The door's name in metrics and logs.
+pub(crate) const DOOR: &str = "rest";
+
+/// What all connections of the door share.
+struct Server {
+    builder: Builder<TokioExecutor>,
+    routes: TowerToHyperService<Router>,
+    times: Times,
+    body_time: BodyTime,
+    late_heads: Counter,
+    idle: Counter,
+}
+
+impl Server {
+    fn new(router: Router, limits: &ConnectionLimits) -> Self {
+        // How long HTTP/1 takes is looked at by `Pace`, so it needs no timer.
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(limits.ping_interval)
+            .keep_alive_timeout(limits.ping_timeout);
+        Self {
+            builder,
+            routes: TowerToHyperService::new(router),
+            times: Times {
+                head: limits.head_timeout,
+                idle: limits.rest_idle_timeout,
+            },
+            body_time: BodyTime::new(DOOR, limits.body_timeout),
+            late_heads: connection_timeouts(DOOR, "limits.head_timeout_ms"),
+            idle: connection_timeouts(DOOR, "limits.rest_idle_timeout_ms"),
+        }
+    }
+
+    /// Answers the requests of one connection, until it ends, is late, or `stop` says so;
+    /// then what is under way is finished.
+    async fn converse(&self, connection: Connection, stop: watch::Receiver<bool>) {
+        let pace = Pace::new(self.times);
+        let io = TokioIo::new(Paced {
+            connection,
+            pace: Arc::clone(&pace),
+        });
+        let service = service_fn(|request: Request<Incoming>| {
+            let underway = pace.begin();
+            let request = request.map(|body| Body::new(self.body_time.limit(body)));
+            let answering = self.routes.call(request);
+            async move {
+                let response = answering.await?;
+                Ok::<_, Infallible>(response.map(|body| Answer {
+                    body,
+                    _underway: underway,
+                }))
+            }
+        });
+        let mut serving = pin!(self.builder.serve_connection(io, service));
+        let mut stops = pin!(stopped(stop));
+        let mut is_stopping = false;
+        loop {
+            tokio::select! {
+                served = serving.as_mut() => {
+                    if let Err(error) = served {
+                        tracing::debug!(%error, "a REST connection broke");
+                    }
+                    return;
+                }
+                over = pace.over() => return self.count(over),
+                () = &mut stops, if !is_stopping => {
+                    is_stopping = true;
+                    serving.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+
+    fn count(&self, over: Over) {
+        match over {
+            Over::Head => self.late_heads.increment(1),
+            Over::Idle => self.idle.increment(1),
+        }
+    }
+}
+
+/// Serves until `stop` says so and what is under way has finished.
+pub(super) async fn serve(
+    router: Router,
+    mut acceptor: Acceptor,
+    limits: &ConnectionLimits,
+    stop: watch::Receiver<bool>,
+) {
+    let server = Arc::new(Server::new(router, limits));
+    // Dropped early, it ends all connections.
+    let mut connections = JoinSet::new();
+    let mut stops = pin!(stopped(stop.clone()));
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stops => break,
+            Some(_) = connections.join_next() => {}
+            connection = acceptor.accept() => {
+                let (server, stop) = (Arc::clone(&server), stop.clone());
+                connections.spawn(async move { server.converse(connection, stop).await });
+            }
+        }
+    }
+    drop(acceptor);
+    while connections.join_next().await.is_some() {}
+}

@@ -1,0 +1,138 @@
+//! A connection that a door has taken.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use metrics::Counter;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::connections::Place;
+
+/// Bytes that every HTTP/2 client sends first, whatever it wants.
+pub(crate) const HTTP2_PREFACE_BYTES: usize = 24;
+
+/// A connection with its place among those that may be open.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    /// What it must send first, until it has.
+    opening: Option<Box<Opening>>,
+    _place: Place,
+}
+
+/// What a connection must send, and until when.
+struct Opening {
+    bytes_left: usize,
+    deadline: Pin<Box<Sleep>>,
+    silent: Counter,
+}
+
+impl std::fmt::Debug for Opening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opening")
+            .field("bytes_left", &self.bytes_left)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Of a door that itself looks how long its connections take.
+    pub(crate) fn new(stream: TcpStream, place: Place) -> Self {
+        Self {
+            stream,
+            opening: None,
+            _place: place,
+        }
+    }
+
+    /// Lets reads fail once `time` is over, unless the preface of HTTP/2 came before.
+    pub(crate) fn expect_preface(mut self, time: Duration, silent: Counter) -> Self {
+        self.opening = Some(Box::new(Opening {
+            bytes_left: HTTP2_PREFACE_BYTES,
+            deadline: Box::pin(sleep(time)),
+            silent,
+        }));
+        self
+    }
+
+    fn stream(self: Pin<&mut Self>) -> Pin<&mut TcpStream> {
+        Pin::new(&mut self.get_mut().stream)
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let Some(opening) = &mut this.opening else {
+            return read;
+        };
+        if read.is_pending() {
+            if opening.deadline.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            opening.silent.increment(1);
+            let late = "the client sent no HTTP/2 preface in time";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, late)));
+        }
+        let came = buffer.filled().len() - before;
+        opening.bytes_left = opening.bytes_left.saturating_sub(came);
+        if opening.bytes_left == 0 {
+            this.opening = None;
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(context)
+    }
+}

@@ -1,0 +1,237 @@
+//! How many connections a process's doors may have open together.
+//!
+//! ```text
+//!   Acceptor (gRPC) ──┐
+//!                     ├─► Connections: one bound ─► Place, held by each connection
+//!   Acceptor (REST) ──┘
+//! ```
+//!
+//! The doors of users share one bound, so that what is left of the process's file
+//! descriptors stays for files. The doors between tiers have bounds of their own: users must
+//! not keep the tiers from reaching each other.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use metrics::{Counter, Gauge, counter, gauge};
+
+/// One door never takes the last sixteenth of the bound that it shares, so that those who
+/// flood it leave the others within reach: `/metrics` for operators, above all.
+const SHARE_LEFT: usize = 16;
+
+/// The bound on the connections of doors that share it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: &'static str,
+    limit: usize,
+    door_limit: usize,
+    open: AtomicUsize,
+    /// The gauge of a door's connections.
+    gauge: &'static str,
+}
+
+impl Connections {
+    /// Up to `limit` connections of users, at all doors that share this.
+    #[must_use]
+    pub fn of_users(limit: usize) -> Self {
+        metrics::describe_gauge!("tierkv_connections", "Open connections of users, by door.");
+        metrics::describe_gauge!(
+            "tierkv_connections_limit",
+            "The bound of tierkv_connections, all doors together; what is over it is closed at \
+             once. One door takes at most 15/16 of it."
+        );
+        gauge!("tierkv_connections_limit").set(approximate(limit));
+        Self::new(Shared {
+            name: "limits.connections",
+            limit,
+            door_limit: limit - (limit / SHARE_LEFT).max(1).min(limit / 2),
+            open: AtomicUsize::new(0),
+            gauge: "tierkv_connections",
+        })
+    }
+
+    /// Up to `limit` connections of other tiers, at one door.
+    #[must_use]
+    pub fn of_peers(limit: usize) -> Self {
+        metrics::describe_gauge!(
+            "tierkv_peer_connections",
+            "Open connections between tiers, by the door they came in by."
+        );
+        metrics::describe_gauge!(
+            "tierkv_peer_connections_limit",
+            "The bound of tierkv_peer_connections at each door; what is over it is closed at \
+             once."
+        );
+        gauge!("tierkv_peer_connections_limit").set(approximate(limit));
+        Self::new(Shared {
+            name: "max_peer_connections",
+            limit,
+            door_limit: limit,
+            open: AtomicUsize::new(0),
+            gauge: "tierkv_peer_connections",
+        })
+    }
+
+    fn new(shared: Shared) -> Self {
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The bound.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.shared.limit
+    }
+
+    /// What the bound is called.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.shared.name
+    }
+
+    /// A place for one more connection of `door`; `None` at the bound.
+    pub(crate) fn enter(&self, door: &Arc<DoorMeters>) -> Option<Place> {
+        let place = Place {
+            connections: Arc::clone(&self.shared),
+            door: Arc::clone(door),
+        };
+        let all = self.shared.open.fetch_add(1, Ordering::Relaxed);
+        let here = door.open.fetch_add(1, Ordering::Relaxed);
+        door.gauge.increment(1.0);
+        // A place that is not taken is given back when it is dropped.
+        (all < self.shared.limit && here < self.shared.door_limit).then_some(place)
+    }
+}
+
+/// The place of one connection among those that may be open.
+#[derive(Debug)]
+pub(crate) struct Place {
+    connections: Arc<Shared>,
+    door: Arc<DoorMeters>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.open.fetch_sub(1, Ordering::Relaxed);
+        self.door.open.fetch_sub(1, Ordering::Relaxed);
+        self.door.gauge.decrement(1.0);
+    }
+}
+
+/// What is counted at one door.
+pub(crate) struct DoorMeters {
+    pub(crate) name: &'static str,
+    open: AtomicUsize,
+    gauge: Gauge,
+    /// Connections that were closed because of the bound.
+    pub(crate) turned_away: Counter,
+    /// Attempts to take a connection that the system refused.
+    pub(crate) failures: Counter,
+    /// Connections that sent too little when they began.
+    pub(crate) silent: Counter,
+}
+
+impl std::fmt::Debug for DoorMeters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DoorMeters")
+            .field("name", &self.name)
+            .field("open", &self.open)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The counter of connections that a door ended because something took too long: `limit`
+/// names what.
+pub fn connection_timeouts(door: &'static str, limit: &'static str) -> Counter {
+    metrics::describe_counter!(
+        "tierkv_connection_timeouts_total",
+        "Connections and bodies that were given up, by door and by the time that was over."
+    );
+    counter!("tierkv_connection_timeouts_total", "door" => door, "limit" => limit)
+}
+
+impl DoorMeters {
+    pub(crate) fn new(name: &'static str, connections: &Connections) -> Self {
+        metrics::describe_counter!(
+            "tierkv_connections_refused_total",
+            "Connections that were closed at once because the bound was reached, by door."
+        );
+        metrics::describe_counter!(
+            "tierkv_accept_failures_total",
+            "Attempts to take a connection that failed for lack of descriptors or memory, by \
+             door."
+        );
+        let gauge = gauge!(connections.shared.gauge, "door" => name);
+        gauge.set(0.0);
+        Self {
+            name,
+            open: AtomicUsize::new(0),
+            gauge,
+            turned_away: counter!("tierkv_connections_refused_total", "door" => name),
+            failures: counter!("tierkv_accept_failures_total", "door" => name),
+            silent: connection_timeouts(name, "limits.head_timeout_ms"),
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // They are far below 2^53.
+fn approximate(count: usize) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn door(connections: &Connections, name: &'static str) -> Arc<DoorMeters> {
+        Arc::new(DoorMeters::new(name, connections))
+    }
+
+    #[test]
+    fn doors_share_a_bound_and_none_takes_all_of_it() {
+        let connections = Connections::of_users(32);
+        let (one, other) = (door(&connections, "one"), door(&connections, "other"));
+        let mut places = Vec::new();
+        while let Some(place) = connections.enter(&one) {
+            places.push(place);
+        }
+        assert_eq!(places.len(), 30);
+        let here: Vec<Place> = (0..2).filter_map(|_| connections.enter(&other)).collect();
+        assert_eq!(here.len(), 2);
+        assert!(connections.enter(&other).is_none());
+        // A place that was given back is the other door's as well.
+        places.pop();
+        let more = connections.enter(&other).unwrap();
+        assert!(connections.enter(&one).is_none());
+        drop((places, here, more));
+        assert_eq!(connections.shared.open.load(Ordering::Relaxed), 0);
+        assert!(connections.enter(&one).is_some());
+    }
+
+    #[test]
+    fn a_door_between_tiers_may_have_all_of_its_own() {
+        let connections = Connections::of_peers(3);
+        let door = door(&connections, "peers");
+        let places: Vec<Option<Place>> = (0..4).map(|_| connections.enter(&door)).collect();
+        let taken = places.iter().filter(|place| place.is_some()).count();
+        assert_eq!(taken, 3);
+        assert!(places[3].is_none());
+    }
+
+    #[test]
+    fn the_least_bound_leaves_each_door_a_place() {
+        let connections = Connections::of_users(2);
+        let (one, other) = (door(&connections, "one"), door(&connections, "other"));
+        let first = connections.enter(&one);
+        assert!(first.is_some() && connections.enter(&one).is_none());
+        assert!(connections.enter(&other).is_some());
+    }
+}

@@ -1,0 +1,313 @@
+//! How long a connection may keep its door waiting: for a head, for a body, for nothing at
+//! all, and for the answer to a ping.
+
+// Test helpers panic as tests do.
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tierkv::{
+    Client,
+    rpc::{
+        channel,
+        proto::{
+            status::detail,
+            v1::{SessionOperation, SessionRequest, kv_client::KvClient, session_operation},
+        },
+    },
+};
+use tierkv_harness::{Options, Surroundings, TierKv, poll_until};
+use tierkv_tests::{http::Request, metrics::counter};
+use tierkv_types::Code;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const HEAD: Duration = Duration::from_millis(400);
+const BODY: Duration = Duration::from_millis(700);
+const IDLE: Duration = Duration::from_millis(1_500);
+const PING_INTERVAL: Duration = Duration::from_millis(600);
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
+/// What every client of HTTP/2 says first: its preface, and empty settings.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// A whole request that keeps the connection.
+const GET: &[u8] = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n";
+
+async fn start() -> TierKv {
+    let millis = |time: Duration| time.as_millis();
+    let surroundings = Surroundings::default()
+        .set("TIERKV_LIMITS_HEAD_TIMEOUT_MS", millis(HEAD))
+        .set("TIERKV_LIMITS_BODY_TIMEOUT_MS", millis(BODY))
+        .set("TIERKV_LIMITS_REST_IDLE_TIMEOUT_MS", millis(IDLE))
+        .set("TIERKV_LIMITS_GRPC_PING_INTERVAL_MS", millis(PING_INTERVAL))
+        .set("TIERKV_LIMITS_GRPC_PING_TIMEOUT_MS", millis(PING_TIMEOUT));
+    let options = Options {
+        surroundings,
+        ..Options::default()
+    };
+    TierKv::start(options).await.unwrap()
+}
+
+/// Sends `bytes` over a new connection.
+async fn connect(address: &str, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    stream
+}
+
+/// Reads until the other end closes; how long that took, and what came.
+async fn until_closed(stream: &mut TcpStream) -> (Duration, Vec<u8>) {
+    let (began, mut received) = (Instant::now(), Vec::new());
+    let read = timeout(PATIENCE, stream.read_to_end(&mut received)).await;
+    // An end by a reset is one, too.
+    let _ = read.expect("the connection stays open");
+    (began.elapsed(), received)
+}
+
+/// How often a door gave up because this limit was reached.
+async fn timeouts(platform: &TierKv, door: &str, limit: &str) -> f64 {
+    let page = Request::new("GET", "/metrics").send(platform.rest()).await;
+    let page = String::from_utf8(page.unwrap().body).unwrap();
+    let series = [
+        format!("tierkv_connection_timeouts_total{{door=\"{door}\",limit=\"limits.{limit}\"}} "),
+        format!("tierkv_connection_timeouts_total{{limit=\"limits.{limit}\",door=\"{door}\"}} "),
+    ];
+    let value = page.lines().find_map(|line| {
+        let mut values = series
+            .iter()
+            .filter_map(|series| line.strip_prefix(series.as_str()));
+        values.next()?.parse().ok()
+    });
+    value.unwrap_or_else(|| panic!("there is no such counter:\n{page}"))
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_ends_its_connection() {
+    let platform = start().await;
+    for begun in [&b""[..], b"G", b"GET /health/live HTTP/1.1\r\nx: y\r\n"] {
+        let mut stream = connect(platform.rest(), begun).await;
+        let (took, said) = until_closed(&mut stream).await;
+        assert!(
+            took >= HEAD - Duration::from_millis(50) && took < IDLE,
+            "{took:?}"
+        );
+        assert_eq!(said, b"");
+    }
+    // A byte now and then does not help.
+    let mut stream = connect(platform.rest(), b"").await;
+    let began = Instant::now();
+    while stream.write_all(b"G").await.is_ok() && began.elapsed() < PATIENCE {
+        sleep(HEAD / 8).await;
+    }
+    assert!(began.elapsed() < IDLE, "{:?}", began.elapsed());
+    // The second head has its time from its first byte on.
+    let mut stream = connect(platform.rest(), GET).await;
+    sleep(2 * HEAD).await;
+    stream.write_all(b"GET /").await.unwrap();
+    let (took, said) = until_closed(&mut stream).await;
+    assert!(took < IDLE, "{took:?}");
+    assert!(said.ends_with(b"live\n"), "{}", said.escape_ascii());
+    assert!(timeouts(&platform, "rest", "head_timeout_ms").await >= 5.0);
+
+    let mut stream = connect(platform.grpc(), b"PRI * HTTP").await;
+    let (took, _) = until_closed(&mut stream).await;
+    assert!(
+        took >= HEAD - Duration::from_millis(50) && took < PATIENCE,
+        "{took:?}"
+    );
+    assert!(timeouts(&platform, "grpc", "head_timeout_ms").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_told_so_and_does_nothing() {
+    let platform = start().await;
+    let path = "/v1/kv/default/k?timeout=20s";
+    let began = Instant::now();
+    let request = Request::new("PUT", path).body(b"value");
+    let answer = request.send_part(platform.rest(), 2, false).await.unwrap();
+    assert_eq!(answer.status, 504);
+    assert_eq!(answer.json()["code"], "DeadlineExceeded");
+    let detail = answer.json()["detail"].to_string();
+    assert!(detail.contains("limits.body_timeout_ms"), "{detail}");
+    assert!(began.elapsed() >= BODY - Duration::from_millis(50));
+    // Nobody waits for a body that nobody wants.
+    let request = Request::new("GET", "/health/live").body(b"what for");
+    let answer = request.send_part(platform.rest(), 2, false).await.unwrap();
+    assert_eq!(answer.status, 200);
+
+    let status = half_a_put(platform.grpc()).await;
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status:?}");
+    let error = detail_of(&status);
+    assert_eq!(error.code, Code::DeadlineExceeded);
+    assert!(error.message.contains("limits.body_timeout_ms"), "{error}");
+    assert!(timeouts(&platform, "rest", "body_timeout_ms").await >= 1.0);
+    assert!(timeouts(&platform, "grpc", "body_timeout_ms").await >= 1.0);
+    let client = Client::builder().address(platform.grpc()).connect().await;
+    assert_eq!(client.unwrap().get("k").await.unwrap().value, None);
+}
+
+fn detail_of(status: &Status) -> tierkv_types::Error {
+    detail(status).expect("the status carries tierkv.v1.Error")
+}
+
+/// Sends the head of a `Put`, and of its message three bytes; how it ends.
+async fn half_a_put(address: &str) -> Status {
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(tcp).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post(format!("http://{address}/tierkv.v1.Kv/Put"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    let (response, mut body) = sender.send_request(request, false).unwrap();
+    body.send_data(Bytes::from_static(&[0, 0, 0]), false)
+        .unwrap();
+    let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+    Status::from_header_map(response.headers()).unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_with_nothing_to_do_ends_and_one_with_a_watch_does_not() {
+    let platform = start().await;
+    let mut watch = Request::new("GET", "/v1/watch/default?prefix=k")
+        .open(platform.rest())
+        .await
+        .unwrap();
+    let mut session = Session::open(platform.grpc()).await;
+    let mut stream = connect(platform.rest(), GET).await;
+    sleep(IDLE / 2).await;
+    // Whatever it asks begins its time anew.
+    stream.write_all(GET).await.unwrap();
+    let (took, said) = until_closed(&mut stream).await;
+    assert!(
+        took >= IDLE - Duration::from_millis(50) && took < PATIENCE,
+        "{took:?}"
+    );
+    let answers = said.windows(5).filter(|five| five == b"live\n").count();
+    assert_eq!(answers, 2);
+    assert!(timeouts(&platform, "rest", "rest_idle_timeout_ms").await >= 1.0);
+
+    sleep(IDLE).await;
+    let client = Client::builder().address(platform.grpc()).connect().await;
+    client.unwrap().put("key", "told").await.unwrap();
+    let told = async {
+        let mut all = Vec::new();
+        while !all.windows(4).any(|four| four == b"told") {
+            all.extend(watch.chunk(PATIENCE).await.unwrap().unwrap());
+        }
+    };
+    timeout(PATIENCE, told)
+        .await
+        .expect("the watch was cut off");
+    assert!(session.found("key").await, "the session was cut off");
+}
+
+/// A session that stays open, as those of clients do.
+struct Session {
+    requests: mpsc::Sender<SessionRequest>,
+    answers: tonic::Streaming<tierkv::rpc::proto::v1::SessionResponse>,
+}
+
+impl Session {
+    async fn open(address: &str) -> Self {
+        let mut client = KvClient::new(channel(address).unwrap());
+        let (requests, receiver) = mpsc::channel(1);
+        let opened = client.session(ReceiverStream::new(receiver)).await;
+        Self {
+            requests,
+            answers: opened.unwrap().into_inner(),
+        }
+    }
+
+    async fn found(&mut self, key: &'static str) -> bool {
+        let get = tierkv::rpc::proto::v1::GetRequest {
+            key: key.into(),
+            ..Default::default()
+        };
+        let operation = SessionOperation {
+            id: 1,
+            timeout_ms: 0,
+            operation: Some(session_operation::Operation::Get(get)),
+        };
+        let frame = SessionRequest {
+            operations: vec![operation],
+        };
+        self.requests.send(frame).await.unwrap();
+        loop {
+            let message = timeout(PATIENCE, self.answers.message()).await.unwrap();
+            let Some(response) = message.unwrap() else {
+                return false;
+            };
+            if let Some(answer) = response.answers.into_iter().next() {
+                use tierkv::rpc::proto::v1::session_answer::Answer;
+                return matches!(answer.answer, Some(Answer::Get(get)) if get.found);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_given_up() {
+    let platform = start().await;
+    let living = Client::builder().address(platform.grpc()).connect().await;
+    let living = living.unwrap();
+    let open = || async { counter(platform.rest(), "tierkv_connections").await };
+    for address in [platform.grpc(), platform.rest()] {
+        let mut stream = connect(address, HELLO).await;
+        let (took, _) = until_closed(&mut stream).await;
+        let least = PING_TIMEOUT;
+        let most = 3 * (PING_INTERVAL + PING_TIMEOUT);
+        assert!(took >= least && took < most, "{took:?}");
+    }
+    living.put("k", "v").await.unwrap();
+    // It and the one that asks.
+    let left = poll_until(PATIENCE, || async {
+        (open().await.ok()? < 4.0).then_some(())
+    });
+    left.await
+        .expect("connections that were given up are still counted");
+}
+
+#[tokio::test]
+async fn each_limit_is_told_in_metrics() {
+    let platform = start().await;
+    let page = Request::new("GET", "/metrics").send(platform.rest()).await;
+    let page = String::from_utf8(page.unwrap().body).unwrap();
+    for (key, time) in [
+        ("head_timeout_ms", HEAD),
+        ("body_timeout_ms", BODY),
+        ("rest_idle_timeout_ms", IDLE),
+        ("grpc_ping_interval_ms", PING_INTERVAL),
+        ("grpc_ping_timeout_ms", PING_TIMEOUT),
+    ] {
+        let seconds = time.as_secs_f64();
+        let line = format!("tierkv_limit_seconds{{limit=\"limits.{key}\"}} {seconds}");
+        assert!(page.lines().any(|told| told == line), "{line}\n{page}");
+    }
+    for metric in [
+        "tierkv_connections{door=\"grpc\"}",
+        "tierkv_connections{door=\"rest\"} 1",
+        "tierkv_connections_limit ",
+        "tierkv_connections_refused_total{door=\"grpc\"} 0",
+        "tierkv_connections_refused_total{door=\"rest\"} 0",
+        "tierkv_accept_failures_total{door=\"rest\"} 0",
+        "tierkv_peer_connections{door=\"datanode\"}",
+        "tierkv_peer_connections{door=\"server-coordinator\"}",
+        "tierkv_peer_connections_limit ",
+        "tierkv_descriptors ",
+        "tierkv_descriptors_limit ",
+    ] {
+        assert!(
+            page.lines().any(|told| told.starts_with(metric)),
+            "{metric}\n{page}"
+        );
+    }
+}
