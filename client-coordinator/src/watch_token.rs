@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! at  bytes
-//!  0      1  format version: 1
+//!  0      1  format version: 1, or 2 if it stands within a record
 //!  1      2  number of clusters, at least 1
 //!            then for each cluster, in the order of their names:
 //!         1  length of its name
@@ -13,6 +13,8 @@
 //!         8  epoch of the last record told
 //!         8  its index
 //!         8  its version
+//!         4  format 2 only: how many changes of that record were told, of any prefix; 0 if
+//!            it is all of them, as in format 1
 //!  …      4  CRC-32C of everything before
 //! ```
 //!
@@ -26,21 +28,26 @@ use bytes::Bytes;
 use tierkv_rpc::proto::internal::WatchPosition;
 use tierkv_types::{ClusterId, Error, SLOT_COUNT};
 
+/// Of a token that stands behind whole records.
 const FORMAT: u8 = 1;
+/// Of one that stands within a record.
+const FORMAT_WITHIN: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
 /// Every cluster owns a slot, so a token has no more of them.
 const MAX_CLUSTERS: usize = SLOT_COUNT as usize;
 /// A name has at most 63 bytes.
-const MAX_CLUSTER_BYTES: usize = 1 + 63 + 3 * 8;
+const MAX_CLUSTER_BYTES: usize = 1 + 63 + 3 * 8 + 4;
 /// Longest token there can be.
 const MAX_TOKEN_BYTES: usize = 3 + MAX_CLUSTERS * MAX_CLUSTER_BYTES + CHECKSUM_BYTES;
 
-/// A place in one cluster's log: after this record.
+/// A place in one cluster's log: after this record, or within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct After {
     epoch: u64,
     index: u64,
     version: u64,
+    /// How many of its changes were told; 0: all of them.
+    changes_told: u32,
 }
 
 /// Where a watch goes on.
@@ -57,6 +64,7 @@ impl WatchToken {
             epoch: position.epoch,
             index: position.index,
             version: position.version,
+            changes_told: position.changes_told,
         };
         self.0.insert(ClusterId::new(&position.cluster)?, after);
         Ok(())
@@ -75,12 +83,14 @@ impl WatchToken {
                 epoch: after.epoch,
                 index: after.index,
                 version: after.version,
+                changes_told: after.changes_told,
             })
             .collect()
     }
 
     pub(crate) fn encode(&self) -> Bytes {
-        let mut bytes = vec![FORMAT];
+        let is_within = self.0.values().any(|after| after.changes_told > 0);
+        let mut bytes = vec![if is_within { FORMAT_WITHIN } else { FORMAT }];
         // There are at most as many clusters as slots, and a name has at most 63 bytes.
         let count = u16::try_from(self.0.len()).unwrap_or(u16::MAX);
         bytes.extend_from_slice(&count.to_le_bytes());
@@ -90,6 +100,9 @@ impl WatchToken {
             bytes.extend_from_slice(name);
             for number in [after.epoch, after.index, after.version] {
                 bytes.extend_from_slice(&number.to_le_bytes());
+            }
+            if is_within {
+                bytes.extend_from_slice(&after.changes_told.to_le_bytes());
             }
         }
         let checksum = crc32c::crc32c(&bytes);
@@ -120,9 +133,11 @@ impl WatchToken {
         }
         let mut rest = content;
         let [format] = take(&mut rest)?;
-        if format != FORMAT {
-            return None;
-        }
+        let is_within = match format {
+            FORMAT => false,
+            FORMAT_WITHIN => true,
+            _ => return None,
+        };
         let count = usize::from(u16::from_le_bytes(take(&mut rest)?));
         let mut positions = BTreeMap::new();
         for _ in 0..count {
@@ -135,14 +150,21 @@ impl WatchToken {
                 return None;
             }
             let mut number = || take(&mut rest).map(u64::from_le_bytes);
-            let after = After {
+            let mut after = After {
                 epoch: number()?,
                 index: number()?,
                 version: number()?,
+                changes_told: 0,
             };
+            if is_within {
+                after.changes_told = u32::from_le_bytes(take(&mut rest)?);
+            }
             positions.insert(cluster, after);
         }
-        (rest.is_empty() && count > 0).then_some(Self(positions))
+        // One form for each token here, too.
+        let stands_within = positions.values().any(|after| after.changes_told > 0);
+        let is_whole = rest.is_empty() && count > 0;
+        (is_whole && stands_within == is_within).then_some(Self(positions))
     }
 }
 
@@ -161,10 +183,12 @@ mod tests {
     use super::*;
 
     fn tokens() -> impl Strategy<Value = WatchToken> {
-        let after = any::<[u64; 3]>().prop_map(|[epoch, index, version]| After {
+        let numbers = (any::<[u64; 3]>(), prop_oneof![Just(0), any::<u32>()]);
+        let after = numbers.prop_map(|([epoch, index, version], changes_told)| After {
             epoch,
             index,
             version,
+            changes_told,
         });
         let cluster = "[a-z0-9][a-z0-9_-]{0,62}".prop_map(|name| ClusterId::new(&name).unwrap());
         collection::btree_map(cluster, after, 1..20).prop_map(WatchToken)
@@ -230,7 +254,11 @@ mod tests {
         assert!(WatchToken::decode(&token(1, 2, &[&a, &b])).is_ok());
         for bytes in [
             token(1, 0, &[]),
+            token(3, 1, &[&a]),
+            // In format 2 there is one number more, and one of them is not 0.
             token(2, 1, &[&a]),
+            token(2, 1, &[&a, &[0; 4]]),
+            token(1, 1, &[&a, &[1, 0, 0, 0]]),
             token(1, 1, &[&a, &b]),
             token(1, 3, &[&a, &b]),
             token(1, 2, &[&b, &a]),
@@ -255,10 +283,22 @@ mod tests {
                 epoch: 2,
                 index: 300,
                 version: 4,
+                changes_told: 0,
             })
             .unwrap();
         let bytes =
             signed(b"\x01\x01\x00\x02c1\x02\0\0\0\0\0\0\0\x2C\x01\0\0\0\0\0\0\x04\0\0\0\0\0\0\0");
+        assert_eq!(token.encode(), bytes);
+        assert_eq!(WatchToken::decode(&bytes), Ok(token.clone()));
+
+        let position = WatchPosition {
+            changes_told: 5,
+            ..token.positions()[0].clone()
+        };
+        token.advance(&position).unwrap();
+        let bytes = signed(
+            b"\x02\x01\x00\x02c1\x02\0\0\0\0\0\0\0\x2C\x01\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x05\0\0\0",
+        );
         assert_eq!(token.encode(), bytes);
         assert_eq!(WatchToken::decode(&bytes), Ok(token));
     }

@@ -93,7 +93,7 @@ impl Watches {
         };
         let begun = Instant::now() + DEFAULT_TIMEOUT;
         watch.open(begun).await?;
-        let first = watch.response(Vec::new());
+        let first = watch.response(Vec::new(), false);
         let rest = unfold(Some(watch), async |watch| {
             let mut watch = watch?;
             match watch.next().await {
@@ -160,7 +160,8 @@ impl Watch {
         let position = reply.position.ok_or_else(|| broken("no position"))?;
         self.token.advance(&position)?;
         let events = reply.changes.into_iter().map(|change| self.event(change));
-        Ok(self.response(events.collect::<Result<_, Error>>()?))
+        let events = events.collect::<Result<_, Error>>()?;
+        Ok(self.response(events, position.changes_told > 0))
     }
 
     fn event(&self, change: WatchedChange) -> Result<WatchEvent, Error> {
@@ -181,10 +182,11 @@ impl Watch {
         })
     }
 
-    fn response(&self, events: Vec<WatchEvent>) -> WatchResponse {
+    fn response(&self, events: Vec<WatchEvent>, is_partial: bool) -> WatchResponse {
         WatchResponse {
             events,
             resume_token: self.token.encode(),
+            is_partial,
         }
     }
 

@@ -2,19 +2,22 @@
 //!
 //! A watch asks its tail of the log for the next records when its stream is asked for the
 //! next reply, and not before: one that nobody reads holds a reply on its way and nothing
-//! up. A reply holds whole records, so that the position it tells is one to go on from.
+//! up. A reply holds as many changes as go into a frame. Where a record has more, it comes in
+//! several replies, and the position of each but the last one stands within it.
 //!
 //! What a log holds was this cluster's to change when it was logged, so nothing is left out
 //! for a slot that has moved since: nobody else would tell it.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, mem, sync::Arc};
 
+use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, unfold};
 use metrics::Gauge;
 use tierkv_rpc::proto::internal::{WatchPosition, WatchReply, WatchRequest, WatchedChange};
 use tierkv_storage::{Cursor, Effects, Entry, Storage, Stretch, Tail, TailError};
 use tierkv_types::{
-    ClusterId, Code, Epoch, Error, Index, ItemRange, Position, Version, limits::MAX_NODE_WATCHES,
+    Change, ClusterId, Code, Epoch, Error, Index, ItemRange, Position, Version,
+    limits::{FRAME_BYTES, MAX_NODE_WATCHES},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -40,7 +43,7 @@ pub(crate) struct Watches {
     cluster: ClusterId,
     sequencer: Arc<Sequencer>,
     storage: Arc<Storage>,
-    places: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
     open: Gauge,
 }
 
@@ -61,7 +64,7 @@ impl Watches {
             cluster,
             sequencer,
             storage,
-            places: Arc::new(Semaphore::new(MAX_NODE_WATCHES)),
+            seats: Arc::new(Semaphore::new(MAX_NODE_WATCHES)),
             open: metrics::gauge!("tierkv_node_watches"),
         }
     }
@@ -73,8 +76,8 @@ impl Watches {
     /// after the position, `ResourceExhausted` over the limit; so may the stream end.
     pub(crate) async fn watch(&self, request: WatchRequest) -> Result<WatchReplies, Error> {
         let range = ItemRange::of_item_prefix(&request.prefix)?;
-        let after = self.position(&request)?;
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let from = self.place(&request)?;
+        let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else {
             return Err(Error::exhausted(format!(
                 "the data node serves {MAX_NODE_WATCHES} watches, which is the limit \
                  max_node_watches; end some, or retry later"
@@ -83,19 +86,23 @@ impl Watches {
         // A master has applied all that was ever committed, so nothing that is missing here
         // is merely late.
         self.sequencer.confirm(|_| ())?;
-        let tail = self.storage.tail(after).await;
+        let tail = match from {
+            Some(Place { record, told: 1.. }) => self.storage.tail_with(record).await,
+            from => self.storage.tail(from.map(|place| place.record)).await,
+        };
         let tail = tail.map_err(|error| refused(&error))?;
         let mut ticks = interval_at(Instant::now() + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watch = Watch {
-            told: tail.cursor(),
+            told: from.unwrap_or_else(|| Place::after(tail.cursor())),
+            pieces: VecDeque::new(),
             cluster: self.cluster.clone(),
             sequencer: Arc::clone(&self.sequencer),
             range,
             tail,
             ticks,
             has_begun: false,
-            _place: Place::new(place, &self.open),
+            _seat: Seat::new(seat, &self.open),
         };
         let replies = unfold(Some(watch), async |watch| {
             let mut watch = watch?;
@@ -107,8 +114,8 @@ impl Watches {
         Ok(replies.boxed())
     }
 
-    /// After which record to go on, if the request says so.
-    fn position(&self, request: &WatchRequest) -> Result<Option<Cursor>, Error> {
+    /// Where to go on, if the request says so.
+    fn place(&self, request: &WatchRequest) -> Result<Option<Place>, Error> {
         let [position] = request.positions.as_slice() else {
             return match request.positions.is_empty() {
                 true => Ok(None),
@@ -121,23 +128,46 @@ impl Watches {
                 "this node belongs to another cluster",
             ));
         }
-        Ok(Some(Cursor {
-            position: Position {
-                epoch: Epoch(position.epoch),
-                index: Index(position.index),
+        Ok(Some(Place {
+            record: Cursor {
+                position: Position {
+                    epoch: Epoch(position.epoch),
+                    index: Index(position.index),
+                },
+                version: Version::from_bits(position.version),
             },
-            version: Version::from_bits(position.version),
+            told: position.changes_told,
         }))
     }
 }
 
-/// A watch's place among those that the node serves.
+/// Where a watch stands: after a record, or within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
+    record: Cursor,
+    /// How many of the record's changes were told, of any prefix; 0: all of them.
+    told: u32,
+}
+
+impl Place {
+    const fn after(record: Cursor) -> Self {
+        Self { record, told: 0 }
+    }
+}
+
+/// Changes that go into one reply, and where a watch stands behind them.
+struct Piece {
+    changes: Vec<WatchedChange>,
+    behind: Place,
+}
+
+/// A watch's seat among those that the node serves.
+struct Seat {
     open: Gauge,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl Seat {
     fn new(permit: OwnedSemaphorePermit, open: &Gauge) -> Self {
         open.increment(1.0);
         Self {
@@ -147,7 +177,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.open.decrement(1.0);
     }
@@ -161,26 +191,33 @@ struct Watch {
     range: ItemRange,
     tail: Tail,
     /// Up to where replies have told.
-    told: Cursor,
+    told: Place,
+    /// What was read and not told yet.
+    pieces: VecDeque<Piece>,
     ticks: Interval,
     has_begun: bool,
-    _place: Place,
+    _seat: Seat,
 }
 
 impl Watch {
     async fn next(&mut self) -> Result<WatchReply, Error> {
         if !self.has_begun {
             self.has_begun = true;
-            return Ok(self.reply(Vec::new()));
+            return Ok(self.reply(Vec::new(), self.told));
         }
         loop {
+            if let Some(Piece { changes, behind }) = self.pieces.pop_front() {
+                return Ok(self.reply(changes, behind));
+            }
             tokio::select! {
                 // A busy log must not keep a lost mastership from being noticed.
                 biased;
                 _ = self.ticks.tick() => {
                     self.sequencer.confirm(|_| ())?;
-                    if self.told != self.tail.cursor() {
-                        return Ok(self.reply(Vec::new()));
+                    let behind = Place::after(self.tail.cursor());
+                    // Within a record, the tail stands before it until it was read.
+                    if self.told.told == 0 && self.told != behind {
+                        return Ok(self.reply(Vec::new(), behind));
                     }
                 }
                 () = self.tail.ready() => {
@@ -192,40 +229,61 @@ impl Watch {
                         }
                         read => read.map_err(|error| refused(&error))?,
                     };
-                    let changes = self.changes(&stretch);
-                    if !changes.is_empty() {
-                        return Ok(self.reply(changes));
-                    }
+                    self.pieces = self.cut(&stretch);
                     consume_budget().await;
                 }
             }
         }
     }
 
-    /// The changes that are of the prefix.
-    fn changes(&self, stretch: &Stretch) -> Vec<WatchedChange> {
-        let changes = stretch.records().flat_map(|record| {
-            let changes = Effects::of(record).changes.iter();
-            changes.map(|change| (change, record.version))
-        });
-        changes
-            .filter(|(change, _)| self.range.contains(change.key.as_bytes()))
-            .map(|(change, version)| {
-                let left = Entry::of(&change.kind, version);
-                let item = left.item();
-                WatchedChange {
-                    item_key: change.key.as_bytes().clone(),
-                    version: version.to_bits(),
-                    value: item.map(|item| item.value.clone()),
-                    expires: (item.and_then(|item| item.expires)).map_or(0, Version::to_bits),
+    /// The changes of records that are of the prefix and were not told yet, cut into replies.
+    fn cut(&self, stretch: &Stretch) -> VecDeque<Piece> {
+        let mut pieces = VecDeque::new();
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        let mut last = None;
+        for record in stretch.records() {
+            let here = Cursor::of(record);
+            // Of the first record some changes may have been told.
+            let told = match here == self.told.record {
+                true => self.told.told,
+                false => 0,
+            };
+            for (nth, change) in (0..).zip(Effects::of(record).changes) {
+                if nth < told || !self.range.contains(change.key.as_bytes()) {
+                    continue;
                 }
-            })
-            .collect()
+                let change = watched(change, record.version);
+                let weight = weight(&change);
+                if !changes.is_empty() && bytes + weight > FRAME_BYTES {
+                    let behind = match last == Some(here) {
+                        true => Place {
+                            record: here,
+                            told: nth,
+                        },
+                        // All of the records before this one.
+                        false => Place::after(last.unwrap_or(here)),
+                    };
+                    let changes = mem::take(&mut changes);
+                    pieces.push_back(Piece { changes, behind });
+                    bytes = 0;
+                }
+                bytes += weight;
+                changes.push(change);
+                last = Some(here);
+            }
+        }
+        if !changes.is_empty() || self.told.told > 0 {
+            // Behind the whole stretch.
+            let behind = Place::after(self.tail.cursor());
+            pieces.push_back(Piece { changes, behind });
+        }
+        pieces
     }
 
-    fn reply(&mut self, changes: Vec<WatchedChange>) -> WatchReply {
-        let Cursor { position, version } = self.tail.cursor();
-        self.told = self.tail.cursor();
+    fn reply(&mut self, changes: Vec<WatchedChange>, behind: Place) -> WatchReply {
+        self.told = behind;
+        let Place { record, told } = behind;
+        let Cursor { position, version } = record;
         WatchReply {
             changes,
             position: Some(WatchPosition {
@@ -233,9 +291,27 @@ impl Watch {
                 epoch: position.epoch.0,
                 index: position.index.0,
                 version: version.to_bits(),
+                changes_told: told,
             }),
         }
     }
+}
+
+fn watched(change: &Change, version: Version) -> WatchedChange {
+    let left = Entry::of(&change.kind, version);
+    let item = left.item();
+    WatchedChange {
+        item_key: change.key.as_bytes().clone(),
+        version: version.to_bits(),
+        value: item.map(|item| item.value.clone()),
+        expires: (item.and_then(|item| item.expires)).map_or(0, Version::to_bits),
+    }
+}
+
+/// About how many bytes a change takes in a reply.
+fn weight(change: &WatchedChange) -> usize {
+    const FIXED: usize = 48;
+    FIXED + change.item_key.len() + change.value.as_ref().map_or(0, Bytes::len)
 }
 
 fn refused(error: &TailError) -> Error {

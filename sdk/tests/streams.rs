@@ -265,6 +265,7 @@ fn told(events: Vec<WatchEvent>, token: &'static str) -> Word<WatchResponse> {
     Word::Say(WatchResponse {
         events,
         resume_token: token.into(),
+        is_partial: false,
     })
 }
 

@@ -59,7 +59,8 @@ const BREAKS: [Break; 4] = [
 /// A node that masters a cluster, as far as watches can tell.
 struct Played {
     cluster: String,
-    /// How many records its log has; record n is a change of version n.
+    /// How many records its log has; record n is two changes of version n, each told by a
+    /// reply of its own.
     written: watch::Sender<u64>,
     /// A stream breaks after this many replies; 0: never.
     breaks_after: AtomicU64,
@@ -71,7 +72,9 @@ struct Played {
 }
 
 impl Played {
-    fn reply(&self, index: u64, has_change: bool) -> WatchReply {
+    /// The reply with the nth change of all.
+    fn reply(&self, nth: u64, has_change: bool) -> WatchReply {
+        let index = nth.div_ceil(2);
         let change = WatchedChange {
             item_key: format!("n\0{}", self.cluster).into(),
             version: index,
@@ -85,6 +88,7 @@ impl Played {
                 epoch: 1,
                 index,
                 version: index,
+                changes_told: u32::from(!nth.is_multiple_of(2)),
             }),
         }
     }
@@ -158,7 +162,9 @@ impl DataNode for Door {
             return Err(to_status(&Error::new(Code::NotMaster, "not any more")));
         }
         let mut written = played.written.subscribe();
-        let at = asked.unwrap_or(*written.borrow_and_update());
+        let whole = 2 * asked.unwrap_or(*written.borrow_and_update());
+        let is_within = positions.first().is_some_and(|at| at.changes_told > 0);
+        let at = whole - u64::from(is_within);
         let replies = unfold(Some((played, written, at, 0)), move |state| async move {
             let (played, mut written, at, told) = state?;
             let breaks_after = played.breaks_after.load(Ordering::SeqCst);
@@ -173,9 +179,10 @@ impl DataNode for Door {
             if told == 0 {
                 return Some((Ok(played.reply(at, false)), Some((played, written, at, 1))));
             }
-            written.wait_for(|written| *written > at).await.ok()?;
+            written.wait_for(|written| 2 * *written > at).await.ok()?;
             // Every seventh record is of another prefix.
-            let reply = played.reply(at + 1, !(at + 1).is_multiple_of(7));
+            let record = (at + 1).div_ceil(2);
+            let reply = played.reply(at + 1, !record.is_multiple_of(7));
             Some((Ok(reply), Some((played, written, at + 1, told + 1))))
         });
         Ok(Response::new(replies.boxed()))
@@ -301,20 +308,26 @@ struct Watching {
 impl Watching {
     /// Reads until every cluster has told up to a record.
     async fn until(&mut self, index: u64) {
-        while self.at.values().any(|position| position.index < index) {
+        while self.at.values().any(|at| place(at) < (index, true)) {
             let reply = next(&mut self.replies).await.unwrap();
             let position = reply.position.unwrap();
             let told = self.told.entry(position.cluster.clone()).or_default();
             told.extend(reply.changes.iter().map(|change| change.version));
             let before = self.at.insert(position.cluster.clone(), position.clone());
-            assert!(before.unwrap().index < position.index, "{position:?}");
+            assert!(place(&before.unwrap()) < place(&position), "{position:?}");
         }
     }
 }
 
-/// The versions of the records of the prefix.
+/// Which record a position is at, and whether all of it was told.
+fn place(position: &WatchPosition) -> (u64, bool) {
+    (position.index, position.changes_told == 0)
+}
+
+/// The versions of the changes of the prefix.
 fn expected(records: std::ops::RangeInclusive<u64>) -> Vec<u64> {
-    records.filter(|index| !index.is_multiple_of(7)).collect()
+    let records = records.filter(|index| !index.is_multiple_of(7));
+    records.flat_map(|index| [index, index]).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -350,6 +363,7 @@ async fn a_watch_goes_on_from_its_positions_and_begins_a_new_cluster_at_its_begi
         epoch: 1,
         index,
         version: index,
+        changes_told: 0,
     };
     let mut watching = stage.watch(vec![at("c2", 4), at("c1", 10)]).await;
     watching.until(10).await;

@@ -19,14 +19,18 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 DEADLINE = 20
+# What a client takes by default, and what it must take that asks for large answers.
+DEFAULT_LIMIT = 4 << 20
+LARGE_ANSWERS = [("grpc.max_receive_message_length", 17 << 20)]
 
 
 class Contract:
     """The messages and methods of a service, whichever way they were learnt."""
 
-    def __init__(self, pool, channel):
+    def __init__(self, pool, channel, address):
         self.pool = pool
         self.channel = channel
+        self.address = address
 
     def message(self, name):
         found = self.pool.FindMessageTypeByName("tierkv.v1." + name)
@@ -53,7 +57,7 @@ class Contract:
         return self.method(name)(request, timeout=DEADLINE)
 
 
-def from_files(channel, folder):
+def from_files(channel, address, folder):
     """Compiles the .proto files with grpcio's own compiler."""
     with tempfile.TemporaryDirectory() as out:
         files = ["tierkv/v1/kv.proto", "tierkv/v1/admin.proto", "tierkv/v1/error.proto"]
@@ -69,14 +73,14 @@ def from_files(channel, folder):
     pool = descriptor_pool.DescriptorPool()
     for file in files.file:
         pool.Add(file)
-    return Contract(pool, channel)
+    return Contract(pool, channel, address)
 
 
-def from_reflection(channel):
+def from_reflection(channel, address):
     database = ProtoReflectionDescriptorDatabase(channel)
     services = set(database.get_services())
     assert {"tierkv.v1.Kv", "tierkv.v1.Admin", "grpc.health.v1.Health"} <= services, services
-    return Contract(descriptor_pool.DescriptorPool(database), channel)
+    return Contract(descriptor_pool.DescriptorPool(database), channel, address)
 
 
 def refused(code, call, *arguments, **fields):
@@ -197,6 +201,39 @@ def watches(contract):
     refused(grpc.StatusCode.INVALID_ARGUMENT, watch, bad, timeout=DEADLINE)
 
 
+def large(contract):
+    """A client that sets no limit takes everything but what the contract says."""
+    address = contract.address
+    with grpc.insecure_channel(address) as channel:
+        plain = Contract(contract.pool, channel, address)
+        request = contract.message("WatchRequest")(namespace="large")
+        stream = plain.method("Watch")(request, timeout=DEADLINE)
+        next(stream)
+        keys = [f"k{number:03}".encode() for number in range(1_000)]
+        puts = [{"put": {"key": key, "value": bytes(4_100)}} for key in keys]
+        version = plain.call("Write", namespace="large", operations=puts).version
+        seen, partial = [], []
+        while len(seen) < len(keys):
+            response = next(stream)
+            assert response.ByteSize() < DEFAULT_LIMIT
+            assert all(event.version == version for event in response.events)
+            seen += [event.key for event in response.events]
+            if response.events:
+                partial.append(response.is_partial)
+        assert seen == keys and partial == [True] * (len(partial) - 1) + [False], partial
+        stream.cancel()
+        more = {"put": {"key": b"more", "value": bytes(1 << 20)}}
+        plain.call("Write", namespace="large", operations=[more])
+        reads = {"namespace": "large", "keys": [*keys[1:], b"more"]}
+        try:
+            plain.call("BatchGet", **reads)
+            raise AssertionError("the limit of a client is not what the contract says")
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
+    answer = contract.call("BatchGet", **reads)
+    assert answer.ByteSize() > DEFAULT_LIMIT and all(read.found for read in answer.answers)
+
+
 def session(contract):
     frame = contract.message("SessionRequest")
     answered = threading.Event()
@@ -244,12 +281,12 @@ def others(contract):
 
 def main():
     how, address, *rest = sys.argv[1:]
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=LARGE_ANSWERS) as channel:
         if how == "proto":
-            contract = from_files(channel, rest[0])
+            contract = from_files(channel, address, rest[0])
         else:
-            contract = from_reflection(channel)
-        for part in [single_keys, writes, scans, watches, session, others]:
+            contract = from_reflection(channel, address)
+        for part in [single_keys, writes, scans, watches, large, session, others]:
             part(contract)
             print(part.__name__, "as told", flush=True)
     print("done")

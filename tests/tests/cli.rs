@@ -380,6 +380,7 @@ async fn changes_are_told_as_they_happen() {
                 Word::Say(WatchResponse {
                     events,
                     resume_token: token.to_owned().into(),
+                    is_partial: false,
                 })
             };
             match &watch.resume_token[..] {

@@ -21,7 +21,9 @@ pub const MAX_SESSION_IN_FLIGHT: usize = 256;
 pub const MAX_PEER_IN_FLIGHT: usize = 4_096;
 /// Most operations that one frame between tiers, or of a session, carries.
 pub const MAX_FRAME_OPERATIONS: usize = 512;
-/// Bytes of operations after which a frame is closed (it holds at least one operation).
+/// Bytes of operations, or of a stream's items, after which a frame is closed (it holds at
+/// least one). With one of the largest values it stays under 4 MiB, the most that clients of
+/// gRPC take by default.
 pub const FRAME_BYTES: usize = 1 << 20;
 /// Deadline of an operation whose caller names none.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);

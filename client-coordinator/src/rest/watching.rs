@@ -175,6 +175,7 @@ mod tests {
         Ok(WatchResponse {
             events,
             resume_token: Bytes::from_static(b"\xfb\xff"),
+            is_partial: false,
         })
     }
 

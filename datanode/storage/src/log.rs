@@ -32,7 +32,7 @@ pub use self::queue::Queued;
 #[cfg(any(test, feature = "conformance"))]
 pub(crate) use self::writer::Turn;
 pub(crate) use self::{
-    reader::{Spot, Waypoints, find, verify},
+    reader::{Spot, Waypoints, find, find_record, verify},
     scan::{LogFound, inspect, salvage, scan},
     search::{FoundBehind, search},
     segment::{LogFiles, LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader},

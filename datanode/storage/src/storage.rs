@@ -392,6 +392,15 @@ impl Storage {
         Tail::open(Arc::clone(&self.core.tails), after).await
     }
 
+    /// Follows the log from `first` on, which must be a record of it that is applied: it is
+    /// the first one that the tail hands out.
+    ///
+    /// # Errors
+    /// `Unknown` if it is none, `Trimmed` if it is gone; failures of the disk.
+    pub async fn tail_with(&self, first: Cursor) -> Result<Tail, TailError> {
+        Tail::open_with(Arc::clone(&self.core.tails), first).await
+    }
+
     /// Makes a checkpoint of everything applied so far.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ use self::tails::Tails;
 pub use self::{cursor::Cursor, error::TailError, stretch::Stretch};
 use crate::{
     blocking::blocking,
-    log::{Spot, find},
+    log::{Spot, find, find_record},
 };
 
 /// Follows the applied records of a log, from a cursor on.
@@ -51,6 +51,18 @@ impl Tail {
         if let Some(after) = after {
             tail.seek(after).await?;
         }
+        Ok(tail)
+    }
+
+    /// Begins to follow with a record; see [`Storage::tail_with`](crate::Storage::tail_with).
+    pub(crate) async fn open_with(shared: Arc<Tails>, first: Cursor) -> Result<Self, TailError> {
+        let mut tail = Self::open(shared, None).await?;
+        if first.position.index > tail.cursor.position.index {
+            return Err(TailError::Unknown(first.position));
+        }
+        let find = move |shared: &Tails| find_record(&shared.place, first, &shared.waypoints);
+        let spot = tail.on_disk(find).await?;
+        (tail.cursor, tail.spot) = (spot.last(), Some(spot));
         Ok(tail)
     }
 

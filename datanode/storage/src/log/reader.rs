@@ -108,11 +108,63 @@ pub(crate) fn find(
     Err(TailError::Trimmed(after.position))
 }
 
+/// Finds where a record itself begins, and makes sure that it is the one of this log. It
+/// must be applied. Blocks.
+///
+/// # Errors
+/// `Trimmed` if it may be gone, `Unknown` if another record stands in its place.
+pub(crate) fn find_record(
+    place: &LogPlace,
+    of: Cursor,
+    waypoints: &Waypoints,
+) -> Result<Spot, TailError> {
+    let index = of.position.index;
+    for number in place.numbers()?.into_iter().rev() {
+        let Some(segment) = kept(place, number)? else {
+            break;
+        };
+        let header = segment.header;
+        if header.first > index {
+            continue;
+        }
+        let spot = match header.first == index {
+            true => Spot {
+                segment: number,
+                offset: SEGMENT_HEADER_BYTES,
+                last: Cursor {
+                    position: header.previous(),
+                    version: header.clock,
+                },
+            },
+            false => find_index(segment, Index(index.0 - 1), waypoints)?,
+        };
+        // What is there is read again by whoever follows; here it is only looked at.
+        let (records, _) = spot.read(place, waypoints, index, 1)?;
+        return match records
+            .first()
+            .is_some_and(|record| Cursor::of(record) == of)
+        {
+            true => Ok(spot),
+            false => Err(TailError::Unknown(of.position)),
+        };
+    }
+    Err(TailError::Trimmed(of.position))
+}
+
 /// Finds the record of `after` in its segment.
 fn search(segment: Segment, after: Cursor, waypoints: &Waypoints) -> Result<Spot, TailError> {
+    let spot = find_index(segment, after.position.index, waypoints)?;
+    match spot.last == after {
+        true => Ok(spot),
+        false => Err(TailError::Unknown(after.position)),
+    }
+}
+
+/// Finds where the records after the one of an index begin, which is in this segment.
+fn find_index(segment: Segment, sought: Index, waypoints: &Waypoints) -> Result<Spot, TailError> {
     let header = segment.header;
     let (mut index, begin) = waypoints
-        .before(after.position.index, header.number)
+        .before(sought, header.number)
         .unwrap_or((header.first, SEGMENT_HEADER_BYTES));
     let mut records = Records::new(segment, begin, SEARCH_BYTES);
     while records.has_next()? {
@@ -124,19 +176,15 @@ fn search(segment: Segment, after: Cursor, waypoints: &Waypoints) -> Result<Spot
             waypoints.note(index, header.number, records.offset());
         }
         records.skip(frame.len);
-        if index == after.position.index {
-            let found = Cursor {
-                position: frame.position,
-                version: frame.version,
-            };
-            return match found == after {
-                true => Ok(Spot {
-                    segment: header.number,
-                    offset: records.offset(),
-                    last: after,
-                }),
-                false => Err(TailError::Unknown(after.position)),
-            };
+        if index == sought {
+            return Ok(Spot {
+                segment: header.number,
+                offset: records.offset(),
+                last: Cursor {
+                    position: frame.position,
+                    version: frame.version,
+                },
+            });
         }
         index = index.next();
     }

@@ -118,6 +118,49 @@ async fn a_record_larger_than_what_is_read_at_once_comes_whole() {
     storage.close().await.unwrap();
 }
 
+/// A follower that has part of a record begins with that record again.
+#[tokio::test]
+async fn a_tail_begins_with_any_record_over_many_segments_and_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let disk = TestDisk::default();
+    let storage = keeping(dir.path(), &disk, 16 << 10).await;
+    let records = puts(1..=200, 900);
+    // What is applied from now on is in memory, too.
+    let follower = storage.tail(None).await.unwrap();
+    for some in records.chunks(7) {
+        commit(&storage, some.to_vec()).await;
+    }
+    let check = async |storage: &Storage, when: &str| {
+        // Backwards and forwards: places that were found before help or don't.
+        for first in (0..200).rev().chain(0..200) {
+            let from = Cursor::of(&records[first]);
+            let mut tail = storage.tail_with(from).await.unwrap();
+            assert_eq!(
+                read(&mut tail, 200).await,
+                records[first..],
+                "{first} {when}"
+            );
+            let mut other = from;
+            other.version = other.version.next();
+            let refused = storage.tail_with(other).await.unwrap_err();
+            assert!(matches!(refused, TailError::Unknown(_)), "{refused}");
+        }
+        let mut ahead = Cursor::of(&records[199]);
+        ahead.position.index = Index(201);
+        let refused = storage.tail_with(ahead).await.unwrap_err();
+        assert!(matches!(refused, TailError::Unknown(_)), "{refused}");
+        let none = storage.tail_with(Cursor::default()).await.unwrap_err();
+        assert!(matches!(none, TailError::Trimmed(_)), "{none}");
+    };
+    check(&storage, "at first").await;
+    drop(follower);
+    storage.checkpoint().await.unwrap();
+    storage.close().await.unwrap();
+    let storage = keeping(dir.path(), &disk.kill(), 16 << 10).await;
+    check(&storage, "after a restart").await;
+    storage.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_place_that_is_none_of_this_log_is_refused() {
     let dir = TempDir::new().unwrap();
