@@ -22,7 +22,7 @@ use crate::{
     meters::Meters,
     operations::Operations,
     reader::Reader,
-    rest::{self, Gateway},
+    rest::{self, Admission, Gateway},
     scans::Scans,
     settings::{ClientCoordinatorSettings, ConnectionLimits},
     views::{SharedViews, Views},
@@ -139,6 +139,7 @@ impl ClientCoordinator {
         let gateway = Gateway {
             operations,
             admin,
+            admission: admission(&settings, rest_address),
             metrics: settings.metrics,
             readiness: readiness.clone(),
             stop: background.stopping(),
@@ -215,6 +216,15 @@ async fn join(
     coordination
         .join(CLIENT_COORDINATORS, name, presence.encode())
         .await
+}
+
+/// What REST requests must fulfil.
+fn admission(settings: &ClientCoordinatorSettings, address: SocketAddr) -> Arc<Admission> {
+    Arc::new(Admission::new(
+        settings.rest_allowed_hosts.clone(),
+        settings.rest_allowed_origins.clone(),
+        address.ip().is_loopback(),
+    ))
 }
 
 /// The operations of users, over the tiers that they go to.

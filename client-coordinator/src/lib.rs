@@ -42,4 +42,5 @@ mod watches;
 mod writer;
 
 pub use coordinator::{ClientCoordinator, Listeners, StartError};
+pub use rest::{HostName, NoHostName, NoWebOrigin, WebOrigin};
 pub use settings::{ClientCoordinatorSettings, ConnectionLimits, MetricsPage};

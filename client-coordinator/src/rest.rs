@@ -1,7 +1,7 @@
 //! The REST gateway.
 //!
 //! ```text
-//!   request ─► routes (here) ─► keys · increments · batches · listing · watching · operators
+//!   request ─► admission ─► routes (here) ─► keys · increments · batches · listing · watching · operators
 //!                                 │ path, parameters, entity_tag, conditions, idempotency, body
 //!                                 ▼
 //!                             operations ─► answer (values, JSON, problems)
@@ -11,22 +11,33 @@
 //! is the key, percent-decoded, `+` literal. What a request says and this server would
 //! ignore is refused: ignoring a condition would be a silent overwrite.
 //!
-//! Reading order: `serving` (the connections, each at its `pace`), `path` and `parameters` (what an address says), `entity_tag`,
+//! What no operation may see is refused before: requests for another host (`host`), of pages
+//! of other web sites (`origin`), and with compressed bodies (`admission`). Bodies that were
+//! not read are thrown away behind the answer (`leftover`).
+//!
+//! Reading order: `serving` (the connections, each at its `pace`), `admission`, `path` and
+//! `parameters` (what an address says), `entity_tag`,
 //! `conditions` and `idempotency` (what headers say), `body`, `answer`, then the
 //! operations; `document` describes them all (OpenAPI) and serves the description.
 
+mod admission;
 mod answer;
 mod batches;
 mod body;
 mod conditions;
 mod document;
 mod entity_tag;
+mod escaped;
+mod front;
 mod gateway;
+mod host;
 mod idempotency;
 mod increments;
 mod keys;
+mod leftover;
 mod listing;
 mod operators;
+mod origin;
 mod pace;
 mod parameters;
 mod path;
@@ -40,9 +51,9 @@ use axum::{
     extract::State,
     http::{
         HeaderName, HeaderValue, StatusCode, Uri,
-        header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
+        header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS},
     },
-    middleware::map_response_with_state,
+    middleware::{from_fn, from_fn_with_state, map_response_with_state},
     response::Response,
     routing::{get, post},
 };
@@ -51,11 +62,19 @@ use tierkv_rpc::{Acceptor, Connections};
 use tierkv_types::{Code, Error};
 use tokio::{net::TcpListener, sync::watch};
 
-use answer::{Failed, refusal, uncounted};
+use self::{
+    admission::admit,
+    answer::{Failed, refusal, uncounted},
+    leftover::discard_rest,
+};
 
 use crate::settings::ConnectionLimits;
 
-pub(crate) use gateway::Gateway;
+pub(crate) use self::{admission::Admission, gateway::Gateway};
+pub use self::{
+    host::{HostName, NoHostName},
+    origin::{NoWebOrigin, WebOrigin},
+};
 
 /// The platform's time, in milliseconds since the Unix epoch, for clients whose own clock may be
 /// wrong.
@@ -68,6 +87,7 @@ fn router<C: Cache>(gateway: Arc<Gateway<C>>) -> Router {
         .put(keys::put::<C>)
         .delete(keys::delete::<C>);
     Router::new()
+        .route("/", get(front::page))
         .route("/v1/kv/{namespace}/{*key}", key)
         .route("/v1/kv/{namespace}", get(listing::list::<C>))
         .route("/v1/count/{namespace}", get(listing::count::<C>))
@@ -85,6 +105,8 @@ fn router<C: Cache>(gateway: Arc<Gateway<C>>) -> Router {
         .merge(document::router())
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(Arc::clone(&gateway.admission), admit))
+        .layer(from_fn(discard_rest))
         .layer(map_response_with_state(Arc::clone(&gateway), finish::<C>))
         .with_state(gateway)
 }
@@ -122,6 +144,8 @@ async fn finish<C: Cache>(
         headers.insert(TIME_MS, HeaderValue::from(time));
     }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Who sees a page of this server in a frame of another page may be led to click in it.
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     // A cache between would not know how stale an answer may be; it may keep one to ask
     // whether its version still stands.
     (headers.entry(CACHE_CONTROL)).or_insert(HeaderValue::from_static("no-cache"));

@@ -4,6 +4,8 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use tierkv_types::{NodeId, limits::DEFAULT_MAX_STALENESS};
 
+use crate::rest::{HostName, WebOrigin};
+
 /// Settings of one client coordinator.
 #[derive(Clone, Debug)]
 pub struct ClientCoordinatorSettings {
@@ -13,6 +15,11 @@ pub struct ClientCoordinatorSettings {
     pub grpc_listen: SocketAddr,
     /// Where it serves REST; port 0 takes a free one.
     pub rest_listen: SocketAddr,
+    /// Host names that REST answers to, beside those of this machine. While it listens on
+    /// loopback only, or if this lists any, it answers to no others.
+    pub rest_allowed_hosts: Vec<HostName>,
+    /// Origins of web pages that may use REST; those of others are refused.
+    pub rest_allowed_origins: Vec<WebOrigin>,
     /// How stale a `CACHED` read may be that names no bound of its own.
     pub max_staleness: Duration,
     /// How often each cluster's master is asked whether the cache may still be believed
@@ -79,6 +86,8 @@ impl ClientCoordinatorSettings {
             node,
             grpc_listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
             rest_listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
+            rest_allowed_hosts: Vec::new(),
+            rest_allowed_origins: Vec::new(),
             max_staleness: DEFAULT_MAX_STALENESS,
             inquiry_interval: Duration::from_millis(200),
             limits: ConnectionLimits::default(),

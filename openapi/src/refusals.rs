@@ -11,6 +11,10 @@ pub enum AnyRefusal {
     /// The request can't succeed as it is (`InvalidArgument`): correct it.
     #[response(status = 400, content_type = "application/problem+json")]
     InvalidArgument(Problem),
+    /// The request comes for a web page of another origin, or for a host that this server does
+    /// not answer to (`PermissionDenied`).
+    #[response(status = 403, content_type = "application/problem+json")]
+    PermissionDenied(Problem),
     /// A limit is reached (`ResourceExhausted`): wait, or send or ask for less.
     #[response(status = 429, content_type = "application/problem+json")]
     ResourceExhausted(Problem),
@@ -45,10 +49,11 @@ pub enum ConditionRefusal {
     ConditionFailed(Problem),
 }
 
-/// What anything with a body in JSON may answer, too.
+/// What anything with a body may answer, too.
 #[derive(Debug, IntoResponses)]
 pub enum MediaRefusal {
-    /// The body is of another type than JSON.
+    /// The body is of another type than JSON where JSON is wanted, or has a
+    /// `Content-Encoding`.
     #[response(status = 415, content_type = "application/problem+json")]
     UnsupportedMediaType(Problem),
 }

@@ -8,9 +8,10 @@ FOLDER is an empty one for the browser's profile. The browser finds no other hos
 
 import sys
 
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
+
+from browser import start
 
 DEADLINE = 60
 
@@ -74,22 +75,7 @@ def check(page, address):
 
 
 def main(address, chromium, chromedriver, folder):
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in [
-        "--headless=new",
-        # It opens nothing but the platform's own page; its sandbox does not work for root.
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--disable-gpu",
-        "--window-size=1280,2000",
-        f"--user-data-dir={folder}",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-    ]:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=chromedriver)
-    browser = webdriver.Chrome(options=options, service=service)
+    browser = start(chromium, chromedriver, folder, "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
     try:
         check(Page(browser), address)
     finally:

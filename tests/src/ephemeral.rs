@@ -29,7 +29,27 @@ impl Ephemeral {
     /// # Errors
     /// If the binary is missing or does not come up.
     pub async fn start() -> Result<Self, Error> {
-        let arguments = [
+        Self::start_with(&[]).await
+    }
+
+    /// The same, with more arguments of `tierkv dev`.
+    ///
+    /// # Errors
+    /// As of [`start`](Self::start).
+    pub async fn start_with(more_arguments: &[&str]) -> Result<Self, Error> {
+        Self::launch("127.0.0.1:0", more_arguments).await
+    }
+
+    /// A platform whose REST address is this.
+    ///
+    /// # Errors
+    /// As of [`start`](Self::start).
+    pub async fn start_on(rest_listen: &str) -> Result<Self, Error> {
+        Self::launch(rest_listen, &[]).await
+    }
+
+    async fn launch(rest_listen: &str, more_arguments: &[&str]) -> Result<Self, Error> {
+        let fixed = [
             "dev",
             "--ephemeral",
             "--output",
@@ -37,8 +57,9 @@ impl Ephemeral {
             "--grpc-listen",
             "127.0.0.1:0",
             "--rest-listen",
-            "127.0.0.1:0",
+            rest_listen,
         ];
+        let arguments = fixed.iter().chain(more_arguments).copied();
         let folder = DataFolder::new("ephemeral")?;
         let mut process = Process::spawn(&binary::tierkv(), arguments, &folder)?;
         let line =

@@ -38,6 +38,16 @@ impl Response {
     }
 }
 
+/// Sends bytes as they stand over a connection of their own, and reads until it is closed.
+///
+/// # Errors
+/// If the connection fails or the answer is no HTTP.
+pub async fn send_raw(address: &str, bytes: &[u8]) -> io::Result<Response> {
+    let mut stream = TcpStream::connect(address).await?;
+    let sent = stream.write_all(bytes).await;
+    received(stream, sent).await
+}
+
 /// A request to one server.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {

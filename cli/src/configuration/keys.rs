@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use tierkv_client_coordinator::{ClientCoordinatorSettings, ConnectionLimits, MetricsPage};
+use tierkv_client_coordinator::{
+    ClientCoordinatorSettings, ConnectionLimits, HostName, MetricsPage, WebOrigin,
+};
 use tierkv_storage::{EvictionPolicy, MemoryLimits, StorageSettings, WalSync};
 use tierkv_types::{NodeId, limits::DEFAULT_MAX_STALENESS};
 
@@ -60,6 +62,19 @@ section! {
     Cache at "cache." {
         /// How much the embedded cache may hold.
         max_bytes: ByteSize = ByteSize(256 << 20);
+    }
+}
+
+section! {
+    /// The REST gateway.
+    Rest at "rest." {
+        /// Host names that REST answers to, beside localhost and the addresses of loopback.
+        /// While it listens on loopback only, or if any are listed, it answers to no others: a
+        /// web page can have any other name lead here.
+        allowed_hosts: Vec<HostName> = Vec::new();
+        /// Origins of web pages that may use REST, as in "https://app.example.com". What
+        /// browsers send for pages of other origins is refused.
+        allowed_origins: Vec<WebOrigin> = Vec::new();
     }
 }
 
@@ -146,6 +161,8 @@ pub(crate) struct Configuration {
     pub(crate) places: Places,
     /// The embedded cache.
     pub(crate) cache: Cache,
+    /// The REST gateway.
+    pub(crate) rest: Rest,
     /// Reads.
     pub(crate) reads: Reads,
     /// Limits of the doors.
@@ -163,6 +180,7 @@ impl Configuration {
         Self {
             places: Places::read(reader),
             cache: Cache::read(reader),
+            rest: Rest::read(reader),
             reads: Reads::read(reader),
             limits: Limits::read(reader),
             wal: Wal::read(reader),
@@ -182,6 +200,8 @@ impl Configuration {
         ClientCoordinatorSettings {
             grpc_listen: self.places.grpc_listen,
             rest_listen: self.places.rest_listen,
+            rest_allowed_hosts: self.rest.allowed_hosts.clone(),
+            rest_allowed_origins: self.rest.allowed_origins.clone(),
             max_staleness: Duration::from_millis(self.reads.max_staleness_ms),
             limits: ConnectionLimits {
                 connections: descriptors.for_users(limits.connections),

@@ -74,6 +74,14 @@ fn origin(metadata: &Metadata) -> Origin {
 fn read<T: Setting>(found: &Value) -> Result<T, String> {
     let text = match found {
         Value::String(_, text) => text.clone(),
+        Value::Array(_, items) if T::IS_LIST => {
+            let items = items.iter().map(|item| match item {
+                // A comma would make two of it.
+                Value::String(_, text) if !text.contains(',') => Ok(text.as_str()),
+                other => Err(shown(other)),
+            });
+            items.collect::<Result<Vec<_>, _>>()?.join(",")
+        }
         Value::Num(_, number) if T::IS_NUMBER && number.to_u128_lossy().is_some() => {
             number.to_u128_lossy().unwrap_or_default().to_string()
         }
@@ -93,7 +101,10 @@ fn shown(value: &Value) -> String {
             (None, Some(number)) => number.to_string(),
             (None, None) => "this number".to_owned(),
         },
-        Value::Array(..) => "a list".to_owned(),
+        Value::Array(_, items) => {
+            let items: Vec<String> = items.iter().map(shown).collect();
+            format!("[{}]", items.join(", "))
+        }
         Value::Dict(..) => "a section".to_owned(),
         Value::Char(..) | Value::Empty(..) => "this".to_owned(),
     }

@@ -1,11 +1,14 @@
 //! How the values of keys are written.
 
 use std::{
+    fmt::Display,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
 };
 
 use serde_json::Value;
+use tierkv_client_coordinator::{HostName, WebOrigin};
 use tierkv_storage::EvictionPolicy;
 
 use super::ByteSize;
@@ -16,6 +19,9 @@ pub(super) trait Setting: Sized {
     const FORM: &'static str;
     /// Whether TOML may write it as a number.
     const IS_NUMBER: bool = false;
+    /// Whether TOML may write it as a list of strings. In the environment and in flags its
+    /// items stand between commas.
+    const IS_LIST: bool = false;
 
     /// Reads it; `None` if it is none.
     fn parse(text: &str) -> Option<Self>;
@@ -110,6 +116,46 @@ impl Setting for EvictionPolicy {
 
     fn text(&self) -> String {
         self.to_string()
+    }
+}
+
+/// One of several values of a key.
+pub(super) trait Item: FromStr + Display {
+    /// What is right, as in "it takes …".
+    const LIST_FORM: &'static str;
+}
+
+impl Item for HostName {
+    const LIST_FORM: &'static str = "host names without ports, as in [\"kv.example.com\"]";
+}
+
+impl Item for WebOrigin {
+    const LIST_FORM: &'static str =
+        "origins, each a scheme and a host, as in [\"https://app.example.com\"]";
+}
+
+impl<T: Item> Setting for Vec<T> {
+    const FORM: &'static str = T::LIST_FORM;
+    const IS_LIST: bool = true;
+
+    fn parse(text: &str) -> Option<Self> {
+        let items = text.split(',').map(str::trim);
+        let items = items.filter(|item| !item.is_empty());
+        items.map(|item| item.parse().ok()).collect()
+    }
+
+    fn text(&self) -> String {
+        let items: Vec<String> = self.iter().map(T::to_string).collect();
+        items.join(",")
+    }
+
+    fn json(&self) -> Value {
+        self.iter().map(T::to_string).collect()
+    }
+
+    fn toml(&self) -> String {
+        // An array of strings is written alike in both.
+        self.json().to_string()
     }
 }
 

@@ -3,12 +3,11 @@
 use axum::{
     body::Body,
     http::{
-        HeaderMap, StatusCode,
-        header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT},
+        HeaderMap, HeaderValue, StatusCode,
+        header::{CONTENT_LENGTH, CONTENT_TYPE},
     },
 };
 use bytes::Bytes;
-use futures::{TryStreamExt, future::ready};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use tierkv_openapi::object;
@@ -20,9 +19,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::Failure;
 use crate::timely::LateBody;
-
-/// Most bytes of a refused body that are read before its answer.
-const DISCARDED_BYTES: usize = 16 << 20;
 
 /// A value, up to the largest there is.
 ///
@@ -45,8 +41,8 @@ pub(super) async fn value(
 /// A JSON document of the shape `T`.
 ///
 /// # Errors
-/// `InvalidArgument` if it has another shape or ends early, with status 415 if it says that
-/// it is no JSON; `ResourceExhausted` over the limit `max_request_bytes`;
+/// `InvalidArgument` if it has another shape or ends early, with status 415 if it does not say
+/// that it is JSON; `ResourceExhausted` over the limit `max_request_bytes`;
 /// `DeadlineExceeded`.
 pub(super) async fn json<T: DeserializeOwned>(
     headers: &HeaderMap,
@@ -74,15 +70,16 @@ pub(super) async fn json<T: DeserializeOwned>(
     })
 }
 
-/// Refuses a body that says it is no JSON. A page of another site can't send JSON here
-/// without asking first, but it could send a form.
+/// Refuses a body that does not say that it is JSON. A browser lets a page of another site
+/// send a body without a type, or a form, but JSON only if this server agrees first.
 fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
-    let Some(told) = headers.get(CONTENT_TYPE) else {
-        return Ok(());
+    let is_json = |told: &HeaderValue| {
+        let essence = told.as_bytes().split(|byte| *byte == b';').next();
+        let essence = essence.unwrap_or_default().trim_ascii();
+        essence.eq_ignore_ascii_case(b"application/json")
     };
-    let essence = told.as_bytes().split(|byte| *byte == b';').next();
-    let essence = essence.unwrap_or_default().trim_ascii();
-    if essence.eq_ignore_ascii_case(b"application/json") {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    if types.next().is_some_and(is_json) && types.next().is_none() {
         return Ok(());
     }
     Err(Failure::with_status(
@@ -94,7 +91,7 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
 /// The whole body, up to `limit` bytes and until `deadline`.
 async fn whole(
     headers: &HeaderMap,
-    mut body: Body,
+    body: Body,
     limit: usize,
     deadline: Instant,
     too_large: impl Fn() -> Error,
@@ -103,13 +100,9 @@ async fn whole(
         .and_then(|length| length.to_str().ok())
         .and_then(|length| length.parse::<u64>().ok());
     if told.is_some_and(|told| told > limit as u64) {
-        // Who asked whether to send it has not sent it.
-        if !headers.contains_key(EXPECT) {
-            discard(&mut body, deadline).await;
-        }
         return Err(too_large());
     }
-    let collected = timeout_at(deadline, Limited::new(&mut body, limit).collect()).await;
+    let collected = timeout_at(deadline, Limited::new(body, limit).collect()).await;
     let collected = collected.map_err(|_| {
         Error::new(
             Code::DeadlineExceeded,
@@ -118,22 +111,10 @@ async fn whole(
     })?;
     match collected {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            discard(&mut body, deadline).await;
-            Err(too_large())
-        }
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(error) if LateBody::is_in(&*error) => Err(LateBody::error()),
         Err(_) => Err(Error::invalid(
             "the body ended before it was whole; send it again",
         )),
     }
-}
-
-/// Reads what is left of a body that is refused, up to [`DISCARDED_BYTES`]. A connection that
-/// is closed on unread bytes takes the answer with it.
-async fn discard(body: &mut Body, deadline: Instant) {
-    let rest = Limited::new(body, DISCARDED_BYTES);
-    let read = rest.into_data_stream().try_for_each(|_| ready(Ok(())));
-    // Whether it ended, broke off or was too long: it is refused in any case.
-    let _ = timeout_at(deadline, read).await;
 }

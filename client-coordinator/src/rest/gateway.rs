@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::admission::Admission;
 use crate::{admin::Admin, health::Readiness, operations::Operations, settings::MetricsPage};
 
 /// Everything the gateway needs.
@@ -12,6 +13,8 @@ pub(crate) struct Gateway<C> {
     pub(crate) admin: Arc<Admin<C>>,
     pub(crate) metrics: MetricsPage,
     pub(crate) readiness: Readiness,
+    /// What requests must fulfil.
+    pub(crate) admission: Arc<Admission>,
     /// Ends the watches.
     pub(crate) stop: watch::Receiver<bool>,
 }

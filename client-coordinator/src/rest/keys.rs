@@ -19,7 +19,7 @@ use tierkv_openapi::{
         DeleteConditions, IdempotencyKey, KeyPath, PutConditions, ReadConditions as ReadHeaders,
         ReadParameters, TimeoutParameter, TtlParameter,
     },
-    refusals::{AnyRefusal, ConditionRefusal, WriteRefusal},
+    refusals::{AnyRefusal, ConditionRefusal, MediaRefusal, WriteRefusal},
 };
 use tierkv_rpc::proto::{
     convert,
@@ -126,6 +126,7 @@ pub(super) async fn get<C: Cache>(
         ),
         (status = 304, description = "The key is still in a version that `If-None-Match` names."),
         (status = 400, description = "The request can't succeed as it is: correct it."),
+        (status = 403, description = "The request comes for a web page of another origin, or for another host."),
         (status = 404, description = "The key is absent."),
         (status = 412, description = "`If-Match` does not hold."),
         (status = 429, description = "A limit is reached: wait."),
@@ -161,7 +162,7 @@ pub(super) async fn head<C: Cache>(
             status = 200, description = "It is set, durably.", body = Written,
             headers(("ETag" = String, description = "The new version, in double quotes.")),
         ),
-        AnyRefusal, WriteRefusal, ConditionRefusal,
+        AnyRefusal, WriteRefusal, ConditionRefusal, MediaRefusal,
     ),
 )]
 pub(super) async fn put<C: Cache>(

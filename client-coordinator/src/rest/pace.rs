@@ -7,7 +7,8 @@
 //!    └────────────────────── the first byte of the next head ────────┘
 //! ```
 //!
-//! An answer is under way until its body is handed to the connection. What the client is
+//! A request is under way until its body was read or given up, and the answer's body is handed
+//! to the connection: an answer may come before the request's body is whole (`leftover`). What the client is
 //! slow to take of it after that counts as idle from its last progress on.
 //!
 //! With HTTP/2 there are no heads to wait for between requests: pings find a dead client, and
@@ -195,13 +196,14 @@ impl Drop for Underway {
     }
 }
 
-/// The body of an answer; its request is under way as long as there is more of it.
-pub(super) struct Answer {
+/// A body of a request or of its answer; the request is under way as long as there is more of
+/// it.
+pub(super) struct PacedBody {
     pub(super) body: Body,
     pub(super) _underway: Underway,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for PacedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

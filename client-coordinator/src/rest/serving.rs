@@ -5,7 +5,7 @@ use std::{convert::Infallible, pin::pin, sync::Arc};
 use axum::{Router, body::Body};
 use hyper::{
     Request,
-    body::Incoming,
+    body::{Body as _, Incoming},
     service::{Service, service_fn},
 };
 use hyper_util::{
@@ -17,7 +17,7 @@ use metrics::Counter;
 use tierkv_rpc::{Acceptor, Connection, connection_timeouts, stopped};
 use tokio::{sync::watch, task::JoinSet};
 
-use super::pace::{Answer, Over, Pace, Paced, Times};
+use super::pace::{Over, Pace, Paced, PacedBody, Times};
 use crate::{settings::ConnectionLimits, timely::BodyTime};
 
 /// The door's name in metrics and logs.
@@ -65,11 +65,11 @@ impl Server {
         });
         let service = service_fn(|request: Request<Incoming>| {
             let underway = pace.begin();
-            let request = request.map(|body| Body::new(self.body_time.limit(body)));
+            let request = request.map(|body| self.body(body, &pace));
             let answering = self.routes.call(request);
             async move {
                 let response = answering.await?;
-                Ok::<_, Infallible>(response.map(|body| Answer {
+                Ok::<_, Infallible>(response.map(|body| PacedBody {
                     body,
                     _underway: underway,
                 }))
@@ -93,6 +93,18 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// The body of a request: it must arrive in time, and until then the connection is not
+    /// idle.
+    fn body(&self, body: Incoming, pace: &Arc<Pace>) -> Body {
+        if body.is_end_stream() {
+            return Body::empty();
+        }
+        Body::new(PacedBody {
+            body: Body::new(self.body_time.limit(body)),
+            _underway: pace.begin(),
+        })
     }
 
     fn count(&self, over: Over) {

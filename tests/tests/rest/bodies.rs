@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tierkv_tests::{ephemeral::Ephemeral, http::Request};
+use tierkv_tests::{
+    ephemeral::Ephemeral,
+    http::{Request, send_raw},
+    outside,
+};
 use tierkv_types::limits::{MAX_OPERATIONS, MAX_REQUEST_BYTES, MAX_VALUE_BYTES};
-use tokio::time::Instant;
+use tokio::{process::Command, time::Instant};
 
-use crate::{get, post, problem, put, send};
+use crate::{PATIENCE, get, post, problem, put, send};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -110,8 +114,155 @@ async fn a_body_of_another_type_is_refused() {
         let response = send(&platform, "POST", "/v1/batch-get", &headers, body).await;
         assert_eq!(response.status, 200, "{told}: {response:?}");
     }
+    // A page of another site can send a body without a type.
     let untold = send(&platform, "POST", "/v1/batch-get", &[], body).await;
-    assert_eq!(untold.status, 200);
+    problem(&untold, 415, "InvalidArgument");
+    let twice = [JSON, ("content-type", "text/plain")];
+    let untold = send(&platform, "POST", "/v1/batch-get", &twice, body).await;
+    problem(&untold, 415, "InvalidArgument");
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_refused() {
+    let platform = Ephemeral::start().await.unwrap();
+    let path = "/v1/kv/default/k";
+    let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03";
+    for (method, path) in [
+        ("PUT", path),
+        ("POST", "/v1/write"),
+        ("POST", "/v1/increment/default/n"),
+    ] {
+        for coding in ["gzip", "br", "identity, zstd", "aws-chunked"] {
+            let headers = [JSON, ("content-encoding", coding)];
+            let response = send(&platform, method, path, &headers, gzip).await;
+            let words = problem(&response, 415, "InvalidArgument").detail;
+            assert!(words.contains("Content-Encoding"), "{words}");
+            assert_eq!(response.header("accept-encoding"), Some("identity"));
+        }
+    }
+    problem(&get(&platform, path).await, 404, "NotFound");
+    let plain = send(
+        &platform,
+        "PUT",
+        path,
+        &[("content-encoding", "identity")],
+        gzip,
+    )
+    .await;
+    assert_eq!(plain.status, 200, "{plain:?}");
+    assert_eq!(get(&platform, path).await.body, gzip);
+
+    let coded = b"PUT /v1/kv/default/k HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                  transfer-encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+    let response = send_raw(&platform.rest, coded).await.unwrap();
+    problem(&response, 501, "InvalidArgument");
+    assert_eq!(get(&platform, path).await.body, gzip);
+}
+
+/// Method, path, headers, and the status of the refusal.
+type Refused = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    u16,
+);
+
+/// Requests that are refused before anybody looks at their bodies.
+const REFUSED_EARLY: [Refused; 8] = [
+    // Too large, as the length says.
+    ("PUT", "/v1/kv/default/k", &[], 400),
+    ("POST", "/v1/write", &[JSON], 429),
+    ("PUT", "/v1/kv/default/k?ttl=1", &[], 400),
+    (
+        "PUT",
+        "/v1/kv/default/k",
+        &[("origin", "http://evil.example")],
+        403,
+    ),
+    (
+        "PUT",
+        "/v1/kv/default/k",
+        &[("content-encoding", "gzip")],
+        415,
+    ),
+    ("POST", "/v1/write", &[("content-type", "text/plain")], 415),
+    ("PUT", "/nowhere", &[], 404),
+    ("POST", "/v1/kv/default/k", &[], 405),
+];
+/// More than the sockets of both ends hold.
+const LARGE: usize = 64 << 20;
+
+/// Python's clients send all of a body before they look for an answer.
+#[tokio::test]
+async fn the_refusal_of_a_large_body_is_read_by_python() {
+    let platform = Ephemeral::start().await.unwrap();
+    let refused: Vec<_> = (REFUSED_EARLY.iter())
+        .map(|(method, path, headers, status)| {
+            let headers: Vec<_> = headers.iter().map(|(name, value)| [name, value]).collect();
+            json!([method, path, headers, status])
+        })
+        .collect();
+    let refused = serde_json::Value::from(refused).to_string();
+    let bytes = LARGE.to_string();
+    let arguments = [platform.rest.as_str(), &bytes, &refused];
+    let said = outside::script("refused_bodies.py", &arguments, PATIENCE).await;
+    assert_eq!(said.unwrap_or_else(|error| panic!("{error}")), "done\n");
+    problem(&get(&platform, "/v1/kv/default/k").await, 404, "NotFound");
+}
+
+#[tokio::test]
+async fn the_refusal_of_a_large_body_is_read_by_curl() {
+    let platform = Ephemeral::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("large");
+    std::fs::write(&file, vec![b'x'; LARGE]).unwrap();
+    let body = format!("@{}", file.display());
+    for (method, path, headers, status) in REFUSED_EARLY {
+        // It asks first whether to send a large body, unless it is told not to.
+        for asks in [true, false] {
+            let mut command = Command::new("curl");
+            command.args(["--silent", "--show-error", "--request", method]);
+            command.args(["--data-binary", &body, "--header", "content-type:"]);
+            command.args(["--write-out", "\n%{http_code}", "--max-time", "60"]);
+            if !asks {
+                command.args(["--header", "expect:"]);
+            }
+            for (name, value) in headers {
+                command.args(["--header", &format!("{name}: {value}")]);
+            }
+            command.arg(format!("http://{}{path}", platform.rest));
+            let output = command.output().await.unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{method} {path}: {errors}");
+            let told = String::from_utf8_lossy(&output.stdout);
+            let (body, code) = told.rsplit_once('\n').unwrap();
+            assert_eq!(code, status.to_string(), "{method} {path}: {body}");
+            assert!(body.contains("\"detail\""), "{method} {path}: {body}");
+        }
+    }
+}
+
+/// A connection goes on after a refusal, once the body is out of the way.
+#[tokio::test]
+async fn a_refused_body_is_thrown_away_behind_its_answer() {
+    let platform = Ephemeral::start().await.unwrap();
+    let refused =
+        format!("PUT /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: {LARGE}\r\n\r\n");
+    let next = b"PUT /v1/kv/default/k HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                 content-length: 1\r\n\r\nv";
+    let bytes = [refused.as_bytes(), &vec![b'x'; LARGE][..], &next[..]].concat();
+    let first = send_raw(&platform.rest, &bytes).await.unwrap();
+    assert_eq!(first.status, 404);
+    assert_eq!(get(&platform, "/v1/kv/default/k").await.body, b"v");
+    // Half of a body and then silence: the answer comes, and the connection is closed.
+    let begun = Instant::now();
+    let request = Request::new("PUT", "/nowhere").body(&bytes);
+    let response = request
+        .send_part(&platform.rest, 1_000, false)
+        .await
+        .unwrap();
+    problem(&response, 404, "NotFound");
+    assert!(begun.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test]
@@ -189,7 +340,9 @@ async fn a_slow_body_is_waited_for_until_the_deadline() {
     problem(&response, 504, "DeadlineExceeded");
     assert!(begun.elapsed() >= Duration::from_millis(300));
 
-    let request = Request::new("POST", "/v1/batch-get?timeout=300ms").body(b"{\"keys\": []}");
+    let request = Request::new("POST", "/v1/batch-get?timeout=300ms")
+        .header(JSON.0, JSON.1)
+        .body(b"{\"keys\": []}");
     let response = request.send_part(&platform.rest, 5, false).await.unwrap();
     problem(&response, 504, "DeadlineExceeded");
     assert_eq!(get(&platform, path).await.body, b"before");

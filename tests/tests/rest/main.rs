@@ -12,6 +12,7 @@ mod listing;
 mod operators;
 mod refusals;
 mod watching;
+mod web_pages;
 
 use std::time::Duration;
 

@@ -84,6 +84,34 @@ fn of_nothing_everything_has_the_default_of_its_owner() {
     assert_eq!(format!("{settings:?}"), format!("{default:?}"));
 }
 
+/// A file that sets every key.
+const EVERY_KEY: &str = r#"
+data_dir = "elsewhere"
+grpc_listen = "127.0.0.1:1"
+rest_listen = "[::1]:2"
+[cache]
+max_bytes = "64MiB"
+[rest]
+allowed_hosts = ["KV.example.com", "::1"]
+allowed_origins = ["https://app.example.com:443"]
+[reads]
+max_staleness_ms = 2051
+[wal]
+sync = "interval"
+sync_interval_ms = 20
+segment_bytes = 1048576
+max_bytes = "2 MiB"
+retention_ms = 480000
+[memory]
+policy = "lru"
+max_records = 7
+max_bytes = "1 GiB"
+pinned_max_bytes = "3 MiB"
+[store]
+checkpoint_interval_ms = 500
+checkpoint_bytes = "2 MiB"
+"#;
+
 #[test]
 fn every_limit_reaches_the_doors() {
     let fixture = file(
@@ -118,31 +146,7 @@ fn every_limit_reaches_the_doors() {
 
 #[test]
 fn every_key_reaches_what_it_sets() {
-    let fixture = file(
-        r#"
-        data_dir = "elsewhere"
-        grpc_listen = "127.0.0.1:1"
-        rest_listen = "[::1]:2"
-        [cache]
-        max_bytes = "64MiB"
-        [reads]
-        max_staleness_ms = 2051
-        [wal]
-        sync = "interval"
-        sync_interval_ms = 20
-        segment_bytes = 1048576
-        max_bytes = "2 MiB"
-        retention_ms = 480000
-        [memory]
-        policy = "lru"
-        max_records = 7
-        max_bytes = "1 GiB"
-        pinned_max_bytes = "3 MiB"
-        [store]
-        checkpoint_interval_ms = 500
-        checkpoint_bytes = "2 MiB"
-        "#,
-    );
+    let fixture = file(EVERY_KEY);
     let loaded = loaded(&fixture.arguments);
     assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
@@ -161,6 +165,11 @@ fn every_key_reaches_what_it_sets() {
     assert_eq!(settings.max_staleness, Duration::from_millis(2_051));
     assert_eq!(settings.grpc_listen, places.grpc_listen);
     assert_eq!(settings.rest_listen, places.rest_listen);
+    let hosts = settings.rest_allowed_hosts.iter().map(ToString::to_string);
+    assert_eq!(hosts.collect::<Vec<_>>(), ["kv.example.com", "[::1]"]);
+    let origins = settings.rest_allowed_origins.iter();
+    let origins = origins.map(ToString::to_string);
+    assert_eq!(origins.collect::<Vec<_>>(), ["https://app.example.com"]);
     let storage = loaded.configuration.storage("dir".into());
     let wanted = StorageSettings {
         dir: "dir".into(),
@@ -191,12 +200,20 @@ fn the_environment_wins_over_the_file_and_flags_over_both() {
         ("TIERKV_WAL_RETENTION_MS", "1002"),
         ("TIERKV_DATA_DIR", "007"),
         ("TIERKV_WAL_MAX_BYTES", "1 GiB"),
+        (
+            "TIERKV_REST_ALLOWED_HOSTS",
+            "kv.example.com, kv2.example.com",
+        ),
     ]);
     let flags = [("grpc_listen", "127.0.0.1:9".to_owned())];
     let loaded = load(&arguments, &flags, &variables);
     assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
     assert_eq!(loaded.configuration.wal.retention_ms, 1_003);
     assert_eq!(loaded.configuration.places.data_dir, Path::new("007"));
+    let hosts = loaded.told.iter();
+    let hosts = hosts.filter(|told| told.key == "rest.allowed_hosts");
+    let hosts: Vec<&str> = hosts.map(|told| told.toml.as_str()).collect();
+    assert_eq!(hosts, [r#"["kv.example.com","kv2.example.com"]"#]);
     let origin = |key: &str| {
         let told = loaded.told.iter().find(|told| told.key == key).unwrap();
         told.origin.clone()
@@ -258,6 +275,7 @@ fn bad_values_are_all_told_with_key_origin_and_what_is_right() {
          [cache]\nmax_bytes = \"8 GB\"\n\
          [reads]\nmax_staleness_ms = \"5s\"\n\
          [wal]\nsync = true\nsync_interval_ms = -1\n\
+         [rest]\nallowed_hosts = [\"kv:80\"]\nallowed_origins = [\"*\", 7]\n\
          [memory]\npolicy = \"LRU\"\nmax_records = 1.5\nmax_bytes = [1]\n\
          [store.checkpoint_bytes]\nmany = 1\n",
     );
@@ -272,7 +290,9 @@ fn bad_values_are_all_told_with_key_origin_and_what_is_right() {
         ("wal.sync_interval_ms", "-1", "whole number"),
         ("memory.policy", "\"LRU\"", "s3fifo"),
         ("memory.max_records", "1.5", "whole number"),
-        ("memory.max_bytes", "a list", "number of bytes"),
+        ("memory.max_bytes", "[1]", "number of bytes"),
+        ("rest.allowed_hosts", "[\"kv:80\"]", "without ports"),
+        ("rest.allowed_origins", "7", "a scheme and a host"),
         ("store.checkpoint_bytes", "a section", "number of bytes"),
     ] {
         let words = told.iter().find(|words| words.starts_with(key));
@@ -280,7 +300,7 @@ fn bad_values_are_all_told_with_key_origin_and_what_is_right() {
         assert!(words.contains("tierkv.toml"), "{words}");
         assert!(words.contains(said) && words.contains(right), "{words}");
     }
-    assert_eq!(told.len(), 10, "{told:?}");
+    assert_eq!(told.len(), 12, "{told:?}");
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     assert!(loaded.accept().is_err());
 }
