@@ -15,5 +15,6 @@ mod key;
 pub(crate) mod put;
 pub(crate) mod scan;
 pub(crate) mod status;
+pub(crate) mod touch;
 pub(crate) mod watch;
 pub(crate) mod write;

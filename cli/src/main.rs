@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     name = "tierkv",
     version,
     about,
-    after_help = "Start with: tierkv dev\n\nExit status: 0 if all went well; 1 if a key to read is absent, a \
+    after_help = "Start with: tierkv dev\n\nExit status: 0 if all went well; 1 if a key to read or touch is absent, a \
                   condition did not hold, lines of an import were left out or a recovery is due; 2 for \
                   any error; 3 if it is unknown whether a write happened."
 )]
@@ -49,8 +49,10 @@ enum Command {
     Get(commands::get::GetArguments),
     /// Set a key.
     Put(commands::put::PutArguments),
-    /// Remove a key.
+    /// Remove a key, or all keys of a prefix.
     Delete(commands::delete::DeleteArguments),
+    /// Set when a key expires, and keep its value.
+    Touch(commands::touch::TouchArguments),
     /// Add to a number.
     Increment(commands::increment::IncrementArguments),
     /// Change several keys, all or none.
@@ -84,6 +86,7 @@ async fn main() -> ExitCode {
         Command::Get(arguments) => commands::get::run(arguments).await,
         Command::Put(arguments) => commands::put::run(arguments).await,
         Command::Delete(arguments) => commands::delete::run(arguments).await,
+        Command::Touch(arguments) => commands::touch::run(arguments).await,
         Command::Increment(arguments) => commands::increment::run(arguments).await,
         Command::Write(arguments) => commands::write::run(arguments).await,
         Command::Scan(arguments) => commands::scan::run(arguments).await,

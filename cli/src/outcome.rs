@@ -4,6 +4,8 @@ use std::{io, process::ExitCode};
 
 use crate::output::note;
 
+use tierkv::Code;
+
 /// The exit status of whatever could not be done; 1 is left to a negative answer.
 pub(crate) const FAILED: u8 = 2;
 /// The exit status of a write of which it is not known whether it happened.
@@ -35,6 +37,7 @@ pub(crate) fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     note(format_args!("tierkv: {error}"));
     match error.downcast_ref::<tierkv::Error>() {
         Some(error) if error.is_condition_failed() => ExitCode::FAILURE,
+        Some(error) if error.code() == Code::NotFound => ExitCode::FAILURE,
         Some(error) if error.is_outcome_unknown() => ExitCode::from(UNKNOWN),
         _ => ExitCode::from(FAILED),
     }

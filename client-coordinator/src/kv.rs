@@ -9,8 +9,8 @@ use tierkv_rpc::{
     proto::v1::{
         BatchGetRequest, BatchGetResponse, CountRequest, CountResponse, DeleteRequest,
         DeleteResponse, GetRequest, GetResponse, IncrementRequest, IncrementResponse, PutRequest,
-        PutResponse, ScanRequest, ScanResponse, SessionRequest, WatchRequest, WatchResponse,
-        WriteRequest, WriteResponse, kv_server,
+        PutResponse, ScanRequest, ScanResponse, SessionRequest, TouchRequest, TouchResponse,
+        WatchRequest, WatchResponse, WriteRequest, WriteResponse, kv_server,
     },
     until_deadline, until_stopped,
 };
@@ -120,6 +120,18 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         self.answer(
             self.operations
                 .increment(request.into_inner(), None, deadline)
+                .await,
+        )
+    }
+
+    async fn touch(
+        &self,
+        request: Request<TouchRequest>,
+    ) -> Result<Response<TouchResponse>, Status> {
+        let deadline = deadline(&request);
+        self.answer(
+            self.operations
+                .touch(request.into_inner(), None, deadline)
                 .await,
         )
     }

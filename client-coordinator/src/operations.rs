@@ -9,8 +9,8 @@ use tierkv_rpc::proto::{
     v1::{
         BatchGetRequest, BatchGetResponse, CountRequest, CountResponse, DeleteRequest,
         DeleteResponse, GetRequest, GetResponse, Greeting, IncrementRequest, IncrementResponse,
-        PutRequest, PutResponse, ScanRequest, ScanResponse, SessionResponse, WatchRequest,
-        WatchResponse, WriteRequest, WriteResponse,
+        PutRequest, PutResponse, ScanRequest, ScanResponse, SessionResponse, TouchRequest,
+        TouchResponse, WatchRequest, WatchResponse, WriteRequest, WriteResponse,
     },
 };
 use tierkv_types::{
@@ -167,6 +167,24 @@ impl<C: Cache> Operations<C> {
             value: result.number,
             version,
         })
+    }
+
+    /// Sets when a key expires.
+    ///
+    /// # Errors
+    /// `NotFound` if the key is absent, else those of a put.
+    pub(crate) async fn touch(
+        &self,
+        request: TouchRequest,
+        idempotency_key: Option<[u8; 16]>,
+        deadline: Instant,
+    ) -> Result<TouchResponse, Error> {
+        self.meters.touches.increment(1);
+        let key = ItemKey::new(&request.namespace, &request.key)?;
+        let touch = convert::writes::touch(request.ttl_ms)?;
+        let naming = Naming::of(idempotency_key, request.request_id.as_ref());
+        let (version, _) = self.writer.change(key, touch, naming, deadline).await?;
+        Ok(TouchResponse { version })
     }
 
     /// Applies a batch of operations, all or none.

@@ -1,7 +1,7 @@
 //! The REST gateway.
 //!
 //! ```text
-//!   request ─► admission ─► routes (here) ─► keys · increments · batches · listing · watching · operators
+//!   request ─► admission ─► routes (here) ─► keys · increments · touches · batches · listing · watching · operators
 //!                                 │ path, parameters, entity_tag, conditions, idempotency, body
 //!                                 ▼
 //!                             operations ─► answer (values, JSON, problems)
@@ -42,6 +42,7 @@ mod pace;
 mod parameters;
 mod path;
 mod serving;
+mod touches;
 mod watching;
 
 use std::sync::Arc;
@@ -96,6 +97,7 @@ fn router<C: Cache>(gateway: Arc<Gateway<C>>) -> Router {
             "/v1/increment/{namespace}/{*key}",
             post(increments::increment::<C>),
         )
+        .route("/v1/touch/{namespace}/{*key}", post(touches::touch::<C>))
         .route("/v1/batch-get", post(batches::batch_get::<C>))
         .route("/v1/write", post(batches::write::<C>))
         .route("/v1/cluster", get(operators::cluster::<C>))

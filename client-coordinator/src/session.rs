@@ -122,7 +122,10 @@ impl<C: Cache> FrameHandler for Session<C> {
                     .map(|result| result.previous_value.as_ref().map_or(0, Bytes::len) + FIXED)
                     .sum(),
                 Some(Answer::Error(error)) => error.message.len(),
-                Some(Answer::Put(_) | Answer::Delete(_) | Answer::Increment(_)) | None => 0,
+                Some(
+                    Answer::Put(_) | Answer::Delete(_) | Answer::Increment(_) | Answer::Touch(_),
+                )
+                | None => 0,
             }
     }
 
@@ -220,6 +223,10 @@ impl<C: Cache> Session<C> {
                     .increment(increment, None, deadline)
                     .await
                     .map(Answer::Increment),
+                Operation::Touch(touch) => {
+                    let touch = operations.touch(touch, None, deadline);
+                    touch.await.map(Answer::Touch)
+                }
                 Operation::Write(write) => operations
                     .write(write, None, deadline)
                     .await

@@ -108,6 +108,8 @@ pub(crate) fn needed(write: &WriteRequest) -> impl Iterator<Item = (&ItemKey, Ne
             OperationKind::Put { .. } => return None,
             OperationKind::Delete => Need::Version,
             OperationKind::Increment { .. } => Need::Number,
+            // It is logged again with its new expiry.
+            OperationKind::Touch { .. } => Need::Value,
         };
         Some((&operation.key, need))
     });
@@ -121,14 +123,17 @@ pub(crate) struct Judged {
     effects: Vec<Effect>,
     /// When the keys of increments go on to expire, in the order of the operations.
     expiries: Vec<Option<Version>>,
+    /// What the keys of touches hold, in the order of the operations.
+    values: Vec<Bytes>,
 }
 
 /// Judges a write by what `prior` says that its keys hold at `now` of the cluster clock; it
 /// is asked of the keys of [`needed`], for what is needed of each.
 ///
 /// # Errors
-/// `ConditionFailed`, `InvalidArgument` for an increment that can't be, `ResourceExhausted`
-/// if the previous values don't fit one answer, or why what counts can't be told.
+/// `ConditionFailed`, `InvalidArgument` for an increment that can't be, `NotFound` for a touch
+/// of an absent key, `ResourceExhausted` if the previous values don't fit one answer, or why
+/// what counts can't be told.
 pub(crate) fn judge<'a>(
     write: WriteRequest,
     now: Version,
@@ -144,6 +149,7 @@ pub(crate) fn judge<'a>(
     }
     let mut effects = Vec::with_capacity(write.operations.len());
     let mut expiries = Vec::new();
+    let mut values = Vec::new();
     let mut previous_bytes = 0;
     for operation in &write.operations {
         let mut effect = Effect::default();
@@ -172,6 +178,11 @@ pub(crate) fn judge<'a>(
                 effect.number = Some(sum(&operation.key, held, delta)?);
                 expiries.push(held.and_then(|item| item.expires));
             }
+            OperationKind::Touch { .. } => {
+                let held = live(&operation.key, Need::Value)?;
+                let held = held.ok_or_else(|| absent(&operation.key))?;
+                values.push(held.value.clone());
+            }
         }
         effects.push(effect);
     }
@@ -179,6 +190,7 @@ pub(crate) fn judge<'a>(
         write,
         effects,
         expiries,
+        values,
     })
 }
 
@@ -186,6 +198,7 @@ impl Judged {
     /// What is logged and what is answered, at its version.
     pub(crate) fn at(self, version: Version) -> (Vec<Change>, Vec<Effect>) {
         let mut expiries = self.expiries.into_iter();
+        let mut values = self.values.into_iter();
         let operations = self.write.operations.into_iter().zip(&self.effects);
         let changes = operations.map(|(operation, effect)| {
             let kind = match operation.kind {
@@ -199,6 +212,11 @@ impl Judged {
                 OperationKind::Increment { .. } => ChangeKind::Increment {
                     number: effect.number.unwrap_or(0),
                     expires: expiries.next().flatten(),
+                },
+                OperationKind::Touch { ttl } => ChangeKind::Put {
+                    // There is one for each touch.
+                    value: values.next().unwrap_or_default(),
+                    expires: ttl.map(|ttl| version.after(ttl)),
                 },
             };
             Change {
@@ -219,7 +237,9 @@ pub(crate) fn remembered(write: &WriteRequest, outcome: &Outcome) -> Vec<Effect>
             previous: None,
             number: match operation.kind {
                 OperationKind::Increment { .. } => numbers.next(),
-                OperationKind::Put { .. } | OperationKind::Delete => None,
+                OperationKind::Put { .. } | OperationKind::Delete | OperationKind::Touch { .. } => {
+                    None
+                }
             },
         })
         .collect()
@@ -235,6 +255,17 @@ fn shown(key: &ItemKey) -> String {
         Some(first) if letters.len() > SHOWN_LETTERS => format!("{first}..."),
         _ => letters,
     }
+}
+
+/// The refusal of a touch.
+fn absent(key: &ItemKey) -> Error {
+    Error::new(
+        Code::NotFound,
+        format!(
+            "'{}' is absent, so there is nothing to touch; nothing was changed",
+            shown(key)
+        ),
+    )
 }
 
 /// Whether the `nth` condition, counted from 0, holds of a key of this version.
@@ -426,6 +457,35 @@ mod tests {
         for value in [0, -1, i64::MIN, i64::MAX] {
             assert_eq!(number_of(&value.to_string()), Some(value));
         }
+    }
+
+    #[test]
+    fn touches_keep_the_value_of_what_is_there() {
+        let touch = |name, ttl| judged(write(&[], vec![(name, OperationKind::Touch { ttl })]));
+        let (changes, effects) = touch("seven", None).unwrap();
+        let kind = |value: &'static str, expires| ChangeKind::Put {
+            value: value.into(),
+            expires,
+        };
+        assert_eq!(changes[0].kind, kind("7", None));
+        assert_eq!(effects, [Effect::default()]);
+        let second = Duration::from_secs(1);
+        let (changes, _) = touch("there", Some(second)).unwrap();
+        let expires = Version::from_bits(20).after(second);
+        assert_eq!(changes[0].kind, kind("x", Some(expires)));
+        for (name, code) in [
+            ("absent", Code::NotFound),
+            ("over", Code::NotFound),
+            ("rotten", Code::DataLoss),
+        ] {
+            assert_eq!(touch(name, None).err().unwrap().code, code, "{name}");
+        }
+        // Each gets its own value.
+        let touch = OperationKind::Touch { ttl: None };
+        let both = vec![("seven", touch.clone()), ("k", put()), ("there", touch)];
+        let (changes, _) = judged(write(&[], both)).unwrap();
+        assert_eq!(changes[0].kind, kind("7", None));
+        assert_eq!(changes[2].kind, kind("x", None));
     }
 
     fn number_of(text: &str) -> Option<i64> {

@@ -210,7 +210,9 @@ fn detached(write: WriteRequest) -> WriteRequest {
                     value: Bytes::copy_from_slice(&value),
                     ttl,
                 },
-                kind @ (OperationKind::Delete | OperationKind::Increment { .. }) => kind,
+                kind @ (OperationKind::Delete
+                | OperationKind::Increment { .. }
+                | OperationKind::Touch { .. }) => kind,
             },
         })
         .collect();

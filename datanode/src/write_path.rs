@@ -194,7 +194,7 @@ fn doubt(answers: Vec<Answer>) -> Vec<Answer> {
 const fn is_judged(code: Code) -> bool {
     matches!(
         code,
-        Code::ConditionFailed | Code::InvalidArgument | Code::AlreadyExists
+        Code::ConditionFailed | Code::InvalidArgument | Code::NotFound | Code::AlreadyExists
     )
 }
 

@@ -294,6 +294,8 @@ pub enum OperationKind {
     Delete,
     /// Adds to a number.
     Increment,
+    /// Sets when a key expires.
+    Touch,
 }
 
 impl OperationKind {
@@ -304,6 +306,7 @@ impl OperationKind {
             .map(|operation| match operation.kind {
                 Some(write_operation::Kind::Increment(_)) => Self::Increment,
                 Some(write_operation::Kind::Delete(_)) => Self::Delete,
+                Some(write_operation::Kind::Touch(_)) => Self::Touch,
                 Some(write_operation::Kind::Put(_)) | None => Self::Put,
             })
             .collect()

@@ -220,6 +220,9 @@ pub enum WriteOperation {
     /// Adds to a number.
     #[serde(deserialize_with = "object")]
     Increment(IncrementOperation),
+    /// Sets when a key expires.
+    #[serde(deserialize_with = "object")]
+    Touch(TouchOperation),
 }
 
 /// Sets a key: `key` or `key_base64`, and `value` or `value_base64`.
@@ -276,6 +279,29 @@ pub struct IncrementOperation {
     pub delta: Integer,
 }
 
+/// Sets when a key expires, and keeps its value: `key` or `key_base64`. An absent key refuses
+/// the whole batch.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TouchOperation {
+    /// The key as text.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
+    pub key: Option<String>,
+    /// The key as base64.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(
+        nullable = false,
+        content_encoding = "base64",
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
+    pub key_base64: Option<String>,
+    /// Time to live in milliseconds, from now on; absent: for ever.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false, minimum = 1)]
+    pub ttl_ms: Option<u64>,
+}
+
 impl TryFrom<WriteRequest> for v1::WriteRequest {
     type Error = Error;
 
@@ -325,14 +351,7 @@ impl TryFrom<WriteOperation> for v1::WriteOperation {
             WriteOperation::Put(put) => write_operation::Kind::Put(v1::PutOperation {
                 key: required("key", put.key, put.key_base64.as_deref())?,
                 value: required("value", put.value, put.value_base64.as_deref())?,
-                ttl_ms: match put.ttl_ms {
-                    Some(0) => {
-                        return Err(Error::invalid(
-                            "a ttl_ms of 0 is over at once; leave it out to keep the key",
-                        ));
-                    }
-                    ttl_ms => ttl_ms.unwrap_or(0),
-                },
+                ttl_ms: ttl_ms(put.ttl_ms)?,
             }),
             WriteOperation::Delete(delete) => write_operation::Kind::Delete(v1::DeleteOperation {
                 key: required("key", delete.key, delete.key_base64.as_deref())?,
@@ -343,8 +362,22 @@ impl TryFrom<WriteOperation> for v1::WriteOperation {
                     delta: increment.delta.0,
                 })
             }
+            WriteOperation::Touch(touch) => write_operation::Kind::Touch(v1::TouchOperation {
+                key: required("key", touch.key, touch.key_base64.as_deref())?,
+                ttl_ms: ttl_ms(touch.ttl_ms)?,
+            }),
         };
         Ok(Self { kind: Some(kind) })
+    }
+}
+
+/// A time to live as the tiers know it; 0 for ever.
+fn ttl_ms(given: Option<u64>) -> Result<u64, Error> {
+    match given {
+        Some(0) => Err(Error::invalid(
+            "a ttl_ms of 0 is over at once; leave it out to keep the key",
+        )),
+        ttl_ms => Ok(ttl_ms.unwrap_or(0)),
     }
 }
 
@@ -384,9 +417,18 @@ mod tests {
                 {"put": {"key": "a", "value": "1", "ttl_ms": 5}},
                 {"delete": {"key": "b"}},
                 {"increment": {"key": "c", "delta": "-9223372036854775808"}},
+                {"touch": {"key": "d", "ttl_ms": 7}},
+                {"touch": {"key_base64": "/w=="}},
             ],
         }))
         .unwrap();
+        let touched: Vec<_> = (wire.operations.iter())
+            .filter_map(|operation| match &operation.kind {
+                Some(write_operation::Kind::Touch(touch)) => Some((&touch.key[..], touch.ttl_ms)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(touched, [(&b"d"[..], 7), (b"\xff", 0)]);
         assert_eq!(wire.namespace, "default");
         assert_eq!(wire.conditions.len(), 3);
         assert_eq!(wire.conditions[2].key, &b"\xff"[..]);
@@ -431,6 +473,14 @@ mod tests {
             (
                 json!({"operations": [{"put": {"key": "k", "value": "", "ttl_ms": 0}}]}),
                 "at once",
+            ),
+            (
+                json!({"operations": [{"touch": {"key": "k", "ttl_ms": 0}}]}),
+                "at once",
+            ),
+            (
+                json!({"operations": [{"touch": {"key": "k", "value": ""}}]}),
+                "unknown field",
             ),
             (
                 json!({"operations": [{"put": {"key": "k", "value": "", "ttl_ms": -1}}]}),

@@ -56,6 +56,7 @@ impl Exchange for Session {
                 Operation::Put(put) => put.namespace.len() + put.key.len() + put.value.len(),
                 Operation::Delete(delete) => delete.namespace.len() + delete.key.len(),
                 Operation::Increment(increment) => increment.namespace.len() + increment.key.len(),
+                Operation::Touch(touch) => touch.namespace.len() + touch.key.len(),
                 Operation::Write(write) => prost::Message::encoded_len(write),
             }
     }
@@ -68,7 +69,8 @@ impl Exchange for Session {
             Operation::Get(_)
             | Operation::Put(_)
             | Operation::Delete(_)
-            | Operation::Increment(_) => 1,
+            | Operation::Increment(_)
+            | Operation::Touch(_) => 1,
         }
     }
 

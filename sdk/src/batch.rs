@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tierkv_rpc::proto::{
     convert,
     v1::{
-        self, DeleteOperation, IncrementOperation, PutOperation, WriteOperation, write_operation,
+        self, DeleteOperation, IncrementOperation, PutOperation, TouchOperation, WriteOperation,
+        write_operation,
     },
 };
 use tierkv_types::Error as Refusal;
@@ -92,10 +93,7 @@ impl Write {
         value: impl Into<Bytes>,
         ttl: impl Into<Option<Duration>>,
     ) -> Self {
-        let ttl_ms = ttl_ms(ttl.into()).unwrap_or_else(|error| {
-            self.wrong.get_or_insert(error);
-            0
-        });
+        let ttl_ms = self.ttl_ms(ttl.into());
         self.change(write_operation::Kind::Put(PutOperation {
             key: Bytes::copy_from_slice(key.as_ref()),
             value: value.into(),
@@ -120,11 +118,32 @@ impl Write {
         }))
     }
 
+    /// Sets how long a key lives, from the moment the platform takes the write, and keeps its
+    /// value; with `None`, until it is removed. An absent key refuses the whole batch with
+    /// [`Code::NotFound`](crate::Code::NotFound). Rounded up to whole milliseconds.
+    #[must_use]
+    pub fn touch(mut self, key: impl AsRef<[u8]>, ttl: impl Into<Option<Duration>>) -> Self {
+        let ttl_ms = self.ttl_ms(ttl.into());
+        self.change(write_operation::Kind::Touch(TouchOperation {
+            key: Bytes::copy_from_slice(key.as_ref()),
+            ttl_ms,
+        }))
+    }
+
     /// Answers what each key held before.
     #[must_use]
     pub const fn return_previous(mut self) -> Self {
         self.return_previous = true;
         self
+    }
+
+    /// A time to live as it goes over the wire; one that can't be is told when the batch is
+    /// sent.
+    fn ttl_ms(&mut self, ttl: Option<Duration>) -> u64 {
+        ttl_ms(ttl).unwrap_or_else(|error| {
+            self.wrong.get_or_insert(error);
+            0
+        })
     }
 
     fn change(mut self, kind: write_operation::Kind) -> Self {
@@ -140,6 +159,7 @@ impl Write {
                 write_operation::Kind::Put(put) => &put.key,
                 write_operation::Kind::Delete(delete) => &delete.key,
                 write_operation::Kind::Increment(increment) => &increment.key,
+                write_operation::Kind::Touch(touch) => &touch.key,
             })
         })
     }
@@ -190,6 +210,9 @@ mod tests {
         assert_eq!(code(Write::new().put("a", vec![0; (1 << 20) + 1])), refused);
         let over = Write::new().put_for("a", "1", Duration::ZERO);
         assert_eq!(code(over), refused);
+        assert_eq!(code(Write::new().touch("a", Duration::ZERO)), refused);
+        assert_eq!(code(Write::new().touch("", None)), refused);
+        assert_eq!(code(Write::new().touch("a", None)), Ok(()));
         let many = (0..1_000).fold(Write::new(), |write, n| write.delete(format!("{n}")));
         assert_eq!(code(many.clone()), Ok(()));
         assert_eq!(code(many.if_absent("a")), refused);

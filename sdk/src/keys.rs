@@ -1,12 +1,14 @@
 //! Reads and writes of keys.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::future::try_join_all;
 use tierkv_rpc::proto::{
     convert,
     v1::{
         self, BatchGetRequest, DeleteRequest, GetRequest, IncrementRequest, PutRequest,
-        session_answer::Answer, session_operation::Operation,
+        TouchRequest, session_answer::Answer, session_operation::Operation,
     },
 };
 use tierkv_types::{Code, Error as Refusal, ItemKey};
@@ -18,7 +20,7 @@ use crate::{
     batch::Write,
     client::{Client, checked},
     error::Error,
-    options::{Consistency, DeleteOptions, PutOptions, ReadOptions, ttl_ms},
+    options::{Consistency, DeleteOptions, PutOptions, ReadOptions, TouchOptions, ttl_ms},
     own_writes::{Floor, OwnWrites},
 };
 
@@ -277,6 +279,59 @@ impl Client {
                     value: increment.value,
                     version: increment.version,
                 })
+            }
+            (_, id) => Err(Attempts::mismatched(id)),
+        }
+    }
+
+    /// Sets how long a key lives, without sending its value; with `None`, until it is removed.
+    /// Returns the new version.
+    ///
+    /// # Errors
+    /// The operation's [`Error`]; [`Code::NotFound`] if the key is absent; with
+    /// [`Code::OutcomeUnknown`] it may have happened.
+    pub async fn touch(
+        &self,
+        key: impl AsRef<[u8]>,
+        ttl: impl Into<Option<Duration>>,
+    ) -> Result<u64, Error> {
+        let ttl = ttl.into();
+        let options = TouchOptions {
+            ttl,
+            ..TouchOptions::default()
+        };
+        self.touch_with(key, options).await
+    }
+
+    /// Sets how long a key lives as `options` say; returns the new version.
+    ///
+    /// # Errors
+    /// The operation's [`Error`]; [`Code::NotFound`] if the key is absent; with
+    /// [`Code::ConditionFailed`] nothing was changed, with [`Code::OutcomeUnknown`] it may have
+    /// happened.
+    pub async fn touch_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        options: TouchOptions,
+    ) -> Result<u64, Error> {
+        let key = checked(key.as_ref())?;
+        if let Some(condition) = options.condition {
+            let write = Write::new().only_if(key, condition);
+            return Ok(self.write(write.touch(key, options.ttl)).await?.version);
+        }
+        let ttl_ms = ttl_ms(options.ttl)?;
+        let touch = |request_id| {
+            Operation::Touch(TouchRequest {
+                namespace: self.namespace.as_ref().to_owned(),
+                key: Bytes::copy_from_slice(key),
+                ttl_ms,
+                request_id: Some(request_id),
+            })
+        };
+        match self.change(touch).await? {
+            (Answer::Touch(touch), _) => {
+                self.wrote(key, touch.version)?;
+                Ok(touch.version)
             }
             (_, id) => Err(Attempts::mismatched(id)),
         }

@@ -73,7 +73,7 @@ pub use batch::Write;
 pub use builder::Builder;
 pub use client::Client;
 pub use error::Error;
-pub use options::{Condition, Consistency, DeleteOptions, PutOptions, ReadOptions};
+pub use options::{Condition, Consistency, DeleteOptions, PutOptions, ReadOptions, TouchOptions};
 pub use own_writes::MAX_SESSION_KEYS;
 pub use scan::{DEFAULT_PAGE_ITEMS, Item, Page, Scan, ScanOptions, Selection};
 pub use tierkv_rpc as rpc;

@@ -85,6 +85,16 @@ pub struct PutOptions {
     pub condition: Option<Condition>,
 }
 
+/// Options of a touch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TouchOptions {
+    /// How long the key lives, from the moment the platform takes the write; `None`: until
+    /// it is removed. Rounded up to whole milliseconds.
+    pub ttl: Option<Duration>,
+    /// What the key must be.
+    pub condition: Option<Condition>,
+}
+
 /// Options of a delete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeleteOptions {

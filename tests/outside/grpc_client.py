@@ -108,6 +108,11 @@ def single_keys(contract):
     expiring = call("Put", key=b"short", value=b"x", ttl_ms=60_000)
     read = call("Get", key=b"short", options={"consistency": 3})
     assert read.expires_at_ms == (expiring.version >> 16) + 60_000, read
+    touched = call("Touch", key=b"short")
+    read = call("Get", key=b"short", options={"consistency": 3})
+    assert (read.value, read.expires_at_ms) == (b"x", 0), read
+    assert read.version == touched.version > expiring.version, read
+    refused(grpc.StatusCode.NOT_FOUND, call, "Touch", key=b"absent", ttl_ms=1)
     many = call("BatchGet", keys=[b"a", b"absent", b"a"], options={"consistency": 3})
     assert [answer.found for answer in many.answers] == [True, False, True], many
     assert many.answers[0].value == b"42"
@@ -125,11 +130,12 @@ def writes(contract):
             {"put": {"key": b"w1", "value": b"one"}},
             {"increment": {"key": b"w2", "delta": 5}},
             {"delete": {"key": b"absent"}},
+            {"touch": {"key": b"a", "ttl_ms": 60_000}},
         ],
         "return_previous": True,
     }
     answer = call("Write", **batch)
-    assert [result.number for result in answer.results] == [0, 5, 0], answer
+    assert [result.number for result in answer.results] == [0, 5, 0, 0], answer
     words = refused(grpc.StatusCode.FAILED_PRECONDITION, call, "Write", **batch)
     assert "condition 1" in words, words
     # Sent twice, applied once.
@@ -254,6 +260,7 @@ def session(contract):
                 {"id": 5, "get": {"key": b"s", "options": latest}},
                 {"id": 6, "batch_get": {"keys": [b"t", b"n"], "options": latest}},
                 {"id": 7, "delete": {"key": b"s"}},
+                {"id": 8, "touch": {"key": b"t"}},
             ]
         )
 
@@ -266,8 +273,8 @@ def session(contract):
         if len(answers) == 4:
             answered.set()
     assert greeting.max_operations == 1_000 and greeting.platform_time_ms > 0, greeting
-    kinds = [answers[id].WhichOneof("answer") for id in range(1, 8)]
-    expected = ["put", "increment", "write", "error", "get", "batch_get", "delete"]
+    kinds = [answers[id].WhichOneof("answer") for id in range(1, 9)]
+    expected = ["put", "increment", "write", "error", "get", "batch_get", "delete", "touch"]
     assert kinds == expected, answers
     assert answers[5].get.value == b"1"
     assert [found.value for found in answers[6].batch_get.answers] == [b"2", b"2"]

@@ -14,8 +14,9 @@ use tierkv::rpc::{
         v1::{
             BatchGetRequest, Condition, DeleteOperation, DeleteRequest, GetRequest,
             IncrementOperation, IncrementRequest, PutOperation, PutRequest, ReadOptions, RequestId,
-            SessionOperation, SessionRequest, WriteOperation, WriteRequest, condition,
-            kv_client::KvClient, session_operation::Operation, write_operation,
+            SessionOperation, SessionRequest, TouchOperation, TouchRequest, WriteOperation,
+            WriteRequest, condition, kv_client::KvClient, session_operation::Operation,
+            write_operation,
         },
     },
 };
@@ -109,6 +110,10 @@ fn writes(namespace: &str, key: &Bytes) -> Vec<WriteRequest> {
         delta: 1,
     });
     let delete = Kind::Delete(DeleteOperation { key: key() });
+    let touch = Kind::Touch(TouchOperation {
+        key: key(),
+        ttl_ms: 0,
+    });
     let condition = Condition {
         key: key(),
         kind: Some(condition::Kind::IfVersion(1)),
@@ -117,6 +122,7 @@ fn writes(namespace: &str, key: &Bytes) -> Vec<WriteRequest> {
         write(vec![], vec![sound(), operation(put)]),
         write(vec![], vec![operation(increment), sound()]),
         write(vec![], vec![operation(delete)]),
+        write(vec![], vec![operation(touch)]),
         write(vec![condition], vec![sound()]),
     ]
 }
@@ -158,6 +164,12 @@ async fn said_of(stage: &Stage, namespace: &str, key: impl Into<Bytes>) -> Vec<S
         request_id: None,
     };
     said.push(words(client.increment(increment).await));
+    let touch = TouchRequest {
+        namespace: namespace_of(),
+        key: key.clone(),
+        ..TouchRequest::default()
+    };
+    said.push(words(client.touch(touch).await));
     for write in writes(namespace, &key) {
         said.push(words(client.write(write).await));
     }

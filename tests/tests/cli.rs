@@ -211,6 +211,101 @@ async fn numbers_and_batches_are_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_touch_sets_the_expiry_and_keeps_the_value() {
+    let platform = Ephemeral::start().await.unwrap();
+    let run = |arguments: &[&str]| tierkv(&platform.grpc, arguments);
+    let absent = run(&["touch", "k", "--ttl", "1h"]);
+    assert_eq!(status(&absent), Some(1), "a negative answer: {absent:?}");
+    run(&["put", "k", "v"]);
+    let touched = json_of(&run(&["touch", "k", "--ttl", "1h", "--output", "json"]));
+    let version = touched["version"].as_str().unwrap();
+    let read = || {
+        json_of(&run(&[
+            "get",
+            "k",
+            "--output",
+            "json",
+            "--consistency",
+            "latest",
+        ]))
+    };
+    let found = read();
+    assert_eq!(
+        (&found["value"], &found["version"]),
+        (&json!("v"), &json!(version))
+    );
+    assert!(found["expires_at"].is_u64(), "{found}");
+    let refused = run(&["touch", "k", "--if-version", "7"]);
+    assert_eq!(status(&refused), Some(1), "{refused:?}");
+    text(&run(&["touch", "k", "--if-version", version]));
+    let found = read();
+    assert_eq!(
+        (&found["value"], &found["expires_at"]),
+        (&json!("v"), &Value::Null)
+    );
+    let batch = br#"{"operations": [{"touch": {"key": "k", "ttl_ms": 60000}}]}"#;
+    assert!(text(&fed(&platform.grpc, &["write"], batch)).ends_with("\nk\n"));
+    assert!(read()["expires_at"].is_u64());
+    let bad = run(&["touch", "k", "--ttl", "60"]);
+    assert_eq!(status(&bad), Some(2), "{bad:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_a_prefix_are_deleted_once_somebody_agrees() {
+    let platform = Ephemeral::start().await.unwrap();
+    let run = |arguments: &[&str]| tierkv(&platform.grpc, arguments);
+    let mut lines = String::new();
+    for number in 0..1_500 {
+        lines += &format!("{{\"key\": \"user/{number}\", \"value\": \"v\"}}\n");
+    }
+    lines += "{\"key\": \"users\", \"value\": \"v\"}\n{\"key\": \"\u{ff}\", \"value\": \"v\"}\n";
+    text(&fed(&platform.grpc, &["import", "-"], lines.as_bytes()));
+    let count = || text(&run(&["count"]));
+    let delete = ["delete", "--prefix", "user/"];
+    for (said, exit) in [("n\n", 1), ("\n", 1), ("no y\n", 1), ("", 2)] {
+        let refused = fed(&platform.grpc, &delete, said.as_bytes());
+        assert_eq!(status(&refused), Some(exit), "{said:?}: {refused:?}");
+        let words = String::from_utf8_lossy(&refused.stderr);
+        assert!(
+            words.contains("1500 keys of the namespace default"),
+            "{words}"
+        );
+        assert!(words.contains("'user/'") && words.contains("nothing was deleted"));
+        assert_eq!(words.contains("--yes"), said.is_empty(), "{words}");
+        assert_eq!(count(), "1502\n");
+    }
+    let agreed = fed(&platform.grpc, &delete, b"y\n");
+    assert_eq!(text(&agreed), "1500 deleted\n");
+    assert_eq!(count(), "2\n");
+    // Nobody is asked about nothing.
+    let none = json_of(&run(&["delete", "--prefix", "user/", "--output", "json"]));
+    assert_eq!(none, json!({"deleted": 0}));
+    let odd = [
+        "delete",
+        "--prefix",
+        "w78=",
+        "--key-base64",
+        "--yes",
+        "--output",
+        "raw",
+    ];
+    assert_eq!(text(&run(&odd)), "1\n");
+    assert_eq!(
+        text(&run(&["delete", "--prefix", "", "--yes"])),
+        "1 deleted\n"
+    );
+    assert_eq!(count(), "0\n");
+    for usage in [
+        &["delete"][..],
+        &["delete", "--yes", "k"],
+        &["delete", "--prefix", "a", "k"],
+        &["delete", "--prefix", "a", "--if-present"],
+    ] {
+        assert_eq!(status(&run(usage)), Some(2), "{usage:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn statuses_tell_refusal_failure_and_doubt_apart() {
     let silent = Played::new(|_, _| Act::Ignore);
     let address = silent.address.to_string();

@@ -14,8 +14,9 @@ use tierkv::rpc::{
             Absent, BatchGetRequest, Condition, Consistency, DeleteOperation, DeleteRequest,
             GetRequest, Hop, IncrementOperation, IncrementRequest, Present, PutOperation,
             PutRequest, ReadOptions, RequestId, SessionOperation, SessionRequest, SessionResponse,
-            Source, WriteOperation, WriteRequest, condition, kv_client::KvClient,
-            session_answer::Answer, session_operation::Operation, write_operation,
+            Source, TouchOperation, TouchRequest, WriteOperation, WriteRequest, condition,
+            kv_client::KvClient, session_answer::Answer, session_operation::Operation,
+            write_operation,
         },
     },
 };
@@ -164,6 +165,72 @@ async fn a_number_is_counted_up_and_down() {
     client.put(put("text", "x")).await.unwrap();
     let words = refused(client.increment(increment("text", 1)).await);
     assert!(words.contains("decimal"), "{words}");
+}
+
+fn touch(key: &'static str, ttl_ms: u64) -> TouchRequest {
+    TouchRequest {
+        key: key.into(),
+        ttl_ms,
+        ..TouchRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn a_touch_changes_nothing_but_the_expiry() {
+    let (_platform, mut client) = start().await;
+    let status = client.touch(touch("k", 0)).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    let error = detail(&status).unwrap();
+    assert_eq!(error.code, tierkv::Code::NotFound);
+    let written = client.put(put("k", "v")).await.unwrap().into_inner();
+    let hour = 3_600_000;
+    let mut touching = touch("k", hour);
+    touching.request_id = Some(RequestId {
+        random: vec![9; 16].into(),
+        birth_ms: written.version >> 16,
+    });
+    let touched = client.touch(touching.clone()).await.unwrap().into_inner();
+    assert!(touched.version > written.version, "I5");
+    let again = client.touch(touching.clone()).await.unwrap().into_inner();
+    assert_eq!(again, touched);
+    let read = client.get(get("k")).await.unwrap().into_inner();
+    assert_eq!(
+        (&read.value[..], read.version),
+        (&b"v"[..], touched.version)
+    );
+    assert_eq!(read.expires_at_ms, (touched.version >> 16) + hour);
+    touching.ttl_ms = 0;
+    let words = refused(client.touch(touching).await);
+    assert!(words.contains("another write"), "{words}");
+    let words = refused(client.touch(touch("k", u64::MAX)).await);
+    assert!(words.contains("max_ttl"), "{words}");
+
+    let operation = written_touch("k");
+    let batch = WriteRequest {
+        conditions: vec![condition("k", condition::Kind::IfVersion(touched.version))],
+        operations: vec![operation.clone()],
+        return_previous: true,
+        ..WriteRequest::default()
+    };
+    let cleared = client.write(batch).await.unwrap().into_inner();
+    let previous = cleared.results[0].previous_value.as_deref();
+    assert_eq!(previous, Some(&b"v"[..]));
+    let read = client.get(get("k")).await.unwrap().into_inner();
+    assert_eq!((read.version, read.expires_at_ms), (cleared.version, 0));
+    let batch = WriteRequest {
+        operations: vec![put_operation("other", "1"), written_touch("absent")],
+        ..WriteRequest::default()
+    };
+    let status = client.write(batch).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert!(!client.get(get("other")).await.unwrap().into_inner().found);
+}
+
+fn written_touch(key: &'static str) -> WriteOperation {
+    written(write_operation::Kind::Touch(TouchOperation {
+        key: key.into(),
+        ttl_ms: 0,
+    }))
 }
 
 #[tokio::test]
@@ -462,13 +529,18 @@ async fn a_session_answers_each_operation_by_its_id() {
         operation(4, Operation::Get(get(""))),
         operation(5, Operation::Increment(IncrementRequest::default())),
         operation(6, Operation::Write(WriteRequest::default())),
+        operation(7, Operation::Touch(TouchRequest::default())),
+        operation(8, Operation::Touch(touch("key-1", 60_000))),
+        operation(9, Operation::Touch(touch("nothing", 0))),
         operation(u64::MAX, Operation::Get(get("absent"))),
     ];
     requests.send(SessionRequest { operations }).await.unwrap();
-    let mixed = collect(&mut answers, 7).await;
+    let mixed = collect(&mut answers, 10).await;
     assert!(matches!(&mixed[&1], Answer::Get(found) if found.found && found.value == "v"));
     assert!(matches!(&mixed[&u64::MAX], Answer::Get(found) if !found.found));
-    for id in 2..=6 {
+    assert!(matches!(&mixed[&8], Answer::Touch(touched) if touched.version > 0));
+    assert_eq!(code_of(&mixed[&9]), Some(tierkv::Code::NotFound));
+    for id in 2..=7 {
         let code = code_of(&mixed[&id]);
         assert_eq!(code, Some(tierkv::Code::InvalidArgument), "operation {id}");
     }

@@ -7,7 +7,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use rand::{SeedableRng, rngs::StdRng};
-use tierkv::{Client, Consistency, ReadOptions, RequestId};
+use tierkv::{Client, Code, Condition, Consistency, ReadOptions, RequestId, TouchOptions, Write};
 use tierkv_tests::{choices, cutter::Cutter, ephemeral::Ephemeral};
 use tokio::time::timeout;
 
@@ -69,6 +69,46 @@ fn latest() -> ReadOptions {
         consistency: Consistency::Latest,
         ..ReadOptions::default()
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_touch_keeps_the_value() {
+    let platform = Ephemeral::start().await.unwrap();
+    let builder = Client::builder().address(&platform.grpc);
+    let client = builder.connect().await.unwrap();
+    let hour = Duration::from_secs(3_600);
+    let absent = client.touch("k", hour).await.unwrap_err();
+    assert_eq!(absent.code(), Code::NotFound);
+    let written = client.put("k", "v").await.unwrap();
+    let touched = client.touch("k", hour).await.unwrap();
+    // A session sees its own touches, too.
+    let session = client.session();
+    let cleared = TouchOptions {
+        ttl: None,
+        condition: Some(Condition::Version(touched)),
+    };
+    let found = client.get_with("k", latest()).await.unwrap();
+    assert_eq!(
+        (found.value.as_deref(), found.version),
+        (Some(&b"v"[..]), touched)
+    );
+    assert!(found.expires_at.is_some() && touched > written);
+    let version = session.touch_with("k", cleared).await.unwrap();
+    let found = session.get("k").await.unwrap();
+    assert_eq!((found.expires_at, found.version), (None, version));
+    let again = session.touch_with("k", cleared).await.unwrap_err();
+    assert_eq!(again.code(), Code::ConditionFailed);
+
+    let both = Write::new().touch("k", hour).increment("n", 1);
+    let written = client.write(both).await.unwrap();
+    let found = client.get_with("k", latest()).await.unwrap();
+    assert_eq!(found.version, written.version);
+    assert!(found.expires_at.is_some());
+    let none = Write::new().touch("absent", None).increment("n", 1);
+    let refused = client.write(none).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let found = client.get_with("n", latest()).await.unwrap();
+    assert_eq!(found.value.as_deref(), Some(&b"1"[..]));
 }
 
 async fn number(client: &Client) -> usize {

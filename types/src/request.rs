@@ -94,6 +94,11 @@ pub enum OperationKind {
     },
     /// It shall be absent.
     Delete,
+    /// It shall keep its value and live for another time; one that is absent can't.
+    Touch {
+        /// How long, from the moment it is given its new version; `None` for ever.
+        ttl: Option<Duration>,
+    },
     /// The number that it holds shall change by this; an absent one counts as 0. It goes on
     /// expiring when it did.
     Increment {
@@ -118,6 +123,10 @@ impl WriteRequest {
                 OperationKind::Delete => crc32c::crc32c_append(sum, &[2]),
                 OperationKind::Increment { delta } => {
                     crc32c::crc32c_append(crc32c::crc32c_append(sum, &[3]), &delta.to_le_bytes())
+                }
+                OperationKind::Touch { ttl } => {
+                    let millis = ttl.map_or(0, |ttl| ttl.as_millis());
+                    crc32c::crc32c_append(crc32c::crc32c_append(sum, &[7]), &millis.to_le_bytes())
                 }
             }
         });
@@ -170,6 +179,13 @@ mod tests {
         asked
     }
 
+    fn touch(ttl: Option<u64>) -> WriteRequest {
+        let mut asked = put(b"a", b"", None);
+        let ttl = ttl.map(Duration::from_millis);
+        asked.operations[0].kind = OperationKind::Touch { ttl };
+        asked
+    }
+
     fn conditional(key: &[u8], kind: ConditionKind) -> WriteRequest {
         let mut asked = put(b"a", b"bc", None);
         let key = ItemKey::new("n", key).unwrap();
@@ -192,6 +208,8 @@ mod tests {
             twice,
             increment(1),
             increment(-1),
+            touch(None),
+            touch(Some(1)),
             conditional(b"a", ConditionKind::Absent),
             conditional(b"a", ConditionKind::Present),
             conditional(b"b", ConditionKind::Present),

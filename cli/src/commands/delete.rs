@@ -1,17 +1,26 @@
-//! `tierkv delete`.
+//! `tierkv delete`: one key, or all keys of a prefix.
 
-use std::ffi::OsString;
+use std::{
+    ffi::OsString,
+    io::{self, Write, stderr, stdin},
+    process::ExitCode,
+};
 
 use clap::Args;
-use tierkv::DeleteOptions;
+use serde_json::json;
+use tierkv::{Client, DeleteOptions, Error, ScanOptions, Selection};
 use tierkv_openapi::Deleted;
+use tokio::task::{JoinError, JoinSet};
 
 use super::{condition::ConditionArguments, key::KeyForm};
 use crate::{
     connection::Connection,
     outcome::{Outcome, done},
-    output::{self, Output},
+    output::{self, Output, note, readable},
 };
+
+/// Deletions of a prefix that are under way at once.
+const MAX_UNDER_WAY: usize = 256;
 
 /// Options of `tierkv delete`.
 #[derive(Args)]
@@ -23,15 +32,51 @@ pub(crate) struct DeleteArguments {
     #[command(flatten)]
     condition: ConditionArguments,
     /// The key.
-    key: OsString,
-    /// How to print whether it was there; raw is 1 or 0.
+    #[arg(required_unless_present = "prefix")]
+    key: Option<OsString>,
+    /// Remove all keys that begin with this, after telling how many there are and asking; an
+    /// empty one means all keys of the namespace.
+    #[arg(long, conflicts_with_all = ["key", "if_absent", "if_present", "if_version"])]
+    prefix: Option<OsString>,
+    /// Don't ask.
+    #[arg(long, requires = "prefix", conflicts_with = "key")]
+    yes: bool,
+    /// How to print whether it was there; raw is 1 or 0. Of a prefix: how many keys were
+    /// removed.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
 }
 
-/// Removes the key and says whether it was there.
+/// Removes the key and says whether it was there, or the keys of a prefix and says how many.
 pub(crate) async fn run(arguments: DeleteArguments) -> Outcome {
-    let key = arguments.form.read(arguments.key)?;
+    let Some(prefix) = &arguments.prefix else {
+        return one(arguments).await;
+    };
+    let prefix = arguments.form.read(prefix.clone())?;
+    let client = arguments.connection.open().await?;
+    let selection = Selection::prefix(prefix.clone());
+    let count = client.count(selection.clone()).await?;
+    if count > 0 && !arguments.yes {
+        let question = question(count, &prefix, arguments.connection.namespace());
+        if !is_agreed(&question)? {
+            note("nothing was deleted");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let deleted = match count {
+        0 => 0,
+        _ => all(&client, selection).await?,
+    };
+    Ok(done(match arguments.output {
+        Output::Json => output::json(&json!({ "deleted": deleted })),
+        Output::Raw => output::line(deleted.to_string()),
+        Output::Table => output::line(format!("{deleted} deleted")),
+    }))
+}
+
+async fn one(arguments: DeleteArguments) -> Outcome {
+    // Clap sees to it that there is one.
+    let key = arguments.form.read(arguments.key.unwrap_or_default())?;
     let options = DeleteOptions {
         condition: arguments.condition.condition(),
     };
@@ -46,4 +91,116 @@ pub(crate) async fn run(arguments: DeleteArguments) -> Outcome {
         (Output::Table, true) => output::line("deleted"),
         (Output::Table, false) => output::line("the key was absent"),
     }))
+}
+
+fn question(count: u64, prefix: &[u8], namespace: &str) -> String {
+    let keys = match count {
+        1 => "1 key".to_owned(),
+        count => format!("{count} keys"),
+    };
+    match prefix {
+        [] => format!("delete all of the namespace {namespace}, {keys}?"),
+        prefix => format!(
+            "delete {keys} of the namespace {namespace} that begin with '{}'?",
+            readable(prefix)
+        ),
+    }
+}
+
+/// Asks on the terminal.
+///
+/// # Errors
+/// If nobody is there to answer.
+fn is_agreed(question: &str) -> Result<bool, Box<dyn std::error::Error>> {
+    // Standard output is for the answer of the command.
+    let mut terminal = stderr().lock();
+    write!(terminal, "{question} [y/N] ")?;
+    terminal.flush()?;
+    let mut answer = String::new();
+    if stdin().read_line(&mut answer)? == 0 {
+        writeln!(terminal)?;
+        let words = "nobody answered, so nothing was deleted; --yes deletes without asking";
+        return Err(words.into());
+    }
+    let answer = answer.trim();
+    Ok(answer.eq_ignore_ascii_case("y") || answer.eq_ignore_ascii_case("yes"))
+}
+
+/// Removes what the selection holds; returns how many keys were there.
+///
+/// # Errors
+/// The first failure. What was deleted until then is told, and it may be run again.
+async fn all(client: &Client, selection: Selection) -> Result<u64, Box<dyn std::error::Error>> {
+    let mut keys = client.scan_with(selection, ScanOptions::default());
+    let mut under_way: JoinSet<Result<bool, Error>> = JoinSet::new();
+    let mut tally = Tally::default();
+    while tally.failure.is_none()
+        && let Some(item) = keys.next().await
+    {
+        match item {
+            Ok(item) => {
+                let client = client.clone();
+                under_way.spawn(async move { Ok(client.delete(&item.key).await?.existed) });
+            }
+            Err(error) => tally.take(Err(error)),
+        }
+        if under_way.len() >= MAX_UNDER_WAY {
+            tally.join(under_way.join_next().await)?;
+        }
+    }
+    while let Some(done) = under_way.join_next().await {
+        tally.join(Some(done))?;
+    }
+    match tally.failure {
+        None => Ok(tally.deleted),
+        Some(error) => {
+            let deleted = tally.deleted;
+            note(format_args!(
+                "{deleted} deleted until it failed; run it again to delete the rest"
+            ));
+            Err(error.into())
+        }
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    deleted: u64,
+    /// The first one; those after it are its echoes.
+    failure: Option<Error>,
+}
+
+impl Tally {
+    fn join(&mut self, done: Option<Result<Result<bool, Error>, JoinError>>) -> io::Result<()> {
+        if let Some(done) = done {
+            self.take(done?);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, outcome: Result<bool, Error>) {
+        match outcome {
+            Ok(existed) => self.deleted += u64::from(existed),
+            Err(error) => {
+                self.failure.get_or_insert(error);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_question_says_what_would_go() {
+        assert_eq!(
+            question(3, b"user/\xff", "shop"),
+            "delete 3 keys of the namespace shop that begin with 'user/\\xff'?"
+        );
+        assert_eq!(
+            question(1, b"", "default"),
+            "delete all of the namespace default, 1 key?"
+        );
+    }
 }

@@ -37,7 +37,8 @@ pub(crate) struct WriteArguments {
     /// A file with the batch; `-`, or none at all, is standard input. As in
     /// {"conditions": [{"key": "a", "if_absent": true}, {"key": "b", "if_version": "7"}],
     /// "operations": [{"put": {"key": "a", "value": "1", "ttl_ms": 60000}},
-    /// {"delete": {"key": "b"}}, {"increment": {"key": "c", "delta": 5}}],
+    /// {"delete": {"key": "b"}}, {"increment": {"key": "c", "delta": 5}},
+    /// {"touch": {"key": "d", "ttl_ms": 60000}}],
     /// "return_previous": true}; key_base64 and value_base64 take any bytes.
     file: Option<PathBuf>,
     /// How to print what it did.
@@ -118,6 +119,10 @@ fn batch(request: v1::WriteRequest) -> Write {
             Some(write_operation::Kind::Increment(increment)) => {
                 write.increment(increment.key, increment.delta)
             }
+            Some(write_operation::Kind::Touch(touch)) => {
+                let ttl = (touch.ttl_ms > 0).then(|| Duration::from_millis(touch.ttl_ms));
+                write.touch(touch.key, ttl)
+            }
             None => write,
         };
     }
@@ -132,6 +137,7 @@ fn keys(request: &v1::WriteRequest) -> Vec<String> {
         Some(write_operation::Kind::Put(put)) => readable(&put.key),
         Some(write_operation::Kind::Delete(delete)) => readable(&delete.key),
         Some(write_operation::Kind::Increment(increment)) => readable(&increment.key),
+        Some(write_operation::Kind::Touch(touch)) => readable(&touch.key),
         None => String::new(),
     };
     request.operations.iter().map(key).collect()
@@ -201,7 +207,8 @@ mod tests {
                 {"key": "c", "if_version": "7"}],
             "operations": [{"put": {"key": "a", "value": "1", "ttl_ms": 1500}},
                 {"put": {"key": "b", "value": "2"}}, {"delete": {"key": "c"}},
-                {"increment": {"key": "d", "delta": -5}}],
+                {"increment": {"key": "d", "delta": -5}},
+                {"touch": {"key": "e", "ttl_ms": 1500}}, {"touch": {"key": "f"}}],
             "return_previous": true}"#;
         let request = parse(body.as_bytes(), "mine").unwrap();
         let words = format!("{:?}", batch(request.clone()));

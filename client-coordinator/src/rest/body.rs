@@ -38,6 +38,15 @@ pub(super) async fn value(
     .await
 }
 
+/// Nothing, where a body would be ignored.
+///
+/// # Errors
+/// `InvalidArgument` if there is one; `DeadlineExceeded`.
+pub(super) async fn none(headers: &HeaderMap, body: Body, deadline: Instant) -> Result<(), Error> {
+    let refusal = || Error::invalid("this takes no body; leave it out");
+    whole(headers, body, 0, deadline, refusal).await.map(drop)
+}
+
 /// A JSON document of the shape `T`.
 ///
 /// # Errors

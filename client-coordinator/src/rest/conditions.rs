@@ -4,7 +4,10 @@ use axum::http::{
     HeaderMap, HeaderName,
     header::{IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE},
 };
-use tierkv_rpc::proto::v1::{Absent, Present, condition::Kind};
+use bytes::Bytes;
+use tierkv_rpc::proto::v1::{
+    Absent, Condition, Present, WriteOperation, WriteRequest, condition::Kind, write_operation,
+};
 use tierkv_types::{Code, Error};
 
 use super::entity_tag::{EntityTag, Tags, tags};
@@ -84,10 +87,46 @@ pub(super) fn of_put(headers: &HeaderMap) -> Result<Option<Kind>, Error> {
 /// # Errors
 /// As of a PUT.
 pub(super) fn of_delete(headers: &HeaderMap) -> Result<Option<Kind>, Error> {
-    refuse_dates(headers)?;
     refuse(headers, &[IF_NONE_MATCH], "a DELETE knows no If-None-Match")?;
+    of_present(headers)
+}
+
+/// The condition of a touch; `None` if it has none.
+///
+/// # Errors
+/// As of a PUT.
+pub(super) fn of_touch(headers: &HeaderMap) -> Result<Option<Kind>, Error> {
+    let why = "a touch knows no If-None-Match: a key that is absent can't be touched";
+    refuse(headers, &[IF_NONE_MATCH], why)?;
+    of_present(headers)
+}
+
+/// The condition of what needs a key that is there.
+fn of_present(headers: &HeaderMap) -> Result<Option<Kind>, Error> {
+    refuse_dates(headers)?;
     let present = tags(headers, &IF_MATCH)?;
     present.as_ref().map(must_match).transpose()
+}
+
+/// A write of one key on a condition of the same key.
+pub(super) fn on_condition(
+    namespace: String,
+    key: Bytes,
+    condition: Kind,
+    operation: write_operation::Kind,
+) -> WriteRequest {
+    WriteRequest {
+        namespace,
+        conditions: vec![Condition {
+            key,
+            kind: Some(condition),
+        }],
+        operations: vec![WriteOperation {
+            kind: Some(operation),
+        }],
+        request_id: None,
+        return_previous: false,
+    }
 }
 
 /// Refuses conditions on what takes none, or takes them in its body.
@@ -211,9 +250,13 @@ mod tests {
     }
 
     #[test]
-    fn a_delete_knows_if_match_alone() {
+    fn deletes_and_touches_know_if_match_alone() {
         let delete = |lines: &[(HeaderName, &str)]| of_delete(&headers(lines));
         assert_eq!(delete(&[(IF_MATCH, "\"7\"")]), Ok(Some(Kind::IfVersion(7))));
         assert!(delete(&[(IF_NONE_MATCH, "*")]).is_err());
+        let touch = |lines: &[(HeaderName, &str)]| of_touch(&headers(lines));
+        assert_eq!(touch(&[(IF_MATCH, "\"7\"")]), Ok(Some(Kind::IfVersion(7))));
+        assert!(touch(&[(IF_NONE_MATCH, "*")]).is_err());
+        assert_eq!(touch(&[]), Ok(None));
     }
 }

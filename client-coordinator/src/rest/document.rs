@@ -19,7 +19,7 @@ use utoipa_swagger_ui::Config;
 
 use super::{
     answer::{Failure, uncounted},
-    batches, increments, keys, listing, operators, watching,
+    batches, increments, keys, listing, operators, touches, watching,
 };
 
 /// Where the document is.
@@ -49,6 +49,7 @@ const DOCUMENT: &str = "/openapi.json";
         keys::put,
         keys::delete,
         increments::increment,
+        touches::touch,
         batches::batch_get,
         batches::write,
         listing::list,
@@ -161,7 +162,7 @@ mod tests {
                 assert!(operation["summary"].is_string(), "{path}: no summary");
             }
         }
-        assert_eq!(names.len(), 14);
+        assert_eq!(names.len(), 15);
         let mut waiting = vec![&document];
         while let Some(value) = waiting.pop() {
             if let Some(to) = value["$ref"].as_str() {

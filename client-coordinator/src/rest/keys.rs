@@ -24,8 +24,8 @@ use tierkv_openapi::{
 use tierkv_rpc::proto::{
     convert,
     v1::{
-        Condition, DeleteOperation, DeleteRequest, DeleteResponse, GetRequest, GetResponse,
-        PutOperation, PutRequest, WriteOperation, WriteRequest, condition, write_operation,
+        DeleteOperation, DeleteRequest, DeleteResponse, GetRequest, GetResponse, PutOperation,
+        PutRequest, write_operation,
     },
 };
 use tierkv_types::{Code, Error};
@@ -34,7 +34,7 @@ use super::{
     Gateway,
     answer::{Failure, etag, json, json_of_version, uncounted},
     body,
-    conditions::{self, ReadConditions, Verdict},
+    conditions::{self, ReadConditions, Verdict, on_condition},
     idempotency,
     parameters::Parameters,
     path,
@@ -261,27 +261,6 @@ pub(super) async fn delete<C: Cache>(
         existed: answer.existed,
         version: answer.version.to_string(),
     }))
-}
-
-/// A write of one key on a condition of the same key.
-fn on_condition(
-    namespace: String,
-    key: bytes::Bytes,
-    condition: condition::Kind,
-    operation: write_operation::Kind,
-) -> WriteRequest {
-    WriteRequest {
-        namespace,
-        conditions: vec![Condition {
-            key,
-            kind: Some(condition),
-        }],
-        operations: vec![WriteOperation {
-            kind: Some(operation),
-        }],
-        request_id: None,
-        return_previous: false,
-    }
 }
 
 /// The answer to a read of a key that is there.

@@ -9,6 +9,8 @@ use tierkv_types::Error;
 pub(super) const KV: &str = "/v1/kv/";
 /// Below this are numbers, as keys.
 pub(super) const INCREMENT: &str = "/v1/increment/";
+/// Below this are keys that are to expire at another time.
+pub(super) const TOUCH: &str = "/v1/touch/";
 /// Below this are namespaces, to be counted.
 pub(super) const COUNT: &str = "/v1/count/";
 /// Below this are namespaces, to be watched.
@@ -39,7 +41,7 @@ pub(super) fn namespace(uri: &Uri, root: &str) -> Result<String, Error> {
 /// Why no route took a path that begins as one of ours does; `None` if it does not.
 pub(super) fn misshapen(uri: &Uri) -> Option<Error> {
     let begins = |root: &&str| uri.path().starts_with(root);
-    let of_key = [KV, INCREMENT].into_iter().find(|root| begins(root));
+    let of_key = [KV, INCREMENT, TOUCH].into_iter().find(|root| begins(root));
     let of_namespace = [COUNT, WATCH].into_iter().find(|root| begins(root));
     (of_key.map(shape_of_key)).or_else(|| of_namespace.map(shape_of_namespace))
 }

@@ -54,7 +54,9 @@ impl Watchable {
     async fn write(&self, item: &str, kind: OperationKind) -> WatchedChange {
         let (value, ttl) = match &kind {
             OperationKind::Put { value, ttl } => (Some(value.clone()), *ttl),
-            OperationKind::Delete | OperationKind::Increment { .. } => (None, None),
+            OperationKind::Delete
+            | OperationKind::Increment { .. }
+            | OperationKind::Touch { .. } => (None, None),
         };
         let version = self.stage.change(&key(item), kind).await.unwrap().version;
         let expires = ttl.map_or(0, |ttl| Version::from_bits(version).after(ttl).to_bits());

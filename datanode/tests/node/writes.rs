@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use tierkv_rpc::proto::internal::WriteReply;
+use tierkv_rpc::proto::internal::{ReadReply, WriteReply};
 use tierkv_storage::StorageSettings;
 use tierkv_types::{
     Clock, Code, Condition, ConditionKind, Error, ItemKey, Operation, OperationKind, RequestName,
@@ -351,6 +351,42 @@ async fn an_increment_keeps_the_expiry_and_a_put_clears_it() {
     assert!(before > 0);
     stage.put(&a, "3").await;
     assert_eq!(stage.read(&a).await.unwrap().expires, 0);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_touch_keeps_the_value_also_where_only_the_store_has_it() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let (a, b) = (key("a"), key("b"));
+    let hour = Duration::from_secs(3_600);
+    let touch = |ttl| OperationKind::Touch { ttl };
+    stage.put(&a, "value").await;
+    stage.stop().await;
+
+    // Nothing is in memory now.
+    let stage = Stage::ready(dir.path()).await;
+    let (id, named) = (request_id(0), touch(Some(hour)));
+    let first = stage.write(&a, named.clone(), id).await.unwrap();
+    let read = stage.read(&a).await.unwrap();
+    let expires = Version::from_bits(first.version).after(hour);
+    assert_eq!(
+        (read.version, read.expires, &read.value[..]),
+        (first.version, expires.to_bits(), &b"value"[..])
+    );
+    let absent = stage.change(&b, touch(None)).await.unwrap_err();
+    assert_eq!(absent.code, Code::NotFound, "{absent}");
+    stage.stop().await;
+
+    let stage = Stage::ready(dir.path()).await;
+    let restarted = stage.read(&a).await.unwrap();
+    let clock = read.clock;
+    assert_eq!(ReadReply { clock, ..restarted }, read);
+    let again = stage.write(&a, named, id).await.unwrap();
+    assert_eq!(again, replayed(&first));
+    stage.change(&a, touch(None)).await.unwrap();
+    let read = stage.read(&a).await.unwrap();
+    assert_eq!((read.expires, &read.value[..]), (0, &b"value"[..]));
     stage.stop().await;
 }
 

@@ -48,10 +48,11 @@ pub fn batch(batch: v1::WriteRequest, name: RequestName) -> Result<WriteRequest,
             Some(Kind::Increment(v1::IncrementOperation { key, delta })) => {
                 (key, OperationKind::Increment { delta })
             }
+            Some(Kind::Touch(touch)) => (touch.key, self::touch(touch.ttl_ms)?),
             None => {
                 return Err(Error::invalid(
                     "an operation of the write is empty, or of a kind that this release does \
-                     not know; it is one of put, delete and increment",
+                     not know; it is one of put, delete, increment and touch",
                 ));
             }
         };
@@ -76,6 +77,14 @@ pub fn put(value: Bytes, ttl_ms: u64) -> Result<OperationKind, Error> {
         value,
         ttl: ttl(ttl_ms)?,
     })
+}
+
+/// A touch after which the key lives for `ttl_ms` milliseconds, or with 0 for ever.
+///
+/// # Errors
+/// `InvalidArgument` over the limit `max_ttl`.
+pub fn touch(ttl_ms: u64) -> Result<OperationKind, Error> {
+    Ok(OperationKind::Touch { ttl: ttl(ttl_ms)? })
 }
 
 fn empty_condition() -> Error {
@@ -120,6 +129,9 @@ impl internal::Write {
                     OperationKind::Increment { delta } => {
                         Kind::Increment(internal::Increment { delta })
                     }
+                    OperationKind::Touch { ttl } => Kind::Touch(internal::Touch {
+                        ttl_ms: ttl.map_or(0, millis),
+                    }),
                 }),
             }
         });
@@ -182,9 +194,10 @@ impl internal::Write {
                 Some(Kind::Increment(internal::Increment { delta })) => {
                     OperationKind::Increment { delta }
                 }
+                Some(Kind::Touch(internal::Touch { ttl_ms })) => touch(ttl_ms)?,
                 None => {
                     return Err(Error::invalid(
-                        "a change says neither put nor delete nor increment",
+                        "a change is empty, or of a kind that this release does not know",
                     ));
                 }
             };
@@ -252,6 +265,8 @@ mod tests {
             put(b"a"),
             operation(b"b", OperationKind::Delete),
             operation(b"c", increment),
+            operation(b"d", touch(1_500).unwrap()),
+            operation(b"e", touch(0).unwrap()),
         ]);
         let version = ConditionKind::Version(Version::from_bits(8));
         for kind in [ConditionKind::Absent, ConditionKind::Present, version] {
@@ -260,7 +275,7 @@ mod tests {
         }
         sent.return_previous = true;
         let wire = internal::Write::from_request(sent.clone());
-        assert_eq!(wire.item_keys().count(), 6);
+        assert_eq!(wire.item_keys().count(), 8);
         assert_eq!(wire.into_request().unwrap(), sent);
         sent.name = RequestName::Key {
             random: [5; 16],
@@ -342,7 +357,7 @@ mod tests {
         };
         let empty = v1::WriteOperation { kind: None };
         let told = refused(&|batch| batch.operations.push(empty.clone()));
-        assert!(told.contains("put, delete and increment"), "{told}");
+        assert!(told.contains("put, delete, increment and touch"), "{told}");
         let told = refused(&|batch| batch.conditions.push(wire_condition(None)));
         assert!(told.contains("if_version"), "{told}");
         let told = refused(&|batch| batch.operations.push(wire_put("a")));

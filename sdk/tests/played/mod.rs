@@ -19,8 +19,8 @@ use tierkv::{
                 BatchGetRequest, BatchGetResponse, CountRequest, CountResponse, DeleteRequest,
                 DeleteResponse, GetRequest, GetResponse, Greeting, IncrementRequest,
                 IncrementResponse, PutRequest, PutResponse, RequestId, ScanRequest, ScanResponse,
-                SessionAnswer, SessionRequest, SessionResponse, WatchRequest, WatchResponse,
-                WriteRequest, WriteResponse,
+                SessionAnswer, SessionRequest, SessionResponse, TouchRequest, TouchResponse,
+                WatchRequest, WatchResponse, WriteRequest, WriteResponse,
                 kv_server::{Kv, KvServer},
                 session_answer::Answer,
                 session_operation::Operation,
@@ -189,6 +189,7 @@ pub(crate) fn id_of(operation: &Operation) -> RequestId {
         Operation::Put(put) => put.request_id.clone(),
         Operation::Delete(delete) => delete.request_id.clone(),
         Operation::Increment(increment) => increment.request_id.clone(),
+        Operation::Touch(touch) => touch.request_id.clone(),
         Operation::Write(write) => write.request_id.clone(),
         Operation::Get(_) | Operation::BatchGet(_) => None,
     }
@@ -348,6 +349,10 @@ impl Kv for Door {
         &self,
         _: Request<IncrementRequest>,
     ) -> Result<Response<IncrementResponse>, Status> {
+        Err(Status::unimplemented("sessions only"))
+    }
+
+    async fn touch(&self, _: Request<TouchRequest>) -> Result<Response<TouchResponse>, Status> {
         Err(Status::unimplemented("sessions only"))
     }
 

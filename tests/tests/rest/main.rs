@@ -11,6 +11,7 @@ mod keys;
 mod listing;
 mod operators;
 mod refusals;
+mod touches;
 mod watching;
 mod web_pages;
 

@@ -121,6 +121,7 @@ async fn other_methods_are_told_which_ones_there_are() {
         ("/v1/count/default", "PUT", "GET,HEAD"),
         ("/v1/watch/default", "POST", "GET,HEAD"),
         ("/v1/increment/default/k", "GET", "POST"),
+        ("/v1/touch/default/k", "GET", "POST"),
         ("/v1/batch-get", "GET", "POST"),
         ("/v1/write", "PUT", "POST"),
         ("/v1/cluster", "POST", "GET,HEAD"),

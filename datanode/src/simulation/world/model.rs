@@ -80,6 +80,10 @@ fn operate(
                 existed: held.is_some(),
             }
         }
+        OperationKind::Touch { ttl } => ChangeKind::Put {
+            value: held.ok_or(Code::NotFound)?.value.clone(),
+            expires: ttl.map(|ttl| version.after(ttl)),
+        },
         OperationKind::Increment { delta } => {
             let before = held.map_or(Some(0), number).ok_or(Code::InvalidArgument)?;
             let number = before.checked_add(*delta).ok_or(Code::InvalidArgument)?;

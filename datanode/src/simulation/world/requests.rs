@@ -109,7 +109,8 @@ impl World {
             Duration::from_millis(1 + self.chance.below([100, 2_000][self.chance.index(2)]))
         });
         match self.chance.below(100) {
-            0..25 => OperationKind::Delete,
+            0..18 => OperationKind::Delete,
+            18..25 => OperationKind::Touch { ttl },
             25..60 => OperationKind::Increment {
                 delta: [1, -3, 7, i64::MAX][self.chance.index(100).saturating_sub(96)],
             },

@@ -349,7 +349,10 @@ impl World {
             assert!(!is_logged, "write {id} is refused ({error}), and done");
         }
         match error.code {
-            Code::ConditionFailed | Code::InvalidArgument | Code::AlreadyExists => {
+            Code::ConditionFailed
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists => {
                 let node = self.node.as_ref().expect("an answer of nobody");
                 assert!(
                     node.is_acting(),
