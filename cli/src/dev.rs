@@ -179,6 +179,7 @@ async fn start(
     let metrics = page(metrics);
     let settings = configuration.client_coordinator(NodeId::new("cc1")?, descriptors, metrics);
     let peers = descriptors.for_peers(MAX_PEER_CONNECTIONS);
+    let stream_bytes = configuration.limits.stream_bytes();
     let listeners = Listeners::bind(&settings).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let cluster = ClusterId::new("c1")?;
@@ -197,6 +198,7 @@ async fn start(
     let datanode = DataNode::start(
         DataNodeSettings {
             connections: peers,
+            stream_bytes,
             ..DataNodeSettings::new(NodeId::new("n1")?, cluster.clone(), storage)
         },
         coordination.clone(),
@@ -207,6 +209,7 @@ async fn start(
     let server_coordinator = ServerCoordinator::start(
         ServerCoordinatorSettings {
             connections: peers,
+            stream_bytes,
             ..ServerCoordinatorSettings::new(
                 NodeId::new("s1")?,
                 vec![WeightedCluster {

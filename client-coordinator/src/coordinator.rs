@@ -131,10 +131,7 @@ impl ClientCoordinator {
             bound: settings.max_staleness,
         };
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        let kv = kv::Door {
-            operations: Arc::clone(&operations),
-            stop: background.stopping(),
-        };
+        let kv = kv::Door::new(Arc::clone(&operations), background.stopping());
         let routes = grpc::routes(kv, admin::Door(Arc::clone(&admin)), health_service)?;
         let gateway = Gateway {
             operations,
@@ -198,7 +195,7 @@ fn acceptors(
     limits: &ConnectionLimits,
 ) -> (Acceptor, Acceptor) {
     limits.show();
-    let connections = Connections::of_users(limits.connections);
+    let connections = Connections::of_users(limits.connections, limits.stream_bytes);
     (
         grpc::acceptor(grpc, connections.clone(), limits),
         rest::acceptor(rest, connections),

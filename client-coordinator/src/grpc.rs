@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use tierkv_cache::Cache;
 use tierkv_rpc::{
-    Acceptor, Connections,
+    Acceptor, Connections, Counted,
     proto::{
         FILE_DESCRIPTOR_SET,
         v1::{admin_server::AdminServer, kv_server::KvServer},
@@ -89,7 +89,7 @@ pub(crate) async fn serve(
     let served = serve_builder()
         .http2_keepalive_interval(Some(limits.ping_interval))
         .http2_keepalive_timeout(Some(limits.ping_timeout))
-        .serve_with_incoming_shutdown(timely, acceptor.connections(), stopped(stop))
+        .serve_with_incoming_shutdown(Counted(timely), acceptor.connections(), stopped(stop))
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the gRPC listener failed");

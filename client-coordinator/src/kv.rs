@@ -12,25 +12,42 @@ use tierkv_rpc::{
         PutResponse, ScanRequest, ScanResponse, SessionRequest, TouchRequest, TouchResponse,
         WatchRequest, WatchResponse, WriteRequest, WriteResponse, kv_server,
     },
-    until_deadline, until_stopped,
+    stream_share, until_deadline, until_stopped,
 };
 use tierkv_types::{
     Code, Error,
-    limits::{MAX_SESSION_IN_FLIGHT, MAX_TIMEOUT},
+    limits::{MAX_SESSIONS, MAX_TIMEOUT},
 };
 use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{answers::Answers, call_answer, operations::Operations, session::Session};
+use crate::{
+    answers::Answers,
+    call_answer,
+    operations::Operations,
+    places::Places,
+    session::{SESSION_PLACES, SESSIONS, Session},
+};
 
 /// The service as tonic wants it.
 pub(crate) struct Door<C> {
-    pub(crate) operations: Arc<Operations<C>>,
+    operations: Arc<Operations<C>>,
+    /// For the sessions that are open.
+    sessions: Places,
     /// Ends the sessions when the coordinator stops.
-    pub(crate) stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 }
 
 impl<C: Cache> Door<C> {
+    /// A door to `operations` whose streams end when `stop` says so.
+    pub(crate) fn new(operations: Arc<Operations<C>>, stop: watch::Receiver<bool>) -> Self {
+        Self {
+            operations,
+            sessions: Places::new(SESSIONS, MAX_SESSIONS),
+            stop,
+        }
+    }
+
     fn answer<T>(&self, outcome: Result<T, Error>) -> Result<Response<T>, Status> {
         if let Err(error) = &outcome {
             self.operations.meters.failed(error);
@@ -98,16 +115,19 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         &self,
         request: Request<Streaming<SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let session = Arc::new(Session {
-            operations: Arc::clone(&self.operations),
-        });
+        let share = stream_share(&request)?;
+        let place = match self.sessions.take() {
+            Ok(place) => place,
+            Err(error) => return self.answer(Err(error)),
+        };
+        let session = Arc::new(Session::new(Arc::clone(&self.operations), share, place));
         let greeting = Some(self.operations.greeting());
         let inbound = request.into_inner();
         Ok(Response::new(answer_frames(
             inbound,
             session,
             greeting,
-            MAX_SESSION_IN_FLIGHT,
+            SESSION_PLACES,
             self.stop.clone(),
         )))
     }

@@ -29,6 +29,7 @@ mod kv;
 mod meters;
 mod operations;
 mod page_token;
+mod places;
 mod read_options;
 mod reader;
 mod rest;

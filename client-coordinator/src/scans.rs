@@ -4,7 +4,7 @@
 //! for is met by the same way. What comes from below is passed on reply by reply, one held
 //! back: only with the next one there is it known whether a scan goes on behind it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, Stream, StreamExt, empty, try_unfold};
@@ -24,17 +24,22 @@ use tierkv_rpc::{
     until_deadline, within,
 };
 use tierkv_types::{Error, ItemKey, ItemRange, Version, limits::MAX_OPEN_SCANS};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 
 use crate::{
     answers::Answers,
     below::Below,
     page_token,
+    places::{Place, Places, PlacesFor},
     read_options::{CheckedOptions, Level},
+};
+
+const SCANS: PlacesFor = PlacesFor {
+    what: "scans and counts",
+    limit: "max_open_scans",
+    gauge: "tierkv_scans",
+    limit_gauge: "tierkv_scans_limit",
 };
 
 /// What a scan or a count is of, checked.
@@ -48,7 +53,7 @@ pub(crate) struct Scans {
     below: Below,
     max_staleness: Duration,
     /// For those that are open.
-    places: Arc<Semaphore>,
+    places: Places,
 }
 
 impl Scans {
@@ -57,17 +62,8 @@ impl Scans {
         Self {
             below,
             max_staleness,
-            places: Arc::new(Semaphore::new(MAX_OPEN_SCANS)),
+            places: Places::new(SCANS, MAX_OPEN_SCANS),
         }
-    }
-
-    fn enter(&self) -> Result<OwnedSemaphorePermit, Error> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            Error::exhausted(format!(
-                "the coordinator's limit max_open_scans of {MAX_OPEN_SCANS} is reached; retry \
-                 when one of them ended"
-            ))
-        })
     }
 
     /// Streams the items of a prefix or range in the order of their keys, until `deadline`.
@@ -86,7 +82,7 @@ impl Scans {
         let CheckedSelection { range, min_version } =
             self.check(&request.namespace, selection, options)?;
         let rest = page_token::rest(range.clone(), &request.page_token)?;
-        let place = self.enter()?;
+        let place = self.places.take()?;
         let limit = match request.limit {
             0 => 0,
             // The one behind the limit is only looked for.
@@ -128,7 +124,7 @@ impl Scans {
         let options = request.options.as_ref();
         let CheckedSelection { range, min_version } =
             self.check(&request.namespace, selection, options)?;
-        let _place = self.enter()?;
+        let _place = self.places.take()?;
         let below = internal::CountRequest {
             range: Some(to_wire(&range)),
             min_version,
@@ -207,7 +203,7 @@ struct Pages {
     /// What the stream from below broke off with.
     broken: Option<Error>,
     is_answered: bool,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 /// What one response tells.

@@ -3,13 +3,17 @@
 //! Single reads of a frame ask the cache together, and the hits are answered at once;
 //! everything else goes its way and is answered when it is done.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tierkv_cache::Cache;
 use tierkv_rpc::{
-    Exchange, FrameHandler, Replies,
+    Exchange, FrameHandler, HeldBytes, Replies, StreamShare,
     proto::{
         convert,
         status::to_wire,
@@ -22,12 +26,13 @@ use tierkv_rpc::{
 };
 use tierkv_types::{
     Error, ItemKey,
-    limits::{MAX_FRAME_OPERATIONS, MAX_OPERATIONS},
+    limits::{MAX_FRAME_OPERATIONS, MAX_OPERATIONS, MAX_SESSION_IN_FLIGHT},
 };
 use tokio::time::Instant;
 
 use crate::{
     operations::Operations,
+    places::{Place, PlacesFor},
     read_options::CheckedOptions,
     reader::{Begun, Miss},
 };
@@ -35,12 +40,30 @@ use crate::{
 /// Answers that are sent together if they are there together.
 const ANSWERS_TOGETHER: usize = 128;
 
+/// Places that an operation of one key takes among those under way. One of many keys takes a
+/// place a key, if that is more: its answer may hold as many values.
+const PLACES_AN_OPERATION: usize = 4;
+/// The places of a session.
+pub(crate) const SESSION_PLACES: usize = PLACES_AN_OPERATION * MAX_SESSION_IN_FLIGHT;
+/// What the places of sessions are called.
+pub(crate) const SESSIONS: PlacesFor = PlacesFor {
+    what: "sessions",
+    limit: "max_sessions",
+    gauge: "tierkv_sessions",
+    limit_gauge: "tierkv_sessions_limit",
+};
+
 /// One session.
 pub(crate) struct Session<C> {
-    pub(crate) operations: Arc<Operations<C>>,
+    operations: Arc<Operations<C>>,
+    share: StreamShare,
+    /// Counts the answers that are not in a frame yet.
+    waiting: Mutex<HeldBytes>,
+    _place: Place,
 }
 
-type Pending = Pin<Box<dyn Future<Output = SessionAnswer> + Send>>;
+/// An answer to come, with the places that it takes until then.
+type Pending = Pin<Box<dyn Future<Output = (usize, SessionAnswer)> + Send>>;
 
 impl<C: Cache> FrameHandler for Session<C> {
     type RequestFrame = SessionRequest;
@@ -49,6 +72,10 @@ impl<C: Cache> FrameHandler for Session<C> {
 
     async fn frame(self: &Arc<Self>, frame: SessionRequest, replies: &Replies<SessionAnswer>) {
         let arrived = Instant::now();
+        if !self.share.has_room() {
+            // Nothing more is read of a session until then, so its client waits as well.
+            self.share.room().await;
+        }
         let mut answers = Vec::with_capacity(frame.operations.len());
         let mut reads = Reads::with_capacity(frame.operations.len());
         let mut others = Vec::new();
@@ -82,30 +109,8 @@ impl<C: Cache> FrameHandler for Session<C> {
             }
         }
         let misses = self.read(reads, &mut answers).await;
-        replies.send(answers).await;
-        let count = misses.len() + others.len();
-        if count == 0 {
-            return;
-        }
-        let Some(mut permits) = replies.admit(count).await else {
-            return;
-        };
-        let (session, replies) = (Arc::clone(self), replies.clone());
-        tokio::spawn(async move {
-            let misses = misses
-                .into_iter()
-                .map(|(id, deadline, miss)| session.miss(id, deadline, miss));
-            let others = others
-                .into_iter()
-                .map(|(id, at, other)| session.other(id, at, other));
-            let under_way: FuturesUnordered<Pending> = misses.chain(others).collect();
-            let mut answered = under_way.ready_chunks(ANSWERS_TOGETHER);
-            while let Some(chunk) = answered.next().await {
-                let count = chunk.len();
-                replies.send(chunk).await;
-                permits.answered(count);
-            }
-        });
+        self.send(answers, replies).await;
+        self.answer_later(misses, others, replies).await;
     }
 
     fn weight(answer: &SessionAnswer) -> usize {
@@ -130,12 +135,28 @@ impl<C: Cache> FrameHandler for Session<C> {
     }
 
     fn pack(&self, answers: Vec<SessionAnswer>) -> SessionResponse {
+        self.waiting().give_back(weight::<C>(&answers));
         SessionResponse {
             greeting: None,
             answers,
             platform_time_ms: self.operations.platform_time_ms().unwrap_or(0),
         }
     }
+}
+
+/// What answers weigh together.
+fn weight<C: Cache>(answers: &[SessionAnswer]) -> usize {
+    answers.iter().map(Session::<C>::weight).sum()
+}
+
+/// How many places an operation takes among those under way.
+fn places(operation: &Operation) -> usize {
+    let keys = match operation {
+        Operation::BatchGet(batch) => batch.keys.len(),
+        Operation::Write(write) => write.operations.len(),
+        _ => 0,
+    };
+    keys.max(PLACES_AN_OPERATION)
 }
 
 fn too_many() -> Error {
@@ -167,6 +188,62 @@ impl Reads {
 }
 
 impl<C: Cache> Session<C> {
+    /// A session whose answers count for `share`.
+    pub(crate) fn new(operations: Arc<Operations<C>>, share: StreamShare, place: Place) -> Self {
+        Self {
+            operations,
+            waiting: Mutex::new(share.nothing()),
+            share,
+            _place: place,
+        }
+    }
+
+    /// Lets what has to go below be answered in a task of its own, once so much may be under
+    /// way.
+    async fn answer_later(
+        self: &Arc<Self>,
+        misses: Vec<(u64, Instant, Miss)>,
+        others: Vec<(u64, Instant, Operation)>,
+        replies: &Replies<SessionAnswer>,
+    ) {
+        if misses.is_empty() && others.is_empty() {
+            return;
+        }
+        let others_places: usize = others.iter().map(|(.., other)| places(other)).sum();
+        let Some(mut permits) = replies
+            .admit(misses.len() * PLACES_AN_OPERATION + others_places)
+            .await
+        else {
+            return;
+        };
+        let (session, replies) = (Arc::clone(self), replies.clone());
+        tokio::spawn(async move {
+            let misses = misses
+                .into_iter()
+                .map(|(id, deadline, miss)| session.miss(id, deadline, miss));
+            let others = others
+                .into_iter()
+                .map(|(id, at, other)| session.other(id, at, other));
+            let under_way: FuturesUnordered<Pending> = misses.chain(others).collect();
+            let mut answered = under_way.ready_chunks(ANSWERS_TOGETHER);
+            while let Some(chunk) = answered.next().await {
+                let places = chunk.iter().map(|(places, _)| places).sum();
+                let answers = chunk.into_iter().map(|(_, answer)| answer).collect();
+                session.send(answers, &replies).await;
+                permits.answered(places);
+            }
+        });
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HeldBytes> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, answers: Vec<SessionAnswer>, replies: &Replies<SessionAnswer>) {
+        self.waiting().add(weight::<C>(&answers));
+        replies.send(answers).await;
+    }
+
     /// Answers the hits; what is left has to go below.
     async fn read(
         &self,
@@ -200,12 +277,16 @@ impl<C: Cache> Session<C> {
         let session = Arc::clone(self);
         Box::pin(async move {
             let outcome = session.operations.reader.finish(miss, deadline).await;
-            session.answer(id, outcome.map(Answer::Get))
+            (
+                PLACES_AN_OPERATION,
+                session.answer(id, outcome.map(Answer::Get)),
+            )
         })
     }
 
     fn other(self: &Arc<Self>, id: u64, deadline: Instant, operation: Operation) -> Pending {
         let session = Arc::clone(self);
+        let places = places(&operation);
         Box::pin(async move {
             let operations = &session.operations;
             let outcome = match operation {
@@ -232,7 +313,7 @@ impl<C: Cache> Session<C> {
                     .await
                     .map(Answer::Write),
             };
-            session.answer(id, outcome)
+            (places, session.answer(id, outcome))
         })
     }
 

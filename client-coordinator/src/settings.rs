@@ -2,7 +2,10 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use tierkv_types::{NodeId, limits::DEFAULT_MAX_STALENESS};
+use tierkv_types::{
+    NodeId,
+    limits::{DEFAULT_MAX_STALENESS, DEFAULT_STREAM_BYTES},
+};
 
 use crate::rest::{HostName, WebOrigin};
 
@@ -36,6 +39,9 @@ pub struct ClientCoordinatorSettings {
 pub struct ConnectionLimits {
     /// Most connections at all doors together. What is over it is closed at once.
     pub connections: usize,
+    /// Most bytes of answers that wait for clients which have not taken them. Over it streams
+    /// wait, and connections whose clients take nothing are closed.
+    pub stream_bytes: usize,
     /// How long the head of a request may take; of gRPC, the preface of the connection.
     pub head_timeout: Duration,
     /// How long the body of a request may take, but for those of streams.
@@ -52,6 +58,7 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            stream_bytes: DEFAULT_STREAM_BYTES,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             rest_idle_timeout: Duration::from_secs(75),

@@ -4,11 +4,10 @@
 //! that stream breaks it is opened again, there or at another coordinator, from where the
 //! last answer ended; the user sees a pause.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, once, unfold};
-use metrics::Gauge;
 use tierkv_rpc::{
     proto::{
         internal::{
@@ -23,13 +22,15 @@ use tierkv_types::{
     Code, Error, ItemRange, Version,
     limits::{DEFAULT_TIMEOUT, MAX_ANSWER_BYTES, MAX_WATCHES},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Streaming;
 
-use crate::{answers::Answers, below::Below, watch_token::WatchToken};
+use crate::{
+    answers::Answers,
+    below::Below,
+    places::{Place, Places, PlacesFor},
+    watch_token::WatchToken,
+};
 
 /// The pause before a stream that broke is opened again; it doubles with each attempt.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -39,26 +40,24 @@ const MAX_RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// goes on from there whenever the platform is back.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(30);
 
+const WATCHES: PlacesFor = PlacesFor {
+    what: "watches",
+    limit: "max_watches",
+    gauge: "tierkv_watches",
+    limit_gauge: "tierkv_watches_limit",
+};
+
 /// All watches of one client coordinator.
 pub(crate) struct Watches {
     below: Below,
-    places: Arc<Semaphore>,
-    open: Gauge,
+    places: Places,
 }
 
 impl Watches {
     pub(crate) fn new(below: Below) -> Self {
-        metrics::describe_gauge!("tierkv_watches", "Watches of users.");
-        metrics::describe_gauge!(
-            "tierkv_watches_limit",
-            "The bound of tierkv_watches, over which new ones are refused."
-        );
-        #[allow(clippy::cast_precision_loss)]
-        metrics::gauge!("tierkv_watches_limit").set(MAX_WATCHES as f64);
         Self {
             below,
-            places: Arc::new(Semaphore::new(MAX_WATCHES)),
-            open: metrics::gauge!("tierkv_watches"),
+            places: Places::new(WATCHES, MAX_WATCHES),
         }
     }
 
@@ -77,19 +76,14 @@ impl Watches {
             true => WatchToken::default(),
             false => WatchToken::decode(&request.resume_token)?,
         };
-        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
-            return Err(Error::exhausted(format!(
-                "there are {MAX_WATCHES} watches here, which is the limit max_watches; end some, \
-                 or ask another client coordinator"
-            )));
-        };
+        let place = self.places.take()?;
         let mut watch = Watch {
             below: self.below.clone(),
             key_at: prefix.len() - request.prefix.len(),
             prefix,
             token,
             replies: None,
-            _place: Place::new(permit, &self.open),
+            _place: place,
         };
         let begun = Instant::now() + DEFAULT_TIMEOUT;
         watch.open(begun).await?;
@@ -102,28 +96,6 @@ impl Watches {
             }
         });
         Ok(once(std::future::ready(Ok(first))).chain(rest).boxed())
-    }
-}
-
-/// A watch's place among those that are served.
-struct Place {
-    open: Gauge,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Place {
-    fn new(permit: OwnedSemaphorePermit, open: &Gauge) -> Self {
-        open.increment(1.0);
-        Self {
-            open: open.clone(),
-            _permit: permit,
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.open.decrement(1.0);
     }
 }
 

@@ -11,7 +11,7 @@ use tierkv_protocol::replication::{
     ClusterState, CommandQueue, Founding, Replica, Restored, StateError,
 };
 use tierkv_rpc::{
-    Acceptor, Background, ListenError, drain, listen,
+    Acceptor, Background, Counted, ListenError, drain, listen,
     proto::internal::data_node_server::DataNodeServer, serve_builder, session::FRAME_SLACK,
     stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
@@ -21,6 +21,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
+use tonic::service::Routes;
 
 use crate::{
     door::Door,
@@ -117,7 +118,12 @@ impl DataNode {
         let invalidator = parts.invalidate(cache, clock);
         let failed = parts.drive(coordination, invalidator, commands, &mut background);
         let (drain, draining) = watch::channel(false);
-        let acceptor = Acceptor::of_peers(listener, "datanode", parts.settings.connections);
+        let DataNodeSettings {
+            connections,
+            stream_bytes,
+            ..
+        } = parts.settings;
+        let acceptor = Acceptor::of_peers(listener, "datanode", connections, stream_bytes);
         let serving = tokio::spawn(serve(parts.door(draining.clone()), acceptor, draining));
         Ok(Self {
             address,
@@ -311,9 +317,9 @@ async fn serve(door: Door, acceptor: Acceptor, stop: watch::Receiver<bool>) {
     let service = DataNodeServer::new(door)
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
+    let routes = Routes::new(service).prepare();
     let served = serve_builder()
-        .add_service(service)
-        .serve_with_incoming_shutdown(acceptor.connections(), stopped(stop))
+        .serve_with_incoming_shutdown(Counted(routes), acceptor.connections(), stopped(stop))
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the data node's listener failed");

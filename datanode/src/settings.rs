@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tierkv_storage::StorageSettings;
-use tierkv_types::{ClusterId, NodeId, limits::MAX_PEER_CONNECTIONS};
+use tierkv_types::{
+    ClusterId, NodeId,
+    limits::{DEFAULT_STREAM_BYTES, MAX_PEER_CONNECTIONS},
+};
 
 /// Settings of one data node.
 #[derive(Clone, Debug)]
@@ -16,6 +19,8 @@ pub struct DataNodeSettings {
     pub listen: SocketAddr,
     /// Most connections of other tiers.
     pub connections: usize,
+    /// Most bytes of answers that wait for other tiers.
+    pub stream_bytes: usize,
     /// Its log, memory tier and store.
     pub storage: StorageSettings,
     /// How long a write waits for the cache tier to confirm its deletes before it is
@@ -32,6 +37,7 @@ impl DataNodeSettings {
             cluster,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             connections: MAX_PEER_CONNECTIONS,
+            stream_bytes: DEFAULT_STREAM_BYTES,
             storage,
             invalidation_wait: Duration::from_millis(50),
         }

@@ -1,8 +1,8 @@
 //! Watches: the committed changes of a prefix, in the order of this cluster's log.
 //!
 //! A watch asks its tail of the log for the next records when its stream is asked for the
-//! next reply, and not before: one that nobody reads holds a reply on its way and nothing
-//! up. A reply holds as many changes as go into a frame. Where a record has more, it comes in
+//! next reply, and not before: one that nobody reads holds up nothing, and what it has read
+//! counts for as long as it rests. A reply holds as many changes as go into a frame. Where a record has more, it comes in
 //! several replies, and the position of each but the last one stands within it.
 //!
 //! What a log holds was this cluster's to change when it was logged, so nothing is left out
@@ -13,7 +13,10 @@ use std::{collections::VecDeque, mem, sync::Arc};
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, unfold};
 use metrics::Gauge;
-use tierkv_rpc::proto::internal::{WatchPosition, WatchReply, WatchRequest, WatchedChange};
+use tierkv_rpc::{
+    HeldBytes, StreamShare,
+    proto::internal::{WatchPosition, WatchReply, WatchRequest, WatchedChange},
+};
 use tierkv_storage::{Cursor, Effects, Entry, Storage, Stretch, Tail, TailError};
 use tierkv_types::{
     Change, ClusterId, Code, Epoch, Error, Index, ItemRange, Position, Version,
@@ -74,7 +77,11 @@ impl Watches {
     /// # Errors
     /// `NotMaster`, `InvalidArgument`, `TokenExpired` if the log does not hold the records
     /// after the position, `ResourceExhausted` over the limit; so may the stream end.
-    pub(crate) async fn watch(&self, request: WatchRequest) -> Result<WatchReplies, Error> {
+    pub(crate) async fn watch(
+        &self,
+        request: WatchRequest,
+        share: &StreamShare,
+    ) -> Result<WatchReplies, Error> {
         let range = ItemRange::of_item_prefix(&request.prefix)?;
         let from = self.place(&request)?;
         let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else {
@@ -96,6 +103,7 @@ impl Watches {
         let watch = Watch {
             told: from.unwrap_or_else(|| Place::after(tail.cursor())),
             pieces: VecDeque::new(),
+            held: share.nothing(),
             cluster: self.cluster.clone(),
             sequencer: Arc::clone(&self.sequencer),
             range,
@@ -158,6 +166,7 @@ impl Place {
 /// Changes that go into one reply, and where a watch stands behind them.
 struct Piece {
     changes: Vec<WatchedChange>,
+    bytes: usize,
     behind: Place,
 }
 
@@ -194,6 +203,8 @@ struct Watch {
     told: Place,
     /// What was read and not told yet.
     pieces: VecDeque<Piece>,
+    /// Counts them.
+    held: HeldBytes,
     ticks: Interval,
     has_begun: bool,
     _seat: Seat,
@@ -206,7 +217,13 @@ impl Watch {
             return Ok(self.reply(Vec::new(), self.told));
         }
         loop {
-            if let Some(Piece { changes, behind }) = self.pieces.pop_front() {
+            if let Some(piece) = self.pieces.pop_front() {
+                let Piece {
+                    changes,
+                    bytes,
+                    behind,
+                } = piece;
+                self.held.give_back(bytes);
                 return Ok(self.reply(changes, behind));
             }
             tokio::select! {
@@ -230,6 +247,7 @@ impl Watch {
                         read => read.map_err(|error| refused(&error))?,
                     };
                     self.pieces = self.cut(&stretch);
+                    self.held.add(self.pieces.iter().map(|piece| piece.bytes).sum());
                     consume_budget().await;
                 }
             }
@@ -263,9 +281,11 @@ impl Watch {
                         // All of the records before this one.
                         false => Place::after(last.unwrap_or(here)),
                     };
-                    let changes = mem::take(&mut changes);
-                    pieces.push_back(Piece { changes, behind });
-                    bytes = 0;
+                    pieces.push_back(Piece {
+                        changes: mem::take(&mut changes),
+                        bytes: mem::take(&mut bytes),
+                        behind,
+                    });
                 }
                 bytes += weight;
                 changes.push(change);
@@ -275,7 +295,11 @@ impl Watch {
         if !changes.is_empty() || self.told.told > 0 {
             // Behind the whole stretch.
             let behind = Place::after(self.tail.cursor());
-            pieces.push_back(Piece { changes, behind });
+            pieces.push_back(Piece {
+                changes,
+                bytes,
+                behind,
+            });
         }
         pieces
     }

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::stream::unfold;
-use tierkv_types::limits::MAX_PEER_CONNECTIONS;
+use tierkv_types::limits::{DEFAULT_STREAM_BYTES, MAX_PEER_CONNECTIONS};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{Instant, sleep_until},
@@ -113,10 +113,16 @@ impl Acceptor {
         }
     }
 
-    /// The door of a tier for other tiers, with at most `limit` connections.
+    /// The door of a tier for other tiers, with at most `limit` connections, for which up to
+    /// `stream_bytes` of answers wait.
     #[must_use]
-    pub fn of_peers(listener: TcpListener, name: &'static str, limit: usize) -> Self {
-        let connections = Connections::of_peers(limit);
+    pub fn of_peers(
+        listener: TcpListener,
+        name: &'static str,
+        limit: usize,
+        stream_bytes: usize,
+    ) -> Self {
+        let connections = Connections::of_peers(name, limit, stream_bytes);
         Self::of_grpc(listener, name, connections, PEER_PREFACE_TIME)
     }
 
@@ -202,9 +208,15 @@ impl Acceptor {
     }
 }
 
-/// The connections of a listener between tiers, with the default bound.
+/// The connections of a listener between tiers, with the default bounds.
 pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
-    Acceptor::of_peers(listener, "peers", MAX_PEER_CONNECTIONS).connections()
+    Acceptor::of_peers(
+        listener,
+        "peers",
+        MAX_PEER_CONNECTIONS,
+        DEFAULT_STREAM_BYTES,
+    )
+    .connections()
 }
 
 /// Whether a failure to take a connection says something of that connection alone.
@@ -258,7 +270,7 @@ mod tests {
     #[tokio::test]
     async fn one_too_many_is_told_and_closed_and_a_free_place_is_taken() {
         let (listener, address) = listener().await;
-        let connections = Connections::of_peers(1);
+        let connections = Connections::of_peers("test", 1, 1 << 20);
         let mut door = Acceptor::new(listener, "test", connections, Bytes::from_static(b"full"));
         let first_client = TcpStream::connect(address).await.unwrap();
         let first = door.accept().await;
@@ -280,7 +292,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_of_the_system_makes_longer_and_longer_pauses() {
         let (listener, _) = listener().await;
-        let mut door = Acceptor::of_peers(listener, "test", 1);
+        let mut door = Acceptor::of_peers(listener, "test", 1, 1 << 20);
         let mut pauses = Vec::new();
         for _ in 0..8 {
             door.pause(&io::Error::from_raw_os_error(24));
@@ -294,7 +306,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_of_grpc_that_is_one_too_many_learns_the_limit() {
         let (listener, address) = listener().await;
-        let mut door = Acceptor::of_peers(listener, "test", 0);
+        let mut door = Acceptor::of_peers(listener, "test", 0, 1 << 20);
         let accepting = tokio::spawn(async move { door.accept().await });
         let said = all(TcpStream::connect(address).await.unwrap()).await;
         assert_eq!(said[..9], [0, 0, 0, 4, 0, 0, 0, 0, 0]);
@@ -310,7 +322,7 @@ mod tests {
     #[tokio::test]
     async fn who_says_nothing_is_given_up_and_who_says_hello_is_not() {
         let (listener, address) = listener().await;
-        let connections = Connections::of_peers(2);
+        let connections = Connections::of_peers("test", 2, 1 << 20);
         let time = Duration::from_millis(100);
         let mut door = Acceptor::of_grpc(listener, "test", connections, time);
         let mut client = TcpStream::connect(address).await.unwrap();

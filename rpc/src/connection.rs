@@ -14,9 +14,9 @@ use tokio::{
     net::TcpStream,
     time::{Sleep, sleep},
 };
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
-use crate::connections::Place;
+use crate::{connections::Place, stream_bytes::ConnectionShares};
 
 /// Bytes that every HTTP/2 client sends first, whatever it wants.
 pub(crate) const HTTP2_PREFACE_BYTES: usize = 24;
@@ -27,6 +27,7 @@ pub struct Connection {
     stream: TcpStream,
     /// What it must send first, until it has.
     opening: Option<Box<Opening>>,
+    shares: ConnectionShares,
     _place: Place,
 }
 
@@ -51,8 +52,15 @@ impl Connection {
         Self {
             stream,
             opening: None,
+            shares: place.shares(),
             _place: place,
         }
+    }
+
+    /// What its answers hold of the bound on bytes that wait for clients.
+    #[must_use]
+    pub const fn shares(&self) -> &ConnectionShares {
+        &self.shares
     }
 
     /// Lets reads fail once `time` is over, unless the preface of HTTP/2 came before.
@@ -65,16 +73,27 @@ impl Connection {
         self
     }
 
-    fn stream(self: Pin<&mut Self>) -> Pin<&mut TcpStream> {
-        Pin::new(&mut self.get_mut().stream)
+    /// The socket.
+    ///
+    /// # Errors
+    /// If the connection is to be closed.
+    fn stream(self: Pin<&mut Self>, context: &Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
+        let this = self.get_mut();
+        match this.shares.line().poll_over(context) {
+            false => Ok(Pin::new(&mut this.stream)),
+            true => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the client takes no answers, and limits.stream_bytes is reached",
+            )),
+        }
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = ConnectionShares;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> ConnectionShares {
+        self.shares.clone()
     }
 }
 
@@ -86,7 +105,9 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let read = Pin::new(&mut *this)
+            .stream(context)?
+            .poll_read(context, buffer);
         let Some(opening) = &mut this.opening else {
             return read;
         };
@@ -113,7 +134,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write(context, bytes)
+        self.stream(context)?.poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -121,7 +142,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(context, pieces)
+        self.stream(context)?.poll_write_vectored(context, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -129,10 +150,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(context)
+        self.stream(context)?.poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(context)
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 }

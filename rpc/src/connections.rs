@@ -17,6 +17,8 @@ use std::sync::{
 
 use metrics::{Counter, Gauge, counter, gauge};
 
+use crate::stream_bytes::{ConnectionShares, StreamBytes};
+
 /// One door never takes the last sixteenth of the bound that it shares, so that those who
 /// flood it leave the others within reach: `/metrics` for operators, above all.
 const SHARE_LEFT: usize = 16;
@@ -33,14 +35,16 @@ struct Shared {
     limit: usize,
     door_limit: usize,
     open: AtomicUsize,
+    stream_bytes: StreamBytes,
     /// The gauge of a door's connections.
     gauge: &'static str,
 }
 
 impl Connections {
-    /// Up to `limit` connections of users, at all doors that share this.
+    /// Up to `limit` connections of users, at all doors that share this, for whose clients up
+    /// to `stream_bytes` of answers wait.
     #[must_use]
-    pub fn of_users(limit: usize) -> Self {
+    pub fn of_users(limit: usize, stream_bytes: usize) -> Self {
         metrics::describe_gauge!("tierkv_connections", "Open connections of users, by door.");
         metrics::describe_gauge!(
             "tierkv_connections_limit",
@@ -53,13 +57,15 @@ impl Connections {
             limit,
             door_limit: limit - (limit / SHARE_LEFT).max(1).min(limit / 2),
             open: AtomicUsize::new(0),
+            stream_bytes: StreamBytes::new("client-coordinator", stream_bytes),
             gauge: "tierkv_connections",
         })
     }
 
-    /// Up to `limit` connections of other tiers, at one door.
+    /// Up to `limit` connections of other tiers at the door of `tier`, for which up to
+    /// `stream_bytes` of answers wait.
     #[must_use]
-    pub fn of_peers(limit: usize) -> Self {
+    pub fn of_peers(tier: &'static str, limit: usize, stream_bytes: usize) -> Self {
         metrics::describe_gauge!(
             "tierkv_peer_connections",
             "Open connections between tiers, by the door they came in by."
@@ -75,6 +81,7 @@ impl Connections {
             limit,
             door_limit: limit,
             open: AtomicUsize::new(0),
+            stream_bytes: StreamBytes::new(tier, stream_bytes),
             gauge: "tierkv_peer_connections",
         })
     }
@@ -116,6 +123,13 @@ impl Connections {
 pub(crate) struct Place {
     connections: Arc<Shared>,
     door: Arc<DoorMeters>,
+}
+
+impl Place {
+    /// What its connection's answers hold of the bound on bytes that wait for clients.
+    pub(crate) fn shares(&self) -> ConnectionShares {
+        ConnectionShares::new(&self.connections.stream_bytes)
+    }
 }
 
 impl Drop for Place {
@@ -197,7 +211,7 @@ mod tests {
 
     #[test]
     fn doors_share_a_bound_and_none_takes_all_of_it() {
-        let connections = Connections::of_users(32);
+        let connections = Connections::of_users(32, 1 << 20);
         let (one, other) = (door(&connections, "one"), door(&connections, "other"));
         let mut places = Vec::new();
         while let Some(place) = connections.enter(&one) {
@@ -218,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_door_between_tiers_may_have_all_of_its_own() {
-        let connections = Connections::of_peers(3);
+        let connections = Connections::of_peers("test", 3, 1 << 20);
         let door = door(&connections, "peers");
         let places: Vec<Option<Place>> = (0..4).map(|_| connections.enter(&door)).collect();
         let taken = places.iter().filter(|place| place.is_some()).count();
@@ -228,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_least_bound_leaves_each_door_a_place() {
-        let connections = Connections::of_users(2);
+        let connections = Connections::of_users(2, 1 << 20);
         let (one, other) = (door(&connections, "one"), door(&connections, "other"));
         let first = connections.enter(&one);
         assert!(first.is_some() && connections.enter(&one).is_none());

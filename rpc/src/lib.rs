@@ -6,7 +6,8 @@
 //! particular service looks like ([`session`], [`tiers`]).
 //!
 //! How a tier lives is here, too, because all of them share it: [`listen`], [`Acceptor`] and
-//! [`drain`] for its door, [`Background`] for what it does beside its requests.
+//! [`drain`] for its door, [`Counted`] for the answers that wait for clients there,
+//! [`Background`] for what it does beside its requests.
 //!
 //! Nothing here knows what an operation means: whether a lost answer is an
 //! `Unavailable` read or an `OutcomeUnknown` write is the caller's to say ([`CallError`]).
@@ -17,6 +18,7 @@ mod background;
 mod channel;
 mod connection;
 mod connections;
+mod counted;
 mod deadline;
 mod exchange;
 mod lane;
@@ -24,6 +26,7 @@ mod multiplexer;
 mod platform_time;
 mod serving;
 pub mod session;
+mod stream_bytes;
 pub mod tiers;
 
 pub use acceptor::{Acceptor, incoming};
@@ -32,6 +35,7 @@ pub use background::{Background, Follower, Pace, Worker};
 pub use channel::{channel, serve_builder, unhurried_channel};
 pub use connection::Connection;
 pub use connections::{Connections, connection_timeouts};
+pub use counted::{Answering, Counted, CountedBody, stream_share};
 pub use deadline::{
     deadline, deadline_or, last_attempt, late_scan, named_timeout, until_deadline, until_over,
     within,
@@ -40,4 +44,5 @@ pub use exchange::{CallError, Exchange};
 pub use multiplexer::Multiplexer;
 pub use platform_time::{add_platform_time, platform_time};
 pub use serving::{ListenError, StatusStream, drain, listen, stopped, stopping, until_stopped};
+pub use stream_bytes::{ConnectionShares, HeldBytes, StreamShare};
 pub use tierkv_proto as proto;

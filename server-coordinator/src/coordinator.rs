@@ -7,12 +7,13 @@ use tierkv_coordination::{
     directory::{Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    Acceptor, Background, ListenError, drain, listen,
+    Acceptor, Background, Counted, ListenError, drain, listen,
     proto::internal::server_coordinator_server::ServerCoordinatorServer, serve_builder,
     session::FRAME_SLACK, stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
 use tierkv_types::{Epoch, limits::MAX_ANSWER_BYTES};
 use tokio::{sync::watch, task::JoinHandle};
+use tonic::service::Routes;
 
 use crate::{
     office::{Office, OfficeKeeper},
@@ -80,7 +81,12 @@ impl ServerCoordinator {
             coordination,
             stop: background.stopping(),
         };
-        let acceptor = Acceptor::of_peers(listener, "server-coordinator", settings.connections);
+        let acceptor = Acceptor::of_peers(
+            listener,
+            "server-coordinator",
+            settings.connections,
+            settings.stream_bytes,
+        );
         let serving = tokio::spawn(serve(door, acceptor, background.stopping()));
         Ok(Self {
             address,
@@ -115,9 +121,9 @@ async fn serve(door: Door, acceptor: Acceptor, stop: watch::Receiver<bool>) {
     let service = ServerCoordinatorServer::new(door)
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
+    let routes = Routes::new(service).prepare();
     let served = serve_builder()
-        .add_service(service)
-        .serve_with_incoming_shutdown(acceptor.connections(), stopped(stop))
+        .serve_with_incoming_shutdown(Counted(routes), acceptor.connections(), stopped(stop))
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the server coordinator's listener failed");

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use tierkv_protocol::placement::WeightedCluster;
-use tierkv_types::{NodeId, limits::MAX_PEER_CONNECTIONS};
+use tierkv_types::{
+    NodeId,
+    limits::{DEFAULT_STREAM_BYTES, MAX_PEER_CONNECTIONS},
+};
 
 /// Settings of one server coordinator.
 #[derive(Clone, Debug)]
@@ -14,6 +17,8 @@ pub struct ServerCoordinatorSettings {
     pub listen: SocketAddr,
     /// Most connections of other tiers.
     pub connections: usize,
+    /// Most bytes of answers that wait for other tiers.
+    pub stream_bytes: usize,
     /// The clusters of a new platform. Once a placement map exists, that map counts.
     pub initial_clusters: Vec<WeightedCluster>,
 }
@@ -26,6 +31,7 @@ impl ServerCoordinatorSettings {
             node,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             connections: MAX_PEER_CONNECTIONS,
+            stream_bytes: DEFAULT_STREAM_BYTES,
             initial_clusters,
         }
     }

@@ -38,7 +38,7 @@ const PING_TIMEOUT: Duration = Duration::from_millis(500);
 /// What every client of HTTP/2 says first: its preface, and empty settings.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// A whole request that keeps the connection.
-const GET: &[u8] = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n";
+const GET: &[u8] = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 async fn start() -> TierKv {
     let millis = |time: Duration| time.as_millis();

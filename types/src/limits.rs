@@ -15,7 +15,12 @@ pub const MAX_OPERATIONS: usize = 1_000;
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// Largest answer, in bytes as encoded. Over it: `ResourceExhausted`.
 pub const MAX_ANSWER_BYTES: usize = 16 << 20;
-/// Most operations in flight in one session stream. Over it the session waits.
+/// Bytes of answers that wait for clients which have not taken them, at one tier, where the
+/// operator sets no bound. Over it streams wait, and connections whose clients take nothing
+/// are closed.
+pub const DEFAULT_STREAM_BYTES: usize = 256 << 20;
+/// Most operations in flight in one session stream. Of one with more than 4 keys, 4 keys count
+/// as one. Over it the session waits.
 pub const MAX_SESSION_IN_FLIGHT: usize = 256;
 /// Most operations in flight from one tier to one peer of the next. Over it callers wait.
 pub const MAX_PEER_IN_FLIGHT: usize = 4_096;
@@ -44,6 +49,8 @@ pub const MAX_REQUEST_LEAD: Duration = Duration::from_secs(10);
 /// Most connections of other tiers at one server coordinator or data node. Over it they are
 /// closed at once.
 pub const MAX_PEER_CONNECTIONS: usize = 1_024;
+/// Most sessions at one client coordinator. Over it: `ResourceExhausted`.
+pub const MAX_SESSIONS: usize = 10_000;
 /// Most watches at one client coordinator. Over it: `ResourceExhausted`.
 pub const MAX_WATCHES: usize = 1_024;
 /// Most watches at one data node, of all client coordinators. Over it: `ResourceExhausted`.

@@ -27,6 +27,8 @@ const MIN_CACHE: ByteSize = ByteSize(1 << 20);
 const MAX_STALENESS: [Duration; 2] = [Duration::from_millis(2_050), Duration::from_secs(60)];
 /// Fewest connections: some at each door.
 const MIN_CONNECTIONS: u64 = 16;
+/// Smallest bound on what waits for clients: an answer of the largest size fits.
+const MIN_STREAM_BYTES: ByteSize = ByteSize(32 << 20);
 /// Shortest and longest time that a connection may keep its door waiting.
 const DOOR_TIME: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(3_600)];
 /// Shortest and longest time between checkpoints.
@@ -115,6 +117,7 @@ impl Checks<'_> {
             limits.connections >= MIN_CONNECTIONS,
             || format!("it is at least {MIN_CONNECTIONS}"),
         );
+        self.at_least("limits.stream_bytes", limits.stream_bytes, MIN_STREAM_BYTES);
         for (key, millis) in [
             ("limits.head_timeout_ms", limits.head_timeout_ms),
             ("limits.body_timeout_ms", limits.body_timeout_ms),

@@ -140,6 +140,9 @@ section! {
         /// more than 4/5 of the file descriptors that the process may have (ulimit -Hn): the
         /// rest is for files.
         connections: u64 = doors().connections as u64;
+        /// Bytes of answers that wait for clients which have not taken them, in each tier. Over
+        /// it streams wait for room, and connections whose clients take nothing are closed.
+        stream_bytes: ByteSize = ByteSize(doors().stream_bytes as u64);
         /// How long the head of a request may take to arrive; of gRPC, the first bytes of a
         /// connection.
         head_timeout_ms: u64 = millis(doors().head_timeout);
@@ -151,6 +154,13 @@ section! {
         grpc_ping_interval_ms: u64 = millis(doors().ping_interval);
         /// How long it may take to answer before its connection is closed.
         grpc_ping_timeout_ms: u64 = millis(doors().ping_timeout);
+    }
+}
+
+impl Limits {
+    /// Most bytes of answers that wait for clients.
+    pub(crate) fn stream_bytes(&self) -> usize {
+        usize::try_from(self.stream_bytes.0).unwrap_or(usize::MAX)
     }
 }
 
@@ -205,6 +215,7 @@ impl Configuration {
             max_staleness: Duration::from_millis(self.reads.max_staleness_ms),
             limits: ConnectionLimits {
                 connections: descriptors.for_users(limits.connections),
+                stream_bytes: limits.stream_bytes(),
                 head_timeout: Duration::from_millis(limits.head_timeout_ms),
                 body_timeout: Duration::from_millis(limits.body_timeout_ms),
                 rest_idle_timeout: Duration::from_millis(limits.rest_idle_timeout_ms),

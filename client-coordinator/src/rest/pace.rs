@@ -22,7 +22,6 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tierkv_rpc::Connection;
@@ -198,19 +197,19 @@ impl Drop for Underway {
 
 /// A body of a request or of its answer; the request is under way as long as there is more of
 /// it.
-pub(super) struct PacedBody {
-    pub(super) body: Body,
+pub(super) struct PacedBody<B> {
+    pub(super) body: B,
     pub(super) _underway: Underway,
 }
 
-impl HttpBody for PacedBody {
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for PacedBody<B> {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(context)
     }
 

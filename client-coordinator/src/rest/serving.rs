@@ -2,7 +2,11 @@
 
 use std::{convert::Infallible, pin::pin, sync::Arc};
 
-use axum::{Router, body::Body};
+use axum::{
+    Router,
+    body::Body,
+    http::{Response, header::CONTENT_TYPE},
+};
 use hyper::{
     Request,
     body::{Body as _, Incoming},
@@ -14,12 +18,16 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use metrics::Counter;
-use tierkv_rpc::{Acceptor, Connection, connection_timeouts, stopped};
+use tierkv_rpc::{
+    Acceptor, Connection, ConnectionShares, CountedBody, connection_timeouts, stopped,
+};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::pace::{Over, Pace, Paced, PacedBody, Times};
 use crate::{settings::ConnectionLimits, timely::BodyTime};
 
+/// The type of answers without an end.
+const EVENT_STREAM: &str = "text/event-stream";
 /// The door's name in metrics and logs.
 pub(crate) const DOOR: &str = "rest";
 
@@ -59,6 +67,7 @@ impl Server {
     /// then what is under way is finished.
     async fn converse(&self, connection: Connection, stop: watch::Receiver<bool>) {
         let pace = Pace::new(self.times);
+        let shares = connection.shares().clone();
         let io = TokioIo::new(Paced {
             connection,
             pace: Arc::clone(&pace),
@@ -67,8 +76,9 @@ impl Server {
             let underway = pace.begin();
             let request = request.map(|body| self.body(body, &pace));
             let answering = self.routes.call(request);
+            let shares = shares.clone();
             async move {
-                let response = answering.await?;
+                let response = counted(answering.await?, &shares);
                 Ok::<_, Infallible>(response.map(|body| PacedBody {
                     body,
                     _underway: underway,
@@ -113,6 +123,16 @@ impl Server {
             Over::Idle => self.idle.increment(1),
         }
     }
+}
+
+/// An answer that counts until the connection has sent it.
+fn counted(response: Response<Body>, shares: &ConnectionShares) -> Response<CountedBody<Body>> {
+    let media_type = response.headers().get(CONTENT_TYPE);
+    let is_stream = media_type.is_some_and(|media_type| media_type == EVENT_STREAM);
+    response.map(|body| match is_stream {
+        true => CountedBody::waiting(body, shares.stream()),
+        false => CountedBody::new(body, shares.calls().clone()),
+    })
 }
 
 /// Serves until `stop` says so and what is under way has finished.

@@ -118,6 +118,7 @@ fn every_limit_reaches_the_doors() {
         "
         [limits]
         connections = 1000
+        stream_bytes = 34603008
         head_timeout_ms = 101
         body_timeout_ms = 102
         rest_idle_timeout_ms = 103
@@ -134,6 +135,7 @@ fn every_limit_reaches_the_doors() {
     }
     let wanted = ConnectionLimits {
         connections: 1_000,
+        stream_bytes: 33 << 20,
         head_timeout: Duration::from_millis(101),
         body_timeout: Duration::from_millis(102),
         rest_idle_timeout: Duration::from_millis(103),
