@@ -4,7 +4,7 @@
 //! [`requests`] and [`answers`], [`events`] (what a watch tells), [`problem`] (what every failed request
 //! answers, RFC 9457), [`cluster`] (what `/v1/cluster` and `tierkv status --output json`
 //! answer alike), [`ttl`] and [`timeout`] (how spans of time are written). For the document
-//! alone: [`parameters`] and [`refusals`]. The document itself is `openapi.json` of this
+//! alone: [`raw`], [`parameters`] and [`refusals`]. The document itself is `openapi.json` of this
 //! folder; the gateway makes it of its routes, and a test there keeps the two equal.
 
 pub mod answers;
@@ -16,6 +16,7 @@ pub mod object;
 pub mod octets;
 pub mod parameters;
 pub mod problem;
+pub mod raw;
 pub mod refusals;
 pub mod requests;
 pub mod timeout;

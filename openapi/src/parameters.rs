@@ -55,7 +55,7 @@ pub struct TimeoutParameter {
 pub struct ReadParameters {
     /// `cached` (at most `max_staleness` old; the default), `session` (the same, and at least
     /// `min_version`) or `latest` (linearizable for the key).
-    #[param(inline, nullable = false)]
+    #[param(nullable = false)]
     pub consistency: Option<Consistency>,
     /// The least version of the key that the answer may reflect; means `session`.
     #[param(pattern = "^[0-9]{1,20}$", nullable = false)]
@@ -74,7 +74,7 @@ pub struct ReadParameters {
 pub struct ListingParameters {
     /// `cached` (at most `max_staleness` old; the default), `session` (the same, and at least
     /// `min_version`) or `latest`.
-    #[param(inline, nullable = false)]
+    #[param(nullable = false)]
     pub consistency: Option<Consistency>,
     /// The least version that the answer may reflect; means `session`.
     #[param(pattern = "^[0-9]{1,20}$", nullable = false)]

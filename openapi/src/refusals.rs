@@ -30,6 +30,15 @@ pub enum AnyRefusal {
     DeadlineExceeded(Problem),
 }
 
+/// What any request at all may be answered.
+#[derive(Debug, IntoResponses)]
+pub enum AdmissionRefusal {
+    /// The request comes for a web page of another origin, or for a host that this server does
+    /// not answer to (`PermissionDenied`).
+    #[response(status = 403, content_type = "application/problem+json")]
+    PermissionDenied(Problem),
+}
+
 /// What any write may answer, too.
 #[derive(Debug, IntoResponses)]
 pub enum WriteRefusal {

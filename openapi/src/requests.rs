@@ -213,15 +213,19 @@ pub struct Condition {
 pub enum WriteOperation {
     /// Sets a key.
     #[serde(deserialize_with = "object")]
+    #[schema(title = "WritePut")]
     Put(PutOperation),
     /// Removes a key.
     #[serde(deserialize_with = "object")]
+    #[schema(title = "WriteDelete")]
     Delete(KeyName),
     /// Adds to a number.
     #[serde(deserialize_with = "object")]
+    #[schema(title = "WriteIncrement")]
     Increment(IncrementOperation),
     /// Sets when a key expires.
     #[serde(deserialize_with = "object")]
+    #[schema(title = "WriteTouch")]
     Touch(TouchOperation),
 }
 

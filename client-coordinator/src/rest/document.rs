@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
+use tierkv_openapi::events::{ProgressEvent, RemovedEvent, WrittenEvent};
 use tierkv_types::{Code, Error};
 use utoipa::OpenApi;
 use utoipa_swagger_ui::Config;
@@ -60,6 +61,8 @@ const DOCUMENT: &str = "/openapi.json";
         operators::ready,
         operators::metrics,
     ),
+    // The data of a watch's events, which no schema of the stream leads to.
+    components(schemas(WrittenEvent, RemovedEvent, ProgressEvent)),
 )]
 struct Document;
 
@@ -73,7 +76,8 @@ static TEXT: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// How the user interface is set up. Its own setup asks a server on the internet whether the
-/// document is valid, and takes values from files only.
+/// document is valid, and takes values from files only. Values that are text are asked for as
+/// text, because it shows no others.
 const SETUP: &str = r##"window.onload = () => {
   window.ui = SwaggerUIBundle({
     url: "/openapi.json",
@@ -84,6 +88,13 @@ const SETUP: &str = r##"window.onload = () => {
     validatorUrl: null,
     fileUploadMediaTypes: [],
     presets: [SwaggerUIBundle.presets.apis, SwaggerUIStandalonePreset],
+    plugins: [() => ({ afterLoad() { this.fn.isFileUploadIntended = () => false; } })],
+    requestInterceptor: (request) => {
+      if (request.headers?.accept === "application/octet-stream") {
+        request.headers.accept = "text/plain, application/octet-stream";
+      }
+      return request;
+    },
     layout: "StandaloneLayout",
   });
 };
@@ -175,5 +186,45 @@ mod tests {
                 _ => {}
             }
         }
+    }
+
+    /// Generators of clients leave out a body without a schema, take bytes for text where no
+    /// binary format is named first, and send one type of several.
+    #[test]
+    fn every_body_has_a_schema_and_values_are_binary() {
+        let document: Value = serde_json::from_str(&TEXT).unwrap();
+        let operations = (document["paths"].as_object().unwrap().values())
+            .flat_map(|path| path.as_object().unwrap().iter());
+        let mut bodies = 0;
+        for (method, operation) in operations {
+            let name = &operation["operationId"];
+            let request = operation.get("requestBody");
+            let types = request.map(|body| body["content"].as_object().unwrap().len());
+            assert!(types.is_none_or(|types| types == 1), "{name}: {types:?}");
+            let answers = operation["responses"].as_object().unwrap();
+            for (status, body) in answers.iter().map(|(status, body)| (&**status, body)) {
+                let is_bare = method == "head" || status == "304";
+                assert_eq!(body["content"].is_null(), is_bare, "{name}: {status}");
+            }
+            for content in (request.into_iter().chain(answers.values()))
+                .filter_map(|body| body["content"].as_object())
+            {
+                bodies += 1;
+                for (media_type, body) in content {
+                    let schema = &body["schema"];
+                    assert!(schema.is_object(), "{name}: {media_type} has no schema");
+                    let is_binary = schema["format"] == "binary";
+                    assert_eq!(
+                        is_binary,
+                        media_type == "application/octet-stream",
+                        "{name}"
+                    );
+                }
+            }
+        }
+        assert!(bodies > 100, "{bodies}");
+        let get = TEXT.split("\"operationId\": \"get\"").nth(1).unwrap();
+        let (bytes, text) = (get.find("application/octet-stream"), get.find("text/plain"));
+        assert!(bytes < text, "GET answers bytes first");
     }
 }

@@ -19,6 +19,7 @@ use tierkv_openapi::{
         DeleteConditions, IdempotencyKey, KeyPath, PutConditions, ReadConditions as ReadHeaders,
         ReadParameters, TimeoutParameter, TtlParameter,
     },
+    raw::RawValue,
     refusals::{AnyRefusal, ConditionRefusal, MediaRefusal, WriteRefusal},
 };
 use tierkv_rpc::proto::{
@@ -61,7 +62,7 @@ const PATH: HeaderName = HeaderName::from_static("tierkv-path");
     responses(
         (
             status = 200, description = "The value.",
-            content((String = "text/plain"), ("application/octet-stream")),
+            content((inline(RawValue) = "application/octet-stream"), (String = "text/plain")),
             headers(
                 ("ETag" = String, description = "The version, in double quotes."),
                 ("tierkv-source" = String, description = "`cache`, `replica` or `master`."),
@@ -152,10 +153,7 @@ pub(super) async fn head<C: Cache>(
     params(KeyPath, TtlParameter, TimeoutParameter, PutConditions, IdempotencyKey),
     request_body(
         description = "The value. Its type is not kept.",
-        content(
-            ("application/octet-stream", example = "hello"),
-            (String = "text/plain", example = "hello"),
-        ),
+        content = inline(RawValue), content_type = "application/octet-stream", example = "hello",
     ),
     responses(
         (

@@ -8,7 +8,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tierkv_cache::Cache;
-use tierkv_openapi::{ClusterReport, Problem, refusals::AnyRefusal};
+use tierkv_openapi::{
+    ClusterReport, Problem,
+    refusals::{AdmissionRefusal, AnyRefusal},
+};
 use tierkv_types::Error;
 
 use super::{
@@ -34,7 +37,10 @@ pub(super) async fn cluster<C: Cache>(
 /// Whether this process answers
 #[utoipa::path(
     get, path = "/health/live", tag = "operators", operation_id = "live",
-    responses((status = 200, description = "It does.", body = String, content_type = "text/plain")),
+    responses(
+        (status = 200, description = "It does.", body = String, content_type = "text/plain"),
+        AdmissionRefusal,
+    ),
 )]
 pub(super) async fn live() -> &'static str {
     "live\n"
@@ -46,6 +52,7 @@ pub(super) async fn live() -> &'static str {
     responses(
         (status = 200, description = "The masters of all clusters answered lately.", body = String, content_type = "text/plain"),
         (status = 503, description = "One did not.", body = Problem, content_type = "application/problem+json"),
+        AdmissionRefusal,
     ),
 )]
 pub(super) async fn ready<C: Cache>(State(gateway): State<Arc<Gateway<C>>>) -> Response {
@@ -62,7 +69,10 @@ pub(super) async fn ready<C: Cache>(State(gateway): State<Arc<Gateway<C>>>) -> R
 /// In the text format of Prometheus.
 #[utoipa::path(
     get, path = "/metrics", tag = "operators", operation_id = "metrics",
-    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
+    responses(
+        (status = 200, description = "The metrics.", body = String, content_type = "text/plain"),
+        AdmissionRefusal,
+    ),
 )]
 pub(super) async fn metrics<C: Cache>(State(gateway): State<Arc<Gateway<C>>>) -> Response {
     let page = (gateway.metrics.0)();
