@@ -4,7 +4,7 @@
 #   ops/deps.sh build    a C compiler, protoc with its includes, libclang, curl, python3
 #   ops/deps.sh test     the same, the servers that tests and benches start, package lists,
 #                        a browser, a library that sets a server's wall clock, and the Python
-#                        clients of tests/outside
+#                        and Node clients of tests/outside
 #   ops/deps.sh verify   the same as build, and cargo-deny
 #
 # It knows Debian and its children, and works as root or through sudo. The Rust toolchain
@@ -21,6 +21,12 @@ POLICY=/usr/sbin/policy-rc.d
 # through libclang.
 BUILD_PACKAGES="build-essential protobuf-compiler libprotobuf-dev libclang-dev curl python3"
 TEST_PACKAGES="etcd-server redis-server chromium chromium-driver python3-venv libfaketime"
+
+# Whatever node and npm are on the PATH are taken: Debian's npm conflicts with the nodejs of
+# others.
+if ! command -v node >/dev/null 2>&1 || ! command -v npm >/dev/null 2>&1; then
+    TEST_PACKAGES="$TEST_PACKAGES nodejs npm"
+fi
 
 say() {
     printf 'deps: %s\n' "$*"
@@ -121,12 +127,19 @@ install_missing() {
     done
 }
 
-# Makes the environment of the Python clients that tests run, beside what cargo builds. The
-# list that it was made of is left in it: another list, another environment.
+# Makes the environments of the clients that tests run, beside what cargo builds. The list
+# that one was made of is left in it: another list, another environment.
 install_outside_clients() {
     top=$(cd "$(dirname "$0")/.." && pwd)
-    requirements=$top/tests/outside/requirements.txt
-    environment=${CARGO_TARGET_DIR:-$top/target}/outside-venv
+    install_python_clients "$top/tests/outside/requirements.txt" \
+        "${CARGO_TARGET_DIR:-$top/target}/outside-venv"
+    install_node_clients "$top/tests/outside/node" \
+        "${CARGO_TARGET_DIR:-$top/target}/outside-node"
+}
+
+install_python_clients() {
+    requirements=$1
+    environment=$2
     if cmp -s "$requirements" "$environment/installed.txt"; then
         return
     fi
@@ -136,6 +149,21 @@ install_outside_clients() {
     "$environment/bin/pip" install --quiet --disable-pip-version-check \
         --requirement "$requirements"
     cp "$requirements" "$environment/installed.txt"
+}
+
+# The lock file has the checksums of all packages, and no script of theirs is run.
+install_node_clients() {
+    lists=$1
+    environment=$2
+    if cmp -s "$lists/package-lock.json" "$environment/installed.json"; then
+        return
+    fi
+    say "installing the Node clients of tests/outside"
+    rm -rf "$environment"
+    mkdir -p "$environment"
+    cp "$lists/package.json" "$lists/package-lock.json" "$lists/.npmrc" "$environment"
+    (cd "$environment" && npm ci --silent)
+    cp "$lists/package-lock.json" "$environment/installed.json"
 }
 
 install_cargo_deny() {

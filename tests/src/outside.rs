@@ -1,19 +1,24 @@
-//! Clients that share no code with the platform: programs and scripts in Python, from the
-//! environment that `ops/deps.sh test` makes of `tests/outside/requirements.txt`.
+//! Clients that share no code with the platform: programs and scripts in Python and Node, from
+//! the environments that `ops/deps.sh test` makes of `tests/outside/requirements.txt` and
+//! `tests/outside/node/package-lock.json`.
 
 use std::{
     env, fs, io,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
 use tierkv_harness::Error;
 use tokio::{process::Command, time::timeout};
 
 use crate::binary::repository;
 
+const PYTHON: &str = "requirements.txt";
+const NODE: &str = "node/package-lock.json";
 const REMEDY: &str = "run ops/deps.sh test (or make test), which installs it";
 
 /// Runs a script of `tests/outside`; answers what it printed.
@@ -23,9 +28,9 @@ const REMEDY: &str = "run ops/deps.sh test (or make test), which installs it";
 /// longer than `limit`; what it said is in the error.
 pub async fn script(name: &str, arguments: &[&str], limit: Duration) -> Result<String, Error> {
     let path = repository().join("tests/outside").join(name);
-    let mut command = Command::new(environment()?.join("bin/python"));
+    let mut command = Command::new(python()?.join("bin/python"));
     command.arg(path);
-    run(command, name, arguments, limit).await
+    run_in_its_own(command, name, arguments, limit).await
 }
 
 /// Runs a program of the environment; answers what it printed.
@@ -33,8 +38,81 @@ pub async fn script(name: &str, arguments: &[&str], limit: Duration) -> Result<S
 /// # Errors
 /// As of [`script`].
 pub async fn program(name: &str, arguments: &[&str], limit: Duration) -> Result<String, Error> {
-    let command = Command::new(environment()?.join("bin").join(name));
-    run(command, name, arguments, limit).await
+    let command = Command::new(python()?.join("bin").join(name));
+    run_in_its_own(command, name, arguments, limit).await
+}
+
+/// A folder with what is in `tests/outside/node` and the packages of the Node environment, to
+/// build and run programs in. It is removed with this.
+#[derive(Debug)]
+pub struct NodeFolder(TempDir);
+
+impl NodeFolder {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// If the environment is missing or older than its lock file.
+    pub fn new() -> Result<Self, Error> {
+        let packages = environment("outside-node", NODE, "installed.json")?;
+        let fill = || {
+            let folder = tempfile::tempdir()?;
+            symlink(
+                packages.join("node_modules"),
+                folder.path().join("node_modules"),
+            )?;
+            for file in fs::read_dir(repository().join("tests/outside/node"))? {
+                let file = file?;
+                if file.file_type()?.is_file() {
+                    fs::copy(file.path(), folder.path().join(file.file_name()))?;
+                }
+            }
+            Ok(Self(folder))
+        };
+        fill().map_err(|source| Error::Io {
+            what: "making a folder for Node".to_owned(),
+            source,
+        })
+    }
+
+    /// Runs a file of the folder; answers what it printed.
+    ///
+    /// # Errors
+    /// As of [`script`].
+    pub async fn script(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<String, Error> {
+        let mut command = Command::new(installed("node")?);
+        command.arg(name);
+        run(command, self.0.path(), name, arguments, limit).await
+    }
+
+    /// Runs a program of a package in the folder; answers what it printed.
+    ///
+    /// # Errors
+    /// As of [`script`].
+    pub async fn program(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<String, Error> {
+        let program = format!("node_modules/.bin/{name}");
+        self.script(&program, arguments, limit).await
+    }
+
+    /// Reads a file of the folder that a program made.
+    ///
+    /// # Errors
+    /// If it is not there, or no text.
+    pub fn read(&self, name: &str) -> Result<String, Error> {
+        fs::read_to_string(self.0.path().join(name)).map_err(|source| Error::Io {
+            what: format!("reading {name}"),
+            source,
+        })
+    }
 }
 
 /// The path of a program of the system.
@@ -50,20 +128,25 @@ pub fn installed(name: &'static str) -> Result<PathBuf, Error> {
         .ok_or_else(|| missing(name))
 }
 
-/// The Python environment, which lies beside what cargo builds.
-fn environment() -> Result<PathBuf, Error> {
-    let name = "the environment of tests/outside";
+fn python() -> Result<PathBuf, Error> {
+    environment("outside-venv", PYTHON, "installed.txt")
+}
+
+/// The environment of this name, which lies beside what cargo builds and has a copy of the
+/// list that it was made of.
+fn environment(folder: &str, list: &str, copy: &str) -> Result<PathBuf, Error> {
+    let name = format!("the environment of tests/outside/{list}");
     let beside = || {
         // target/debug/deps/test-0123 → target/outside-venv
         let test = env::current_exe().ok()?;
-        Some(test.ancestors().nth(3)?.join("outside-venv"))
+        Some(test.ancestors().nth(3)?.join(folder))
     };
-    let folder = beside().ok_or_else(|| missing(name))?;
-    let list = |path: &Path| fs::read(path).map_err(|_| missing(name));
-    let wanted = list(&repository().join("tests/outside/requirements.txt"))?;
-    match list(&folder.join("installed.txt"))? == wanted {
+    let folder = beside().ok_or_else(|| missing(&name))?;
+    let read = |path: &Path| fs::read(path).map_err(|_| missing(&name));
+    let wanted = read(&repository().join("tests/outside").join(list))?;
+    match read(&folder.join(copy))? == wanted {
         true => Ok(folder),
-        false => Err(missing(name)),
+        false => Err(missing(&name)),
     }
 }
 
@@ -86,8 +169,22 @@ impl Drop for Group {
     }
 }
 
+async fn run_in_its_own(
+    command: Command,
+    name: &str,
+    arguments: &[&str],
+    limit: Duration,
+) -> Result<String, Error> {
+    let folder = tempfile::tempdir().map_err(|source| Error::Io {
+        what: format!("making a folder for {name}"),
+        source,
+    })?;
+    run(command, folder.path(), name, arguments, limit).await
+}
+
 async fn run(
     mut command: Command,
+    folder: &Path,
     name: &str,
     arguments: &[&str],
     limit: Duration,
@@ -96,10 +193,9 @@ async fn run(
         what: format!("running {name}"),
         source,
     };
-    let folder = tempfile::tempdir().map_err(broken)?;
     let child = command
         .args(arguments)
-        .current_dir(folder.path())
+        .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
