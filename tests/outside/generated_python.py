@@ -1,8 +1,8 @@
 """A client that openapi-python-client makes of a server's own document does every operation.
 
-    generated_python.py HOST:PORT
+    generated_python.py HOST:PORT EXAMPLE
 
-Makes it in the current folder. Prints "done" and exits with 0 if the generator left nothing
+Makes it in the current folder, and runs the program EXAMPLE, too, which uses it. Prints "done" and exits with 0 if the generator left nothing
 out and everything is as docs/rest.md says.
 """
 
@@ -11,6 +11,7 @@ import importlib
 import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 import urllib.request
@@ -221,7 +222,7 @@ def operators(api):
     assert "tierkv_" in api("metrics")[0]
 
 
-def main(address):
+def main(address, example):
     generate(address)
     api = Api(address)
     put = values(api)
@@ -233,7 +234,8 @@ def main(address):
     operators(api)
     left_out = set(api.modules) - api.called
     assert not left_out, f"never called: {left_out}"
-    print(f"{len(api.called)} operations")
+    print(f"{len(api.called)} operations", flush=True)
+    runpy.run_path(example)
     print("done")
 
 

@@ -103,6 +103,17 @@ impl NodeFolder {
         self.script(&program, arguments, limit).await
     }
 
+    /// Writes a file for a program to read or run.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
+        fs::write(self.0.path().join(name), text).map_err(|source| Error::Io {
+            what: format!("writing {name}"),
+            source,
+        })
+    }
+
     /// Reads a file of the folder that a program made.
     ///
     /// # Errors

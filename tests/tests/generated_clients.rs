@@ -5,7 +5,7 @@
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use serde_json::Value;
 use tierkv_tests::{
@@ -21,9 +21,14 @@ const LIMIT: Duration = Duration::from_secs(120);
 #[tokio::test]
 async fn a_python_client_is_generated() {
     let platform = Ephemeral::start().await.unwrap();
-    let said = outside::script("generated_python.py", &[&platform.rest], LIMIT).await;
+    let folder = tempfile::tempdir().unwrap();
+    let example = folder.path().join("example.py");
+    let addressed = shown("python").replace("127.0.0.1:7480", &platform.rest);
+    fs::write(&example, addressed).unwrap();
+    let arguments = [platform.rest.as_str(), example.to_str().unwrap()];
+    let said = outside::script("generated_python.py", &arguments, LIMIT).await;
     let said = said.unwrap_or_else(|error| panic!("{error}"));
-    assert!(said.ends_with("done\n"), "{said}");
+    assert_eq!(said, "15 operations\n1\n2026/pier\ndone\n");
 }
 
 #[tokio::test]
@@ -39,12 +44,16 @@ async fn a_typescript_client_is_generated() {
         assert!(types.contains(&format!("\n    {name}: {{\n")), "no {name}");
     }
 
+    let example = shown("ts").replace("127.0.0.1:7480", &platform.rest);
+    folder.write("example.ts", &example).unwrap();
     let checked = folder.program("tsc", &["--project", "."], LIMIT).await;
     checked.unwrap_or_else(|error| panic!("{error}"));
     let arguments = [platform.rest.as_str()];
     let said = folder.script("rest_client.js", &arguments, LIMIT).await;
     let said = said.unwrap_or_else(|error| panic!("{error}"));
     assert!(said.ends_with("done\n"), "{said}");
+    let said = folder.script("example.js", &[], LIMIT).await;
+    assert_eq!(said.unwrap_or_else(|error| panic!("{error}")), "256\n");
 }
 
 #[tokio::test]
@@ -56,6 +65,34 @@ async fn a_node_client_needs_only_the_files_of_the_contract() {
     let said = folder.script("grpc_client.mjs", &arguments, LIMIT).await;
     let said = said.unwrap_or_else(|error| panic!("{error}"));
     assert!(said.ends_with("done\n"), "{said}");
+
+    let example = shown("js")
+        .replace("127.0.0.1:7400", &platform.grpc)
+        .replace("\"proto/proto\"", &format!("{files:?}"));
+    folder.write("example.mjs", &example).unwrap();
+    let said = folder.script("example.mjs", &[], LIMIT).await;
+    let said = said.unwrap_or_else(|error| panic!("{error}"));
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 3, "{said}");
+    assert!(lines[0].starts_with("hello SOURCE_"), "{said}");
+    assert!(lines[1].starts_with("greeting "), "{said}");
+    assert!(lines[2].starts_with("CODE_NOT_FOUND "), "{said}");
+}
+
+/// What `docs/clients.md` shows in this language.
+fn shown(language: &str) -> String {
+    let page = fs::read_to_string(repository().join("docs/clients.md")).unwrap();
+    let parts = page.split("\n```").map(|part| format!("{part}\n"));
+    let parts = parts.filter_map(|part| {
+        let code = part.strip_prefix(&format!("{language}\n"))?;
+        Some(code.to_owned())
+    });
+    let code: String = parts.collect();
+    assert!(
+        !code.is_empty(),
+        "docs/clients.md shows nothing in {language}"
+    );
+    code
 }
 
 /// The operations that the server's document has.
