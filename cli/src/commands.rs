@@ -1,5 +1,6 @@
 //! The commands beside `dev`, one file each, and the options that several of them have:
-//! [`key`], [`condition`] and [`freshness`].
+//! [`key`], [`condition`] and [`freshness`]. [`Operation`] are those that work with a running
+//! platform, from the command line and in the shell.
 
 pub(crate) mod admin;
 mod condition;
@@ -18,3 +19,78 @@ pub(crate) mod status;
 pub(crate) mod touch;
 pub(crate) mod watch;
 pub(crate) mod write;
+
+use clap::Subcommand;
+
+use crate::outcome::Outcome;
+
+/// What is done with a running platform.
+#[derive(Subcommand)]
+pub(crate) enum Operation {
+    /// Print the value of a key.
+    Get(get::GetArguments),
+    /// Set a key.
+    Put(put::PutArguments),
+    /// Remove a key, or all keys of a prefix.
+    Delete(delete::DeleteArguments),
+    /// Set when a key expires, and keep its value.
+    Touch(touch::TouchArguments),
+    /// Add to a number.
+    Increment(increment::IncrementArguments),
+    /// Change several keys, all or none.
+    Write(write::WriteArguments),
+    /// List keys and their values in order.
+    Scan(scan::ScanArguments),
+    /// Count keys.
+    Count(count::CountArguments),
+    /// Tell changes as they happen.
+    Watch(watch::WatchArguments),
+    /// Load keys from JSON lines.
+    Import(import::ImportArguments),
+    /// Save keys as JSON lines.
+    Export(export::ExportArguments),
+    /// Show the topology and its health.
+    Status(status::StatusArguments),
+    /// What operators decide.
+    #[command(subcommand)]
+    Admin(admin::AdminCommand),
+}
+
+impl Operation {
+    /// Does it.
+    pub(crate) async fn run(self) -> Outcome {
+        match self {
+            Self::Get(arguments) => get::run(arguments).await,
+            Self::Put(arguments) => put::run(arguments).await,
+            Self::Delete(arguments) => delete::run(arguments).await,
+            Self::Touch(arguments) => touch::run(arguments).await,
+            Self::Increment(arguments) => increment::run(arguments).await,
+            Self::Write(arguments) => write::run(arguments).await,
+            Self::Scan(arguments) => scan::run(arguments).await,
+            Self::Count(arguments) => count::run(arguments).await,
+            Self::Watch(arguments) => watch::run(arguments).await,
+            Self::Import(arguments) => import::run(arguments).await,
+            Self::Export(arguments) => export::run(arguments).await,
+            Self::Status(arguments) => status::run(arguments).await,
+            Self::Admin(command) => admin::run(command).await,
+        }
+    }
+
+    /// Whether Ctrl-C and SIGTERM are how it ends, so that nobody else ends it.
+    pub(crate) const fn ends_by_signal(&self) -> bool {
+        matches!(self, Self::Watch(_))
+    }
+
+    /// Whether it reads only: broken off, it leaves nothing behind.
+    pub(crate) const fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Get(_)
+                | Self::Scan(_)
+                | Self::Count(_)
+                | Self::Watch(_)
+                | Self::Export(_)
+                | Self::Status(_)
+        )
+    }
+}

@@ -7,16 +7,16 @@ use tierkv::{Builder, Client, Code};
 use tierkv_openapi::timeout;
 use tierkv_types::{key::DEFAULT_NAMESPACE, limits::DEFAULT_TIMEOUT};
 
+use crate::kept::{self, Kept};
+
+/// Where `tierkv dev` listens on the same machine.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:7400";
+
 /// The options of every client command.
 #[derive(Args)]
 pub(crate) struct Connection {
-    /// gRPC address of a client coordinator; repeat it for several.
-    #[arg(
-        long,
-        env = "TIERKV_ADDRESS",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:7400"
-    )]
+    /// gRPC address of a client coordinator; repeat it for several [default: 127.0.0.1:7400].
+    #[arg(long, env = "TIERKV_ADDRESS", value_delimiter = ',')]
     address: Vec<String>,
     /// Namespace of the keys [default: default].
     #[arg(long, short, env = "TIERKV_NAMESPACE", value_parser = NonEmptyStringValueParser::new())]
@@ -27,9 +27,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// The namespace of the keys.
-    pub(crate) fn namespace(&self) -> &str {
-        self.named_namespace().unwrap_or(DEFAULT_NAMESPACE)
+    /// The namespace of the keys: in a shell, the shell's unless the line names one.
+    pub(crate) fn namespace(&self) -> String {
+        let kept = || kept::current().map(|kept| kept.namespace());
+        self.named_namespace()
+            .map(str::to_owned)
+            .or_else(kept)
+            .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
     }
 
     /// The namespace of the keys, if the user names one.
@@ -37,19 +41,54 @@ impl Connection {
         self.namespace.as_deref()
     }
 
-    /// A connected client.
+    /// What the lines of a shell with these options share.
+    pub(crate) fn kept(&self) -> Kept {
+        Kept::new(self.addresses(), self.timeout(), self.namespace())
+    }
+
+    /// A connected client; the one that is kept, in a shell.
     pub(crate) async fn open(&self) -> Result<Client, String> {
+        let addresses = self.addresses();
+        let kept = kept::current().filter(|kept| kept.addresses() == addresses);
+        if let Some(client) = kept.as_ref().and_then(|kept| kept.client()) {
+            let client = client.with_timeout(self.timeout());
+            return (client.in_namespace(&self.namespace())).map_err(|error| error.to_string());
+        }
+        let client = self.connect(&addresses).await?;
+        if let Some(kept) = kept {
+            kept.keep(client.clone());
+        }
+        Ok(client)
+    }
+
+    async fn connect(&self, addresses: &[String]) -> Result<Client, String> {
         let builder = Client::builder()
             .namespace(self.namespace())
-            .timeout(self.timeout.unwrap_or(DEFAULT_TIMEOUT));
-        let builder = self.address.iter().fold(builder, Builder::address);
+            .timeout(self.timeout());
+        let builder = addresses.iter().fold(builder, Builder::address);
         builder.connect().await.map_err(|error| match error.code() {
             Code::Unavailable => format!(
                 "{error}; does a platform serve gRPC at {}? `tierkv dev` starts one, --address \
                  names another (its gRPC address, not the one for REST)",
-                self.address.join(", ")
+                addresses.join(", ")
             ),
             _ => error.to_string(),
         })
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        if !self.address.is_empty() {
+            return self.address.clone();
+        }
+        kept::current().map_or_else(
+            || vec![DEFAULT_ADDRESS.to_owned()],
+            |kept| kept.addresses().to_owned(),
+        )
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
+            .or_else(|| kept::current().map(|kept| kept.timeout()))
+            .unwrap_or(DEFAULT_TIMEOUT)
     }
 }

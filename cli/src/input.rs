@@ -6,13 +6,30 @@ use std::{
     path::Path,
 };
 
+use crate::kept;
+
+/// Standard input, for a command alone: the lines of a shell are in it, and not its input.
+///
+/// # Errors
+/// What to do instead, in a shell.
+pub(crate) fn standard() -> Result<io::Stdin, String> {
+    match kept::current() {
+        None => Ok(io::stdin()),
+        Some(_) => Err(
+            "a shell reads its lines from standard input, so no command in it can: name a file, \
+             or put the value in the line"
+                .to_owned(),
+        ),
+    }
+}
+
 /// Reads a whole file, or standard input if none is named, of at most `limit` bytes.
 ///
 /// # Errors
-/// What can't be read, or `too_long` if there is more.
+/// What can't be read, or `too_long` if there is more; as [`standard`].
 pub(crate) fn read(file: Option<&Path>, limit: usize, too_long: &str) -> Result<Vec<u8>, String> {
     let Some(path) = file else {
-        let read = whole(io::stdin().lock(), limit);
+        let read = whole(standard()?.lock(), limit);
         return settled(read, "standard input", too_long);
     };
     let read = File::open(path).and_then(|file| whole(file, limit));

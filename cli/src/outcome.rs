@@ -9,7 +9,7 @@ use tierkv::Code;
 /// The exit status of whatever could not be done; 1 is left to a negative answer.
 pub(crate) const FAILED: u8 = 2;
 /// The exit status of a write of which it is not known whether it happened.
-const UNKNOWN: u8 = 3;
+pub(crate) const UNKNOWN: u8 = 3;
 
 /// How every command ends: an exit code, or words for the person at the terminal.
 pub(crate) type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
@@ -40,5 +40,35 @@ pub(crate) fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
         Some(error) if error.code() == Code::NotFound => ExitCode::FAILURE,
         Some(error) if error.is_outcome_unknown() => ExitCode::from(UNKNOWN),
         _ => ExitCode::from(FAILED),
+    }
+}
+
+/// The worse of two ends: what says more about how little is known of what was done.
+pub(crate) fn worse(one: ExitCode, other: ExitCode) -> ExitCode {
+    let order = [
+        ExitCode::SUCCESS,
+        ExitCode::FAILURE,
+        ExitCode::from(FAILED),
+        ExitCode::from(UNKNOWN),
+    ];
+    let place = |code| order.iter().position(|known| *known == code);
+    if place(one) < place(other) {
+        other
+    } else {
+        one
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubt_is_worse_than_failure_and_failure_than_a_negative_answer() {
+        for (one, other, worst) in [(0, 0, 0), (0, 1, 1), (1, 2, 2), (3, 2, 3), (2, 0, 2)] {
+            let (one, other) = (ExitCode::from(one), ExitCode::from(other));
+            assert_eq!(worse(one, other), ExitCode::from(worst));
+            assert_eq!(worse(other, one), ExitCode::from(worst));
+        }
     }
 }

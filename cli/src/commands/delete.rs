@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, Write, stderr, stdin},
+    io::{self, IsTerminal, Write, stderr, stdin},
     process::ExitCode,
 };
 
@@ -15,6 +15,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::{condition::ConditionArguments, key::KeyForm};
 use crate::{
     connection::Connection,
+    kept,
     outcome::{Outcome, done},
     output::{self, Output, note, readable},
 };
@@ -57,7 +58,7 @@ pub(crate) async fn run(arguments: DeleteArguments) -> Outcome {
     let selection = Selection::prefix(prefix.clone());
     let count = client.count(selection.clone()).await?;
     if count > 0 && !arguments.yes {
-        let question = question(count, &prefix, arguments.connection.namespace());
+        let question = question(count, &prefix, &arguments.connection.namespace());
         if !is_agreed(&question)? {
             note("nothing was deleted");
             return Ok(ExitCode::FAILURE);
@@ -117,7 +118,9 @@ fn is_agreed(question: &str) -> Result<bool, Box<dyn std::error::Error>> {
     write!(terminal, "{question} [y/N] ")?;
     terminal.flush()?;
     let mut answer = String::new();
-    if stdin().read_line(&mut answer)? == 0 {
+    // What stands in a script of a shell is its next line, and no answer.
+    let is_script = kept::current().is_some() && !stdin().is_terminal();
+    if is_script || stdin().read_line(&mut answer)? == 0 {
         writeln!(terminal)?;
         let words = "nobody answered, so nothing was deleted; --yes deletes without asking";
         return Err(words.into());

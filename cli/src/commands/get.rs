@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     connection::Connection,
+    kept,
     outcome::Outcome,
     output::{self, Output, Table, readable},
 };
@@ -83,8 +84,9 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
             ]),
             (Output::Raw, Some(value)) => {
                 output::print(value)?;
-                let is_cut = stdout().is_terminal() && !value.ends_with(b"\n");
-                if keys.len() > 1 || is_cut {
+                // What follows on a terminal or in a shell must not stand in the same line.
+                let is_followed = stdout().is_terminal() || kept::current().is_some();
+                if keys.len() > 1 || (is_followed && !value.ends_with(b"\n")) {
                     output::print("\n")?;
                 }
             }

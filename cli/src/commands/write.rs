@@ -54,7 +54,7 @@ pub(crate) async fn run(arguments: WriteArguments) -> Outcome {
         MAX_BATCH_BYTES,
         &format!("the batch has over {MAX_BATCH_BYTES} bytes; write it in several parts"),
     )?;
-    let request = parse(&body, arguments.connection.namespace())?;
+    let request = parse(&body, &arguments.connection.namespace())?;
     if let Some(named) = arguments.connection.named_namespace()
         && named != request.namespace
     {

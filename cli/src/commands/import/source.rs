@@ -10,6 +10,8 @@ use std::{
 
 use tokio::sync::mpsc;
 
+use crate::input;
+
 /// Longest line, in bytes: the largest value as base64 or with every byte escaped, and
 /// room for the rest. A longer one is left out.
 const MAX_LINE_BYTES: u64 = 8 << 20;
@@ -40,7 +42,7 @@ impl Source {
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let failed = |error| format!("{} can't be read: {error}", path.display());
         if path == Path::new("-") {
-            return Ok(Self::read(io::stdin(), None));
+            return Ok(Self::read(input::standard()?, None));
         }
         let file = File::open(path).map_err(failed)?;
         let about = file.metadata().map_err(failed)?;

@@ -1,0 +1,89 @@
+//! What the lines of a shell share: one connection, and what each line has for granted.
+//!
+//! A command finds it by [`current`] while the shell runs it, and nothing otherwise.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tierkv::{Client, Code};
+use tokio::task_local;
+
+task_local! {
+    static KEPT: Arc<Kept>;
+}
+
+/// The connection of a shell, and the defaults of its lines.
+pub(crate) struct Kept {
+    addresses: Vec<String>,
+    timeout: Duration,
+    namespace: Mutex<String>,
+    client: Mutex<Option<Client>>,
+}
+
+/// What is kept for the command that runs; `None` outside of a shell.
+pub(crate) fn current() -> Option<Arc<Kept>> {
+    KEPT.try_with(Arc::clone).ok()
+}
+
+/// Runs a command of a shell.
+pub(crate) async fn within<T>(kept: Arc<Kept>, command: impl Future<Output = T>) -> T {
+    KEPT.scope(kept, command).await
+}
+
+impl Kept {
+    pub(crate) const fn new(addresses: Vec<String>, timeout: Duration, namespace: String) -> Self {
+        Self {
+            addresses,
+            timeout,
+            namespace: Mutex::new(namespace),
+            client: Mutex::new(None),
+        }
+    }
+
+    /// Where the shell connects.
+    pub(crate) fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// How long an operation may take that says nothing else.
+    pub(crate) const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The namespace of lines that name none.
+    pub(crate) fn namespace(&self) -> String {
+        locked(&self.namespace).clone()
+    }
+
+    /// Changes the namespace of the lines to come.
+    pub(crate) fn use_namespace(&self, namespace: &str) {
+        namespace.clone_into(&mut locked(&self.namespace));
+    }
+
+    /// The connected client, if there is one.
+    pub(crate) fn client(&self) -> Option<Client> {
+        locked(&self.client).clone()
+    }
+
+    /// Keeps a client for the lines to come.
+    pub(crate) fn keep(&self, client: Client) {
+        *locked(&self.client) = Some(client);
+    }
+
+    /// Lets the client go if this error says that nobody answers it: the next line connects
+    /// anew, and hears at once if it can't.
+    pub(crate) fn heed(&self, error: &(dyn std::error::Error + 'static)) {
+        let code = error
+            .downcast_ref::<tierkv::Error>()
+            .map(tierkv::Error::code);
+        if let Some(Code::Unavailable | Code::OutcomeUnknown | Code::DeadlineExceeded) = code {
+            *locked(&self.client) = None;
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,199 @@
+//! What a line of the shell says, by the definitions of the command line.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStringExt,
+};
+
+use clap::{
+    ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable,
+};
+
+use crate::commands::Operation;
+
+/// The arguments whose values are keys, or begin some.
+const KEYS: [&str; 5] = ["key", "keys", "prefix", "start", "end"];
+/// The options that say the form of those: base64 is nothing to repeat as a key.
+const KEY_FORM: &str = "key_base64";
+/// The arguments that the shell has values for, of its own options: a line must not take them
+/// from the environment, past those.
+const KEPT: [&str; 3] = ["address", "namespace", "timeout"];
+
+/// A command of the shell.
+#[derive(Subcommand)]
+pub(super) enum Line {
+    #[command(flatten)]
+    Operation(Operation),
+    /// Change the namespace of the lines that follow.
+    Use {
+        /// The namespace.
+        namespace: String,
+    },
+    /// End the shell, as Ctrl-D does.
+    #[command(visible_alias = "quit")]
+    Exit,
+}
+
+/// The whole line; its first word is the command.
+#[derive(Parser)]
+#[command(multicall = true)]
+struct Whole {
+    #[command(subcommand)]
+    line: Line,
+}
+
+/// Words of a line that a later one may use again.
+#[derive(Default)]
+pub(super) struct Words {
+    pub(super) keys: Vec<String>,
+    pub(super) namespace: Option<String>,
+}
+
+/// What came of reading a line.
+pub(super) enum Reading {
+    /// It is empty, or a comment.
+    Nothing,
+    Line(Box<Line>, Words),
+    /// Its words make no sense, or ask for help.
+    Refused(clap::Error),
+    /// It has no words.
+    Broken(&'static str),
+}
+
+/// All that a line may say.
+#[derive(Clone)]
+pub(super) struct Grammar(Command);
+
+impl Grammar {
+    pub(super) fn new() -> Self {
+        let mut command = without_environment(Whole::command());
+        // So that help of every command is there to be asked and completed.
+        command.build();
+        Self(command)
+    }
+
+    /// The definition of all commands.
+    pub(super) const fn definition(&self) -> &Command {
+        &self.0
+    }
+
+    pub(super) fn read(&self, line: &[u8]) -> Reading {
+        let Some(words) = shlex::bytes::split(line) else {
+            return Reading::Broken(
+                "a quotation mark is not closed, or the line ends with a backslash; write \\' or \
+                 \\\" for the character itself",
+            );
+        };
+        if words.is_empty() {
+            return Reading::Nothing;
+        }
+        let words = words.into_iter().map(OsString::from_vec);
+        let matches = match self.0.clone().try_get_matches_from(words) {
+            Ok(matches) => matches,
+            Err(error) => return Reading::Refused(error),
+        };
+        let words = learnt(&matches);
+        match Whole::from_arg_matches(&matches) {
+            Ok(whole) => Reading::Line(Box::new(whole.line), words),
+            Err(error) => Reading::Refused(error),
+        }
+    }
+}
+
+fn without_environment(command: Command) -> Command {
+    command
+        .mut_args(
+            |argument| match KEPT.contains(&argument.get_id().as_str()) {
+                true => argument.env(Resettable::Reset),
+                false => argument,
+            },
+        )
+        .mut_subcommands(without_environment)
+}
+
+fn learnt(matches: &ArgMatches) -> Words {
+    let mut innermost = matches;
+    while let Some((_, inner)) = innermost.subcommand() {
+        innermost = inner;
+    }
+    let texts = |name: &str| -> Vec<String> {
+        let given = innermost.try_get_raw(name).ok().flatten();
+        let text = |word: &OsStr| word.to_str().map(str::to_owned);
+        given.into_iter().flatten().filter_map(text).collect()
+    };
+    let is_base64 = matches!(innermost.try_get_one::<bool>(KEY_FORM), Ok(Some(true)));
+    let keys = KEYS.iter().flat_map(|name| texts(name));
+    Words {
+        keys: if is_base64 {
+            Vec::new()
+        } else {
+            keys.collect()
+        },
+        namespace: texts("namespace").pop(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> (Line, Words) {
+        match Grammar::new().read(line.as_bytes()) {
+            Reading::Line(line, words) => (*line, words),
+            Reading::Refused(error) => panic!("{line}: {error}"),
+            Reading::Nothing | Reading::Broken(_) => panic!("{line}"),
+        }
+    }
+
+    #[test]
+    fn lines_are_the_commands_of_the_command_line() {
+        let (line, words) = read("put 'a key' \"a \\\"value\\\"\" --ttl 60s # a comment");
+        assert!(matches!(line, Line::Operation(Operation::Put(_))));
+        assert_eq!(words.keys, ["a key"]);
+        let (line, words) = read("get a b -n other");
+        assert!(matches!(line, Line::Operation(Operation::Get(_))));
+        assert_eq!(words.keys, ["a", "b"]);
+        assert_eq!(words.namespace.as_deref(), Some("other"));
+        assert!(read("get --key-base64 AP8=").1.keys.is_empty());
+        assert!(matches!(
+            read("admin memory").0,
+            Line::Operation(Operation::Admin(_))
+        ));
+        assert!(matches!(read("use other").0, Line::Use { .. }));
+        assert!(matches!(read("quit").0, Line::Exit));
+    }
+
+    #[test]
+    fn what_is_no_line_is_refused() {
+        let grammar = Grammar::new();
+        for line in ["", "  ", "# nothing"] {
+            assert!(matches!(grammar.read(line.as_bytes()), Reading::Nothing));
+        }
+        for line in ["put 'a", "put a\\"] {
+            assert!(matches!(grammar.read(line.as_bytes()), Reading::Broken(_)));
+        }
+        // The roles, and the shell itself, are not run inside.
+        for line in ["dev", "config sample", "shell", "put", "tierkv get a"] {
+            let Reading::Refused(error) = grammar.read(line.as_bytes()) else {
+                panic!("{line}");
+            };
+            assert!(error.use_stderr(), "{line}: {error}");
+        }
+        let Reading::Refused(help) = grammar.read(b"help put") else {
+            panic!("no help");
+        };
+        assert!(!help.use_stderr() && help.to_string().contains("--if-absent"));
+    }
+
+    #[test]
+    fn no_line_takes_from_the_environment_what_the_shell_has() {
+        fn check(command: &Command) {
+            for argument in command.get_arguments() {
+                let is_kept = KEPT.contains(&argument.get_id().as_str());
+                assert!(!is_kept || argument.get_env().is_none(), "{argument:?}");
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(Grammar::new().definition());
+    }
+}

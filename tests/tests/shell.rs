@@ -1,0 +1,285 @@
+//! `tierkv shell`: scripts on standard input, and a user at a real terminal.
+
+// Test helpers panic as tests do.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    io::{BufRead, BufReader, Write as _},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tierkv_tests::{binary, ephemeral::Ephemeral, outside};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn shell(address: &str, arguments: &[&str]) -> Child {
+    Command::new(binary::tierkv().path)
+        .arg("shell")
+        .args(arguments)
+        .env("TIERKV_ADDRESS", address)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Runs a script to its end.
+fn script(address: &str, arguments: &[&str], lines: &[u8]) -> Output {
+    let mut running = shell(address, arguments);
+    running.stdin.take().unwrap().write_all(lines).unwrap();
+    running.wait_with_output().unwrap()
+}
+
+fn told(output: &Output) -> (String, String, Option<i32>) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        text(&output.stdout),
+        text(&output.stderr),
+        output.status.code(),
+    )
+}
+
+/// A line to the platform that counts its connections, and can be cut off.
+struct Line {
+    address: String,
+    connections: Arc<AtomicUsize>,
+    target: Arc<Mutex<String>>,
+    is_up: watch::Sender<bool>,
+}
+
+impl Line {
+    async fn to(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let target = Arc::new(Mutex::new(target.to_owned()));
+        let (is_up, up) = watch::channel(true);
+        let (counted, to) = (Arc::clone(&connections), Arc::clone(&target));
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                if !*up.borrow() {
+                    continue;
+                }
+                counted.fetch_add(1, Ordering::SeqCst);
+                let (mut up, target) = (up.clone(), to.lock().unwrap().clone());
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(target).await.unwrap();
+                    tokio::select! {
+                        // Either end may go away whenever it likes.
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        _ = up.wait_for(|up| !up) => {}
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            connections,
+            target,
+            is_up,
+        }
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.swap(0, Ordering::SeqCst)
+    }
+}
+
+/// Every operation, and lines that fail.
+fn every_operation(batch: &Path, lines: &Path) -> String {
+    format!(
+        "# a comment\n\n\
+         put 'a key' \"two words\" -o raw --ttl 1h\r\n\
+         get 'a key'\n\
+         put b 1\n\
+         increment b 41\n\
+         get absent\n\
+         put --if-absent b 2\n\
+         nonsense\n\
+         put 'open\n\
+         put b\n\
+         import -\n\
+         increment b many\n\
+         write {}\n\
+         get w -o json\n\
+         import {}\n\
+         count --consistency latest\n\
+         scan -o raw --consistency latest\n\
+         export --consistency latest w\n\
+         delete w\n\
+         watch --limit 0x\n\
+         status\n\
+         admin memory\n\
+         use other\n\
+         get b\n\
+         get -n default b\n\
+         put \u{20ac} yes -n default\n\
+         exit\n\
+         get 'never reached'\n",
+        batch.display(),
+        lines.display()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_is_run_to_its_end_whatever_fails() {
+    let platform = Ephemeral::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("batch");
+    let batch =
+        r#"{"operations": [{"put": {"key": "w", "value": "1"}}, {"delete": {"key": "a"}}]}"#;
+    std::fs::write(&file, batch).unwrap();
+    let lines = folder.path().join("lines");
+    std::fs::write(&lines, "{\"key\": \"i\", \"value\": \"in\"}\n").unwrap();
+    let output = script(
+        &platform.grpc,
+        &[],
+        every_operation(&file, &lines).as_bytes(),
+    );
+    let (out, error, status) = told(&output);
+    assert_eq!(status, Some(2), "the worst of all: {error}");
+    let rows: Vec<&str> = out.lines().collect();
+    assert!(rows[0].parse::<u64>().is_ok(), "{out}");
+    assert_eq!(rows[1], "two words");
+    assert_eq!(rows[3], "42");
+    for row in [
+        "1 imported, 0 bad lines left out",
+        "a key\ttwo words",
+        "deleted",
+        "42",
+        r#"{"key":"w","value":"1"}"#,
+    ] {
+        assert!(rows.contains(&row), "{row}: {out}");
+    }
+    assert!(out.contains(r#""value":"1""#), "{out}");
+    assert!(out.contains("set: nothing"), "{out}");
+    assert!(out.contains("client coordinator"), "{out}");
+    for words in [
+        "the key is absent",
+        "ConditionFailed",
+        "unrecognized subcommand 'nonsense'",
+        "a quotation mark is not closed",
+        "no command in it can: name a file",
+        "invalid value 'many'",
+    ] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    assert_eq!(
+        error.matches("the key is absent").count(),
+        2,
+        "the other namespace has no b: {error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_exit_status_is_the_worst_of_the_lines() {
+    let platform = Ephemeral::start().await.unwrap();
+    for (lines, worst) in [
+        ("", 0),
+        ("put a 1\nhelp\nhelp get\nget a", 0),
+        ("get absent\nput a 1\n", 1),
+        ("get absent\nget\nput a 1\n", 2),
+        ("use 'No Namespace'\n", 2),
+    ] {
+        let (out, error, status) = told(&script(&platform.grpc, &[], lines.as_bytes()));
+        assert_eq!(status, Some(worst), "{lines}: {out} {error}");
+    }
+    // Options of the shell are the defaults of its lines, before the environment.
+    let other = ["--address", &platform.grpc, "--namespace", "other"];
+    let output = script("127.0.0.1:1", &other, b"put mine 1\nget mine -n default\n");
+    assert_eq!(told(&output).2, Some(1), "{output:?}");
+    let help = script(&platform.grpc, &["--help"], b"");
+    assert!(told(&help).0.contains("the worst of them"), "{help:?}");
+    let endless = script(&platform.grpc, &[], &vec![b'x'; (8 << 20) + 2]);
+    assert!(told(&endless).1.contains("a line has over"), "{endless:?}");
+    assert_eq!(told(&endless).2, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_lines_share_one_connection() {
+    let platform = Ephemeral::start().await.unwrap();
+    let line = Line::to(&platform.grpc).await;
+    let gets = |count: usize| "get -v a\ncount\n".repeat(count);
+    let one = script(
+        &line.address,
+        &[],
+        format!("put a 1\n{}", gets(1)).as_bytes(),
+    );
+    assert!(one.status.success(), "{one:?}");
+    let once = line.connections();
+    let many = script(
+        &line.address,
+        &[],
+        format!("put a 1\n{}", gets(50)).as_bytes(),
+    );
+    assert!(many.status.success(), "{many:?}");
+    let often = line.connections();
+    assert!(
+        (1..=4).contains(&once) && often <= 4,
+        "one line needs {once} connections, a hundred {often}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_that_is_away_fails_lines_until_it_is_back() {
+    let platform = Ephemeral::start().await.unwrap();
+    let line = Line::to("127.0.0.1:1").await;
+    line.is_up.send_replace(false);
+    let mut shell = shell(&line.address, &["--timeout", "1s"]);
+    let mut lines = shell.stdin.take().unwrap();
+    let mut said = BufReader::new(shell.stdout.take().unwrap());
+    let mut errors = BufReader::new(shell.stderr.take().unwrap());
+    let next = |from: &mut dyn BufRead| {
+        let mut line = String::new();
+        from.read_line(&mut line).unwrap();
+        line
+    };
+    lines.write_all(b"put a 1\n").unwrap();
+    let error = next(&mut errors);
+    assert!(error.contains("does a platform serve gRPC at"), "{error}");
+
+    platform.grpc.clone_into(&mut line.target.lock().unwrap());
+    line.is_up.send_replace(true);
+    lines.write_all(b"put a 1\nget a\n").unwrap();
+    assert!(next(&mut said).trim().parse::<u64>().is_ok());
+    assert_eq!(next(&mut said), "1\n");
+
+    line.is_up.send_replace(false);
+    lines.write_all(b"get a\n").unwrap();
+    let error = next(&mut errors);
+    assert!(
+        error.contains("Unavailable") || error.contains("Deadline"),
+        "{error}"
+    );
+    lines.write_all(b"get a\n").unwrap();
+    let error = next(&mut errors);
+    assert!(error.contains("does a platform serve gRPC at"), "{error}");
+
+    line.is_up.send_replace(true);
+    lines.write_all(b"get a\n").unwrap();
+    assert_eq!(next(&mut said), "1\n");
+    drop(lines);
+    assert_eq!(shell.wait().unwrap().code(), Some(2));
+}
+
+/// What Python's `pty` sees of a user's shell: history, completion, Ctrl-C, SIGTERM.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_has_history_completion_and_interrupts() {
+    let platform = Ephemeral::start().await.unwrap();
+    let binary = binary::tierkv().path.canonicalize().unwrap();
+    let arguments = [binary.to_str().unwrap(), platform.grpc.as_str()];
+    let said = outside::script("shell_terminal.py", &arguments, PATIENCE).await;
+    assert!(said.unwrap().ends_with("done\n"));
+}
