@@ -3,6 +3,7 @@
 //! platform, from the command line and in the shell.
 
 pub(crate) mod admin;
+pub(crate) mod bench;
 mod condition;
 pub(crate) mod config;
 pub(crate) mod count;

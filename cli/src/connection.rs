@@ -76,7 +76,8 @@ impl Connection {
         })
     }
 
-    fn addresses(&self) -> Vec<String> {
+    /// Where it connects.
+    pub(crate) fn addresses(&self) -> Vec<String> {
         if !self.address.is_empty() {
             return self.address.clone();
         }
@@ -86,7 +87,8 @@ impl Connection {
         )
     }
 
-    fn timeout(&self) -> Duration {
+    /// How long an operation may take.
+    pub(crate) fn timeout(&self) -> Duration {
         self.timeout
             .or_else(|| kept::current().map(|kept| kept.timeout()))
             .unwrap_or(DEFAULT_TIMEOUT)

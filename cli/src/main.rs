@@ -33,8 +33,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     version,
     about,
     after_help = "Start with: tierkv dev\n\nExit status: 0 if all went well; 1 if a key to read or touch is absent, a \
-                  condition did not hold, lines of an import were left out or a recovery is due; 2 for \
-                  any error; 3 if it is unknown whether a write happened."
+                  condition did not hold, lines of an import were left out, operations of a bench \
+                  failed or a recovery is due; 2 for any error; 3 if it is unknown whether a write happened."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -52,6 +52,8 @@ enum Command {
     Operation(commands::Operation),
     /// Run commands line by line over one connection.
     Shell(shell::ShellArguments),
+    /// Measure how fast a running platform reads and writes.
+    Bench(commands::bench::BenchArguments),
 }
 
 #[tokio::main]
@@ -65,6 +67,7 @@ async fn main() -> ExitCode {
         Command::Config(command) => commands::config::run(&command),
         Command::Operation(operation) => operation.run().await,
         Command::Shell(arguments) => shell::run(arguments).await,
+        Command::Bench(arguments) => commands::bench::run(arguments).await,
     };
     ended.unwrap_or_else(|error| outcome::failed(&*error))
 }

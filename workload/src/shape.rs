@@ -11,7 +11,7 @@ use bytes::Bytes;
 pub const MAX_SHAPE_KEY_BYTES: usize = 36;
 
 /// Bytes of the stamp at a value's start.
-const STAMP_BYTES: usize = 8;
+pub(crate) const STAMP_BYTES: usize = 8;
 
 /// The shape of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,28 +91,35 @@ impl Shape {
     /// The value of record `index` that carries `stamp`.
     #[must_use]
     pub fn value(self, index: u64, stamp: u64) -> Bytes {
-        let mut value = vec![0; self.value_bytes()];
-        value[..STAMP_BYTES].copy_from_slice(&stamp.to_le_bytes());
-        let mut words = words_of(index, stamp);
-        for chunk in value[STAMP_BYTES..].chunks_mut(8) {
-            chunk.copy_from_slice(&words.next_word()[..chunk.len()]);
-        }
-        value.into()
+        value_of(index, stamp, self.value_bytes())
     }
 
     /// Whether `value` is a value of record `index`, with any stamp.
     #[must_use]
     pub fn is_value(self, index: u64, value: &[u8]) -> bool {
-        if value.len() != self.value_bytes() {
-            return false;
-        }
-        let Some((stamp, rest)) = value.split_first_chunk::<STAMP_BYTES>() else {
-            return false;
-        };
-        let mut words = words_of(index, u64::from_le_bytes(*stamp));
-        rest.chunks(8)
-            .all(|chunk| chunk == &words.next_word()[..chunk.len()])
+        value.len() == self.value_bytes() && is_value_of(index, value)
     }
+}
+
+/// A value of record `index` that carries `stamp`, of this length: at least that of a stamp.
+pub(crate) fn value_of(index: u64, stamp: u64, bytes: usize) -> Bytes {
+    let mut value = vec![0; bytes];
+    value[..STAMP_BYTES].copy_from_slice(&stamp.to_le_bytes());
+    let mut words = words_of(index, stamp);
+    for chunk in value[STAMP_BYTES..].chunks_mut(8) {
+        chunk.copy_from_slice(&words.next_word()[..chunk.len()]);
+    }
+    value.into()
+}
+
+/// Whether `value` is one of record `index`, with any stamp and of any length.
+pub(crate) fn is_value_of(index: u64, value: &[u8]) -> bool {
+    let Some((stamp, rest)) = value.split_first_chunk::<STAMP_BYTES>() else {
+        return false;
+    };
+    let mut words = words_of(index, u64::from_le_bytes(*stamp));
+    rest.chunks(8)
+        .all(|chunk| chunk == &words.next_word()[..chunk.len()])
 }
 
 /// The endless bytes that follow a stamp.

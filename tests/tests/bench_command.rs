@@ -1,0 +1,191 @@
+//! `tierkv bench`: a short run against a real platform measures, checks, and leaves nothing
+//! behind.
+
+// Test helpers panic as tests do.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tierkv::{Client, Consistency, Item, ReadOptions, ScanOptions, Selection};
+use tierkv_harness::poll_until;
+use tierkv_tests::{binary, ephemeral::Ephemeral};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn command(address: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary::tierkv().path);
+    command
+        .args(["bench", "--keys", "500"])
+        .args(arguments)
+        .env("TIERKV_ADDRESS", address)
+        .stdin(Stdio::null());
+    command
+}
+
+fn bench(platform: &Ephemeral, arguments: &[&str]) -> Output {
+    command(&platform.grpc, arguments).output().unwrap()
+}
+
+fn report(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+async fn client(platform: &Ephemeral, namespace: &str) -> Client {
+    let builder = Client::builder().address(&platform.grpc);
+    builder.namespace(namespace).connect().await.unwrap()
+}
+
+fn newest() -> ScanOptions {
+    ScanOptions {
+        read: ReadOptions {
+            consistency: Consistency::Latest,
+            ..ReadOptions::default()
+        },
+        ..ScanOptions::default()
+    }
+}
+
+/// How many keys of benches there are.
+async fn left(client: &Client) -> u64 {
+    let selection = Selection::prefix("tierkv-bench/");
+    let count = client.count_with(selection, newest().read);
+    count.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_protocols_are_measured_and_nothing_is_left_behind() {
+    let platform = Ephemeral::start().await.unwrap();
+    let client = client(&platform, "default").await;
+    client.put("mine", "kept").await.unwrap();
+    for protocol in ["session", "unary"] {
+        let output = bench(
+            &platform,
+            &[
+                "--protocol",
+                protocol,
+                "--duration",
+                "500ms",
+                "--writes",
+                "0.3",
+                "--in-flight",
+                "8",
+                "--connections",
+                "2",
+                "--value-bytes",
+                "50",
+                "-o",
+                "json",
+            ],
+        );
+        let told = report(&output);
+        assert!(output.stderr.is_empty(), "no terminal: {output:?}");
+        let (reads, writes) = (&told["reads"], &told["writes"]);
+        let done = |part: &Value| part["succeeded"].as_f64().unwrap();
+        assert!(done(reads) > 10.0 && done(writes) > 10.0, "{told}");
+        let share = done(writes) / (done(reads) + done(writes));
+        assert!((0.15..0.45).contains(&share), "{share}: {told}");
+        let seconds = told["seconds"].as_f64().unwrap();
+        assert!((0.5..30.0).contains(&seconds), "{told}");
+        let rate = reads["per_second"].as_f64().unwrap();
+        assert!((rate - done(reads) / seconds).abs() < 1.0, "{told}");
+        for part in [reads, writes] {
+            assert_eq!(part["failed"], 0, "{told}");
+            let steps = ["p50", "p90", "p99", "p99.9", "max"];
+            let latencies = steps.map(|step| part["latency_us"][step].as_f64().unwrap());
+            assert!(latencies[0] > 0.0 && latencies.is_sorted(), "{told}");
+        }
+        let shares = told["sources"].as_object().unwrap().values();
+        let sum: f64 = shares.map(|share| share.as_f64().unwrap()).sum();
+        assert!((sum - 1.0).abs() < 1e-9, "{told}");
+        assert_eq!(
+            (&told["keys"], &told["value_bytes"]),
+            (&500.into(), &50.into())
+        );
+        assert_eq!(told["interrupted"], false);
+        assert_eq!(left(&client).await, 0);
+    }
+    assert_eq!(client.get("mine").await.unwrap().value.unwrap(), "kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_kept_if_they_are_to_be_and_a_table_is_printed() {
+    let platform = Ephemeral::start().await.unwrap();
+    let arguments = [
+        "--keep",
+        "--duration",
+        "200ms",
+        "--writes",
+        "0",
+        "-n",
+        "other",
+        "--shape",
+        "ycsb",
+        "--distribution",
+        "uniform",
+    ];
+    let output = bench(&platform, &arguments);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("500 keys, values of 1000 bytes"), "{text}");
+    for word in [
+        "PER SECOND",
+        "P99.9",
+        "\nreads ",
+        "\nwrites  0 ",
+        "reads answered by: ",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        words.contains("the keys stay under tierkv-bench/"),
+        "{words}"
+    );
+    assert_eq!(left(&client(&platform, "other").await).await, 500);
+    assert_eq!(left(&client(&platform, "default").await).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_ends_it_with_the_results_so_far() {
+    let platform = Ephemeral::start().await.unwrap();
+    let client = client(&platform, "default").await;
+    let mut command = command(&platform.grpc, &["--duration", "1h", "-o", "json"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let running = command.spawn().unwrap();
+    let began = Instant::now();
+    let is_measuring = async || {
+        let page = client.scan_page(Selection::prefix("tierkv-bench/"), newest());
+        // What is loaded carries the stamp 0.
+        let written = |item: &Item| item.value[..8] != [0; 8];
+        page.await.unwrap().items.iter().any(written).then_some(())
+    };
+    poll_until(PATIENCE, is_measuring).await.unwrap();
+    let pid = Pid::from_raw(i32::try_from(running.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let told = report(&running.wait_with_output().unwrap());
+    assert!(began.elapsed() < PATIENCE);
+    assert_eq!(told["interrupted"], true, "{told}");
+    assert_eq!(left(&client).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_or_has_no_platform_is_refused() {
+    for (arguments, words) in [
+        (&["--writes", "1.5"][..], "a number from 0 to 1"),
+        (&["--value-bytes", "7"], "7 is not in 8..=1048576"),
+        (&["--in-flight", "0"], "0 is not in 1..="),
+        (&[], "does a platform serve gRPC at"),
+        (&["--protocol", "unary"], "does a platform serve gRPC at"),
+    ] {
+        let output = command("127.0.0.1:1", arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+}

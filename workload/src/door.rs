@@ -1,0 +1,179 @@
+//! The two doors of a running platform, with what each answer says about itself.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tierkv::{
+    Client, Code, Source,
+    rpc::proto::{
+        status::{read_error, write_error},
+        v1::{self, DeleteRequest, GetRequest, PutRequest, kv_client::KvClient},
+    },
+};
+use tonic::{Request, transport::Channel};
+
+use crate::target::Failure;
+
+/// What a read found, and which tier said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The value, if the key has one.
+    pub value: Option<Bytes>,
+    /// Who answered.
+    pub source: Source,
+}
+
+/// Why an operation failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The platform's code.
+    pub code: Code,
+    /// What happened and what to do.
+    pub words: String,
+}
+
+impl From<tierkv::Error> for Refused {
+    fn from(error: tierkv::Error) -> Self {
+        Self {
+            code: error.code(),
+            words: error.message().to_owned(),
+        }
+    }
+}
+
+/// A way into the platform; clones share its connections.
+#[derive(Clone)]
+pub enum Door {
+    /// The SDK and its session stream, which batches what waits and tries again by itself.
+    Session(Client),
+    /// One gRPC call an operation, tried once.
+    Unary(Unary),
+}
+
+/// A connection for single calls.
+#[derive(Clone, Debug)]
+pub struct Unary {
+    client: KvClient<Channel>,
+    namespace: String,
+    timeout: Duration,
+}
+
+impl Unary {
+    /// A connection to the client coordinator at `address` (`host:port`), opened at the first
+    /// call; each may take `timeout`.
+    ///
+    /// # Errors
+    /// If that is no address.
+    pub fn connect(address: &str, namespace: &str, timeout: Duration) -> Result<Self, Failure> {
+        let channel = tierkv::rpc::channel(address).map_err(Failure::of)?;
+        Ok(Self {
+            client: KvClient::new(channel),
+            namespace: namespace.to_owned(),
+            timeout,
+        })
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        request
+    }
+}
+
+impl Door {
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// The platform's refusal.
+    pub async fn get(&mut self, key: Vec<u8>) -> Result<Read, Refused> {
+        match self {
+            Self::Session(client) => {
+                let found = client.get(key).await?;
+                Ok(Read {
+                    value: found.value,
+                    source: found.source,
+                })
+            }
+            Self::Unary(unary) => {
+                let request = unary.request(GetRequest {
+                    namespace: unary.namespace.clone(),
+                    key: key.into(),
+                    options: None,
+                });
+                let answer = unary.client.get(request).await;
+                let answer = answer.map_err(|status| {
+                    let error = read_error(&status);
+                    refused(error.code, &error.message)
+                });
+                let answer = answer?.into_inner();
+                let source = source(answer.source());
+                Ok(Read {
+                    value: answer.found.then_some(answer.value),
+                    source,
+                })
+            }
+        }
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// The platform's refusal.
+    pub async fn put(&mut self, key: Vec<u8>, value: Bytes) -> Result<(), Refused> {
+        match self {
+            Self::Session(client) => Ok(client.put(key, value).await.map(drop)?),
+            Self::Unary(unary) => {
+                let request = unary.request(PutRequest {
+                    namespace: unary.namespace.clone(),
+                    key: key.into(),
+                    value,
+                    ttl_ms: 0,
+                    request_id: None,
+                });
+                let answer = unary.client.put(request).await;
+                answer.map(drop).map_err(|status| {
+                    let error = write_error(&status);
+                    refused(error.code, &error.message)
+                })
+            }
+        }
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    /// The platform's refusal.
+    pub async fn delete(&mut self, key: Vec<u8>) -> Result<(), Refused> {
+        match self {
+            Self::Session(client) => Ok(client.delete(key).await.map(drop)?),
+            Self::Unary(unary) => {
+                let request = unary.request(DeleteRequest {
+                    namespace: unary.namespace.clone(),
+                    key: key.into(),
+                    request_id: None,
+                });
+                let answer = unary.client.delete(request).await;
+                answer.map(drop).map_err(|status| {
+                    let error = write_error(&status);
+                    refused(error.code, &error.message)
+                })
+            }
+        }
+    }
+}
+
+fn refused(code: Code, words: &str) -> Refused {
+    Refused {
+        code,
+        words: words.to_owned(),
+    }
+}
+
+const fn source(source: v1::Source) -> Source {
+    match source {
+        v1::Source::Cache => Source::Cache,
+        v1::Source::Replica => Source::Replica,
+        v1::Source::Master => Source::Master,
+        v1::Source::Unspecified => Source::Unknown,
+    }
+}
