@@ -3,8 +3,8 @@
 //! Reading order: [`configuration`] is what an operator may say; [`dev`] puts every tier
 //! into this process, which has so many [`descriptors`]; [`commands`] are the others, one file
 //! each, over [`connection`] and by [`output`]; [`shell`] runs them line by line, over what is
-//! [`kept`]; [`outcome`] is how each of them ends; [`signals`] is what ends `dev`; [`input`]
-//! and [`logging`] are what they say.
+//! [`kept`]; [`outcome`] is how each of them ends; [`signals`] is what ends `dev`; [`input`],
+//! [`number`], [`json_refusal`] and [`logging`] are what they say.
 
 mod commands;
 mod configuration;
@@ -12,8 +12,10 @@ mod connection;
 mod descriptors;
 mod dev;
 mod input;
+mod json_refusal;
 mod kept;
 mod logging;
+mod number;
 mod outcome;
 mod output;
 mod shell;

@@ -140,6 +140,14 @@ pub(crate) fn readable(bytes: &[u8]) -> String {
     text
 }
 
+/// A value for a person's eyes; one that is empty is no value that is absent.
+pub(crate) fn readable_value(bytes: &[u8]) -> String {
+    match bytes {
+        [] => "(empty)".to_owned(),
+        bytes => readable(bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +166,10 @@ mod tests {
     fn odd_bytes_are_escaped_and_long_values_cut() {
         assert_eq!(readable("a\n\t\\ü".as_bytes()), "a\\n\\t\\\\ü");
         assert_eq!(readable(b"a\xff\0b"), "a\\xff\\u{0}b");
+        assert_eq!(
+            (readable_value(b""), readable_value(b"a")),
+            ("(empty)".to_owned(), "a".to_owned())
+        );
         let long = readable(&[b'x'; 1_000]);
         assert!(
             long.starts_with("xxxx") && long.ends_with("… (1000 bytes)"),

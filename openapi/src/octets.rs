@@ -2,7 +2,7 @@
 //! under its plain name, anything else under the name with `_base64`.
 
 use base64::{
-    Engine,
+    DecodeError, Engine,
     alphabet::{self, Alphabet},
     engine::{
         DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig,
@@ -65,7 +65,32 @@ pub fn decode(name: &str, base64: &str) -> Result<Bytes, Error> {
     let decoded = engine.decode(base64);
     decoded
         .map(Into::into)
-        .map_err(|error| Error::invalid(format!("{name} is no base64: {error}")))
+        .map_err(|error| Error::invalid(format!("{name} is no base64: {}", why(&error, base64))))
+}
+
+/// What is wrong with base64, for whoever wrote it.
+fn why(error: &DecodeError, base64: &str) -> String {
+    let whole = "give all of it, as `base64 -w0` prints it";
+    match error {
+        DecodeError::InvalidByte(at, _) => {
+            let character = base64.get(*at..).and_then(|rest| rest.chars().next());
+            format!(
+                "{:?} at place {} is none of its characters, which are letters, digits, +, /, - \
+                 and _; {whole}",
+                character.unwrap_or('='),
+                at + 1
+            )
+        }
+        DecodeError::InvalidLength(length) => {
+            format!("{length} characters are one too few or too many; {whole}")
+        }
+        DecodeError::InvalidLastSymbol { .. } => {
+            format!("its last character says more than a byte holds; {whole}")
+        }
+        DecodeError::InvalidPadding => {
+            format!("it has a = too few or too many at its end; {whole}")
+        }
+    }
 }
 
 /// An opaque token as it stands in URLs, headers and JSON.

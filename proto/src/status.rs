@@ -116,8 +116,24 @@ pub fn read_error(status: &Status) -> Error {
             "the transport refused the size: {}",
             status.message()
         )),
-        _ => Error::unavailable(format!("no answer came: {}", status.message())),
+        _ => Error::unavailable(format!(
+            "no answer came: {}",
+            in_plain_words(status.message())
+        )),
     })
+}
+
+/// What the transport says, where its own words help nobody: the names of frames and flags
+/// that it found instead of gRPC.
+fn in_plain_words(transport: &str) -> &str {
+    if transport.contains("invalid compression flag") {
+        "what answers at that address does not speak gRPC; it may be the port for REST, or \
+         another program's"
+    } else if transport.contains("h2 protocol error: http2 error") {
+        "the connection broke, as it does where another protocol than gRPC is spoken"
+    } else {
+        transport
+    }
 }
 
 /// What a failed write means: its detail, or by the bare status an unknown outcome.
@@ -165,6 +181,8 @@ mod tests {
         assert_eq!(detail(&bare), None);
         assert_eq!(write_error(&bare).code, Code::OutcomeUnknown);
         assert_eq!(read_error(&bare).code, Code::Unavailable);
+        let foreign = Status::unknown("protocol error: invalid compression flag: 123");
+        assert!(read_error(&foreign).message.contains("does not speak gRPC"));
         let late = Status::cancelled("Timeout expired");
         assert_eq!(read_error(&late).code, Code::DeadlineExceeded);
     }

@@ -17,7 +17,7 @@ use tierkv_rpc::proto::{
     status::read_error,
     v1::{self, CountRequest, ScanRequest, ScanResponse, scan_request::Selection as Kind},
 };
-use tierkv_types::{Code, limits::MAX_TIMEOUT};
+use tierkv_types::{Code, Error as Refusal, limits::MAX_TIMEOUT};
 use tokio::time::timeout_at;
 use tonic::{Request, Status, Streaming};
 
@@ -60,7 +60,7 @@ impl Selection {
 /// Options of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanOptions {
-    /// Most items; `None`: all of them, or [`DEFAULT_PAGE_ITEMS`] of a page.
+    /// Most items, at least 1; `None`: all of them, or [`DEFAULT_PAGE_ITEMS`] of a page.
     pub limit: Option<u32>,
     /// Where to go on, from an earlier page of the same selection; `None`: from its beginning.
     pub page_token: Option<Bytes>,
@@ -234,8 +234,7 @@ impl Scanning {
             stream: None,
             has_answered: false,
             came: VecDeque::new(),
-            // On the wire a limit of nothing would mean everything.
-            is_over: options.limit == Some(0),
+            is_over: false,
         }
     }
 
@@ -256,6 +255,11 @@ impl Scanning {
 
     /// Waits for the server's next word, again and elsewhere, as long as an operation may take.
     async fn more(&mut self) -> Result<(), Error> {
+        if self.is_limited && self.request.limit == 0 {
+            // On the wire it would mean everything.
+            let words = "limit: at least 1; None is no limit";
+            return Err(Refusal::invalid(words).into());
+        }
         let client = self.client.clone();
         let mut turns = client.turns();
         loop {

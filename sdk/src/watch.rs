@@ -17,7 +17,10 @@ use tierkv_rpc::proto::{
     v1::{self, WatchRequest, WatchResponse, watch_event},
 };
 use tierkv_types::{Code, Error as Refusal};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
 use tonic::{Status, Streaming};
 
 use crate::{
@@ -70,6 +73,7 @@ pub struct Watch {
     told: BoxStream<'static, Result<Told, Error>>,
     resume_token: Bytes,
     covers_all: bool,
+    connected: watch::Receiver<bool>,
 }
 
 impl Watch {
@@ -88,6 +92,13 @@ impl Watch {
     #[must_use]
     pub fn resume_token(&self) -> &Bytes {
         &self.resume_token
+    }
+
+    /// Whether the platform is connected, and hears of each change of that: a watch whose
+    /// connection broke waits and goes on by itself, while it is asked for events.
+    #[must_use]
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.clone()
     }
 
     /// Whether the resume token covers every event that was handed out: a watch that goes on
@@ -141,6 +152,7 @@ impl Client {
         prefix: impl AsRef<[u8]>,
         resume_token: impl Into<Bytes>,
     ) -> Result<Watch, Error> {
+        let (is_connected, connected) = watch::channel(true);
         let mut watching = Watching {
             client: self.clone(),
             request: WatchRequest {
@@ -152,11 +164,13 @@ impl Client {
             opened: Instant::now(),
             came: VecDeque::new(),
             is_over: false,
+            is_connected,
         };
         watching.open().await?;
         Ok(Watch {
             resume_token: watching.request.resume_token.clone(),
             covers_all: true,
+            connected,
             told: unfold(watching, async |mut watching| {
                 let told = watching.next().await?;
                 Some((told, watching))
@@ -183,6 +197,7 @@ struct Watching {
     opened: Instant,
     came: VecDeque<Told>,
     is_over: bool,
+    is_connected: watch::Sender<bool>,
 }
 
 impl Watching {
@@ -215,6 +230,7 @@ impl Watching {
         if !goes_on(error.code) {
             return Err(error.into());
         }
+        self.is_connected.send_replace(false);
         tracing::info!(%error, "a watch broke and is opened again");
         if self.opened.elapsed() < REOPEN_PAUSE {
             sleep(REOPEN_PAUSE).await;
@@ -248,6 +264,8 @@ impl Watching {
                 Ok(Ok((stream, response))) => {
                     self.stream = Some(stream);
                     self.opened = Instant::now();
+                    self.is_connected
+                        .send_if_modified(|is_connected| !std::mem::replace(is_connected, true));
                     return self.take(response);
                 }
                 Ok(Err(status)) => read_error(&status),

@@ -121,8 +121,10 @@ async fn a_scan_that_the_server_cut_short_goes_on_and_keeps_its_limit() {
         limit: Some(0),
         ..ScanOptions::default()
     };
-    assert!(scanned(&client, nothing).await.unwrap().is_empty());
-    assert_eq!(played.scans().len(), 3, "nothing need not be asked for");
+    let refused = scanned(&client, nothing).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("limit: at least 1"), "{refused}");
+    assert_eq!(played.scans().len(), 3, "nothing is not asked for");
 }
 
 #[tokio::test]

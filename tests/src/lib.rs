@@ -5,7 +5,8 @@
 //! byte, so that no client library tidies a path up), [`named`] (writes under names of
 //! the test's choice), [`metrics`], [`disk_work`] (what a node does on its disk),
 //! [`resident`] (what a process holds in memory and uses of the processors), [`cutter`] (a
-//! line that breaks), [`switch`] (one whose other end changes),
+//! line that breaks), [`proxy`] (one that is closed and opened), [`switch`] (one whose other
+//! end changes),
 //! [`outside`] (clients that share no code with the platform), [`imports`] (which files of
 //! a crate import each other),
 //! [`choices`] (random ones that can be repeated), and what a client was promised:
@@ -24,6 +25,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod named;
 pub mod outside;
+pub mod proxy;
 pub mod resident;
 pub mod switch;
 pub mod watcher;

@@ -7,19 +7,10 @@ use std::{
     io::{BufRead, BufReader, Write as _},
     path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::Duration,
 };
 
-use tierkv_tests::{binary, ephemeral::Ephemeral, outside};
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
+use tierkv_tests::{binary, ephemeral::Ephemeral, outside, proxy::Proxy};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -49,52 +40,6 @@ fn told(output: &Output) -> (String, String, Option<i32>) {
         text(&output.stderr),
         output.status.code(),
     )
-}
-
-/// A line to the platform that counts its connections, and can be cut off.
-struct Line {
-    address: String,
-    connections: Arc<AtomicUsize>,
-    target: Arc<Mutex<String>>,
-    is_up: watch::Sender<bool>,
-}
-
-impl Line {
-    async fn to(target: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let target = Arc::new(Mutex::new(target.to_owned()));
-        let (is_up, up) = watch::channel(true);
-        let (counted, to) = (Arc::clone(&connections), Arc::clone(&target));
-        tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                if !*up.borrow() {
-                    continue;
-                }
-                counted.fetch_add(1, Ordering::SeqCst);
-                let (mut up, target) = (up.clone(), to.lock().unwrap().clone());
-                tokio::spawn(async move {
-                    let mut far = TcpStream::connect(target).await.unwrap();
-                    tokio::select! {
-                        // Either end may go away whenever it likes.
-                        _ = copy_bidirectional(&mut near, &mut far) => {}
-                        _ = up.wait_for(|up| !up) => {}
-                    }
-                });
-            }
-        });
-        Self {
-            address,
-            connections,
-            target,
-            is_up,
-        }
-    }
-
-    fn connections(&self) -> usize {
-        self.connections.swap(0, Ordering::SeqCst)
-    }
 }
 
 /// Every operation, and lines that fail.
@@ -210,7 +155,7 @@ async fn the_exit_status_is_the_worst_of_the_lines() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_lines_share_one_connection() {
     let platform = Ephemeral::start().await.unwrap();
-    let line = Line::to(&platform.grpc).await;
+    let line = Proxy::start(&platform.grpc).await.unwrap();
     let gets = |count: usize| "get -v a\ncount\n".repeat(count);
     let one = script(
         &line.address,
@@ -235,8 +180,8 @@ async fn all_lines_share_one_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_platform_that_is_away_fails_lines_until_it_is_back() {
     let platform = Ephemeral::start().await.unwrap();
-    let line = Line::to("127.0.0.1:1").await;
-    line.is_up.send_replace(false);
+    let line = Proxy::start(&platform.grpc).await.unwrap();
+    line.set_up(false);
     let mut shell = shell(&line.address, &["--timeout", "1s"]);
     let mut lines = shell.stdin.take().unwrap();
     let mut said = BufReader::new(shell.stdout.take().unwrap());
@@ -250,13 +195,12 @@ async fn a_platform_that_is_away_fails_lines_until_it_is_back() {
     let error = next(&mut errors);
     assert!(error.contains("does a platform serve gRPC at"), "{error}");
 
-    platform.grpc.clone_into(&mut line.target.lock().unwrap());
-    line.is_up.send_replace(true);
+    line.set_up(true);
     lines.write_all(b"put a 1\nget a\n").unwrap();
     assert!(next(&mut said).trim().parse::<u64>().is_ok());
     assert_eq!(next(&mut said), "1\n");
 
-    line.is_up.send_replace(false);
+    line.set_up(false);
     lines.write_all(b"get a\n").unwrap();
     let error = next(&mut errors);
     assert!(
@@ -267,7 +211,7 @@ async fn a_platform_that_is_away_fails_lines_until_it_is_back() {
     let error = next(&mut errors);
     assert!(error.contains("does a platform serve gRPC at"), "{error}");
 
-    line.is_up.send_replace(true);
+    line.set_up(true);
     lines.write_all(b"get a\n").unwrap();
     assert_eq!(next(&mut said), "1\n");
     drop(lines);

@@ -27,6 +27,7 @@ use tokio::{
 use self::report::Report;
 use crate::{
     connection::Connection,
+    number::between,
     outcome::Outcome,
     output::{self, Output},
 };
@@ -35,6 +36,8 @@ use crate::{
 const PREFIX: &str = "tierkv-bench/";
 /// How often the rates are told on a terminal.
 const LOOK: Duration = Duration::from_secs(1);
+/// Most keys.
+const MAX_KEYS: u64 = 100_000_000;
 /// Most connections: each is a few of the platform's.
 const MAX_CONNECTIONS: u64 = 256;
 /// Most operations in flight.
@@ -58,7 +61,7 @@ pub(crate) struct BenchArguments {
     #[arg(long, default_value_t = 0.05, value_parser = share)]
     writes: f64,
     /// Number of keys.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, default_value_t = 10_000, value_parser = |text: &str| between(text, 1, MAX_KEYS))]
     keys: u64,
     /// How often each key is asked for.
     #[arg(long, value_enum, default_value = "zipfian")]
@@ -67,13 +70,13 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_enum, default_value = "trace")]
     shape: Form,
     /// Length of every value, instead of the shape's.
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(MIN_VALUE_BYTES as u64..=MAX_VALUE_BYTES as u64))]
+    #[arg(long, value_name = "BYTES", value_parser = |text: &str| between(text, MIN_VALUE_BYTES as u64, MAX_VALUE_BYTES as u64))]
     value_bytes: Option<u64>,
     /// Clients with connections of their own.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=MAX_CONNECTIONS))]
+    #[arg(long, default_value_t = 1, value_parser = |text: &str| between(text, 1, MAX_CONNECTIONS))]
     connections: u64,
     /// Operations in flight, shared among the connections.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=MAX_IN_FLIGHT))]
+    #[arg(long, default_value_t = 64, value_parser = |text: &str| between(text, 1, MAX_IN_FLIGHT))]
     in_flight: u64,
     /// How operations travel.
     #[arg(long, value_enum, default_value = "session")]

@@ -3,6 +3,8 @@
 use clap::Args;
 use tierkv::Condition;
 
+use crate::number;
+
 /// At most one condition on the key that is written.
 #[derive(Args)]
 #[group(multiple = false)]
@@ -14,7 +16,7 @@ pub(super) struct ConditionArguments {
     #[arg(long)]
     if_present: bool,
     /// Only if the key is there in this version; exits 1 otherwise.
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = number::unsigned)]
     if_version: Option<u64>,
 }
 

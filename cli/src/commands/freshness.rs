@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tierkv::{Consistency, ReadOptions};
 
+use crate::number;
+
 /// The options of every command that reads.
 #[derive(Args)]
 pub(super) struct FreshnessArguments {
@@ -12,10 +14,10 @@ pub(super) struct FreshnessArguments {
     #[arg(long, value_enum)]
     consistency: Option<Freshness>,
     /// The least version to see, as a write or read told it.
-    #[arg(long)]
+    #[arg(long, value_parser = number::unsigned)]
     min_version: Option<u64>,
     /// The read's own staleness bound in milliseconds.
-    #[arg(long)]
+    #[arg(long, value_parser = number::unsigned)]
     max_staleness_ms: Option<u64>,
 }
 

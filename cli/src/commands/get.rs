@@ -21,7 +21,7 @@ use crate::{
     connection::Connection,
     kept,
     outcome::Outcome,
-    output::{self, Output, Table, readable},
+    output::{self, Output, Table, readable, readable_value},
 };
 
 /// Options of `tierkv get`.
@@ -76,7 +76,7 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
                 readable(key),
                 value
                     .as_deref()
-                    .map_or_else(|| "(absent)".to_owned(), readable),
+                    .map_or_else(|| "(absent)".to_owned(), readable_value),
                 found.version.to_string(),
                 source(found.source).name().to_owned(),
                 format!("{} ms", found.age.as_millis()),

@@ -2,10 +2,12 @@
 //!
 //! A line that can't be used is listed by its number and left out; the others go on. Only
 //! a platform that fails ends an import early, and then it says so: running it again is
-//! safe, since it sets the same keys to the same values.
+//! safe, since it sets the same keys to the same values. Of several lines of a key the last
+//! one wins, by [`turns`].
 
 pub(crate) mod line;
 mod source;
+mod turns;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -21,6 +23,7 @@ use tokio::{
 use self::{
     line::Line,
     source::{Numbered, Source},
+    turns::Turns,
 };
 use crate::{
     connection::Connection,
@@ -28,7 +31,7 @@ use crate::{
     output,
 };
 
-/// Lines that are under way at once.
+/// Lines that are under way or wait for their key at once.
 const MAX_UNDER_WAY: usize = 256;
 /// How often a line is tried again that was refused for the birth of its request id, and the
 /// pause before each time. The client learns the platform's time from the refusal.
@@ -59,7 +62,7 @@ pub(crate) async fn run(arguments: ImportArguments) -> Outcome {
     let client = arguments.connection.open().await?;
     let mut source = Source::open(&arguments.file)?;
     let bar = progress_bar(source.bytes());
-    let mut under_way: JoinSet<Fate> = JoinSet::new();
+    let mut writes = Writes::new(client);
     let mut tally = Tally::default();
     while let Some(next) = source.next().await {
         let Numbered { number, bytes, end } =
@@ -68,29 +71,89 @@ pub(crate) async fn run(arguments: ImportArguments) -> Outcome {
         match bytes {
             // Parsed here, so that bad lines are told in order.
             Ok(bytes) => match Line::parse(&bytes) {
-                Ok(line) => {
-                    let client = client.clone();
-                    under_way.spawn(async move { import(&client, number, line).await });
-                }
+                Ok(line) => writes.begin(number, line),
                 Err(why) => tally.take(Fate::Bad(number, why), &bar),
             },
             Err(why) => tally.take(Fate::Bad(number, why), &bar),
         }
-        while under_way.len() >= MAX_UNDER_WAY {
-            tally.join(under_way.join_next().await, &bar)?;
+        while writes.are_full()
+            && let Some(fate) = writes.next().await?
+        {
+            tally.take(fate, &bar);
         }
-        while let Some(done) = under_way.try_join_next() {
-            tally.join(Some(done), &bar)?;
+        while let Some(fate) = writes.try_next()? {
+            tally.take(fate, &bar);
         }
         if tally.failure.is_some() {
             break;
         }
     }
-    while let Some(done) = under_way.join_next().await {
-        tally.join(Some(done), &bar)?;
+    while let Some(fate) = writes.next().await? {
+        tally.take(fate, &bar);
     }
     bar.finish_and_clear();
     tally.conclude()
+}
+
+/// The lines that are written.
+struct Writes {
+    client: Client,
+    under_way: JoinSet<(Vec<u8>, Fate)>,
+    turns: Turns,
+}
+
+impl Writes {
+    fn new(client: Client) -> Self {
+        Self {
+            client,
+            under_way: JoinSet::new(),
+            turns: Turns::default(),
+        }
+    }
+
+    /// Writes a line as soon as its key's earlier ones are done.
+    fn begin(&mut self, number: u64, line: Line) {
+        if let Some((number, line)) = self.turns.enter(number, line) {
+            self.spawn(number, line);
+        }
+    }
+
+    fn spawn(&mut self, number: u64, line: Line) {
+        let (client, key) = (self.client.clone(), line.key.clone());
+        (self.under_way).spawn(async move { (key, import(&client, number, line).await) });
+    }
+
+    fn are_full(&self) -> bool {
+        self.under_way.len() + self.turns.waiting() >= MAX_UNDER_WAY
+    }
+
+    /// What became of the next line that is done; `None` if nothing is under way.
+    async fn next(&mut self) -> Result<Option<Fate>, JoinError> {
+        let done = self.under_way.join_next().await;
+        self.settle(done)
+    }
+
+    /// As [`Self::next`], without waiting.
+    fn try_next(&mut self) -> Result<Option<Fate>, JoinError> {
+        let done = self.under_way.try_join_next();
+        self.settle(done)
+    }
+
+    fn settle(
+        &mut self,
+        done: Option<Result<(Vec<u8>, Fate), JoinError>>,
+    ) -> Result<Option<Fate>, JoinError> {
+        let Some((key, fate)) = done.transpose()? else {
+            return Ok(None);
+        };
+        // A platform that fails is asked for no more, least of all out of order.
+        if !matches!(fate, Fate::Failed(..))
+            && let Some((number, line)) = self.turns.next(&key)
+        {
+            self.spawn(number, line);
+        }
+        Ok(Some(fate))
+    }
 }
 
 async fn import(client: &Client, number: u64, line: Line) -> Fate {
@@ -126,17 +189,6 @@ struct Tally {
 }
 
 impl Tally {
-    fn join(
-        &mut self,
-        done: Option<Result<Fate, JoinError>>,
-        bar: &ProgressBar,
-    ) -> Result<(), JoinError> {
-        if let Some(done) = done {
-            self.take(done?, bar);
-        }
-        Ok(())
-    }
-
     fn take(&mut self, fate: Fate, bar: &ProgressBar) {
         match fate {
             Fate::Imported => self.imported += 1,

@@ -8,6 +8,7 @@ use tierkv_openapi::answers::Incremented;
 use super::key::KeyForm;
 use crate::{
     connection::Connection,
+    number,
     outcome::{Outcome, done},
     output::{self, Output},
 };
@@ -22,7 +23,7 @@ pub(crate) struct IncrementArguments {
     /// The key of the number; an absent one counts as 0.
     key: OsString,
     /// What to add, which may be negative.
-    #[arg(default_value_t = 1, allow_negative_numbers = true)]
+    #[arg(default_value_t = 1, allow_negative_numbers = true, value_parser = number::signed)]
     delta: i64,
     /// How to print the number after it.
     #[arg(long, short, value_enum, default_value = "table")]

@@ -3,6 +3,7 @@
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::Args;
+use serde_json::json;
 use tierkv::{Item, ScanOptions, Selection};
 use tierkv_openapi::{
     answers,
@@ -15,8 +16,9 @@ use super::{
 };
 use crate::{
     connection::Connection,
+    number,
     outcome::Outcome,
-    output::{self, Output, Table, readable},
+    output::{self, Output, Table, readable, readable_value},
 };
 
 /// Rows of a table that are aligned together; later ones keep the columns, or widen them.
@@ -40,8 +42,9 @@ pub(crate) struct ScanArguments {
     /// End before this key.
     #[arg(long)]
     end: Option<OsString>,
-    /// List so many keys at most; if there are more, standard error tells where to go on.
-    #[arg(long)]
+    /// List so many keys at most; if there are more, the last line of JSON, or otherwise standard
+    /// error, tells where to go on.
+    #[arg(long, value_parser = number::small_limit)]
     limit: Option<u32>,
     /// Go on where an earlier scan of the same keys ended.
     #[arg(long)]
@@ -70,17 +73,20 @@ pub(crate) async fn run(arguments: ScanArguments) -> Outcome {
     };
     let client = arguments.connection.open().await?;
     let mut printer = Printer::new(arguments.output, arguments.keys_only);
-    if options.limit.is_some_and(|limit| limit > 0) {
+    if options.limit.is_some() {
         let page = client.scan_page(selection, options).await?;
         for item in page.items {
             printer.print(&item)?;
         }
         printer.finish()?;
         if let Some(next) = page.next_page_token {
-            output::note(format_args!(
-                "there are more: --page-token {}",
-                token(&next)
-            ));
+            let next_page_token = token(&next);
+            match arguments.output {
+                Output::Json => output::json(&json!({"next_page_token": next_page_token}))?,
+                Output::Table | Output::Raw => output::note(format_args!(
+                    "there are more: --page-token {next_page_token}"
+                )),
+            }
         }
     } else {
         let mut items = client.scan_with(selection, options);
@@ -115,7 +121,7 @@ impl Printer {
             Output::Table if self.keys_only => self.table.push([readable(&item.key)]),
             Output::Table => self.table.push([
                 readable(&item.key),
-                readable(&item.value),
+                readable_value(&item.value),
                 item.version.to_string(),
                 expiry(item.expires_at),
             ]),

@@ -15,8 +15,9 @@ use tokio::signal::{
 use super::key::{KeyForm, millis};
 use crate::{
     connection::Connection,
+    number,
     outcome::Outcome,
-    output::{self, Output, readable},
+    output::{self, Output, readable, readable_value},
 };
 
 /// Options of `tierkv watch`.
@@ -33,7 +34,7 @@ pub(crate) struct WatchArguments {
     resume_token: Option<String>,
     /// End after so many changes, and those that were told together with the last of them: a
     /// watch goes on behind all of these.
-    #[arg(long)]
+    #[arg(long, value_parser = number::limit)]
     limit: Option<u64>,
     /// How to print changes; each line of JSON tells its resume token.
     #[arg(long, short, value_enum, default_value = "table")]
@@ -49,15 +50,17 @@ pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
     let from = from.transpose()?.unwrap_or_default();
     let client = arguments.connection.open().await?;
     let mut watch = client.watch_from(prefix, from).await?;
-    // As everywhere, 0 is no limit.
-    let mut left = arguments
-        .limit
-        .filter(|limit| *limit > 0)
-        .unwrap_or(u64::MAX);
+    let mut left = arguments.limit.unwrap_or(u64::MAX);
+    let mut connected = watch.connected();
+    let mut is_lost = false;
     let mut terminated = signal(SignalKind::terminate())?;
     loop {
         let event = tokio::select! {
             event = watch.next() => event,
+            Ok(()) = connected.changed() => {
+                note_connection(*connected.borrow_and_update(), &mut is_lost);
+                continue;
+            }
             interrupted = ctrl_c() => {
                 interrupted?;
                 break;
@@ -84,11 +87,24 @@ pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Says that the connection was lost, and that it is back.
+fn note_connection(is_connected: bool, is_lost: &mut bool) {
+    if !is_connected || !*is_lost {
+        output::note(
+            "the connection to the platform was lost; the watch waits for it to come back",
+        );
+    }
+    if is_connected {
+        output::note("connected again; the watch goes on where it was, and no change is missed");
+    }
+    *is_lost = !is_connected;
+}
+
 fn as_words(event: &Event) -> String {
     let (key, version) = (readable(&event.key), event.version);
     match &event.change {
         Change::Written { value, .. } => {
-            format!("written  {version}  {key}  {}", readable(value))
+            format!("written  {version}  {key}  {}", readable_value(value))
         }
         Change::Removed => format!("removed  {version}  {key}"),
     }

@@ -21,13 +21,16 @@ use tierkv_types::limits::MAX_REQUEST_BYTES;
 
 use crate::{
     connection::Connection,
-    input,
+    input, json_refusal,
     outcome::{Outcome, done},
-    output::{self, Output, Table, readable},
+    output::{self, Output, Table, readable, readable_value},
 };
 
 /// Longest batch that is read, in bytes: what a request may hold, with every byte escaped.
 const MAX_BATCH_BYTES: usize = 6 * MAX_REQUEST_BYTES;
+
+/// What a batch looks like.
+const FORM: &str = r#"such as {"operations": [{"put": {"key": "a", "value": "1"}}]}"#;
 
 /// Options of `tierkv write`.
 #[derive(Args)]
@@ -78,13 +81,18 @@ pub(crate) async fn run(arguments: WriteArguments) -> Outcome {
     Ok(done(match arguments.output {
         Output::Json => output::json(&as_json(&written, &tells_existence)),
         Output::Raw => output::line(written.version.to_string()),
-        Output::Table => output::print(as_table(&written, &keys)),
+        Output::Table => output::print(as_table(&written, &keys, &tells_existence)),
     }))
 }
 
 /// Reads a batch; it is of `namespace` unless it says otherwise.
 fn parse(body: &[u8], namespace: &str) -> Result<v1::WriteRequest, String> {
-    let unusable = |error: serde_json::Error| format!("not a usable batch: {error}");
+    let unusable = |error: serde_json::Error| {
+        format!(
+            "not a usable batch: {}; a batch is {FORM}",
+            json_refusal::why(&error)
+        )
+    };
     let mut body: Value = serde_json::from_slice(body).map_err(unusable)?;
     if let Some(fields) = body.as_object_mut() {
         fields
@@ -165,15 +173,17 @@ fn as_json(written: &Written, tells_existence: &[bool]) -> BatchWritten {
     }
 }
 
-fn as_table(written: &Written, keys: &[String]) -> String {
+fn as_table(written: &Written, keys: &[String], tells_existence: &[bool]) -> String {
     let mut table = Table::new(["KEY", "NUMBER", "BEFORE"]);
-    for (key, change) in keys.iter().zip(&written.changes) {
+    let changes = keys.iter().zip(&written.changes).zip(tells_existence);
+    for ((key, change), tells_existence) in changes {
         let number = change
             .number
             .map_or_else(String::new, |number| number.to_string());
         let before = match &change.previous {
-            Some(previous) => readable(&previous.value),
+            Some(previous) => readable_value(&previous.value),
             None if change.existed => "(was there)".to_owned(),
+            None if *tells_existence => "(absent)".to_owned(),
             None => String::new(),
         };
         table.push([key.clone(), number, before]);

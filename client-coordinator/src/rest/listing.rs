@@ -78,7 +78,7 @@ pub(super) async fn list<C: Cache>(
     let limit = parameters.number("limit")?.unwrap_or(DEFAULT_PAGE_ITEMS);
     if limit == 0 || limit > MAX_PAGE_ITEMS {
         return Err(Error::invalid(format!(
-            "limit is from 1 to max_page_items, {MAX_PAGE_ITEMS}, not {limit}"
+            "limit: at least 1, and at most max_page_items, {MAX_PAGE_ITEMS}, not {limit}"
         ))
         .into());
     }

@@ -94,6 +94,9 @@ fn empty_condition() -> Error {
     )
 }
 
+/// So much of a key is told in a refusal, in bytes.
+const MAX_TOLD_KEY_BYTES: usize = 128;
+
 /// Checks what can't be said of one operation alone.
 fn checked(write: WriteRequest) -> Result<WriteRequest, Error> {
     if write.operations.is_empty() {
@@ -103,10 +106,15 @@ fn checked(write: WriteRequest) -> Result<WriteRequest, Error> {
     }
     let mut keys: Vec<&ItemKey> = write.operations.iter().map(|asked| &asked.key).collect();
     keys.sort_unstable();
-    if keys.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(Error::invalid(
-            "the write changes a key twice; leave the last of both, or send two writes",
-        ));
+    if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        let key = pair[0].key();
+        let begin = key.get(..MAX_TOLD_KEY_BYTES);
+        let (begin, dots) = begin.map_or((&key[..], ""), |begin| (begin, "…"));
+        return Err(Error::invalid(format!(
+            "the write changes the key '{}{dots}' twice; leave the last of both, or send two \
+             writes",
+            begin.escape_ascii()
+        )));
     }
     Ok(write)
 }

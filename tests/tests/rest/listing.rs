@@ -137,7 +137,7 @@ async fn a_bad_selection_is_refused() {
         ("prefix=a&start=b", "exclude"),
         ("prefix=a&prefix_base64=YQ==", "one of them"),
         ("prefix_base64=?", "base64"),
-        ("limit=0", "limit"),
+        ("limit=0", "limit: at least 1"),
         ("limit=1001", "max_page_items"),
         ("limit=-1", "limit"),
         ("limit=4294967296", "limit"),

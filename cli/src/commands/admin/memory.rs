@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     configuration::ByteSize,
     connection::Connection,
+    number,
     outcome::{Outcome, done},
     output::{self, Output},
 };
@@ -37,7 +38,7 @@ pub(crate) struct MemoryArguments {
     #[arg(long, value_parser = convert::policy)]
     policy: Option<EvictionPolicy>,
     /// Most records kept in memory that the store has too; 0 is no bound.
-    #[arg(long)]
+    #[arg(long, value_parser = number::unsigned)]
     max_records: Option<u64>,
     /// Most bytes of those records, as in "512 MiB".
     #[arg(long, value_name = "SIZE")]

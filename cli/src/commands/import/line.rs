@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use tierkv::rpc::proto::convert;
-use tierkv_openapi::octets::split;
+use tierkv_openapi::octets::{decode, split};
+
+use crate::json_refusal;
 
 /// A key and its value, as a line gave them.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub(crate) struct Line {
 
 /// The line as JSON. A field that is not known is refused: it could have meant something.
 #[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct Fields {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
@@ -67,20 +68,24 @@ impl Line {
     }
 }
 
-/// What the parser says, without its line number: it only ever sees one line.
+/// What a line looks like.
+const FORM: &str = r#"such as {"key": "a", "value": "1"}"#;
+
 fn unusable(error: &serde_json::Error) -> String {
-    let words = error.to_string();
-    let words = words.split(" at line ").next().unwrap_or(&words);
-    format!("not a usable record: {words} at column {}", error.column())
+    format!(
+        "not a usable record: {}; a line is {FORM}",
+        json_refusal::why(error)
+    )
 }
 
 /// The one of two forms that is given.
 fn either(name: &str, text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, String> {
     match (text, base64) {
         (Some(text), None) => Ok(text.into_bytes()),
-        (None, Some(base64)) => STANDARD
-            .decode(base64)
-            .map_err(|error| format!("{name}_base64: {error}")),
+        (None, Some(base64)) => match decode(&format!("{name}_base64"), &base64) {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(error) => Err(error.message.into_owned()),
+        },
         (Some(_), Some(_)) => Err(format!("it has both {name} and {name}_base64; give one")),
         (None, None) => Err(format!("it has neither {name} nor {name}_base64")),
     }
@@ -142,13 +147,18 @@ mod tests {
     #[test]
     fn what_is_no_record_is_refused_in_words() {
         for (line, word) in [
-            ("", "EOF"),
+            ("", "cut off"),
+            ("{a", "no JSON at column 2"),
+            ("null", "expected an object"),
             ("[]", "record"),
             (r#"{"key":"a"}"#, "neither value"),
             (r#"{"value":"a"}"#, "neither key"),
             (r#"{"key":"","value":"a"}"#, "empty"),
             (r#"{"key":"a","key_base64":"YQ==","value":"a"}"#, "both key"),
-            (r#"{"key":"a","value_base64":"%"}"#, "value_base64"),
+            (
+                r#"{"key":"a","value_base64":"%"}"#,
+                "value_base64 is no base64",
+            ),
             (r#"{"key":"a","value":"a","ttl":1}"#, "unknown field"),
             (r#"{"key":"a","value":"a","ttl_ms":-1}"#, "invalid value"),
             (

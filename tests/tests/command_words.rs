@@ -1,0 +1,291 @@
+//! What commands answer and refuse, in words: limits, numbers, JSON and base64 that make no
+//! sense, empty values beside absent ones, and connections that break.
+
+// Test helpers panic as tests do.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    io::{BufRead, BufReader, Write as _},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tierkv::Client;
+use tierkv_tests::{binary, ephemeral::Ephemeral, proxy::Proxy};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn command(address: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary::tierkv().path);
+    command.args(arguments).env("TIERKV_ADDRESS", address);
+    command
+}
+
+/// Runs a command that reads `input`.
+fn fed(address: &str, arguments: &[&str], input: &str) -> Output {
+    let mut running = command(address, arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that refuses its arguments reads nothing.
+    drop(running.stdin.take().unwrap().write_all(input.as_bytes()));
+    running.wait_with_output().unwrap()
+}
+
+fn tierkv(address: &str, arguments: &[&str]) -> Output {
+    fed(address, arguments, "")
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_lines_of_a_key_the_last_one_wins() {
+    let platform = Ephemeral::start().await.unwrap();
+    let (mut lines, mut last) = (String::new(), HashMap::new());
+    for number in 0..6_000_u32 {
+        // One key has every other line, a few have many, and some have one.
+        let key = match number % 20 {
+            odd if odd % 2 == 1 => "hot".to_owned(),
+            0 | 8 => format!("alone {number}"),
+            few => format!("few {few}"),
+        };
+        writeln!(
+            lines,
+            "{}",
+            json!({"key": key, "value": number.to_string()})
+        )
+        .unwrap();
+        last.insert(key, number.to_string());
+    }
+    let import = fed(&platform.grpc, &["import", "-"], &lines);
+    assert_eq!(text(&import), "6000 imported, 0 bad lines left out\n");
+    let client = Client::builder().address(&platform.grpc).connect().await;
+    let client = client.unwrap();
+    for (key, value) in last {
+        let found = client.get(&key).await.unwrap();
+        assert_eq!(found.value.as_deref(), Some(value.as_bytes()), "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_nothing_is_refused_everywhere() {
+    let platform = Ephemeral::start().await.unwrap();
+    for arguments in [&["scan", "--limit", "0"][..], &["watch", "--limit", "0"]] {
+        let refused = tierkv(&platform.grpc, arguments);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        let words = String::from_utf8(refused.stderr).unwrap();
+        assert!(words.contains("limit: at least 1"), "{words}");
+    }
+}
+
+/// A batch that changes a key twice.
+const TWICE: &str = r#"{"operations": [{"put": {"key": "the same", "value": "1"}},
+    {"delete": {"key": "the same"}}]}"#;
+
+/// Commands with their input, and what is said of them.
+const SENSELESS: &[(&[&str], &str, &str)] = &[
+    (
+        &["increment", "k", "x"],
+        "",
+        "a whole number from -9223372036854775808 to",
+    ),
+    (
+        &["scan", "--limit", "many"],
+        "",
+        "a whole number from 1 to 4294967295",
+    ),
+    (
+        &["get", "--min-version", "x", "k"],
+        "",
+        "a whole number from 0 to",
+    ),
+    (
+        &["count", "--max-staleness-ms", "1.5"],
+        "",
+        "a whole number from 0 to",
+    ),
+    (
+        &["put", "--if-version", "x", "k", "v"],
+        "",
+        "a whole number from 0 to",
+    ),
+    (
+        &["admin", "memory", "--max-records", "x"],
+        "",
+        "a whole number from 0 to",
+    ),
+    (
+        &["scan", "--page-token", "%"],
+        "",
+        "the page token is no base64: '%' at place 1",
+    ),
+    (
+        &["get", "--key-base64", "a"],
+        "",
+        "the key is no base64: 1 characters are one too few",
+    ),
+    (
+        &["get", "--key-base64", "YR=="],
+        "",
+        "says more than a byte holds; give all of it",
+    ),
+    (
+        &["write"],
+        "{operations",
+        "it is no JSON at column 2: names and texts stand in double",
+    ),
+    (
+        &["write"],
+        "[1,\n nope]",
+        "it is no JSON at line 2, column 3",
+    ),
+    (
+        &["write"],
+        "{",
+        "the JSON is cut off at column 1; a batch is such as {\"operations",
+    ),
+    (&["write"], TWICE, "changes the key 'the same' twice"),
+    (
+        &["import", "-"],
+        "{a",
+        "line 1: not a usable record: it is no JSON at column 2",
+    ),
+    (
+        &["import", "-"],
+        "null",
+        "expected an object at column 4; a line is such as {\"key\"",
+    ),
+    (
+        &["import", "-"],
+        r#"{"key_base64":"a","value":""}"#,
+        "key_base64 is no base64: 1 char",
+    ),
+];
+
+/// Refusals that a user can act on, without the words of libraries.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_is_told_in_plain_words() {
+    let platform = Ephemeral::start().await.unwrap();
+    for &(arguments, input, words) in SENSELESS {
+        let refused = fed(&platform.grpc, arguments, input);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(matches!(refused.status.code(), Some(1 | 2)), "{said}");
+        assert!(said.contains(words), "{arguments:?} {input}: {said}");
+        for raw in [
+            "invalid digit",
+            "Invalid",
+            "expected ident",
+            "struct Fields",
+        ] {
+            let said = said.replace("InvalidArgument", "");
+            assert!(!said.contains(raw), "{arguments:?}: {said}");
+        }
+    }
+    // The port for REST.
+    let wrong = tierkv(&platform.rest, &["get", "k"]);
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!(wrong.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("does not speak gRPC") && said.contains("--address"),
+        "{said}"
+    );
+    assert!(!said.contains("compression"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_go_on_and_empty_values_are_not_absent() {
+    let platform = Ephemeral::start().await.unwrap();
+    let latest = ["--consistency", "latest"];
+    for (key, value) in [("a", ""), ("b", "2"), ("c", "3")] {
+        text(&tierkv(&platform.grpc, &["put", key, value, "-o", "raw"]));
+    }
+    let page = |more: &[&str]| {
+        let arguments = [&["scan", "-o", "json", "--limit", "2"], &latest[..], more].concat();
+        let page = tierkv(&platform.grpc, &arguments);
+        assert!(page.stderr.is_empty(), "{page:?}");
+        let lines: Vec<Value> = (text(&page).lines())
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        lines
+    };
+    let first = page(&[]);
+    assert_eq!(
+        (&first[0]["key"], &first[1]["key"]),
+        (&json!("a"), &json!("b"))
+    );
+    let token = first[2]["next_page_token"].as_str().unwrap();
+    let second = page(&["--page-token", token]);
+    assert_eq!((second.len(), &second[0]["key"]), (1, &json!("c")));
+
+    let get = [
+        "get",
+        "-o",
+        "table",
+        "a",
+        "absent",
+        "--consistency",
+        "latest",
+    ];
+    let table = String::from_utf8(tierkv(&platform.grpc, &get).stdout).unwrap();
+    assert!(table.contains("a       (empty) "), "{table}");
+    assert!(table.contains("absent  (absent)"), "{table}");
+    let scan = [&["scan"], &latest[..]].concat();
+    assert!(text(&tierkv(&platform.grpc, &scan)).contains("a    (empty)"));
+    let batch = r#"{"return_previous": true, "operations":
+        [{"put": {"key": "a", "value": "1"}}, {"delete": {"key": "absent"}}]}"#;
+    let table = text(&fed(&platform.grpc, &["write"], batch));
+    assert!(table.contains("a               (empty)"), "{table}");
+    assert!(table.contains("absent          (absent)"), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_says_that_its_connection_was_lost_and_is_back() {
+    let platform = Ephemeral::start().await.unwrap();
+    let proxy = Proxy::start(&platform.grpc).await.unwrap();
+    let mut command = command(&proxy.address, &["watch", "-o", "raw"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watch = command.spawn().unwrap();
+    let mut changes = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut words = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let client = Client::builder().address(&platform.grpc).connect().await;
+    let client = client.unwrap();
+    // It is not seen from outside when the watch has begun.
+    let writer = tokio::spawn({
+        let client = client.clone();
+        async move {
+            let began = Instant::now();
+            while began.elapsed() < PATIENCE {
+                client.put("k", "first").await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    assert_eq!(changes.next().unwrap().unwrap(), "k\tfirst");
+    writer.abort();
+    proxy.set_up(false);
+    let lost = words.next().unwrap().unwrap();
+    assert!(lost.contains("was lost"), "{lost}");
+    client.put("k", "meanwhile").await.unwrap();
+    proxy.set_up(true);
+    let mut back = words.next().unwrap().unwrap();
+    while !back.contains("connected again") {
+        // What the log says of it stands there, too.
+        assert!(back.contains("WARN"), "{back}");
+        back = words.next().unwrap().unwrap();
+    }
+    while changes.next().unwrap().unwrap() != "k\tmeanwhile" {}
+    let pid = Pid::from_raw(i32::try_from(watch.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let last = words.next().unwrap().unwrap();
+    assert!(last.starts_with("go on with --resume-token"), "{last}");
+    assert!(watch.wait().unwrap().success());
+}
