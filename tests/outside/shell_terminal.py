@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -123,6 +124,19 @@ def interrupts(terminal):
     terminal.types("get --consistency latest k\r")
     terminal.sees(r"\nv\r\n")
     terminal.prompt("other")
+    # So is what waits for an answer, here of somebody who never gives one.
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        elsewhere = f"--timeout 60s --address 127.0.0.1:{mute.getsockname()[1]}"
+        for line, words in [
+            ("get k", r"tierkv: interrupted\r\n"),
+            ("put k v", r"tierkv: interrupted, and whether it happened is unknown"),
+        ]:
+            terminal.types(f"{line} {elsewhere}\r")
+            connection, _ = mute.accept()
+            with connection:
+                terminal.types("\x03")
+                terminal.sees(words)
+                terminal.prompt("other")
     terminal.types("\x04")
     assert terminal.ends() == 0
 
@@ -138,7 +152,7 @@ def history(state):
 
     terminal = Terminal(state)
     terminal.types(UP)
-    terminal.sees("get --consistency latest k")
+    terminal.sees("put k v --timeout 60s")
     terminal.types("\x03")
     terminal.prompt()
     terminal.types(" put secret 1\r")

@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tierkv_tests::{binary, ephemeral::Ephemeral, outside, proxy::Proxy};
+use tokio::net::TcpListener;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -216,6 +218,24 @@ async fn a_platform_that_is_away_fails_lines_until_it_is_back() {
     assert_eq!(next(&mut said), "1\n");
     drop(lines);
     assert_eq!(shell.wait().unwrap().code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_end_a_script_and_the_line_that_runs() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = mute.local_addr().unwrap().to_string();
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let mut shell = shell(&address, &["--timeout", "60s"]);
+        let mut lines = shell.stdin.take().unwrap();
+        lines.write_all(b"get a\nhelp\n").unwrap();
+        // It waits for an answer that never comes.
+        let _connection = mute.accept().await.unwrap();
+        let pid = Pid::from_raw(i32::try_from(shell.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        let output = shell.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+    }
 }
 
 /// What Python's `pty` sees of a user's shell: history, completion, Ctrl-C, SIGTERM.
