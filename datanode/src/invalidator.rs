@@ -9,6 +9,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use metrics::{Counter, counter};
 use tierkv_cache::{Cache, CacheKey};
 use tierkv_protocol::cache::{MarkWriter, REDELIVERY_WINDOW};
 use tierkv_types::{BootTime, Clock, ClusterId, Epoch, Index, ItemKey, Round};
@@ -62,6 +63,7 @@ pub(crate) struct Invalidator<C> {
     marks: Option<MarkWriter>,
     /// Keys whose deletes no cache node, or not every one, confirmed.
     undelivered: Vec<ItemKey>,
+    late: Counter,
     applied: Index,
 }
 
@@ -89,6 +91,7 @@ impl<C: Cache> Invalidator<C> {
             epoch: None,
             marks: None,
             undelivered: Vec::new(),
+            late: counter!("tierkv_invalidations_undelivered_total"),
             applied: Index::ZERO,
         }
     }
@@ -202,7 +205,7 @@ impl<C: Cache> Invalidator<C> {
     }
 
     fn owe(&mut self, keys: Vec<ItemKey>) {
-        metrics::counter!("tierkv_invalidations_undelivered_total").increment(keys.len() as u64);
+        self.late.increment(keys.len() as u64);
         self.undelivered.extend(keys);
         if self.undelivered.len() > MAX_UNDELIVERED {
             tracing::warn!(

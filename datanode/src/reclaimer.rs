@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use metrics::{Counter, counter};
 use tierkv_rpc::{Pace, Worker};
 use tierkv_storage::Storage;
 use tierkv_types::{Error, ItemKey, Version};
@@ -49,6 +50,7 @@ pub(crate) struct Reclaimer {
     storage: Arc<Storage>,
     /// How long a tombstone stays, by the cluster clock.
     tombstone_retention: Duration,
+    expired: Counter,
 }
 
 impl Worker for Reclaimer {
@@ -87,6 +89,7 @@ impl Reclaimer {
             sequencer,
             storage,
             tombstone_retention,
+            expired: counter!("tierkv_expired_keys_total"),
         }
     }
 
@@ -118,7 +121,7 @@ impl Reclaimer {
             }
             removed += self.sequencer.expire(keys, generation)?;
         }
-        metrics::counter!("tierkv_expired_keys_total").increment(removed as u64);
+        self.expired.increment(removed as u64);
         if !was_full || removed == 0 {
             return Ok(Pace::Idle(INTERVAL));
         }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use metrics::{Gauge, gauge};
 use tierkv_rpc::{Pace, Worker};
 use tierkv_storage::{Scrubbed, Storage};
 
@@ -17,6 +18,7 @@ const BYTES_PER_SECOND: u64 = 16 << 20;
 /// refused where it is asked for, all else is served.
 pub(crate) struct Scrubber {
     storage: Arc<Storage>,
+    damaged: Gauge,
 }
 
 impl Scrubber {
@@ -25,7 +27,25 @@ impl Scrubber {
             "tierkv_damaged_places",
             "Damaged records and rows that the last scrub of the disk found; see the log for them."
         );
-        Self { storage }
+        Self {
+            storage,
+            damaged: gauge!("tierkv_damaged_places"),
+        }
+    }
+
+    fn report(&self, scrubbed: &Scrubbed) {
+        for damage in &scrubbed.damage {
+            tracing::error!(%damage, "the disk is damaged");
+        }
+        #[allow(clippy::cast_precision_loss)]
+        self.damaged.set(scrubbed.damage.len() as f64);
+        tracing::info!(
+            segments = scrubbed.segments,
+            records = scrubbed.records,
+            rows = scrubbed.rows,
+            damaged = scrubbed.damage.len(),
+            "read everything on disk again"
+        );
     }
 }
 
@@ -45,24 +65,9 @@ impl Worker for Scrubber {
 
     async fn work(&mut self) -> Pace {
         match self.storage.scrub(BYTES_PER_SECOND).await {
-            Ok(scrubbed) => report(&scrubbed),
+            Ok(scrubbed) => self.report(&scrubbed),
             Err(error) => tracing::warn!(%error, "a scrub of the disk broke off"),
         }
         Pace::Idle(SCRUB_INTERVAL)
     }
-}
-
-fn report(scrubbed: &Scrubbed) {
-    for damage in &scrubbed.damage {
-        tracing::error!(%damage, "the disk is damaged");
-    }
-    #[allow(clippy::cast_precision_loss)]
-    metrics::gauge!("tierkv_damaged_places").set(scrubbed.damage.len() as f64);
-    tracing::info!(
-        segments = scrubbed.segments,
-        records = scrubbed.records,
-        rows = scrubbed.rows,
-        damaged = scrubbed.damage.len(),
-        "read everything on disk again"
-    );
 }

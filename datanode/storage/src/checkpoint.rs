@@ -19,6 +19,7 @@ use crate::{
     core::Core,
     locked,
     memory::FrozenEntries,
+    meters::CHECKPOINT_SECONDS,
     state::Unstored,
     store::{CheckpointBatch, StoreMeta},
 };
@@ -179,7 +180,7 @@ impl Checkpointer {
         }
         self.core.log.release(applied.index);
         self.core.room.notify_waiters();
-        metrics::histogram!("tierkv_checkpoint_seconds").record(began.elapsed());
+        metrics::histogram!(CHECKPOINT_SECONDS).record(began.elapsed());
         tracing::debug!(%applied, entries = count, took = ?began.elapsed(), "checkpoint stored");
         Ok(())
     }

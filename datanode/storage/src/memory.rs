@@ -42,7 +42,7 @@ use self::{
     packed::PackedItem,
     slab::{Size, size},
 };
-use crate::{Entry, Item, MemoryLimits, Residence, locked};
+use crate::{Entry, Item, MemoryLimits, Residence, locked, meters::EVICTIONS};
 
 /// Shards of a node's memory tier.
 pub(crate) const SHARDS: usize = 64;
@@ -323,7 +323,7 @@ fn largest_bytes(limits: MemoryLimits, shards: usize) -> u64 {
 
 fn count_evictions(evicted: usize) {
     if evicted > 0 {
-        metrics::counter!("tierkv_memory_evictions_total").increment(evicted as u64);
+        metrics::counter!(EVICTIONS).increment(evicted as u64);
     }
 }
 

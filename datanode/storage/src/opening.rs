@@ -58,7 +58,7 @@ impl Entered {
             settings.segment_bytes >= MIN_SEGMENT_BYTES,
             "segment_bytes is under {MIN_SEGMENT_BYTES}"
         );
-        meters::describe();
+        meters::show();
         let (lock, node_state) = {
             let (settings, disk) = (settings.clone(), Arc::clone(&disk));
             blocking.run(move || enter(&settings, disk)).await?

@@ -23,6 +23,7 @@ use crate::{
     blocking::Blocking,
     disk::{DiskDir, DiskLock},
     failure::Failure,
+    meters::{BATCH_RECORDS, SYNC_SECONDS},
 };
 
 /// How often it is tried again where space or descriptors are short.
@@ -217,9 +218,9 @@ impl LogWriter {
         self.write(&encoded)?;
         self.progress(true);
         self.publisher.send_replace(self.last);
-        metrics::histogram!("tierkv_log_sync_seconds").record(began.elapsed());
+        metrics::histogram!(SYNC_SECONDS).record(began.elapsed());
         #[allow(clippy::cast_precision_loss)]
-        metrics::histogram!("tierkv_log_batch_records").record(batch.records.len() as f64);
+        metrics::histogram!(BATCH_RECORDS).record(batch.records.len() as f64);
         encoded.clear();
         encoded.shrink_to(KEPT_BUFFER_BYTES);
         (self.batch, self.encoded) = (batch, encoded);
