@@ -65,7 +65,7 @@ impl MetricsPage {
         Self { values }
     }
 
-    /// A histogram; one that has gathered nothing yet is not on the page.
+    /// A histogram; nothing of one that is not on the page.
     pub(crate) fn histogram(&self, name: &str) -> Gathered {
         let value = |part: &str| {
             let name = format!("{name}_{part}");

@@ -9,22 +9,22 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use tempfile::TempDir;
 use tierkv_cache::EmbeddedCache;
-use tierkv_client_coordinator::{ClientCoordinator, Listeners, MetricsPage};
+use tierkv_client_coordinator::{ClientCoordinator, Listeners};
 use tierkv_coordination::MemoryCoordination;
 use tierkv_datanode::{DataNode, DataNodeSettings};
 use tierkv_protocol::placement::WeightedCluster;
 use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
 use tierkv_storage::{StorageError, WalSync};
 use tierkv_types::{Clock, ClusterId, NodeId, SystemClock, limits::MAX_PEER_CONNECTIONS};
-use tokio::time::{interval, sleep};
+use tokio::time::sleep;
 
 use crate::{
     configuration::{self, Configuration, ConfigurationArguments, Places},
     descriptors::Descriptors,
+    metrics_page,
     outcome::{FAILED, Outcome},
     output,
     signals::Signals,
@@ -32,9 +32,6 @@ use crate::{
 
 /// How often it is looked whether the platform is ready.
 const READY_PAUSE: Duration = Duration::from_millis(10);
-
-/// How often gathered samples are taken into the histograms.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Options of `tierkv dev`.
 #[derive(Args)]
@@ -174,9 +171,8 @@ async fn start(
     is_ephemeral: bool,
     data_dir: &Path,
 ) -> Result<Platform, Box<dyn std::error::Error>> {
-    let metrics = PrometheusBuilder::new().install_recorder()?;
+    let metrics = metrics_page::gather()?;
     descriptors.show();
-    let metrics = page(metrics);
     let settings = configuration.client_coordinator(NodeId::new("cc1")?, descriptors, metrics);
     let peers = descriptors.for_peers(MAX_PEER_CONNECTIONS);
     let stream_bytes = configuration.limits.stream_bytes();
@@ -228,20 +224,6 @@ async fn start(
         server_coordinator,
         client_coordinator,
     })
-}
-
-/// The metrics page. Histograms gather samples until somebody takes them in: a page that
-/// nobody asks for must not grow for ever.
-fn page(metrics: PrometheusHandle) -> MetricsPage {
-    let upkeep = metrics.clone();
-    tokio::spawn(async move {
-        let mut ticks = interval(UPKEEP_INTERVAL);
-        loop {
-            ticks.tick().await;
-            upkeep.run_upkeep();
-        }
-    });
-    MetricsPage(Arc::new(move || metrics.render()))
 }
 
 async fn ready(client_coordinator: &ClientCoordinator) {

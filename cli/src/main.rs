@@ -1,7 +1,8 @@
 //! The `tierkv` binary: runs the platform's roles, and talks to a running platform.
 //!
 //! Reading order: [`configuration`] is what an operator may say; [`dev`] puts every tier
-//! into this process, which has so many [`descriptors`]; [`commands`] are the others, one file
+//! into this process, which has so many [`descriptors`] and one [`metrics_page`] (with each
+//! [`histogram`]); [`commands`] are the others, one file
 //! each, over [`connection`] and by [`output`]; [`shell`] runs them line by line, over what is
 //! [`kept`]; [`outcome`] is how each of them ends; [`signals`] is what ends `dev`; [`input`],
 //! [`number`], [`json_refusal`] and [`logging`] are what they say.
@@ -11,10 +12,12 @@ mod configuration;
 mod connection;
 mod descriptors;
 mod dev;
+mod histogram;
 mod input;
 mod json_refusal;
 mod kept;
 mod logging;
+mod metrics_page;
 mod number;
 mod outcome;
 mod output;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all};
 use tierkv_cache::Cache;
 use tierkv_rpc::proto::{
     convert,
@@ -53,7 +53,7 @@ impl<C: Cache> Operations<C> {
         request: GetRequest,
         deadline: Instant,
     ) -> Result<GetResponse, Error> {
-        self.meters.gets.increment(1);
+        let _timed = self.meters.gets.begin();
         let (key, options) = self.wanted(&request)?;
         self.reader.read(key, options, deadline).await
     }
@@ -77,8 +77,9 @@ impl<C: Cache> Operations<C> {
         request: BatchGetRequest,
         deadline: Instant,
     ) -> Result<BatchGetResponse, Error> {
+        let _timed = self.meters.batch_gets.begin();
         convert::check_operations(request.keys.len())?;
-        self.meters.gets.increment(request.keys.len() as u64);
+        self.meters.gets.count.increment(request.keys.len() as u64);
         let options = self.reader.check(request.options.as_ref())?;
         let wanted = (request.keys.iter())
             .map(|key| Ok((ItemKey::new(&request.namespace, key)?, options)))
@@ -118,7 +119,7 @@ impl<C: Cache> Operations<C> {
         idempotency_key: Option<[u8; 16]>,
         deadline: Instant,
     ) -> Result<PutResponse, Error> {
-        self.meters.puts.increment(1);
+        let _timed = self.meters.puts.begin();
         let key = ItemKey::new(&request.namespace, &request.key)?;
         let put = convert::writes::put(request.value, request.ttl_ms)?;
         let naming = Naming::of(idempotency_key, request.request_id.as_ref());
@@ -136,7 +137,7 @@ impl<C: Cache> Operations<C> {
         idempotency_key: Option<[u8; 16]>,
         deadline: Instant,
     ) -> Result<DeleteResponse, Error> {
-        self.meters.deletes.increment(1);
+        let _timed = self.meters.deletes.begin();
         let key = ItemKey::new(&request.namespace, &request.key)?;
         let naming = Naming::of(idempotency_key, request.request_id.as_ref());
         let deletion = (self.writer).change(key, OperationKind::Delete, naming, deadline);
@@ -157,7 +158,7 @@ impl<C: Cache> Operations<C> {
         idempotency_key: Option<[u8; 16]>,
         deadline: Instant,
     ) -> Result<IncrementResponse, Error> {
-        self.meters.increments.increment(1);
+        let _timed = self.meters.increments.begin();
         let key = ItemKey::new(&request.namespace, &request.key)?;
         let naming = Naming::of(idempotency_key, request.request_id.as_ref());
         let delta = request.delta;
@@ -179,7 +180,7 @@ impl<C: Cache> Operations<C> {
         idempotency_key: Option<[u8; 16]>,
         deadline: Instant,
     ) -> Result<TouchResponse, Error> {
-        self.meters.touches.increment(1);
+        let _timed = self.meters.touches.begin();
         let key = ItemKey::new(&request.namespace, &request.key)?;
         let touch = convert::writes::touch(request.ttl_ms)?;
         let naming = Naming::of(idempotency_key, request.request_id.as_ref());
@@ -197,7 +198,7 @@ impl<C: Cache> Operations<C> {
         idempotency_key: Option<[u8; 16]>,
         deadline: Instant,
     ) -> Result<WriteResponse, Error> {
-        self.meters.writes.increment(1);
+        let _timed = self.meters.writes.begin();
         let id = request.request_id.clone();
         let naming = Naming::of(idempotency_key, id.as_ref());
         let name = self.writer.name(naming, deadline).await?;
@@ -222,8 +223,9 @@ impl<C: Cache> Operations<C> {
         request: ScanRequest,
         deadline: Instant,
     ) -> Result<Answers<ScanResponse>, Error> {
-        self.meters.scans.increment(1);
-        self.scans.scan(request, deadline).await
+        let timed = self.meters.scans.begin();
+        let answers = self.scans.scan(request, deadline).await?;
+        Ok(timed.until_dropped(answers).boxed())
     }
 
     /// Counts what a scan would find.
@@ -235,7 +237,7 @@ impl<C: Cache> Operations<C> {
         request: CountRequest,
         deadline: Instant,
     ) -> Result<CountResponse, Error> {
-        self.meters.counts.increment(1);
+        let _timed = self.meters.counts.begin();
         self.scans.count(request, deadline).await
     }
 
@@ -249,7 +251,7 @@ impl<C: Cache> Operations<C> {
         &self,
         request: WatchRequest,
     ) -> Result<Answers<WatchResponse>, Error> {
-        self.meters.watches.increment(1);
+        let _timed = self.meters.watches.begin();
         self.watches.watch(request).await
     }
 

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::{
     below::Below,
     flights::{Flight, Flights},
-    meters::Meters,
+    meters::{Meters, TIER},
     read_options::{CheckedOptions, Level},
     views::{Place, SharedViews, View},
 };
@@ -33,8 +33,7 @@ use crate::{
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 const BUSY_LOOKS: u32 = 4;
 
-/// This tier and the cache, in the path of a read.
-const TIER: &str = "client-coordinator";
+/// The cache, in the path of a read.
 const CACHE_TIER: &str = "cache";
 
 /// A miss on its way below.

@@ -95,10 +95,9 @@ impl<C: Cache> FrameHandler for Session<C> {
             }
             room -= count.min(MAX_OPERATIONS);
             match operation {
-                Some(Operation::Get(get)) => match self.operations.wanted(&get) {
-                    Ok(wanted) => reads.push(id, deadline, wanted),
-                    Err(error) => answers.push(self.answer(id, Err(error))),
-                },
+                Some(Operation::Get(get)) => {
+                    reads.push(id, deadline, self.operations.wanted(&get));
+                }
                 Some(operation) => others.push((id, deadline, operation)),
                 None => answers.push(self.answer(
                     id,
@@ -108,9 +107,9 @@ impl<C: Cache> FrameHandler for Session<C> {
                 )),
             }
         }
-        let misses = self.read(reads, &mut answers).await;
+        let misses = self.read(reads, arrived, &mut answers).await;
         self.send(answers, replies).await;
-        self.answer_later(misses, others, replies).await;
+        self.answer_later(misses, others, arrived, replies).await;
     }
 
     fn weight(answer: &SessionAnswer) -> usize {
@@ -170,6 +169,8 @@ fn too_many() -> Error {
 struct Reads {
     wanted: Vec<(ItemKey, CheckedOptions)>,
     names: Vec<(u64, Instant)>,
+    /// Those that ask for what can't be.
+    refused: Vec<(u64, Error)>,
 }
 
 impl Reads {
@@ -178,12 +179,23 @@ impl Reads {
         Self {
             wanted: Vec::with_capacity(capacity),
             names: Vec::with_capacity(capacity),
+            refused: Vec::new(),
         }
     }
 
-    fn push(&mut self, id: u64, deadline: Instant, wanted: (ItemKey, CheckedOptions)) {
-        self.wanted.push(wanted);
-        self.names.push((id, deadline));
+    fn push(
+        &mut self,
+        id: u64,
+        deadline: Instant,
+        wanted: Result<(ItemKey, CheckedOptions), Error>,
+    ) {
+        match wanted {
+            Ok(wanted) => {
+                self.wanted.push(wanted);
+                self.names.push((id, deadline));
+            }
+            Err(error) => self.refused.push((id, error)),
+        }
     }
 }
 
@@ -204,6 +216,7 @@ impl<C: Cache> Session<C> {
         self: &Arc<Self>,
         misses: Vec<(u64, Instant, Miss)>,
         others: Vec<(u64, Instant, Operation)>,
+        arrived: Instant,
         replies: &Replies<SessionAnswer>,
     ) {
         if misses.is_empty() && others.is_empty() {
@@ -220,7 +233,7 @@ impl<C: Cache> Session<C> {
         tokio::spawn(async move {
             let misses = misses
                 .into_iter()
-                .map(|(id, deadline, miss)| session.miss(id, deadline, miss));
+                .map(|(id, deadline, miss)| session.miss(id, arrived, deadline, miss));
             let others = others
                 .into_iter()
                 .map(|(id, at, other)| session.other(id, at, other));
@@ -244,19 +257,19 @@ impl<C: Cache> Session<C> {
         replies.send(answers).await;
     }
 
-    /// Answers the hits; what is left has to go below.
+    /// Answers the hits and what is refused; what is left has to go below.
     async fn read(
         &self,
         reads: Reads,
+        arrived: Instant,
         answers: &mut Vec<SessionAnswer>,
     ) -> Vec<(u64, Instant, Miss)> {
-        if reads.wanted.is_empty() {
+        let gets = reads.names.len() + reads.refused.len();
+        if gets == 0 {
             return Vec::new();
         }
-        self.operations
-            .meters
-            .gets
-            .increment(reads.wanted.len() as u64);
+        let refused = reads.refused.into_iter();
+        answers.extend(refused.map(|(id, error)| self.answer(id, Err(error))));
         let mut misses = Vec::new();
         let begun = self.operations.reader.begin(&reads.wanted).await;
         for ((id, deadline), begun) in reads.names.into_iter().zip(begun) {
@@ -270,13 +283,16 @@ impl<C: Cache> Session<C> {
                 Begun::Miss(miss) => misses.push((id, deadline, miss)),
             }
         }
+        let meters = &self.operations.meters;
+        meters.gets.ended(arrived, gets - misses.len());
         misses
     }
 
-    fn miss(self: &Arc<Self>, id: u64, deadline: Instant, miss: Miss) -> Pending {
+    fn miss(self: &Arc<Self>, id: u64, arrived: Instant, deadline: Instant, miss: Miss) -> Pending {
         let session = Arc::clone(self);
         Box::pin(async move {
             let outcome = session.operations.reader.finish(miss, deadline).await;
+            session.operations.meters.gets.ended(arrived, 1);
             (
                 PLACES_AN_OPERATION,
                 session.answer(id, outcome.map(Answer::Get)),

@@ -54,10 +54,11 @@ impl data_node_server::DataNode for Door {
     ) -> Result<Response<Self::ScanStream>, Status> {
         let deadline = deadline_or(&request, MAX_TIMEOUT);
         let (request, stop) = (request.into_inner(), self.stop.clone());
+        let timed = self.service.times.scans.begin();
         let replies = self.service.scan(request, deadline, stop).await;
         let replies = replies.map_err(|error| to_status(&error))?;
         let replies = replies.map_err(|error| to_status(&error));
-        Ok(Response::new(replies.boxed()))
+        Ok(Response::new(timed.until_dropped(replies).boxed()))
     }
 
     async fn count(
@@ -65,6 +66,7 @@ impl data_node_server::DataNode for Door {
         request: tonic::Request<CountRequest>,
     ) -> Result<Response<CountReply>, Status> {
         let deadline = deadline_or(&request, MAX_TIMEOUT);
+        let _timed = self.service.times.counts.begin();
         let counted = self.service.count(request.into_inner(), deadline).await;
         counted
             .map(Response::new)
@@ -75,6 +77,7 @@ impl data_node_server::DataNode for Door {
         &self,
         request: tonic::Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let _timed = self.service.times.watches.begin();
         let share = stream_share(&request)?;
         let replies = self.watches.watch(request.into_inner(), &share).await;
         let replies = replies.map_err(|error| to_status(&error))?;

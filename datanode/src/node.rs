@@ -11,7 +11,7 @@ use tierkv_protocol::replication::{
     ClusterState, CommandQueue, Founding, Replica, Restored, StateError,
 };
 use tierkv_rpc::{
-    Acceptor, Background, Counted, ListenError, drain, listen,
+    Acceptor, Background, Counted, ListenError, TierTimes, drain, listen,
     proto::internal::data_node_server::DataNodeServer, serve_builder, session::FRAME_SLACK,
     stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
@@ -31,6 +31,7 @@ use crate::{
     memory_settings::MemorySettingsFollower,
     ownership::{Owned, PlacementFollower},
     platform_clock::PlatformClock,
+    reads::TIER,
     reclaimer::Reclaimer,
     rules::Rules,
     scrubber::Scrubber,
@@ -307,6 +308,7 @@ impl Parts {
                 storage: Arc::clone(&self.storage),
                 owned: Arc::clone(&self.owned),
                 memory: self.memory.clone(),
+                times: TierTimes::of(TIER),
             }),
             stop,
         }

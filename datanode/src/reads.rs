@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tierkv_rpc::{
-    Replies,
+    OperationTimes, Replies,
     proto::{
         convert,
         internal::{Read, ReadReply, Reply, reply},
@@ -30,8 +30,8 @@ pub(crate) struct ReadView {
     pub(crate) node: Arc<NodeId>,
 }
 
-/// This tier, in the path of a read.
-const TIER: &str = "datanode";
+/// This tier, in metrics and in the path of a read.
+pub(crate) const TIER: &str = "datanode";
 
 /// A read that memory could not answer.
 pub(crate) struct Missing {
@@ -131,6 +131,7 @@ pub(crate) async fn load(
     mut missing: Vec<Missing>,
     mut places: tierkv_rpc::OperationPermits,
     storage: &Storage,
+    times: &OperationTimes,
     replies: &Replies<Reply>,
 ) {
     while !missing.is_empty() {
@@ -139,7 +140,10 @@ pub(crate) async fn load(
         let some = std::mem::replace(&mut missing, rest);
         let keys: Vec<ItemKey> = some.iter().map(|miss| miss.key.clone()).collect();
         match storage.load(&keys).await {
-            Ok(items) => replies.send(view.answer(some, items)).await,
+            Ok(items) => {
+                times.ended(view.arrived, count);
+                replies.send(view.answer(some, items)).await;
+            }
             // A row that can't be read must not take its neighbours with it.
             Err(_) => {
                 for (miss, key) in some.into_iter().zip(keys) {
@@ -153,6 +157,7 @@ pub(crate) async fn load(
                             vec![reply(miss.id, Err(error.to_error()))]
                         }
                     };
+                    times.ended(view.arrived, 1);
                     replies.send(answer).await;
                 }
             }

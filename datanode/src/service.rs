@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tierkv_rpc::{
-    FrameHandler, OperationPermits, Replies,
+    FrameHandler, OperationPermits, OperationTimes, Replies, TierTimes,
     proto::{
         convert,
         internal::{
@@ -38,6 +38,8 @@ pub(crate) struct Service {
     pub(crate) owned: Arc<Owned>,
     /// What is in force in the memory tier.
     pub(crate) memory: watch::Receiver<MemoryLimits>,
+    /// How long operations take.
+    pub(crate) times: TierTimes,
 }
 
 /// A frame's requests, by kind.
@@ -46,6 +48,16 @@ struct Sorted {
     writes: Vec<Proposal>,
     replies: Vec<Reply>,
     missing: Vec<Missing>,
+    /// What `replies` answer.
+    at_once: AtOnce,
+}
+
+/// Requests that are answered at once.
+#[derive(Default)]
+struct AtOnce {
+    reads: usize,
+    writes: usize,
+    vouches: usize,
 }
 
 impl FrameHandler for Service {
@@ -56,14 +68,19 @@ impl FrameHandler for Service {
     async fn frame(self: &Arc<Self>, frame: RequestFrame, replies: &Replies<Reply>) {
         let view = self.view();
         let sorted = self.sort(frame, &view);
+        let arrived = view.arrived;
+        self.times.reads.ended(arrived, sorted.at_once.reads);
+        self.times.writes.ended(arrived, sorted.at_once.writes);
+        self.times.vouches.ended(arrived, sorted.at_once.vouches);
         replies.send(sorted.replies).await;
         if !sorted.missing.is_empty() {
             let Some(places) = replies.admit(sorted.missing.len()).await else {
                 return;
             };
-            let (storage, replies) = (Arc::clone(&self.storage), replies.clone());
+            let (service, replies) = (Arc::clone(self), replies.clone());
             tokio::spawn(async move {
-                load(&view, sorted.missing, places, &storage, &replies).await;
+                let (storage, times) = (&service.storage, &service.times.reads);
+                load(&view, sorted.missing, places, storage, times, &replies).await;
             });
         }
         if !sorted.writes.is_empty() {
@@ -72,6 +89,8 @@ impl FrameHandler for Service {
             };
             let answers = FrameAnswers {
                 replies: replies.clone(),
+                arrived,
+                times: self.times.writes.clone(),
                 places: Mutex::new(places),
             };
             let path = self.write_path();
@@ -93,12 +112,16 @@ impl FrameHandler for Service {
 /// Sends the answers of one frame's writes, and frees the places that they took.
 struct FrameAnswers {
     replies: Replies<Reply>,
+    /// When the frame arrived.
+    arrived: Instant,
+    times: OperationTimes,
     places: Mutex<OperationPermits>,
 }
 
 impl Answers for FrameAnswers {
     async fn give(&self, answers: Vec<Answer>) {
         let count = answers.len();
+        self.times.ended(self.arrived, count);
         let replies = answers.into_iter().map(|answer| {
             let applied = answer.result.map(|it| reply::Kind::Write(applied(it)));
             reply(answer.id, applied)
@@ -145,13 +168,20 @@ impl Service {
                         let deadline = view.arrived + convert::timeout(timeout_ms);
                         sorted.writes.push(Proposal::new(id, write, deadline));
                     }
-                    Err(error) => sorted.replies.push(reply(id, Err(error))),
+                    Err(error) => {
+                        sorted.at_once.writes += 1;
+                        sorted.replies.push(reply(id, Err(error)));
+                    }
                 },
                 Some(request::Kind::Read(read)) => match view.read(id, read, &self.storage) {
-                    Ok(answer) => sorted.replies.push(answer),
+                    Ok(answer) => {
+                        sorted.at_once.reads += 1;
+                        sorted.replies.push(answer);
+                    }
                     Err(miss) => sorted.missing.push(miss),
                 },
                 Some(request::Kind::Vouch(vouch)) => {
+                    sorted.at_once.vouches += 1;
                     let answer = self.vouch(&vouch.cluster, view);
                     sorted.replies.push(reply(id, answer));
                 }

@@ -7,7 +7,8 @@
 //!
 //! How a tier lives is here, too, because all of them share it: [`listen`], [`Acceptor`] and
 //! [`drain`] for its door, [`Counted`] for the answers that wait for clients there,
-//! [`Background`] for what it does beside its requests.
+//! [`Background`] for what it does beside its requests, [`OperationTimes`] for how long these
+//! take.
 //!
 //! Nothing here knows what an operation means: whether a lost answer is an
 //! `Unavailable` read or an `OutcomeUnknown` write is the caller's to say ([`CallError`]).
@@ -23,6 +24,7 @@ mod deadline;
 mod exchange;
 mod lane;
 mod multiplexer;
+mod operation_times;
 mod platform_time;
 mod serving;
 pub mod session;
@@ -42,6 +44,7 @@ pub use deadline::{
 };
 pub use exchange::{CallError, Exchange};
 pub use multiplexer::Multiplexer;
+pub use operation_times::{OperationTimes, TierTimes, Timed};
 pub use platform_time::{add_platform_time, platform_time};
 pub use serving::{ListenError, StatusStream, drain, listen, stopped, stopping, until_stopped};
 pub use stream_bytes::{ConnectionShares, HeldBytes, StreamShare};

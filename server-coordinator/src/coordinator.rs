@@ -7,7 +7,7 @@ use tierkv_coordination::{
     directory::{Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    Acceptor, Background, Counted, ListenError, drain, listen,
+    Acceptor, Background, Counted, ListenError, TierTimes, drain, listen,
     proto::internal::server_coordinator_server::ServerCoordinatorServer, serve_builder,
     session::FRAME_SLACK, stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
@@ -18,7 +18,7 @@ use tonic::service::Routes;
 use crate::{
     office::{Office, OfficeKeeper},
     routes::RouteKeeper,
-    routing::Router,
+    routing::{Router, TIER},
     service::Door,
     settings::ServerCoordinatorSettings,
 };
@@ -77,6 +77,7 @@ impl ServerCoordinator {
             router: Arc::new(Router {
                 node: settings.node.clone(),
                 routes,
+                times: TierTimes::of(TIER),
             }),
             coordination,
             stop: background.stopping(),

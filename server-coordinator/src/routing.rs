@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tierkv_rpc::{
-    CallError, FrameHandler, Replies, last_attempt,
+    CallError, FrameHandler, Replies, TierTimes, last_attempt,
     proto::{
         convert,
         internal::{Reply, ReplyFrame, Request, RequestFrame, reply, request},
@@ -30,14 +30,16 @@ pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Answers that are sent back together if they are there together.
 const ANSWERS_TOGETHER: usize = 128;
 
-/// This tier, in the path of a read.
-const TIER: &str = "server-coordinator";
+/// This tier, in metrics and in the path of a read.
+pub(crate) const TIER: &str = "server-coordinator";
 
 /// Routes the frames of client coordinators.
 pub(crate) struct Router {
     /// The name of this coordinator.
     pub(crate) node: NodeId,
     pub(crate) routes: watch::Receiver<Arc<Routes>>,
+    /// How long its operations take.
+    pub(crate) times: TierTimes,
 }
 
 impl FrameHandler for Router {
@@ -97,7 +99,12 @@ impl Router {
         let deadline = arrived + convert::timeout(request.timeout_ms);
         let explain = matches!(&request.kind, Some(request::Kind::Read(read)) if read.explain);
         let mut outcome = match request.kind {
-            Some(kind) => self.forward(kind, deadline).await,
+            Some(kind) => {
+                let times = self.times.of_kind(&kind);
+                let outcome = self.forward(kind, deadline).await;
+                times.ended(arrived, 1);
+                outcome
+            }
             None => Err(Error::invalid(
                 "a request says neither read nor write nor vouch",
             )),

@@ -69,8 +69,10 @@ impl server_coordinator_server::ServerCoordinator for Door {
         request: tonic::Request<ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
         let deadline = deadline_or(&request, MAX_TIMEOUT);
+        let timed = self.router.times.scans.begin();
         let replies = self.router.scan(request.into_inner(), deadline).await;
         let replies = replies.map_err(|error| to_status(&error))?;
+        let replies = timed.until_dropped(replies);
         Ok(Response::new(until_stopped(replies, self.stop.clone())))
     }
 
@@ -79,6 +81,7 @@ impl server_coordinator_server::ServerCoordinator for Door {
         request: tonic::Request<CountRequest>,
     ) -> Result<Response<CountReply>, Status> {
         let deadline = deadline_or(&request, MAX_TIMEOUT);
+        let _timed = self.router.times.counts.begin();
         let counted = self.router.count(request.into_inner(), deadline).await;
         counted
             .map(Response::new)
@@ -89,6 +92,7 @@ impl server_coordinator_server::ServerCoordinator for Door {
         &self,
         request: tonic::Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let _timed = self.router.times.watches.begin();
         let replies = watches::watch(self.router.routes.clone(), request.get_ref());
         let replies = replies.map_err(|error| to_status(&error))?;
         Ok(Response::new(until_stopped(replies, self.stop.clone())))
