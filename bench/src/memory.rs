@@ -32,7 +32,7 @@ use crate::{
 /// Rounds: each is one measurement a side of fresh processes, and they hardly differ.
 pub(crate) const ROUNDS: u64 = 3;
 /// Capacity of the embedded cache tier, in MiB: as small as its option allows.
-const CACHE_MIB: &str = "0";
+const CACHE_MIB: &str = "1";
 /// Bytes a record that the platform may ask of files in the second reading. A record that
 /// is not in memory costs a page of the store, some 4 KiB; other things are read, too.
 const FILE_BYTES_A_RECORD: u64 = 8;
