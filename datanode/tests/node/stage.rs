@@ -234,7 +234,11 @@ pub(crate) async fn launch(
     clock: Arc<dyn Clock>,
 ) -> DataNode {
     let name = NodeId::new("n1").unwrap();
-    let settings = DataNodeSettings::new(name, ClusterId::new("c1").unwrap(), storage);
+    let settings = DataNodeSettings {
+        // As much as the watches of one node may hold together.
+        stream_bytes: 1 << 30,
+        ..DataNodeSettings::new(name, ClusterId::new("c1").unwrap(), storage)
+    };
     DataNode::start(settings, coordination.clone(), Arc::clone(cache), clock)
         .await
         .unwrap()
