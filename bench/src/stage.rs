@@ -315,7 +315,7 @@ impl Echo {
         let arguments = ["echo-server", "--shape", shape.name()];
         let mut process = Process::spawn(&program, arguments, &folder).map_err(harness)?;
         let address = process
-            .wait_until("say where it listens", ECHO_START_LIMIT, |process| {
+            .wait_until("print its addresses", ECHO_START_LIMIT, |process| {
                 process.check()?;
                 Ok(process.first_line())
             })

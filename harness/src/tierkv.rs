@@ -163,7 +163,7 @@ async fn launch(
     let mut process = Process::spawn_in(program, arguments, folder, surroundings)?;
     let line = process
         .wait_until(
-            "say where it listens",
+            "print its addresses",
             START_LIMIT,
             |process| match process.first_line() {
                 Some(line) => Ok(Some(line)),

@@ -4,12 +4,12 @@ from selenium import webdriver
 
 
 def start(chromium, chromedriver, folder, resolver_rules):
-    """Starts one with an empty profile in `folder`, which resolves names by these rules."""
+    """Starts a browser with an empty profile in `folder` and these rules to resolve names."""
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for argument in [
         "--headless=new",
-        # It opens nothing but pages of this machine; its sandbox does not work for root.
+        # It opens only pages of this machine; its sandbox does not work for root.
         "--no-sandbox",
         "--disable-dev-shm-usage",
         "--disable-gpu",

@@ -1,8 +1,8 @@
-"""Whether the document that a server shows of itself is one.
+"""Checks that a server's /openapi.json is a valid OpenAPI document.
 
     check_openapi.py HOST:PORT
 
-Prints "done" and exits with 0 if it is valid OpenAPI.
+Prints "done" and exits with 0 if it is valid.
 """
 
 import json

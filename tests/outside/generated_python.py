@@ -1,9 +1,10 @@
-"""A client that openapi-python-client makes of a server's own document does every operation.
+"""Generates a client from a server's document with openapi-python-client; calls every operation.
 
     generated_python.py HOST:PORT EXAMPLE
 
-Makes it in the current folder, and runs the program EXAMPLE, too, which uses it. Prints "done" and exits with 0 if the generator left nothing
-out and everything is as docs/rest.md says.
+Generates the client in the current folder, and also runs the program EXAMPLE, which uses it.
+Prints "done" and exits with 0 if the generator left nothing out and every operation works as
+documented in docs/rest.md.
 """
 
 import base64
@@ -21,7 +22,7 @@ BYTES = bytes(range(256))
 
 
 def generate(address):
-    """Makes the package `tierkv_client`, without a warning."""
+    """Generates the package `tierkv_client` and checks that there was no warning."""
     programs = os.path.dirname(sys.executable)
     command = [os.path.join(programs, "openapi-python-client"), "generate"]
     command += ["--url", f"http://{address}/openapi.json", "--meta", "none"]
@@ -51,14 +52,14 @@ class Api:
         for operations in document["paths"].values():
             for operation in operations.values():
                 (tag,), name = operation["tags"], operation["operationId"]
-                # `list` is a built-in, to whose name the generator adds an underscore.
+                # The generator adds an underscore to `list`, the name of a built-in.
                 file = "list_" if name == "list" else name
                 module = importlib.import_module(f"tierkv_client.api.{tag}.{file}")
                 self.modules[name] = module
         self.client = Client(base_url=f"http://{address}", raise_on_unexpected_status=True)
 
     def __call__(self, name, *arguments, status=200, **fields):
-        """What the operation answers, and its headers; it must have this status."""
+        """Calls the operation; checks the status; returns the answer and its headers."""
         self.called.add(name)
         call = self.modules[name].sync_detailed
         answer = call(*arguments, client=self.client, **fields)
@@ -192,7 +193,7 @@ def listings(api):
 
 
 def watches(api, put):
-    """A watch has no end: the generated request is sent as a stream."""
+    """A watch does not end, so the generated request is sent as a stream."""
     from tierkv_client.models import WrittenEvent
 
     api.called.add("watch")
@@ -202,15 +203,15 @@ def watches(api, put):
         assert answer.headers["content-type"] == "text/event-stream", answer.headers
         lines, written, kind = answer.iter_lines(), None, None
         for line in lines:
-            # The first event comes at once: what is written after it is told.
+            # The first event arrives at once; the watch reports what is written after it.
             if written is None and line.startswith("event: progress"):
-                written = put("watched", b"told")[0]
+                written = put("watched", b"new")[0]
             name, _, data = line.partition(": ")
             kind = data if name == "event" else kind
             if name == "data" and kind == "written":
                 break
     event = WrittenEvent.from_dict(json.loads(data))
-    assert (event.key, event.value) == ("watched", "told"), event
+    assert (event.key, event.value) == ("watched", "new"), event
     assert event.version == written.version, event
 
 

@@ -1,9 +1,9 @@
-"""Every operation of tierkv.v1, by a client that shares no code with the platform.
+"""Calls every operation of tierkv.v1 with a client that shares no code with the platform.
 
     grpc_client.py proto HOST:PORT FOLDER    from the .proto files in FOLDER
-    grpc_client.py reflection HOST:PORT      from what the server tells of itself
+    grpc_client.py reflection HOST:PORT      from the server's reflection
 
-Prints "done" and exits with 0 if everything is as the contract says.
+Prints "done" and exits with 0 if every operation works as documented in the contract.
 """
 
 import os
@@ -19,13 +19,13 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 DEADLINE = 20
-# What a client takes by default, and what it must take that asks for large answers.
+# A client's default message limit, and the option for a client that asks for large answers.
 DEFAULT_LIMIT = 4 << 20
 LARGE_ANSWERS = [("grpc.max_receive_message_length", 17 << 20)]
 
 
 class Contract:
-    """The messages and methods of a service, whichever way they were learnt."""
+    """The messages and methods of a service, from either source."""
 
     def __init__(self, pool, channel, address):
         self.pool = pool
@@ -84,7 +84,7 @@ def from_reflection(channel, address):
 
 
 def refused(code, call, *arguments, **fields):
-    """The words of a call that must fail with `code` and carry tierkv.v1.Error."""
+    """The message of a call that must fail with `code` and carry tierkv.v1.Error."""
     try:
         answer = call(*arguments, **fields)
         answer = list(answer) if hasattr(answer, "__next__") else answer
@@ -93,7 +93,7 @@ def refused(code, call, *arguments, **fields):
         details = dict(error.trailing_metadata()).get("grpc-status-details-bin", b"")
         assert b"tierkv.v1.Error" in details, error
         return error.details()
-    raise AssertionError(f"it was answered: {answer}")
+    raise AssertionError(f"the call succeeded: {answer}")
 
 
 def single_keys(contract):
@@ -196,19 +196,19 @@ def watches(contract):
             ]
         return seen
 
-    told = [(b"k1", first, "written"), (b"k1", second, "removed")]
-    assert events(stream, 2) == told
+    expected = [(b"k1", first, "written"), (b"k1", second, "removed")]
+    assert events(stream, 2) == expected
     stream.cancel()
     again = request(namespace="watched", prefix=b"k", resume_token=begin.resume_token)
     stream = watch(again, timeout=DEADLINE)
-    assert events(stream, 2) == told
+    assert events(stream, 2) == expected
     stream.cancel()
     bad = request(namespace="watched", resume_token=b"nonsense")
     refused(grpc.StatusCode.INVALID_ARGUMENT, watch, bad, timeout=DEADLINE)
 
 
 def large(contract):
-    """A client that sets no limit takes everything but what the contract says."""
+    """A client with the default limit can read all answers but those named in the contract."""
     address = contract.address
     with grpc.insecure_channel(address) as channel:
         plain = Contract(contract.pool, channel, address)
@@ -233,7 +233,7 @@ def large(contract):
         reads = {"namespace": "large", "keys": [*keys[1:], b"more"]}
         try:
             plain.call("BatchGet", **reads)
-            raise AssertionError("the limit of a client is not what the contract says")
+            raise AssertionError("the answer did not exceed the client's default limit")
         except grpc.RpcError as error:
             assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
     answer = contract.call("BatchGet", **reads)
@@ -295,7 +295,7 @@ def main():
             contract = from_reflection(channel, address)
         for part in [single_keys, writes, scans, watches, large, session, others]:
             part(contract)
-            print(part.__name__, "as told", flush=True)
+            print(part.__name__, "as documented", flush=True)
     print("done")
 
 

@@ -1,8 +1,8 @@
-"""Sends large bodies that are refused before they are read, and reads the refusals.
+"""Sends large bodies that the server refuses before it reads them, and reads the answers.
 
     refused_bodies.py HOST:PORT BYTES '[[METHOD, PATH, [[NAME, VALUE], ...], STATUS], ...]'
 
-Each is sent by http.client and by requests, with its length and in chunks. Prints "done" and
+Each is sent by http.client and by requests, with a length and in chunks. Prints "done" and
 exits with 0 if every answer was read.
 """
 
@@ -24,9 +24,9 @@ def by_http_client(address, method, path, headers, body, chunked):
     connection = http.client.HTTPConnection(address, timeout=60)
     connection.request(method, path, body=body, headers=headers, encode_chunked=chunked)
     answer = connection.getresponse()
-    told = answer.status, json.loads(answer.read())
+    reply = answer.status, json.loads(answer.read())
     connection.close()
-    return told
+    return reply
 
 
 def by_requests(address, method, path, headers, body):

@@ -1,8 +1,8 @@
-"""A user of `tierkv shell` at a real terminal.
+"""Drives `tierkv shell` in a pseudoterminal, as a user does.
 
     shell_terminal.py BINARY HOST:PORT
 
-Prints "done" and exits with 0 if everything is as the documentation says.
+Prints "done" and exits with 0 if the shell works as documented.
 """
 
 import os
@@ -31,7 +31,7 @@ environment = {
 
 
 class Terminal:
-    """A shell, and what its user sees."""
+    """A shell and its output."""
 
     def __init__(self, state, *arguments):
         self.seen = ""
@@ -43,7 +43,7 @@ class Terminal:
         self.prompt()
 
     def sees(self, pattern):
-        """Waits until what came since the last time has the pattern; answers the match."""
+        """Waits until the output since the last match has the pattern; returns the match."""
         deadline = time.monotonic() + PATIENCE
         while True:
             found = re.search(pattern, CONTROL.sub("", self.seen))
@@ -62,7 +62,7 @@ class Terminal:
         os.write(self.end, text.encode())
 
     def ends(self):
-        """The exit status."""
+        """Waits for the end of the shell; returns the exit status."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -73,7 +73,7 @@ class Terminal:
                     os.read(self.end, 65536)
                 except OSError:
                     pass
-        raise AssertionError("it does not end")
+        raise AssertionError("the shell does not end")
 
     def is_plain(self):
         """Whether the terminal echoes and edits lines, as before the shell."""
@@ -98,7 +98,7 @@ def completion(state):
     terminal.prompt()
     terminal.types("use other\r")
     terminal.prompt("other")
-    # A failure ends nothing, and a line that is given up neither.
+    # Neither a failed command nor a discarded line ends the shell.
     terminal.types("get nothing\r")
     terminal.sees("the key is absent")
     terminal.prompt("other")
@@ -113,7 +113,7 @@ def interrupts(terminal):
     terminal.sees(r"watch\r*\n")
     deadline = time.monotonic() + PATIENCE
     while "written" not in terminal.seen:
-        # It is not seen from outside when a watch has begun.
+        # The script cannot see when the watch has begun, so it writes again and again.
         assert time.monotonic() < deadline, terminal.seen
         tierkv("put", "--namespace", "other", "k", "v")
         if select.select([terminal.end], [], [], 0.1)[0]:
@@ -124,7 +124,7 @@ def interrupts(terminal):
     terminal.types("get --consistency latest k\r")
     terminal.sees(r"\nv\r\n")
     terminal.prompt("other")
-    # So is what waits for an answer, here of somebody who never gives one.
+    # Ctrl-C also interrupts a command that waits for an answer; this server never answers.
     with socket.create_server(("127.0.0.1", 0)) as mute:
         elsewhere = f"--timeout 60s --address 127.0.0.1:{mute.getsockname()[1]}"
         for line, words in [
@@ -181,7 +181,7 @@ def termination(state):
         time.sleep(0.01)
     os.kill(terminal.pid, signal.SIGTERM)
     assert terminal.ends() == 128 + signal.SIGTERM
-    assert terminal.is_plain(), "the terminal is left as it was"
+    assert terminal.is_plain(), "the shell did not restore the terminal"
 
 
 with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
-"""Sets and reads a key as a person does at /docs, in a headless Chromium.
+"""Sets and reads a key on the page /docs, in a headless Chromium.
 
     swagger_ui.py HOST:PORT CHROMIUM CHROMEDRIVER FOLDER
 
-FOLDER is an empty one for the browser's profile. The browser finds no other host than
-127.0.0.1. Prints "done" and exits with 0 if the page shows the value that was set.
+FOLDER is an empty folder for the browser's profile. The browser can reach only 127.0.0.1.
+Prints "done" and exits with 0 if the page shows the value that was set.
 """
 
 import sys
@@ -37,14 +37,14 @@ class Page:
         element.click()
 
     def open(self, tag, name):
-        """Unfolds an operation, whose fields then have the examples of the document."""
+        """Unfolds an operation; its fields then contain the examples of the document."""
         operation = self.find(f"#operations-{tag}-{name}")
         self.click(self.find(".opblock-summary-control", operation))
         self.find(".execute", operation)
         return operation
 
     def execute(self, operation):
-        """Presses the button; answers status and body as the page shows them."""
+        """Presses the button; returns the status and the body that the page shows."""
         self.click(self.find(".execute", operation))
         live = ".live-responses-table .response"
         status = self.find(f"{live} .response-col_status", operation)
@@ -59,12 +59,12 @@ def check(page, address):
     page.wait.until(lambda _: value.get_attribute("value") == "hello", "no example value")
     value.clear()
     value.send_keys("set by a browser")
-    status, told = page.execute(put)
-    assert status == "200" and '"version"' in told, (status, told)
+    status, body = page.execute(put)
+    assert status == "200" and '"version"' in body, (status, body)
 
     get = page.open("keys", "get")
-    status, told = page.execute(get)
-    assert status == "200" and "set by a browser" in told, (status, told)
+    status, body = page.execute(get)
+    assert status == "200" and "set by a browser" in body, (status, body)
 
     failures = [
         entry

@@ -1,12 +1,12 @@
-"""Lets pages of other web sites try to use a platform, in a headless Chromium.
+"""Pages of other web sites try to use a platform, in a headless Chromium.
 
     web_pages.py CLOSED OPEN PAGES CHROMIUM CHROMEDRIVER FOLDER
 
 CLOSED and OPEN are the REST addresses (127.0.0.1:PORT) of two platforms. OPEN lists the origin
 http://app.test:PAGES; PAGES is a free port, on which this script serves an empty page. FOLDER
-is an empty one for the browser's profile. The names evil.test, app.test and rebound.test lead
-to 127.0.0.1 in the browser, and no other name leads anywhere. Prints "done" and exits with 0
-if the pages could do what they may, and nothing else.
+is an empty folder for the browser's profile. In the browser, the names evil.test, app.test and
+rebound.test resolve to 127.0.0.1, and no other name resolves. Prints "done" and exits with 0
+if the pages could do everything that is allowed, and nothing else.
 """
 
 import http.client
@@ -37,23 +37,23 @@ class Page(http.server.BaseHTTPRequestHandler):
 
 
 def ask(address, method, path, body=None):
-    """A program's request; returns status and body."""
+    """Sends a request without a browser; returns status and body."""
     connection = http.client.HTTPConnection(address, timeout=30)
     connection.request(method, path, body=body)
     answer = connection.getresponse()
-    told = answer.status, answer.read().decode()
+    reply = answer.status, answer.read().decode()
     connection.close()
-    return told
+    return reply
 
 
 def refusals(address):
-    """How many requests were refused for their origin or their host."""
+    """The number of requests that were refused for their origin or their host."""
     name = 'tierkv_errors_total{code="PermissionDenied"} '
     lines = ask(address, "GET", "/metrics")[1].splitlines()
     return sum(int(float(line[len(name):])) for line in lines if line.startswith(name))
 
 
-# Each returns what the page learns: "sent" where it learns nothing, else what it reads.
+# Each script returns [result, status, text], as far as the page can see them.
 FETCH = """
 const [url, options, done] = arguments;
 fetch(url, options).then(
@@ -114,7 +114,7 @@ class Browser:
 
 
 def foreign_page(browser, page, address):
-    """A page of another origin writes nothing, whatever it tries, and reads nothing."""
+    """A page of another origin can neither write nor read."""
     url = f"http://{address}"
     ask(address, "PUT", "/v1/kv/default/secret", SECRET)
     add = f"{url}/v1/increment/default/n"
@@ -144,8 +144,8 @@ def foreign_page(browser, page, address):
         tries += 1
     for value in ["1", SECRET]:
         for options in [{"method": "PUT", "body": value}, {"method": "DELETE"}]:
-            told = browser.fetch(f"{url}/v1/kv/default/secret", **options)
-            assert told[0] == "failed", told
+            reply = browser.fetch(f"{url}/v1/kv/default/secret", **options)
+            assert reply[0] == "failed", reply
             tries += 1
     for kind in [None, "text/plain", "application/json", "application/x-www-form-urlencoded"]:
         browser.run(BEACON, add, delta, kind)
@@ -154,20 +154,20 @@ def foreign_page(browser, page, address):
     browser.run(FORM, add, delta[:-1] + ', "x": "')
     tries += 1
     for path in ["/v1/kv/default/secret", "/v1/kv/default", "/metrics", "/v1/cluster", "/"]:
-        told = browser.fetch(url + path)
-        assert told[0] == "failed", (path, told)
+        reply = browser.fetch(url + path)
+        assert reply[0] == "failed", (path, reply)
         kind, status, body = browser.fetch(url + path, mode="no-cors")
         assert (kind, status, body) == ("opaque", 0, ""), (path, kind, status, body)
         tries += 2
     for tag, path in [("img", "/v1/kv/default/secret"), ("script", "/openapi.json")]:
-        told = browser.run(EMBED, tag, url + path)
-        assert told[0] == "failed", (tag, told)
+        reply = browser.run(EMBED, tag, url + path)
+        assert reply[0] == "failed", (tag, reply)
         tries += 1
-    told = browser.run(EVENTS, f"{url}/v1/watch/default")
-    assert told[0] == "failed", told
+    reply = browser.run(EVENTS, f"{url}/v1/watch/default")
+    assert reply[0] == "failed", reply
     browser.run(EMBED, "iframe", f"{url}/docs/")
     tries += 2
-    # They came through to the platform, and it refused them.
+    # All requests reached the platform, which refused them.
     refused = refusals(address) - before
     assert refused >= tries, (refused, tries)
     assert ask(address, "GET", "/v1/kv/default/n?consistency=latest")[0] == 404
@@ -176,12 +176,12 @@ def foreign_page(browser, page, address):
 
 
 def rebound_name(browser, address):
-    """A page whose name leads to the platform itself reads and writes nothing."""
+    """A page whose name resolves to the platform's address can neither read nor write."""
     port = address.rsplit(":", 1)[1]
     url = f"http://rebound.test:{port}"
     browser.open(f"{url}/v1/kv/default/secret")
-    told = browser.text()
-    assert SECRET not in told and "rest.allowed_hosts" in told, told
+    reply = browser.text()
+    assert SECRET not in reply and "rest.allowed_hosts" in reply, reply
     for path in ["/v1/kv/default/secret", "/v1/kv/default", "/v1/cluster", "/docs/"]:
         kind, status, body = browser.fetch(path)
         assert (kind, status) == ("basic", 403) and SECRET not in body, (path, kind, status, body)
@@ -192,15 +192,15 @@ def rebound_name(browser, address):
 
 
 def own_page(browser, page, address):
-    """The platform's own pages work, by the names of this machine, and links to them, too."""
+    """The platform's own pages work under the names of this machine, and by links to them."""
     port = address.rsplit(":", 1)[1]
     for host in ["127.0.0.1", "localhost"]:
         browser.open(f"http://{host}:{port}/")
         assert "/docs" in browser.text()
-        told = browser.fetch("/v1/kv/default/own", method="PUT", body=host)
-        assert told[:2] == ["basic", 200], told
-        told = browser.fetch("/v1/kv/default/own")
-        assert told == ["basic", 200, host], told
+        reply = browser.fetch("/v1/kv/default/own", method="PUT", body=host)
+        assert reply[:2] == ["basic", 200], reply
+        reply = browser.fetch("/v1/kv/default/own")
+        assert reply == ["basic", 200, host], reply
     browser.open(page)
     browser.driver.execute_script(f"location.assign('http://{address}/')")
     browser.run("const done = arguments[0]; setTimeout(() => done(0), 0)")
@@ -212,37 +212,37 @@ def own_page(browser, page, address):
 
 
 def listed_page(browser, page, address):
-    """A page whose origin is listed does everything."""
+    """A page whose origin is listed can do everything."""
     url = f"http://{address}"
     browser.open(page)
-    told = browser.fetch(f"{url}/v1/kv/default/app", method="PUT", body="hello")
-    assert told[:2] == ["cors", 200], told
+    reply = browser.fetch(f"{url}/v1/kv/default/app", method="PUT", body="hello")
+    assert reply[:2] == ["cors", 200], reply
     tag = browser.run(
         "const [url, done] = arguments;"
         "fetch(url).then(answer => done(answer.headers.get('etag')), error => done(String(error)))",
         f"{url}/v1/kv/default/app",
     )
-    assert tag == f'"{json.loads(told[2])["version"]}"', (tag, told)
+    assert tag == f'"{json.loads(reply[2])["version"]}"', (tag, reply)
     headers = {"if-match": tag, "idempotency-key": "once"}
     for _ in range(2):
-        told = browser.fetch(
+        reply = browser.fetch(
             f"{url}/v1/kv/default/app", method="PUT", body="again", headers=headers
         )
-        assert told[:2] == ["cors", 200], told
-    told = browser.fetch(
+        assert reply[:2] == ["cors", 200], reply
+    reply = browser.fetch(
         f"{url}/v1/increment/default/n",
         method="POST",
         body='{"delta": 1}',
         headers={"content-type": "application/json"},
     )
-    assert told[:2] == ["cors", 200] and json.loads(told[2])["value"] == "1", told
-    told = browser.run(EVENTS, f"{url}/v1/watch/default")
-    assert told[0] == "open", told
-    told = browser.fetch(f"{url}/v1/kv/default/app", method="DELETE")
-    assert told[:2] == ["cors", 200], told
-    # A page sees why a request failed.
-    told = browser.fetch(f"{url}/v1/kv/default/app")
-    assert told[:2] == ["cors", 404] and "absent" in told[2], told
+    assert reply[:2] == ["cors", 200] and json.loads(reply[2])["value"] == "1", reply
+    reply = browser.run(EVENTS, f"{url}/v1/watch/default")
+    assert reply[0] == "open", reply
+    reply = browser.fetch(f"{url}/v1/kv/default/app", method="DELETE")
+    assert reply[:2] == ["cors", 200], reply
+    # A page can read why a request failed.
+    reply = browser.fetch(f"{url}/v1/kv/default/app")
+    assert reply[:2] == ["cors", 404] and "absent" in reply[2], reply
 
 
 def main(closed, opened, port, chromium, chromedriver, folder):
@@ -253,7 +253,7 @@ def main(closed, opened, port, chromium, chromedriver, folder):
     driver = start(chromium, chromedriver, folder, ", ".join(rules))
     try:
         browser = Browser(driver)
-        # Of another site, and of this machine but another port.
+        # A page of another site, and one of this machine with another port.
         for page in [f"http://evil.test:{port}/", f"http://127.0.0.1:{port}/"]:
             foreign_page(browser, page, closed)
         rebound_name(browser, closed)

@@ -7,7 +7,7 @@ use std::{
 
 use tierkv_harness::{Program, tierkv::BINARY_VARIABLE};
 
-/// The binary that the tests run: named by `TIERKV_BIN`, or beside the current test.
+/// The binary that the tests run: the one in `TIERKV_BIN`, or else the one of this build.
 #[must_use]
 pub fn tierkv() -> Program {
     let beside = || {
@@ -28,7 +28,7 @@ pub fn tierkv() -> Program {
 /// The top folder of the repository.
 #[must_use]
 pub fn repository() -> &'static Path {
-    // This crate lies right below it.
+    // This crate is a folder of it.
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)
 }

@@ -1,30 +1,30 @@
-//! What a test that kills at random takes from its environment.
+//! Environment variables of the tests that kill at random: the number of rounds and the seed.
 
-// The seed must be seen.
+// The seed must be printed, to repeat a run.
 #![allow(clippy::print_stdout)]
 
 use std::env;
 
 use rand::{SeedableRng, rngs::StdRng};
 
-/// Says how many rounds a test of kills makes.
+/// The environment variable with the number of rounds.
 pub const ROUNDS_VARIABLE: &str = "TIERKV_KILL_ROUNDS";
-/// Repeats the choices of a run.
+/// The environment variable with the seed, which repeats the choices of a run.
 pub const SEED_VARIABLE: &str = "TIERKV_KILL_SEED";
 
 /// How many rounds to make.
 ///
 /// # Panics
-/// If `TIERKV_KILL_ROUNDS` is no number.
+/// If `TIERKV_KILL_ROUNDS` is not a number.
 #[must_use]
 pub fn rounds(default: u64) -> u64 {
     number(ROUNDS_VARIABLE).unwrap_or(default)
 }
 
-/// The source of a run's choices, after it has printed how to repeat them.
+/// The random generator of a run. Prints its seed, so that the run can be repeated.
 ///
 /// # Panics
-/// If `TIERKV_KILL_SEED` is no number.
+/// If `TIERKV_KILL_SEED` is not a number.
 #[must_use]
 pub fn seeded() -> StdRng {
     let seed = number(SEED_VARIABLE).unwrap_or_else(rand::random);
@@ -35,5 +35,5 @@ pub fn seeded() -> StdRng {
 fn number(name: &str) -> Option<u64> {
     let text = env::var(name).ok()?;
     let number = text.parse();
-    Some(number.unwrap_or_else(|_| panic!("{name} is a number, not '{text}'")))
+    Some(number.unwrap_or_else(|_| panic!("{name} must be a number, not '{text}'")))
 }

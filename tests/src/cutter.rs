@@ -1,4 +1,4 @@
-//! A line between a client and the platform that breaks at the worst moments.
+//! A TCP proxy between a client and the platform that cuts connections during requests.
 
 use std::{
     io,
@@ -16,10 +16,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Bytes that are passed on at once at most.
+/// The most bytes that are forwarded at once.
 const PIECE: usize = 64 << 10;
 
-/// A TCP proxy that cuts connections while requests are under way. It ends with this.
+/// A TCP proxy that cuts connections during requests. Dropping it stops it.
 #[derive(Debug)]
 pub struct Cutter {
     /// Where clients connect.
@@ -30,7 +30,7 @@ pub struct Cutter {
 
 #[derive(Debug)]
 struct Shared {
-    /// One in so many pieces from a client is cut at; 0: none.
+    /// The connection is cut at one in this many pieces from a client; 0: never.
     one_in: AtomicU32,
     cuts: AtomicU64,
 }
@@ -38,11 +38,11 @@ struct Shared {
 /// Where a connection is cut.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
-    /// Before a piece from the client is passed on: what is in it is lost.
+    /// Before a piece from the client is forwarded: the piece is lost.
     Before,
-    /// Right after: whether it arrives is anybody's guess.
+    /// Right after it was forwarded: the server may have received it or not.
     After,
-    /// After the server said something, which is lost: it was taken in.
+    /// After the server answered: it received the piece, and its answer is lost.
     Answered,
 }
 
@@ -53,7 +53,7 @@ impl Drop for Cutter {
 }
 
 impl Cutter {
-    /// A line to `target` that does not break yet; `dice` decide where it will.
+    /// Starts a proxy to `target`. It cuts nothing yet; `dice` will choose where to cut.
     ///
     /// # Errors
     /// If there is no free port.
@@ -70,7 +70,7 @@ impl Cutter {
                 let (target, shared) = (target.clone(), Arc::clone(&passing));
                 let dice = StdRng::from_rng(&mut dice);
                 tokio::spawn(async move {
-                    // Either end may go away whenever it likes.
+                    // Either end may close at any time.
                     drop(pass(client, &target, &shared, dice).await);
                 });
             }
@@ -82,7 +82,7 @@ impl Cutter {
         })
     }
 
-    /// Cuts at one in so many pieces from clients from now on; 0 cuts no more.
+    /// From now on, cuts at one in `pieces` pieces from clients; 0: never.
     pub fn cut_one_in(&self, pieces: u32) {
         self.shared.one_in.store(pieces, Ordering::SeqCst);
     }
@@ -94,7 +94,7 @@ impl Cutter {
     }
 }
 
-/// Passes on what is said until one end closes, or the line is cut.
+/// Forwards bytes both ways until one end closes or the connection is cut.
 async fn pass(
     mut client: TcpStream,
     target: &str,
@@ -104,11 +104,11 @@ async fn pass(
     let mut server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let (mut asked, mut told) = (vec![0; PIECE], vec![0; PIECE]);
+    let (mut request, mut answer) = (vec![0; PIECE], vec![0; PIECE]);
     loop {
         tokio::select! {
-            length = client.read(&mut asked) => {
-                let piece = &asked[..length?];
+            length = client.read(&mut request) => {
+                let piece = &request[..length?];
                 let cut = choose(shared, &mut dice);
                 if piece.is_empty() || matches!(cut, Some(Cut::Before)) {
                     return Ok(());
@@ -116,15 +116,15 @@ async fn pass(
                 server.write_all(piece).await?;
                 match cut {
                     Some(Cut::Answered) => {
-                        let _lost = server.read(&mut told).await?;
+                        let _lost = server.read(&mut answer).await?;
                         return Ok(());
                     }
                     Some(_) => return Ok(()),
                     None => {}
                 }
             }
-            length = server.read(&mut told) => {
-                let piece = &told[..length?];
+            length = server.read(&mut answer) => {
+                let piece = &answer[..length?];
                 if piece.is_empty() {
                     return Ok(());
                 }

@@ -1,5 +1,5 @@
-//! What a node does on its disk, seen from outside: how often the log goes on in a new
-//! file, how often a checkpoint is made, and when one of them is under way.
+//! What a node does on its disk, observed from outside: the number of log rotations and of
+//! checkpoints, and the moment at which one of them happens.
 
 use std::{
     fmt, fs, hint, io,
@@ -11,10 +11,10 @@ use tierkv_harness::{DataFolder, TierKv};
 
 use crate::metrics;
 
-/// How long a change on disk is waited for under load.
+/// Timeout for a change on disk under load.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a node has done so far.
+/// The counters of a node at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
     /// The number of the log's newest segment.
@@ -25,16 +25,16 @@ pub struct Work {
 }
 
 impl Work {
-    /// Asks the only node of a running platform.
+    /// Reads the counters of the only node of a running platform.
     ///
     /// # Errors
-    /// If it does not answer.
+    /// If its log or its metrics cannot be read.
     pub async fn of(platform: &TierKv) -> io::Result<Self> {
         let rest = platform.rest();
         let segments = log_files(platform.folder())?.into_iter();
         let numbers = segments.filter_map(|path| path.file_stem()?.to_str()?.parse().ok());
         let checkpoints = metrics::counter(rest, "tierkv_checkpoint_seconds_count").await?;
-        // A count of events is whole.
+        // A count of events is a whole number.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let checkpoints = checkpoints as u64;
         Ok(Self {
@@ -45,7 +45,7 @@ impl Work {
         })
     }
 
-    /// What was done since `earlier`, by the same process.
+    /// What the same process did since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Done {
         let passed = self.at.duration_since(earlier.at).as_secs_f64();
@@ -57,14 +57,14 @@ impl Work {
     }
 }
 
-/// What a node did in a while.
+/// What a node did between two moments.
 #[derive(Clone, Copy, Debug)]
 pub struct Done {
-    /// How often the log went on in a new file.
+    /// How often the log began a new segment.
     pub rotations: u64,
     /// How many checkpoints were stored.
     pub checkpoints: u64,
-    /// The part of the time that passed in checkpoints.
+    /// The share of the time spent in checkpoints, from 0 to 1.
     pub checkpointing: f64,
 }
 
@@ -80,22 +80,22 @@ impl fmt::Display for Done {
     }
 }
 
-/// A moment at which a node is in the middle of something.
+/// When to act on a node, such as to kill it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// Now, whatever it does.
+    /// Now.
     Any,
-    /// Once the log's files change.
+    /// When the log's files change.
     Rotation,
-    /// Once a checkpoint writes to the store.
+    /// When a checkpoint writes to the store.
     Checkpoint,
 }
 
 impl Moment {
-    /// Waits for the moment without a pause, so that what is done next comes right with it.
+    /// Waits for the moment in a busy loop, so that the caller acts right at it.
     ///
     /// # Errors
-    /// `TimedOut` if nothing changes, and those of the system.
+    /// `TimedOut` if nothing changes in time, and errors of the file system.
     pub async fn come(self, folder: &DataFolder) -> io::Result<()> {
         let folder = folder.clone();
         let waiting = tokio::task::spawn_blocking(move || match self {

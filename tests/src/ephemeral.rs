@@ -7,11 +7,11 @@ use tierkv_harness::{DataFolder, Error, Process};
 
 use crate::binary;
 
-/// How long a start may take.
+/// Timeout for a start.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// A whole platform in one process on loopback; it ends with this guard, and so does what
-/// it kept.
+/// A whole platform in one process on loopback. Dropping it kills the process and removes its
+/// data.
 #[derive(Debug)]
 pub struct Ephemeral {
     process: Process,
@@ -19,15 +19,15 @@ pub struct Ephemeral {
     pub grpc: String,
     /// The REST address, as `host:port`.
     pub rest: String,
-    /// Where it keeps what it needs while it runs.
+    /// Its temporary data directory.
     pub data_dir: String,
 }
 
 impl Ephemeral {
-    /// Starts a platform and waits until it says where it listens.
+    /// Starts a platform and waits until it prints its addresses.
     ///
     /// # Errors
-    /// If the binary is missing or does not come up.
+    /// If the binary is missing or does not start.
     pub async fn start() -> Result<Self, Error> {
         Self::start_with(&[]).await
     }
@@ -40,7 +40,7 @@ impl Ephemeral {
         Self::launch("127.0.0.1:0", more_arguments).await
     }
 
-    /// A platform whose REST address is this.
+    /// Starts a platform with this REST address.
     ///
     /// # Errors
     /// As of [`start`](Self::start).
@@ -62,22 +62,23 @@ impl Ephemeral {
         let arguments = fixed.iter().chain(more_arguments).copied();
         let folder = DataFolder::new("ephemeral")?;
         let mut process = Process::spawn(&binary::tierkv(), arguments, &folder)?;
-        let line =
-            process
-                .wait_until("say where it listens", START_LIMIT, |process| match process
-                    .first_line()
-                {
+        let line = process
+            .wait_until(
+                "print its addresses",
+                START_LIMIT,
+                |process| match process.first_line() {
                     Some(line) => Ok(Some(line)),
                     None => process.check().map(|()| None),
-                })
-                .await?;
-        let said: Value = serde_json::from_str(&line).unwrap_or_default();
-        let word = |name: &str| said[name].as_str().unwrap_or_default().to_owned();
+                },
+            )
+            .await?;
+        let printed: Value = serde_json::from_str(&line).unwrap_or_default();
+        let field = |name: &str| printed[name].as_str().unwrap_or_default().to_owned();
         Ok(Self {
             process,
-            grpc: word("grpc"),
-            rest: word("rest"),
-            data_dir: word("data_dir"),
+            grpc: field("grpc"),
+            rest: field("rest"),
+            data_dir: field("data_dir"),
         })
     }
 
@@ -89,8 +90,8 @@ impl Ephemeral {
 
 impl Drop for Ephemeral {
     fn drop(&mut self) {
-        // A killed process can't tidy up behind itself. A failure here means that it is gone
-        // already, or that nothing more can be done about it while unwinding.
+        // A killed process can't remove its data itself. A failure here means that it ended
+        // already, or that nothing more can be done while unwinding.
         let _ = self.process.kill9();
         let folder = Path::new(&self.data_dir);
         if folder

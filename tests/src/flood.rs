@@ -1,4 +1,5 @@
-//! Writes of ever new keys from many tasks, and what became of each.
+//! Many tasks that write new keys, the outcome of each write, and a check that the platform
+//! kept its promises.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,14 +16,14 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::ledger::{Attempt, Kind};
 
-/// How long a writer that was refused waits before it writes again, as a client would.
+/// Backoff of a writer after a refused write.
 const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(5);
 /// Keys read at once.
 const KEYS_A_READ: usize = 100;
 /// Reads under way at once.
 const READS_AT_ONCE: usize = 16;
 
-/// One record: its number says its key and its value.
+/// One record. Its key and its value are made from its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
     /// Its number.
@@ -50,27 +51,28 @@ impl Record {
     }
 }
 
-/// What a writer was told.
+/// The outcome of a write, as its writer knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// It was done, at this version.
+pub enum WriteOutcome {
+    /// Applied at this version.
     Acknowledged(u64),
-    /// It was not done.
+    /// Not applied.
     Refused(Code),
-    /// Nobody knows.
+    /// Applied or not: the answer was lost.
     Unknown,
 }
 
-/// Every record that was written, and what its writer was told.
+/// Every record that was sent, with the outcome of its write.
 #[derive(Clone, Debug, Default)]
-pub struct Written(BTreeMap<Record, Told>);
+pub struct Written(BTreeMap<Record, WriteOutcome>);
 
 impl Written {
     /// How many were acknowledged.
     #[must_use]
     pub fn acknowledged(&self) -> usize {
-        let told = self.0.values();
-        told.filter(|told| matches!(told, Told::Acknowledged(_)))
+        let outcomes = self.0.values();
+        outcomes
+            .filter(|outcome| matches!(outcome, WriteOutcome::Acknowledged(_)))
             .count()
     }
 
@@ -79,34 +81,35 @@ impl Written {
     #[must_use]
     pub fn failures(&self) -> HashMap<Code, usize> {
         let mut failures = HashMap::new();
-        for told in self.0.values() {
-            let code = match told {
-                Told::Acknowledged(_) => continue,
-                Told::Refused(code) => *code,
-                Told::Unknown => Code::OutcomeUnknown,
+        for outcome in self.0.values() {
+            let code = match outcome {
+                WriteOutcome::Acknowledged(_) => continue,
+                WriteOutcome::Refused(code) => *code,
+                WriteOutcome::Unknown => Code::OutcomeUnknown,
             };
             *failures.entry(code).or_default() += 1;
         }
         failures
     }
 
-    /// Adds what another flood wrote.
+    /// Adds the records of another flood.
     pub fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// Reads every record as fresh as `consistency` asks: what was acknowledged is there at
-    /// its version, what was refused is not, and what nobody knows is there whole or not
-    /// at all.
+    /// Reads every record with `consistency`. An acknowledged record must be there at its
+    /// version, a refused one must be absent, and one of unknown outcome is either whole or
+    /// absent.
     ///
     /// # Errors
-    /// In words, each promise that is broken.
+    /// A text that lists each broken promise.
     pub async fn check(&self, client: &Client, consistency: Consistency) -> Result<(), String> {
         let options = ReadOptions {
             consistency,
             ..ReadOptions::default()
         };
-        let all: Vec<(Record, Told)> = self.0.iter().map(|(of, told)| (*of, *told)).collect();
+        let all: Vec<(Record, WriteOutcome)> =
+            self.0.iter().map(|(of, outcome)| (*of, *outcome)).collect();
         let mut reading = JoinSet::new();
         let mut broken = Vec::new();
         for chunk in all.chunks(KEYS_A_READ) {
@@ -131,7 +134,7 @@ impl Written {
 
 async fn check_some(
     client: Client,
-    records: Vec<(Record, Told)>,
+    records: Vec<(Record, WriteOutcome)>,
     options: ReadOptions,
 ) -> Vec<String> {
     let keys: Vec<String> = records.iter().map(|(record, _)| record.key()).collect();
@@ -140,29 +143,29 @@ async fn check_some(
         Err(error) => return vec![format!("{} and more: {error}", keys[0])],
     };
     let mut broken = Vec::new();
-    for ((record, told), found) in records.into_iter().zip(found) {
+    for ((record, outcome), found) in records.into_iter().zip(found) {
         let is_whole = found.value.as_ref() == Some(&record.value());
-        let is_kept = match told {
-            Told::Acknowledged(version) => is_whole && found.version == version,
-            Told::Refused(_) => found.value.is_none(),
-            Told::Unknown => is_whole || found.value.is_none(),
+        let is_kept = match outcome {
+            WriteOutcome::Acknowledged(version) => is_whole && found.version == version,
+            WriteOutcome::Refused(_) => found.value.is_none(),
+            WriteOutcome::Unknown => is_whole || found.value.is_none(),
         };
         if !is_kept {
             let holds = match (&found.value, is_whole) {
                 (None, _) => "nothing".to_owned(),
-                (Some(_), true) => "it".to_owned(),
+                (Some(_), true) => "its value".to_owned(),
                 (Some(value), false) => format!("{} other bytes", value.len()),
             };
             let version = found.version;
             broken.push(format!(
-                "{record:?}: {told:?}, and there is {holds} at version {version}"
+                "{record:?}: {outcome:?}, but the key holds {holds} at version {version}"
             ));
         }
     }
     broken
 }
 
-/// Writers at work.
+/// Running writers.
 pub struct Flood {
     writers: JoinSet<Written>,
     progress: Arc<Progress>,
@@ -176,8 +179,8 @@ struct Progress {
 }
 
 impl Flood {
-    /// Starts `writers` tasks that share `clients` and take their records' numbers from
-    /// `numbers`. A writer ends when it is told to, or when the platform is gone.
+    /// Starts `writers` tasks, which share `clients` and number their records from `numbers`.
+    /// A writer runs until [`Flood::end`], or until the platform cannot be reached.
     #[must_use]
     pub fn start(
         clients: &[Client],
@@ -186,7 +189,7 @@ impl Flood {
         value_bytes: u32,
     ) -> Self {
         let progress = Arc::new(Progress::default());
-        let (ending, hear_end) = watch::channel(false);
+        let (ending, end_signal) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for client in clients.iter().cycle().take(writers) {
             let writer = Writer {
@@ -195,7 +198,7 @@ impl Flood {
                 value_bytes,
                 progress: Arc::clone(&progress),
             };
-            tasks.spawn(writer.run(hear_end.clone()));
+            tasks.spawn(writer.run(end_signal.clone()));
         }
         Self {
             writers: tasks,
@@ -204,19 +207,19 @@ impl Flood {
         }
     }
 
-    /// Writes that were acknowledged so far.
+    /// How many writes were acknowledged so far.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.progress.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Writes that were refused with `ResourceExhausted` so far.
+    /// How many writes were refused with `ResourceExhausted` so far.
     #[must_use]
     pub fn exhausted(&self) -> u64 {
         self.progress.exhausted.load(Ordering::Relaxed)
     }
 
-    /// Lets every writer finish the write it is at, and gathers what they were told.
+    /// Lets every writer finish its current write, and returns all records with their outcomes.
     pub async fn end(self) -> Written {
         self.ending.send_replace(true);
         let mut written = Written::default();
@@ -242,15 +245,15 @@ impl Writer {
                 number: self.numbers.fetch_add(1, Ordering::Relaxed),
                 value_bytes: self.value_bytes,
             };
-            let outcome = self.client.put(record.key(), record.value()).await;
-            let told = told(&outcome);
-            written.0.insert(record, told);
-            match told {
-                Told::Acknowledged(_) => {
+            let result = self.client.put(record.key(), record.value()).await;
+            let outcome = outcome_of(&result);
+            written.0.insert(record, outcome);
+            match outcome {
+                WriteOutcome::Acknowledged(_) => {
                     self.progress.acknowledged.fetch_add(1, Ordering::Relaxed);
                 }
-                Told::Refused(Code::Unavailable) | Told::Unknown => break,
-                Told::Refused(code) => {
+                WriteOutcome::Refused(Code::Unavailable) | WriteOutcome::Unknown => break,
+                WriteOutcome::Refused(code) => {
                     if code == Code::ResourceExhausted {
                         self.progress.exhausted.fetch_add(1, Ordering::Relaxed);
                     }
@@ -262,12 +265,12 @@ impl Writer {
     }
 }
 
-fn told(outcome: &Result<u64, Error>) -> Told {
-    match outcome {
-        Ok(version) => Told::Acknowledged(*version),
+fn outcome_of(result: &Result<u64, Error>) -> WriteOutcome {
+    match result {
+        Ok(version) => WriteOutcome::Acknowledged(*version),
         Err(error) => match error.code() {
-            Code::OutcomeUnknown => Told::Unknown,
-            code => Told::Refused(code),
+            Code::OutcomeUnknown => WriteOutcome::Unknown,
+            code => WriteOutcome::Refused(code),
         },
     }
 }

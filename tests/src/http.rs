@@ -1,7 +1,6 @@
-//! HTTP/1.1, byte by byte.
+//! An HTTP/1.1 client that sends requests byte for byte as they are written.
 //!
-//! Clients and their libraries rewrite paths (`..`, `%2F`, bytes beyond ASCII); what is
-//! written here is what is sent.
+//! Client libraries rewrite paths (`..`, `%2F`, bytes beyond ASCII); this one does not.
 
 use std::{io, time::Duration};
 
@@ -11,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-/// What came back.
+/// A whole response.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// The status code.
@@ -23,7 +22,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// The first header of this name, given in lower case.
+    /// The first header of this name; `name` is in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         (self.headers.iter())
@@ -31,17 +30,17 @@ impl Response {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The body as JSON; `Null` if it is none.
+    /// The body as JSON; `Null` if it is not JSON.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 }
 
-/// Sends bytes as they stand over a connection of their own, and reads until it is closed.
+/// Sends `bytes` over a new connection, and reads until the server closes it.
 ///
 /// # Errors
-/// If the connection fails or the answer is no HTTP.
+/// If the connection fails or the answer is not HTTP.
 pub async fn send_raw(address: &str, bytes: &[u8]) -> io::Result<Response> {
     let mut stream = TcpStream::connect(address).await?;
     let sent = stream.write_all(bytes).await;
@@ -58,7 +57,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// A request for `path`, which is sent as it stands.
+    /// A request for `path`, which is sent unchanged.
     #[must_use]
     pub const fn new(method: &'a str, path: &'a str) -> Self {
         Self {
@@ -83,10 +82,10 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Sends it to `address` over a connection of its own.
+    /// Sends it to `address` over a new connection.
     ///
     /// # Errors
-    /// If the connection fails or the answer is no HTTP.
+    /// If the connection fails or the answer is not HTTP.
     pub async fn send(self, address: &str) -> io::Result<Response> {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(self.head(address).as_bytes()).await?;
@@ -95,11 +94,11 @@ impl<'a> Request<'a> {
         received(stream, sent).await
     }
 
-    /// Sends the head and so many bytes of the body it tells of, and says nothing more: the
-    /// connection is left open, or this half of it is closed.
+    /// Sends the head, which announces the whole body, and only the first `bytes` of the body.
+    /// Then closes the sending half of the connection if `and_close`, or else leaves it open.
     ///
     /// # Errors
-    /// If the connection fails or the answer is no HTTP.
+    /// If the connection fails or the answer is not HTTP.
     pub async fn send_part(
         self,
         address: &str,
@@ -115,10 +114,10 @@ impl<'a> Request<'a> {
         received(stream, sent).await
     }
 
-    /// Sends it and leaves the body of the answer to be read as it comes.
+    /// Sends it and returns once the head of the answer was received; the body is a stream.
     ///
     /// # Errors
-    /// If the connection fails or the answer is no HTTP.
+    /// If the connection fails or the answer is not HTTP.
     pub async fn open(self, address: &str) -> io::Result<Stream> {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(self.head(address).as_bytes()).await?;
@@ -135,7 +134,7 @@ impl<'a> Request<'a> {
                 });
             }
             if stream.read_buf(&mut bytes).await? == 0 {
-                return Err(no_http(&bytes));
+                return Err(not_http(&bytes));
             }
         }
     }
@@ -155,7 +154,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// An answer whose body comes piece by piece, in chunks.
+/// An answer whose body arrives in chunks.
 #[derive(Debug)]
 pub struct Stream {
     stream: TcpStream,
@@ -163,7 +162,7 @@ pub struct Stream {
     pub status: u16,
     /// The headers, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// What was received and not yet handed out.
+    /// Bytes that were received and not yet returned.
     pending: Vec<u8>,
 }
 
@@ -171,7 +170,7 @@ impl Stream {
     /// The next chunk; `None` after the last one.
     ///
     /// # Errors
-    /// If none comes within `patience`, or the connection breaks.
+    /// If none arrives within `patience`, or the connection breaks.
     pub async fn chunk(&mut self, patience: Duration) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some((chunk, length)) = first_chunk(&self.pending) {
@@ -192,15 +191,15 @@ async fn received(mut stream: TcpStream, sent: io::Result<()>) -> io::Result<Res
     let received = stream.read_to_end(&mut answer).await;
     match parse(&answer) {
         Some(response) => Ok(response),
-        None => sent.and(received).and(Err(no_http(&answer))),
+        None => sent.and(received).and(Err(not_http(&answer))),
     }
 }
 
-fn no_http(answer: &[u8]) -> io::Error {
-    io::Error::other(format!("no HTTP answer: {}", answer.escape_ascii()))
+fn not_http(answer: &[u8]) -> io::Error {
+    io::Error::other(format!("not an HTTP answer: {}", answer.escape_ascii()))
 }
 
-/// Status, headers with names in lower case, and what follows the head.
+/// Status, headers with names in lower case, and the bytes after the head.
 type Head<'a> = (u16, Vec<(String, String)>, &'a [u8]);
 
 fn parse_head(answer: &[u8]) -> Option<Head<'_>> {
@@ -231,7 +230,7 @@ fn parse(answer: &[u8]) -> Option<Response> {
     })
 }
 
-/// The first chunk and how many bytes it takes with its frame; `None` if it is not whole.
+/// The first chunk and its length with its framing; `None` if it is not complete.
 fn first_chunk(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let end = bytes.windows(2).position(|two| two == b"\r\n")?;
     let size = std::str::from_utf8(&bytes[..end]).ok()?;

@@ -1,13 +1,12 @@
-//! Which source files of a crate import each other.
+//! Finds circles of imports between the source files of a crate.
 //!
 //! ```text
 //!   source (a file's modules, uses and paths) ─► modules (where a path leads) ─► here
 //! ```
 //!
-//! Tests are left out: what is under `#[cfg(test)]`, and files that nothing else declares.
-//! A module and the modules below it belong together, so what they take of each other is no
-//! import. Whoever takes a name that is re-exported imports the file that the name comes
-//! from, not the one that re-exports it.
+//! Tests are left out: items under `#[cfg(test)]`, and files that only tests declare. A module
+//! and its submodules count as one, so a use between them is no import. A use of a re-exported
+//! name imports the file that defines the name, not the file that re-exports it.
 
 mod modules;
 mod source;
@@ -20,36 +19,36 @@ use std::{
 
 use modules::Modules;
 
-/// The names that a file takes from others, by file.
-type Taken = BTreeMap<PathBuf, BTreeSet<String>>;
+/// The names that a file imports, by the file that they come from.
+type ImportedNames = BTreeMap<PathBuf, BTreeSet<String>>;
 
-/// What the source files of one crate import of each other.
-pub struct Imports(BTreeMap<PathBuf, Taken>);
+/// The imports between the source files of one crate.
+pub struct Imports(BTreeMap<PathBuf, ImportedNames>);
 
-/// Files that reach each other by their imports, and the imports between them.
+/// A group of files that import each other, directly or through others, and their imports.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Circle {
-    /// The importing file, the imported one, and the names taken.
+    /// The importing file, the imported file, and the names imported.
     pub imports: Vec<(PathBuf, PathBuf, Vec<String>)>,
 }
 
 impl Imports {
-    /// Reads a crate from its root file on, `lib.rs` or `main.rs`. `source` returns the text
-    /// of a file, or `None` where there is none.
+    /// Reads a crate, beginning with its root file, `lib.rs` or `main.rs`. `source` returns the
+    /// text of a file, or `None` if the file does not exist.
     ///
     /// # Panics
     /// If a file is not Rust, or a declared module has no file.
     #[must_use]
     pub fn of_crate(root: &Path, source: &dyn Fn(&Path) -> Option<String>) -> Self {
-        let mut imports: BTreeMap<PathBuf, Taken> = BTreeMap::new();
+        let mut imports: BTreeMap<PathBuf, ImportedNames> = BTreeMap::new();
         for (importing, imported, name) in Modules::read(root, source).imports() {
-            let taken = imports.entry(importing).or_default();
-            taken.entry(imported).or_default().insert(name);
+            let names = imports.entry(importing).or_default();
+            names.entry(imported).or_default().insert(name);
         }
         Self(imports)
     }
 
-    /// The circles, each with all of its files.
+    /// All circles, each with all of its files.
     #[must_use]
     pub fn circles(&self) -> Vec<Circle> {
         let reached: BTreeMap<&Path, BTreeSet<&Path>> = (self.0.keys())

@@ -1,27 +1,29 @@
-//! What a client was promised about one key, and whether the platform keeps it.
+//! The promises that the platform made to a client about one key, and a check that it keeps
+//! them.
 //!
-//! A write is *open* from its sending until its outcome is known. After a crash a key may
-//! hold what was acknowledged last, or any write that was open then, and nothing else (I1);
-//! its version never goes back (I5), and a write that is sent again under the same name is
-//! applied once (I8). Writes of one key are made one after the other.
+//! A write is *open* from when it is sent until its outcome is known. After a crash a key holds
+//! the last acknowledged write or the write that was open, and nothing else (I1). The key's
+//! version never goes back (I5). A write that is sent again with the same request id is applied
+//! once (I8). A key has at most one write under way.
 
 use bytes::Bytes;
 
-/// Bytes that say which write a value is: a mark, the write's number and the length.
+/// A value begins with a header that identifies its write: a mark, the write's number and the
+/// length of the value.
 const HEADER_BYTES: usize = 16;
 const MARK: u32 = 0x564b_5401;
 
-/// How far the platform's time may be from that of the test, and still be right.
+/// The largest allowed difference between the platform's time and the test's.
 const CLOCK_SLACK_MS: u64 = 1_000;
 
 /// One write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Its number; no two writes of a test share one.
+    /// Its number, unique in a test.
     pub number: u64,
     /// What it does.
     pub kind: Kind,
-    /// When it was made, in milliseconds of the test's time.
+    /// When it was created, in milliseconds of the test's time.
     pub born_ms: u64,
 }
 
@@ -30,37 +32,37 @@ pub struct Attempt {
 pub enum Kind {
     /// Sets a value of this many bytes.
     Put(u32),
-    /// Sets a value of so many bytes that expires after so many milliseconds.
+    /// Sets a value of this many bytes, which expires after this many milliseconds.
     Expiring(u32, u64),
     /// Removes the key.
     Delete,
 }
 
-/// What a write was answered.
+/// The answer to a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The key's version.
     pub version: u64,
-    /// Of a delete: whether the key was there.
+    /// For a delete: whether the key existed.
     pub existed: Option<bool>,
 }
 
-/// What a read saw.
+/// The result of a read.
 #[derive(Clone, Copy, Debug)]
 pub struct Sight<'a> {
-    /// The value, if there was one.
+    /// The value; `None` if the key was absent.
     pub value: Option<&'a [u8]>,
-    /// The version that came with it.
+    /// The version in the answer.
     pub version: u64,
-    /// When the read was sent and when it was answered, in the test's time.
+    /// When the read was sent, in milliseconds of the test's time.
     pub asked_ms: u64,
-    /// See `asked_ms`.
+    /// When it was answered, in milliseconds of the test's time.
     pub answered_ms: u64,
 }
 
 impl Attempt {
-    /// The value it leaves behind: its header, then bytes drawn from its number, so that
-    /// no part of it can be taken for a part of another.
+    /// The value that it writes: the header, then bytes generated from its number, so that no
+    /// part of it equals a part of another value.
     #[must_use]
     pub fn value(&self) -> Option<Bytes> {
         let (Kind::Put(length) | Kind::Expiring(length, _)) = self.kind else {
@@ -84,29 +86,29 @@ impl Attempt {
     }
 }
 
-/// Which write a value claims to be, in words.
+/// Describes a value by its header.
 fn claim(value: &[u8]) -> String {
     let part = |from: usize, to: usize| value.get(from..to);
     let claimed = (|| {
         let mark = u32::from_le_bytes(part(0, 4)?.try_into().ok()?);
         let number = u64::from_le_bytes(part(4, 12)?.try_into().ok()?);
         let length = u32::from_le_bytes(part(12, 16)?.try_into().ok()?);
-        (mark == MARK).then(|| format!("says it is write {number} of {length} bytes"))
+        (mark == MARK).then(|| format!("has the header of write {number} of {length} bytes"))
     })();
-    let claimed = claimed.unwrap_or_else(|| "says nothing of itself".to_owned());
+    let claimed = claimed.unwrap_or_else(|| "has no header".to_owned());
     format!("a value of {} bytes that {claimed}", value.len())
 }
 
-/// What a key holds.
+/// The write that a key holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
     by: Attempt,
-    /// When it is over, in platform time, which the version of the write tells.
+    /// When it expires, in platform time, computed from the version of the write.
     expires_ms: Option<u64>,
 }
 
 impl Held {
-    /// What is held since a write was applied at `version`.
+    /// A write that was applied at `version`.
     const fn since(by: Attempt, version: u64) -> Self {
         let expires_ms = match by.kind {
             Kind::Expiring(_, ttl_ms) => Some(millis_of(version) + ttl_ms),
@@ -115,24 +117,25 @@ impl Held {
         Self { by, expires_ms }
     }
 
-    /// Whether the key can be there at some moment between these.
+    /// Whether the key may still exist at `from_ms`.
     fn may_be_there(&self, from_ms: u64) -> bool {
         let lasts = |at| at + CLOCK_SLACK_MS > from_ms;
         self.by.kind != Kind::Delete && self.expires_ms.is_none_or(lasts)
     }
 
+    /// Whether the key may be absent by `by_ms`.
     fn may_be_gone(&self, by_ms: u64) -> bool {
         let over = |at| at <= by_ms + CLOCK_SLACK_MS;
         self.by.kind == Kind::Delete || self.expires_ms.is_some_and(over)
     }
 }
 
-/// The time that a version tells.
+/// The time in a version, in milliseconds.
 const fn millis_of(version: u64) -> u64 {
     version >> 16
 }
 
-/// A write whose answer was lost, after the key was read.
+/// A write whose answer was lost, once the key was read afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Doubt {
     attempt: Attempt,
@@ -145,7 +148,7 @@ struct Doubt {
 enum Fate {
     Applied,
     NotApplied,
-    /// The key is absent with it or without it.
+    /// The key would be absent either way.
     Unclear,
 }
 
@@ -155,7 +158,7 @@ pub struct Ledger {
     key: String,
     /// `None` before the first write.
     held: Option<Held>,
-    /// The greatest version that was told of the key.
+    /// The greatest version that an answer contained.
     version: u64,
     open: Option<Attempt>,
     doubt: Option<Doubt>,
@@ -183,7 +186,7 @@ impl Ledger {
         &self.key
     }
 
-    /// The greatest version that was told of the key.
+    /// The greatest version that an answer contained.
     #[must_use]
     pub const fn version(&self) -> u64 {
         self.version
@@ -195,44 +198,44 @@ impl Ledger {
         self.held.is_some_and(|held| held.expires_ms.is_some())
     }
 
-    /// The last write that was answered, and how.
+    /// The last write that was answered, with its answer.
     #[must_use]
     pub const fn last(&self) -> Option<(Attempt, Answer)> {
         self.last
     }
 
-    /// The write whose answer was lost, once the key was read after that.
+    /// The write whose answer was lost, once the key was read afterwards.
     #[must_use]
     pub fn doubtful(&self) -> Option<Attempt> {
         self.doubt.map(|doubt| doubt.attempt)
     }
 
-    /// A write is about to be sent; the one before it must be settled.
+    /// Records that a write is about to be sent. No other write may be open.
     pub fn begin(&mut self, attempt: Attempt) {
-        assert_eq!(self.open, None, "{}: one write at a time", self.key);
+        assert_eq!(self.open, None, "{}: another write is open", self.key);
         self.doubt = None;
         self.open = Some(attempt);
     }
 
-    /// The open write certainly had no effect.
+    /// Records that the open write was refused and had no effect.
     pub fn refused(&mut self) {
         self.open = None;
     }
 
-    /// The open write was acknowledged.
+    /// Records that the open write was acknowledged.
     ///
     /// # Errors
-    /// In words, if the acknowledgement breaks a promise.
+    /// A text, if the acknowledgement breaks a promise.
     pub fn acknowledged(&mut self, answer: Answer) -> Result<(), String> {
         let Some(attempt) = self.open.take() else {
-            return Err(format!("{}: an answer to no write", self.key));
+            return Err(format!("{}: an answer, but no write is open", self.key));
         };
         self.settle(attempt, answer)
     }
 
     fn settle(&mut self, attempt: Attempt, answer: Answer) -> Result<(), String> {
         let Answer { version, existed } = answer;
-        // The delete of an absent key changes nothing and tells up to when that is known.
+        // The delete of an absent key changes nothing and may return the same version again.
         let changes = existed != Some(false);
         let grown = if changes {
             version > self.version
@@ -260,12 +263,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// The key was read while nothing could still be under way: the value (or its absence)
-    /// and version must be one that was promised. What it is settles an open write, or
-    /// leaves a doubt that [`Ledger::repeated`] may settle.
+    /// Checks a read that was made while no write could still be under way. The value (or its
+    /// absence) and the version must be ones that were promised. The read decides whether an
+    /// open write was applied, or leaves that open for [`Ledger::repeated`].
     ///
     /// # Errors
-    /// In words, if a promise is broken.
+    /// A text, if a promise is broken.
     pub fn observe(&mut self, sight: Sight<'_>) -> Result<(), String> {
         let open = self.open.take();
         let shows = |held: &Held| match sight.value {
@@ -281,7 +284,7 @@ impl Ledger {
             (None, Some(_)) => false,
         };
         let open = open.map(|attempt| {
-            // What is absent may have been written any time since.
+            // For an absent key, the version does not show when the write was applied.
             let since = match sight.value {
                 Some(_) => sight.version,
                 None => attempt.born_ms << 16,
@@ -299,8 +302,8 @@ impl Ledger {
             }
             (false, None) => {
                 return Err(format!(
-                    "{}: holds {} at version {}; acknowledged was {:?} at version {}, open was \
-                     {open:?} (I1)",
+                    "{}: holds {} at version {}; acknowledged: {:?} at version {}; open: {open:?} \
+                     (I1)",
                     self.key,
                     sight.value.map_or_else(|| "nothing".to_owned(), claim),
                     sight.version,
@@ -312,7 +315,7 @@ impl Ledger {
         if sight.value.is_none()
             && let Some(held) = &mut self.held
         {
-            // It does not come back.
+            // An absent value must not come back.
             held.by.kind = Kind::Delete;
             held.expires_ms = None;
         }
@@ -328,14 +331,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// The doubtful write was sent again, under the same name, and answered: it is applied
-    /// once, now or before, and the answer tells when.
+    /// Checks the answer to the doubtful write, which was sent again with the same request id:
+    /// it is applied once, now or before, and the version in the answer shows when.
     ///
     /// # Errors
-    /// In words, if a promise is broken.
+    /// A text, if a promise is broken.
     pub fn repeated(&mut self, answer: Answer) -> Result<(), String> {
         let Some(doubt) = self.doubt.take() else {
-            return Err(format!("{}: an answer to no doubtful write", self.key));
+            return Err(format!("{}: an answer, but no write is doubtful", self.key));
         };
         let Doubt {
             attempt,
@@ -352,8 +355,8 @@ impl Ledger {
         };
         if !is_right {
             return Err(format!(
-                "{}: sent again, {doubt:?} was answered {answer:?}, while the key was at \
-                 version {} (I8)",
+                "{}: {doubt:?} was sent again and got {answer:?}, while the key was at version {} \
+                 (I8)",
                 self.key, self.version
             ));
         }
@@ -411,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn values_say_what_they_are_and_differ_everywhere() {
+    fn values_identify_their_write_and_differ_in_every_part() {
         let (one, two) = (put(1, 100).value().unwrap(), put(2, 100).value().unwrap());
         assert_eq!((one.len(), two.len()), (100, 100));
         assert!(claim(&one).contains("write 1 of 100 bytes"));
@@ -453,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_once_stays() {
+    fn a_write_that_was_read_once_stays() {
         let mut ledger = written();
         ledger.begin(delete(2));
         ledger.observe(sight(None, 12)).unwrap();
@@ -466,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delete_must_know_whether_the_key_was_there() {
+    fn a_delete_must_report_whether_the_key_existed() {
         let mut ledger = written();
         ledger.begin(delete(2));
         assert!(
@@ -499,7 +502,7 @@ mod tests {
         ledger.begin(delete(3));
         assert!(ledger.clone().acknowledged(answer(12, Some(true))).is_err());
         assert!(ledger.acknowledged(answer(12, Some(false))).is_ok());
-        // One for long is not gone soon.
+        // A long-lived value must not expire early.
         let mut long = written();
         long.begin(attempt(2, Kind::Expiring(7, 600_000)));
         assert!(long.clone().observe(at(late, None, 12)).is_err());

@@ -1,17 +1,16 @@
-//! Real-process tests of the whole platform, and what they share.
+//! Helpers for the tests of the whole platform with real processes, which are in `tests/`.
 //!
-//! The tests are in `tests/`; here is how they reach what they test: [`binary`] (the built
-//! `tierkv`), [`ephemeral`] (a platform that keeps nothing), [`http`] (requests byte by
-//! byte, so that no client library tidies a path up), [`named`] (writes under names of
-//! the test's choice), [`metrics`], [`disk_work`] (what a node does on its disk),
-//! [`resident`] (what a process holds in memory and uses of the processors), [`cutter`] (a
-//! line that breaks), [`proxy`] (one that is closed and opened), [`switch`] (one whose other
-//! end changes),
-//! [`outside`] (clients that share no code with the platform), [`imports`] (which files of
-//! a crate import each other),
-//! [`choices`] (random ones that can be repeated), and what a client was promised:
-//! [`ledger`] (of a key that is written again and again) and [`flood`] (of ever new ones);
-//! [`watcher`] (a user who hears of every change).
+//! - Platforms: [`binary`] (the built `tierkv`), [`ephemeral`] (`tierkv dev --ephemeral`).
+//! - Requests: [`http`] (sent byte for byte), [`named`] (writes with chosen request ids),
+//!   [`outside`] (clients that share no code with the platform).
+//! - Proxies: [`cutter`] (cuts connections during requests), [`proxy`] (can be closed and
+//!   opened), [`switch`] (its target can be changed).
+//! - Checks of promises: [`ledger`] (one key that is written again and again), [`flood`] (many
+//!   new keys), [`watcher`] (every change of a prefix).
+//! - Measurements: [`metrics`], [`disk_work`] (log and checkpoints), [`resident`] (memory and
+//!   processor time).
+//! - Others: [`choices`] (random choices that can be repeated), [`imports`] (circles of imports
+//!   between source files).
 
 pub mod binary;
 pub mod choices;

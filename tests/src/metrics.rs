@@ -1,4 +1,4 @@
-//! The platform's figures about itself, as `/metrics` tells them.
+//! Reads the platform's `/metrics`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ const HISTOGRAM_PARTS: [&str; 3] = ["_bucket", "_sum", "_count"];
 /// The sum of all series of `name`; 0 if there is none yet.
 ///
 /// # Errors
-/// If the page can't be had.
+/// If the page can't be read.
 pub async fn counter(rest: &str, name: &str) -> io::Result<f64> {
     Ok(Page::fetch(rest).await?.sum(name, &[]))
 }

@@ -1,7 +1,7 @@
-//! Writes that carry names of the test's own, so that it can send one again.
+//! Writes with request ids that the test chooses, so that it can send a write again.
 //!
-//! A client that lost an answer sends the same write under the same request id. The SDK
-//! names no writes; here is what a client of any language may do.
+//! A client that lost an answer sends the same write again with the same request id. The SDK
+//! does not let its caller choose request ids; a client in any language may.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,27 +18,27 @@ use tokio::time::Instant;
 
 use crate::ledger::{Answer, Attempt, Kind};
 
-/// Streams of one session, each over a connection of its own.
+/// Streams of one session, each with its own connection.
 const STREAMS: usize = 2;
 /// Writes under way on a stream.
 const IN_FLIGHT: usize = 128;
-/// How long a write may take: the machine may be busy with other things.
+/// Timeout of a write; long, because the machine may be busy.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A session whose writes are named by their numbers.
+/// A session whose request ids are made from the writes' numbers.
 #[derive(Clone)]
 pub struct NamedWrites {
     session: Multiplexer<Session>,
     namespace: String,
-    /// Tells the names of this run from those of others.
+    /// Distinguishes the request ids of this run from those of others.
     run: u64,
 }
 
 impl NamedWrites {
-    /// A session with the platform at `grpc`; it opens when it is first used.
+    /// A session with the platform at `grpc`; it opens on its first write.
     ///
     /// # Errors
-    /// If the address is none.
+    /// If the address is invalid.
     pub fn connect(grpc: &str, namespace: &str, run: u64) -> Result<Self, Error> {
         let channels = (0..STREAMS).map(|_| channel(grpc));
         Ok(Self {
@@ -51,7 +51,7 @@ impl NamedWrites {
     /// Sends a write once.
     ///
     /// # Errors
-    /// The platform's own, or `OutcomeUnknown` if no answer came.
+    /// The error that the platform returns, or `OutcomeUnknown` if no answer arrived.
     pub async fn write(&self, key: &str, attempt: Attempt) -> Result<Answer, Error> {
         let deadline = Instant::now() + TIMEOUT;
         let operation = self.operation(key, attempt);
@@ -101,7 +101,7 @@ impl NamedWrites {
     }
 }
 
-/// The test's time, in milliseconds since 1970, as the platform's is.
+/// The test's time in milliseconds since 1970, the unit of platform time.
 #[must_use]
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);

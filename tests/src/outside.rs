@@ -1,6 +1,7 @@
-//! Clients that share no code with the platform: programs and scripts in Python and Node, from
-//! the environments that `ops/deps.sh test` makes of `tests/outside/requirements.txt` and
-//! `tests/outside/node/package-lock.json`.
+//! Clients that share no code with the platform: programs and scripts in Python and Node.
+//!
+//! They run in the environments that `ops/deps.sh test` installs from
+//! `tests/outside/requirements.txt` and `tests/outside/node/package-lock.json`.
 
 use std::{
     env, fs, io,
@@ -21,11 +22,11 @@ const PYTHON: &str = "requirements.txt";
 const NODE: &str = "node/package-lock.json";
 const REMEDY: &str = "run ops/deps.sh test (or make test), which installs it";
 
-/// Runs a script of `tests/outside`; answers what it printed.
+/// Runs a script of `tests/outside` and returns its output.
 ///
 /// # Errors
-/// If the environment is missing or older than its list, or the script fails or takes
-/// longer than `limit`; what it said is in the error.
+/// If the environment is missing or older than its list, the script fails, or it takes longer
+/// than `limit`. The error of a failed script contains its output.
 pub async fn script(name: &str, arguments: &[&str], limit: Duration) -> Result<String, Error> {
     let path = repository().join("tests/outside").join(name);
     let mut command = Command::new(python()?.join("bin/python"));
@@ -33,7 +34,7 @@ pub async fn script(name: &str, arguments: &[&str], limit: Duration) -> Result<S
     run_in_its_own(command, name, arguments, limit).await
 }
 
-/// Runs a program of the environment; answers what it printed.
+/// Runs a program of the Python environment and returns its output.
 ///
 /// # Errors
 /// As of [`script`].
@@ -42,13 +43,13 @@ pub async fn program(name: &str, arguments: &[&str], limit: Duration) -> Result<
     run_in_its_own(command, name, arguments, limit).await
 }
 
-/// A folder with what is in `tests/outside/node` and the packages of the Node environment, to
-/// build and run programs in. It is removed with this.
+/// A temporary folder with the files of `tests/outside/node` and the packages of the Node
+/// environment, to build and run programs in. Dropping it removes the folder.
 #[derive(Debug)]
 pub struct NodeFolder(TempDir);
 
 impl NodeFolder {
-    /// Makes one.
+    /// Creates the folder.
     ///
     /// # Errors
     /// If the environment is missing or older than its lock file.
@@ -74,7 +75,7 @@ impl NodeFolder {
         })
     }
 
-    /// Runs a file of the folder; answers what it printed.
+    /// Runs a file of the folder with Node and returns its output.
     ///
     /// # Errors
     /// As of [`script`].
@@ -89,7 +90,7 @@ impl NodeFolder {
         run(command, self.0.path(), name, arguments, limit).await
     }
 
-    /// Runs a program of a package in the folder; answers what it printed.
+    /// Runs a program of a package in the folder and returns its output.
     ///
     /// # Errors
     /// As of [`script`].
@@ -117,7 +118,7 @@ impl NodeFolder {
     /// Reads a file of the folder that a program made.
     ///
     /// # Errors
-    /// If it is not there, or no text.
+    /// If it does not exist, or is not UTF-8.
     pub fn read(&self, name: &str) -> Result<String, Error> {
         fs::read_to_string(self.0.path().join(name)).map_err(|source| Error::Io {
             what: format!("reading {name}"),
@@ -126,7 +127,7 @@ impl NodeFolder {
     }
 }
 
-/// The path of a program of the system.
+/// The path of a program on the `PATH`.
 ///
 /// # Errors
 /// If it is not installed.
@@ -143,8 +144,8 @@ fn python() -> Result<PathBuf, Error> {
     environment("outside-venv", PYTHON, "installed.txt")
 }
 
-/// The environment of this name, which lies beside what cargo builds and has a copy of the
-/// list that it was made of.
+/// The folder of an environment, in cargo's target directory. It contains a copy of the list
+/// that it was installed from.
 fn environment(folder: &str, list: &str, copy: &str) -> Result<PathBuf, Error> {
     let name = format!("the environment of tests/outside/{list}");
     let beside = || {
@@ -168,13 +169,13 @@ fn missing(program: &str) -> Error {
     }
 }
 
-/// Kills a process and those it started, once this is dropped.
+/// A process group that is killed on drop.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(pid) = self.0 {
-            // A failure here means that all of them are gone already.
+            // A failure here means that all processes ended already.
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }
@@ -220,13 +221,13 @@ async fn run(
     let output = ended
         .map_err(|_| broken(io::ErrorKind::TimedOut.into()))?
         .map_err(broken)?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
-        return Ok(said);
+        return Ok(printed);
     }
     Err(Error::Ended {
         name: name.to_owned(),
         status: output.status.to_string(),
-        log: format!("{said}{}", String::from_utf8_lossy(&output.stderr)),
+        log: format!("{printed}{}", String::from_utf8_lossy(&output.stderr)),
     })
 }

@@ -1,4 +1,4 @@
-//! A way to the platform that counts its connections, and can be closed and opened again.
+//! A TCP proxy to the platform that counts connections, and can be closed and opened again.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// A TCP proxy. It ends with this.
+/// A TCP proxy. Dropping it stops it.
 #[derive(Debug)]
 pub struct Proxy {
     /// Where clients connect, as `host:port`.
@@ -32,7 +32,7 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// An open way to `target`.
+    /// Starts an open proxy to `target`.
     ///
     /// # Errors
     /// If there is no free port.
@@ -44,7 +44,7 @@ impl Proxy {
         let (counted, target) = (Arc::clone(&connections), target.to_owned());
         let accepting = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                // While it is closed, a connection ends at once.
+                // While the proxy is closed, a new connection is dropped at once.
                 if *up.borrow() {
                     counted.fetch_add(1, Ordering::SeqCst);
                     tokio::spawn(pass(near, target.clone(), up.clone()));
@@ -59,12 +59,12 @@ impl Proxy {
         })
     }
 
-    /// Opens it, or closes it and every connection.
+    /// Opens the proxy, or closes it with all its connections.
     pub fn set_up(&self, is_up: bool) {
         self.is_up.send_replace(is_up);
     }
 
-    /// How many connections were passed on since the last time.
+    /// How many connections were forwarded since the last call.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.swap(0, Ordering::SeqCst)
@@ -76,7 +76,7 @@ async fn pass(mut near: TcpStream, target: String, mut up: watch::Receiver<bool>
         return;
     };
     tokio::select! {
-        // Either end may go away whenever it likes.
+        // Either end may close at any time.
         _ = copy_bidirectional(&mut near, &mut far) => {}
         _ = up.wait_for(|up| !up) => {}
     }

@@ -1,17 +1,17 @@
-//! What a process holds in memory and has used of the processors, as Linux tells it.
+//! The resident memory and the processor time of a process, read from `/proc`.
 
 use std::{fs, time::Duration};
 
-/// What a process holds in memory, in bytes.
+/// The resident memory of a process, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Resident {
     /// Now.
     pub now: u64,
-    /// At most, since it began.
+    /// The maximum since its start.
     pub peak: u64,
 }
 
-/// What the process of this id holds; `None` if there is none.
+/// The resident memory of the process `pid`; `None` if there is no such process.
 #[must_use]
 pub fn resident(pid: u32) -> Option<Resident> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -26,14 +26,13 @@ pub fn resident(pid: u32) -> Option<Resident> {
     })
 }
 
-/// How long threads of the process have run on a processor; `None` if there is none. Those
-/// that have ended do not count.
+/// The processor time of the process's living threads; `None` if there is no such process.
 #[must_use]
 pub fn processor_time(pid: u32) -> Option<Duration> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let nanos = threads.filter_map(|thread| {
-        let told = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
-        told.split(' ').next()?.parse::<u64>().ok()
+        let figures = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        figures.split(' ').next()?.parse::<u64>().ok()
     });
     Some(Duration::from_nanos(nanos.sum()))
 }

@@ -1,4 +1,4 @@
-//! A line between clients and the platform whose other end is changed under them.
+//! A TCP proxy between clients and the platform whose target can be changed.
 
 use std::{
     io,
@@ -12,8 +12,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// A TCP proxy. Connections stay where they are; new ones go to the newest target. It ends
-/// with this.
+/// A TCP proxy. Open connections keep their target; new ones go to the newest target. Dropping
+/// it stops it.
 #[derive(Debug)]
 pub struct Switch {
     /// Where clients connect.
@@ -29,7 +29,7 @@ impl Drop for Switch {
 }
 
 impl Switch {
-    /// A line to `target`.
+    /// Starts a proxy to `target`.
     ///
     /// # Errors
     /// If there is no free port.
@@ -43,7 +43,7 @@ impl Switch {
                 let target = newest(&current);
                 tokio::spawn(async move {
                     if let Ok(mut server) = TcpStream::connect(target).await {
-                        // Either end may go away whenever it likes.
+                        // Either end may close at any time.
                         drop(copy_bidirectional(&mut client, &mut server).await);
                     }
                 });
@@ -56,7 +56,7 @@ impl Switch {
         })
     }
 
-    /// New connections go to `target` from now on.
+    /// From now on, new connections go to `target`.
     pub fn turn_to(&self, target: &str) {
         let mut current = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         target.clone_into(&mut current);

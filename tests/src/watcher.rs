@@ -1,5 +1,5 @@
-//! A user who watches a prefix, resumes after every interruption, and believes nothing:
-//! what it is told of a key must rise.
+//! A client that watches a prefix, resumes after every interruption, and checks that the
+//! versions of each key rise.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,54 +15,54 @@ use tierkv_types::Error;
 use tokio::time::timeout;
 use tonic::Streaming;
 
-/// How long an answer may take that must come.
+/// Timeout for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The largest answer that a watch reads.
 const MAX_ANSWER_BYTES: usize = 17 << 20;
 
-/// One change of a key, as it was told.
+/// One change of a key, as the watch reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// The key's version since.
+pub struct Change {
+    /// The key's version after the change.
     pub version: u64,
-    /// What it holds since; `None`: it was removed.
+    /// The new value; `None`: the key was removed.
     pub value: Option<Bytes>,
-    /// When it expires, in milliseconds of platform time; 0: never.
+    /// When the key expires, in milliseconds of platform time; 0: never.
     pub expires_at_ms: u64,
 }
 
-/// A watch of a prefix, and everything it was told.
+/// A watch of a prefix, and every change that it received.
 pub struct Watcher {
     namespace: String,
     prefix: Bytes,
-    /// Where it goes on; empty before it has begun.
+    /// The resume token; empty before the watch was opened.
     pub token: Bytes,
-    /// What it was told, by key.
-    pub told: BTreeMap<Bytes, Vec<Told>>,
+    /// The changes received, by key.
+    pub changes: BTreeMap<Bytes, Vec<Change>>,
     answers: Option<Streaming<WatchResponse>>,
 }
 
 impl Watcher {
-    /// One that has not begun.
+    /// A watch that is not open yet.
     #[must_use]
     pub fn new(namespace: &str, prefix: impl Into<Bytes>) -> Self {
         Self {
             namespace: namespace.to_owned(),
             prefix: prefix.into(),
             token: Bytes::new(),
-            told: BTreeMap::new(),
+            changes: BTreeMap::new(),
             answers: None,
         }
     }
 
-    /// Begins, or goes on, at the platform at `grpc`.
+    /// Opens or resumes the watch on the platform at `grpc`.
     ///
     /// # Errors
-    /// The platform's own.
+    /// The error that the platform returns.
     ///
     /// # Panics
-    /// If the first answer is not what it must be.
+    /// If the first answer has events, or another resume token than the request.
     pub async fn open(&mut self, grpc: &str) -> Result<(), Error> {
         self.answers = None;
         let mut client = KvClient::new(channel(grpc)?).max_decoding_message_size(MAX_ANSWER_BYTES);
@@ -81,13 +81,13 @@ impl Watcher {
         Ok(())
     }
 
-    /// Takes in the next answer; says how many events it had.
+    /// Reads the next answer and returns the number of its events.
     ///
     /// # Errors
-    /// What the watch ended with.
+    /// The error that ended the watch.
     ///
     /// # Panics
-    /// If it tells what it must not, or nothing for too long.
+    /// If an event is wrong, or no answer arrives within [`PATIENCE`].
     pub async fn read(&mut self) -> Result<usize, Error> {
         let Some(answers) = &mut self.answers else {
             panic!("the watch is not open");
@@ -107,12 +107,12 @@ impl Watcher {
         Ok(count)
     }
 
-    /// Reads until a key was told of.
+    /// Reads until a change of `key` was received.
     ///
     /// # Errors
-    /// What the watch ended with.
+    /// The error that ended the watch.
     pub async fn until(&mut self, key: &Bytes) -> Result<(), Error> {
-        while !self.told.contains_key(key) {
+        while !self.changes.contains_key(key) {
             self.read().await?;
         }
         Ok(())
@@ -120,16 +120,19 @@ impl Watcher {
 
     fn take(&mut self, event: WatchEvent) {
         let WatchEvent { key, version, kind } = event;
-        assert!(key.starts_with(&self.prefix), "{key:?} was not asked for");
+        assert!(
+            key.starts_with(&self.prefix),
+            "{key:?} is outside the watched prefix"
+        );
         let (value, expires_at_ms) = match kind {
             Some(Kind::Written(written)) => (Some(written.value), written.expires_at_ms),
             Some(Kind::Removed(_)) => (None, 0),
-            None => panic!("an event of {key:?} says nothing"),
+            None => panic!("an event of {key:?} has no kind"),
         };
-        let told = self.told.entry(key.clone()).or_default();
-        let before = told.last().map_or(0, |told| told.version);
+        let changes = self.changes.entry(key.clone()).or_default();
+        let before = changes.last().map_or(0, |change| change.version);
         assert!(version > before, "I5: {key:?} at {version} after {before}");
-        told.push(Told {
+        changes.push(Change {
             version,
             value,
             expires_at_ms,
@@ -139,7 +142,7 @@ impl Watcher {
 
 async fn message(answers: &mut Streaming<WatchResponse>) -> Result<WatchResponse, Error> {
     let answer = timeout(PATIENCE, answers.message()).await;
-    let answer = answer.unwrap_or_else(|_| panic!("a watch tells nothing in time"));
+    let answer = answer.unwrap_or_else(|_| panic!("no answer of the watch within {PATIENCE:?}"));
     let answer = answer.map_err(|status| read_error(&status))?;
-    Ok(answer.unwrap_or_else(|| panic!("a watch ended without a word")))
+    Ok(answer.unwrap_or_else(|| panic!("the watch ended without an error")))
 }

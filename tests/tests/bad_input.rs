@@ -1,5 +1,5 @@
-//! Requests that no sound client sends, over gRPC: each is refused in words, and the server
-//! goes on, in bounded memory, for everybody else.
+//! Invalid and hostile gRPC requests: each is refused with a message, and the server keeps
+//! serving other clients in bounded memory.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -32,9 +32,9 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, transport::Channel};
 
-/// How long anything may take that must happen.
+/// Timeout for everything that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What the process may hold while somebody asks without end and reads nothing.
+/// The memory limit of the process while a client sends requests and reads no answer.
 const RESIDENT_LIMIT_BYTES: u64 = 768 << 20;
 
 struct Stage {
@@ -49,7 +49,7 @@ impl Stage {
         Self { platform, client }
     }
 
-    /// The server answers others as if nothing had been.
+    /// Checks that the server still serves other clients.
     async fn is_unharmed(&self) {
         let mut client = self.client.clone();
         let put = PutRequest {
@@ -76,7 +76,7 @@ impl Stage {
     }
 }
 
-/// The words of a refusal that is the caller's fault.
+/// The message of a call refused with `InvalidArgument`.
 fn words<T: std::fmt::Debug>(outcome: Result<T, Status>) -> String {
     let status = outcome.unwrap_err();
     let error = detail(&status).unwrap_or_else(|| panic!("a bare status: {status:?}"));
@@ -84,7 +84,7 @@ fn words<T: std::fmt::Debug>(outcome: Result<T, Status>) -> String {
     error.message.into_owned()
 }
 
-/// One operation, for a key of a namespace, in every form in which a write takes a key.
+/// Writes that name the key in each place where a write takes a key.
 fn writes(namespace: &str, key: &Bytes) -> Vec<WriteRequest> {
     use write_operation::Kind;
     let operation = |kind| WriteOperation { kind: Some(kind) };
@@ -127,68 +127,68 @@ fn writes(namespace: &str, key: &Bytes) -> Vec<WriteRequest> {
     ]
 }
 
-/// What each operation that takes a key says of one.
-async fn said_of(stage: &Stage, namespace: &str, key: impl Into<Bytes>) -> Vec<String> {
+/// The message with which each operation refuses this key.
+async fn refusals_of(stage: &Stage, namespace: &str, key: impl Into<Bytes>) -> Vec<String> {
     let mut client = stage.client.clone();
     let key: Bytes = key.into();
     let namespace_of = || namespace.to_owned();
-    let mut said = Vec::new();
+    let mut refusals = Vec::new();
     let get = GetRequest {
         namespace: namespace_of(),
         key: key.clone(),
         options: None,
     };
-    said.push(words(client.get(get).await));
+    refusals.push(words(client.get(get).await));
     let batch = BatchGetRequest {
         namespace: namespace_of(),
         keys: vec!["sound".into(), key.clone()],
         options: None,
     };
-    said.push(words(client.batch_get(batch).await));
+    refusals.push(words(client.batch_get(batch).await));
     let put = PutRequest {
         namespace: namespace_of(),
         key: key.clone(),
         ..PutRequest::default()
     };
-    said.push(words(client.put(put).await));
+    refusals.push(words(client.put(put).await));
     let delete = DeleteRequest {
         namespace: namespace_of(),
         key: key.clone(),
         request_id: None,
     };
-    said.push(words(client.delete(delete).await));
+    refusals.push(words(client.delete(delete).await));
     let increment = IncrementRequest {
         namespace: namespace_of(),
         key: key.clone(),
         delta: 1,
         request_id: None,
     };
-    said.push(words(client.increment(increment).await));
+    refusals.push(words(client.increment(increment).await));
     let touch = TouchRequest {
         namespace: namespace_of(),
         key: key.clone(),
         ..TouchRequest::default()
     };
-    said.push(words(client.touch(touch).await));
+    refusals.push(words(client.touch(touch).await));
     for write in writes(namespace, &key) {
-        said.push(words(client.write(write).await));
+        refusals.push(words(client.write(write).await));
     }
-    said
+    refusals
 }
 
 #[tokio::test]
 async fn a_bad_key_or_namespace_is_refused_by_every_operation() {
     let stage = Stage::start().await;
-    for said in said_of(&stage, "", "").await {
-        assert!(said.contains("empty"), "{said}");
+    for refusal in refusals_of(&stage, "", "").await {
+        assert!(refusal.contains("empty"), "{refusal}");
     }
-    for said in said_of(&stage, "", vec![b'k'; MAX_KEY_BYTES + 1]).await {
-        assert!(said.contains("max_key_bytes"), "{said}");
+    for refusal in refusals_of(&stage, "", vec![b'k'; MAX_KEY_BYTES + 1]).await {
+        assert!(refusal.contains("max_key_bytes"), "{refusal}");
     }
     let long = "a".repeat(64);
     for namespace in ["No", "-a", "a/b", "a b", "\u{e4}", "a\0b", long.as_str()] {
-        for said in said_of(&stage, namespace, "k").await {
-            assert!(said.contains("namespace"), "{said}");
+        for refusal in refusals_of(&stage, namespace, "k").await {
+            assert!(refusal.contains("namespace"), "{refusal}");
         }
     }
     stage.is_unharmed().await;
@@ -244,7 +244,7 @@ async fn keys_and_values_are_any_bytes() {
 }
 
 #[tokio::test]
-async fn what_a_write_may_not_hold_is_refused_in_words() {
+async fn an_invalid_write_is_refused_with_a_message() {
     let stage = Stage::start().await;
     let mut client = stage.client.clone();
     let put = |ttl_ms, value: usize| PutRequest {
@@ -253,13 +253,13 @@ async fn what_a_write_may_not_hold_is_refused_in_words() {
         ttl_ms,
         ..PutRequest::default()
     };
-    let said = words(client.put(put(0, MAX_VALUE_BYTES + 1)).await);
-    assert!(said.contains("max_value_bytes"), "{said}");
-    // A negative one of a client that counts in 64 bits is as good as endless.
+    let refusal = words(client.put(put(0, MAX_VALUE_BYTES + 1)).await);
+    assert!(refusal.contains("max_value_bytes"), "{refusal}");
+    // A negative 64-bit number of a client arrives as a huge one.
     let longest = u64::try_from(MAX_TTL.as_millis()).unwrap();
     for ttl_ms in [longest + 1, u64::MAX, -1_i64 as u64] {
-        let said = words(client.put(put(ttl_ms, 0)).await);
-        assert!(said.contains("max_ttl"), "{said}");
+        let refusal = words(client.put(put(ttl_ms, 0)).await);
+        assert!(refusal.contains("max_ttl"), "{refusal}");
     }
     client.put(put(longest, 0)).await.unwrap();
 
@@ -269,8 +269,8 @@ async fn what_a_write_may_not_hold_is_refused_in_words() {
             random: vec![1; random].into(),
             birth_ms,
         });
-        let said = words(client.put(named).await);
-        assert!(said.contains("request id"), "{said}");
+        let refusal = words(client.put(named).await);
+        assert!(refusal.contains("request id"), "{refusal}");
     }
 
     let write = |operations: Vec<WriteOperation>, conditions: Vec<Condition>| WriteRequest {
@@ -283,26 +283,26 @@ async fn what_a_write_may_not_hold_is_refused_in_words() {
             key: format!("key-{nth}").into(),
         })),
     };
-    let said = words(client.write(write(vec![], vec![])).await);
-    assert!(said.contains("at least one"), "{said}");
+    let refusal = words(client.write(write(vec![], vec![])).await);
+    assert!(refusal.contains("at least one"), "{refusal}");
     let empty = WriteOperation { kind: None };
-    let said = words(client.write(write(vec![delete(0), empty], vec![])).await);
-    assert!(said.contains("is empty"), "{said}");
+    let refusal = words(client.write(write(vec![delete(0), empty], vec![])).await);
+    assert!(refusal.contains("is empty"), "{refusal}");
     let nothing = Condition {
         key: "k".into(),
         kind: None,
     };
-    let said = words(client.write(write(vec![delete(0)], vec![nothing])).await);
-    assert!(said.contains("if_absent"), "{said}");
-    let said = words(
+    let refusal = words(client.write(write(vec![delete(0)], vec![nothing])).await);
+    assert!(refusal.contains("if_absent"), "{refusal}");
+    let refusal = words(
         client
             .write(write(vec![delete(7), delete(7)], vec![]))
             .await,
     );
-    assert!(said.contains("twice"), "{said}");
+    assert!(refusal.contains("twice"), "{refusal}");
     let many = (0..=MAX_OPERATIONS).map(delete).collect();
-    let said = words(client.write(write(many, vec![])).await);
-    assert!(said.contains("max_operations"), "{said}");
+    let refusal = words(client.write(write(many, vec![])).await);
+    assert!(refusal.contains("max_operations"), "{refusal}");
     let most = (0..MAX_OPERATIONS).map(delete).collect();
     let done = client.write(write(most, vec![])).await.unwrap();
     assert_eq!(done.into_inner().results.len(), MAX_OPERATIONS);
@@ -310,7 +310,7 @@ async fn what_a_write_may_not_hold_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn a_read_that_contradicts_itself_is_refused() {
+async fn a_read_with_contradictory_options_is_refused() {
     let stage = Stage::start().await;
     let mut client = stage.client.clone();
     let options = [
@@ -358,19 +358,19 @@ async fn a_read_that_contradicts_itself_is_refused() {
             options: Some(options),
             ..GetRequest::default()
         };
-        let said = words(client.get(get.clone()).await);
-        assert!(said.contains(word), "{said}");
+        let refusal = words(client.get(get.clone()).await);
+        assert!(refusal.contains(word), "{refusal}");
         let batch = BatchGetRequest {
             keys: vec![get.key],
             options: get.options,
             ..BatchGetRequest::default()
         };
-        let said = words(client.batch_get(batch).await);
-        assert!(said.contains(word), "{said}");
+        let refusal = words(client.batch_get(batch).await);
+        assert!(refusal.contains(word), "{refusal}");
     }
 }
 
-/// How a call ended that a client made by hand: its gRPC status, or that the server hung up.
+/// Sends a handmade call; returns its gRPC status, or `None` if the server closed it.
 async fn status_of(stage: &Stage, path: &str, body: Bytes) -> Option<String> {
     let tcp = TcpStream::connect(&stage.platform.grpc).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(tcp).await.unwrap();
@@ -381,7 +381,7 @@ async fn status_of(stage: &Stage, path: &str, body: Bytes) -> Option<String> {
         .body(())
         .unwrap();
     let (answer, mut stream) = sender.send_request(request, false).unwrap();
-    // The server may hang up before it has everything.
+    // The server may close the call before it has received everything.
     let _ = stream.send_data(body, true);
     let status = async {
         let answer = answer.await.ok()?;
@@ -398,10 +398,10 @@ async fn status_of(stage: &Stage, path: &str, body: Bytes) -> Option<String> {
     };
     let status = timeout(PATIENCE, status).await;
     driving.abort();
-    status.expect("the call ends")
+    status.expect("the call does not end")
 }
 
-/// A message in gRPC's framing, which says that it is `length` bytes long.
+/// A message in gRPC's framing, whose header announces `length` bytes.
 fn framed(length: u32, message: &[u8]) -> Bytes {
     let mut bytes = BytesMut::with_capacity(5 + message.len());
     bytes.put_u8(0);
@@ -411,9 +411,9 @@ fn framed(length: u32, message: &[u8]) -> Bytes {
 }
 
 #[tokio::test]
-async fn frames_that_are_cut_off_or_make_no_sense_harm_nobody() {
+async fn truncated_and_malformed_messages_are_refused_and_harm_no_other_client() {
     let stage = Stage::start().await;
-    // A Get of the key "k", and what may be wrong about it.
+    // A Get of the key "k", and malformed variants of it.
     let get: &[u8] = b"\x12\x01k";
     let path = "/tierkv.v1.Kv/Get";
     assert_eq!(
@@ -421,18 +421,18 @@ async fn frames_that_are_cut_off_or_make_no_sense_harm_nobody() {
         Some("0")
     );
     let spoilt = [
-        // Less than it says, nothing at all, half a length.
+        // Fewer bytes than announced, no bytes, half a length.
         framed(30, get),
         Bytes::new(),
         framed(3, get).slice(..3),
-        // More than any message may have.
+        // More bytes than any message may have.
         framed(u32::MAX, get),
-        // A field that is longer than the message; a wire type that there is not; a namespace
-        // that is no UTF-8.
+        // A field that is longer than the message; an unknown wire type; a namespace that is not
+        // UTF-8.
         framed(3, b"\x12\x7fk"),
         framed(3, b"\x17\x01k"),
         framed(6, b"\x0a\x01\xff\x12\x01k"),
-        // Compressed, as it says, and it is not.
+        // Marked as compressed, but it is not.
         Bytes::from_static(b"\x01\0\0\0\x03\x12\x01k"),
     ];
     for body in spoilt {
@@ -474,7 +474,7 @@ async fn a_frame_over_the_limit_ends_its_session_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_session_that_never_reads_costs_bounded_memory_and_slows_nobody() {
+async fn a_session_that_never_reads_uses_bounded_memory_and_slows_nobody() {
     let mut stage = Stage::start().await;
     let pid = stage.platform.process().pid();
     let mut client = stage.client.clone();
@@ -490,7 +490,7 @@ async fn a_session_that_never_reads_costs_bounded_memory_and_slows_nobody() {
     let mut deaf = KvClient::new(channel(&stage.platform.grpc).unwrap());
     let (requests, outbound) = mpsc::channel(1);
     let _unread = deaf.session(ReceiverStream::new(outbound)).await.unwrap();
-    // Every second one goes past the cache.
+    // Every second read bypasses the cache.
     let operations: Vec<SessionOperation> = (0..500)
         .map(|id| SessionOperation {
             id,
@@ -505,7 +505,7 @@ async fn a_session_that_never_reads_costs_bounded_memory_and_slows_nobody() {
             })),
         })
         .collect();
-    // Each frame asks for 500 MiB. In the end the server takes no more of them in.
+    // The answers to one frame have 500 MiB. At some point the server stops reading frames.
     let (began, mut frames, mut taken_at) = (Instant::now(), 0, Instant::now());
     while taken_at.elapsed() < Duration::from_secs(3) {
         let operations = operations.clone();
@@ -519,6 +519,9 @@ async fn a_session_that_never_reads_costs_bounded_memory_and_slows_nobody() {
             "{} MiB after {frames} frames",
             now >> 20
         );
-        assert!(began.elapsed() < PATIENCE, "{frames} frames were taken in");
+        assert!(
+            began.elapsed() < PATIENCE,
+            "the server still reads after {frames} frames"
+        );
     }
 }

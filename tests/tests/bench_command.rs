@@ -1,5 +1,5 @@
-//! `tierkv bench`: a short run against a real platform measures, checks, and leaves nothing
-//! behind.
+//! `tierkv bench`: a short run against a real platform measures, checks the values that it
+//! reads, and removes its keys.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -51,7 +51,7 @@ fn newest() -> ScanOptions {
     }
 }
 
-/// How many keys of benches there are.
+/// The number of keys that benchmarks left.
 async fn left(client: &Client) -> u64 {
     let selection = Selection::prefix("tierkv-bench/");
     let count = client.count_with(selection, newest().read);
@@ -59,7 +59,7 @@ async fn left(client: &Client) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_protocols_are_measured_and_nothing_is_left_behind() {
+async fn both_protocols_are_measured_and_all_keys_are_removed() {
     let platform = Ephemeral::start().await.unwrap();
     let client = client(&platform, "default").await;
     client.put("mine", "kept").await.unwrap();
@@ -83,38 +83,38 @@ async fn both_protocols_are_measured_and_nothing_is_left_behind() {
                 "json",
             ],
         );
-        let told = report(&output);
+        let results = report(&output);
         assert!(output.stderr.is_empty(), "no terminal: {output:?}");
-        let (reads, writes) = (&told["reads"], &told["writes"]);
+        let (reads, writes) = (&results["reads"], &results["writes"]);
         let done = |part: &Value| part["succeeded"].as_f64().unwrap();
-        assert!(done(reads) > 10.0 && done(writes) > 10.0, "{told}");
+        assert!(done(reads) > 10.0 && done(writes) > 10.0, "{results}");
         let share = done(writes) / (done(reads) + done(writes));
-        assert!((0.15..0.45).contains(&share), "{share}: {told}");
-        let seconds = told["seconds"].as_f64().unwrap();
-        assert!((0.5..30.0).contains(&seconds), "{told}");
+        assert!((0.15..0.45).contains(&share), "{share}: {results}");
+        let seconds = results["seconds"].as_f64().unwrap();
+        assert!((0.5..30.0).contains(&seconds), "{results}");
         let rate = reads["per_second"].as_f64().unwrap();
-        assert!((rate - done(reads) / seconds).abs() < 1.0, "{told}");
+        assert!((rate - done(reads) / seconds).abs() < 1.0, "{results}");
         for part in [reads, writes] {
-            assert_eq!(part["failed"], 0, "{told}");
+            assert_eq!(part["failed"], 0, "{results}");
             let steps = ["p50", "p90", "p99", "p99.9", "max"];
             let latencies = steps.map(|step| part["latency_us"][step].as_f64().unwrap());
-            assert!(latencies[0] > 0.0 && latencies.is_sorted(), "{told}");
+            assert!(latencies[0] > 0.0 && latencies.is_sorted(), "{results}");
         }
-        let shares = told["sources"].as_object().unwrap().values();
+        let shares = results["sources"].as_object().unwrap().values();
         let sum: f64 = shares.map(|share| share.as_f64().unwrap()).sum();
-        assert!((sum - 1.0).abs() < 1e-9, "{told}");
+        assert!((sum - 1.0).abs() < 1e-9, "{results}");
         assert_eq!(
-            (&told["keys"], &told["value_bytes"]),
+            (&results["keys"], &results["value_bytes"]),
             (&500.into(), &50.into())
         );
-        assert_eq!(told["interrupted"], false);
+        assert_eq!(results["interrupted"], false);
         assert_eq!(left(&client).await, 0);
     }
     assert_eq!(client.get("mine").await.unwrap().value.unwrap(), "kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_are_kept_if_they_are_to_be_and_a_table_is_printed() {
+async fn keys_are_kept_on_request_and_a_table_is_printed() {
     let platform = Ephemeral::start().await.unwrap();
     let arguments = [
         "--keep",
@@ -152,7 +152,7 @@ async fn keys_are_kept_if_they_are_to_be_and_a_table_is_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_ends_it_with_the_results_so_far() {
+async fn an_interrupted_run_prints_the_results_so_far() {
     let platform = Ephemeral::start().await.unwrap();
     let client = client(&platform, "default").await;
     let mut command = command(&platform.grpc, &["--duration", "1h", "-o", "json"]);
@@ -161,21 +161,21 @@ async fn an_interrupt_ends_it_with_the_results_so_far() {
     let began = Instant::now();
     let is_measuring = async || {
         let page = client.scan_page(Selection::prefix("tierkv-bench/"), newest());
-        // What is loaded carries the stamp 0.
+        // The values of the load phase have the stamp 0.
         let written = |item: &Item| item.value[..8] != [0; 8];
         page.await.unwrap().items.iter().any(written).then_some(())
     };
     poll_until(PATIENCE, is_measuring).await.unwrap();
     let pid = Pid::from_raw(i32::try_from(running.id()).unwrap()).unwrap();
     kill_process(pid, Signal::INT).unwrap();
-    let told = report(&running.wait_with_output().unwrap());
+    let results = report(&running.wait_with_output().unwrap());
     assert!(began.elapsed() < PATIENCE);
-    assert_eq!(told["interrupted"], true, "{told}");
+    assert_eq!(results["interrupted"], true, "{results}");
     assert_eq!(left(&client).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_makes_no_sense_or_has_no_platform_is_refused() {
+async fn invalid_options_and_a_missing_platform_are_refused() {
     for (arguments, words) in [
         (&["--writes", "1.5"][..], "a number from 0 to 1"),
         (&["--value-bytes", "7"], "a whole number from 8 to 1048576"),
@@ -184,8 +184,8 @@ async fn what_makes_no_sense_or_has_no_platform_is_refused() {
         (&["--protocol", "unary"], "does a platform serve gRPC at"),
     ] {
         let output = command("127.0.0.1:1", arguments).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(words), "{arguments:?}: {said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{printed}");
+        assert!(printed.contains(words), "{arguments:?}: {printed}");
     }
 }

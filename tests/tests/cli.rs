@@ -1,10 +1,10 @@
-//! The command line: keys of any bytes, conditions, forms of output and exit statuses, against
-//! a real platform; scans and watches against a coordinator that the test plays.
+//! The command line: keys of any bytes, conditions, output formats and exit statuses against a
+//! real platform; scans and watches against a mock coordinator.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
 
-// The SDK's own tests play the same coordinator.
+// The SDK's own tests use the same mock coordinator.
 #[path = "../../sdk/tests/played/mod.rs"]
 mod played;
 
@@ -33,13 +33,13 @@ fn command(address: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command; whatever it reads is empty.
+/// Runs a command with empty input.
 fn tierkv(address: &str, arguments: &[&str]) -> Output {
     let mut command = command(address, arguments);
     command.stdin(Stdio::null()).output().unwrap()
 }
 
-/// Runs a command that reads `input`.
+/// Runs a command with this input.
 fn fed(address: &str, arguments: &[&str], input: &[u8]) -> Output {
     let mut running = command(address, arguments)
         .stdin(Stdio::piped())
@@ -65,7 +65,7 @@ fn json_of(output: &Output) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conditions_decide_and_their_failure_is_a_negative_answer() {
+async fn a_write_whose_condition_fails_ends_with_status_1() {
     let platform = Ephemeral::start().await.unwrap();
     let run = |arguments: &[&str]| tierkv(&platform.grpc, arguments);
     let version = text(&run(&["put", "--if-absent", "job", "first"]));
@@ -97,7 +97,7 @@ async fn conditions_decide_and_their_failure_is_a_negative_answer() {
     assert_eq!(text(&run(&delete)), "1\n");
     assert_eq!(text(&run(&["delete", "--output", "raw", "job"])), "0\n");
     let both = run(&["put", "--if-absent", "--if-present", "job", "x"]);
-    assert_eq!(status(&both), Some(2), "that can never be");
+    assert_eq!(status(&both), Some(2), "both conditions can never hold");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,14 +164,14 @@ async fn numbers_and_batches_are_changed() {
     let run = |arguments: &[&str]| tierkv(&platform.grpc, arguments);
     assert_eq!(text(&run(&["increment", "n"])), "1\n");
     assert_eq!(text(&run(&["increment", "n", "-5"])), "-4\n");
-    let told = json_of(&run(&["increment", "--output", "json", "n", "14"]));
-    assert_eq!(told["value"], "10");
-    assert!(told["version"].as_str().unwrap().parse::<u64>().is_ok());
+    let printed = json_of(&run(&["increment", "--output", "json", "n", "14"]));
+    assert_eq!(printed["value"], "10");
+    assert!(printed["version"].as_str().unwrap().parse::<u64>().is_ok());
     run(&["put", "word", "abc"]);
     assert_eq!(status(&run(&["increment", "word"])), Some(2));
 
     let batch = json!({
-        "conditions": [{"key": "n", "if_version": told["version"]}, {"key": "new", "if_absent": true}],
+        "conditions": [{"key": "n", "if_version": printed["version"]}, {"key": "new", "if_absent": true}],
         "operations": [
             {"put": {"key": "new", "value_base64": "/w=="}},
             {"delete": {"key": "word"}},
@@ -197,7 +197,7 @@ async fn numbers_and_batches_are_changed() {
     assert_eq!(
         status(&again),
         Some(1),
-        "its conditions hold no more: {again:?}"
+        "its conditions no longer hold: {again:?}"
     );
     assert_eq!(text(&run(&["get", "n"])), "15");
     let table = fed(
@@ -251,7 +251,7 @@ async fn a_touch_sets_the_expiry_and_keeps_the_value() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_of_a_prefix_are_deleted_once_somebody_agrees() {
+async fn the_keys_of_a_prefix_are_deleted_only_after_a_confirmation() {
     let platform = Ephemeral::start().await.unwrap();
     let run = |arguments: &[&str]| tierkv(&platform.grpc, arguments);
     let mut lines = String::new();
@@ -262,22 +262,22 @@ async fn keys_of_a_prefix_are_deleted_once_somebody_agrees() {
     text(&fed(&platform.grpc, &["import", "-"], lines.as_bytes()));
     let count = || text(&run(&["count"]));
     let delete = ["delete", "--prefix", "user/"];
-    for (said, exit) in [("n\n", 1), ("\n", 1), ("no y\n", 1), ("", 2)] {
-        let refused = fed(&platform.grpc, &delete, said.as_bytes());
-        assert_eq!(status(&refused), Some(exit), "{said:?}: {refused:?}");
+    for (input, exit) in [("n\n", 1), ("\n", 1), ("no y\n", 1), ("", 2)] {
+        let refused = fed(&platform.grpc, &delete, input.as_bytes());
+        assert_eq!(status(&refused), Some(exit), "{input:?}: {refused:?}");
         let words = String::from_utf8_lossy(&refused.stderr);
         assert!(
             words.contains("1500 keys of the namespace default"),
             "{words}"
         );
         assert!(words.contains("'user/'") && words.contains("nothing was deleted"));
-        assert_eq!(words.contains("--yes"), said.is_empty(), "{words}");
+        assert_eq!(words.contains("--yes"), input.is_empty(), "{words}");
         assert_eq!(count(), "1502\n");
     }
     let agreed = fed(&platform.grpc, &delete, b"y\n");
     assert_eq!(text(&agreed), "1500 deleted\n");
     assert_eq!(count(), "2\n");
-    // Nobody is asked about nothing.
+    // With no key to delete, there is no question.
     let none = json_of(&run(&["delete", "--prefix", "user/", "--output", "json"]));
     assert_eq!(none, json!({"deleted": 0}));
     let odd = [
@@ -306,12 +306,16 @@ async fn keys_of_a_prefix_are_deleted_once_somebody_agrees() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn statuses_tell_refusal_failure_and_doubt_apart() {
+async fn exit_statuses_distinguish_refusals_failures_and_unknown_outcomes() {
     let silent = Played::new(|_, _| Act::Ignore);
     let address = silent.address.to_string();
     let began = Instant::now();
     let doubt = tierkv(&address, &["increment", "--timeout", "300ms", "n"]);
-    assert_eq!(status(&doubt), Some(3), "it may have happened: {doubt:?}");
+    assert_eq!(
+        status(&doubt),
+        Some(3),
+        "the write may have been applied: {doubt:?}"
+    );
     let read = tierkv(&address, &["get", "--timeout", "300ms", "n"]);
     assert_eq!(status(&read), Some(2), "{read:?}");
     assert!(began.elapsed() < Duration::from_secs(10));
@@ -320,7 +324,11 @@ async fn statuses_tell_refusal_failure_and_doubt_apart() {
     let address = mute.local_addr().unwrap().to_string();
     let began = Instant::now();
     let nobody = tierkv(&address, &["put", "--timeout", "500ms", "n", "1"]);
-    assert_eq!(status(&nobody), Some(2), "it was never sent: {nobody:?}");
+    assert_eq!(
+        status(&nobody),
+        Some(2),
+        "the write was never sent: {nobody:?}"
+    );
     assert!(began.elapsed() < Duration::from_secs(10));
     for usage in [
         &["put"][..],
@@ -332,7 +340,7 @@ async fn statuses_tell_refusal_failure_and_doubt_apart() {
     }
 }
 
-/// The items of a scan, by fives.
+/// A page with the items from `from` to `to`.
 fn items(from: u32, to: u32, next: &str) -> Word<ScanResponse> {
     let item = |number: u32| ScanItem {
         key: format!("k{number:03}").into(),
@@ -422,7 +430,7 @@ async fn keys_are_listed_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_exported_can_be_imported() {
+async fn an_export_can_be_imported() {
     let played = scanned();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lines");
@@ -433,7 +441,7 @@ async fn what_was_exported_can_be_imported() {
     assert_eq!(
         lines.lines().count(),
         8,
-        "the expired one is left out: {lines}"
+        "the expired key must be left out: {lines}"
     );
     let third: Value = serde_json::from_str(lines.lines().nth(2).unwrap()).unwrap();
     let left = third["ttl_ms"].as_u64().unwrap();
@@ -451,15 +459,15 @@ async fn what_was_exported_can_be_imported() {
     let import = tierkv(&platform.grpc, &["import", file]);
     assert_eq!(text(&import), "8 imported, 0 bad lines left out\n");
     assert_eq!(tierkv(&platform.grpc, &["get", "k001"]).stdout, b"\xff\t");
-    let told = json_of(&tierkv(
+    let printed = json_of(&tierkv(
         &platform.grpc,
         &["get", "--output", "json", "k002"],
     ));
-    assert!(told["expires_at"].is_u64(), "{told}");
+    assert!(printed["expires_at"].is_u64(), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_are_told_as_they_happen() {
+async fn changes_are_printed_as_they_happen() {
     let played = Played::with(Plot {
         watch: Box::new(|_, watch| {
             let event = |version| WatchEvent {
@@ -470,7 +478,7 @@ async fn changes_are_told_as_they_happen() {
                     expires_at_ms: 0,
                 })),
             };
-            let told = |events, token: &str| {
+            let response = |events, token: &str| {
                 Word::Say(WatchResponse {
                     events,
                     resume_token: token.to_owned().into(),
@@ -479,11 +487,11 @@ async fn changes_are_told_as_they_happen() {
             };
             match &watch.resume_token[..] {
                 b"" => vec![
-                    told(vec![], "t0"),
-                    told(vec![event(1), event(2)], "t2"),
+                    response(vec![], "t0"),
+                    response(vec![event(1), event(2)], "t2"),
                     Word::Hang,
                 ],
-                b"t2" => vec![told(vec![event(3)], "t3"), Word::Hang],
+                b"t2" => vec![response(vec![event(3)], "t3"), Word::Hang],
                 _ => vec![Word::Refuse(Code::TokenExpired)],
             }
         }),
@@ -515,9 +523,9 @@ async fn changes_are_told_as_they_happen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_has_enough_is_no_failure() {
+async fn a_closed_output_pipe_is_not_a_failure() {
     let played = Played::with(Plot {
-        // Far more than a pipe holds.
+        // Far more than the buffer of a pipe.
         scan: Box::new(|_, _| (0..2_000).map(|_| items(4, 104, "on")).collect()),
         ..Plot::default()
     });
@@ -533,9 +541,9 @@ async fn a_reader_that_has_enough_is_no_failure() {
         .env("TIERKV_ADDRESS", played.address.to_string())
         .output()
         .unwrap();
-    let told = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<&str> = told.lines().collect();
-    assert_eq!((lines[1], lines[2]), ("0", "0"), "{told}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!((lines[1], lines[2]), ("0", "0"), "{printed}");
     assert!(
         output.stderr.is_empty(),
         "{:?}",
@@ -544,7 +552,7 @@ async fn a_reader_that_has_enough_is_no_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_of_one_platform_is_the_import_of_another() {
+async fn an_export_of_one_platform_can_be_imported_into_another() {
     let (from, to) = (
         Ephemeral::start().await.unwrap(),
         Ephemeral::start().await.unwrap(),
@@ -575,7 +583,7 @@ async fn an_export_of_one_platform_is_the_import_of_another() {
             .filter(|line| !line.is_empty())
             .map(|line| serde_json::from_slice(line).unwrap())
             .map(|mut line: Value| {
-                // What is left of a time to live shrinks.
+                // The remaining time to live gets shorter.
                 let left = line.as_object_mut().unwrap().remove("ttl_ms");
                 assert_eq!(left.is_some(), line["key"] == "soon", "{line}");
                 line
@@ -600,9 +608,9 @@ async fn an_export_of_one_platform_is_the_import_of_another() {
     );
 }
 
-/// The platform's time went back by a day, and the answer to the first line is lost besides.
+/// The platform's time went back by a day, and the answer to the first line is lost too.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_tries_lines_again_that_are_refused_for_their_birth() {
+async fn an_import_retries_lines_that_are_refused_for_their_birth() {
     const EARLIER: u64 = PLATFORM_TIME - 86_400_000;
     let played = Played::with(Plot {
         operation: Box::new(|number, operation| match id_of(operation).birth_ms {

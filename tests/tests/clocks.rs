@@ -1,6 +1,6 @@
-//! Wall clocks that are set under a running platform, and while it is down (CLOCK-STEADY):
-//! keys live as long as they were told to, requests are remembered as long as they should be,
-//! and no client is refused for long.
+//! The wall clock is set while the platform runs and while it is down (CLOCK-STEADY): keys
+//! expire at their time to live, requests are remembered for two minutes, and no client is
+//! refused for long.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -28,16 +28,16 @@ use tokio::time::sleep;
 /// The steps that a wall clock is set by, in seconds.
 const STEPS: [i64; 3] = [-60, -15, 3_600];
 const HOUR: i64 = 3_600;
-/// How exactly a key lives.
+/// The tolerance of an expiry.
 const TOLERANCE: Duration = Duration::from_millis(500);
-/// How often a key is looked for.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long the platform may take for what takes a moment: the machine may be busy.
+/// The pause between two reads of a key.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Timeout for everything that must happen; long, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// By how much the time that a coordinator tells may be ahead at most: by what the answer of
-/// a master took that told it.
+/// The largest error of the time that a coordinator returns: the round trip to the master that
+/// it learned the time from.
 const ESTIMATE: Duration = Duration::from_secs(2);
-/// How long a start waits for a synchronised clock at most.
+/// The longest time that a start waits for a synchronised clock.
 const SYNCHRONISATION_WAIT: Duration = Duration::from_secs(30);
 
 async fn start(folder: Option<DataFolder>, surroundings: Surroundings) -> TierKv {
@@ -49,7 +49,7 @@ async fn start(folder: Option<DataFolder>, surroundings: Surroundings) -> TierKv
     TierKv::start(options).await.unwrap()
 }
 
-/// A platform whose wall clock `clock` is.
+/// Starts a platform whose wall clock is `clock`.
 async fn start_by(clock: &WallClock) -> TierKv {
     start(None, clock.in_surroundings(Surroundings::default())).await
 }
@@ -59,23 +59,23 @@ async fn connect(address: &str) -> Client {
     builder.timeout(PATIENCE).connect().await.unwrap()
 }
 
-/// Platform time as an answer over REST tells it, in milliseconds.
+/// The platform time in an answer over REST, in milliseconds.
 async fn platform_ms(platform: &TierKv) -> u64 {
     let answer = Request::new("GET", "/v1/kv/default/none").send(platform.rest());
     let answer = answer.await.unwrap();
     answer.header("tierkv-time-ms").unwrap().parse().unwrap()
 }
 
-/// A key that is to live for a time.
-struct Mortal {
+/// A key with a time to live.
+struct ExpiringKey {
     key: String,
     life: Duration,
-    /// Its life began between these two.
+    /// It was applied between `sent` and `acknowledged`.
     sent: Instant,
     acknowledged: Instant,
 }
 
-impl Mortal {
+impl ExpiringKey {
     async fn born(client: &Client, key: String, life: Duration) -> Self {
         let options = PutOptions {
             ttl: Some(life),
@@ -91,8 +91,8 @@ impl Mortal {
         }
     }
 
-    /// Looks for it until it is gone; it must be there as long as it lives and no longer.
-    async fn is_seen_to_its_end(&self, client: &Client, consistency: Consistency) {
+    /// Reads the key until it is absent; it must be there for its time to live and no longer.
+    async fn check_until_expired(&self, client: &Client, consistency: Consistency) {
         let options = ReadOptions {
             consistency,
             ..ReadOptions::default()
@@ -105,7 +105,7 @@ impl Mortal {
             if found.value.is_none() {
                 assert!(
                     since >= self.life - TOLERANCE,
-                    "{key} lived {since:?} at most"
+                    "{key} expired after at most {since:?}"
                 );
                 assert!(times_seen > 0, "{key} was never there");
                 return;
@@ -113,45 +113,47 @@ impl Mortal {
             let lived = asked.saturating_duration_since(self.acknowledged);
             assert!(
                 lived <= self.life + TOLERANCE,
-                "{key} lives after {lived:?}"
+                "{key} is still there after {lived:?}"
             );
             times_seen += 1;
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_lives_as_long_as_it_was_told_to() {
+async fn a_key_expires_at_its_time_to_live_when_the_wall_clock_is_set() {
     let clock = WallClock::new().unwrap();
     let platform = start_by(&clock).await;
     let client = connect(platform.grpc()).await;
-    // There and back again: what came of a step must not come with the next one.
+    // Each step is followed by one back, so that no step adds to another.
     for (number, ahead) in STEPS.into_iter().chain([0]).enumerate() {
         let life = Duration::from_secs(2);
-        let cached = Mortal::born(&client, format!("cached {number}"), life).await;
-        let latest = Mortal::born(&client, format!("latest {number}"), life).await;
+        let cached = ExpiringKey::born(&client, format!("cached {number}"), life).await;
+        let latest = ExpiringKey::born(&client, format!("latest {number}"), life).await;
         sleep(Duration::from_millis(300)).await;
         clock.set_ahead(ahead).unwrap();
         tokio::join!(
-            cached.is_seen_to_its_end(&client, Consistency::Cached),
-            latest.is_seen_to_its_end(&client, Consistency::Latest),
+            cached.check_until_expired(&client, Consistency::Cached),
+            latest.check_until_expired(&client, Consistency::Latest),
         );
-        // One that is born after the step.
-        let after = Mortal::born(&client, format!("after {number}"), life).await;
-        after.is_seen_to_its_end(&client, Consistency::Latest).await;
+        // A key that is written after the step.
+        let after = ExpiringKey::born(&client, format!("after {number}"), life).await;
+        after
+            .check_until_expired(&client, Consistency::Latest)
+            .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_lives_as_long_as_it_was_told_to_over_a_restart() {
+async fn a_key_expires_at_its_time_to_live_when_the_wall_clock_is_set_over_a_restart() {
     let clock = WallClock::new().unwrap();
     let mut platform = start_by(&clock).await;
     for (number, ahead) in STEPS.into_iter().chain([0]).enumerate() {
         let client = connect(platform.grpc()).await;
         let [short, long] = [2, 8].map(Duration::from_secs);
-        let short = Mortal::born(&client, format!("short {number}"), short).await;
-        let long = Mortal::born(&client, format!("long {number}"), long).await;
+        let short = ExpiringKey::born(&client, format!("short {number}"), short).await;
+        let long = ExpiringKey::born(&client, format!("long {number}"), long).await;
         if number % 2 == 0 {
             platform.stop().await.unwrap();
         } else {
@@ -160,9 +162,9 @@ async fn a_key_lives_as_long_as_it_was_told_to_over_a_restart() {
         clock.set_ahead(ahead).unwrap();
         platform.restart().await.unwrap();
         let client = connect(platform.grpc()).await;
-        long.is_seen_to_its_end(&client, Consistency::Latest).await;
+        long.check_until_expired(&client, Consistency::Latest).await;
         let found = client.get(&short.key).await.unwrap();
-        assert_eq!(found.value, None, "it outlived the other");
+        assert_eq!(found.value, None, "the key did not expire");
     }
 }
 
@@ -177,7 +179,7 @@ async fn requests_are_remembered_for_two_minutes_of_true_time() {
         .await
         .unwrap();
     let now = platform_ms(&platform).await;
-    // They would be forgotten in some seconds, and in a minute.
+    // Requests that would be forgotten in some seconds, and in a minute.
     let attempts = [MEMORY_MS - 25_000, MEMORY_MS - 60_000].map(|age_ms| Attempt {
         number: age_ms,
         born_ms: now - age_ms,
@@ -196,7 +198,7 @@ async fn requests_are_remembered_for_two_minutes_of_true_time() {
         clock.set_ahead(ahead).unwrap();
     }
     for (place, version) in &versions {
-        assert_eq!(*version, versions[*place].1, "it was applied again");
+        assert_eq!(*version, versions[*place].1, "the write was applied again");
     }
     let writes = NamedWrites::connect(platform.grpc(), "", 1).unwrap();
     let refused = poll_until(2 * PATIENCE, || async {
@@ -204,26 +206,28 @@ async fn requests_are_remembered_for_two_minutes_of_true_time() {
         let time = platform_ms(&platform).await;
         answer.err().map(|error| (error, time))
     });
-    let (error, time) = refused.await.expect("an old request is answered for ever");
+    let (error, time) = refused.await.expect("an old request is still answered");
     assert!(error.birth_refused_at.is_some(), "{error}");
     assert!(
         time >= attempts[0].born_ms + MEMORY_MS,
-        "it was refused early"
+        "the request was refused too early"
     );
     let younger = writes.write("key", attempts[1]).await.unwrap();
     assert_eq!(younger.version, versions[1].1);
-    // The gauge is set once a second, and so is it looked what may be forgotten. The first
-    // write is remembered, and the younger one.
+    // The gauge is set, and old requests are forgotten, once a second. The first write and the
+    // younger one remain.
     let remembered = poll_until(PATIENCE, || async {
         let count = counter(platform.rest(), "tierkv_remembered_requests").await;
         let expected = 2.0;
         ((count.unwrap() - expected).abs() < f64::EPSILON).then_some(())
     });
-    remembered.await.expect("what is refused is not forgotten");
+    remembered
+        .await
+        .expect("refused requests are not forgotten");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_distance_of_the_wall_clock_is_shown_and_told() {
+async fn the_offset_of_the_wall_clock_is_measured_and_logged() {
     let clock = WallClock::new().unwrap();
     let mut platform = start_by(&clock).await;
     connect(platform.grpc())
@@ -241,7 +245,7 @@ async fn the_distance_of_the_wall_clock_is_shown_and_told() {
         });
         shown
             .await
-            .unwrap_or_else(|| panic!("{ahead} s are not shown"));
+            .unwrap_or_else(|| panic!("the metrics do not show {ahead} s"));
     };
     is_shown(0.0, 0.0).await;
     let before = platform_ms(&platform).await;
@@ -250,7 +254,10 @@ async fn the_distance_of_the_wall_clock_is_shown_and_told() {
         is_shown(ahead as f64, alarm).await;
     }
     let passed = platform_ms(&platform).await.saturating_sub(before);
-    assert!(passed < 1_000_000, "platform time followed by {passed} ms");
+    assert!(
+        passed < 1_000_000,
+        "platform time followed the wall clock by {passed} ms"
+    );
     let log = platform.process().log_tail();
     for words in ["over a minute ahead", "within a second"] {
         assert!(log.contains(words), "{log}");
@@ -258,7 +265,7 @@ async fn the_distance_of_the_wall_clock_is_shown_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_founder_follows_the_wall_clock_until_its_first_write() {
+async fn a_new_platform_follows_the_wall_clock_until_its_first_write() {
     let clock = WallClock::new().unwrap();
     clock.set_ahead(HOUR).unwrap();
     let mut platform = start_by(&clock).await;
@@ -269,7 +276,7 @@ async fn a_founder_follows_the_wall_clock_until_its_first_write() {
             ((wall - time).abs() < 2_000).then_some(())
         });
         near.await
-            .unwrap_or_else(|| panic!("it is not {ahead} s ahead"));
+            .unwrap_or_else(|| panic!("platform time is not {ahead} s ahead"));
     };
     is_near(&platform, HOUR).await;
     clock.set_ahead(0).unwrap();
@@ -287,17 +294,17 @@ async fn a_founder_follows_the_wall_clock_until_its_first_write() {
     clock.set_ahead(HOUR).unwrap();
     sleep(Duration::from_secs(1)).await;
     let passed = platform_ms(&platform).await.saturating_sub(before);
-    assert!(passed < 60_000, "it went on by {passed} ms");
+    assert!(passed < 60_000, "platform time advanced by {passed} ms");
     platform.restart().await.unwrap();
     let passed = platform_ms(&platform).await.saturating_sub(before);
     assert!(
         passed < 60_000,
-        "it went on by {passed} ms over the restart"
+        "platform time advanced by {passed} ms over the restart"
     );
 }
 
-/// Two platforms of different times at one address, one after the other: the client of the
-/// first one goes on with the second.
+/// Two platforms of different times serve one address, one after the other. A client of the
+/// first must continue with the second.
 async fn client_goes_on(first_ahead: i64, second_ahead: i64) {
     let clocks = [WallClock::new().unwrap(), WallClock::new().unwrap()];
     clocks[0].set_ahead(first_ahead).unwrap();
@@ -310,7 +317,7 @@ async fn client_goes_on(first_ahead: i64, second_ahead: i64) {
     line.turn_to(second.grpc());
     first.kill9().unwrap();
     let client = client.with_timeout(Duration::from_secs(10));
-    // A write that was sent into the breaking line may be of unknown outcome, once a stream.
+    // A write under way when its stream broke has an unknown outcome, at most once per stream.
     let mut losses = 0;
     while let Err(error) = client.put("key", "second").await {
         assert!(error.is_refused_for_birth() && losses < 2, "{error}");
@@ -358,21 +365,20 @@ async fn an_import_goes_on_with_a_platform_of_another_time() {
         let found = watcher.get("k100").await.unwrap();
         found.value.map(drop)
     });
-    is_under_way.await.expect("nothing is imported");
+    is_under_way.await.expect("no line is imported");
     line.turn_to(second.grpc());
     first.kill9().unwrap();
     feeding.join().unwrap();
     let output = importing.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!(said, format!("{LINES} imported, 0 bad lines left out\n"));
+    assert_eq!(printed, format!("{LINES} imported, 0 bad lines left out\n"));
     let client = connect(second.grpc()).await;
     let last = format!("k{}", LINES - 1);
     assert!(client.get(last).await.unwrap().value.is_some());
 }
 
-/// The words before a server's own that start it with another boot-time clock: it takes that
-/// for another boot of the machine.
+/// Starts a server with another boot-time clock, which it takes for another boot of the machine.
 fn in_another_boot() -> Surroundings {
     let words = [
         "unshare",
@@ -385,14 +391,14 @@ fn in_another_boot() -> Surroundings {
     Surroundings::default().wrap(words.map(OsString::from))
 }
 
-/// The kernel's word decides what is counted of the time between two boots; a test can't give
-/// it, so either is right.
+/// Whether the kernel reports a synchronised clock decides if the time between two boots counts.
+/// A test cannot set that, so it accepts both.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_boot_counts_what_passed_on_a_synchronised_wall_clock() {
     let mut platform = start(None, Surroundings::default()).await;
     let client = connect(platform.grpc()).await;
     client.put("first", "").await.unwrap();
-    // Until the time is stored, which is at the latest when it stops.
+    // The time is stored at the latest when the platform stops.
     let before = platform_ms(&platform).await;
     let folder = platform.folder().clone();
     platform.stop().await.unwrap();
@@ -403,7 +409,7 @@ async fn another_boot_counts_what_passed_on_a_synchronised_wall_clock() {
     let after = platform_ms(&platform).await;
     let (down, up) = (started - stopped, started.elapsed());
     let passed = Duration::from_millis(after.saturating_sub(before));
-    // From the end of the wait to the first answer is a moment.
+    // Allowed time from the end of the wait to the first answer.
     let moment = Duration::from_secs(10);
     if SystemClock.is_synchronised() {
         assert!(
@@ -412,7 +418,7 @@ async fn another_boot_counts_what_passed_on_a_synchronised_wall_clock() {
         );
         assert!(passed <= down + up + moment);
     } else {
-        assert!(down >= SYNCHRONISATION_WAIT, "it waited {down:?}");
+        assert!(down >= SYNCHRONISATION_WAIT, "the start waited {down:?}");
         assert!(passed <= up + moment, "{passed:?} were counted");
     }
     let client = connect(platform.grpc()).await;
@@ -429,7 +435,7 @@ async fn a_start_that_waits_for_the_clock_can_be_stopped() {
         .unwrap();
     let folder = platform.folder().clone();
     platform.stop().await.unwrap();
-    // It announces nothing while it waits, so the harness's own start is no use.
+    // It prints no addresses while it waits, so `TierKv::start` would not return.
     let data = folder.data().display().to_string();
     let arguments = [
         "dev",

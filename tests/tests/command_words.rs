@@ -1,5 +1,5 @@
-//! What commands answer and refuse, in words: limits, numbers, JSON and base64 that make no
-//! sense, empty values beside absent ones, and connections that break.
+//! Messages of commands: invalid limits, numbers, JSON and base64, empty and absent values, and
+//! broken connections.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -25,7 +25,7 @@ fn command(address: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command that reads `input`.
+/// Runs a command with this input.
 fn fed(address: &str, arguments: &[&str], input: &str) -> Output {
     let mut running = command(address, arguments)
         .stdin(Stdio::piped())
@@ -33,7 +33,7 @@ fn fed(address: &str, arguments: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that refuses its arguments reads nothing.
+    // A command that refuses its arguments does not read its input.
     drop(running.stdin.take().unwrap().write_all(input.as_bytes()));
     running.wait_with_output().unwrap()
 }
@@ -48,11 +48,11 @@ fn text(output: &Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_lines_of_a_key_the_last_one_wins() {
+async fn an_import_keeps_the_last_line_of_each_key() {
     let platform = Ephemeral::start().await.unwrap();
     let (mut lines, mut last) = (String::new(), HashMap::new());
     for number in 0..6_000_u32 {
-        // One key has every other line, a few have many, and some have one.
+        // One key has every second line, a few keys have many lines, and some have one.
         let key = match number % 20 {
             odd if odd % 2 == 1 => "hot".to_owned(),
             0 | 8 => format!("alone {number}"),
@@ -77,7 +77,7 @@ async fn of_many_lines_of_a_key_the_last_one_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_of_nothing_is_refused_everywhere() {
+async fn a_limit_of_0_is_refused_by_every_command() {
     let platform = Ephemeral::start().await.unwrap();
     for arguments in [&["scan", "--limit", "0"][..], &["watch", "--limit", "0"]] {
         let refused = tierkv(&platform.grpc, arguments);
@@ -91,7 +91,7 @@ async fn a_limit_of_nothing_is_refused_everywhere() {
 const TWICE: &str = r#"{"operations": [{"put": {"key": "the same", "value": "1"}},
     {"delete": {"key": "the same"}}]}"#;
 
-/// Commands with their input, and what is said of them.
+/// Commands, their input, and a part of the error message.
 const SENSELESS: &[(&[&str], &str, &str)] = &[
     (
         &["increment", "k", "x"],
@@ -171,38 +171,38 @@ const SENSELESS: &[(&[&str], &str, &str)] = &[
     ),
 ];
 
-/// Refusals that a user can act on, without the words of libraries.
+/// Error messages that a user can act on, without texts of libraries.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_makes_no_sense_is_told_in_plain_words() {
+async fn invalid_input_is_refused_with_a_plain_message() {
     let platform = Ephemeral::start().await.unwrap();
     for &(arguments, input, words) in SENSELESS {
         let refused = fed(&platform.grpc, arguments, input);
-        let said = String::from_utf8(refused.stderr).unwrap();
-        assert!(matches!(refused.status.code(), Some(1 | 2)), "{said}");
-        assert!(said.contains(words), "{arguments:?} {input}: {said}");
+        let printed = String::from_utf8(refused.stderr).unwrap();
+        assert!(matches!(refused.status.code(), Some(1 | 2)), "{printed}");
+        assert!(printed.contains(words), "{arguments:?} {input}: {printed}");
         for raw in [
             "invalid digit",
             "Invalid",
             "expected ident",
             "struct Fields",
         ] {
-            let said = said.replace("InvalidArgument", "");
-            assert!(!said.contains(raw), "{arguments:?}: {said}");
+            let printed = printed.replace("InvalidArgument", "");
+            assert!(!printed.contains(raw), "{arguments:?}: {printed}");
         }
     }
     // The port for REST.
     let wrong = tierkv(&platform.rest, &["get", "k"]);
-    let said = String::from_utf8(wrong.stderr).unwrap();
-    assert_eq!(wrong.status.code(), Some(2), "{said}");
+    let printed = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!(wrong.status.code(), Some(2), "{printed}");
     assert!(
-        said.contains("does not speak gRPC") && said.contains("--address"),
-        "{said}"
+        printed.contains("does not speak gRPC") && printed.contains("--address"),
+        "{printed}"
     );
-    assert!(!said.contains("compression"), "{said}");
+    assert!(!printed.contains("compression"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_go_on_and_empty_values_are_not_absent() {
+async fn pages_continue_and_empty_values_are_not_absent() {
     let platform = Ephemeral::start().await.unwrap();
     let latest = ["--consistency", "latest"];
     for (key, value) in [("a", ""), ("b", "2"), ("c", "3")] {
@@ -248,7 +248,7 @@ async fn pages_go_on_and_empty_values_are_not_absent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_says_that_its_connection_was_lost_and_is_back() {
+async fn a_watch_reports_that_its_connection_was_lost_and_restored() {
     let platform = Ephemeral::start().await.unwrap();
     let proxy = Proxy::start(&platform.grpc).await.unwrap();
     let mut command = command(&proxy.address, &["watch", "-o", "raw"]);
@@ -258,7 +258,7 @@ async fn a_watch_says_that_its_connection_was_lost_and_is_back() {
     let mut words = BufReader::new(watch.stderr.take().unwrap()).lines();
     let client = Client::builder().address(&platform.grpc).connect().await;
     let client = client.unwrap();
-    // It is not seen from outside when the watch has begun.
+    // A test cannot see from outside when the watch has begun.
     let writer = tokio::spawn({
         let client = client.clone();
         async move {
@@ -278,7 +278,7 @@ async fn a_watch_says_that_its_connection_was_lost_and_is_back() {
     proxy.set_up(true);
     let mut back = words.next().unwrap().unwrap();
     while !back.contains("connected again") {
-        // What the log says of it stands there, too.
+        // The log has the warning too.
         assert!(back.contains("WARN"), "{back}");
         back = words.next().unwrap().unwrap();
     }

@@ -1,4 +1,4 @@
-//! Configuration as a process takes it, and as `config check` tells it.
+//! A configuration file: read by a platform, and printed by `config check`.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -11,7 +11,7 @@ use tierkv_tests::{binary, metrics::counter};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The exit code, output and errors of `config check`.
+/// The exit status, output and errors of `config check`.
 fn check(arguments: &[&str], environment: (&str, &str)) -> (Option<i32>, String, String) {
     let output = Command::new(binary::tierkv().path)
         .args(["config", "check"])
@@ -20,12 +20,12 @@ fn check(arguments: &[&str], environment: (&str, &str)) -> (Option<i32>, String,
         .output()
         .unwrap();
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    (output.status.code(), told, words)
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code(), printed, words)
 }
 
 #[tokio::test]
-async fn a_file_is_read_told_and_checked() {
+async fn a_configuration_file_is_read_printed_and_checked() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tierkv.toml");
     fs::write(
@@ -40,38 +40,40 @@ async fn a_file_is_read_told_and_checked() {
     };
     let mut platform = TierKv::start(options).await.unwrap();
     let limit = f64::from(40 << 20);
-    let told = poll_until(PATIENCE, || async {
-        let told = counter(platform.rest(), "tierkv_pinned_limit_bytes").await;
-        (told.ok()? == limit).then_some(())
+    let is_in_force = poll_until(PATIENCE, || async {
+        let in_force = counter(platform.rest(), "tierkv_pinned_limit_bytes").await;
+        (in_force.ok()? == limit).then_some(())
     });
-    told.await.expect("the file was not obeyed");
+    is_in_force
+        .await
+        .expect("the limit of the file is not in force");
     let announced = platform.process().first_line().unwrap();
     let announced: Value = serde_json::from_str(&announced).unwrap();
     assert_eq!(announced["config"], file);
     let log = platform.process().log_tail();
     assert!(log.contains("memory.colour"), "{log}");
 
-    let (code, told, words) = check(
+    let (code, printed, words) = check(
         &["--output", "json", "--set", "wal.sync=interval"],
         ("TIERKV_CONFIG", file),
     );
     assert_eq!(code, Some(0), "{words}");
-    let told: Value = serde_json::from_str(&told).unwrap();
+    let printed: Value = serde_json::from_str(&printed).unwrap();
     let key = |name: &str| {
-        let keys = told["keys"].as_array().unwrap();
+        let keys = printed["keys"].as_array().unwrap();
         keys.iter().find(|key| key["key"] == name).unwrap().clone()
     };
     assert_eq!(key("memory.pinned_max_bytes")["value"], 40 << 20);
     assert_eq!(key("memory.pinned_max_bytes")["source"], file);
     assert_eq!(key("wal.sync")["from"], "flag");
     assert_eq!(key("wal.max_bytes")["from"], "default");
-    assert_eq!(told["warnings"].as_array().unwrap().len(), 1);
+    assert_eq!(printed["warnings"].as_array().unwrap().len(), 1);
 
-    let (code, told, words) = check(&["--config", file], ("TIERKV_WAL_SYNC", "never"));
+    let (code, printed, words) = check(&["--config", file], ("TIERKV_WAL_SYNC", "never"));
     assert_eq!(code, Some(2), "{words}");
     assert!(
-        told.contains("memory.pinned_max_bytes = \"40 MiB\""),
-        "{told}"
+        printed.contains("memory.pinned_max_bytes = \"40 MiB\""),
+        "{printed}"
     );
     assert!(words.contains("memory.colour"), "{words}");
     assert!(

@@ -1,10 +1,10 @@
-//! Damaged, foreign and read-only directories: a start is refused in words that name file
-//! and place, or everything that is read is right; and `tierkv admin recover` brings a node
-//! back with what can be kept.
+//! Damaged, foreign and read-only data directories. A start is refused with a message that names
+//! the file and the offset, or every read is right. `tierkv admin recover` brings a node back
+//! with the data that can be kept.
 //!
-//! `TIERKV_DAMAGE_SEED` repeats the choices of a run.
+//! `TIERKV_DAMAGE_SEED` repeats the random choices of a run.
 
-// Test helpers panic as tests do, and the seed must be seen.
+// Test helpers panic as tests do, and the seed must be printed.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{
@@ -24,13 +24,13 @@ use tierkv_tests::binary;
 use tierkv_types::record::RecordHeader;
 use tokio::task::JoinSet;
 
-/// How many bytes are flipped in the log, in the node state and in coordination's record.
+/// Flips in the log, in the node state and in coordination's record; one byte each.
 const LOG_FLIPS: usize = 40;
 const NODE_STATE_FLIPS: usize = 12;
 const COORDINATION_FLIPS: usize = 12;
-/// How many bytes are flipped in the store's file.
+/// Flips in the store's file.
 const STORE_FLIPS: usize = 24;
-/// Nodes that are started at once.
+/// Concurrent starts of nodes.
 const AT_ONCE: usize = 4;
 
 /// Writes before the last checkpoint, and after it.
@@ -38,27 +38,27 @@ const EARLY_WRITES: u64 = 120;
 const LATE_WRITES: u64 = 60;
 /// Keys that are overwritten and deleted.
 const KEYS: u64 = 50;
-/// How long a checkpoint may take to come, or a command to end.
+/// Timeout for a checkpoint or a command.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Where a segment's records begin.
 const SEGMENT_HEADER_BYTES: usize = 64;
-/// The exit status of whatever could not be done.
+/// The exit status of a failed command.
 const FAILED: i32 = 2;
 
 const LATEST: Consistency = Consistency::Latest;
 
-/// A directory that nobody uses, and what must be read from it.
+/// A data directory of a stopped platform, and its expected content.
 struct Base {
     folder: DataFolder,
-    /// What every key holds.
+    /// The value of every key; `None` if it was deleted.
     keys: BTreeMap<String, Option<Vec<u8>>>,
-    /// Writes in their order; each is one record.
+    /// The writes in order; each is one record.
     writes: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl Base {
-    /// A platform's directory: its store has the early writes, its log all. `stops` in
-    /// order, with everything stored, or by `kill -9`.
+    /// Makes a platform's directory, whose store has the early writes and whose log has all. If
+    /// `stops`, the platform stops in order, with everything stored; otherwise it is killed.
     async fn new(stops: bool) -> Self {
         let mut platform = TierKv::start(Options::default()).await.unwrap();
         let client = connect(&platform).await;
@@ -69,8 +69,8 @@ impl Base {
         let stored = poll_until(PATIENCE, || async {
             (store_files(platform.folder().data()) != files).then_some(())
         });
-        stored.await.expect("a checkpoint");
-        // The next checkpoint is a second away.
+        stored.await.expect("no checkpoint was made");
+        // The next checkpoint begins in a second.
         write(&client, &mut writes, LATE_WRITES).await;
         let folder = platform.folder().clone();
         if stops {
@@ -96,7 +96,7 @@ impl Base {
 async fn write(client: &Client, writes: &mut Vec<(String, Option<Vec<u8>>)>, count: u64) {
     for _ in 0..count {
         let number = writes.len() as u64;
-        // A key twice in a row would be its own neighbour.
+        // The same key is not written twice in a row.
         let key = format!("key-{}", number * 7 % KEYS);
         let value = (number % 9 != 8).then(|| {
             let word = format!("value {number} of {key} ");
@@ -107,7 +107,7 @@ async fn write(client: &Client, writes: &mut Vec<(String, Option<Vec<u8>>)>, cou
             Some(value) => {
                 client.put(&key, value.clone()).await.unwrap();
             }
-            // Each is a record of its own, also if the key is absent.
+            // Each write is one record, even the delete of an absent key.
             None => {
                 client.delete(&key).await.unwrap();
             }
@@ -121,8 +121,8 @@ async fn connect(platform: &TierKv) -> Client {
     builder.namespace("damage").connect().await.unwrap()
 }
 
-/// Copies a directory, and gives the copy to whom `to` belongs. The allocated ends of files
-/// are not filled with zeros once more.
+/// Copies a directory and makes the owner of `to` the owner of the copy. The zeros at the end of
+/// a file become a hole.
 fn copy(from: &Path, to: &Path) {
     let owner = fs::metadata(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -143,7 +143,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Every file below a directory and its content.
+/// Every file below a directory, with its content.
 fn everything(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -151,7 +151,7 @@ fn everything(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         if path.is_dir() {
             files.extend(everything(&path));
         } else if !path.to_string_lossy().ends_with("-shm") {
-            // SQLite makes its index anew whenever it likes.
+            // SQLite may rebuild this file at any time.
             files.insert(path.clone(), fs::read(&path).unwrap());
         }
     }
@@ -175,7 +175,7 @@ fn segment(dir: &Path) -> PathBuf {
         .unwrap()
 }
 
-/// Where every record of a segment begins, with its index.
+/// The offset of every record of a segment, with the record's index.
 fn records(segment: &[u8]) -> Vec<(usize, u64)> {
     let mut at = SEGMENT_HEADER_BYTES;
     let mut records = Vec::new();
@@ -200,16 +200,16 @@ struct Flip {
     mask: u8,
 }
 
-/// How a start went.
+/// The result of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Started {
     Refused,
     Right,
-    /// Some keys answered that their data is lost; all others were right.
-    SaidLost,
+    /// Reads of some keys reported lost data; all others were right.
+    Lost,
 }
 
-/// Flips the byte and starts the node: whatever it does, it must not lie.
+/// Flips the byte and starts the node, which must never return a wrong value.
 async fn start_damaged(
     folder: DataFolder,
     flip: Flip,
@@ -239,13 +239,13 @@ async fn start_damaged(
             if lost == 0 {
                 Started::Right
             } else {
-                Started::SaidLost
+                Started::Lost
             }
         }
     }
 }
 
-/// Reads every key; answers how many say that their data is lost.
+/// Reads every key and returns the number of reads that reported lost data.
 async fn check(client: &Client, keys: &BTreeMap<String, Option<Vec<u8>>>, when: &str) -> usize {
     let mut lost = 0;
     for (key, value) in keys {
@@ -269,7 +269,7 @@ async fn check(client: &Client, keys: &BTreeMap<String, Option<Vec<u8>>>, when: 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flipped_byte_is_refused_or_does_no_harm() {
+async fn a_start_with_a_flipped_byte_is_refused_or_every_read_is_right() {
     let seed = env::var("TIERKV_DAMAGE_SEED").ok();
     let seed = seed.map_or_else(rand::random, |seed| seed.parse().unwrap());
     println!("seed {seed}: TIERKV_DAMAGE_SEED={seed} repeats this run's choices");
@@ -292,7 +292,7 @@ async fn a_flipped_byte_is_refused_or_does_no_harm() {
                 file => data.join(file),
             };
             let bytes = fs::read(&file).unwrap();
-            // In a segment mostly where records are: the rest of it is zeros.
+            // Most flips in a segment hit records, because the rest of a segment is zeros.
             let written = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
             let end = if nth % 8 == 7 { bytes.len() } else { written };
             let flip = Flip {
@@ -315,9 +315,9 @@ async fn a_flipped_byte_is_refused_or_does_no_harm() {
     let ended = |kind, end| ends.get(&(kind, end)).copied().unwrap_or_default();
     assert!(
         ended("log", Started::Refused) > 0,
-        "no damage of the log was noticed"
+        "no damage of the log was detected"
     );
-    // Every bit of these counts.
+    // A flip of any bit in these files is refused.
     assert_eq!(
         ended("c1/n1/node-state", Started::Refused),
         NODE_STATE_FLIPS
@@ -328,17 +328,17 @@ async fn a_flipped_byte_is_refused_or_does_no_harm() {
     );
 }
 
-/// What a command printed.
+/// The result of a command.
 struct Ended {
     code: i32,
     stdout: String,
     stderr: String,
 }
 
-/// Runs `tierkv` to its end, as the user that servers run as.
+/// Runs `tierkv` to its end as the user of the servers.
 async fn run(folder: &DataFolder, arguments: &[&str]) -> Ended {
     let stderr = folder.path().join("stderr.log");
-    // It is continued by every process.
+    // Every process appends to it.
     let before = fs::metadata(&stderr).map_or(0, |about| about.len());
     let mut process = Process::spawn(&binary::tierkv(), arguments, folder).unwrap();
     let status = process
@@ -379,7 +379,7 @@ async fn refused_start(folder: &DataFolder) -> String {
     }
 }
 
-/// Starts the node on `folder`, holds it against `keys`, and writes to it.
+/// Starts the node on `folder`, compares its content with `keys`, and writes to it.
 async fn starts_with(folder: &DataFolder, keys: &BTreeMap<String, Option<Vec<u8>>>) {
     let options = Options {
         folder: Some(folder.clone()),
@@ -421,7 +421,7 @@ async fn a_node_with_a_damaged_log_is_recovered_by_an_operator() {
     assert_eq!(code, 1, "{report}");
     assert!(
         everything(folder.data()) == before,
-        "a look changed something"
+        "a dry run changed the directory"
     );
     assert_eq!(report["due"], true);
     assert_eq!(report["done"], Value::Null);
@@ -429,7 +429,7 @@ async fn a_node_with_a_damaged_log_is_recovered_by_an_operator() {
     assert_eq!(report["given_up"][0]["records"], last - index);
     let what = report["findings"][0]["what"].as_str().unwrap();
     assert!(what.contains(&place), "{what}");
-    // The same in words.
+    // The same as text.
     let data = folder.data().display().to_string();
     let words = run(&folder, &["admin", "recover", "--data-dir", &data]).await;
     assert_eq!(words.code, 1);
@@ -445,10 +445,10 @@ async fn a_node_with_a_damaged_log_is_recovered_by_an_operator() {
     let aside = report["done"]["set_aside"][0].as_str().unwrap();
     assert!(
         before[&file] == fs::read(aside).unwrap(),
-        "the old segment is not as it was"
+        "the old segment was changed"
     );
 
-    // The node's first record opened its term; every write is one record after that.
+    // The first record opened the node's term; each write after it is one record.
     let kept = usize::try_from(index - 2).unwrap();
     assert!(kept > usize::try_from(EARLY_WRITES).unwrap() && kept < base.writes.len());
     let mut keys: BTreeMap<String, Option<Vec<u8>>> = base.keys.clone();
@@ -462,13 +462,12 @@ async fn a_node_with_a_damaged_log_is_recovered_by_an_operator() {
     assert_eq!(recover(&folder, &["--accept-loss"]).await.0, 0);
 }
 
-/// A problem's name, what a start says of it, and how it comes about.
+/// A problem's name, a part of the error message of a start, and a function that causes it.
 type Ruin = (&'static str, &'static str, fn(&Path));
 
-/// What an operator may find beside a damaged log: each is refused, and recovered without
-/// the loss of a write.
+/// Problems other than a damaged log. Each start is refused, and the recovery loses no write.
 #[tokio::test(flavor = "multi_thread")]
-async fn other_ruins_are_recovered_without_a_loss() {
+async fn other_damage_is_recovered_without_loss() {
     let base = Base::new(true).await;
     let ruins: [Ruin; 6] = [
         ("node-state-missing", "node-state", |data| {
@@ -490,7 +489,7 @@ async fn other_ruins_are_recovered_without_a_loss() {
         ("coordination-damaged", "coordination.json", |data| {
             flip(&data.join("coordination/coordination.json"), 90, 1);
         }),
-        // The log reaches back to its first record.
+        // The log still has its first record.
         ("store-damaged", "store.sqlite is damaged", |data| {
             flip(&data.join("c1/n1/store.sqlite"), 2, 0xFF);
         }),
@@ -515,7 +514,7 @@ async fn other_ruins_are_recovered_without_a_loss() {
             refused.contains("tierkv admin recover --data-dir"),
             "{problem}: {refused}"
         );
-        // A start may have begun a log that nobody lists.
+        // The refused start may have created a log that is not listed.
         let (code, report) = recover(&folder, &["--accept-loss"]).await;
         assert_eq!(code, 0, "{problem}: {report}");
         starts_with(&folder, &base.keys).await;
@@ -525,7 +524,7 @@ async fn other_ruins_are_recovered_without_a_loss() {
 
 /// An old backup of coordination alone is restored (COORD-BACK).
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_coordination_backup_is_refused_and_overruled() {
+async fn an_old_coordination_backup_is_refused_and_can_be_overruled() {
     let mut platform = TierKv::start(Options::default()).await.unwrap();
     let file = platform
         .folder()
@@ -577,10 +576,10 @@ async fn a_second_process_on_a_directory_is_refused() {
             ended.stderr
         );
     }
-    // The first one is not disturbed.
+    // The first process still works.
     connect(&platform).await.put("k", "v").await.unwrap();
 
-    // Where there is no node, there is nothing to recover.
+    // A directory without a node has nothing to recover.
     let nothing = second.data().display().to_string();
     let ended = run(&second, &["admin", "recover", "--data-dir", &nothing]).await;
     assert_eq!(ended.code, FAILED);
@@ -591,10 +590,9 @@ async fn a_second_process_on_a_directory_is_refused() {
     );
 }
 
-/// Root is not stopped by permissions, so the file system itself is made read-only, in a
-/// namespace of its own.
+/// Permissions do not stop root, so the file system is mounted read-only, in a mount namespace.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_only_directory_is_named_and_left_as_it_is() {
+async fn a_start_on_a_read_only_directory_names_it_and_changes_nothing() {
     const SCRIPT: &str = "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" || exit 99
         exec \"$2\" dev --grpc-listen 127.0.0.1:0 --rest-listen 127.0.0.1:0 --data-dir \"$3\"";
     let base = Base::new(true).await;

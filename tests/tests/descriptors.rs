@@ -1,5 +1,5 @@
-//! Many connections, and none left: the process has as many file descriptors as the system
-//! gives it, and running out of them is survived as a full disk is.
+//! Many connections and few file descriptors: connections over the limit are refused, and a
+//! process that runs out of descriptors refuses writes until it has some again.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -27,24 +27,24 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// What every client of HTTP/2 says first: its preface, and empty settings.
+/// The first bytes of every HTTP/2 client: its preface, and empty settings.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// Descriptors of the platform under test, and its limit of connections by them.
+/// Descriptors of the platform under test, and the limit of connections that follows from them.
 const DESCRIPTORS: usize = 256;
 const CONNECTIONS: f64 = 204.0;
 /// Idle connections: more than there are descriptors.
 const IDLE: usize = 300;
 const WRITERS: usize = 16;
 const VALUE_BYTES: u32 = 1_500;
-/// How long something may take that must happen.
+/// Timeout for everything that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a processor is looked at, and how much of it a platform may use meanwhile that
-/// has nothing to do. One that spins uses all of it.
+/// How long the processor time is measured, and how much of it an idle platform may use. One in
+/// a busy loop uses all of it.
 const LOOK: Duration = Duration::from_secs(2);
 const AT_REST: Duration = Duration::from_millis(800);
 
-/// A platform with [`DESCRIPTORS`], of which it has to take the last ones itself. Its log
-/// has a new file every few writes, and keeps them all.
+/// Starts a platform that must raise its own limit to [`DESCRIPTORS`]. Its log begins a new file
+/// every few writes, and keeps all files.
 async fn start() -> TierKv {
     let surroundings = Surroundings::default()
         .set("TIERKV_WAL_SEGMENT_BYTES", 64 << 10)
@@ -80,11 +80,11 @@ async fn write(
     let enough = enough.await;
     let written = flood.end().await;
     platform.process().check().unwrap();
-    enough.unwrap_or_else(|| panic!("writes don't go on: {:?}", written.failures()));
+    enough.unwrap_or_else(|| panic!("writes still fail: {:?}", written.failures()));
     written
 }
 
-/// How long the platform uses a processor while nobody asks anything of it.
+/// The processor time that the idle platform uses.
 async fn used_at_rest(platform: &TierKv) -> Duration {
     let before = processor_time(platform.pid()).unwrap();
     sleep(LOOK).await;
@@ -97,13 +97,13 @@ async fn used_at_rest(platform: &TierKv) -> Duration {
 
 /// Whether the other end has closed the connection.
 async fn is_closed(stream: &mut TcpStream) -> bool {
-    let mut said = Vec::new();
-    let read = timeout(Duration::from_millis(1), stream.read_to_end(&mut said));
+    let mut received = Vec::new();
+    let read = timeout(Duration::from_millis(1), stream.read_to_end(&mut received));
     read.await.is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_idle_connections_than_descriptors_hold_up_nothing() {
+async fn more_idle_connections_than_descriptors_do_not_stop_writes() {
     let mut platform = start().await;
     let numbers = Arc::new(AtomicU64::new(1));
     let client = connect(&platform).await;
@@ -114,7 +114,7 @@ async fn more_idle_connections_than_descriptors_hold_up_nothing() {
     let mut idle = Vec::new();
     for _ in 0..IDLE {
         let mut stream = TcpStream::connect(platform.grpc()).await.unwrap();
-        // One that is turned away may be gone already.
+        // A refused connection may be closed already.
         let _ = stream.write_all(HELLO).await;
         idle.push(stream);
     }
@@ -123,14 +123,14 @@ async fn more_idle_connections_than_descriptors_hold_up_nothing() {
         let open = value_of(&platform, "tierkv_connections").await;
         (open + refused > IDLE as f64).then_some((open, refused))
     });
-    let (open, refused) = turned_away.await.expect("nobody was turned away");
+    let (open, refused) = turned_away.await.expect("no connection was refused");
     println!("{open} connections, {refused} turned away");
     assert!(open <= CONNECTIONS && refused >= 96.0, "{open} {refused}");
     let descriptors = platform.process().descriptors().unwrap();
     assert!(descriptors < DESCRIPTORS, "{descriptors}");
     assert!(used_at_rest(&platform).await < AT_REST);
 
-    // Writes go on, and the log begins one file after the other.
+    // Writes continue, and the log begins new files.
     let before = value_of(&platform, "tierkv_log_segments").await;
     written.extend(write(&mut platform, &client, &numbers, 2_000).await);
     let failures = written.failures();
@@ -146,7 +146,7 @@ async fn more_idle_connections_than_descriptors_hold_up_nothing() {
     });
     println!(
         "{:?} files of the log",
-        more.await.expect("the log did not go on")
+        more.await.expect("the log began no new file")
     );
 
     let mut closed = 0;
@@ -159,16 +159,16 @@ async fn more_idle_connections_than_descriptors_hold_up_nothing() {
         let open = value_of(&platform, "tierkv_connections").await;
         (open < 20.0).then_some(())
     });
-    gone.await.expect("connections that went are still counted");
+    gone.await.expect("closed connections are still counted");
     let another = connect(&platform).await;
     let kept = written.check(&another, Consistency::Latest).await;
     kept.unwrap_or_else(|broken| panic!("{broken}"));
     assert!(platform.stop().await.unwrap().success());
 }
 
-/// The REST door alone is flooded: idle connections there end by themselves.
+/// Only the REST door is flooded. Its idle connections are closed after a timeout.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flooded_rest_door_leaves_grpc_within_reach_and_recovers() {
+async fn grpc_works_while_the_rest_door_is_flooded_and_rest_recovers() {
     let mut platform = start().await;
     let mut idle = Vec::new();
     for _ in 0..IDLE {
@@ -176,7 +176,7 @@ async fn a_flooded_rest_door_leaves_grpc_within_reach_and_recovers() {
     }
     let client = connect(&platform).await;
     client.put("k", "v").await.unwrap();
-    // They never say what they want, so the time for that ends them.
+    // They never send a request, so the timeout for its head closes them.
     let served = poll_until(PATIENCE, || async {
         let answer = Request::new("GET", "/v1/kv/default/k").send(platform.rest());
         answer.await.ok().filter(|answer| answer.status == 200)
@@ -186,12 +186,12 @@ async fn a_flooded_rest_door_leaves_grpc_within_reach_and_recovers() {
         let late = value_of(&platform, "tierkv_connection_timeouts_total").await;
         (late > 150.0).then_some(())
     });
-    ended.await.expect("connections that say nothing stay");
+    ended.await.expect("silent connections are not closed");
     assert!(platform.stop().await.unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_too_many_at_the_rest_door_is_told_why() {
+async fn a_rest_connection_over_the_limit_gets_an_answer_with_the_reason() {
     let surroundings = Surroundings::default().set("TIERKV_LIMITS_CONNECTIONS", 16);
     let options = Options {
         surroundings,
@@ -206,7 +206,7 @@ async fn one_too_many_at_the_rest_door_is_told_why() {
         let answer = Request::new("GET", "/health/live").send(platform.rest());
         answer.await.ok().filter(|answer| answer.status != 200)
     });
-    let refused = refused.await.expect("nobody is turned away");
+    let refused = refused.await.expect("no connection is refused");
     assert_eq!(refused.status, 429);
     assert_eq!(refused.json()["code"], "ResourceExhausted");
     let detail = refused.json()["detail"].to_string();
@@ -214,9 +214,9 @@ async fn one_too_many_at_the_rest_door_is_told_why() {
     assert!(platform.stop().await.unwrap().success());
 }
 
-/// No descriptor is left for anything: neither for a connection nor for a file.
+/// No descriptor is left, neither for a connection nor for a file.
 #[tokio::test(flavor = "multi_thread")]
-async fn running_out_of_descriptors_refuses_writes_and_is_survived() {
+async fn a_platform_without_descriptors_refuses_writes_and_recovers() {
     let mut platform = start().await;
     let numbers = Arc::new(AtomicU64::new(1));
     let client = connect(&platform).await;
@@ -235,10 +235,10 @@ async fn running_out_of_descriptors_refuses_writes_and_is_survived() {
     failures.remove(&Code::ResourceExhausted);
     assert_eq!(failures, HashMap::new());
     written.extend(some);
-    // More than half a file of the log has room for.
+    // More than half a file of the log can hold.
     let error = client.put("one", vec![b'v'; 40_000]).await.unwrap_err();
     assert!(error.to_string().contains("descriptors"), "{error}");
-    // Whoever knocks waits, and nobody runs to the door in vain.
+    // New connections wait, and the platform does not accept in a busy loop.
     let mut knocking = Vec::new();
     for address in [platform.grpc(), platform.rest()] {
         for _ in 0..5 {
@@ -271,7 +271,7 @@ async fn running_out_of_descriptors_refuses_writes_and_is_survived() {
 }
 
 #[test]
-fn too_few_descriptors_are_refused_in_words() {
+fn a_start_with_too_few_descriptors_is_refused_with_a_message() {
     let output = Command::new("prlimit")
         .arg("--nofile=64:64")
         .arg(binary::tierkv().path)
@@ -280,9 +280,9 @@ fn too_few_descriptors_are_refused_in_words() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stderr);
     assert!(
-        said.contains("64 file descriptors") && said.contains("ulimit -Hn"),
-        "{said}"
+        printed.contains("64 file descriptors") && printed.contains("ulimit -Hn"),
+        "{printed}"
     );
 }

@@ -1,9 +1,9 @@
-//! Any error of a write but a full disk stops the node, with words that help: what is on
-//! the disk is not known any more, and a node that limps on would make it worse.
+//! Every write error except a full disk stops the node with a helpful message. After such an
+//! error the content of the disk is unknown, and a node that continued could do more damage.
 //!
-//! The errors are the machine's own: a file size limit that is put on the running process
-//! makes writes beyond it fail (`EFBIG`), in files that had their space set aside. The signal
-//! that comes with it (`SIGXFSZ`) ends nothing.
+//! The errors come from the kernel: a file size limit on the running process makes writes beyond
+//! it fail (`EFBIG`), even in preallocated files. The signal that comes with it (`SIGXFSZ`) does
+//! not end the process.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -22,11 +22,11 @@ const KIB: u64 = 1 << 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 const WRITERS: usize = 32;
 const VALUE_BYTES: u32 = 1_000;
-/// The exit status of whatever could not be done.
+/// The exit status of a failed command.
 const FAILED: i32 = 2;
 
-/// Lets a platform fail at files beyond `limit`, and answers what it said. After a restart
-/// without the limit everything acknowledged is there.
+/// Makes the writes of a platform beyond `limit` fail, and returns its log. Checks that after a
+/// restart without the limit all acknowledged writes are there.
 async fn fail_beyond(limit: u64, surroundings: Surroundings) -> String {
     let options = Options {
         surroundings,
@@ -49,7 +49,7 @@ async fn fail_beyond(limit: u64, surroundings: Surroundings) -> String {
     let written = flood.end().await;
     assert_eq!(status.code(), Some(FAILED), "{}", process.log_tail());
     assert_honest(&written);
-    let said = fs::read_to_string(process.folder().path().join("stderr.log")).unwrap();
+    let printed = fs::read_to_string(process.folder().path().join("stderr.log")).unwrap();
 
     platform.restart().await.unwrap();
     let builder = Client::builder().address(platform.grpc());
@@ -57,50 +57,50 @@ async fn fail_beyond(limit: u64, surroundings: Surroundings) -> String {
     let kept = written.check(&client, Consistency::Latest).await;
     kept.unwrap_or_else(|broken| panic!("{broken}"));
     assert!(platform.stop().await.unwrap().success());
-    said
+    printed
 }
 
-/// What the node's storage could not do is no refusal that says it was not done.
+/// Checks the codes of failed writes: not applied, outcome unknown, or an internal error.
 fn assert_honest(written: &Written) {
     let failures = written.failures();
-    let told = |code: &Code| {
+    let is_honest = |code: &Code| {
         matches!(
             code,
             Code::Unavailable | Code::OutcomeUnknown | Code::Internal
         )
     };
-    assert!(failures.keys().all(told), "{failures:?}");
+    assert!(failures.keys().all(is_honest), "{failures:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_cannot_be_written_stops_the_node() {
-    // Only the log is written: checkpoints are an hour apart.
+    // Checkpoints are an hour apart, so that only the log is written.
     let surroundings = Surroundings::default()
         .set("TIERKV_STORE_CHECKPOINT_INTERVAL_MS", 3_600_000)
         .set("TIERKV_WAL_SEGMENT_BYTES", 1_024 * KIB);
-    let said = fail_beyond(4 * KIB, surroundings).await;
-    let last = said.lines().last().unwrap();
-    assert!(last.starts_with("tierkv: could not write "), "{said}");
-    assert!(last.contains("c1/n1/log/0000"), "{said}");
-    assert!(last.contains("File too large"), "{said}");
+    let printed = fail_beyond(4 * KIB, surroundings).await;
+    let last = printed.lines().last().unwrap();
+    assert!(last.starts_with("tierkv: could not write "), "{printed}");
+    assert!(last.contains("c1/n1/log/0000"), "{printed}");
+    assert!(last.contains("File too large"), "{printed}");
     assert!(
         last.ends_with("check the disk, then restart the node"),
-        "{said}"
+        "{printed}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_cannot_be_written_stops_the_node() {
-    // Segments end below the limit, and the store grows beyond it.
+    // Segments are smaller than the limit, and the store grows beyond it.
     let surroundings = Surroundings::default()
         .set("TIERKV_STORE_CHECKPOINT_INTERVAL_MS", 50)
         .set("TIERKV_WAL_SEGMENT_BYTES", 64 * KIB);
-    let said = fail_beyond(128 * KIB, surroundings).await;
-    let last = said.lines().last().unwrap();
-    assert!(last.starts_with("tierkv: "), "{said}");
-    assert!(last.contains("store.sqlite"), "{said}");
+    let printed = fail_beyond(128 * KIB, surroundings).await;
+    let last = printed.lines().last().unwrap();
+    assert!(last.starts_with("tierkv: "), "{printed}");
+    assert!(last.contains("store.sqlite"), "{printed}");
     assert!(
         last.ends_with("check the disk, then restart the node"),
-        "{said}"
+        "{printed}"
     );
 }

@@ -1,8 +1,8 @@
-//! A full disk refuses writes and nothing else (LOG-SPACE).
+//! On a full disk only writes are refused (LOG-SPACE).
 //!
-//! A platform runs on a small disk, part of which is ballast, until there is no room for
-//! its log, or none for its store. Writes are refused then, reads go on, and when the
-//! ballast goes writes do too. Afterwards it is killed, and everything is there.
+//! A platform fills a small disk, part of which is ballast, until its log or its store cannot
+//! grow. Then writes are refused and reads continue. When the ballast is removed, writes
+//! continue. Finally the platform is killed, and all acknowledged writes must be there.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -24,21 +24,21 @@ const DISK_BYTES: u64 = 64 * MIB;
 const BALLAST: &str = "ballast";
 const WRITERS: usize = 64;
 const VALUE_BYTES: u32 = 1_500;
-/// Refused writes that show that the platform goes on refusing.
+/// Refused writes that show that the platform keeps refusing.
 const REFUSED: u64 = 2_000;
-/// Acknowledged writes that show that it goes on after that.
+/// Acknowledged writes that show that the platform has recovered.
 const ACKNOWLEDGED_AGAIN: u64 = 500;
-/// How long the disk may take to be full.
+/// Timeout for filling the disk.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long writes may stay refused once there is room.
+/// How long writes may stay refused after space is free again.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
 
-/// What the platform's log says when the commit log has no room, and when the store has none.
+/// Parts of the log messages for a commit log without space and for a store without space.
 const LOG_IS_FULL: &str = "the log can't grow";
 const STORE_IS_FULL: &str = "a checkpoint failed and will be tried again";
 
-/// The log keeps everything, and the store gets nothing before the stop, for it would take
-/// the room that the log is to miss.
+/// Settings under which the commit log fills the disk: it keeps everything, and nothing is
+/// stored before the stop.
 fn log_grows() -> Surroundings {
     Surroundings::default()
         .set("TIERKV_WAL_SEGMENT_BYTES", 4 * MIB)
@@ -47,11 +47,10 @@ fn log_grows() -> Surroundings {
         .set("TIERKV_STORE_CHECKPOINT_INTERVAL_MS", 3_600_000)
 }
 
-/// The log keeps next to nothing, in segments smaller than what a checkpoint writes, and
-/// what the store does not have yet is bounded so tightly that writers are refused before
-/// the log needs room. A segment's half holds all that the writers can have under way, so
-/// that no write is accepted for which there is no segment. Memory keeps so little that
-/// reads have to go to the store.
+/// Settings under which the store fills the disk. The log keeps very little, in segments smaller
+/// than a checkpoint's writes. The limit of pinned entries is so low that writers are refused
+/// before the log needs space. Half a segment holds all writes under way, so that no write is
+/// accepted without a segment for it. Memory keeps so little that reads go to the store.
 fn store_grows() -> Surroundings {
     Surroundings::default()
         .set("TIERKV_MEMORY_MAX_BYTES", MIB)
@@ -95,9 +94,9 @@ async fn fill_and_make_room(surroundings: Surroundings, ballast: u64, full: &str
         written.acknowledged(),
         disk.free_bytes().unwrap() / KIB
     );
-    let said = fs::read_to_string(platform.folder().path().join("stderr.log")).unwrap();
-    let warned = said.lines().find(|line| line.contains("WARN"));
-    assert!(warned.is_some_and(|line| line.contains(full)), "{said}");
+    let printed = fs::read_to_string(platform.folder().path().join("stderr.log")).unwrap();
+    let warned = printed.lines().find(|line| line.contains("WARN"));
+    assert!(warned.is_some_and(|line| line.contains(full)), "{printed}");
     let client = connect(&platform).await;
     for consistency in [Consistency::Latest, Consistency::Cached] {
         kept(&written, &client, consistency).await;
@@ -114,7 +113,7 @@ async fn fill_and_make_room(surroundings: Surroundings, ballast: u64, full: &str
     assert!(stopped.success(), "{}", platform.process().log_tail());
 }
 
-/// Writes until the disk is full, and goes on asking.
+/// Writes until the disk is full, and continues until enough writes were refused.
 async fn fill(platform: &mut TierKv, numbers: &Arc<AtomicU64>) -> Written {
     let clients = [connect(platform).await, connect(platform).await];
     let flood = Flood::start(&clients, WRITERS, numbers, VALUE_BYTES);
@@ -133,7 +132,7 @@ async fn fill(platform: &mut TierKv, numbers: &Arc<AtomicU64>) -> Written {
     written
 }
 
-/// Writes are taken again, soon and all of them.
+/// Checks that soon all writes succeed again.
 async fn go_on(platform: &mut TierKv, numbers: &Arc<AtomicU64>) -> Written {
     let clients = [connect(platform).await];
     let began = Instant::now();
@@ -141,12 +140,12 @@ async fn go_on(platform: &mut TierKv, numbers: &Arc<AtomicU64>) -> Written {
     let first = poll_until(RECOVERY_LIMIT, || async {
         (flood.acknowledged() > 0).then(|| began.elapsed())
     });
-    let first = first.await.expect("there is room, and no write succeeds");
+    let first = first.await.expect("space is free, but no write succeeds");
     let exhausted = flood.exhausted();
     let again = poll_until(PATIENCE, || async {
         (flood.acknowledged() >= ACKNOWLEDGED_AGAIN).then_some(())
     });
-    again.await.expect("writes don't go on");
+    again.await.expect("writes still fail");
     let written = flood.end().await;
     platform.process().check().unwrap();
     assert_only_exhausted(&written);

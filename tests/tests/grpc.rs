@@ -1,4 +1,4 @@
-//! `tierkv.v1` as a client of any language meets it.
+//! The gRPC service `tierkv.v1.Kv`, called through its generated client.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -57,7 +57,7 @@ fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> PutRequest {
     }
 }
 
-/// Checks that a call was refused with our own word for it.
+/// Checks that a call was refused with `InvalidArgument` and a detail; returns its message.
 fn refused<T: std::fmt::Debug>(outcome: Result<T, Status>) -> String {
     let status = outcome.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
@@ -68,7 +68,7 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, Status>) -> String {
 }
 
 #[tokio::test]
-async fn unary_calls_do_what_they_say() {
+async fn unary_calls_put_read_and_delete_keys() {
     let (_platform, mut client) = start().await;
     let absent = client.get(get("k")).await.unwrap().into_inner();
     assert!(!absent.found);
@@ -107,7 +107,7 @@ async fn unary_calls_do_what_they_say() {
 }
 
 #[tokio::test]
-async fn a_key_expires_when_it_was_told_to() {
+async fn a_key_expires_at_its_time_to_live() {
     let (_platform, mut client) = start().await;
     let mut for_a_while = put("k", "v");
     for_a_while.ttl_ms = 300;
@@ -121,7 +121,7 @@ async fn a_key_expires_when_it_was_told_to() {
             (!read.found).then_some(())
         }
     });
-    hidden.await.expect("it did not expire");
+    hidden.await.expect("the key did not expire");
 }
 
 fn increment(key: &'static str, delta: i64) -> IncrementRequest {
@@ -152,7 +152,7 @@ fn condition(key: &'static str, kind: condition::Kind) -> Condition {
 }
 
 #[tokio::test]
-async fn a_number_is_counted_up_and_down() {
+async fn a_number_is_incremented_and_decremented() {
     let (_platform, mut client) = start().await;
     for (delta, value) in [(5, 5), (-7, -2), (0, -2)] {
         let answer = client.increment(increment("n", delta)).await.unwrap();
@@ -294,7 +294,7 @@ async fn a_request_that_is_sent_twice_is_applied_once() {
         .version;
     let id = RequestId {
         random: vec![7; 16].into(),
-        // Born when that version was given.
+        // Its birth is the time in the version of the first write.
         birth_ms: version >> 16,
     };
     let mut adding = increment("n", 1);
@@ -323,15 +323,15 @@ async fn a_request_that_is_sent_twice_is_applied_once() {
     assert_eq!(again.results[0].previous_value, None);
 }
 
-/// The tiers that a read tells to have gone through.
+/// The tiers on the path of a read.
 fn tiers(path: &[Hop]) -> Vec<&str> {
-    // Those above wait for those below.
+    // A tier waits for the tiers below it.
     assert!(path.iter().all(|hop| !hop.node.is_empty()), "{path:?}");
     path.iter().map(|hop| hop.tier.as_str()).collect()
 }
 
 #[tokio::test]
-async fn a_read_tells_its_path_if_it_is_asked() {
+async fn a_read_returns_its_path_if_asked_to_explain() {
     let (_platform, mut client) = start().await;
     client.put(put("k", "v")).await.unwrap();
     let explained = |consistency: Consistency| GetRequest {
@@ -348,7 +348,7 @@ async fn a_read_tells_its_path_if_it_is_asked() {
     assert_eq!(tiers(&latest.path), below);
     let micros: Vec<u64> = latest.path.iter().map(|hop| hop.micros).collect();
     assert!(micros.is_sorted_by(|a, b| a >= b), "{micros:?}");
-    // The cache answers as soon as it may be believed.
+    // The cache answers once its entry is filled and valid.
     let hit = poll_until(PATIENCE, || {
         let mut client = client.clone();
         async move {
@@ -364,7 +364,7 @@ async fn a_read_tells_its_path_if_it_is_asked() {
 }
 
 #[tokio::test]
-async fn what_breaks_a_rule_is_refused_with_a_detail() {
+async fn an_invalid_request_is_refused_with_a_detail() {
     let (_platform, mut client) = start().await;
     refused(client.get(get("")).await);
     refused(client.get(get(vec![0; MAX_KEY_BYTES + 1])).await);
@@ -400,7 +400,7 @@ async fn what_breaks_a_rule_is_refused_with_a_detail() {
 }
 
 #[tokio::test]
-async fn limits_are_those_of_the_contract() {
+async fn the_limits_of_the_contract_are_enforced() {
     let (_platform, mut client) = start().await;
     let batch = |count: usize| BatchGetRequest {
         keys: (0..count)
@@ -413,7 +413,7 @@ async fn limits_are_those_of_the_contract() {
     let words = refused(client.batch_get(batch(MAX_OPERATIONS + 1)).await);
     assert!(words.contains("max_operations"), "{words}");
 
-    // One byte over an answer: its values must be asked for in two.
+    // One byte more than an answer may have: the client must ask in two requests.
     let value = Bytes::from(vec![7; MAX_VALUE_BYTES]);
     for n in 0..17 {
         client
@@ -463,11 +463,7 @@ async fn session(
 async fn collect(answers: &mut Streaming<SessionResponse>, count: usize) -> HashMap<u64, Answer> {
     let mut collected = HashMap::new();
     while collected.len() < count {
-        let frame = answers
-            .message()
-            .await
-            .unwrap()
-            .expect("the stream goes on");
+        let frame = answers.message().await.unwrap().expect("the stream ended");
         assert_eq!(frame.greeting, None);
         for answer in frame.answers {
             let known = collected.insert(answer.id, answer.answer.unwrap());
@@ -512,7 +508,7 @@ async fn a_session_answers_each_operation_by_its_id() {
             .all(|answer| matches!(answer, Answer::Put(_)))
     );
 
-    // Good and bad ones in one frame: each is answered for itself.
+    // Valid and invalid operations in one frame: each gets its own answer.
     let mut unknown = get("key-1");
     unknown.options = Some(ReadOptions {
         consistency: 99,
@@ -545,13 +541,13 @@ async fn a_session_answers_each_operation_by_its_id() {
         assert_eq!(code, Some(tierkv::Code::InvalidArgument), "operation {id}");
     }
 
-    // An empty frame is answered by nothing and ends nothing.
+    // An empty frame gets no answer and does not end the stream.
     requests.send(SessionRequest::default()).await.unwrap();
     let operations = vec![operation(8, Operation::Get(get("key-8")))];
     requests.send(SessionRequest { operations }).await.unwrap();
     collect(&mut answers, 1).await;
 
-    // Closing the requests' side lets what is under way be answered, then ends the stream.
+    // After the client closes its side, operations under way are answered; then the stream ends.
     let operations = (0..200)
         .map(|id| operation(id, Operation::Put(put(format!("last-{id}"), "v"))))
         .collect();
@@ -576,7 +572,7 @@ async fn health_is_served() {
                 (answer.status().as_str_name() == "SERVING").then_some(())
             }
         });
-        serving.await.expect("the platform serves");
+        serving.await.expect("the platform does not serve");
     }
     let request = HealthCheckRequest {
         service: "nobody".to_owned(),
@@ -588,7 +584,7 @@ async fn health_is_served() {
 }
 
 #[tokio::test]
-async fn reflection_tells_the_services() {
+async fn reflection_lists_the_services() {
     let (platform, _) = start().await;
     let mut reflection = ServerReflectionClient::new(channel(&platform.grpc).unwrap());
     let ask = |message| {

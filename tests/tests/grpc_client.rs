@@ -1,5 +1,5 @@
-//! A client of Python's `grpcio`, which shares no code with the platform, does every
-//! operation: once by the contract's files alone, once by what the server tells of itself.
+//! A client with Python's `grpcio`, which shares no code with the platform, calls every
+//! operation: once with the `.proto` files alone, once with the server's reflection alone.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -15,14 +15,14 @@ async fn the_files_of_the_contract_are_all_that_a_client_needs() {
     let platform = Ephemeral::start().await.unwrap();
     let files = repository().join("proto/proto");
     let arguments = ["proto", platform.grpc.as_str(), files.to_str().unwrap()];
-    let said = outside::script("grpc_client.py", &arguments, PATIENCE).await;
-    assert!(said.unwrap().ends_with("done\n"));
+    let printed = outside::script("grpc_client.py", &arguments, PATIENCE).await;
+    assert!(printed.unwrap().ends_with("done\n"));
 }
 
 #[tokio::test]
 async fn reflection_is_all_that_a_client_needs() {
     let platform = Ephemeral::start().await.unwrap();
     let arguments = ["reflection", platform.grpc.as_str()];
-    let said = outside::script("grpc_client.py", &arguments, PATIENCE).await;
-    assert!(said.unwrap().ends_with("done\n"));
+    let printed = outside::script("grpc_client.py", &arguments, PATIENCE).await;
+    assert!(printed.unwrap().ends_with("done\n"));
 }

@@ -1,5 +1,5 @@
-//! What commands are given: variables, addresses and inputs that can't be used are refused
-//! with what to do, and what users store is for no other user of the machine.
+//! Inputs of commands: invalid variables, addresses and files are refused with a message that
+//! says what to do. Data directories are readable by their owner alone.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -20,30 +20,33 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// What a command says that ends with status 2.
+/// The error message of a command that ends with status 2.
 fn refusal(command: &mut Command) -> String {
     let output = command.output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    said
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    message
 }
 
 #[test]
-fn what_can_not_be_used_is_refused_with_what_to_do() {
-    let said = refusal(command(&["config", "sample"]).env("TIERKV_LOG", "verbose"));
+fn invalid_settings_are_refused_with_a_remedy() {
+    let message = refusal(command(&["config", "sample"]).env("TIERKV_LOG", "verbose"));
     assert!(
-        said.contains("TIERKV_LOG can't be used: 'verbose'"),
-        "{said}"
+        message.contains("TIERKV_LOG can't be used: 'verbose'"),
+        "{message}"
     );
-    let said = refusal(&mut command(&[
+    let message = refusal(&mut command(&[
         "get",
         "--address",
         "https://127.0.0.1:7400",
         "k",
     ]));
-    assert!(said.contains("TLS, which is not spoken yet"), "{said}");
-    let said = refusal(&mut command(&["dev", "--grpc-listen", "example.org:7400"]));
-    assert!(said.contains("localhost:7400"), "{said}");
+    assert!(
+        message.contains("TLS, which is not spoken yet"),
+        "{message}"
+    );
+    let message = refusal(&mut command(&["dev", "--grpc-listen", "example.org:7400"]));
+    assert!(message.contains("localhost:7400"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,8 +66,8 @@ async fn endless_input_writes_nothing() {
         command
             .env("TIERKV_ADDRESS", &platform.grpc)
             .stdin(endless());
-        let said = refusal(&mut command);
-        assert!(said.contains(words), "{arguments:?}: {said}");
+        let message = refusal(&mut command);
+        assert!(message.contains(words), "{arguments:?}: {message}");
     }
     let client = Client::builder().address(&platform.grpc).connect().await;
     assert_eq!(client.unwrap().get("k").await.unwrap().value, None);
@@ -87,7 +90,7 @@ fn localhost_is_an_address_to_listen_on() {
 }
 
 #[tokio::test]
-async fn a_data_directory_is_for_its_owner_alone() {
+async fn a_data_directory_is_readable_by_its_owner_alone() {
     let mut platform = TierKv::start(Options::default()).await.unwrap();
     let data = platform.folder().data().to_owned();
     for folder in ["coordination", "c1", "c1/n1", "c1/n1/log"] {

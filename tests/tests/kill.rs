@@ -1,13 +1,13 @@
-//! `kill -9` of a node that is always in the middle of something: what was acknowledged is
-//! there, whole, versions only grow, and what is sent again is applied once.
+//! `kill -9` of a busy node: acknowledged writes survive whole, versions only grow, and a write
+//! that is sent again is applied once.
 //!
-//! The log's segments are tiny and checkpoints follow one another, so that most kills fall
-//! into a rotation or a checkpoint; some are made to. The rounds share one data folder and
-//! one set of expectations. A round writes until a random number of writes was
-//! acknowledged, kills the platform, kills some of the following starts as well, reads
-//! every key, and sends writes again whose answers were lost, and some that were not.
-//! `TIERKV_KILL_ROUNDS` says how many rounds, `TIERKV_KILL_SEED` repeats the choices of a
-//! run (the interleaving is the machine's).
+//! The log's segments are tiny and checkpoints are frequent, so that most kills happen during
+//! a rotation or a checkpoint; some kills wait for one. The rounds share one data folder and
+//! one set of ledgers. A round writes until a random number of writes is acknowledged, kills
+//! the platform, kills some of the following starts too, reads every key, and sends some writes
+//! again, most of those whose answers were lost among them. `TIERKV_KILL_ROUNDS` sets the number
+//! of rounds; `TIERKV_KILL_SEED` repeats the random choices of a run, but not the scheduling of
+//! its tasks.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -32,42 +32,42 @@ use tierkv_tests::{
 };
 use tokio::{sync::watch, task::JoinSet};
 
-/// Rounds, unless `TIERKV_KILL_ROUNDS` says otherwise.
+/// The default of `TIERKV_KILL_ROUNDS`.
 const ROUNDS: u64 = 20;
 /// Acknowledged writes before a kill.
 const ACKNOWLEDGED_A_ROUND: u64 = 1_000;
-/// At most this many more.
+/// A random number up to this is added.
 const MORE_ACKNOWLEDGED: u64 = 1_500;
 const WRITERS: usize = 64;
 const KEYS_A_WRITER: usize = 16;
-/// Keys read at once: their values must fit one answer.
+/// Keys in one batch read: their values must fit one answer.
 const KEYS_A_READ: usize = 100;
-/// A record has to fit a segment.
+/// A record must fit a segment.
 const SEGMENT_BYTES: u64 = 64 << 10;
 const LARGEST_VALUE: u32 = 48_000;
-/// The log keeps this much of what is stored, so that segments go as fast as they come.
+/// The log keeps only this many bytes of stored records, so that segments are soon removed.
 const LOG_BYTES: u64 = 512 << 10;
-/// Checkpoints come as soon as there is this much to store, or this long after the last.
+/// A checkpoint begins with this many bytes to store, or this long after the last one.
 const CHECKPOINT_BYTES: u64 = 32 << 10;
 const CHECKPOINT_INTERVAL_MS: u64 = 10;
-/// A kill after fewer of them would show little.
+/// Required before a kill, so that it hits a busy node.
 const ROTATIONS_A_ROUND: u64 = 20;
 const CHECKPOINTS_A_ROUND: u64 = 10;
-/// Times to live: some are over before the key is read, some never in this test.
+/// Times to live: the short ones may pass before the key is read, the long one never does.
 const SHORTEST_TTL_MS: u64 = 100;
 const SHORT_TTL_MS: u64 = 2_000;
 const LONG_TTL_MS: u64 = 3_600_000;
-/// How old a write may be that is sent again: the platform remembers it for two minutes.
+/// The greatest age of a write that is sent again; the platform remembers requests for 2 min.
 const REMEMBERED_MS: u64 = 100_000;
-/// How long the platform may take to acknowledge a round's writes.
+/// Timeout for the writes of a round.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long an operation may take: the machine may be busy with other things.
+/// Timeout of an operation; long, because the machine may be busy.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// The latest moment, after its start, at which a starting platform is killed.
+/// A starting platform is killed at most this long after its start.
 const LATEST_START_KILL: Duration = Duration::from_millis(400);
 const NAMESPACE: &str = "kill";
 
-/// Settings under which rotations and checkpoints never end.
+/// Settings that cause constant rotations and checkpoints.
 fn busy() -> Surroundings {
     Surroundings::default()
         .set("TIERKV_WAL_SEGMENT_BYTES", SEGMENT_BYTES)
@@ -87,7 +87,7 @@ async fn acknowledged_writes_survive_kill_9() {
         ..Options::default()
     };
     let mut platform = TierKv::start(options).await.unwrap();
-    // Names of writes must differ from those of a run of the same seed on the same data.
+    // Request ids must differ from those of another run with the same seed on the same data.
     let run = rand::random();
     let mut ledgers: Vec<Vec<Ledger>> = (0..WRITERS)
         .map(|writer| {
@@ -133,7 +133,7 @@ async fn acknowledged_writes_survive_kill_9() {
     check(&platform, &mut ledgers, newest).await;
 }
 
-/// Concurrent writers, each with keys of its own.
+/// Concurrent writers, each with its own keys.
 struct Storm {
     writers: JoinSet<Vec<Ledger>>,
     acknowledged: Arc<AtomicU64>,
@@ -150,7 +150,7 @@ impl Storm {
         choices: &mut StdRng,
     ) -> Self {
         let acknowledged = Arc::new(AtomicU64::new(0));
-        let (killed, hear_kill) = watch::channel(false);
+        let (killed, kill_signal) = watch::channel(false);
         let client = connect(platform).await;
         let writes = NamedWrites::connect(platform.grpc(), NAMESPACE, run).unwrap();
         let mut writers = JoinSet::new();
@@ -164,7 +164,7 @@ impl Storm {
                 acknowledged: Arc::clone(&acknowledged),
                 choices: StdRng::seed_from_u64(choices.random()),
             };
-            writers.spawn(writer.run(hear_kill.clone()));
+            writers.spawn(writer.run(kill_signal.clone()));
         }
         Self {
             writers,
@@ -173,11 +173,11 @@ impl Storm {
         }
     }
 
-    /// Waits until so many writes are acknowledged, and the node has been busy enough since
-    /// `began` for a kill to show something.
+    /// Waits until `wanted` writes are acknowledged and the node has made enough rotations and
+    /// checkpoints since `began`.
     async fn reach(&self, wanted: u64, platform: &TierKv, began: &Work) -> Done {
         let reached = poll_until(PATIENCE, || async {
-            // A writer that ended before the kill failed; `end` tells how.
+            // A writer that ended before the kill has failed; `end` panics with its reason.
             let all_write = self.writers.len() == WRITERS;
             let enough = self.acknowledged.load(Ordering::Relaxed) >= wanted;
             if !enough && all_write {
@@ -209,7 +209,7 @@ struct Writer {
     client: Client,
     writes: NamedWrites,
     ledgers: Vec<Ledger>,
-    /// The greatest version that anyone saw before this storm.
+    /// The greatest version that was read or acknowledged before this storm.
     newest: u64,
     numbers: Arc<AtomicU64>,
     acknowledged: Arc<AtomicU64>,
@@ -229,14 +229,14 @@ impl Writer {
             let written = tokio::select! {
                 biased;
                 written = self.writes.write(self.ledgers[at].key(), attempt) => written,
-                // What is under way at the kill stays open.
+                // A write under way at the kill stays open.
                 _ = killed.wait_for(|killed| *killed) => break,
             };
             match written {
                 Ok(answer) => {
                     self.take(at, answer);
                     if self.choices.random_bool(0.1) {
-                        // The platform may be killed meanwhile.
+                        // The platform may be killed during the read.
                         tokio::select! {
                             () = self.read_own(at) => {}
                             _ = killed.wait_for(|killed| *killed) => break,
@@ -244,9 +244,9 @@ impl Writer {
                     }
                 }
                 Err(error) => match error.code {
-                    // It stays open: whether it happened is seen after the restart.
+                    // It stays open: a read after the restart shows whether it was applied.
                     Code::OutcomeUnknown => break,
-                    // These promise that nothing was done.
+                    // These codes promise that nothing was applied.
                     Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
                         self.ledgers[at].refused();
                     }
@@ -261,7 +261,7 @@ impl Writer {
         let ledger = &mut self.ledgers[at];
         assert!(
             answer.existed == Some(false) || answer.version > self.newest,
-            "{}: {answer:?} was given after {} was seen (I5)",
+            "{}: {answer:?} is not newer than version {}, read before (I5)",
             ledger.key(),
             self.newest
         );
@@ -269,7 +269,7 @@ impl Writer {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A client sees its own writes, through the cache as well.
+    /// Checks that a client reads its own writes, through the cache too.
     async fn read_own(&mut self, at: usize) {
         let ledger = &mut self.ledgers[at];
         let options = ReadOptions {
@@ -277,7 +277,7 @@ impl Writer {
             ..ReadOptions::default()
         };
         let asked_ms = now_ms();
-        // Where it fails, the next write tells more.
+        // A failure is ignored: the next write reports it.
         if let Ok(found) = self.client.get_with(ledger.key(), options).await {
             let sight = Sight {
                 value: found.value.as_deref(),
@@ -300,7 +300,7 @@ fn kind(choices: &mut StdRng) -> Kind {
     }
 }
 
-/// Mostly small values, some empty ones, some that nearly fill a segment.
+/// The length of a value: mostly small, sometimes 0, sometimes nearly a segment.
 fn length(choices: &mut StdRng) -> u32 {
     match choices.random_range(0..100) {
         0..5 => 0,
@@ -311,8 +311,7 @@ fn length(choices: &mut StdRng) -> u32 {
     }
 }
 
-/// Reads every key and compares it with what was promised; returns the greatest version
-/// that was ever seen.
+/// Reads every key, compares it with its ledger, and returns the greatest version so far.
 async fn check(platform: &TierKv, ledgers: &mut [Vec<Ledger>], newest: u64) -> u64 {
     let client = connect(platform).await;
     let latest = ReadOptions {
@@ -339,7 +338,7 @@ async fn check(platform: &TierKv, ledgers: &mut [Vec<Ledger>], newest: u64) -> u
             broken.extend(ledger.observe(sight).err());
             let expired = cached.value.is_none() && ledger.is_expiring();
             if cached.value != found.value && !expired {
-                broken.push(format!("{}: the cache says something else", ledger.key()));
+                broken.push(format!("{}: the cache returns another value", ledger.key()));
             }
         }
     }
@@ -355,9 +354,9 @@ async fn check(platform: &TierKv, ledgers: &mut [Vec<Ledger>], newest: u64) -> u
 /// How many writes were sent again.
 #[derive(Clone, Copy, Debug, Default)]
 struct Again {
-    /// Their answers had been lost.
+    /// Those whose answers were lost.
     doubtful: usize,
-    /// They had been answered.
+    /// Those that were answered.
     answered: usize,
 }
 
@@ -368,8 +367,8 @@ impl std::ops::AddAssign for Again {
     }
 }
 
-/// Sends writes again under their names, each twice at once: most of those whose answers
-/// were lost, and some others, over which newer ones may have gone since.
+/// Sends writes again with their request ids, each twice at once: most of those whose answers
+/// were lost, and some that were answered and may have been overwritten since.
 async fn send_again(
     platform: &TierKv,
     run: u64,
@@ -380,7 +379,7 @@ async fn send_again(
     let mut again = Again::default();
     for ledger in ledgers.iter_mut().flatten() {
         let is_young = |attempt: &Attempt| attempt.born_ms + REMEMBERED_MS > now_ms();
-        // What was answered before the doubtful write comes first, and changes nothing.
+        // The write that was answered before the doubtful one is sent first; it changes nothing.
         let last = ledger.last().filter(|(attempt, _)| is_young(attempt));
         if let Some((attempt, answer)) = last
             && choices.random_bool(0.1)
@@ -423,7 +422,7 @@ async fn kill_while_starting(folder: &DataFolder, choices: &mut StdRng) {
         &data,
     ];
     let mut process = Process::spawn_in(&binary::tierkv(), arguments, folder, &busy()).unwrap();
-    // This waits for no state: it is the random moment itself.
+    // Not a wait for a state: the platform is to be killed at a random moment.
     tokio::time::sleep(choices.random_range(Duration::ZERO..=LATEST_START_KILL)).await;
     process.check().unwrap();
     process.kill9().unwrap();

@@ -1,5 +1,5 @@
-//! The house as it was drawn: who may import whom, who may know what, and how things are
-//! named.
+//! The structure of the workspace: which crates and files may import each other, which crates
+//! may use which external systems, and how files are named.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -17,9 +17,9 @@ use tierkv_tests::{
     imports::{Circle, Imports},
 };
 
-/// What each crate may import. Everyone may import `tierkv-types`, and what a crate that
-/// it may import re-exports. Arrows point down only; servers never import each other.
-/// Dev-dependencies are free.
+/// The crates that each crate may import. Every crate may also import `tierkv-types`, and the
+/// re-exports of its imports. Arrows point down only; servers never import each other.
+/// Dev-dependencies are not checked.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tierkv-types", &[]),
     ("tierkv-protocol", &[]),
@@ -80,10 +80,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tierkv-bench", &["tierkv-workload", "tierkv-harness"]),
 ];
 
-/// Who imports the first may import the second.
+/// A crate that imports the first may also import the second.
 const RE_EXPORTS: &[(&str, &str)] = &[("tierkv", "tierkv-rpc"), ("tierkv-rpc", "tierkv-proto")];
 
-/// Of what ships, only these crates know these systems.
+/// The only shipped crates that may use these external crates.
 const ONLY_KNOWN_TO: &[(&str, &[&str])] = &[
     ("etcd-client", &["tierkv-coordination"]),
     ("memcache", &["tierkv-cache"]),
@@ -91,10 +91,10 @@ const ONLY_KNOWN_TO: &[(&str, &[&str])] = &[
     ("rusqlite", &["tierkv-storage"]),
 ];
 
-/// Crates that are for tests and measurements, and may know what they test against.
+/// Crates for tests and measurements, which may use any external crate.
 const NOT_SHIPPED: &[&str] = &["tierkv-harness", "tierkv-tests", "tierkv-bench"];
 
-/// Nothing that waits, does I/O, reads a clock or throws dice.
+/// Crates that wait, do I/O, read a clock or draw random numbers; the state machines use none.
 const NOT_IN_PROTOCOL: &[&str] = &[
     "tokio",
     "tonic",
@@ -105,7 +105,7 @@ const NOT_IN_PROTOCOL: &[&str] = &[
     "metrics",
 ];
 
-/// Names that say nothing about what is inside.
+/// Names that do not describe the content.
 const EMPTY_NAMES: &[&str] = &[
     "common", "util", "utils", "helper", "helpers", "manager", "misc",
 ];
@@ -134,7 +134,7 @@ fn packages() -> Vec<Value> {
     serde_json::from_value(packages).unwrap()
 }
 
-/// The dependencies that ship of each crate of the workspace.
+/// The dependencies of each crate of the workspace, without dev-dependencies.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     (packages().iter())
         .map(|package| {
@@ -175,7 +175,7 @@ fn allowed(name: &str) -> Option<BTreeSet<&'static str>> {
 }
 
 #[test]
-fn crates_import_only_what_the_house_allows() {
+fn crates_import_only_what_the_table_allows() {
     let crates = dependencies();
     let mut wrong = Vec::new();
     for (name, dependencies) in &crates {
@@ -216,7 +216,7 @@ fn the_table_points_down_only() {
 }
 
 #[test]
-fn only_its_tier_knows_a_system() {
+fn only_the_listed_crates_use_an_external_system() {
     let mut wrong = Vec::new();
     for (name, dependencies) in dependencies() {
         for (system, knowing) in ONLY_KNOWN_TO {
@@ -250,12 +250,12 @@ fn no_files_import_each_other() {
     );
 }
 
-/// Every source file of the repository, and every folder that holds one.
+/// Every source file of the repository, and every folder with one.
 fn sources() -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![repository().to_owned()];
     while let Some(folder) = folders.pop() {
-        // Build folders say so in this file; their content is nobody's source.
+        // Folders with this file are build folders, without sources.
         if folder.join("CACHEDIR.TAG").exists() {
             continue;
         }
@@ -269,10 +269,7 @@ fn sources() -> Vec<PathBuf> {
             }
         }
     }
-    assert!(
-        files.len() > 100,
-        "the sources are not where they were: {files:?}"
-    );
+    assert!(files.len() > 100, "the sources were not found: {files:?}");
     files
 }
 
@@ -282,7 +279,7 @@ fn is_source(path: &Path) -> bool {
 }
 
 #[test]
-fn names_say_what_is_inside() {
+fn names_of_files_describe_their_content() {
     let mut wrong = Vec::new();
     let crates = dependencies();
     for name in crates.keys() {
@@ -311,11 +308,15 @@ fn names_say_what_is_inside() {
             }
         }
     }
-    assert!(wrong.is_empty(), "named for nothing:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "names that do not describe the content:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
-fn no_source_file_is_a_giant() {
+fn no_source_file_is_too_long() {
     let giants: Vec<String> = (sources().iter())
         .filter_map(|path| {
             let lines = fs::read_to_string(path).unwrap().lines().count();

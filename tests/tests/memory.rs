@@ -1,4 +1,4 @@
-//! The data nodes' memory, changed while they run.
+//! Changing the memory limits of data nodes while they run.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -18,9 +18,9 @@ use tierkv_harness::{Options, TierKv, poll_until};
 use tierkv_tests::{binary, http::Request, metrics::counter};
 
 const KEYS: usize = 2_000;
-/// Keys read at once.
+/// Keys in one batch read.
 const KEYS_A_READ: usize = 500;
-/// How long figures may take to be what they must become.
+/// Timeout for a metric to reach its value.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn tierkv(platform: &TierKv, arguments: &[&str]) -> Output {
@@ -31,7 +31,7 @@ fn tierkv(platform: &TierKv, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// What `admin memory` tells, with `options`.
+/// The output of `admin memory` with `options`.
 fn memory(platform: &TierKv, options: &[&str]) -> Value {
     let arguments = [&["admin", "memory", "--output", "json"], options].concat();
     let output = tierkv(platform, &arguments);
@@ -48,7 +48,7 @@ async fn client(platform: &TierKv) -> Client {
     builder.connect().await.unwrap()
 }
 
-/// Waits until the gauge `name` is as wanted.
+/// Waits until the gauge `name` has the wanted value.
 async fn gauge(platform: &TierKv, name: &str, wanted: impl Fn(f64) -> bool) {
     let last = Cell::new(f64::NAN);
     let reached = poll_until(PATIENCE, || async {
@@ -59,7 +59,7 @@ async fn gauge(platform: &TierKv, name: &str, wanted: impl Fn(f64) -> bool) {
     assert!(reached.is_some(), "{name} stays at {}", last.get());
 }
 
-/// Reads every key from the data node, past the cache.
+/// Reads every key from the data node, bypassing the cache.
 async fn check_all(platform: &TierKv) {
     let client = client(platform).await;
     let names: Vec<String> = (0..KEYS).map(name).collect();
@@ -100,39 +100,42 @@ async fn memory_shrinks_while_it_runs_and_every_read_stays_right() {
     for put in puts.collect::<Vec<_>>() {
         put.await.unwrap().unwrap();
     }
-    // Checkpoints make them clean.
+    // After a checkpoint the entries are clean.
     gauge(&platform, "tierkv_clean_records", |now| now >= 2_000.0).await;
 
-    let told = memory(&platform, &["--max-records", "100", "--policy", "fifo"]);
-    assert_eq!(told["set"], json!({"policy": "fifo", "max_records": 100}));
+    let answer = memory(&platform, &["--max-records", "100", "--policy", "fifo"]);
+    assert_eq!(answer["set"], json!({"policy": "fifo", "max_records": 100}));
     let in_force = json!({"policy": "fifo", "max_records": 100, "max_bytes": 512 << 20});
-    assert_eq!(told["nodes"][0]["in_force"], in_force);
+    assert_eq!(answer["nodes"][0]["in_force"], in_force);
     gauge(&platform, "tierkv_clean_records", |now| now <= 100.0).await;
     gauge(&platform, "tierkv_clean_limit_records", |now| now == 100.0).await;
     check_all(&platform).await;
     gauge(&platform, "tierkv_clean_records", |now| now <= 100.0).await;
 
-    // Another change keeps the rest, and both outlive the process.
-    let told = memory(&platform, &["--max-bytes", "1 MiB"]);
+    // Another change keeps the other limits, and all survive a restart.
+    let answer = memory(&platform, &["--max-bytes", "1 MiB"]);
     assert_eq!(
-        told["set"],
+        answer["set"],
         json!({"policy": "fifo", "max_records": 100, "max_bytes": 1 << 20})
     );
     platform.restart().await.unwrap();
-    let told = memory(&platform, &[]);
+    let answer = memory(&platform, &[]);
     let in_force = json!({"policy": "fifo", "max_records": 100, "max_bytes": 1 << 20});
-    assert_eq!(told["nodes"][0]["in_force"], in_force);
+    assert_eq!(answer["nodes"][0]["in_force"], in_force);
     check_all(&platform).await;
 
-    let told = memory(&platform, &["--reset"]);
-    assert_eq!((&told["set"], &told["revision"]), (&json!({}), &0.into()));
-    assert_eq!(told["nodes"][0]["in_force"], own);
+    let answer = memory(&platform, &["--reset"]);
+    assert_eq!(
+        (&answer["set"], &answer["revision"]),
+        (&json!({}), &0.into())
+    );
+    assert_eq!(answer["nodes"][0]["in_force"], own);
     check_all(&platform).await;
     gauge(&platform, "tierkv_clean_records", |now| now > 100.0).await;
 }
 
 #[tokio::test]
-async fn what_no_node_could_follow_is_refused_and_changes_nothing() {
+async fn invalid_memory_limits_are_refused_and_change_nothing() {
     let platform = TierKv::start(Options::default()).await.unwrap();
     let before = memory(&platform, &[]);
     for (options, word) in [
@@ -166,7 +169,7 @@ async fn what_no_node_could_follow_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn every_queue_and_limit_has_its_figure() {
+async fn every_queue_and_limit_has_a_metric() {
     let platform = TierKv::start(Options::default()).await.unwrap();
     client(&platform).await.put("k", "v").await.unwrap();
     gauge(&platform, "tierkv_stored_index", |now| now > 0.0).await;

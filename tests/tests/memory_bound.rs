@@ -1,7 +1,7 @@
 //! A million records in little memory.
 //!
-//! The memory tier is bounded to a tenth of them, so most reads go to the store; the
-//! process stays small all the time, and every value is right, read by key or in a scan.
+//! The memory tier holds at most a tenth of the records, so most reads go to the store. The
+//! process must stay small, and every value must be right, read by key or in a scan.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -34,10 +34,10 @@ const RECORDS: u64 = 1_000_000;
 const VALUE_BYTES: u32 = 224;
 const RESIDENT_RECORDS: u64 = RECORDS / 10;
 const CACHE_MIB: &str = "16";
-/// What the process may hold in memory at any time.
+/// The limit of the process's resident memory.
 const RESIDENT_LIMIT_BYTES: u64 = 512 << 20;
 const CONNECTIONS: usize = 4;
-/// Tasks that write or read at once, over all connections.
+/// Concurrent tasks that write or read, over all connections.
 const TASKS: usize = 1_024;
 const KEYS_A_READ: u64 = 100;
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
@@ -62,14 +62,14 @@ async fn a_million_records_are_all_readable_from_little_memory() {
         writers.spawn(write(client.clone(), Arc::clone(&numbers)));
     }
     writers.join_all().await;
-    sampler.told("loaded", began);
+    sampler.report("loaded", began);
     let began = Instant::now();
     read_all(&clients).await;
-    sampler.told("read once", began);
+    sampler.report("read once", began);
     let mut scans = KvClient::new(channel(platform.grpc()).unwrap());
     let began = Instant::now();
     scan_all(&mut scans).await;
-    sampler.told("scanned", began);
+    sampler.report("scanned", began);
     let began = Instant::now();
     let all = CountRequest {
         selection: Some(count_request::Selection::Prefix(Bytes::new())),
@@ -77,7 +77,7 @@ async fn a_million_records_are_all_readable_from_little_memory() {
     };
     let counted = scans.count(all).await.unwrap().into_inner();
     assert_eq!(counted.count, RECORDS);
-    sampler.told("counted", began);
+    sampler.report("counted", began);
     let samples = sampler.end().await;
     let peak = resident(platform.pid()).unwrap().peak;
     println!("{samples} samples, peak {} MiB", peak >> 20);
@@ -114,7 +114,7 @@ async fn write(client: Client, numbers: Arc<AtomicU64>) {
     }
 }
 
-/// Reads each record once, in an order that has nothing to do with that of the writing.
+/// Reads each record once, in another order than they were written.
 async fn read_all(clients: &[Client]) {
     let batches = RECORDS / KEYS_A_READ;
     let next = Arc::new(AtomicU64::new(0));
@@ -162,7 +162,7 @@ async fn scan_all(scans: &mut KvClient<Channel>) {
     assert_eq!(numbers.next(), None);
 }
 
-/// Looks at a process all the time, and fails the test once it is too large.
+/// Samples the memory of a process, and fails the test if it is too large.
 struct Sampler {
     pid: u32,
     sampling: JoinHandle<()>,
@@ -191,14 +191,14 @@ impl Sampler {
         }
     }
 
-    fn told(&self, what: &str, began: Instant) {
+    fn report(&self, what: &str, began: Instant) {
         let Resident { now, peak } = resident(self.pid).unwrap();
         let took = began.elapsed();
         let (now, peak) = (now >> 20, peak >> 20);
         println!("{what} in {took:?}: {now} MiB resident, {peak} MiB at most");
     }
 
-    /// How often it looked.
+    /// The number of samples.
     async fn end(self) -> u64 {
         if self.sampling.is_finished() {
             self.sampling.await.unwrap();

@@ -1,8 +1,8 @@
-//! `kill -9` while the data of an earlier release is being brought to this one's format:
-//! the next start goes on, and everything is there.
+//! `kill -9` during the migration of an earlier release's data: the next start continues, and
+//! all data is there.
 //!
-//! A storage opens the data node's directory, not a platform the whole: in a process of its
-//! own, which is this test started once more.
+//! Each migration runs in a child process, which is this test binary started again. It opens
+//! only the storage of a data node, not a whole platform.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -27,20 +27,20 @@ use tierkv_tests::{
 };
 use tierkv_types::{Epoch, Index, ItemKey, Position, Version};
 
-/// This test, as the test binary knows it.
+/// The name of this test in the test binary.
 const TEST: &str = "a_kill_during_a_migration_loses_nothing";
-/// Tells the started process that it is to open this directory, and nothing else.
+/// The environment variable with the directory that the child process opens.
 const OPEN: &str = "TIERKV_TEST_OPEN";
 const OPENED: &str = "the storage is open";
-/// Directories of each release, unless `TIERKV_KILL_ROUNDS` says otherwise.
+/// Directories of each release: the default of `TIERKV_KILL_ROUNDS`.
 const ROUNDS: u64 = 20;
-/// How often at most a directory's start is killed before it may come up.
+/// The most kills of a directory's start before it may finish.
 const KILLS_A_ROUND: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How much later than an undisturbed start is done a kill may come.
+/// The latest kill, relative to the duration of an undisturbed start.
 const LATE: f64 = 1.2;
 
-/// What a release left behind.
+/// Data of an earlier release.
 enum LeftBehind {
     /// A bare storage directory of the first release.
     First,
@@ -62,7 +62,7 @@ async fn a_kill_during_a_migration_loses_nothing() {
 }
 
 async fn kill_its_migrations(left_behind: &LeftBehind, choices: &mut StdRng) {
-    // Both ends of what is to be hit: from the start of the process to an open storage.
+    // The time to hit: from the start of the process to an open storage.
     let window = undisturbed(left_behind).await;
     let (mut early, mut late) = (0, 0);
     let rounds = rounds(ROUNDS);
@@ -70,7 +70,7 @@ async fn kill_its_migrations(left_behind: &LeftBehind, choices: &mut StdRng) {
         let folder = left_behind.folder();
         for _ in 0..choices.random_range(1..=KILLS_A_ROUND) {
             let mut process = start(&folder);
-            // This waits for no state: it is the random moment itself.
+            // Not a wait for a state: the process is to be killed at a random moment.
             let moment = window.mul_f64(choices.random_range(0.0..LATE));
             tokio::time::sleep(moment).await;
             process.kill9().unwrap();
@@ -100,7 +100,7 @@ impl LeftBehind {
         }
     }
 
-    /// A copy of it, with the data node's directory where a platform has it.
+    /// A copy of the data, with the data node's directory where a platform has it.
     fn folder(&self) -> DataFolder {
         let folder = DataFolder::new("migration").unwrap();
         let node = match self {
@@ -111,7 +111,7 @@ impl LeftBehind {
         folder
     }
 
-    /// Opens the directory, and finds all that the release left there.
+    /// Opens the directory and checks that all data of the release is there.
     async fn check(&self, dir: &Path) {
         match self {
             Self::First => check_first(dir).await,
@@ -120,7 +120,7 @@ impl LeftBehind {
     }
 }
 
-/// What the started process does.
+/// The child process: opens the storage and waits to be killed.
 async fn open_and_stay(dir: &Path) {
     let opened = Storage::open(StorageSettings::new(dir), Arc::new(RealDisk)).await;
     let _storage = opened.unwrap();
@@ -143,7 +143,7 @@ fn start(folder: &DataFolder) -> Process {
     Process::spawn_in(&program, arguments, folder, &surroundings).unwrap()
 }
 
-/// How long it takes until the storage is open, if nobody kills it.
+/// The duration of an undisturbed start, until the storage is open.
 async fn undisturbed(left_behind: &LeftBehind) -> Duration {
     let folder = left_behind.folder();
     let began = Instant::now();
@@ -233,7 +233,7 @@ fn key(name: &str) -> ItemKey {
     ItemKey::new("test", name.as_bytes()).unwrap()
 }
 
-/// What the fixture's record `index` wrote: its versions count from one moment on.
+/// The item that the fixture's record `index` wrote.
 fn item(index: u64, value: &str) -> Item {
     const BEGIN_MS: u64 = 1_700_000_000_000;
     Item {

@@ -1,5 +1,5 @@
-//! Outputs that are full or closed: a platform runs on and stops in order, and a command
-//! whose write is done never ends as one whose write is not.
+//! Full and closed outputs: the platform keeps running and stops in order, and a command whose
+//! write was applied never ends with the exit status of a failed write.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -23,20 +23,20 @@ fn full() -> File {
     OpenOptions::new().write(true).open("/dev/full").unwrap()
 }
 
-/// An address that nobody listens on.
+/// An address on which nothing listens.
 fn free() -> String {
     let reserved = Reserved::bind("127.0.0.1:0").unwrap();
     reserved.local_addr().unwrap().to_string()
 }
 
-/// A platform that can't say where it listens. It is killed with this guard.
-struct Mute {
+/// A platform that may be unable to print its addresses. Dropping it kills the process.
+struct Platform {
     process: Child,
     grpc: String,
     _data: TempDir,
 }
 
-impl Mute {
+impl Platform {
     fn start(stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Self {
         let (data, grpc) = (TempDir::new().unwrap(), free());
         let process = Command::new(binary::tierkv().path)
@@ -56,16 +56,16 @@ impl Mute {
         }
     }
 
-    /// Waits until it takes a write.
+    /// Waits until it acknowledges a write.
     async fn serves(&self) {
         let written = poll_until(PATIENCE, || async {
             let client = Client::builder().address(&self.grpc).connect().await;
             client.ok()?.put("k", "v").await.ok()
         });
-        written.await.expect("it does not serve");
+        written.await.expect("the platform does not serve");
     }
 
-    /// Ctrl-C, and what it ends with.
+    /// Sends SIGINT (Ctrl-C) and returns the exit status.
     async fn interrupted(&mut self) -> Option<i32> {
         let pid = self.process.id().to_string();
         let sent = Command::new("kill").args(["-INT", &pid]).status();
@@ -74,13 +74,13 @@ impl Mute {
         let ended = poll_until(PATIENCE, || async {
             process.borrow_mut().try_wait().unwrap()
         });
-        ended.await.expect("it goes on").code()
+        ended.await.expect("the platform still runs").code()
     }
 }
 
-impl Drop for Mute {
+impl Drop for Platform {
     fn drop(&mut self) {
-        // It has ended, mostly.
+        // A failure means that it has ended already.
         drop(self.process.kill());
         drop(self.process.wait());
     }
@@ -88,17 +88,17 @@ impl Drop for Mute {
 
 #[tokio::test]
 async fn a_platform_with_full_outputs_runs_and_stops_in_order() {
-    let mut platform = Mute::start(full(), full());
+    let mut platform = Platform::start(full(), full());
     platform.serves().await;
     assert_eq!(platform.interrupted().await, Some(0));
 }
 
-/// As under `tierkv dev | tee log`, where Ctrl-C ends `tee` first.
+/// In `tierkv dev | tee log`, Ctrl-C ends `tee` first.
 #[tokio::test]
 async fn a_platform_whose_reader_ended_stops_in_order() {
-    let mut platform = Mute::start(Stdio::piped(), Stdio::piped());
+    let mut platform = Platform::start(Stdio::piped(), Stdio::piped());
     let mut stderr = platform.process.stderr.take().unwrap();
-    let heard = std::thread::spawn(move || {
+    let errors = std::thread::spawn(move || {
         let mut words = String::new();
         stderr.read_to_string(&mut words).unwrap();
         words
@@ -110,20 +110,20 @@ async fn a_platform_whose_reader_ended_stops_in_order() {
     drop(reader);
     platform.serves().await;
     assert_eq!(platform.interrupted().await, Some(0));
-    let words = heard.join().unwrap();
+    let words = errors.join().unwrap();
     assert!(!words.contains("panicked"), "{words}");
 }
 
 #[tokio::test]
-async fn a_platform_that_nobody_hears_runs_and_stops_in_order() {
-    let mut platform = Mute::start(Stdio::piped(), Stdio::piped());
+async fn a_platform_with_closed_outputs_runs_and_stops_in_order() {
+    let mut platform = Platform::start(Stdio::piped(), Stdio::piped());
     drop(platform.process.stdout.take());
     drop(platform.process.stderr.take());
     platform.serves().await;
     assert_eq!(platform.interrupted().await, Some(0));
 }
 
-/// Runs a command that can't print its answer.
+/// Runs a command whose standard output is full.
 fn unprinted(address: &str, arguments: &[&str]) -> Output {
     Command::new(binary::tierkv().path)
         .args(arguments)
@@ -138,7 +138,7 @@ fn unprinted(address: &str, arguments: &[&str]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_done_is_done_though_the_answer_can_not_be_printed() {
+async fn an_applied_write_whose_answer_can_not_be_printed_ends_with_status_0() {
     let platform = Ephemeral::start().await.unwrap();
     let client = Client::builder().address(&platform.grpc).connect().await;
     let client = client.unwrap();
@@ -164,11 +164,11 @@ async fn what_is_done_is_done_though_the_answer_can_not_be_printed() {
         &["admin", "memory", "--max-records", "0"],
     ] {
         let output = unprinted(&platform.grpc, arguments);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {printed}");
         assert!(
-            said.contains("it is done, but the answer"),
-            "{arguments:?}: {said}"
+            printed.contains("it is done, but the answer"),
+            "{arguments:?}: {printed}"
         );
     }
     for (key, value) in [
@@ -181,7 +181,7 @@ async fn what_is_done_is_done_though_the_answer_can_not_be_printed() {
         let found = client.get(key).await.unwrap().value;
         assert_eq!(found.as_deref(), value.map(str::as_bytes), "{key}");
     }
-    // Nothing was done here, so a script may ask again.
+    // These commands change nothing, so a script may repeat them.
     for arguments in [
         &["get", "n"][..],
         &["scan"],
@@ -190,8 +190,11 @@ async fn what_is_done_is_done_though_the_answer_can_not_be_printed() {
         &["status"],
     ] {
         let output = unprinted(&platform.grpc, arguments);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
-        assert!(said.contains("No space left"), "{arguments:?}: {said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {printed}");
+        assert!(
+            printed.contains("No space left"),
+            "{arguments:?}: {printed}"
+        );
     }
 }

@@ -22,7 +22,7 @@ fn convert(input: &[u8]) -> Output {
         .unwrap();
     let mut stdin = converter.stdin.take().unwrap();
     let input = input.to_vec();
-    // In a thread: the converter writes while it still reads.
+    // In a thread, because the converter writes while it reads.
     let feeding = thread::spawn(move || stdin.write_all(&input).unwrap());
     let output = converter.wait_with_output().unwrap();
     feeding.join().unwrap();
@@ -37,7 +37,7 @@ fn lines(output: &Output) -> Vec<Value> {
 }
 
 #[test]
-fn each_record_is_a_line_with_its_text_as_it_was() {
+fn each_record_becomes_a_line_with_its_unchanged_text() {
     let input = "\n\nPackage: a\nDescription: one\n two \"quoted\"\t\n .\n\n\n\npackage:b\nX: €\n";
     let output = convert(input.as_bytes());
     assert!(output.status.success(), "{output:?}");
@@ -49,7 +49,7 @@ fn each_record_is_a_line_with_its_text_as_it_was() {
 }
 
 #[test]
-fn a_last_record_without_its_newline_is_kept_as_it_is() {
+fn a_last_record_without_a_newline_is_kept_unchanged() {
     let output = convert(b"Version: 1\nPackage: a");
     assert_eq!(
         lines(&output),
@@ -60,7 +60,7 @@ fn a_last_record_without_its_newline_is_kept_as_it_is() {
 }
 
 #[test]
-fn what_is_not_utf8_goes_as_base64() {
+fn text_that_is_not_utf8_is_encoded_as_base64() {
     let output = convert(b"Package: a\nX: \xff\n\nPackage: \xfe\n");
     let expected = [
         json!({"key": "a", "value_base64": "UGFja2FnZTogYQpYOiD/Cg=="}),
@@ -81,7 +81,7 @@ fn the_first_record_of_a_name_wins() {
 }
 
 #[test]
-fn what_can_not_be_a_record_is_told_and_left_out() {
+fn invalid_records_are_reported_and_left_out() {
     let mut input = b"Package: a\n\nVersion: 1\n\nPackage:\n\nPackage: large\nX: ".to_vec();
     input.extend(std::iter::repeat_n(b'x', 1 << 20));
     input.extend_from_slice(b"\n\nPackage: z\n Package: continued\n");
@@ -100,7 +100,7 @@ fn what_can_not_be_a_record_is_told_and_left_out() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_quietly() {
+fn the_converter_ends_quietly_when_its_reader_closes() {
     let mut converter = Command::new("python3")
         .arg(repository().join("ops/packages-to-json.py"))
         .stdin(Stdio::piped())
@@ -110,7 +110,7 @@ fn a_reader_that_goes_away_ends_it_quietly() {
         .unwrap();
     let mut stdin = converter.stdin.take().unwrap();
     let feeding = thread::spawn(move || {
-        // More than pipes and buffers hold; it fails once the converter is gone.
+        // More than pipes and buffers hold; writing fails once the converter has ended.
         for number in 0..1_000_000 {
             if write!(stdin, "Package: {number}\n\n").is_err() {
                 return;

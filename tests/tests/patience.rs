@@ -1,5 +1,5 @@
-//! How long a connection may keep its door waiting: for a head, for a body, for nothing at
-//! all, and for the answer to a ping.
+//! Timeouts of connections: for a request's head, its body, an idle connection, and the answer
+//! to a ping.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -35,9 +35,9 @@ const BODY: Duration = Duration::from_millis(700);
 const IDLE: Duration = Duration::from_millis(1_500);
 const PING_INTERVAL: Duration = Duration::from_millis(600);
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
-/// What every client of HTTP/2 says first: its preface, and empty settings.
+/// The first bytes of every HTTP/2 client: its preface, and empty settings.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// A whole request that keeps the connection.
+/// A complete request that keeps the connection open.
 const GET: &[u8] = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 async fn start() -> TierKv {
@@ -62,16 +62,16 @@ async fn connect(address: &str, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// Reads until the other end closes; how long that took, and what came.
+/// Reads until the other end closes; returns the time that took, and the bytes received.
 async fn until_closed(stream: &mut TcpStream) -> (Duration, Vec<u8>) {
     let (began, mut received) = (Instant::now(), Vec::new());
     let read = timeout(PATIENCE, stream.read_to_end(&mut received)).await;
-    // An end by a reset is one, too.
+    // A reset closes the connection too.
     let _ = read.expect("the connection stays open");
     (began.elapsed(), received)
 }
 
-/// How often a door gave up because this limit was reached.
+/// How many connections a door closed because of this limit.
 async fn timeouts(platform: &TierKv, door: &str, limit: &str) -> f64 {
     let page = Request::new("GET", "/metrics").send(platform.rest()).await;
     let page = String::from_utf8(page.unwrap().body).unwrap();
@@ -89,31 +89,31 @@ async fn timeouts(platform: &TierKv, door: &str, limit: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_ends_its_connection() {
+async fn a_connection_whose_request_head_does_not_arrive_is_closed() {
     let platform = start().await;
     for begun in [&b""[..], b"G", b"GET /health/live HTTP/1.1\r\nx: y\r\n"] {
         let mut stream = connect(platform.rest(), begun).await;
-        let (took, said) = until_closed(&mut stream).await;
+        let (took, received) = until_closed(&mut stream).await;
         assert!(
             took >= HEAD - Duration::from_millis(50) && took < IDLE,
             "{took:?}"
         );
-        assert_eq!(said, b"");
+        assert_eq!(received, b"");
     }
-    // A byte now and then does not help.
+    // Single bytes do not extend the timeout.
     let mut stream = connect(platform.rest(), b"").await;
     let began = Instant::now();
     while stream.write_all(b"G").await.is_ok() && began.elapsed() < PATIENCE {
         sleep(HEAD / 8).await;
     }
     assert!(began.elapsed() < IDLE, "{:?}", began.elapsed());
-    // The second head has its time from its first byte on.
+    // The timeout of a second head begins with its first byte.
     let mut stream = connect(platform.rest(), GET).await;
     sleep(2 * HEAD).await;
     stream.write_all(b"GET /").await.unwrap();
-    let (took, said) = until_closed(&mut stream).await;
+    let (took, received) = until_closed(&mut stream).await;
     assert!(took < IDLE, "{took:?}");
-    assert!(said.ends_with(b"live\n"), "{}", said.escape_ascii());
+    assert!(received.ends_with(b"live\n"), "{}", received.escape_ascii());
     assert!(timeouts(&platform, "rest", "head_timeout_ms").await >= 5.0);
 
     let mut stream = connect(platform.grpc(), b"PRI * HTTP").await;
@@ -126,7 +126,7 @@ async fn a_head_that_does_not_come_ends_its_connection() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_told_so_and_does_nothing() {
+async fn a_request_whose_body_does_not_arrive_gets_deadline_exceeded_and_changes_nothing() {
     let platform = start().await;
     let path = "/v1/kv/default/k?timeout=20s";
     let began = Instant::now();
@@ -137,7 +137,7 @@ async fn a_body_that_does_not_come_is_told_so_and_does_nothing() {
     let detail = answer.json()["detail"].to_string();
     assert!(detail.contains("limits.body_timeout_ms"), "{detail}");
     assert!(began.elapsed() >= BODY - Duration::from_millis(50));
-    // Nobody waits for a body that nobody wants.
+    // A body that the request does not need is not waited for.
     let request = Request::new("GET", "/health/live").body(b"what for");
     let answer = request.send_part(platform.rest(), 2, false).await.unwrap();
     assert_eq!(answer.status, 200);
@@ -157,7 +157,7 @@ fn detail_of(status: &Status) -> tierkv_types::Error {
     detail(status).expect("the status carries tierkv.v1.Error")
 }
 
-/// Sends the head of a `Put`, and of its message three bytes; how it ends.
+/// Sends the head of a `Put` and three bytes of its message; returns the status of the answer.
 async fn half_a_put(address: &str) -> Status {
     let tcp = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(tcp).await.unwrap();
@@ -175,7 +175,7 @@ async fn half_a_put(address: &str) -> Status {
 }
 
 #[tokio::test]
-async fn a_connection_with_nothing_to_do_ends_and_one_with_a_watch_does_not() {
+async fn an_idle_connection_is_closed_and_one_with_a_watch_is_not() {
     let platform = start().await;
     let mut watch = Request::new("GET", "/v1/watch/default?prefix=k")
         .open(platform.rest())
@@ -184,33 +184,33 @@ async fn a_connection_with_nothing_to_do_ends_and_one_with_a_watch_does_not() {
     let mut session = Session::open(platform.grpc()).await;
     let mut stream = connect(platform.rest(), GET).await;
     sleep(IDLE / 2).await;
-    // Whatever it asks begins its time anew.
+    // Each request restarts the timeout.
     stream.write_all(GET).await.unwrap();
-    let (took, said) = until_closed(&mut stream).await;
+    let (took, received) = until_closed(&mut stream).await;
     assert!(
         took >= IDLE - Duration::from_millis(50) && took < PATIENCE,
         "{took:?}"
     );
-    let answers = said.windows(5).filter(|five| five == b"live\n").count();
+    let answers = received.windows(5).filter(|five| five == b"live\n").count();
     assert_eq!(answers, 2);
     assert!(timeouts(&platform, "rest", "rest_idle_timeout_ms").await >= 1.0);
 
     sleep(IDLE).await;
     let client = Client::builder().address(platform.grpc()).connect().await;
-    client.unwrap().put("key", "told").await.unwrap();
-    let told = async {
+    client.unwrap().put("key", "kept").await.unwrap();
+    let reported = async {
         let mut all = Vec::new();
-        while !all.windows(4).any(|four| four == b"told") {
+        while !all.windows(4).any(|four| four == b"kept") {
             all.extend(watch.chunk(PATIENCE).await.unwrap().unwrap());
         }
     };
-    timeout(PATIENCE, told)
+    timeout(PATIENCE, reported)
         .await
         .expect("the watch was cut off");
     assert!(session.found("key").await, "the session was cut off");
 }
 
-/// A session that stays open, as those of clients do.
+/// A session that stays open.
 struct Session {
     requests: mpsc::Sender<SessionRequest>,
     answers: tonic::Streaming<tierkv::rpc::proto::v1::SessionResponse>,
@@ -255,7 +255,7 @@ impl Session {
 }
 
 #[tokio::test]
-async fn a_client_that_answers_no_ping_is_given_up() {
+async fn a_client_that_answers_no_ping_is_disconnected() {
     let platform = start().await;
     let living = Client::builder().address(platform.grpc()).connect().await;
     let living = living.unwrap();
@@ -268,16 +268,15 @@ async fn a_client_that_answers_no_ping_is_given_up() {
         assert!(took >= least && took < most, "{took:?}");
     }
     living.put("k", "v").await.unwrap();
-    // It and the one that asks.
+    // What remains: `living` and the connection that reads the metrics.
     let left = poll_until(PATIENCE, || async {
         (open().await.ok()? < 4.0).then_some(())
     });
-    left.await
-        .expect("connections that were given up are still counted");
+    left.await.expect("closed connections are still counted");
 }
 
 #[tokio::test]
-async fn each_limit_is_told_in_metrics() {
+async fn each_limit_has_a_metric() {
     let platform = start().await;
     let page = Request::new("GET", "/metrics").send(platform.rest()).await;
     let page = String::from_utf8(page.unwrap().body).unwrap();
@@ -290,7 +289,7 @@ async fn each_limit_is_told_in_metrics() {
     ] {
         let seconds = time.as_secs_f64();
         let line = format!("tierkv_limit_seconds{{limit=\"limits.{key}\"}} {seconds}");
-        assert!(page.lines().any(|told| told == line), "{line}\n{page}");
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
     }
     for metric in [
         "tierkv_connections{door=\"grpc\"}",
@@ -306,7 +305,7 @@ async fn each_limit_is_told_in_metrics() {
         "tierkv_descriptors_limit ",
     ] {
         assert!(
-            page.lines().any(|told| told.starts_with(metric)),
+            page.lines().any(|line| line.starts_with(metric)),
             "{metric}\n{page}"
         );
     }

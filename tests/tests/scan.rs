@@ -1,4 +1,4 @@
-//! Scans and counts as a client of any language meets them, while all else goes on.
+//! Scans and counts over gRPC, while other clients write.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -35,9 +35,9 @@ use tokio::{
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Tasks that write at once.
+/// Concurrent writing tasks.
 const WRITERS: usize = 32;
-/// Keys that stay, of those that are scanned while others come and go.
+/// Keys that stay during a scan, while others are put and deleted.
 const STABLE: u32 = 3_000;
 
 type Scans = KvClient<Channel>;
@@ -50,7 +50,7 @@ async fn start() -> (Ephemeral, Scans, Client) {
     (platform, scans, client)
 }
 
-/// Puts all of `keys`, many at a time.
+/// Puts all of `keys`, many concurrently.
 async fn fill(client: &Client, keys: impl Iterator<Item = String>, value: &Bytes) {
     let mut under_way = JoinSet::new();
     for key in keys {
@@ -88,7 +88,7 @@ fn with(options: ReadOptions) -> ScanRequest {
     }
 }
 
-/// The count of what a scan would find.
+/// A count with the selection of a scan.
 fn count_of(scan: ScanRequest) -> CountRequest {
     CountRequest {
         namespace: scan.namespace,
@@ -105,22 +105,18 @@ async fn open(scans: &Scans, request: ScanRequest) -> Result<Streaming<ScanRespo
     opened.map(tonic::Response::into_inner)
 }
 
-/// All items of one stream, and the token that it ended with.
+/// All items of one stream, and the page token at its end.
 async fn scan(scans: &Scans, request: ScanRequest) -> Result<(Vec<ScanItem>, Bytes), Status> {
     let mut responses = open(scans, request).await?;
     let (mut items, mut token) = (Vec::new(), None);
     while let Some(response) = responses.message().await? {
-        assert_ne!(
-            token,
-            Some(Bytes::new()),
-            "a last response, and another one"
-        );
+        assert_ne!(token, Some(Bytes::new()), "a response after the last one");
         items.extend(response.items);
         token = Some(response.next_page_token);
     }
     let keys = items.iter().map(|item| &item.key);
     assert!(keys.is_sorted_by(|one, next| one < next), "not in order");
-    Ok((items, token.expect("there is a response")))
+    Ok((items, token.expect("there was no response")))
 }
 
 /// The keys of all pages of `limit` items each.
@@ -156,7 +152,7 @@ fn stable(number: u32) -> String {
     format!("item-{number:05}")
 }
 
-/// Overwrites keys that stay, and puts and deletes others between them, until it is done.
+/// Overwrites the stable keys, and puts and deletes others between them, until `done` is set.
 async fn churn(client: Client, seed: u32, value: Bytes, done: Arc<AtomicBool>) {
     let mut number = seed * 997;
     while !done.load(Ordering::Relaxed) {
@@ -171,9 +167,9 @@ async fn churn(client: Client, seed: u32, value: Bytes, done: Arc<AtomicBool>) {
     }
 }
 
-/// Some keys stay while writers overwrite them, and put and delete others between them.
+/// Writers overwrite the stable keys, and put and delete others between them.
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_tell_each_key_that_stays_once_whatever_is_written_meanwhile() {
+async fn pages_list_each_stable_key_once_during_writes() {
     let (_platform, scans, client) = start().await;
     let value = Bytes::from(vec![7; 100]);
     fill(&client, (0..STABLE).map(stable), &value).await;
@@ -208,10 +204,10 @@ async fn pages_tell_each_key_that_stays_once_whatever_is_written_meanwhile() {
         let counted = count(&scans, prefix("item-")).await;
         assert!(counted >= u64::from(STABLE), "{counted}");
     }
-    assert!(came_and_went > 0, "nothing was written meanwhile");
+    assert!(came_and_went > 0, "nothing was written during the scans");
     done.store(true, Ordering::Relaxed);
     writers.join_all().await;
-    // In quiet, all ways to look at it agree.
+    // Without writes, all ways to read the keys agree.
     let (items, _) = scan(&scans, prefix("item-")).await.unwrap();
     let keys: Vec<Bytes> = items.into_iter().map(|item| item.key).collect();
     assert_eq!(pages(&scans, &prefix("item-"), || 99).await, keys);
@@ -221,10 +217,10 @@ async fn pages_tell_each_key_that_stays_once_whatever_is_written_meanwhile() {
     assert_eq!(count(&scans, prefix("")).await, keys.len() as u64 + 200);
 }
 
-/// A writer counts up in the first key, and only when that is acknowledged in the last one. A
-/// scan that took its time between them would find the last one ahead of the first.
+/// A writer increments the first key and, after the acknowledgement, the last key. A scan that
+/// did not read one snapshot could find the last key ahead of the first.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_stream_reads_one_moment() {
+async fn one_stream_reads_one_snapshot() {
     let (_platform, scans, client) = start().await;
     fill(
         &client,
@@ -260,19 +256,19 @@ async fn one_stream_reads_one_moment() {
         let (items, _) = scan(&scans, prefix("")).await.unwrap();
         assert_eq!(items.len(), 20_002);
         let [first, .., last] = &items[..] else {
-            unreachable!("there are more");
+            unreachable!("the stream has more responses");
         };
         let (first, last) = (count(&first.value), count(&last.value));
         assert!(first == last || first == last + 1, "{first} and {last}");
         assert!(last >= before, "{last} after {before} was acknowledged");
         moved += u64::from(written.load(Ordering::Acquire) > before);
     }
-    assert!(moved > 0, "the writer stood still during each scan");
+    assert!(moved > 0, "nothing was written during any scan");
     done.store(true, Ordering::Release);
     writer.await.unwrap();
 }
 
-/// The items of a scan, which are as many as a count of the same finds.
+/// The items of a scan, after a check that a count of the same selection agrees.
 async fn counted_items(scans: &Scans, request: ScanRequest) -> Vec<ScanItem> {
     let counted = count(scans, request.clone()).await;
     let (items, token) = scan(scans, request).await.unwrap();
@@ -281,7 +277,7 @@ async fn counted_items(scans: &Scans, request: ScanRequest) -> Vec<ScanItem> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prefixes_ranges_and_namespaces_are_what_they_say() {
+async fn scans_select_by_prefix_range_and_namespace() {
     let (_platform, scans, client) = start().await;
     let keys: [&[u8]; 8] = [
         b"\0",
@@ -341,7 +337,7 @@ async fn prefixes_ranges_and_namespaces_are_what_they_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn items_say_their_version_and_expiry_and_go_when_it_comes() {
+async fn items_have_their_version_and_expiry_and_are_absent_once_expired() {
     let (_platform, scans, client) = start().await;
     let stays = client.put("stays", "v").await.unwrap();
     let expiring = PutRequest {
@@ -360,14 +356,14 @@ async fn items_say_their_version_and_expiry_and_go_when_it_comes() {
     let hidden = poll_until(PATIENCE, || async {
         (count(&scans, prefix("")).await == 1).then_some(())
     });
-    hidden.await.expect("it did not expire");
+    hidden.await.expect("the key did not expire");
     let (items, _) = scan(&scans, prefix("")).await.unwrap();
-    let told = |item: &ScanItem| (item.key.clone(), item.version, item.expires_at_ms);
-    let told: Vec<_> = items.iter().map(told).collect();
-    assert_eq!(told, [("stays".into(), stays, 0)]);
+    let seen = |item: &ScanItem| (item.key.clone(), item.version, item.expires_at_ms);
+    let seen: Vec<_> = items.iter().map(seen).collect();
+    assert_eq!(seen, [("stays".into(), stays, 0)]);
 }
 
-/// Checks that a call was refused with our own word for it.
+/// Checks that a call was refused with `InvalidArgument` and a detail; returns its message.
 fn refused<T: std::fmt::Debug>(outcome: Result<T, Status>) -> String {
     let status = outcome.unwrap_err();
     let error = detail(&status).expect("the status carries tierkv.v1.Error");
@@ -377,7 +373,7 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, Status>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_makes_no_sense_is_refused_in_words() {
+async fn invalid_scans_are_refused_with_a_message() {
     let (_platform, scans, client) = start().await;
     let version = client.put("k", "v").await.unwrap();
     let long = Bytes::from(vec![b'k'; MAX_KEY_BYTES + 1]);
@@ -428,10 +424,10 @@ async fn what_makes_no_sense_is_refused_in_words() {
         (with(session(u64::MAX)), "min_version is newer"),
     ];
     for (request, words) in cases {
-        let said = refused(scan(&scans, request.clone()).await);
-        assert!(said.contains(words), "{request:?}: {said}");
-        let said = refused(scans.clone().count(count_of(request.clone())).await);
-        assert!(said.contains(words), "{request:?}: {said}");
+        let refusal = refused(scan(&scans, request.clone()).await);
+        assert!(refusal.contains(words), "{request:?}: {refusal}");
+        let refusal = refused(scans.clone().count(count_of(request.clone())).await);
+        assert!(refusal.contains(words), "{request:?}: {refusal}");
     }
     for sound in [latest, session(version), consistency(0)] {
         assert_eq!(scan(&scans, with(sound)).await.unwrap().0.len(), 1);
@@ -440,7 +436,7 @@ async fn what_makes_no_sense_is_refused_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn page_tokens_are_of_their_selection_and_outlive_nothing_else() {
+async fn a_page_token_is_valid_only_for_its_selection() {
     let (_platform, scans, client) = start().await;
     for key in ["a1", "a2", "a3", "b1"] {
         client.put(key, "v").await.unwrap();
@@ -455,7 +451,7 @@ async fn page_tokens_are_of_their_selection_and_outlive_nothing_else() {
     };
     let (items, token) = scan(&scans, first).await.unwrap();
     assert_eq!((items.len(), token.is_empty()), (1, false));
-    // The key it stands at may go.
+    // The key of the token may be deleted.
     client.delete("a1").await.unwrap();
     let (items, end) = scan(&scans, paged(prefix("a"), token.clone()))
         .await
@@ -477,18 +473,18 @@ async fn page_tokens_are_of_their_selection_and_outlive_nothing_else() {
         (prefix(""), token.clone()),
         (elsewhere, token),
     ] {
-        let said = refused(scan(&scans, paged(request, token)).await);
+        let refusal = refused(scan(&scans, paged(request, token)).await);
         assert!(
-            said.contains("page token is not one of this selection"),
-            "{said}"
+            refusal.contains("page token is not one of this selection"),
+            "{refusal}"
         );
     }
 }
 
-/// Clients that stop reading cost the server little, hold no write up, and lose their
-/// places at their deadline, at which each may go on.
+/// Clients that stop reading use little memory of the server and block no write. Their scans
+/// end at the deadline, with a page token to continue from.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_stop_reading_hold_nothing_up() {
+async fn clients_that_stop_reading_block_no_writes() {
     const VALUES: u32 = 64;
     let (mut platform, scans, client) = start().await;
     let value = Bytes::from(vec![7; 1 << 20]);
@@ -498,7 +494,7 @@ async fn clients_that_stop_reading_hold_nothing_up() {
     let (began, time) = (Instant::now(), Duration::from_secs(8));
     let mut stalled = Vec::new();
     for _ in 0..MAX_OPEN_SCANS {
-        // Each over a connection of its own: its window is nobody else's.
+        // Each has its own connection, so that no two share a flow-control window.
         let mut scans = KvClient::new(channel(&platform.grpc).unwrap());
         let mut request = Request::new(prefix("item-"));
         request.set_timeout(time);
@@ -514,14 +510,14 @@ async fn clients_that_stop_reading_hold_nothing_up() {
     let wrote = timeout(PATIENCE, client.put("later", "v")).await;
     wrote.unwrap().unwrap();
     let grown = resident(pid).unwrap().now.saturating_sub(before);
-    // Each tier has a few answers of each of them, of the 64 that each asked for.
+    // Each tier buffers a few of the 64 answers of each scan.
     let each = (grown >> 20) / MAX_OPEN_SCANS as u64;
     assert!(each < 32, "{each} MiB more for each, of {VALUES}");
     let free = poll_until(PATIENCE, || async {
         open(&scans, prefix("item-")).await.ok().map(drop)
     });
-    free.await.expect("their places are free at the deadline");
-    // All of them began before now.
+    free.await.expect("no scan slot is free after the deadline");
+    // All scans began before now.
     sleep(time).await;
     for (mut responses, first) in stalled.into_iter() {
         let mut found = first.items;
@@ -532,7 +528,7 @@ async fn clients_that_stop_reading_hold_nothing_up() {
                     found.extend(response.items);
                     page_token = response.next_page_token;
                 }
-                Ok(None) => panic!("it told all, though nobody asked"),
+                Ok(None) => panic!("the scan sent all answers to a client that did not read"),
                 Err(status) => break status,
             }
         };

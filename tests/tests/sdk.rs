@@ -1,5 +1,5 @@
-//! The Rust client against a real platform: its examples, and increments over lines that
-//! break.
+//! The Rust client against a real platform: its examples, touches, and increments over broken
+//! connections.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -11,7 +11,7 @@ use tierkv::{Client, Code, Condition, Consistency, ReadOptions, RequestId, Touch
 use tierkv_tests::{choices, cutter::Cutter, ephemeral::Ephemeral};
 use tokio::time::timeout;
 
-// The examples as they stand; their `main` is not run here.
+// The examples, unchanged; their `main` is not run here.
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../sdk/examples/basics.rs"]
 mod basics;
@@ -31,7 +31,7 @@ mod session;
 #[path = "../../sdk/examples/watch.rs"]
 mod watch;
 
-/// How long anything may take that must happen.
+/// Timeout for everything that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 const TASKS: usize = 16;
 const INCREMENTS_A_TASK: usize = 40;
@@ -45,7 +45,7 @@ async fn the_examples_run() {
     session::run(&platform.grpc).await.unwrap();
     scan::run(&platform.grpc).await.unwrap();
     let watched = timeout(PATIENCE, watch::run(&platform.grpc)).await;
-    watched.expect("the removal is told").unwrap();
+    watched.expect("the removal was not reported").unwrap();
     let client = Client::builder()
         .address(&platform.grpc)
         .namespace("examples")
@@ -81,7 +81,7 @@ async fn a_touch_keeps_the_value() {
     assert_eq!(absent.code(), Code::NotFound);
     let written = client.put("k", "v").await.unwrap();
     let touched = client.touch("k", hour).await.unwrap();
-    // A session sees its own touches, too.
+    // A session reads its own touches too.
     let session = client.session();
     let cleared = TouchOptions {
         ttl: None,
@@ -117,30 +117,30 @@ async fn number(client: &Client) -> usize {
     std::str::from_utf8(&text).unwrap().parse().unwrap_or(0)
 }
 
-/// What became of one task's increments.
+/// The outcomes of one task's increments.
 #[derive(Default)]
-struct Told {
+struct Outcomes {
     values: Vec<i64>,
     unknown: Vec<RequestId>,
     failures: Vec<tierkv::Error>,
 }
 
-async fn count(client: Client) -> Told {
-    let mut told = Told::default();
+async fn count(client: Client) -> Outcomes {
+    let mut outcomes = Outcomes::default();
     for _ in 0..INCREMENTS_A_TASK {
         match client.increment("counter", 1).await {
-            Ok(incremented) => told.values.push(incremented.value),
+            Ok(incremented) => outcomes.values.push(incremented.value),
             Err(error) => match error.request_id() {
-                Some(id) => told.unknown.push(id),
-                None => told.failures.push(error),
+                Some(id) => outcomes.unknown.push(id),
+                None => outcomes.failures.push(error),
             },
         }
     }
-    told
+    outcomes
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_breaking_lines_every_increment_counts_once() {
+async fn every_increment_is_applied_once_over_broken_connections() {
     let platform = Ephemeral::start().await.unwrap();
     let mut dice = choices::seeded();
     let mut line = async || {
@@ -154,7 +154,7 @@ async fn over_breaking_lines_every_increment_counts_once() {
         .await
         .unwrap();
     let mut counted = 0;
-    // Enough time to find out, and too little to: the second ends in doubt now and then.
+    // The second timeout is too short for some retries: those outcomes stay unknown.
     for limit in [Duration::from_secs(10), Duration::from_millis(30)] {
         let client = Client::builder()
             .address(lines[0].address.to_string())
@@ -169,12 +169,12 @@ async fn over_breaking_lines_every_increment_counts_once() {
         let tasks: Vec<_> = (0..TASKS)
             .map(|_| tokio::spawn(count(client.clone())))
             .collect();
-        let mut all = Told::default();
+        let mut all = Outcomes::default();
         for task in tasks {
-            let told = task.await.unwrap();
-            all.values.extend(told.values);
-            all.unknown.extend(told.unknown);
-            all.failures.extend(told.failures);
+            let outcomes = task.await.unwrap();
+            all.values.extend(outcomes.values);
+            all.unknown.extend(outcomes.unknown);
+            all.failures.extend(outcomes.failures);
         }
         lines.iter().for_each(|line| line.cut_one_in(0));
         let cuts = lines.iter().map(Cutter::cuts).sum::<u64>() - before;
@@ -184,11 +184,15 @@ async fn over_breaking_lines_every_increment_counts_once() {
             all.unknown.len(),
             all.failures.len()
         );
-        assert!(cuts > 10, "the lines held too well: {cuts} cuts");
+        assert!(cuts > 10, "too few connections were cut: {cuts}");
         let distinct: HashSet<_> = all.values.iter().collect();
-        assert_eq!(distinct.len(), all.values.len(), "one was counted twice");
+        assert_eq!(
+            distinct.len(),
+            all.values.len(),
+            "an increment was applied twice"
+        );
 
-        // What failed did not happen, what is unknown may have.
+        // A failed increment was not applied; one of unknown outcome may have been.
         let least = counted + all.values.len();
         let now = number(&direct).await;
         assert!(
@@ -196,7 +200,7 @@ async fn over_breaking_lines_every_increment_counts_once() {
             "{now} after {least} acknowledged and {} unknown ones",
             all.unknown.len()
         );
-        // Asked again under their ids, all have happened, and none twice.
+        // Sent again with their request ids, all are applied, and none twice.
         for id in &all.unknown {
             let again = direct.with_request_id(*id).increment("counter", 1).await;
             again.unwrap();

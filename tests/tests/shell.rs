@@ -1,4 +1,4 @@
-//! `tierkv shell`: scripts on standard input, and a user at a real terminal.
+//! `tierkv shell`: scripts on standard input, and an interactive session in a pseudoterminal.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -35,7 +35,7 @@ fn script(address: &str, arguments: &[&str], lines: &[u8]) -> Output {
     running.wait_with_output().unwrap()
 }
 
-fn told(output: &Output) -> (String, String, Option<i32>) {
+fn parts_of(output: &Output) -> (String, String, Option<i32>) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (
         text(&output.stdout),
@@ -44,7 +44,7 @@ fn told(output: &Output) -> (String, String, Option<i32>) {
     )
 }
 
-/// Every operation, and lines that fail.
+/// A script with every operation, and lines that fail.
 fn every_operation(batch: &Path, lines: &Path) -> String {
     format!(
         "# a comment\n\n\
@@ -81,7 +81,7 @@ fn every_operation(batch: &Path, lines: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_script_is_run_to_its_end_whatever_fails() {
+async fn a_script_runs_to_its_end_although_lines_fail() {
     let platform = Ephemeral::start().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("batch");
@@ -95,8 +95,8 @@ async fn a_script_is_run_to_its_end_whatever_fails() {
         &[],
         every_operation(&file, &lines).as_bytes(),
     );
-    let (out, error, status) = told(&output);
-    assert_eq!(status, Some(2), "the worst of all: {error}");
+    let (out, error, status) = parts_of(&output);
+    assert_eq!(status, Some(2), "the worst status of all lines: {error}");
     let rows: Vec<&str> = out.lines().collect();
     assert!(rows[0].parse::<u64>().is_ok(), "{out}");
     assert_eq!(rows[1], "two words");
@@ -140,18 +140,21 @@ async fn the_exit_status_is_the_worst_of_the_lines() {
         ("get absent\nget\nput a 1\n", 2),
         ("use 'No Namespace'\n", 2),
     ] {
-        let (out, error, status) = told(&script(&platform.grpc, &[], lines.as_bytes()));
+        let (out, error, status) = parts_of(&script(&platform.grpc, &[], lines.as_bytes()));
         assert_eq!(status, Some(worst), "{lines}: {out} {error}");
     }
-    // Options of the shell are the defaults of its lines, before the environment.
+    // Options of the shell are the defaults of its lines, and override the environment.
     let other = ["--address", &platform.grpc, "--namespace", "other"];
     let output = script("127.0.0.1:1", &other, b"put mine 1\nget mine -n default\n");
-    assert_eq!(told(&output).2, Some(1), "{output:?}");
+    assert_eq!(parts_of(&output).2, Some(1), "{output:?}");
     let help = script(&platform.grpc, &["--help"], b"");
-    assert!(told(&help).0.contains("the worst of them"), "{help:?}");
+    assert!(parts_of(&help).0.contains("the worst of them"), "{help:?}");
     let endless = script(&platform.grpc, &[], &vec![b'x'; (8 << 20) + 2]);
-    assert!(told(&endless).1.contains("a line has over"), "{endless:?}");
-    assert_eq!(told(&endless).2, Some(2));
+    assert!(
+        parts_of(&endless).1.contains("a line has over"),
+        "{endless:?}"
+    );
+    assert_eq!(parts_of(&endless).2, Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,13 +183,13 @@ async fn all_lines_share_one_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_platform_that_is_away_fails_lines_until_it_is_back() {
+async fn lines_fail_while_the_platform_is_down_and_succeed_after() {
     let platform = Ephemeral::start().await.unwrap();
     let line = Proxy::start(&platform.grpc).await.unwrap();
     line.set_up(false);
     let mut shell = shell(&line.address, &["--timeout", "1s"]);
     let mut lines = shell.stdin.take().unwrap();
-    let mut said = BufReader::new(shell.stdout.take().unwrap());
+    let mut printed = BufReader::new(shell.stdout.take().unwrap());
     let mut errors = BufReader::new(shell.stderr.take().unwrap());
     let next = |from: &mut dyn BufRead| {
         let mut line = String::new();
@@ -199,8 +202,8 @@ async fn a_platform_that_is_away_fails_lines_until_it_is_back() {
 
     line.set_up(true);
     lines.write_all(b"put a 1\nget a\n").unwrap();
-    assert!(next(&mut said).trim().parse::<u64>().is_ok());
-    assert_eq!(next(&mut said), "1\n");
+    assert!(next(&mut printed).trim().parse::<u64>().is_ok());
+    assert_eq!(next(&mut printed), "1\n");
 
     line.set_up(false);
     lines.write_all(b"get a\n").unwrap();
@@ -215,13 +218,13 @@ async fn a_platform_that_is_away_fails_lines_until_it_is_back() {
 
     line.set_up(true);
     lines.write_all(b"get a\n").unwrap();
-    assert_eq!(next(&mut said), "1\n");
+    assert_eq!(next(&mut printed), "1\n");
     drop(lines);
     assert_eq!(shell.wait().unwrap().code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signals_end_a_script_and_the_line_that_runs() {
+async fn a_signal_ends_a_script_and_its_running_line() {
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = mute.local_addr().unwrap().to_string();
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
@@ -238,12 +241,12 @@ async fn signals_end_a_script_and_the_line_that_runs() {
     }
 }
 
-/// What Python's `pty` sees of a user's shell: history, completion, Ctrl-C, SIGTERM.
+/// History, completion, Ctrl-C and SIGTERM, driven through Python's `pty`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_has_history_completion_and_interrupts() {
     let platform = Ephemeral::start().await.unwrap();
     let binary = binary::tierkv().path.canonicalize().unwrap();
     let arguments = [binary.to_str().unwrap(), platform.grpc.as_str()];
-    let said = outside::script("shell_terminal.py", &arguments, PATIENCE).await;
-    assert!(said.unwrap().ends_with("done\n"));
+    let printed = outside::script("shell_terminal.py", &arguments, PATIENCE).await;
+    assert!(printed.unwrap().ends_with("done\n"));
 }

@@ -1,5 +1,5 @@
-//! Signals: a full memory holds no stop up, a second signal ends one, and a terminal that goes
-//! away is a stop unless that is to be ignored.
+//! Signals: full memory does not delay a stop, a second signal ends it at once, and SIGHUP stops
+//! the platform unless it is ignored.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -19,11 +19,11 @@ use tierkv_tests::metrics::counter;
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a stop may take on a busy machine: draining, the last checkpoint and the store
-/// have their limits, 13 s together.
+/// Timeout for a stop on a busy machine. The drain, the last checkpoint and the store have
+/// limits of 13 s together.
 const STOP_LIMIT: Duration = Duration::from_secs(25);
 const WRITERS: u64 = 64;
-/// Large enough that few of them fill the memory for what is not stored.
+/// Large enough that few values fill the memory for pinned entries.
 const VALUE_BYTES: usize = 200_000;
 
 fn set(pairs: &[&str]) -> Options {
@@ -41,7 +41,7 @@ async fn client(platform: &TierKv) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_platform_with_its_memory_full_stops_in_order_and_keeps_everything() {
+async fn a_platform_with_full_memory_stops_in_order_and_keeps_everything() {
     let options = set(&[
         "memory.pinned_max_bytes=1 MiB",
         "store.checkpoint_bytes=1 MiB",
@@ -99,7 +99,7 @@ async fn a_platform_with_its_memory_full_stops_in_order_and_keeps_everything() {
         let acknowledged = acknowledged.load(Ordering::Acquire);
         assert!(
             turn == acknowledged || turn == acknowledged + 1,
-            "writer {writer} was told of turn {acknowledged}, the key has turn {turn}"
+            "writer {writer}: turn {acknowledged} was acknowledged, the key has turn {turn}"
         );
     }
 }
@@ -111,7 +111,7 @@ fn signal(platform: &TierKv, signal: &str) {
 }
 
 #[tokio::test]
-async fn a_terminal_that_goes_away_is_a_stop() {
+async fn sighup_stops_the_platform() {
     let mut platform = TierKv::start(Options::default()).await.unwrap();
     client(&platform).await.put("k", "v").await.unwrap();
     signal(&platform, "-HUP");
@@ -123,9 +123,9 @@ async fn a_terminal_that_goes_away_is_a_stop() {
     assert_eq!(found.value.unwrap(), "v");
 }
 
-/// As `nohup` starts it.
+/// `nohup` starts a process in this way.
 #[tokio::test]
-async fn a_terminal_that_is_to_be_ignored_may_go_away() {
+async fn an_ignored_sighup_does_not_stop_the_platform() {
     let surroundings = Surroundings::default().wrap(["env", "--ignore-signal=HUP"]);
     let options = Options {
         surroundings,
@@ -141,20 +141,20 @@ async fn a_terminal_that_is_to_be_ignored_may_go_away() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_platform_at_once() {
     let mut platform = TierKv::start(Options::default()).await.unwrap();
-    // A request that never becomes whole keeps the first signal's drain waiting.
+    // An incomplete request delays the drain that the first signal begins.
     let mut half = TcpStream::connect(platform.rest()).await.unwrap();
     half.write_all(b"PUT /v1/kv/default/k HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nv")
         .await
         .unwrap();
     signal(&platform, "-TERM");
-    // Its listeners are gone: the first signal was heard.
+    // Once its listeners are closed, it has received the first signal.
     let grpc = platform.grpc().to_owned();
     let draining = poll_until(PATIENCE, || async {
         TcpStream::connect(&grpc).await.is_err().then_some(())
     });
-    draining.await.expect("it goes on listening");
+    draining.await.expect("the platform still listens");
     let began = Instant::now();
     signal(&platform, "-TERM");
     let end = platform
@@ -162,6 +162,6 @@ async fn a_second_signal_ends_it_at_once() {
         .wait_until("end", PATIENCE, |process| process.status())
         .await
         .unwrap();
-    // The drain alone would take 2 s from the first signal on, and the exit status would be 0.
+    // The drain alone would take 2 s from the first signal and end with exit status 0.
     assert_eq!(end.code(), Some(2), "after {:?}", began.elapsed());
 }

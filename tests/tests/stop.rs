@@ -1,5 +1,5 @@
-//! An orderly stop: what was acknowledged is kept, what was not is never told as done,
-//! and the next start has nothing to do.
+//! An orderly stop keeps acknowledged writes, reports no other write as done, and leaves
+//! nothing to replay for the next start.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -16,11 +16,11 @@ use tierkv_harness::{Options, Surroundings, TierKv, poll_until};
 use tierkv_storage::{RealDisk, Recovered, Storage, StorageSettings};
 use tierkv_tests::flood::{Flood, Written};
 
-/// How long a stop may take.
+/// Timeout for a stop.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How long the platform may take to acknowledge what a test waits for.
+/// Timeout for the acknowledgements that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How soon a writer gives up a platform that went away.
+/// Timeout of a writer's operation, also while the platform is down.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(2);
 const CONNECTIONS: usize = 8;
 const WRITERS: usize = 256;
@@ -38,8 +38,7 @@ async fn connect(platform: &TierKv, timeout: Duration) -> Client {
     builder.timeout(timeout).connect().await.unwrap()
 }
 
-/// Floods the platform until `wanted` writes are acknowledged, and asks it to end then,
-/// while the flood goes on.
+/// Floods the platform, and stops it after `wanted` acknowledged writes while the flood goes on.
 async fn stop_under_load(platform: &mut TierKv, wanted: u64, value_bytes: u32) -> Written {
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -64,16 +63,16 @@ async fn stop_under_load(platform: &mut TierKv, wanted: u64, value_bytes: u32) -
     written
 }
 
-/// Only these say that nothing was done, or that nobody knows.
+/// Checks that every failed write was reported as not applied or as of unknown outcome.
 fn assert_honest(written: &Written) {
     let failures = written.failures();
-    let told = |code: &Code| matches!(code, Code::Unavailable | Code::OutcomeUnknown);
-    assert!(failures.keys().all(told), "{failures:?}");
-    // Each writer writes until it is told no, so the platform was busy when it stopped.
+    let is_honest = |code: &Code| matches!(code, Code::Unavailable | Code::OutcomeUnknown);
+    assert!(failures.keys().all(is_honest), "{failures:?}");
+    // Each writer ends with a failed write, so the platform was busy when it stopped.
     assert_eq!(failures.values().sum::<usize>(), WRITERS, "{failures:?}");
 }
 
-/// What a start would find in a data folder, seen in a copy of it.
+/// What a start recovers from a copy of a data folder.
 async fn recovered(data: &Path) -> Recovered {
     let copy = tempfile::tempdir().unwrap();
     copy_folder(&data.join("c1").join("n1"), copy.path());
@@ -115,9 +114,9 @@ async fn a_stop_under_load_loses_nothing_and_leaves_nothing_to_replay() {
     check_after_restart(&mut platform, &written).await;
 }
 
-/// With checkpoints an hour apart all that was written is still in memory at the stop.
+/// Checkpoints are an hour apart, so that at the stop every write is still pinned in memory.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_with_much_that_is_not_stored_is_quick_and_loses_nothing() {
+async fn a_stop_with_much_unstored_data_is_quick_and_loses_nothing() {
     const HOUR_MS: u64 = 3_600_000;
     const MUCH: u64 = 1 << 30;
     let surroundings = Surroundings::default()

@@ -1,4 +1,5 @@
-//! Answers that nobody takes are bounded: deaf clients are ended, and the others go on.
+//! Buffered answers of streams are bounded: streams of clients that do not read are ended, and
+//! other clients continue.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -25,8 +26,7 @@ use tonic::{
 
 const MIB: usize = 1 << 20;
 const LIMIT: usize = 32 * MIB;
-/// What may be on its way beyond the bound, when it is reached: an answer of each stream that
-/// has just found room.
+/// Allowed bytes over the bound: each stream may have just added one answer.
 const SLACK: usize = 20 * MIB;
 const TIERS: [&str; 3] = ["client-coordinator", "server-coordinator", "datanode"];
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ async fn start() -> TierKv {
     TierKv::start(options).await.unwrap()
 }
 
-/// A connection of its own, whose client takes little before it reads.
+/// A client with its own connection and a small flow-control window.
 async fn client(platform: &TierKv) -> KvClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{}", platform.grpc())).unwrap();
     let endpoint = endpoint
@@ -60,7 +60,7 @@ async fn put(client: &mut KvClient<Channel>, number: usize) {
     client.put(put).await.unwrap();
 }
 
-/// A series of `/metrics` by its tier.
+/// The value of a metric for a tier.
 async fn metric(platform: &TierKv, name: &str, tier: &str) -> f64 {
     let page = Request::new("GET", "/metrics").send(platform.rest()).await;
     let page = String::from_utf8(page.unwrap().body).unwrap();
@@ -73,7 +73,7 @@ async fn metric(platform: &TierKv, name: &str, tier: &str) -> f64 {
         .unwrap()
 }
 
-/// Looks at what waits in each tier while `work` goes on; returns the most that was seen.
+/// Samples the buffered bytes of each tier during `work`, and returns the maximum.
 async fn most_waiting(platform: &TierKv, work: impl Future<Output = ()>) -> f64 {
     let mut most = 0.0_f64;
     let mut work = std::pin::pin!(work);
@@ -90,17 +90,17 @@ async fn most_waiting(platform: &TierKv, work: impl Future<Output = ()>) -> f64 
 }
 
 fn assert_bounded(most: f64) {
-    println!("at most {:.1} MiB waited in a tier", most / MIB as f64);
+    println!("at most {:.1} MiB buffered in a tier", most / MIB as f64);
     #[allow(clippy::cast_precision_loss)]
     let (bound, limit) = ((LIMIT + SLACK) as f64, LIMIT as f64);
     assert!(most <= bound, "{most}");
     assert!(
         most >= limit,
-        "the bound was never reached, so nothing was tested: {most}"
+        "the bound was never reached, so the test shows nothing: {most}"
     );
 }
 
-/// A watch on a connection of its own.
+/// A watch with its own connection.
 async fn watch(platform: &TierKv) -> (KvClient<Channel>, Streaming<WatchResponse>) {
     let mut client = client(platform).await;
     let watch = WatchRequest {
@@ -111,8 +111,8 @@ async fn watch(platform: &TierKv) -> (KvClient<Channel>, Streaming<WatchResponse
     (client, answers)
 }
 
-/// How many of these watches were ended: they notice it as soon as they read, and the others
-/// read all keys.
+/// The number of watches that were ended: reading them returns an error. The others read all
+/// keys.
 async fn broken(watches: &mut [(KvClient<Channel>, Streaming<WatchResponse>)]) -> f64 {
     let mut broken = 0.0;
     for (_, answers) in watches {
@@ -132,7 +132,7 @@ async fn broken(watches: &mut [(KvClient<Channel>, Streaming<WatchResponse>)]) -
     broken
 }
 
-/// A session that asks for much and reads nothing, on a connection of its own.
+/// A session with its own connection that requests much and reads nothing.
 async fn deaf_session(
     platform: &TierKv,
     keys: &[Bytes],
@@ -156,8 +156,8 @@ async fn deaf_session(
     (ask, answers.into_inner())
 }
 
-/// The keys that a watch reports, up to `count` of them. A connection of the platform's own
-/// that was given up on the way is no failure.
+/// The first `count` keys that a watch reports. It resumes if an internal connection of the
+/// platform was closed.
 async fn all_of(platform: &TierKv, count: usize) -> impl Future<Output = ()> + use<> {
     let (client, mut answers) = watch(platform).await;
     answers.message().await.unwrap().unwrap();
@@ -165,16 +165,16 @@ async fn all_of(platform: &TierKv, count: usize) -> impl Future<Output = ()> + u
         let mut keys = BTreeSet::new();
         while keys.len() < count {
             let answer = timeout(PATIENCE, answers.message()).await;
-            let answer = answer.expect("the watch stands still").unwrap().unwrap();
+            let answer = answer.expect("the watch sends nothing").unwrap().unwrap();
             keys.extend(answer.events.into_iter().map(|event| event.key));
         }
-        // It lives as long as its stream.
+        // The client must live as long as its stream.
         drop(client);
     }
 }
 
 #[tokio::test]
-async fn watches_that_nobody_reads_end_and_hold_up_no_other() {
+async fn watches_that_nobody_reads_are_ended_and_block_no_other() {
     let platform = start().await;
     let mut writer = client(&platform).await;
     let mut deaf = Vec::new();
@@ -198,7 +198,7 @@ async fn watches_that_nobody_reads_end_and_hold_up_no_other() {
     .await;
     assert!(ended >= 1.0, "{ended}");
 
-    // Everything goes on, whoever is still deaf.
+    // Other clients continue while some still do not read.
     let scan = ScanRequest {
         selection: Some(Selection::Prefix("large/".into())),
         ..ScanRequest::default()
@@ -223,7 +223,7 @@ async fn watches_that_nobody_reads_end_and_hold_up_no_other() {
 }
 
 #[tokio::test]
-async fn sessions_that_nobody_reads_end_and_hold_up_no_other() {
+async fn sessions_that_nobody_reads_are_ended_and_block_no_other() {
     let platform = start().await;
     let mut writer = client(&platform).await;
     for number in 0..VALUES {
@@ -242,12 +242,11 @@ async fn sessions_that_nobody_reads_end_and_hold_up_no_other() {
             let name = "tierkv_stalled_connections_total";
             (metric(&platform, name, "client-coordinator").await >= 1.0).then_some(())
         });
-        ended.await.expect("no deaf session is ended");
+        ended.await.expect("no session was ended");
     })
     .await;
-    println!("at most {:.1} MiB waited in a tier", most / MIB as f64);
-    // The values are those of the cache; what was asked for before the bound was reached holds
-    // them once more.
+    println!("at most {:.1} MiB buffered in a tier", most / MIB as f64);
+    // Answers share the values of the cache, except those requested before the bound was reached.
     let after = resident(platform.pid()).unwrap();
     let grown = after.peak.saturating_sub(before.now) >> 20;
     println!("the process grew by {grown} MiB");
@@ -270,7 +269,5 @@ async fn sessions_that_nobody_reads_end_and_hold_up_no_other() {
         assert!(page.contains("tierkv_sessions_limit 10000\n"), "{page}");
         (open < 10.0).then_some(open)
     });
-    sessions
-        .await
-        .expect("the sessions that were ended still count");
+    sessions.await.expect("ended sessions are still counted");
 }

@@ -1,4 +1,4 @@
-//! Swagger UI of a real platform in a real browser.
+//! The Swagger UI of a real platform in a real browser.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tierkv_tests::{ephemeral::Ephemeral, http::Request, outside};
 
-/// How long the browser may take at the very most.
+/// Timeout for the browser.
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[tokio::test]
@@ -22,10 +22,10 @@ async fn a_key_is_set_and_read_in_a_browser() {
         driver.to_str().unwrap(),
         profile.path().to_str().unwrap(),
     ];
-    let said = outside::script("swagger_ui.py", &arguments, LIMIT).await;
-    assert_eq!(said.unwrap_or_else(|error| panic!("{error}")), "done\n");
+    let printed = outside::script("swagger_ui.py", &arguments, LIMIT).await;
+    assert_eq!(printed.unwrap_or_else(|error| panic!("{error}")), "done\n");
 
-    // The page did not make it up.
+    // The key was really set.
     let get = Request::new("GET", "/v1/kv/default/greeting");
     let found = get.send(&platform.rest).await.unwrap();
     assert_eq!(found.body, b"set by a browser");

@@ -1,5 +1,5 @@
-//! The README's tutorial, end to end: the Debian package index of this machine goes into a
-//! real platform and comes back.
+//! The README's tutorial, end to end: the Debian package index of this machine is imported into
+//! a real platform and read back.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -21,13 +21,13 @@ use tierkv_tests::{
 };
 use tierkv_types::limits::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
-/// Fewer packages than this is no Debian archive.
+/// A Debian archive has at least this many packages.
 const A_REAL_INDEX: usize = 10_000;
-/// Keys read at once: their values must fit one answer.
+/// Keys in one batch read: their values must fit one answer.
 const KEYS_A_READ: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs the client's side of the binary against `platform`.
+/// Runs a client command against `platform`.
 fn tierkv(platform: &TierKv, arguments: &[&str]) -> Output {
     Command::new(binary::tierkv().path)
         .args(arguments)
@@ -36,8 +36,8 @@ fn tierkv(platform: &TierKv, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Runs a pipeline as the tutorial's reader does, from the repository's top folder, with
-/// `tierkv` on the path.
+/// Runs a pipeline of the tutorial in the top folder of the repository, with `tierkv` on the
+/// path.
 fn shell(platform: &TierKv, script: &str) -> Output {
     let binary = binary::tierkv().path.canonicalize().unwrap();
     let path = format!(
@@ -55,7 +55,7 @@ fn shell(platform: &TierKv, script: &str) -> Output {
         .unwrap()
 }
 
-/// The package index, record by record: the reading that the converter must agree with.
+/// The records of the package index, which the converter's output must equal.
 fn index() -> Vec<(String, Vec<u8>)> {
     let dump = Command::new("apt-cache").arg("dumpavail").output();
     let dump = dump.map(|output| output.stdout).unwrap_or_default();
@@ -85,7 +85,7 @@ fn index() -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_package_index_goes_in_and_comes_back() {
+async fn the_package_index_is_imported_and_read_back() {
     let index = index();
     let mut platform = TierKv::start(Options::default()).await.unwrap();
     let import = shell(
@@ -134,7 +134,7 @@ async fn the_package_index_goes_in_and_comes_back() {
     assert_eq!(absent.status.code(), Some(1));
     assert!(absent.stdout.is_empty() && !absent.stderr.is_empty());
 
-    // It is all still there after an orderly stop and a start from disk.
+    // All of it is still there after an orderly stop and a restart.
     assert!(platform.stop().await.unwrap().success());
     platform.restart().await.unwrap();
     compare_all(&platform, &index).await;
@@ -262,18 +262,18 @@ async fn keys_are_put_read_and_deleted_by_command() {
     let again = run(&["delete", "greeting"]);
     assert_eq!(again.stdout, b"the key was absent\n");
     let absent = run(&["get", "--output", "json", "greeting"]);
-    let told: Value = serde_json::from_slice(&absent.stdout).unwrap();
+    let answer: Value = serde_json::from_slice(&absent.stdout).unwrap();
     assert_eq!(
-        (absent.status.code(), &told["found"]),
+        (absent.status.code(), &answer["found"]),
         (Some(1), &false.into())
     );
 
     let put = run(&["put", "--ttl", "1h", "greeting", "hello"]);
     let version: u64 = String::from_utf8_lossy(&put.stdout).trim().parse().unwrap();
-    let told = run(&["get", "--output", "json", "greeting"]).stdout;
-    let told: Value = serde_json::from_slice(&told).unwrap();
-    assert_eq!(told["value"], "hello");
-    assert_eq!(told["expires_at"], (version >> 16) + 3_600_000);
+    let answer = run(&["get", "--output", "json", "greeting"]).stdout;
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer["value"], "hello");
+    assert_eq!(answer["expires_at"], (version >> 16) + 3_600_000);
     let soon = run(&["put", "--ttl", "soon", "greeting", "hello"]);
     assert_eq!(soon.status.code(), Some(2), "{soon:?}");
     let nobody = run(&["get", "--address", "127.0.0.1:1", "greeting"]);
@@ -299,7 +299,7 @@ async fn keys_are_put_read_and_deleted_by_command() {
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("client coordinator"));
 }
 
-/// Without the figures that grow from one moment to the next.
+/// The report without the figures that change all the time.
 fn settled(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {
@@ -320,9 +320,9 @@ fn settled(mut value: Value) -> Value {
 }
 
 #[tokio::test]
-async fn status_tells_what_the_cluster_page_tells() {
+async fn status_prints_the_same_as_the_cluster_page() {
     let platform = TierKv::start(Options::default()).await.unwrap();
-    // A mark may appear between the two questions.
+    // A mark may appear between the two requests.
     let same = poll_until(PATIENCE, || async {
         let status = tierkv(&platform, &["status", "--output", "json"]);
         assert!(status.status.success(), "{status:?}");
@@ -333,7 +333,7 @@ async fn status_tells_what_the_cluster_page_tells() {
             .unwrap();
         (settled(by_command) == settled(page.json())).then_some(page.json())
     });
-    let page = same.await.expect("the same topology");
+    let page = same.await.expect("the command and the page differ");
     assert_eq!(page["clusters"][0]["slots"], 4096);
     assert_eq!(page["clusters"][0]["members"][0]["pid"], platform.pid());
 

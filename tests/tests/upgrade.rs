@@ -1,9 +1,9 @@
-//! A platform is started on the data that an earlier release left behind when it was
-//! killed: it serves all of it, its watches go on, and no write is applied a second time.
+//! A platform starts on the data of an earlier release that was killed. It serves all of the
+//! data, watches resume, and no write is applied a second time.
 //!
-//! The data grows older than the platform remembers request ids (two minutes), and older
-//! than its shortest times to live. The log it holds stays readable whatever its age, for
-//! segments are let go by checkpoints alone: where a watch is to go on, there is none.
+//! The data is older than the two minutes for which request ids are remembered, and older than
+//! its shortest times to live. Its log stays readable at any age, because only checkpoints
+//! remove segments; tests that resume a watch make no checkpoints.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -39,16 +39,16 @@ use tierkv_tests::{binary::repository, http};
 use tierkv_types::{Code, Version};
 use tokio::time::timeout;
 
-/// How long anything may take that must happen.
+/// Timeout for everything that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The namespace of keys whose time to live is over since.
+/// The namespace of the keys that have expired since.
 const OVER: &str = "brief";
 
 fn fixture() -> Fixture {
     Fixture::read(&repository().join("datanode/storage/fixtures/format-3")).unwrap()
 }
 
-/// A platform on a copy of the data, with these settings.
+/// Starts a platform on a copy of the data, with these settings.
 async fn start(fixture: &Fixture, surroundings: Surroundings) -> TierKv {
     let folder = DataFolder::new("upgrade").unwrap();
     folder.place(&fixture.data(), Path::new("")).unwrap();
@@ -60,7 +60,7 @@ async fn start(fixture: &Fixture, surroundings: Surroundings) -> TierKv {
     TierKv::start(options).await.unwrap()
 }
 
-/// No checkpoint while the test runs, so that the log keeps all it has.
+/// Settings without checkpoints during the test, so that the log keeps all its records.
 fn without_checkpoints() -> Surroundings {
     Surroundings::default().set("TIERKV_STORE_CHECKPOINT_INTERVAL_MS", 3_600_000)
 }
@@ -78,13 +78,13 @@ fn latest() -> ReadOptions {
     }
 }
 
-/// When a key expires, as clients are told.
+/// When a key expires, in the form that clients receive.
 fn expires_at(expires: Option<u64>) -> Option<SystemTime> {
     let millis = Version::from_bits(expires?).millis();
     Some(UNIX_EPOCH + Duration::from_millis(millis))
 }
 
-/// Everything that was acknowledged is read, key by key and by scans of whole namespaces.
+/// Reads everything that was acknowledged, key by key and by scans of whole namespaces.
 async fn check(platform: &TierKv, fixture: &Fixture) {
     let client = connect(platform, "default").await;
     let mut namespaces: BTreeMap<&str, BTreeMap<&str, &HeldItem>> = BTreeMap::new();
@@ -130,14 +130,14 @@ async fn check(platform: &TierKv, fixture: &Fixture) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_that_was_acknowledged_is_served() {
+async fn all_acknowledged_data_of_the_earlier_release_is_served() {
     let fixture = fixture();
     let mut platform = start(&fixture, without_checkpoints()).await;
     check(&platform, &fixture).await;
     platform.kill9().unwrap();
     platform.restart().await.unwrap();
     check(&platform, &fixture).await;
-    // This stores what the log alone held.
+    // This stores the records that only the log had.
     assert!(platform.stop().await.unwrap().success());
     platform.restart().await.unwrap();
     check(&platform, &fixture).await;
@@ -152,7 +152,7 @@ async fn all_that_was_acknowledged_is_served() {
     let tag = format!("\"{}\"", held.version);
     assert_eq!(got.header("etag"), Some(&tag[..]));
 
-    // It goes on from there: what is written gets a later version.
+    // New writes get later versions.
     let client = connect(&platform, "shop").await;
     let written = client.put("tail/overwritten", "by this release").await;
     assert!(written.unwrap() > fixture.log.last.version().to_bits());
@@ -165,7 +165,7 @@ async fn all_that_was_acknowledged_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_served_while_checkpoints_and_clearing_up_go_on() {
+async fn the_data_is_served_during_checkpoints_and_cleanup() {
     let fixture = fixture();
     let checkpoints = Surroundings::default()
         .set("TIERKV_STORE_CHECKPOINT_INTERVAL_MS", 10)
@@ -178,7 +178,7 @@ async fn it_is_served_while_checkpoints_and_clearing_up_go_on() {
     assert!(platform.stop().await.unwrap().success());
 }
 
-/// The changes that a watch must report, by key, version and value; and when they expire.
+/// The changes that a watch must report: key, version, value and expiry.
 type Changes = Vec<(String, u64, Option<String>, Option<SystemTime>)>;
 
 fn expected(fixture: &Fixture) -> Changes {
@@ -199,7 +199,7 @@ fn reported(event: Event) -> (String, u64, Option<String>, Option<SystemTime>) {
     (text(event.key), event.version, value, expires_at)
 }
 
-/// Goes on from the stored token through gRPC; answers what is reported up to `last`.
+/// Resumes from the stored token through gRPC; returns the changes up to `last`.
 async fn watched(platform: &TierKv, fixture: &Fixture, last: u64) -> Changes {
     let left = &fixture.watch;
     let client = connect(platform, &left.namespace).await;
@@ -217,14 +217,14 @@ async fn watched(platform: &TierKv, fixture: &Fixture, last: u64) -> Changes {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_goes_on_and_reports_each_later_change_once() {
+async fn a_watch_resumes_and_reports_each_later_change_once() {
     let fixture = fixture();
     let mut expected = expected(&fixture);
     let mut platform = start(&fixture, without_checkpoints()).await;
     let last = expected.last().unwrap().1;
     assert_eq!(watched(&platform, &fixture, last).await, expected);
 
-    // What happens now follows without a gap, also after another kill.
+    // New changes follow without a gap, even after another kill.
     let client = connect(&platform, &fixture.watch.namespace).await;
     let version = client.put("new", "by this release").await.unwrap();
     let value = Some("by this release".to_owned());
@@ -236,10 +236,10 @@ async fn a_watch_goes_on_and_reports_each_later_change_once() {
     assert!(platform.stop().await.unwrap().success());
 }
 
-/// The events of a stream of server-sent events that report changes.
+/// The changes in a stream of server-sent events.
 fn changes_of(text: &str) -> Changes {
     let mut changes = Changes::new();
-    // What is behind the last empty line may not be whole.
+    // The event after the last empty line may be incomplete.
     let Some((whole, _)) = text.rsplit_once("\n\n") else {
         return changes;
     };
@@ -260,7 +260,7 @@ fn changes_of(text: &str) -> Changes {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_goes_on_through_rest() {
+async fn a_watch_resumes_through_rest() {
     let fixture = fixture();
     let mut platform = start(&fixture, without_checkpoints()).await;
     let expected = expected(&fixture);
@@ -280,7 +280,7 @@ async fn a_watch_goes_on_through_rest() {
     assert!(platform.stop().await.unwrap().success());
 }
 
-/// The write under its request id, once more.
+/// Sends the write again with its request id.
 fn again(write: &NamedWrite) -> WriteRequest {
     let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
     let operation = |operation: &AnsweredOperation| WriteOperation {
@@ -313,7 +313,7 @@ fn again(write: &NamedWrite) -> WriteRequest {
     }
 }
 
-/// What was answered the first time to each operation.
+/// The first answer to each operation.
 fn results(write: &NamedWrite) -> Vec<WriteResult> {
     let result = |operation: &AnsweredOperation| match operation {
         AnsweredOperation::Put { .. } => WriteResult::default(),
@@ -335,8 +335,8 @@ async fn a_write_repeated_under_its_old_request_id_is_not_applied_again() {
     let mut platform = start(&fixture, without_checkpoints()).await;
     let client = KvClient::new(channel(platform.grpc()).unwrap());
     for write in &fixture.requests {
-        // A node that has just come up may not have looked yet which ids are too old: until
-        // then it answers what it answered the first time.
+        // A node that has just started may not have forgotten old ids yet; until then it repeats
+        // the first answer.
         let refused = poll_until(PATIENCE, || async {
             match client.clone().write(again(write)).await {
                 Ok(answer) => {
@@ -349,7 +349,7 @@ async fn a_write_repeated_under_its_old_request_id_is_not_applied_again() {
                 Err(status) => Some(read_error(&status)),
             }
         });
-        let refused = refused.await.expect("its id is too old");
+        let refused = refused.await.expect("the old request id is not refused");
         let name = &write.name;
         assert_eq!(refused.code, Code::InvalidArgument, "{name}: {refused}");
         assert!(refused.message.contains("over two minutes old"), "{name}");

@@ -1,8 +1,9 @@
-//! Watches: every committed change is told once, in order, whatever happens meanwhile.
+//! Watches report every committed change exactly once and in order, also when the platform is
+//! killed.
 //!
-//! Writers over many keys put, delete and let expire while users watch overlapping
-//! prefixes; the platform is killed in the middle and started again, and the users go on
-//! from their tokens. What they were told must be what the writers were.
+//! Writers put, delete and let expire many keys while clients watch overlapping prefixes. The
+//! platform is killed and started again, and the clients resume from their tokens. The reported
+//! changes must match the acknowledged writes.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -35,7 +36,7 @@ use tierkv_tests::{
     ledger::{Attempt, Kind},
     named::{NamedWrites, now_ms},
     resident::resident,
-    watcher::{PATIENCE, Told, Watcher},
+    watcher::{Change, PATIENCE, Watcher},
 };
 use tierkv_types::{Code, limits::MAX_WATCHES};
 use tokio::{
@@ -47,13 +48,13 @@ use tonic::Request;
 const NAMESPACE: &str = "watched";
 const WRITERS: u64 = 24;
 const KEYS_A_WRITER: u64 = 6;
-/// Acknowledged writes of a round, after which the platform is killed.
+/// Acknowledged writes of a round before the platform is killed.
 const ACKNOWLEDGED_A_ROUND: u64 = 1_500;
 const ROUNDS: u64 = 3;
-/// Times to live that are over while the test runs.
+/// A time to live that passes during the test.
 const TTL_MS: u64 = 400;
 
-/// The prefixes that are watched, which overlap, and the key that a watch of each ends with.
+/// The watched prefixes, which overlap, each with the key after which its watch stops.
 const PREFIXES: [(&str, &str); 6] = [
     ("", "a/1/last"),
     ("a", "a/1/last"),
@@ -66,14 +67,14 @@ const PREFIXES: [(&str, &str); 6] = [
 /// What one writer did to its keys.
 #[derive(Default)]
 struct Written {
-    /// What was acknowledged, by key: its version, and the value or `None`.
+    /// Acknowledged writes, by key: the version, and the value or `None`.
     acknowledged: BTreeMap<String, Vec<(u64, Option<Bytes>)>>,
-    /// What may have happened: values that were sent, and whether a delete was.
+    /// Writes of unknown outcome: the values that were sent, and the keys that were deleted.
     open_values: BTreeSet<Bytes>,
     open_deletes: BTreeSet<String>,
 }
 
-/// The keys of a writer; prefixes of the watchers cut through them.
+/// The keys of a writer; each prefix of the watchers covers some of them.
 fn keys(writer: u64) -> Vec<String> {
     let group = ["a", "b", "ab"][usize::try_from(writer % 3).unwrap()];
     (0..KEYS_A_WRITER)
@@ -81,7 +82,7 @@ fn keys(writer: u64) -> Vec<String> {
         .collect()
 }
 
-/// Writes until `ending` says so or the platform is gone.
+/// Writes until `ending` is set or the platform cannot be reached.
 async fn write(
     writes: NamedWrites,
     writer: u64,
@@ -114,7 +115,7 @@ async fn write(
                 of_key.push((answer.version, attempt.value()));
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
-            // Nothing happened, and nothing will until the platform is back.
+            // Not applied; the platform is down.
             Err(error) if error.code == Code::Unavailable => break,
             Err(error) => {
                 assert_eq!(error.code, Code::OutcomeUnknown, "{error}");
@@ -129,7 +130,7 @@ async fn write(
     written
 }
 
-/// Watches until it has heard of `last`, at wherever the platform is.
+/// Watches until the key `last` is reported; `platform` has the current address.
 fn follow(
     mut watcher: Watcher,
     last: &str,
@@ -153,7 +154,7 @@ fn follow(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_change_is_told_once_also_over_kills() {
+async fn every_change_is_reported_once_even_if_the_platform_is_killed() {
     let mut choices = seeded();
     let options = Options {
         surroundings: Surroundings::default().set("TIERKV_WAL_SEGMENT_BYTES", 256 << 10),
@@ -167,7 +168,7 @@ async fn every_change_is_told_once_also_over_kills() {
         watcher.open(platform.grpc()).await.unwrap();
         followers.push(follow(watcher, last, place.clone()));
     }
-    // One begins, reads nothing over everything that happens, and goes on at the end.
+    // This watch opens now, reads nothing during the writes and kills, and resumes at the end.
     let mut resting = Watcher::new(NAMESPACE, "");
     resting.open(platform.grpc()).await.unwrap();
 
@@ -184,7 +185,7 @@ async fn every_change_is_told_once_also_over_kills() {
         println!("round {round}: {acknowledged} acknowledged");
     }
     let client = connect(&platform).await;
-    expiry_is_told(&platform, &client).await;
+    check_expiry_is_reported(&platform, &client).await;
     for last in ["b/last", "ab/0/last", "a/1/last"] {
         client.put(last, "last").await.unwrap();
     }
@@ -198,22 +199,22 @@ async fn every_change_is_told_once_also_over_kills() {
         .await
         .unwrap();
 
-    let all = &watchers[0].told;
+    let all = &watchers[0].changes;
     check(all, &written);
     let everybody = (PREFIXES.iter().zip(&watchers)).chain([(&PREFIXES[0], &resting)]);
     for ((prefix, last), watcher) in everybody {
         assert_eq!(
-            up_to(&watcher.told, "", last),
+            up_to(&watcher.changes, "", last),
             up_to(all, prefix, last),
-            "the watcher of {prefix:?} was told the same"
+            "the watcher of {prefix:?} received other changes"
         );
     }
     println!("{} events", all.values().map(Vec::len).sum::<usize>());
     assert!(platform.stop().await.unwrap().success());
 }
 
-/// Lets all writers write, kills the platform once enough of it is acknowledged, and returns
-/// what they wrote, and how much was acknowledged by then.
+/// Runs all writers and kills the platform after enough acknowledged writes. Returns what they
+/// wrote, and the number of acknowledged writes.
 async fn write_over_a_kill(
     platform: &mut TierKv,
     writes: &NamedWrites,
@@ -243,8 +244,8 @@ async fn write_over_a_kill(
     (written, acknowledged.load(Ordering::Relaxed))
 }
 
-/// Expiry is told, too: that of this key, and of others that nobody wrote again.
-async fn expiry_is_told(platform: &TierKv, client: &Client) {
+/// Waits until a watch has reported the write of a key and its expiry.
+async fn check_expiry_is_reported(platform: &TierKv, client: &Client) {
     let (key, value) = ("a/1/expiring-last", "short");
     let mut expiring = Watcher::new(NAMESPACE, key);
     expiring.open(platform.grpc()).await.unwrap();
@@ -253,57 +254,58 @@ async fn expiry_is_told(platform: &TierKv, client: &Client) {
         ..PutOptions::default()
     };
     client.put_with(key, value, ttl).await.unwrap();
-    while expiring.told.values().map(Vec::len).sum::<usize>() < 2 {
+    while expiring.changes.values().map(Vec::len).sum::<usize>() < 2 {
         expiring.read().await.unwrap();
     }
 }
 
-/// What was told of a prefix until the watcher's last key, `last`, with which watchers end;
-/// expiry goes on behind it.
+/// The changes of a prefix up to the key `last`, after which its watcher stops reading. Later
+/// changes are expiries.
 fn up_to(
-    told: &BTreeMap<Bytes, Vec<Told>>,
+    changes: &BTreeMap<Bytes, Vec<Change>>,
     prefix: &str,
     last: &str,
-) -> BTreeMap<Bytes, Vec<Told>> {
-    let end = told[last.as_bytes()][0].version;
-    let told = told
+) -> BTreeMap<Bytes, Vec<Change>> {
+    let end = changes[last.as_bytes()][0].version;
+    let changes = changes
         .iter()
         .filter(|(key, _)| key.starts_with(prefix.as_bytes()));
-    let told = told.map(|(key, told)| {
-        let told: Vec<Told> = (told.iter().filter(|told| told.version <= end))
+    let changes = changes.map(|(key, changes)| {
+        let changes: Vec<Change> = (changes.iter().filter(|change| change.version <= end))
             .cloned()
             .collect();
-        (key.clone(), told)
+        (key.clone(), changes)
     });
-    told.filter(|(_, told)| !told.is_empty()).collect()
+    changes.filter(|(_, changes)| !changes.is_empty()).collect()
 }
 
-/// What was told is what was acknowledged, and what may have happened beside it.
-fn check(told: &BTreeMap<Bytes, Vec<Told>>, written: &[Written]) {
+/// Checks that every acknowledged write was reported, and that every other change is an expiry
+/// or a write of unknown outcome.
+fn check(changes: &BTreeMap<Bytes, Vec<Change>>, written: &[Written]) {
     let mut acknowledged: BTreeMap<&str, BTreeMap<u64, &Option<Bytes>>> = BTreeMap::new();
     for (key, writes) in written.iter().flat_map(|written| &written.acknowledged) {
         let of_key = acknowledged.entry(key).or_default();
         of_key.extend(writes.iter().map(|(version, value)| (*version, value)));
     }
     for (key, writes) in &acknowledged {
-        let told = &told[key.as_bytes()];
+        let changes = &changes[key.as_bytes()];
         for (version, value) in writes {
-            let at = told.binary_search_by_key(version, |told| told.version);
-            let at = at.unwrap_or_else(|_| panic!("{key} at {version} was not told"));
-            assert_eq!(&told[at].value, *value, "{key} at {version}");
+            let at = changes.binary_search_by_key(version, |change| change.version);
+            let at = at.unwrap_or_else(|_| panic!("{key} at {version} was not reported"));
+            assert_eq!(&changes[at].value, *value, "{key} at {version}");
         }
     }
     let (mut expiries, mut doubtful) = (0, 0);
-    for (key, told) in told {
+    for (key, changes) in changes {
         let name = std::str::from_utf8(key).unwrap();
         if name.ends_with("last") {
             continue;
         }
-        for (nth, event) in told.iter().enumerate() {
+        for (nth, event) in changes.iter().enumerate() {
             if acknowledged[name].contains_key(&event.version) {
                 continue;
             }
-            let before = nth.checked_sub(1).map(|before| &told[before]);
+            let before = nth.checked_sub(1).map(|before| &changes[before]);
             let is_expiry = event.value.is_none()
                 && before.is_some_and(|before| {
                     before.expires_at_ms != 0 && before.expires_at_ms <= event.version >> 16
@@ -328,7 +330,7 @@ async fn connect(platform: &TierKv) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_expires_with_the_log_unless_its_watch_goes_on() {
+async fn a_resume_token_expires_with_the_log_unless_its_watch_stays_open() {
     let surroundings = Surroundings::default()
         .set("TIERKV_WAL_SEGMENT_BYTES", 2 << 20)
         .set("TIERKV_WAL_MAX_BYTES", 8 << 20)
@@ -345,12 +347,12 @@ async fn a_token_expires_with_the_log_unless_its_watch_goes_on() {
     resting.open(platform.grpc()).await.unwrap();
     let old = quiet.token.clone();
     let quiet = tokio::spawn(async move {
-        while !quiet.told.contains_key(&b"quiet/end"[..]) {
+        while !quiet.changes.contains_key(&b"quiet/end"[..]) {
             quiet.read().await.unwrap();
         }
         quiet
     });
-    // More than memory keeps for watches and what is on the way to one.
+    // More than memory keeps for watches and the buffers of one hold.
     for nth in 0..50 {
         client
             .put(format!("k{nth}"), vec![7; 1_000_000])
@@ -368,7 +370,10 @@ async fn a_token_expires_with_the_log_unless_its_watch_goes_on() {
         }
     };
     assert_eq!(ended.code, Code::TokenExpired);
-    assert!(resting.told.len() < 50, "it heard of everything");
+    assert!(
+        resting.changes.len() < 50,
+        "the slow watch received every change"
+    );
 
     client.put("quiet/end", "").await.unwrap();
     let mut quiet = quiet.await.unwrap();
@@ -378,12 +383,12 @@ async fn a_token_expires_with_the_log_unless_its_watch_goes_on() {
         .until(&Bytes::from_static(b"quiet/more"))
         .await
         .unwrap();
-    assert_eq!(quiet.told.len(), 2);
+    assert_eq!(quiet.changes.len(), 2);
     assert!(platform.stop().await.unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_that_are_not_this_platforms_are_refused() {
+async fn resume_tokens_of_other_platforms_and_invalid_ones_are_refused() {
     let (platform, other) = (
         Ephemeral::start().await.unwrap(),
         Ephemeral::start().await.unwrap(),
@@ -423,7 +428,7 @@ async fn tokens_that_are_not_this_platforms_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_ends_when_its_time_is_over_and_when_the_platform_stops() {
+async fn a_watch_ends_at_its_deadline_and_when_the_platform_stops() {
     let mut platform = TierKv::start(Options::default()).await.unwrap();
     let mut client = KvClient::new(channel(platform.grpc()).unwrap());
     let mut request = Request::new(WatchRequest::default());
@@ -432,7 +437,7 @@ async fn a_watch_ends_when_its_time_is_over_and_when_the_platform_stops() {
     let mut answers = client.watch(request).await.unwrap().into_inner();
     let ended = loop {
         match answers.message().await {
-            Ok(answer) => drop(answer.expect("it ends with a word")),
+            Ok(answer) => drop(answer.expect("the watch ends with an error")),
             Err(status) => break read_error(&status),
         }
     };
@@ -453,7 +458,7 @@ async fn a_watch_ends_when_its_time_is_over_and_when_the_platform_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_watches_are_refused_and_those_that_end_make_room() {
+async fn watches_over_the_limit_are_refused_until_others_end() {
     let platform = Ephemeral::start().await.unwrap();
     let client = KvClient::new(channel(&platform.grpc).unwrap());
     let open = || {
@@ -471,17 +476,16 @@ async fn too_many_watches_are_refused_and_those_that_end_make_room() {
     assert!(refused.message.contains("max_watches"), "{refused}");
     drop(watches);
     let again = poll_until(PATIENCE, || async { open().await.ok() });
-    again.await.expect("a place becomes free");
+    again.await.expect("no watch opens after others ended");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn watchers_that_never_read_cost_little_memory_and_hold_nobody_up() {
+async fn watchers_that_never_read_use_little_memory_and_delay_nobody() {
     const RESTING: usize = 16;
     const WRITES: usize = 2_000;
     const VALUE_BYTES: usize = 100_000;
     const TASKS: usize = 8;
-    /// What it takes to hold what is not stored yet, what is stored, and what the log is
-    /// about to write, and the program itself.
+    /// Enough for pinned and clean entries, the log's buffers and the program itself.
     const LIMIT_BYTES: u64 = 384 << 20;
     let options = Options {
         arguments: vec!["--cache-mib".to_owned(), "16".to_owned()],
@@ -504,8 +508,8 @@ async fn watchers_that_never_read_cost_little_memory_and_hold_nobody_up() {
         let mut events = 0;
         while events < WRITES {
             events += reading.read().await.unwrap();
-            // The values are not this test's to keep.
-            reading.told.clear();
+            // This test's own memory must not grow with the values.
+            reading.changes.clear();
         }
         events
     });
@@ -527,12 +531,12 @@ async fn watchers_that_never_read_cost_little_memory_and_hold_nobody_up() {
     let peak = resident(platform.pid()).unwrap().peak;
     println!("{} MiB at most", peak >> 20);
     assert!(peak < LIMIT_BYTES, "{} MiB", peak >> 20);
-    // One that rested has missed nothing.
+    // A watch that did not read has missed nothing.
     let mut rested = resting.pop().unwrap();
     let mut events = 0;
     while events < WRITES {
         events += rested.read().await.unwrap();
-        rested.told.clear();
+        rested.changes.clear();
     }
     assert_eq!(events, WRITES);
     assert!(platform.stop().await.unwrap().success());

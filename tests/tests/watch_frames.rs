@@ -1,5 +1,5 @@
-//! However much one `Write` changes, a watch tells it in answers that every client of gRPC
-//! takes by default, and goes on from the token of each of them.
+//! A watch splits the changes of a large `Write` into answers below the default size limit of
+//! gRPC clients, and can resume from the token of each answer.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -21,9 +21,9 @@ use tierkv_types::limits::MAX_OPERATIONS;
 use tokio::time::timeout;
 use tonic::{Code, Streaming, transport::Channel};
 
-/// What clients of gRPC take by default.
+/// The default limit of gRPC clients for one message.
 const DEFAULT_LIMIT: usize = 4 << 20;
-/// With a value of this, [`MAX_OPERATIONS`] puts nearly make the largest request.
+/// With values of this size, [`MAX_OPERATIONS`] puts are nearly the largest request.
 const VALUE_BYTES: usize = 4_100;
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -45,7 +45,7 @@ fn delete(key: String) -> WriteOperation {
     }
 }
 
-/// Keys of two prefixes, one after the other.
+/// Keys of two prefixes in turn.
 fn key(number: usize) -> String {
     let prefix = if number.is_multiple_of(3) { "b" } else { "a" };
     format!("{prefix}/{number:04}")
@@ -69,7 +69,10 @@ impl Stage {
             ..WriteRequest::default()
         };
         let bytes = request.encoded_len();
-        assert!(bytes <= DEFAULT_LIMIT, "{bytes} are no request");
+        assert!(
+            bytes <= DEFAULT_LIMIT,
+            "a request of {bytes} bytes is over the client's limit"
+        );
         let answer = self.client.clone().write(request).await.unwrap();
         answer.into_inner().version
     }
@@ -92,14 +95,14 @@ impl Stage {
     }
 }
 
-/// A watch, and where it began.
+/// A watch, and the token where it began.
 struct Watching {
     answers: Streaming<WatchResponse>,
     token: Bytes,
 }
 
 impl Watching {
-    /// The answers with events up to `count` events.
+    /// Reads answers until they have `count` events; skips answers without events.
     async fn answers(&mut self, count: usize) -> Vec<WatchResponse> {
         let (mut answers, mut events) = (Vec::new(), 0);
         while events < count {
@@ -115,7 +118,7 @@ impl Watching {
 
 async fn next(answers: &mut Streaming<WatchResponse>) -> WatchResponse {
     let answer = timeout(PATIENCE, answers.message()).await;
-    let answer = answer.expect("the watch tells nothing").unwrap().unwrap();
+    let answer = answer.expect("the watch sends nothing").unwrap().unwrap();
     let bytes = answer.encoded_len();
     assert!(bytes < DEFAULT_LIMIT, "an answer of {bytes} bytes");
     answer
@@ -126,7 +129,7 @@ fn events(answers: &[WatchResponse]) -> Vec<WatchEvent> {
     events.collect()
 }
 
-/// Each answer says of its last version whether more of it comes.
+/// Checks that each answer marks whether more changes of its last version follow.
 fn check_parts(answers: &[WatchResponse]) {
     for pair in answers.windows(2) {
         let last = pair[0].events.last().unwrap().version;
@@ -136,20 +139,25 @@ fn check_parts(answers: &[WatchResponse]) {
     assert!(!answers.last().unwrap().is_partial);
 }
 
-/// From the token of each answer, a watch tells what came after it, and nothing else.
-async fn check_tokens(stage: &Stage, prefix: &'static str, begin: &Bytes, told: &[WatchResponse]) {
+/// Checks that a watch from the token of each answer reports the later changes, and no others.
+async fn check_tokens(
+    stage: &Stage,
+    prefix: &'static str,
+    begin: &Bytes,
+    reported: &[WatchResponse],
+) {
     let tokens = [begin]
         .into_iter()
-        .chain(told.iter().map(|answer| &answer.resume_token));
+        .chain(reported.iter().map(|answer| &answer.resume_token));
     for (nth, token) in tokens.enumerate() {
-        let rest = events(&told[nth..]);
+        let rest = events(&reported[nth..]);
         let mut again = stage.watch(prefix, token.clone()).await;
         let answers = again.answers(rest.len()).await;
         assert!(events(&answers) == rest, "from answer {nth} of {prefix:?}");
     }
 }
 
-/// Three writes, each of all that one can change; what watches of these prefixes are told.
+/// Makes three writes of the greatest size; returns the answers of watches of three prefixes.
 async fn write_all(stage: &Stage) -> Vec<(&'static str, Bytes, Vec<WatchResponse>)> {
     let mut watches = Vec::new();
     for prefix in ["", "b/", "a/0998"] {
@@ -167,7 +175,7 @@ async fn write_all(stage: &Stage) -> Vec<(&'static str, Bytes, Vec<WatchResponse
         .write(all.clone().map(|number| delete(key(number))).collect())
         .await;
 
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for (prefix, mut watching) in watches {
         let is_told = |number: &usize| key(*number).starts_with(prefix);
         let count = all.clone().filter(is_told).count() * 2 + (0..500).filter(is_told).count();
@@ -179,17 +187,17 @@ async fn write_all(stage: &Stage) -> Vec<(&'static str, Bytes, Vec<WatchResponse
             answers.len()
         );
         check_parts(&answers);
-        told.push((prefix, watching.token, answers));
+        reported.push((prefix, watching.token, answers));
     }
-    told
+    reported
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_of_any_size_is_told_in_answers_that_every_client_takes() {
+async fn changes_of_a_large_write_are_split_into_answers_below_the_default_limit() {
     let mut platform = TierKv::start(Options::default()).await.unwrap();
     let stage = Stage::at(platform.grpc());
-    let told = write_all(&stage).await;
-    let (_, _, all) = &told[0];
+    let reported = write_all(&stage).await;
+    let (_, _, all) = &reported[0];
     // Each change once, in the order of the write.
     let all = events(all);
     let keys = |events: &[WatchEvent]| -> Vec<Bytes> {
@@ -204,22 +212,22 @@ async fn a_write_of_any_size_is_told_in_answers_that_every_client_takes() {
     assert_eq!(versions.len(), 3);
     let is_whole = |event: &&WatchEvent| matches!(&event.kind, Some(Kind::Written(written)) if written.value.len() == 1 << 20);
     assert_eq!(all.iter().filter(is_whole).count(), 3);
-    for (prefix, begin, answers) in &told {
+    for (prefix, begin, answers) in &reported {
         check_tokens(&stage, prefix, begin, answers).await;
     }
 
-    // Nothing of it is in memory any more.
+    // After a restart, the changes are no longer in memory.
     platform.kill9().unwrap();
     platform.restart().await.unwrap();
     let stage = Stage::at(platform.grpc());
-    for (prefix, begin, answers) in &told {
+    for (prefix, begin, answers) in &reported {
         check_tokens(&stage, prefix, begin, answers).await;
     }
     assert!(platform.stop().await.unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_sent_events_go_on_within_a_write() {
+async fn server_sent_events_resume_within_a_write() {
     let platform = TierKv::start(Options::default()).await.unwrap();
     let stage = Stage::at(platform.grpc());
     let begin = Request::new("GET", "/v1/watch/default?prefix=a/");
@@ -227,28 +235,28 @@ async fn server_sent_events_go_on_within_a_write() {
     let puts = (0..MAX_OPERATIONS).map(|number| put(key(number), vec![b'v'; VALUE_BYTES]));
     stage.write(puts.collect()).await;
     let count = (0..MAX_OPERATIONS).filter(|number| key(*number).starts_with("a/"));
-    let told = sent(&mut stream, count.clone().count()).await;
-    let ids: Vec<&String> = told.iter().filter_map(|(_, id)| id.as_ref()).collect();
+    let reported = sent(&mut stream, count.clone().count()).await;
+    let ids: Vec<&String> = reported.iter().filter_map(|(_, id)| id.as_ref()).collect();
     assert!(ids.len() > 2, "{} ids", ids.len());
-    // Behind the first id is the rest, each change once.
-    let first = told.iter().position(|(_, id)| id.is_some()).unwrap();
+    // A watch from the first id reports the rest, each change once.
+    let first = reported.iter().position(|(_, id)| id.is_some()).unwrap();
     let again = Request::new("GET", "/v1/watch/default?prefix=a/").header("last-event-id", ids[0]);
     let mut stream = again.open(platform.rest()).await.unwrap();
-    let rest = sent(&mut stream, told.len() - first - 1).await;
-    let keys = |told: &[(String, Option<String>)]| -> Vec<String> {
-        told.iter().map(|(key, _)| key.clone()).collect()
+    let rest = sent(&mut stream, reported.len() - first - 1).await;
+    let keys = |reported: &[(String, Option<String>)]| -> Vec<String> {
+        reported.iter().map(|(key, _)| key.clone()).collect()
     };
-    assert_eq!(keys(&rest), keys(&told[first + 1..]));
-    assert_eq!(keys(&told), count.map(key).collect::<Vec<_>>());
+    assert_eq!(keys(&rest), keys(&reported[first + 1..]));
+    assert_eq!(keys(&reported), count.map(key).collect::<Vec<_>>());
 }
 
-/// The next `count` changes that are sent: their keys, and the ids of those that have one.
+/// The next `count` changes: their keys, and their event ids, if they have one.
 async fn sent(
     stream: &mut tierkv_tests::http::Stream,
     count: usize,
 ) -> Vec<(String, Option<String>)> {
-    let (mut told, mut text) = (Vec::new(), String::new());
-    while told.len() < count {
+    let (mut reported, mut text) = (Vec::new(), String::new());
+    while reported.len() < count {
         let chunk = stream.chunk(PATIENCE).await.unwrap().unwrap();
         text.push_str(std::str::from_utf8(&chunk).unwrap());
         while let Some((event, rest)) = text.split_once("\n\n") {
@@ -259,16 +267,16 @@ async fn sent(
             if field("event:").as_deref() == Some("written") {
                 let data: serde_json::Value =
                     serde_json::from_str(&field("data:").unwrap()).unwrap();
-                told.push((data["key"].as_str().unwrap().to_owned(), field("id:")));
+                reported.push((data["key"].as_str().unwrap().to_owned(), field("id:")));
             }
             text = rest.to_owned();
         }
     }
-    told
+    reported
 }
 
-/// The contract says so of `BatchGet`: its answer is larger than what a client takes that
-/// was not told otherwise, and one that was told takes it.
+/// As documented for `BatchGet`: its answer may be over the default limit of a client, and a
+/// client with a larger limit can read it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_batch_of_reads_needs_a_larger_limit() {
     let platform = TierKv::start(Options::default()).await.unwrap();

@@ -1,5 +1,5 @@
-//! Pages of other web sites in a real browser: what they may do with a platform of this
-//! machine, and what not.
+//! Pages of other web sites in a real browser must not reach a platform on this machine, unless
+//! their origin is listed.
 
 // Test helpers panic as tests do.
 #![allow(clippy::unwrap_used)]
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tierkv_harness::free_port;
 use tierkv_tests::{ephemeral::Ephemeral, outside};
 
-/// How long the browser may take at the very most.
+/// Timeout for the browser.
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[tokio::test]
@@ -29,6 +29,6 @@ async fn pages_of_other_sites_are_refused_in_a_browser() {
         driver.to_str().unwrap(),
         profile.path().to_str().unwrap(),
     ];
-    let said = outside::script("web_pages.py", &arguments, LIMIT).await;
-    assert_eq!(said.unwrap_or_else(|error| panic!("{error}")), "done\n");
+    let printed = outside::script("web_pages.py", &arguments, LIMIT).await;
+    assert_eq!(printed.unwrap_or_else(|error| panic!("{error}")), "done\n");
 }

@@ -1,9 +1,9 @@
-// Every operation of tierkv.v1, by @grpc/grpc-js over what @grpc/proto-loader reads in the
-// .proto files.
+// Calls every operation of tierkv.v1 with @grpc/grpc-js, from the .proto files as read by
+// @grpc/proto-loader.
 //
 //     node grpc_client.mjs HOST:PORT FOLDER
 //
-// Prints "done" and exits with 0 if everything is as the contract says.
+// Prints "done" and exits with 0 if every operation works as documented in the contract.
 
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
@@ -18,7 +18,7 @@ const files = ["kv", "admin", "error"].map((name) => `tierkv/v1/${name}.proto`);
 const loaded = loadSync(files, {
   includeDirs: [folder],
   keepCase: true,
-  // 64 bits do not fit a number.
+  // 64-bit integers do not fit a JavaScript number.
   longs: String,
   enums: String,
   defaults: true,
@@ -46,7 +46,7 @@ function open(name, request) {
   return kv[name](request, { deadline: Date.now() + DEADLINE });
 }
 
-/** What the details of a failed call are: google.rpc.Status and google.protobuf.Any. */
+/** The types of a failed call's details: google.rpc.Status and google.protobuf.Any. */
 const details = fromJSON({
   nested: {
     Status: { fields: { details: { rule: "repeated", type: "Any", id: 3 } } },
@@ -63,17 +63,17 @@ function platformError(error) {
   return loaded["tierkv.v1.Error"].deserialize(any.value);
 }
 
-/** The platform's error of a promise that must fail with this status. */
+/** The message of the platform's error of a call that must fail with this status. */
 async function refused(status, code, promise) {
   const error = await promise.then(
-    (answer) => assert.fail(`it was answered: ${JSON.stringify(answer)}`),
+    (answer) => assert.fail(`the call succeeded: ${JSON.stringify(answer)}`),
     (error) => error,
   );
   assert.equal(error.code, status, error);
-  const told = platformError(error);
-  assert.equal(told.code, code);
-  assert.equal(told.message, error.details);
-  return told.message;
+  const detail = platformError(error);
+  assert.equal(detail.code, code);
+  assert.equal(detail.message, error.details);
+  return detail.message;
 }
 
 const { status } = grpc;
@@ -155,7 +155,7 @@ async function writes() {
   assert.equal(first.version, second.version);
 }
 
-/** The items of a scan and the token behind them. */
+/** The items of a scan and its page token. */
 async function scan(request) {
   const items = [];
   let token;
@@ -185,7 +185,7 @@ async function scans() {
   assert.deepEqual(paged, keys);
   const range = { start: Buffer.from("k010"), end: Buffer.from("k020") };
   assert.equal((await call("Count", { namespace: "scanned", range })).count, "10");
-  // All keys are those of the empty prefix.
+  // The empty prefix selects all keys.
   const all = { namespace: "scanned", prefix: Buffer.alloc(0) };
   assert.equal((await call("Count", all)).count, "150");
   const bad = scan({ prefix, page_token: Buffer.from("nonsense") });
@@ -193,17 +193,17 @@ async function scans() {
   await refused(status.INVALID_ARGUMENT, "CODE_INVALID_ARGUMENT", scan({}));
 }
 
-/** The first `count` events of a watch, and the token that it began with. */
+/** The first `count` events of a watch, and its first resume token. */
 async function firstEvents(stream, count, whenOpen) {
   const responses = stream[Symbol.asyncIterator]();
-  // The first response comes at once: what is written after it is told.
+  // The first response arrives at once; the watch reports what is written after it.
   const { value: begin } = await responses.next();
   await whenOpen?.();
-  const told = [...begin.events];
-  while (told.length < count) told.push(...(await responses.next()).value.events);
+  const received = [...begin.events];
+  while (received.length < count) received.push(...(await responses.next()).value.events);
   stream.cancel();
   await assert.rejects(responses.next(), { code: status.CANCELLED });
-  const events = told.map((event) => [event.key.toString(), event.version, event.kind]);
+  const events = received.map((event) => [event.key.toString(), event.version, event.kind]);
   return [events, begin.resume_token];
 }
 
@@ -211,7 +211,7 @@ async function watches() {
   const watched = { namespace: "watched", prefix: Buffer.from("k") };
   const key = Buffer.from("k1");
   const versions = [];
-  const [told, token] = await firstEvents(open("Watch", watched), 2, async () => {
+  const [changes, token] = await firstEvents(open("Watch", watched), 2, async () => {
     const put = { namespace: "watched", key, value: BYTES };
     versions.push((await call("Put", put)).version);
     await call("Put", { ...put, key: Buffer.from("other") });
@@ -221,7 +221,7 @@ async function watches() {
     ["k1", versions[0], "written"],
     ["k1", versions[1], "removed"],
   ];
-  assert.deepEqual(told, expected);
+  assert.deepEqual(changes, expected);
   const [again] = await firstEvents(open("Watch", { ...watched, resume_token: token }), 2);
   assert.deepEqual(again, expected);
   const bad = open("Watch", { ...watched, resume_token: Buffer.from("nonsense") });
@@ -287,7 +287,7 @@ async function operators() {
 
 for (const part of [singleKeys, writes, scans, watches, session, operators]) {
   await part();
-  console.log(part.name, "as told");
+  console.log(part.name, "as documented");
 }
 kv.close();
 admin.close();

@@ -1,9 +1,9 @@
-// Every operation of the REST gateway, by openapi-fetch over the types that openapi-typescript
-// makes of the server's own document.
+// Calls every operation of the REST gateway with openapi-fetch, and with the types that
+// openapi-typescript generates from the server's document.
 //
 //     node rest_client.js HOST:PORT
 //
-// Prints "done" and exits with 0 if everything is as docs/rest.md says.
+// Prints "done" and exits with 0 if every operation works as documented in docs/rest.md.
 
 import assert from "node:assert/strict";
 import createClient from "openapi-fetch";
@@ -21,7 +21,7 @@ assert(address, "HOST:PORT is missing");
 const tierkv = createClient<paths>({ baseUrl: `http://${address}` });
 const namespace = "default";
 
-/** A binary body: openapi-typescript has `string` for it, and openapi-fetch would send JSON. */
+/** A binary body: its generated type is `string`, and openapi-fetch would send it as JSON. */
 function binary(bytes: Uint8Array) {
   return {
     body: bytes as unknown as string,
@@ -30,14 +30,14 @@ function binary(bytes: Uint8Array) {
   };
 }
 
-/** What a call answered; it must have succeeded. */
+/** The answer of a call, which must have succeeded. */
 function good<T>(answer: { data?: T; error?: unknown; response: Response }): T {
   assert.equal(answer.response.status, 200, JSON.stringify(answer.error));
   assert(answer.data !== undefined);
   return answer.data;
 }
 
-/** The problem of a call that must have failed with this status. */
+/** The problem document of a call, which must have failed with this status. */
 function refused(status: number, answer: { error?: Problem; response: Response }): Problem {
   assert.equal(answer.response.status, status);
   assert(answer.error);
@@ -54,7 +54,7 @@ async function read(key: string): Promise<Uint8Array> {
   const params = { path: { namespace, key }, query: { consistency: "latest" } } as const;
   const answer = await tierkv.GET(KEY, { params, parseAs: "arrayBuffer" });
   if (answer.error) throw new Error(answer.error.detail);
-  // openapi-fetch has no `data` for a body of no bytes.
+  // openapi-fetch has no `data` for an empty body.
   return new Uint8Array(answer.data ?? 0);
 }
 
@@ -187,7 +187,7 @@ async function listings() {
   refused(400, await count({ prefix: "k", start: "k" }));
 }
 
-/** The events of a watch, as they come. */
+/** The events of a watch, as they arrive. */
 async function* events(stream: ReadableStream<Uint8Array>) {
   let text = "";
   const decoder = new TextDecoder();
@@ -212,13 +212,13 @@ async function watches() {
   assert(stream);
   let version: string | undefined;
   for await (const event of events(stream)) {
-    // The first event comes at once: what is written after it is told.
+    // The first event arrives at once; the watch reports what is written after it.
     if (event.get("event") === "progress") {
-      version ??= good(await put("watched", new TextEncoder().encode("told"))).version;
+      version ??= good(await put("watched", new TextEncoder().encode("new"))).version;
     }
     if (event.get("event") === "written") {
       const change = JSON.parse(event.get("data") ?? "") as WrittenEvent;
-      assert.deepEqual(change, { key: "watched", value: "told", version });
+      assert.deepEqual(change, { key: "watched", value: "new", version });
       return;
     }
   }
@@ -235,6 +235,6 @@ async function operators() {
 
 for (const part of [values, conditions, numbers, batches, listings, watches, operators]) {
   await part();
-  console.log(part.name, "as told");
+  console.log(part.name, "as documented");
 }
 console.log("done");

@@ -1,4 +1,4 @@
-//! The modules of a crate, and where paths within it lead.
+//! The modules of a crate, and the module that a path in it resolves to.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ struct Module {
 pub(super) struct Modules(BTreeMap<Words, Module>);
 
 impl Modules {
-    /// Reads the root file and the modules that are declared from there on.
+    /// Reads the root file and all modules that are declared below it.
     pub(super) fn read(root: &Path, source: &dyn Fn(&Path) -> Option<String>) -> Self {
         let mut modules = BTreeMap::new();
         let folder = root.parent().unwrap_or(Path::new(""));
@@ -48,7 +48,7 @@ impl Modules {
         Self(modules)
     }
 
-    /// Each import: the file that imports, the file that is imported, and a name that it takes.
+    /// Each import: the importing file, the imported file, and an imported name.
     pub(super) fn imports(&self) -> Vec<(PathBuf, PathBuf, String)> {
         let mut imports = Vec::new();
         for (path, module) in &self.0 {
@@ -60,7 +60,7 @@ impl Modules {
                 let is_below = target.starts_with(path) || path.starts_with(&target);
                 let imported = &self.0[&target].file;
                 if !is_below && *imported != module.file {
-                    // Of `Log::open`, the type is taken.
+                    // Of `Log::open`, the imported name is `Log`.
                     let item = words
                         .iter()
                         .find(|word| word.starts_with(char::is_uppercase));
@@ -72,8 +72,8 @@ impl Modules {
         imports
     }
 
-    /// The module that what is named by `words` in the module `from` comes from; `None` if
-    /// that is no module of this crate. At most `depth` re-exports are followed.
+    /// The module that defines the path `words`, as written in the module `from`; `None` if it
+    /// is not in this crate. Follows at most `depth` re-exports.
     fn target(&self, from: &[String], words: &[String], depth: usize) -> Option<Words> {
         let depth = depth.checked_sub(1)?;
         let (first, _) = words.split_first()?;
@@ -116,7 +116,7 @@ impl Modules {
         self.0.contains_key(&path).then_some(path)
     }
 
-    /// The `use` through which a module has the name, if it does not define it.
+    /// The `use` that brings the name into a module, if the module does not define it.
     fn through(&self, module: &[String], name: &str, depth: usize) -> Option<&Use> {
         let scope = &self.0[module].scope;
         if scope.items.contains(name) {

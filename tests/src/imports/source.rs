@@ -1,41 +1,41 @@
-//! One source file, read as tokens: the modules in it, and the paths that each names.
+//! One source file, read as tokens: its modules, and the paths that each of them uses.
 
 use std::collections::BTreeSet;
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// Words after which the name of an item follows.
+/// Keywords that are followed by the name of an item.
 const DECLARES: &[&str] = &[
     "struct", "enum", "union", "trait", "type", "fn", "const", "static",
 ];
-/// Words with which an item begins.
+/// Keywords that an item can begin with.
 const BEGINS: &[&str] = &["pub", "use", "mod", "impl", "async", "unsafe", "extern"];
 
-/// A path as it is written, from its first word to its last; `*` stands for all.
+/// A path as it is written, split at `::`; `*` stands for all names.
 pub(super) type Words = Vec<String>;
 
 /// One name that a `use` brings.
 pub(super) struct Use {
     pub(super) path: Words,
-    /// What it is called here.
+    /// The name in this module.
     pub(super) name: String,
 }
 
 /// A module in the file: the file's own, or one within it.
 #[derive(Default)]
 pub(super) struct Scope {
-    /// The names of the modules around it in this file, its own last; none for the file's.
+    /// The path of the module inside the file; empty for the file's own.
     pub(super) inside: Words,
-    /// Modules that are files of their own.
+    /// Its submodules that are files of their own.
     pub(super) files: Vec<String>,
-    /// Items that are defined here.
+    /// Names of the items defined in it.
     pub(super) items: BTreeSet<String>,
     pub(super) uses: Vec<Use>,
-    /// Paths that are named elsewhere than in a `use`.
+    /// Paths outside of `use` statements.
     pub(super) paths: Vec<Words>,
 }
 
-/// The modules of a file without what is for tests only; the file's own is the first.
+/// The modules of a file without its tests; the file's own module is the first.
 ///
 /// # Panics
 /// If the text is not Rust.
@@ -46,7 +46,7 @@ pub(super) fn scopes(text: &str) -> Vec<Scope> {
     scopes
 }
 
-/// Reads `tokens`, which stand in the module `at`.
+/// Reads `tokens` of the module `at`.
 fn read(tokens: TokenStream, at: usize, scopes: &mut Vec<Scope>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut rest = &tokens[..];
@@ -92,13 +92,13 @@ fn is_punct(token: &TokenTree, marks: &[char]) -> bool {
     matches!(token, TokenTree::Punct(punct) if marks.contains(&punct.as_char()))
 }
 
-/// How many tokens stand before the first of `marks`.
+/// The number of tokens before the first of `marks`.
 fn length_to(tokens: &[TokenTree], marks: &[char]) -> usize {
     let end = tokens.iter().position(|token| is_punct(token, marks));
     end.unwrap_or(tokens.len())
 }
 
-/// How many tokens an attribute takes; one for tests takes its item along.
+/// The length of an attribute in tokens; that of `#[cfg(test)]` includes its item.
 fn attribute(tokens: &[TokenTree]) -> usize {
     let Some(TokenTree::Group(group)) = tokens.get(1) else {
         return 1;
@@ -126,7 +126,7 @@ fn attribute(tokens: &[TokenTree]) -> usize {
     length
 }
 
-/// Reads `mod name;` or `mod name { … }`; returns how many tokens that takes.
+/// Reads `mod name;` or `mod name { … }` and returns its length in tokens.
 fn module(tokens: &[TokenTree], at: usize, scopes: &mut Vec<Scope>) -> usize {
     let Some(name) = tokens.get(1).and_then(word) else {
         return 1;
@@ -145,7 +145,7 @@ fn module(tokens: &[TokenTree], at: usize, scopes: &mut Vec<Scope>) -> usize {
     3
 }
 
-/// The path that begins here: words with `::` between.
+/// The path that begins here: words separated by `::`.
 fn path(tokens: &[TokenTree]) -> Words {
     let mut words: Words = tokens.first().and_then(word).into_iter().collect();
     for next in tokens[1..].chunks_exact(3) {
@@ -158,7 +158,7 @@ fn path(tokens: &[TokenTree]) -> Words {
     words
 }
 
-/// Reads what stands in a `use` behind the path `before`.
+/// Reads the part of a `use` that follows the path `before`.
 fn use_tree(tokens: &[TokenTree], mut before: Words, uses: &mut Vec<Use>) {
     let mut name = None;
     for (at, token) in tokens.iter().enumerate() {

@@ -1,6 +1,6 @@
 use super::*;
 
-/// The circles of a crate whose root declares the other files, of which each is one module.
+/// The circles of a crate with this root file; each of `files` is one module.
 fn circles(root: &str, files: &[(&str, &str)]) -> Vec<String> {
     let source = |path: &Path| match path.to_str()? {
         "lib.rs" => Some(root.to_owned()),
@@ -32,7 +32,7 @@ fn two_files_that_import_each_other_are_a_circle() {
 }
 
 #[test]
-fn a_name_comes_from_its_file_whoever_re_exports_it() {
+fn a_re_exported_name_counts_as_an_import_of_the_file_that_defines_it() {
     let root = "mod tier; pub use tier::{Cache, Entry};";
     let files = |entry: &'static str| {
         [
@@ -59,7 +59,7 @@ fn a_name_comes_from_its_file_whoever_re_exports_it() {
 }
 
 #[test]
-fn a_circle_has_all_of_its_files_and_no_others() {
+fn a_circle_lists_all_of_its_files_and_no_others() {
     let found = circles(
         "mod a; mod b; mod c; mod above; mod below;",
         &[
@@ -85,7 +85,7 @@ fn a_circle_has_all_of_its_files_and_no_others() {
 }
 
 #[test]
-fn tests_and_what_is_below_a_module_make_no_circle() {
+fn tests_and_submodules_make_no_circle() {
     let log = "
         //! Beside [`crate::store::Store`].
         use crate::store::Store;

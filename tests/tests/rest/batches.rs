@@ -1,4 +1,4 @@
-//! Many keys at once.
+//! Batch reads, atomic batches and increments.
 
 use serde_json::json;
 use tierkv_tests::ephemeral::Ephemeral;
@@ -6,11 +6,11 @@ use tierkv_tests::ephemeral::Ephemeral;
 use crate::{get, post, problem, put};
 
 #[tokio::test]
-async fn many_keys_are_read_in_the_order_they_were_asked() {
+async fn a_batch_get_returns_the_keys_in_the_order_of_the_request() {
     let platform = Ephemeral::start().await.unwrap();
     let version = put(&platform, "/v1/kv/n/text?ttl=60s", "€".as_bytes()).await;
     put(&platform, "/v1/kv/n/%FF", b"\xfe").await;
-    // Clients rewrite this one in an address.
+    // Clients rewrite this key in an address.
     put(&platform, "/v1/kv/n/%2E%2E", b"").await;
     let asked = json!({
         "namespace": "n",
@@ -19,9 +19,9 @@ async fn many_keys_are_read_in_the_order_they_were_asked() {
     });
     let response = post(&platform, "/v1/batch-get", &asked).await;
     assert_eq!(response.status, 200, "{response:?}");
-    let told = response.json();
-    let [odd, absent, text, dots] = &told["answers"].as_array().unwrap()[..] else {
-        panic!("four answers, not {told}");
+    let answer = response.json();
+    let [odd, absent, text, dots] = &answer["answers"].as_array().unwrap()[..] else {
+        panic!("four answers, not {answer}");
     };
     assert_eq!(
         (&odd["key_base64"], &odd["value_base64"]),
@@ -63,15 +63,15 @@ async fn a_batch_is_all_or_nothing() {
     });
     let first = post(&platform, "/v1/write", &batch).await;
     assert_eq!(first.status, 200, "{first:?}");
-    let told = first.json();
-    let version = told["version"].as_str().unwrap();
+    let answer = first.json();
+    let version = answer["version"].as_str().unwrap();
     assert_eq!(
         first.header("etag"),
         Some(format!("\"{version}\"").as_str())
     );
     let expected = json!([{}, {}, {"number": "5"}, {"existed": false}]);
     assert_eq!(
-        (&told["results"], &told["replayed"]),
+        (&answer["results"], &answer["replayed"]),
         (&expected, &json!(false))
     );
     let leader = get(&platform, "/v1/kv/default/leader").await;
@@ -113,7 +113,7 @@ async fn a_batch_is_all_or_nothing() {
 }
 
 #[tokio::test]
-async fn a_batch_that_breaks_a_rule_does_nothing() {
+async fn an_invalid_batch_changes_nothing() {
     let platform = Ephemeral::start().await.unwrap();
     let puts = |count: usize| -> Vec<_> {
         (0..count)
@@ -133,7 +133,7 @@ async fn a_batch_that_breaks_a_rule_does_nothing() {
 }
 
 #[tokio::test]
-async fn numbers_are_counted_exactly() {
+async fn increments_are_exact_over_all_64_bits() {
     let platform = Ephemeral::start().await.unwrap();
     let path = "/v1/increment/default/n";
     let add =

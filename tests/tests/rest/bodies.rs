@@ -1,4 +1,4 @@
-//! Bodies that are broken, late, too large or of another kind.
+//! Request bodies that are malformed, late, too large or of a wrong type.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{PATIENCE, get, post, problem, put, send};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// A path, a body that it does not take, and a word of the refusal.
+/// A path, a body that it refuses, and a part of the error message.
 const NO_SUCH_JSON: [(&str, &str, &str); 21] = [
     ("/v1/batch-get", "", "the body is empty"),
     ("/v1/batch-get", "{", "EOF"),
@@ -77,7 +77,7 @@ const NO_SUCH_JSON: [(&str, &str, &str); 21] = [
 ];
 
 #[tokio::test]
-async fn a_body_that_is_no_such_json_is_refused() {
+async fn malformed_json_is_refused() {
     let platform = Ephemeral::start().await.unwrap();
     for (path, body, word) in NO_SUCH_JSON {
         let response = send(&platform, "POST", path, &[JSON], body.as_bytes()).await;
@@ -96,30 +96,30 @@ async fn a_body_that_is_no_such_json_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_of_another_type_is_refused() {
+async fn a_body_of_a_wrong_content_type_is_refused() {
     let platform = Ephemeral::start().await.unwrap();
     let body = b"{\"keys\": []}";
-    for told in [
+    for content_type in [
         "text/plain",
         "application/x-www-form-urlencoded",
         "json",
         "",
     ] {
-        let headers = [("content-type", told)];
+        let headers = [("content-type", content_type)];
         let response = send(&platform, "POST", "/v1/batch-get", &headers, body).await;
         problem(&response, 415, "InvalidArgument");
     }
-    for told in ["application/json", "Application/JSON; charset=utf-8"] {
-        let headers = [("content-type", told)];
+    for content_type in ["application/json", "Application/JSON; charset=utf-8"] {
+        let headers = [("content-type", content_type)];
         let response = send(&platform, "POST", "/v1/batch-get", &headers, body).await;
-        assert_eq!(response.status, 200, "{told}: {response:?}");
+        assert_eq!(response.status, 200, "{content_type}: {response:?}");
     }
-    // A page of another site can send a body without a type.
-    let untold = send(&platform, "POST", "/v1/batch-get", &[], body).await;
-    problem(&untold, 415, "InvalidArgument");
+    // A page of another site can send a body without a content type.
+    let refused = send(&platform, "POST", "/v1/batch-get", &[], body).await;
+    problem(&refused, 415, "InvalidArgument");
     let twice = [JSON, ("content-type", "text/plain")];
-    let untold = send(&platform, "POST", "/v1/batch-get", &twice, body).await;
-    problem(&untold, 415, "InvalidArgument");
+    let refused = send(&platform, "POST", "/v1/batch-get", &twice, body).await;
+    problem(&refused, 415, "InvalidArgument");
 }
 
 #[tokio::test]
@@ -167,9 +167,9 @@ type Refused = (
     u16,
 );
 
-/// Requests that are refused before anybody looks at their bodies.
+/// Requests that are refused before their bodies are read.
 const REFUSED_EARLY: [Refused; 8] = [
-    // Too large, as the length says.
+    // Too large by their content length.
     ("PUT", "/v1/kv/default/k", &[], 400),
     ("POST", "/v1/write", &[JSON], 429),
     ("PUT", "/v1/kv/default/k?ttl=1", &[], 400),
@@ -189,12 +189,12 @@ const REFUSED_EARLY: [Refused; 8] = [
     ("PUT", "/nowhere", &[], 404),
     ("POST", "/v1/kv/default/k", &[], 405),
 ];
-/// More than the sockets of both ends hold.
+/// More than the socket buffers of both ends hold.
 const LARGE: usize = 64 << 20;
 
-/// Python's clients send all of a body before they look for an answer.
+/// Python's clients send the whole body before they read the answer.
 #[tokio::test]
-async fn the_refusal_of_a_large_body_is_read_by_python() {
+async fn python_can_read_the_refusal_of_a_large_body() {
     let platform = Ephemeral::start().await.unwrap();
     let refused: Vec<_> = (REFUSED_EARLY.iter())
         .map(|(method, path, headers, status)| {
@@ -205,20 +205,20 @@ async fn the_refusal_of_a_large_body_is_read_by_python() {
     let refused = serde_json::Value::from(refused).to_string();
     let bytes = LARGE.to_string();
     let arguments = [platform.rest.as_str(), &bytes, &refused];
-    let said = outside::script("refused_bodies.py", &arguments, PATIENCE).await;
-    assert_eq!(said.unwrap_or_else(|error| panic!("{error}")), "done\n");
+    let printed = outside::script("refused_bodies.py", &arguments, PATIENCE).await;
+    assert_eq!(printed.unwrap_or_else(|error| panic!("{error}")), "done\n");
     problem(&get(&platform, "/v1/kv/default/k").await, 404, "NotFound");
 }
 
 #[tokio::test]
-async fn the_refusal_of_a_large_body_is_read_by_curl() {
+async fn curl_can_read_the_refusal_of_a_large_body() {
     let platform = Ephemeral::start().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("large");
     std::fs::write(&file, vec![b'x'; LARGE]).unwrap();
     let body = format!("@{}", file.display());
     for (method, path, headers, status) in REFUSED_EARLY {
-        // It asks first whether to send a large body, unless it is told not to.
+        // By default curl sends `Expect: 100-continue` before a large body.
         for asks in [true, false] {
             let mut command = Command::new("curl");
             command.args(["--silent", "--show-error", "--request", method]);
@@ -234,17 +234,17 @@ async fn the_refusal_of_a_large_body_is_read_by_curl() {
             let output = command.output().await.unwrap();
             let errors = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{method} {path}: {errors}");
-            let told = String::from_utf8_lossy(&output.stdout);
-            let (body, code) = told.rsplit_once('\n').unwrap();
+            let printed = String::from_utf8_lossy(&output.stdout);
+            let (body, code) = printed.rsplit_once('\n').unwrap();
             assert_eq!(code, status.to_string(), "{method} {path}: {body}");
             assert!(body.contains("\"detail\""), "{method} {path}: {body}");
         }
     }
 }
 
-/// A connection goes on after a refusal, once the body is out of the way.
+/// A connection stays usable after a refusal: the server reads the body and discards it.
 #[tokio::test]
-async fn a_refused_body_is_thrown_away_behind_its_answer() {
+async fn a_refused_body_is_discarded_and_its_connection_stays_usable() {
     let platform = Ephemeral::start().await.unwrap();
     let refused =
         format!("PUT /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: {LARGE}\r\n\r\n");
@@ -254,7 +254,7 @@ async fn a_refused_body_is_thrown_away_behind_its_answer() {
     let first = send_raw(&platform.rest, &bytes).await.unwrap();
     assert_eq!(first.status, 404);
     assert_eq!(get(&platform, "/v1/kv/default/k").await.body, b"v");
-    // Half of a body and then silence: the answer comes, and the connection is closed.
+    // Half of a body and then nothing: the server answers and closes the connection.
     let begun = Instant::now();
     let request = Request::new("PUT", "/nowhere").body(&bytes);
     let response = request
@@ -266,7 +266,7 @@ async fn a_refused_body_is_thrown_away_behind_its_answer() {
 }
 
 #[tokio::test]
-async fn batches_and_bodies_have_their_limits() {
+async fn batches_and_bodies_over_their_limits_are_refused() {
     let platform = Ephemeral::start().await.unwrap();
     let keys = |count: usize| -> Vec<_> {
         (0..count)
@@ -301,7 +301,7 @@ async fn batches_and_bodies_have_their_limits() {
     let words = problem(&refused, 429, "ResourceExhausted").detail;
     assert!(words.contains("max_request_bytes"), "{words}");
 
-    // More than 16 MiB of values would be one answer.
+    // The answer would have more than 16 MiB of values.
     for number in 0..17 {
         let path = format!("/v1/kv/default/{number}");
         put(&platform, &path, &vec![b'v'; MAX_VALUE_BYTES]).await;
@@ -312,14 +312,14 @@ async fn batches_and_bodies_have_their_limits() {
 }
 
 #[tokio::test]
-async fn a_body_cut_off_midway_does_nothing() {
+async fn a_truncated_body_changes_nothing() {
     let platform = Ephemeral::start().await.unwrap();
     let path = "/v1/kv/default/k";
     put(&platform, path, b"before").await;
     let value = vec![b'v'; 100_000];
     for bytes in [0, 1, 99_999] {
         let request = Request::new("PUT", path).body(&value);
-        // Some servers answer one who closed his half, others close; neither may write.
+        // The client has closed its half. The server must not write the truncated value.
         if let Ok(response) = request.send_part(&platform.rest, bytes, true).await {
             problem(&response, 400, "InvalidArgument");
         }

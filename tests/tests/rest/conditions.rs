@@ -7,7 +7,7 @@ use crate::{call, get, problem, put, send};
 const PATH: &str = "/v1/kv/default/k";
 
 #[tokio::test]
-async fn a_client_that_has_the_version_is_not_sent_the_value() {
+async fn a_client_that_has_the_current_version_gets_304_without_the_value() {
     let platform = Ephemeral::start().await.unwrap();
     let version = put(&platform, PATH, b"v").await;
     let (etag, weak) = (format!("\"{version}\""), format!("W/\"{version}\""));
@@ -32,14 +32,14 @@ async fn a_client_that_has_the_version_is_not_sent_the_value() {
             assert_eq!(response.status, 412, "{tags}");
         }
     }
-    // Without a value there is nothing to judge.
+    // An absent key has no version to compare.
     call(&platform, "DELETE", PATH).await;
     let absent = send(&platform, "GET", PATH, &[("if-none-match", "*")], b"").await;
     problem(&absent, 404, "NotFound");
 }
 
 #[tokio::test]
-async fn a_write_is_done_only_if_its_condition_holds() {
+async fn a_write_is_applied_only_if_its_condition_holds() {
     let platform = Ephemeral::start().await.unwrap();
     let attempt = async |method: &str, header: (&str, &str), body: &[u8]| {
         send(&platform, method, PATH, &[header], body).await
@@ -95,7 +95,7 @@ async fn a_write_is_done_only_if_its_condition_holds() {
 }
 
 #[tokio::test]
-async fn a_condition_that_can_not_be_checked_is_no_write() {
+async fn a_write_with_an_invalid_condition_is_refused() {
     let platform = Ephemeral::start().await.unwrap();
     let version = put(&platform, PATH, b"before").await;
     let (etag, weak) = (format!("\"{version}\""), format!("W/\"{version}\""));

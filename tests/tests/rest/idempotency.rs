@@ -1,4 +1,4 @@
-//! Writes that are sent again.
+//! Idempotency keys: a write that is sent again is applied once.
 
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ async fn a_write_that_is_sent_again_is_applied_once() {
     let written = named("PUT", "1", b"1").await;
     assert_eq!(written.status, 200, "{written:?}");
     let later = put(&platform, path, b"2").await;
-    // The retry is answered as the first was, and does not undo what came between.
+    // The retry gets the answer of the first request, and does not undo a later write.
     let again = named("PUT", "\"1\"", b"1").await;
     assert_eq!((again.status, again.json()), (200, written.json()));
     let found = get(&platform, path).await;
@@ -50,9 +50,9 @@ async fn a_write_that_is_sent_again_is_applied_once() {
     assert_eq!(get(&platform, path).await.body, b"3");
 }
 
-/// Clients of the IETF's draft and of other services send these.
+/// These forms are sent by clients of the IETF draft and of other services.
 #[tokio::test]
-async fn a_key_has_any_usual_form() {
+async fn all_usual_forms_of_idempotency_keys_are_accepted() {
     let platform = Ephemeral::start().await.unwrap();
     let longest = "k".repeat(255);
     let keys = [
@@ -61,7 +61,7 @@ async fn a_key_has_any_usual_form() {
         "c232ab00-9414-11ec-b3c8-9f6bdeced846",
         "919108F7-52D1-4320-9BAC-F847DB4148A8",
         "017f22e2-79b0-7cc3-98c4-dc0c0c07398f",
-        // An ULID, a NanoID, a number, base64, something of an application.
+        // A ULID, a NanoID, a number, base64, an application's own format.
         "01ARZ3NDEKTSV4RRFFQ69G5FAV",
         "V1StGXR8_Z5jdHi6B-myT",
         "7",
@@ -85,7 +85,7 @@ async fn a_key_has_any_usual_form() {
 }
 
 #[tokio::test]
-async fn what_is_no_key_is_refused() {
+async fn an_invalid_idempotency_key_is_refused() {
     let platform = Ephemeral::start().await.unwrap();
     let too_long = "k".repeat(256);
     for bad in ["", "\"\"", "\"a", "a b", "\u{e9}", &too_long] {
@@ -112,7 +112,7 @@ async fn what_is_no_key_is_refused() {
 }
 
 #[tokio::test]
-async fn another_write_under_a_key_is_unprocessable() {
+async fn a_different_write_with_the_same_idempotency_key_is_refused() {
     let platform = Ephemeral::start().await.unwrap();
     let headers = [JSON, ("idempotency-key", "once")];
     let path = "/v1/kv/default/k";
@@ -135,7 +135,7 @@ async fn another_write_under_a_key_is_unprocessable() {
     let response = send(&platform, "PUT", path, &conditional, b"1").await;
     problem(&response, 422, "AlreadyExists");
     assert_eq!(get(&platform, path).await.body, b"1");
-    // In another namespace it is another key.
+    // The same text in another namespace is another key.
     let elsewhere = send(&platform, "PUT", "/v1/kv/elsewhere/k", &headers, b"2").await;
     assert_eq!(elsewhere.status, 200, "{elsewhere:?}");
     // A batch names its namespace in its body.
@@ -145,7 +145,7 @@ async fn another_write_under_a_key_is_unprocessable() {
 }
 
 #[tokio::test]
-async fn a_refused_write_leaves_its_key_free() {
+async fn the_idempotency_key_of_a_refused_write_can_be_used_again() {
     let platform = Ephemeral::start().await.unwrap();
     let path = "/v1/kv/default/k";
     let create = [("if-match", "*"), ("idempotency-key", "a")];
@@ -157,7 +157,7 @@ async fn a_refused_write_leaves_its_key_free() {
 }
 
 #[tokio::test]
-async fn additions_and_batches_are_applied_once() {
+async fn increments_and_batches_are_applied_once() {
     let platform = Ephemeral::start().await.unwrap();
     let first = add(&platform.rest, "add", 5).await;
     assert_eq!(first.json()["value"], "5", "{first:?}");
@@ -179,25 +179,25 @@ async fn additions_and_batches_are_applied_once() {
         (&first["version"], &true.into())
     );
 
-    // A conditional PUT, whose condition would fail now.
+    // A conditional PUT whose condition would fail on the retry.
     let headers = [("if-none-match", "*"), ("idempotency-key", "create")];
     let create = async || send(&platform, "PUT", "/v1/kv/default/c", &headers, b"1").await;
     let first = create().await;
     assert_eq!((first.status, create().await.json()), (200, first.json()));
 }
 
-/// A repeat that arrives while the first attempt is under way waits for its outcome.
+/// A retry that arrives while the first attempt is under way waits for its outcome.
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_at_the_same_time_are_one() {
+async fn concurrent_attempts_are_applied_once() {
     let platform = Ephemeral::start().await.unwrap();
     for round in 1..=10 {
         let key = format!("round-{round}");
         let attempts = (0..20).map(|_| add(&platform.rest, &key, 1));
         let answers = join_all(attempts).await;
-        let told: Vec<Value> = answers.iter().map(Response::json).collect();
-        assert_eq!(told[0]["value"], round.to_string(), "{answers:?}");
-        assert!(told.iter().all(|json| *json == told[0]), "{told:?}");
-        // Of different writes one wins, and the others are refused.
+        let bodies: Vec<Value> = answers.iter().map(Response::json).collect();
+        assert_eq!(bodies[0]["value"], round.to_string(), "{answers:?}");
+        assert!(bodies.iter().all(|json| *json == bodies[0]), "{bodies:?}");
+        // Of different writes with one key, one is applied, and the others are refused.
         let key = format!("race-{round}");
         let attempts = (0..10).map(|nth| {
             let path = format!("/v1/kv/race/{round}");
@@ -215,7 +215,7 @@ async fn attempts_at_the_same_time_are_one() {
     }
 }
 
-/// Answers are lost with the process, and every write is sent again to the next one.
+/// The process is killed, answers are lost, and every write is sent again after the restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn retries_are_recognised_after_kill_9() {
     const ROUNDS: usize = 4;
@@ -232,7 +232,7 @@ async fn retries_are_recognised_after_kill_9() {
                 join_all(attempts).await
             }
         });
-        // As soon as some of them are done.
+        // Once some of the writes are applied.
         until_sum(&platform, round * WRITES + 1).await;
         platform.kill9().unwrap();
         let answers = sending.await.unwrap();
@@ -257,7 +257,7 @@ async fn retries_are_recognised_after_kill_9() {
     assert!(platform.stop().await.unwrap().success());
 }
 
-/// An attempt of which the answer may be lost.
+/// An attempt whose answer may be lost.
 async fn try_add(rest: &str, key: &str) -> Option<Response> {
     let request = Request::new("POST", ADDED)
         .header(JSON.0, JSON.1)
@@ -274,11 +274,11 @@ async fn until_sum(platform: &TierKv, least: usize) {
         let sum: usize = String::from_utf8(found.body).ok()?.parse().ok()?;
         (sum >= least).then_some(())
     });
-    reached.await.expect("additions are done");
+    reached.await.expect("the increments were not applied");
 }
 
 #[tokio::test]
-async fn every_answer_tells_the_platform_s_time() {
+async fn every_answer_contains_the_platform_s_time() {
     let platform = Ephemeral::start().await.unwrap();
     let written = put(&platform, "/v1/kv/default/k", b"v").await >> 16;
     for (method, path) in [

@@ -7,7 +7,7 @@ use tierkv_types::limits::MAX_KEY_BYTES;
 use crate::{PATIENCE, call, get, problem, put};
 
 #[tokio::test]
-async fn a_key_lives_and_dies() {
+async fn a_key_is_put_read_and_deleted() {
     let platform = Ephemeral::start().await.unwrap();
     let path = "/v1/kv/default/greeting";
     problem(&get(&platform, path).await, 404, "NotFound");
@@ -37,7 +37,7 @@ async fn a_key_lives_and_dies() {
     assert_eq!(head.header("etag"), found.header("etag"));
     assert!(head.body.is_empty());
 
-    // Empty is not absent.
+    // An empty value is not an absent one.
     let second = put(&platform, path, b"").await;
     assert!(second > first);
     let empty = get(&platform, path).await;
@@ -62,7 +62,7 @@ async fn a_key_lives_and_dies() {
 async fn keys_are_any_bytes() {
     let platform = Ephemeral::start().await.unwrap();
     let longest = format!("/v1/kv/odd/{}", "%FF".repeat(MAX_KEY_BYTES));
-    // Pairs of spellings are of one key; the keys differ from each other.
+    // Each row has spellings of one key; the keys of the rows differ.
     let spellings: &[&[&str]] = &[
         &["/v1/kv/odd/a+b", "/v1/kv/odd/a%2Bb", "/v1/kv/odd/a%2bb"],
         &["/v1/kv/odd/a%20b"],
@@ -90,13 +90,13 @@ async fn keys_are_any_bytes() {
 }
 
 #[tokio::test]
-async fn a_key_expires_when_its_put_said_so() {
+async fn a_key_expires_after_the_ttl_of_its_put() {
     let platform = Ephemeral::start().await.unwrap();
     let path = "/v1/kv/default/expiring";
     let version = put(&platform, &format!("{path}?ttl=60s"), b"v").await;
     let expires = |found: &Response| found.header("tierkv-expires-at-ms").map(str::to_owned);
     let at = (version >> 16) + 60_000;
-    // The same by way of the cache.
+    // The same through the cache.
     for _ in 0..2 {
         let found = get(&platform, path).await;
         assert_eq!((found.status, &found.body[..]), (200, &b"v"[..]));
@@ -107,15 +107,11 @@ async fn a_key_expires_when_its_put_said_so() {
     let over = poll_until(PATIENCE, || async {
         (get(&platform, path).await.status == 404).then_some(())
     });
-    over.await.expect("it did not expire");
+    over.await.expect("the key did not expire");
 
     put(&platform, path, b"v").await;
     let found = get(&platform, path).await;
-    assert_eq!(
-        (found.status, expires(&found)),
-        (200, None),
-        "kept for ever"
-    );
+    assert_eq!((found.status, expires(&found)), (200, None), "kept forever");
 }
 
 #[tokio::test]
@@ -145,11 +141,11 @@ async fn from_cache(platform: &Ephemeral, path: &str) -> Response {
         let found = get(platform, path).await;
         (found.header("tierkv-source") == Some("cache")).then_some(found)
     });
-    answer.await.expect("the cache answers")
+    answer.await.expect("the cache does not answer")
 }
 
 #[tokio::test]
-async fn the_cache_answers_and_never_what_was_before() {
+async fn the_cache_never_returns_an_overwritten_value() {
     let platform = Ephemeral::start().await.unwrap();
     let path = "/v1/kv/default/cached";
     // An absent key is cached as absent.
@@ -158,7 +154,7 @@ async fn the_cache_answers_and_never_what_was_before() {
     for turn in 0..20 {
         let value = turn.to_string();
         let version = put(&platform, path, value.as_bytes()).await;
-        // CACHE-DELETE: at once, at any consistency.
+        // CACHE-DELETE: the new value is read at once, with any consistency.
         assert_eq!(get(&platform, path).await.body, value.as_bytes());
         let found = from_cache(&platform, path).await;
         assert_eq!((found.status, &found.body[..]), (200, value.as_bytes()));
@@ -167,7 +163,7 @@ async fn the_cache_answers_and_never_what_was_before() {
             Some(format!("\"{version}\"").as_str())
         );
         let age: u64 = found.header("tierkv-age-ms").unwrap().parse().unwrap();
-        assert!(age <= 5_000, "older than the bound: {age} ms");
+        assert!(age <= 5_000, "the age of {age} ms is over the bound");
     }
     call(&platform, "DELETE", path).await;
     problem(&get(&platform, path).await, 404, "NotFound");

@@ -1,4 +1,4 @@
-//! Pages of keys, and their number.
+//! Listing keys by pages, and counting them.
 
 use serde_json::{Value, json};
 use tierkv_tests::ephemeral::Ephemeral;
@@ -66,7 +66,7 @@ async fn keys_are_listed_by_prefix_and_range() {
 }
 
 #[tokio::test]
-async fn pages_tell_every_key_once() {
+async fn pages_list_every_key_once() {
     let platform = Ephemeral::start().await.unwrap();
     let mut versions = Vec::new();
     for number in 0..250 {
@@ -97,7 +97,7 @@ async fn pages_tell_every_key_once() {
 }
 
 #[tokio::test]
-async fn a_page_of_large_values_is_closed_early() {
+async fn a_page_of_large_values_ends_before_its_limit() {
     let platform = Ephemeral::start().await.unwrap();
     for number in 0..9 {
         put(

@@ -24,7 +24,7 @@ use tierkv_tests::{
     http::{Request, Response},
 };
 
-/// How long the cache may take to be filled, and figures to be told.
+/// Timeout for a filled cache or a current metric.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn call(platform: &Ephemeral, method: &str, path: &str) -> Response {
@@ -54,7 +54,7 @@ async fn put(platform: &Ephemeral, path: &str, value: &[u8]) -> u64 {
     version.parse().unwrap()
 }
 
-/// Checks that a failed request says why in the standard form.
+/// Checks that a failed request has a problem document, and returns it.
 fn problem(response: &Response, status: u16, code: &str) -> Problem {
     assert_eq!(response.status, status, "{response:?}");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What operators are told.
+//! The endpoints for operators: health, metrics and the cluster report.
 
 use serde_json::Value;
 use tierkv_openapi::ClusterReport;
@@ -7,7 +7,7 @@ use tierkv_tests::ephemeral::Ephemeral;
 use crate::{PATIENCE, get, put};
 
 #[tokio::test]
-async fn operators_are_told() {
+async fn health_metrics_and_the_cluster_report_are_served() {
     let mut platform = Ephemeral::start().await.unwrap();
     let live = get(&platform, "/health/live").await;
     assert_eq!((live.status, &live.body[..]), (200, &b"live\n"[..]));
@@ -26,7 +26,7 @@ async fn operators_are_told() {
     let cluster = get(&platform, "/v1/cluster").await;
     assert_eq!(cluster.header("content-type"), Some("application/json"));
     let report: ClusterReport = serde_json::from_slice(&cluster.body).unwrap();
-    // Roles and health are the words that they always were.
+    // The names of roles and health must not change.
     let json: Value = serde_json::from_slice(&cluster.body).unwrap();
     assert_eq!(json["clusters"][0]["members"][0]["role"], "master");
     assert_eq!(json["server_coordinators"][0]["role"], "primary");
@@ -56,7 +56,7 @@ async fn operators_are_told() {
 }
 
 #[tokio::test]
-async fn what_is_ephemeral_goes_with_its_process() {
+async fn an_ephemeral_platform_removes_its_data_when_it_stops() {
     let mut platform = Ephemeral::start().await.unwrap();
     put(&platform, "/v1/kv/default/k", b"v").await;
     let folder = std::path::PathBuf::from(&platform.data_dir);

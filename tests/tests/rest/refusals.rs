@@ -1,4 +1,4 @@
-//! What is wrong with an address is refused in words, and does nothing.
+//! Invalid paths, parameters and methods are refused with a message, and change nothing.
 
 use tierkv_tests::ephemeral::Ephemeral;
 use tierkv_types::limits::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
@@ -97,7 +97,7 @@ async fn bad_parameters_are_refused() {
 }
 
 #[tokio::test]
-async fn a_value_has_its_limit() {
+async fn a_value_over_the_limit_is_refused() {
     let platform = Ephemeral::start().await.unwrap();
     let path = "/v1/kv/default/k";
     put(&platform, path, b"before").await;
@@ -113,7 +113,7 @@ async fn a_value_has_its_limit() {
 }
 
 #[tokio::test]
-async fn other_methods_are_told_which_ones_there_are() {
+async fn the_refusal_of_a_method_lists_the_allowed_ones() {
     let platform = Ephemeral::start().await.unwrap();
     for (path, wrong, allowed) in [
         ("/v1/kv/default/k", "POST", "GET,HEAD,PUT,DELETE"),

@@ -1,4 +1,4 @@
-//! Keys that expire at another time.
+//! Touches: setting and clearing when a key expires.
 
 use serde_json::json;
 use tierkv_harness::poll_until;
@@ -20,7 +20,7 @@ fn version(response: &Response) -> u64 {
     version.parse().unwrap()
 }
 
-/// The value, when it expires in milliseconds since the Unix epoch, and the version.
+/// The value, the expiry in milliseconds since the Unix epoch, and the version.
 async fn held(platform: &Ephemeral) -> (Vec<u8>, Option<u64>, u64) {
     let found = get(platform, &format!("{KEY}?consistency=latest")).await;
     let expires = found.header("tierkv-expires-at-ms");
@@ -40,15 +40,15 @@ async fn a_touch_sets_and_clears_the_expiry_and_keeps_the_value() {
     assert_eq!(held(&platform).await, (value.clone(), expires, touched));
     let cleared = version(&call(&platform, "POST", TOUCH).await);
     assert_eq!(held(&platform).await, (value.clone(), None, cleared));
-    // Also of what the cache has.
+    // The entry in the cache expires too.
     assert_eq!(get(&platform, KEY).await.body, value);
 
     version(&call(&platform, "POST", &format!("{TOUCH}?ttl=300ms")).await);
     let gone = poll_until(PATIENCE, || async {
         (get(&platform, KEY).await.status == 404).then_some(())
     });
-    gone.await.expect("it expires");
-    // What has expired is absent, and can't be touched back to life.
+    gone.await.expect("the key did not expire");
+    // An expired key is absent: a touch cannot bring it back.
     let late = call(&platform, "POST", &format!("{TOUCH}?ttl=1h")).await;
     problem(&late, 404, "NotFound");
     problem(&get(&platform, KEY).await, 404, "NotFound");
@@ -67,7 +67,7 @@ async fn a_touch_has_conditions_and_may_be_sent_again() {
     let path = format!("{TOUCH}?ttl=60s");
     let first = send(&platform, "POST", &path, &headers, b"").await;
     let touched = version(&first);
-    // The condition would fail now, and a later touch is not undone.
+    // The retry is recognised although its condition would fail now, and a later touch stays.
     let cleared = version(&call(&platform, "POST", TOUCH).await);
     let again = send(&platform, "POST", &path, &headers, b"").await;
     assert_eq!((again.status, again.json()), (200, first.json()));
@@ -103,7 +103,7 @@ async fn a_batch_touches_all_or_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_no_touch_is_refused() {
+async fn an_invalid_touch_is_refused() {
     let platform = Ephemeral::start().await.unwrap();
     put(&platform, KEY, b"v").await;
     let before = held(&platform).await;
@@ -133,7 +133,7 @@ async fn what_is_no_touch_is_refused() {
     }
     problem(&call(&platform, "PUT", TOUCH).await, 405, "InvalidArgument");
     assert_eq!(held(&platform).await, before);
-    // Nothing keeps a program from sending no body in chunks.
+    // A client may send an empty body in chunks.
     let chunks = b"POST /v1/touch/default/k HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
                    transfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     let response = send_raw(&platform.rest, chunks).await;

@@ -10,7 +10,7 @@ use tierkv_tests::{
 
 use crate::{PATIENCE, call, get, problem, put};
 
-/// One event; comments and `retry` are not.
+/// One event; comments and `retry` lines are skipped.
 #[derive(Debug)]
 struct Event {
     name: String,
@@ -18,7 +18,7 @@ struct Event {
     id: Option<String>,
 }
 
-/// A watch and what came of it.
+/// An open watch and the bytes received so far.
 struct Watch {
     stream: Stream,
     text: String,
@@ -32,8 +32,8 @@ impl Watch {
         }
         let stream = request.open(&platform.rest).await.unwrap();
         assert_eq!(stream.status, 200);
-        let told = ("content-type".to_owned(), "text/event-stream".to_owned());
-        assert!(stream.headers.contains(&told), "{:?}", stream.headers);
+        let expected = ("content-type".to_owned(), "text/event-stream".to_owned());
+        assert!(stream.headers.contains(&expected), "{:?}", stream.headers);
         let text = String::new();
         Self { stream, text }
     }
@@ -66,7 +66,7 @@ impl Watch {
         }
     }
 
-    /// The next change, and the id that counts after it.
+    /// The next change, and its event id.
     async fn change(&mut self) -> (Event, Option<String>) {
         let mut last = None;
         loop {
@@ -80,7 +80,7 @@ impl Watch {
 }
 
 #[tokio::test]
-async fn changes_are_told_as_they_happen() {
+async fn changes_are_sent_as_they_happen() {
     let platform = Ephemeral::start().await.unwrap();
     put(&platform, "/v1/kv/n/before", b"v").await;
     let mut watch = Watch::open(&platform, "/v1/watch/n?prefix=a", None).await;
@@ -108,16 +108,16 @@ async fn changes_are_told_as_they_happen() {
         json!({"key": "a", "version": removed_version})
     );
 
-    // Who comes back with the id of the first change is told the second again.
+    // A client that reconnects with the id of the first change receives the second again.
     let token = token.unwrap();
     for (path, last) in [
         ("/v1/watch/n?prefix=a".to_owned(), Some(token.as_str())),
         (format!("/v1/watch/n?prefix=a&resume_token={token}"), None),
     ] {
         let mut again = Watch::open(&platform, &path, last).await;
-        let (told, _) = again.change().await;
+        let (repeated, _) = again.change().await;
         assert_eq!(
-            (told.name, told.data),
+            (repeated.name, repeated.data),
             ("removed".to_owned(), removed.data.clone())
         );
     }

@@ -1,4 +1,4 @@
-//! Requests of web pages, as their headers tell them; `tests/web_pages.rs` has a real browser.
+//! Requests with the headers of web pages; `tests/web_pages.rs` uses a real browser.
 
 use serde_json::json;
 use tierkv_tests::{
@@ -19,7 +19,7 @@ fn vary(response: &Response) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_reads_and_writes_nothing() {
+async fn a_page_of_another_origin_can_read_and_write_nothing() {
     let platform = Ephemeral::start().await.unwrap();
     put(&platform, KEY, b"before").await;
     let own = format!("http://{}", platform.rest);
@@ -73,7 +73,7 @@ async fn a_page_of_another_origin_reads_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_page_of_a_listed_origin_does_everything() {
+async fn a_page_of_a_listed_origin_can_read_and_write() {
     let list = format!("rest.allowed_origins={APP}, http://localhost:3000");
     let platform = Ephemeral::start_with(&["--set", &list]).await.unwrap();
     let from = |origin| [("origin", origin), ("sec-fetch-site", "cross-site")];
@@ -99,7 +99,7 @@ async fn a_page_of_a_listed_origin_does_everything() {
         let shown = read.header("access-control-expose-headers").unwrap();
         assert!(shown.contains("etag") && shown.contains("tierkv-age-ms"));
         assert_eq!(vary(&read), ["accept", "origin"]);
-        // A page sees why it failed, too.
+        // The page can read the reason of a failure too.
         let absent = send(&platform, "GET", "/v1/kv/default/no", &from(origin), b"").await;
         problem(&absent, 404, "NotFound");
         assert_eq!(absent.header("access-control-allow-origin"), Some(origin));
@@ -123,7 +123,8 @@ async fn with_host(platform: &Ephemeral, hosts: &[&str]) -> Response {
     send_raw(&platform.rest, request.as_bytes()).await.unwrap()
 }
 
-/// A page can have its own name lead to 127.0.0.1; then only the host gives it away.
+/// A site can make its own name resolve to 127.0.0.1 (DNS rebinding); then only the Host header
+/// shows that the request is foreign.
 #[tokio::test]
 async fn on_loopback_only_names_of_this_machine_and_listed_ones_are_answered() {
     let list = "rest.allowed_hosts=kv.example.com";
@@ -146,7 +147,7 @@ async fn on_loopback_only_names_of_this_machine_and_listed_ones_are_answered() {
         assert!(words.contains("rest.allowed_hosts"), "{words}");
         assert!(words.contains(host.split(':').next().unwrap()), "{words}");
     }
-    // A proxy's form of a request names the host a second time.
+    // A request in the form for proxies contains the host a second time.
     let request = "GET http://evil.example/v1/kv/default/k HTTP/1.1\r\nhost: localhost\r\n\
                    connection: close\r\n\r\n";
     let response = send_raw(&platform.rest, request.as_bytes()).await.unwrap();
@@ -163,7 +164,7 @@ async fn off_loopback_every_name_is_answered() {
 }
 
 #[tokio::test]
-async fn a_request_has_one_host() {
+async fn a_request_must_have_exactly_one_host() {
     let platform = Ephemeral::start().await.unwrap();
     put(&platform, KEY, b"v").await;
     for hosts in [
@@ -177,14 +178,14 @@ async fn a_request_has_one_host() {
         let words = problem(&response, 400, "InvalidArgument").detail;
         assert!(words.contains("Host header"), "{hosts:?}: {words}");
     }
-    // HTTP/1.0 knew no Host.
+    // HTTP/1.0 has no Host header.
     let request = format!("GET {KEY} HTTP/1.0\r\n\r\n");
     let response = send_raw(&platform.rest, request.as_bytes()).await.unwrap();
     assert_eq!(response.body, b"v");
 }
 
 #[tokio::test]
-async fn the_front_page_leads_to_everything() {
+async fn the_front_page_links_to_every_endpoint_for_people() {
     let platform = Ephemeral::start().await.unwrap();
     let page = get(&platform, "/").await;
     assert_eq!(page.status, 200);
