@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-/// A failure of the harness; each says which server it is about and what to do.
+/// A failure of the harness; its message names the server and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The server's binary is not on this machine.
@@ -18,10 +18,10 @@ pub enum Error {
     Io {
         /// What was tried.
         what: String,
-        /// What the system answered.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The server ended although it should run.
+    /// The server ended unexpectedly.
     #[error("{name} ended with {status}; its log ends:\n{log}")]
     Ended {
         /// The server's name.
@@ -36,25 +36,25 @@ pub enum Error {
         "a small disk can't be mounted: that needs user and mount namespaces for unprivileged \
          users (sysctl user.max_user_namespaces and user.max_mnt_namespaces over 0, \
          kernel.unprivileged_userns_clone = 1 and \
-         kernel.apparmor_restrict_unprivileged_userns = 0 where they exist); it was said:\n{log}"
+         kernel.apparmor_restrict_unprivileged_userns = 0 where they exist); the output:\n{log}"
     )]
     NoSmallDisk {
         /// What the attempt printed.
         log: String,
     },
-    /// The server did not get where it should within its time.
+    /// The server did not reach a state in time.
     #[error("{name} did not {what} within {waited:?}; its log ends:\n{log}")]
     TimedOut {
         /// The server's name.
         name: String,
-        /// What it should have done.
+        /// What it should have done, after "did not".
         what: &'static str,
-        /// How long that was waited for.
+        /// The timeout.
         waited: Duration,
         /// The last lines of its log.
         log: String,
     },
-    /// The server said something that could not be understood.
+    /// The output of the server was not as expected.
     #[error("{name} {what}; its log ends:\n{log}")]
     Unexpected {
         /// The server's name.
@@ -67,7 +67,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the server died because something else took its port meanwhile.
+    /// Whether the server ended because another process took its port.
     pub(crate) fn is_port_race(&self) -> bool {
         let Self::Ended { log, .. } = self else {
             return false;
@@ -76,7 +76,7 @@ impl Error {
     }
 }
 
-/// Adds to an I/O error what was tried.
+/// Adds the attempted action to an I/O error.
 pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     let what = what.into();
     move |source| Error::Io { what, source }

@@ -13,19 +13,19 @@ use crate::{
     process::{Process, Program},
 };
 
-/// How long a start may take.
+/// Timeout for a start.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// Space for the store: etcd's default of 2 GiB is too little for millions of writes, and
-/// a full one refuses them.
+/// Quota of the store. etcd's default of 2 GiB is too small for millions of writes, and a full
+/// store refuses writes.
 const QUOTA_BYTES: u64 = 8 << 30;
-/// How long an orderly stop may take.
+/// Timeout for an orderly stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// An etcd cluster on loopback, ready to serve; it ends with this guard.
+/// An etcd cluster on loopback, ready to serve. Dropping it kills the members.
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<Member>,
-    /// The members and their peer addresses, as etcd is told.
+    /// The members and their peer addresses, as the value of `--initial-cluster`.
     cluster: String,
 }
 
@@ -37,10 +37,10 @@ struct Member {
 }
 
 impl Etcd {
-    /// Starts `size` members, from one up, and waits until the cluster answers.
+    /// Starts `size` members, at least one, and waits until the cluster answers.
     ///
     /// # Errors
-    /// If etcd is missing or does not come up.
+    /// If etcd is missing or does not start.
     pub async fn start(size: usize) -> Result<Self, Error> {
         let mut attempt = 1;
         loop {
@@ -80,10 +80,10 @@ impl Etcd {
         Ok(etcd)
     }
 
-    /// Stops every member and starts it again, on its data and its addresses.
+    /// Stops every member and starts it again with the same data and addresses.
     ///
     /// # Errors
-    /// If a member does not stop or does not come up again.
+    /// If a member does not stop or does not start again.
     pub async fn restart(&mut self) -> Result<(), Error> {
         for member in &mut self.members {
             member.process.stop(STOP_LIMIT).await?;
@@ -171,7 +171,7 @@ fn spawn(
     )
 }
 
-/// Whether the member answers its health question, which needs a leader.
+/// Whether the member's health check succeeds, which needs a leader.
 fn is_healthy(port: u16) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_cluster_comes_up_and_goes_with_its_guard() {
+    async fn a_cluster_starts_and_ends_with_its_guard() {
         let mut etcd = Etcd::start(1).await.unwrap();
         let port = etcd.members[0].client_port;
         assert_eq!(etcd.addresses(), [format!("127.0.0.1:{port}")]);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn three_members_agree() {
+    async fn three_members_form_a_healthy_cluster() {
         let etcd = Etcd::start(3).await.unwrap();
         assert_eq!(etcd.pids().len(), 3);
         assert!(

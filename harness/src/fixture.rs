@@ -1,8 +1,8 @@
-//! Data that an earlier release left behind, with the list of what it holds.
+//! Data of an earlier release, with a list of its content.
 //!
-//! A fixture is a directory: `data/` is the data directory of a platform that was killed,
-//! `content.json` lists what was acknowledged while it was made. Reading order:
-//! [`Fixture`], then the parts of the list in the order of its fields.
+//! A fixture is a directory: `data/` is the data directory of a platform that was killed, and
+//! `content.json` lists all acknowledged writes. Reading order: [`Fixture`], then the parts of
+//! the list in the order of its fields.
 
 use std::{
     fs, io,
@@ -17,34 +17,34 @@ use tierkv_types::{
 
 use crate::error::{Error, io_error};
 
-/// Where the storage of the only data node is in a platform's data directory.
+/// The storage directory of the only data node, in a platform's data directory.
 const NODE: &str = "c1/n1";
 
-/// The list of a fixture's content. Everything in it was acknowledged.
+/// The list of a fixture's content: acknowledged writes only.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fixture {
     #[serde(skip)]
     dir: PathBuf,
-    /// How the node's log and store stand.
+    /// The state of the node's log and store.
     pub log: LogState,
-    /// What the store alone holds: the state after the record [`LogState::stored`].
+    /// The content of the store alone: the state after the record [`LogState::stored`].
     pub stored: State,
-    /// What the store and the records after it hold.
+    /// The content of the store with the later records of the log.
     pub complete: State,
-    /// The writes whose request ids are known, in the order in which they were applied.
+    /// The writes with known request ids, in the order in which they were applied.
     pub requests: Vec<NamedWrite>,
-    /// A watch that was left in the middle.
+    /// A watch that was interrupted.
     pub watch: LeftWatch,
 }
 
-/// How a node's log and store stand.
+/// The state of a node's log and store.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogState {
     /// The last record of the log.
     pub last: RecordPlace,
-    /// The last record whose effect the store holds.
+    /// The last record that was stored.
     pub stored: RecordPlace,
     /// Each epoch with the index of its first record.
     pub epochs: Vec<EpochBegin>,
@@ -54,7 +54,7 @@ pub struct LogState {
     pub oldest_stored_tombstone: u64,
 }
 
-/// Where a record stands, and its version.
+/// A record's position and version.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecordPlace {
@@ -64,7 +64,7 @@ pub struct RecordPlace {
 }
 
 impl RecordPlace {
-    /// Where the record stands.
+    /// The record's position.
     #[must_use]
     pub const fn position(self) -> Position {
         Position {
@@ -90,29 +90,29 @@ pub struct EpochBegin {
     pub first_index: u64,
 }
 
-/// What all keys hold at one record of the log.
+/// The state of all keys after one record of the log.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// The keys that hold a value.
+    /// The keys with a value.
     pub items: Vec<HeldItem>,
-    /// The keys that were deleted, also those that had never been there.
+    /// The deleted keys, including those that never existed.
     pub removed: Vec<RemovedKey>,
 }
 
-/// A key that holds a value.
+/// A key with a value.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldItem {
     /// The key's namespace.
     pub namespace: String,
-    /// The key; all of them are text.
+    /// The key; always text.
     pub key: String,
-    /// The value; all of them are text.
+    /// The value; always text.
     pub value: String,
-    /// The version of the write that left it.
+    /// The version of its last write.
     pub version: u64,
-    /// When it expires, as the bits of a version; `None` never.
+    /// When it expires, as the bits of a version; `None`: never.
     pub expires: Option<u64>,
 }
 
@@ -128,22 +128,22 @@ pub struct RemovedKey {
     pub version: u64,
 }
 
-/// A write under a known request id, with its answer.
+/// A write with a known request id, and its answer.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamedWrite {
-    /// What the list calls it.
+    /// Its name in the list.
     pub name: String,
     birth_ms: u64,
     /// The random part of the request id, in hexadecimal.
     random: String,
     /// The namespace of its keys.
     pub namespace: String,
-    /// What was asked for, and how each operation was answered.
+    /// Its operations, each with its answer.
     pub operations: Vec<AnsweredOperation>,
-    /// The version that was answered.
+    /// The version in the answer.
     pub version: u64,
-    /// Whether the store has its outcome; otherwise the log alone does.
+    /// Whether its outcome was stored; otherwise only the log has it.
     pub stored: bool,
 }
 
@@ -157,29 +157,29 @@ pub enum AnsweredOperation {
         key: String,
         /// Its value.
         value: String,
-        /// How long it lives, in milliseconds; `None` for ever.
+        /// Its time to live in milliseconds; `None`: no expiry.
         ttl_ms: Option<u64>,
     },
     /// A key was deleted.
     Delete {
         /// The key.
         key: String,
-        /// Whether it had been there.
+        /// Whether it existed.
         existed: bool,
     },
     /// A number was incremented.
     Increment {
         /// The key.
         key: String,
-        /// What was added.
+        /// The number that was added.
         delta: i64,
-        /// The number after it.
+        /// The resulting number.
         number: i64,
     },
 }
 
 impl AnsweredOperation {
-    /// The key that it is about.
+    /// The key.
     #[must_use]
     pub fn key(&self) -> &str {
         match self {
@@ -208,7 +208,10 @@ impl NamedWrite {
     pub fn id(&self) -> RequestId {
         let random = bytes_of_hex(&self.random).and_then(|bytes| bytes.try_into().ok());
         let Some(random) = random else {
-            panic!("the random part of {} is {}", self.name, self.random);
+            panic!(
+                "the random part of {} is not 16 bytes in hexadecimal: {}",
+                self.name, self.random
+            );
         };
         RequestId {
             birth_millis: self.birth_ms,
@@ -216,10 +219,10 @@ impl NamedWrite {
         }
     }
 
-    /// The write as a master was asked for it.
+    /// The write as a request to a master.
     ///
     /// # Panics
-    /// If a key is none.
+    /// If a key is invalid.
     #[must_use]
     pub fn request(&self) -> WriteRequest {
         let operations = self.operations.iter().map(|operation| Operation {
@@ -235,17 +238,17 @@ impl NamedWrite {
     }
 }
 
-/// A watch that was left in the middle.
+/// A watch that was interrupted.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeftWatch {
-    /// The namespace that it was of.
+    /// The watched namespace.
     pub namespace: String,
-    /// The prefix that it was of.
+    /// The watched prefix.
     pub prefix: String,
     /// The token to resume from, in hexadecimal.
     token: String,
-    /// The record that the token stands after.
+    /// The last record before the token.
     pub after: RecordPlace,
     /// The changes after the token, in the order of the log.
     pub changes: Vec<WatchedChange>,
@@ -255,11 +258,11 @@ impl LeftWatch {
     /// The token to resume from.
     ///
     /// # Panics
-    /// If the list has no hexadecimal there.
+    /// If the token in the list is not hexadecimal.
     #[must_use]
     pub fn token(&self) -> Vec<u8> {
         let Some(token) = bytes_of_hex(&self.token) else {
-            panic!("the token is {}", self.token);
+            panic!("the token is not hexadecimal: {}", self.token);
         };
         token
     }
@@ -273,9 +276,9 @@ pub struct WatchedChange {
     pub key: String,
     /// The version of the change.
     pub version: u64,
-    /// The value that it left; `None`: the key was removed.
+    /// The new value; `None`: the key was removed.
     pub value: Option<String>,
-    /// When it expires, as the bits of a version; `None` never.
+    /// When it expires, as the bits of a version; `None`: never.
     pub expires: Option<u64>,
 }
 
@@ -283,7 +286,7 @@ impl Fixture {
     /// Reads the list of the fixture in `dir`.
     ///
     /// # Errors
-    /// If the list can't be read or is none.
+    /// If the list can't be read or is malformed.
     pub fn read(dir: &Path) -> Result<Self, Error> {
         let path = dir.join("content.json");
         let what = || format!("reading {}", path.display());
@@ -297,7 +300,7 @@ impl Fixture {
         })
     }
 
-    /// The data directory of the platform. It is to be copied before anything opens it.
+    /// The data directory of the platform. Copy it before anything opens it.
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.dir.join("data")
@@ -313,14 +316,14 @@ impl Fixture {
 /// The item key of a key in a namespace.
 ///
 /// # Panics
-/// If the key or the namespace is none.
+/// If the key or the namespace is invalid.
 #[must_use]
 pub fn item_key(namespace: &str, key: &str) -> ItemKey {
     let made = ItemKey::new(namespace, key.as_bytes());
     made.unwrap_or_else(|error| panic!("{key:?} in {namespace:?}: {error}"))
 }
 
-/// The bytes that hexadecimal digits stand for; `None` if they are none.
+/// Decodes hexadecimal digits; `None` if `text` is not hexadecimal.
 fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
     let digits = text.chars().map(|digit| digit.to_digit(16));
     let digits: Vec<u32> = digits.collect::<Option<_>>()?;
@@ -336,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hexadecimal_is_read_by_whole_bytes() {
+    fn only_whole_bytes_in_hexadecimal_are_decoded() {
         assert_eq!(bytes_of_hex("00ff1a"), Some(vec![0, 255, 26]));
         assert_eq!(bytes_of_hex("00f"), None);
         assert_eq!(bytes_of_hex("0g"), None);

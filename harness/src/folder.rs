@@ -1,4 +1,4 @@
-//! Where a server keeps its data and its log.
+//! The temporary folder of a server, with its data and its log.
 
 use std::{
     env, fs, io,
@@ -14,11 +14,11 @@ use crate::{
     user::User,
 };
 
-/// Names the folder under which all data folders are made.
+/// The environment variable with the folder under which all data folders are created.
 pub const ROOT_VARIABLE: &str = "TIERKV_HARNESS_DIR";
 
-/// A temporary folder of one server: `data/`, which belongs to the user it runs as, beside
-/// its log. It is removed with the last clone.
+/// The temporary folder of one server: its log, and `data/`, which belongs to the server's user.
+/// It is removed with the last clone.
 #[derive(Clone, Debug)]
 pub struct DataFolder {
     folder: Arc<TempDir>,
@@ -28,11 +28,11 @@ pub struct DataFolder {
 impl DataFolder {
     /// A new, empty folder for the server `name`.
     ///
-    /// It lies under `TIERKV_HARNESS_DIR`, or else under `/var/tmp`, which is a disk on
-    /// machines whose `/tmp` is memory: a write that is synced must cost what a disk costs.
+    /// It lies under `TIERKV_HARNESS_DIR`, or else under `/var/tmp`, which is on disk even where
+    /// `/tmp` is in memory: an fsync must cost what a disk costs.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be created.
     pub fn new(name: &str) -> Result<Self, Error> {
         let root = env::var_os(ROOT_VARIABLE).map_or_else(default_root, PathBuf::from);
         let what = || format!("making a data folder for {name} in {}", root.display());
@@ -53,13 +53,13 @@ impl DataFolder {
         })
     }
 
-    /// Copies what is in `from` to the place `to` of the data, as the server's own.
+    /// Copies the content of `from` to `to` in the data folder, owned by the server's user.
     ///
     /// # Errors
     /// If it cannot be read or written.
     pub fn place(&self, from: &Path, to: &Path) -> Result<(), Error> {
         let what = format!("copying {} for a server", from.display());
-        // Every folder on the way is new, too.
+        // Every folder of the path may be new too.
         let mut target = self.data.clone();
         to.iter()
             .try_for_each(|part| {
@@ -76,7 +76,7 @@ impl DataFolder {
         &self.data
     }
 
-    /// The folder around it, where the log is.
+    /// The folder around the data, where the log is.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.folder.path()
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_placed_belongs_to_the_server() {
+    fn placed_files_belong_to_the_server() {
         let from = tempfile::tempdir().unwrap();
         fs::create_dir(from.path().join("inner")).unwrap();
         fs::write(from.path().join("inner/file"), "text").unwrap();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_goes_with_its_last_clone() {
+    fn a_folder_is_removed_with_its_last_clone() {
         let folder = DataFolder::new("test").unwrap();
         let clone = folder.clone();
         let data = folder.data().to_owned();

@@ -1,11 +1,11 @@
 //! Starts and stops real servers and tiers for tests and benches.
 //!
-//! Everything runs on free loopback ports, with a data folder of its own, and, when the
-//! caller is root, as the user `nobody`. Reading order: [`poll`] (waiting for a state),
-//! [`folder`] (where a server keeps its data), [`fixture`] (data of an earlier release),
-//! [`surroundings`] (what it is started with),
-//! [`process`] (the guard that no server outlives), [`small_disk`] (one that can be
-//! filled), [`wall_clock`] (one that can be set), [`port`], then the servers: [`etcd`], [`redis`] and [`tierkv`].
+//! Every server listens on free loopback ports and has its own data folder. If the caller is
+//! root, servers run as the user `nobody`. Reading order: [`poll`] (waiting for a state),
+//! [`folder`] (the data folder of a server), [`fixture`] (data of an earlier release),
+//! [`surroundings`] (environment and wrapper of a server), [`process`] (the guard of a server
+//! process), [`small_disk`] (a disk that a test can fill), [`wall_clock`] (a clock that a test
+//! can set), [`port`], then the servers: [`etcd`], [`redis`] and [`tierkv`].
 
 pub mod error;
 pub mod etcd;

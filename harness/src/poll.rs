@@ -1,14 +1,14 @@
-//! Waiting for a state: ask again and again, with a deadline, and never just sleep.
+//! Waiting for a state: polling with a deadline instead of a fixed sleep.
 
 use std::time::{Duration, Instant};
 
-/// The pause between two questions.
+/// The pause between two polls.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Asks `question` until it answers `Some`, or until `limit` has passed.
+/// Calls `question` until it returns `Some`, or until `limit` has passed.
 ///
-/// It is asked at least once, and once more at the end, so that a slow machine does not
-/// fail for a pause that took too long.
+/// Calls it at least once, and once more after `limit`, so that a long pause on a slow machine
+/// is no failure.
 pub async fn poll_until<T, F>(limit: Duration, mut question: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = Option<T>>,
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_asks_until_the_answer_comes() {
+    async fn it_polls_until_there_is_an_answer() {
         let mut asked = 0;
         let answer = poll_until(Duration::from_secs(10), || {
             asked += 1;

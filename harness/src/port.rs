@@ -4,16 +4,16 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use crate::error::{Error, io_error};
 
-/// How often a server is started anew on another port when one was taken meanwhile.
+/// The most starts of a server, each on another port, when its port was taken.
 pub(crate) const MAX_PORT_ATTEMPTS: usize = 5;
 
-/// A port of 127.0.0.1 that nothing listens on now.
+/// A port of 127.0.0.1 on which nothing listens now.
 ///
-/// Another process may take it before the server does: the servers of this crate are then
-/// started again on another one.
+/// Another process may take it before the server does. The servers of this crate then start
+/// again on another port.
 ///
 /// # Errors
-/// If the system gives no port.
+/// If the system has no free port.
 pub fn free_port() -> Result<u16, Error> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())

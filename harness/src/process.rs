@@ -1,5 +1,5 @@
-//! The guard of one server process: started in a process group of its own, logged to
-//! files, killed by its id when the guard is dropped.
+//! The guard of one server process. The process runs in its own process group, its output goes
+//! to files, and dropping the guard kills the group.
 
 use std::{
     ffi::OsString,
@@ -21,22 +21,22 @@ use crate::{
     user::User,
 };
 
-/// How much of a log's end an error message carries, in bytes.
+/// Bytes of a log's end in an error message.
 const LOG_TAIL_BYTES: u64 = 4096;
 
-/// What to run.
+/// A program to run.
 #[derive(Clone, Debug)]
 pub struct Program {
     /// The name in messages.
     pub name: &'static str,
-    /// A path, or a name to be found on the `PATH`.
+    /// A path, or a name to look up on the `PATH`.
     pub path: PathBuf,
-    /// What to say if it is not there.
+    /// What to do if it is missing; part of the error message.
     pub remedy: &'static str,
 }
 
 impl Program {
-    /// A server of a Debian package, to be found on the `PATH`.
+    /// A program of a Debian package, looked up on the `PATH`.
     #[must_use]
     pub fn of_package(name: &'static str, remedy: &'static str) -> Self {
         Self {
@@ -69,7 +69,7 @@ impl Program {
     }
 }
 
-/// A running server process. Dropping it kills the process and those it started.
+/// A running server process. Dropping it kills the process and its children.
 #[derive(Debug)]
 pub struct Process {
     name: &'static str,
@@ -82,8 +82,7 @@ pub struct Process {
 impl Process {
     /// Starts `program` with `arguments`, in `folder` and as an unprivileged user.
     ///
-    /// What it prints goes to `stdout.log` (begun anew) and `stderr.log` (continued) of the
-    /// folder.
+    /// Its output goes to `stdout.log` (truncated) and `stderr.log` (appended) in the folder.
     ///
     /// # Errors
     /// If the program is missing or the system refuses to run it.
@@ -95,7 +94,7 @@ impl Process {
         Self::spawn_in(program, arguments, folder, &Surroundings::default())
     }
 
-    /// Does what [`Process::spawn`] does, in `surroundings`.
+    /// As [`Process::spawn`], in `surroundings`.
     ///
     /// # Errors
     /// If the program or its wrapper is missing, or the system refuses to run it.
@@ -162,7 +161,7 @@ impl Process {
     /// The exit status, if the process ended.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If the system does not return it.
     pub fn status(&mut self) -> Result<Option<ExitStatus>, Error> {
         if self.ended.is_none() {
             self.ended = self
@@ -173,7 +172,7 @@ impl Process {
         Ok(self.ended)
     }
 
-    /// An error if the process ended; its words carry the end of the log.
+    /// An error with the end of the log, if the process ended.
     ///
     /// # Errors
     /// [`Error::Ended`].
@@ -203,7 +202,7 @@ impl Process {
         Ok(())
     }
 
-    /// Stops it for the moment (`SIGSTOP`), as a machine that hangs would.
+    /// Pauses it (`SIGSTOP`), as on a machine that hangs.
     ///
     /// # Errors
     /// If the system refuses.
@@ -211,7 +210,7 @@ impl Process {
         self.signal(Signal::STOP, "pausing")
     }
 
-    /// Lets a paused process go on.
+    /// Resumes a paused process (`SIGCONT`).
     ///
     /// # Errors
     /// If the system refuses.
@@ -219,8 +218,8 @@ impl Process {
         self.signal(Signal::CONT, "resuming")
     }
 
-    /// Lets no file grow beyond `bytes`, nor be written there, from now on: what it tries
-    /// fails with `EFBIG`, unless it lets the signal `XFSZ` end it.
+    /// From now on, writes of the process beyond `bytes` of a file fail with `EFBIG`. The signal
+    /// `SIGXFSZ` ends a process that does not handle it.
     ///
     /// # Errors
     /// If the system refuses.
@@ -228,8 +227,8 @@ impl Process {
         self.limit(&format!("--fsize={bytes}:{bytes}"))
     }
 
-    /// Lets it have no more than `count` file descriptors from now on; those that it has it
-    /// keeps. It may be raised again, up to what it could have before.
+    /// Limits its file descriptors to `count`; open ones stay open. Only the soft limit is set,
+    /// so it can be raised again.
     ///
     /// # Errors
     /// If the system refuses.
@@ -237,10 +236,10 @@ impl Process {
         self.limit(&format!("--nofile={count}:"))
     }
 
-    /// How many file descriptors it has.
+    /// The number of its open file descriptors.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If `/proc` cannot be read.
     pub fn descriptors(&self) -> Result<usize, Error> {
         let what = || format!("counting the descriptors of {}", self.name);
         let open = fs::read_dir(format!("/proc/{}/fd", self.pid()));
@@ -249,7 +248,7 @@ impl Process {
 
     fn limit(&self, option: &str) -> Result<(), Error> {
         let what = format!("limiting {} by {option}", self.name);
-        // As the server's own user: a root without all its rights may not.
+        // As the server's user, because a root without all capabilities may not do this.
         let mut command = Command::new("prlimit");
         command.arg(format!("--pid={}", self.pid())).arg(option);
         if let Some(user) = User::for_servers() {
@@ -259,14 +258,14 @@ impl Process {
         if output.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(io_error(what)(io::Error::other(said.into_owned())))
+        let printed = String::from_utf8_lossy(&output.stderr);
+        Err(io_error(what)(io::Error::other(printed.into_owned())))
     }
 
-    /// Asks it to end (`SIGTERM`) and waits for that.
+    /// Sends `SIGTERM` and waits for its end.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] if it runs on after `limit`; it is killed then.
+    /// [`Error::TimedOut`] if it still runs after `limit`; it is killed then.
     pub async fn stop(&mut self, limit: Duration) -> Result<ExitStatus, Error> {
         if let Some(status) = self.status()? {
             return Ok(status);
@@ -279,10 +278,10 @@ impl Process {
         end
     }
 
-    /// Asks `question` until it answers `Some`.
+    /// Calls `question` until it returns `Some`.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] after `limit`, or what the question answers.
+    /// [`Error::TimedOut`] after `limit`, or the error of `question`.
     pub async fn wait_until<T>(
         &mut self,
         what: &'static str,
@@ -304,14 +303,14 @@ impl Process {
         })
     }
 
-    /// The first line of its standard output, once it is whole.
+    /// The first line of its standard output, once it is complete.
     #[must_use]
     pub fn first_line(&self) -> Option<String> {
         let text = fs::read_to_string(stdout_of(&self.folder)).ok()?;
         text.split_once('\n').map(|(line, _)| line.to_owned())
     }
 
-    /// The last lines of what it printed.
+    /// The end of its output.
     #[must_use]
     pub fn log_tail(&self) -> String {
         [stdout_of(&self.folder), stderr_of(&self.folder)]
@@ -338,8 +337,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A failure here means that the process is gone already, or that nothing more can
-        // be done about it while unwinding.
+        // A failure here means that the process ended already, or that nothing more can be done
+        // while unwinding.
         let _ = self.kill9();
     }
 }
@@ -380,7 +379,7 @@ mod tests {
     }
 
     fn is_alive(pid: u32) -> bool {
-        // A killed grandchild stays a zombie until whoever inherited it collects it.
+        // A killed grandchild stays a zombie until its new parent collects it.
         fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
             !stat
                 .rsplit(')')
@@ -399,7 +398,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_early_end_is_told_with_the_log() {
+    async fn the_error_of_an_early_end_contains_the_log() {
         let error = ended(shell("echo out; echo the reason >&2; exit 3")).await;
         let words = error.to_string();
         assert!(words.contains("exit status 3"), "{words}");
@@ -410,7 +409,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_port_is_known_from_the_log() {
+    async fn a_taken_port_is_recognised_in_the_log() {
         let error = ended(shell("echo 'bind: Address already in use' >&2; exit 1")).await;
         assert!(error.is_port_race());
     }
@@ -433,7 +432,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stop_asks_and_then_kills() {
+    async fn stop_sends_sigterm_and_kills_after_the_timeout() {
         let mut polite = shell("trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done");
         let up = poll_until(Duration::from_secs(10), || async { polite.first_line() });
         up.await.unwrap();

@@ -13,10 +13,10 @@ use crate::{
     process::{Process, Program},
 };
 
-/// How long a start may take.
+/// Timeout for a start.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// A redis on loopback, ready to serve; it ends with this guard.
+/// A redis on loopback, ready to serve. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Redis {
     process: Process,
@@ -24,11 +24,11 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts a redis that keeps everything in memory (no snapshots) unless `arguments` say
-    /// otherwise, such as `["--appendonly", "yes", "--appendfsync", "always"]`.
+    /// Starts a redis that keeps everything in memory (no snapshots), unless `arguments` change
+    /// that, such as `["--appendonly", "yes", "--appendfsync", "always"]`.
     ///
     /// # Errors
-    /// If redis is missing or does not come up.
+    /// If redis is missing or does not start.
     pub async fn start(arguments: &[&str]) -> Result<Self, Error> {
         let mut attempt = 1;
         loop {
@@ -86,7 +86,7 @@ impl Redis {
     }
 }
 
-/// Whether the server answers a ping; while it loads its data it refuses.
+/// Whether the server answers a ping; it does not while it loads its data.
 fn is_ready(port: u16) -> bool {
     let ask = || -> std::io::Result<[u8; 7]> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_comes_up_with_and_without_a_log() {
+    async fn it_starts_with_and_without_a_log() {
         let volatile = Redis::start(&[]).await.unwrap();
         let mut durable = Redis::start(&["--appendonly", "yes"]).await.unwrap();
         assert!(is_ready(volatile.port) && is_ready(durable.port));

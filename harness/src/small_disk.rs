@@ -1,9 +1,9 @@
-//! A disk that can be filled.
+//! A small disk that a test can fill.
 //!
-//! A tmpfs of a few megabytes is mounted over a server's data folder, in a mount namespace
-//! of its own, so that nothing else sees it and it goes with the last process in there. A
-//! *holder* process keeps the namespace while the server is killed and started again. All
-//! of it runs as an unprivileged user, in a user namespace.
+//! A tmpfs of a few megabytes is mounted over a server's data folder, in its own mount
+//! namespace: no other process sees it, and it disappears with the last process in the
+//! namespace. A *holder* process keeps the namespace while the server is killed and started
+//! again. All of it runs as an unprivileged user, in a user namespace.
 
 use std::{
     ffi::OsString,
@@ -20,14 +20,14 @@ use crate::{
     user::User,
 };
 
-/// How long mounting may take.
+/// Timeout for mounting.
 const MOUNT_LIMIT: Duration = Duration::from_secs(10);
-/// Mounts a tmpfs of `$2` bytes on `$1`, says so, and then holds the namespace.
+/// Mounts a tmpfs of `$2` bytes on `$1`, prints a line, and then holds the namespace.
 const HOLD: &str = "mount -t tmpfs -o size=$2,mode=0755 tmpfs \"$1\" && echo mounted \
                     && exec sleep infinity";
 
-/// A small disk over a server's data folder; it ends with this guard and the last server
-/// on it.
+/// A small disk over a server's data folder. It exists until this guard is dropped and the last
+/// server on it has ended.
 #[derive(Debug)]
 pub struct SmallDisk {
     holder: Process,
@@ -38,7 +38,7 @@ impl SmallDisk {
     /// Mounts a disk of `bytes` over the data folder of `folder`.
     ///
     /// # Errors
-    /// [`Error::NoSmallDisk`] if the machine does not let an unprivileged user do so.
+    /// [`Error::NoSmallDisk`] if an unprivileged user may not mount one on this machine.
     pub async fn mount(folder: &DataFolder, bytes: u64) -> Result<Self, Error> {
         let program = Program::of_package("unshare", "install the Debian package util-linux");
         let data = folder.data().to_owned();
@@ -64,7 +64,7 @@ impl SmallDisk {
         }
     }
 
-    /// The words before a server's own that start it where the disk is.
+    /// The command line prefix that starts a server in the namespace of the disk.
     #[must_use]
     pub fn entrance(&self) -> Vec<OsString> {
         let holder = self.holder.pid().to_string();
@@ -80,7 +80,7 @@ impl SmallDisk {
         words.into_iter().map(OsString::from).collect()
     }
 
-    /// Where this process finds what is on the disk.
+    /// The path of the disk's content, for this process.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.holder.pid()));
@@ -88,35 +88,35 @@ impl SmallDisk {
         root.join(inside.unwrap_or(&self.mounted_on))
     }
 
-    /// Bytes that are free on it.
+    /// Its free bytes.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If the system does not return them.
     pub fn free_bytes(&self) -> Result<u64, Error> {
         let about = rustix::fs::statvfs(self.path())
             .map_err(|error| io_error("looking at a small disk")(error.into()))?;
         Ok(about.f_bavail * about.f_frsize)
     }
 
-    /// Takes `bytes` of it away with a file of this name.
+    /// Allocates `bytes` of it for a file of this name.
     ///
     /// # Errors
-    /// If there is less, or there is such a file.
+    /// If less is free, or the file exists.
     pub fn occupy(&self, name: &str, bytes: u64) -> Result<(), Error> {
         let file = self.mounted_on.join(name);
         self.run("fallocate", &["--length", &bytes.to_string()], &file)
     }
 
-    /// Gives back what [`SmallDisk::occupy`] took.
+    /// Removes a file of [`SmallDisk::occupy`].
     ///
     /// # Errors
-    /// If there is no such file.
+    /// If the file does not exist.
     pub fn vacate(&self, name: &str) -> Result<(), Error> {
         self.run("rm", &[], &self.mounted_on.join(name))
     }
 
-    /// Runs a command on a file where the disk is: the user that this process runs as may
-    /// mean nothing there.
+    /// Runs a command on a file, in the namespace of the disk, where this process's own user may
+    /// not be mapped.
     fn run(&self, command: &str, options: &[&str], file: &Path) -> Result<(), Error> {
         let what = format!("{command} of {} on a small disk", file.display());
         let mut words = self.entrance().into_iter();
@@ -129,8 +129,8 @@ impl SmallDisk {
         if output.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(io_error(what)(std::io::Error::other(said.into_owned())))
+        let printed = String::from_utf8_lossy(&output.stderr);
+        Err(io_error(what)(std::io::Error::other(printed.into_owned())))
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
         writer.kill9().unwrap();
         let written = fs::read_to_string(disk.path().join("file")).unwrap();
         assert_eq!(written, "written\n");
-        // Here it is not.
+        // The file is not visible outside the namespace.
         assert!(!file.exists());
         disk.vacate("ballast").unwrap();
         assert!(disk.free_bytes().unwrap() > BYTES / 2);

@@ -16,27 +16,28 @@ use crate::{
     surroundings::Surroundings,
 };
 
-/// Names the binary to run instead of the one beside the current executable.
+/// The environment variable with the binary to run instead of the one beside the current
+/// executable.
 pub const BINARY_VARIABLE: &str = "TIERKV_BIN";
-/// How long a start may take; it includes the recovery of what the folder holds.
+/// Timeout for a start, which includes the recovery of the folder's data.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How long an orderly stop may take.
+/// Timeout for an orderly stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// How a platform is started.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The data folder; absent: a new one.
+    /// The data folder; `None`: a new one.
     pub folder: Option<DataFolder>,
-    /// The binary to run; absent: the one of this build.
+    /// The binary to run; `None`: the one of this build.
     pub binary: Option<PathBuf>,
     /// More arguments of `tierkv dev`.
     pub arguments: Vec<String>,
-    /// Its environment, and what it is started through.
+    /// Its environment variables and wrapper command.
     pub surroundings: Surroundings,
 }
 
-/// A whole platform in one process on loopback, ready to serve; it ends with this guard.
+/// A whole platform in one process on loopback, ready to serve. Dropping it kills the process.
 #[derive(Debug)]
 pub struct TierKv {
     process: Process,
@@ -55,10 +56,10 @@ struct Announced {
 }
 
 impl TierKv {
-    /// Starts a platform and waits until it says where it listens.
+    /// Starts a platform and waits until it prints its addresses.
     ///
     /// # Errors
-    /// If the binary is missing or does not come up.
+    /// If the binary is missing or does not start.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let folder = options.folder.map_or_else(|| DataFolder::new("dev"), Ok)?;
         let program = program(options.binary);
@@ -114,19 +115,19 @@ impl TierKv {
         self.process.kill9()
     }
 
-    /// Asks it to end and waits for that.
+    /// Sends `SIGTERM` and waits for its end.
     ///
     /// # Errors
-    /// If it runs on.
+    /// If it does not end in time.
     pub async fn stop(&mut self) -> Result<ExitStatus, Error> {
         self.process.stop(STOP_LIMIT).await
     }
 
-    /// Starts it again on the same data; a process that still runs is killed first. The
-    /// addresses change.
+    /// Starts it again on the same data, after killing a process that still runs. The addresses
+    /// change.
     ///
     /// # Errors
-    /// If it does not come up.
+    /// If it does not start.
     pub async fn restart(&mut self) -> Result<(), Error> {
         self.kill9()?;
         let folder = self.process.folder().clone();
@@ -181,8 +182,8 @@ async fn launch(
     Ok((process, announced))
 }
 
-/// The binary given, or that of this build: named by `TIERKV_BIN`, or beside the current
-/// executable, or one folder up, for tests run from `deps/`.
+/// The given binary, or else the one in `TIERKV_BIN`, or else the one beside the current
+/// executable or one folder up (tests run from `deps/`).
 fn program(binary: Option<PathBuf>) -> Program {
     let path = binary
         .or_else(|| env::var_os(BINARY_VARIABLE).map(PathBuf::from))
@@ -211,7 +212,7 @@ mod tests {
 
     use super::*;
 
-    /// A script in the platform's place, which says `line` once it is up.
+    /// A script in place of the platform, which prints `line` once it runs.
     fn script(line: &str) -> (tempfile::TempDir, Options) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tierkv");
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_starts_ends_and_starts_again_on_the_same_data() {
+    async fn a_platform_starts_stops_and_starts_again_on_the_same_data() {
         let (_folder, options) =
             script(r#"{\"grpc\":\"127.0.0.1:1\",\"rest\":\"127.0.0.1:2\",\"pid\":$$,\"more\":0}"#);
         let mut platform = TierKv::start(options).await.unwrap();
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_announcement_that_is_none_is_told() {
+    async fn a_malformed_announcement_is_an_error() {
         let (_folder, options) = script("listening somewhere");
         let error = TierKv::start(options).await.unwrap_err().to_string();
         assert!(error.contains("did not announce itself as JSON"), "{error}");

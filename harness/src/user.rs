@@ -1,4 +1,4 @@
-//! Whom servers run as: never root.
+//! The unprivileged user that servers run as.
 
 use std::{
     fs, io,
@@ -15,15 +15,15 @@ pub(crate) struct User {
     pub(crate) gid: u32,
 }
 
-/// What `nobody` is on every Linux that does not say otherwise.
+/// The usual ids of `nobody` on Linux.
 const NOBODY: User = User {
     uid: 65_534,
     gid: 65_534,
 };
 
 impl User {
-    /// The user that servers must be switched to: `nobody` if this process is root, else
-    /// none, for they run as the caller.
+    /// The user for servers: `nobody` if this process is root; otherwise `None`, and they run as
+    /// the caller.
     pub(crate) fn for_servers() -> Option<Self> {
         rustix::process::geteuid().is_root().then(|| {
             fs::read_to_string("/etc/passwd")
@@ -33,7 +33,7 @@ impl User {
         })
     }
 
-    /// Hands `path` to this user.
+    /// Makes this user the owner of `path`.
     pub(crate) fn own(self, path: &Path) -> io::Result<()> {
         rustix::fs::chown(
             path,
@@ -43,8 +43,8 @@ impl User {
         Ok(())
     }
 
-    /// Whether this user may run `program`: the file and every folder above it must be open
-    /// to others, for a checkout in root's home is not.
+    /// Whether this user may run `program`: the file and every folder above it must be accessible
+    /// to others, which a checkout in root's home is not.
     pub(crate) fn may_run(self, program: &Path) -> bool {
         program.ancestors().all(|part| {
             part.as_os_str().is_empty()
@@ -55,7 +55,7 @@ impl User {
         })
     }
 
-    /// A path from which this user may run `program`: its own, or that of a copy in `folder`.
+    /// A path at which this user may run `program`: the original, or a copy in `folder`.
     pub(crate) fn runnable(self, program: &Path, folder: &Path) -> io::Result<PathBuf> {
         if self.may_run(program) {
             return Ok(program.to_owned());
@@ -69,7 +69,7 @@ impl User {
     }
 }
 
-/// `nobody`'s numbers in the text of a passwd file.
+/// The ids of `nobody` in the text of a passwd file.
 fn nobody_of(passwd: &str) -> Option<User> {
     let mut fields = passwd
         .lines()
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_in_a_closed_folder_is_copied_out() {
+    fn a_program_in_an_inaccessible_folder_is_copied() {
         let closed = tempfile::tempdir().unwrap();
         let open = tempfile::tempdir().unwrap();
         fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();

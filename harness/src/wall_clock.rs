@@ -1,8 +1,7 @@
-//! A wall clock that a test sets under a running server.
+//! A wall clock that a test can set while a server runs.
 //!
-//! Debian's libfaketime stands between the server and the C library, and reads how far ahead
-//! the wall clock is from a file, anew for each call. Monotonic clocks and the times of files
-//! are left alone.
+//! Debian's libfaketime intercepts the clock calls of the server, and reads the offset of the
+//! wall clock from a file at each call. Monotonic clocks and file times are not changed.
 
 use std::{
     fs,
@@ -15,14 +14,14 @@ use crate::{
     surroundings::Surroundings,
 };
 
-/// Where Debian keeps its libraries, a folder for each architecture.
+/// Debian's folder of libraries, with a folder for each architecture.
 const LIBRARIES: &str = "/usr/lib";
-/// The library, in a folder of those.
+/// The library, in the folder of an architecture.
 const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
-/// Where the library keeps something of each process, named by its id.
+/// The library keeps files for each process here, named by the process id.
 const SHARED_MEMORY: &str = "/dev/shm";
 
-/// The wall clock of the servers that are started in its surroundings.
+/// The wall clock of all servers that start in its surroundings.
 #[derive(Debug)]
 pub struct WallClock {
     folder: DataFolder,
@@ -33,7 +32,7 @@ impl WallClock {
     /// A wall clock that shows this machine's time.
     ///
     /// # Errors
-    /// If libfaketime is missing, or no folder can be made.
+    /// If libfaketime is missing, or no folder can be created.
     pub fn new() -> Result<Self, Error> {
         let clock = Self {
             folder: DataFolder::new("wall-clock")?,
@@ -43,7 +42,7 @@ impl WallClock {
         Ok(clock)
     }
 
-    /// Adds what makes a server read this clock.
+    /// Adds the environment variables with which a server reads this clock.
     #[must_use]
     pub fn in_surroundings(&self, surroundings: Surroundings) -> Surroundings {
         surroundings
@@ -51,18 +50,18 @@ impl WallClock {
             .set("FAKETIME_TIMESTAMP_FILE", self.file().display())
             .set("FAKETIME_NO_CACHE", 1)
             .set("FAKETIME_DONT_FAKE_MONOTONIC", 1)
-            // The name of the same in earlier releases.
+            // The same setting in earlier releases.
             .set("DONT_FAKE_MONOTONIC", 1)
             .set("NO_FAKE_STAT", 1)
     }
 
-    /// Sets the clock to so many seconds ahead of this machine's, or behind if negative.
+    /// Sets the clock `seconds` ahead of this machine's, or behind if negative.
     ///
     /// # Errors
     /// If the file can't be written.
     pub fn set_ahead(&self, seconds: i64) -> Result<(), Error> {
         let new = self.folder.path().join("ahead.new");
-        // Nobody reads half a number: the file is replaced as a whole.
+        // The file is replaced atomically, so that no server reads half a number.
         fs::write(&new, format!("{seconds:+}"))
             .and_then(|()| fs::rename(&new, self.file()))
             .map_err(io_error("setting a wall clock"))
@@ -75,19 +74,19 @@ impl WallClock {
 
 impl Drop for WallClock {
     fn drop(&mut self) {
-        // The library does not tidy up behind a process that was killed.
+        // The library does not remove the files of a killed process.
         for entry in fs::read_dir(SHARED_MEMORY).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let owner = name.to_str().and_then(owner);
             if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
-                // Somebody else may have removed it.
+                // Another process may have removed it.
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
 }
 
-/// The process that the library keeps a file of this name for.
+/// The process id in the name of a file of the library.
 fn owner(name: &str) -> Option<u32> {
     let pid = name
         .strip_prefix("faketime_shm_")
@@ -113,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    /// The wall clock as a process in its surroundings reads it, in seconds.
+    /// The wall clock of a process in its surroundings, in seconds.
     fn shown(clock: &WallClock) -> i64 {
         let surroundings = clock.in_surroundings(Surroundings::default());
         let output = Command::new("date")
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_set_forward_and_back() {
+    fn a_wall_clock_is_set_forward_and_back() {
         let clock = WallClock::new().unwrap();
         let start = shown(&clock);
         clock.set_ahead(3_600).unwrap();
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_process_names_it() {
+    fn files_of_the_library_are_recognised_by_their_names() {
         assert_eq!(owner("faketime_shm_12"), Some(12));
         assert_eq!(owner("sem.faketime_sem_7"), Some(7));
         assert_eq!(owner("sem.other_7"), None);
