@@ -1,13 +1,13 @@
-//! `--baseline BINARY`: the build beside this program against another build of the platform.
+//! `--baseline BINARY` compares the build beside this program with another build.
 //!
 //! Both run at the same time, with the same settings and the same records, each in its own
-//! data folder; only one of them works at a time. That keeps their caches, stores and uptime
-//! alike, which a restart for every pair would not. Reading order: this file (which cells,
-//! and the run), [`pairs`] (who works when), [`figures`] (the ratios), [`report`].
+//! data folder, but only one works at a time. That keeps their caches, stores and uptime alike,
+//! which a restart for every pair would not. Reading order: this file (the cells and the run),
+//! [`pairs`] (the order of the windows), [`figures`] (the ratios), [`report`].
 //!
-//! The baseline may be an older release. It is asked for nothing but what every release
-//! understands: `tierkv dev` with the options of the harness and `--cache-mib`, the announced
-//! addresses, and Get and Put over gRPC. What it spends is read from /proc.
+//! The baseline may be an older release, so only features of every release are used:
+//! `tierkv dev` with the options of the harness and `--cache-mib`, the printed addresses, and
+//! Get and Put over gRPC. Its processor time is read from /proc.
 
 mod figures;
 mod pairs;
@@ -33,10 +33,10 @@ use crate::{
     stage::{Build, Settings, Stage},
 };
 
-/// Pairs of windows unless said otherwise; fewer make a quick look, not a figure.
+/// The default number of pairs of windows; with fewer, the result is only a quick look.
 pub(crate) const PAIRS: u64 = 15;
-/// Length of a window unless said otherwise: it holds several checkpoints, one a second
-/// under writes, and some hundred of the ticks in which the kernel counts processor time.
+/// The default length of a window: long enough for several checkpoints (one a second under
+/// writes), and for some hundred of the ticks in which the kernel counts processor time.
 pub(crate) const WINDOW: Duration = Duration::from_secs(5);
 
 /// The cells that compare two builds.
@@ -48,7 +48,7 @@ struct Builds {
     baseline: Stage,
 }
 
-/// The cells to measure; `cells` is what was named, and none means all that make sense.
+/// The cells to measure: `cells`, or all that can compare two builds if `cells` is empty.
 ///
 /// # Errors
 /// If a cell can't compare two builds.
@@ -62,7 +62,7 @@ pub(crate) fn chosen(cells: Vec<Cell>) -> Result<Vec<Cell>, String> {
     }
 }
 
-/// Why a cell can't compare two builds, and what to do instead.
+/// The reason why a cell can't compare two builds, with what to do instead.
 fn refusal(cell: Cell) -> Option<String> {
     let why = match cell {
         Cell::HitUnary | Cell::HitSession | Cell::PutOne => return None,
@@ -135,7 +135,7 @@ pub(crate) async fn run(
     Ok(report.report.cells.iter().all(Comparison::is_measured))
 }
 
-/// The absolute path of a binary: a bare name would be looked for in PATH.
+/// The absolute path of a binary, because a bare name would be looked up on the `PATH`.
 fn existing(binary: &Path) -> Result<PathBuf, Failure> {
     let refused = |why: String| {
         Failure(format!(
@@ -177,8 +177,8 @@ impl Builds {
         BaselineFigures::new(measured)
     }
 
-    /// Starts both before either is loaded, so that what a server does some time after its
-    /// start happens in both at about the same time; and loads both before either cache is
+    /// Starts both builds before either is loaded, so that tasks that a server runs some time
+    /// after its start run in both at about the same time. Loads both before either cache is
     /// warmed.
     async fn load(&mut self) -> Result<(), Failure> {
         self.ours.start_platform().await?;
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_baseline_that_is_no_file_is_refused() {
+    fn a_baseline_that_is_not_a_file_is_refused() {
         let words = existing(Path::new("/nowhere/tierkv")).unwrap_err().0;
         assert!(words.contains("/nowhere/tierkv can't be used"), "{words}");
         let words = existing(Path::new("/")).unwrap_err().0;

@@ -1,4 +1,4 @@
-//! The cells: what is measured, against whom, and what is wanted.
+//! The cells: what is measured, the peer, and the goal.
 
 use std::{fmt, str::FromStr};
 
@@ -7,33 +7,33 @@ use serde::{Serialize, Serializer};
 /// One line of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cell {
-    /// Unary reads that hit the in-process cache, against a bare echo.
+    /// Unary reads that hit the in-process cache, compared with a bare echo.
     HitUnary,
-    /// The same, against etcd.
+    /// The same, compared with etcd.
     HitUnaryEtcd,
-    /// Reads through the SDK's session, against redis.
+    /// Reads through the SDK's session, compared with redis.
     HitSession,
-    /// Durable writes, against etcd.
+    /// Durable writes, compared with etcd.
     PutOne,
-    /// Resident memory of a record, against redis.
+    /// Resident memory of a record, compared with redis.
     Memory,
-    /// Durable writes for ten minutes, against itself.
+    /// Durable writes for ten minutes, without a peer.
     SteadyWrites,
 }
 
-/// What is wanted of a cell.
+/// The goal of a cell.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Goal {
-    /// A ratio of rates, the more the better.
+    /// A ratio of rates; more is better.
     AtLeast(f64),
-    /// A ratio of costs, the less the better.
+    /// A ratio of costs; less is better.
     AtMost(f64),
-    /// Nothing grows without end and nothing fails.
+    /// Nothing grows without bound, and nothing fails.
     Bounded,
 }
 
 impl Goal {
-    /// Whether this ratio is what is wanted. A goal without a ratio is not met by one.
+    /// Whether this ratio meets the goal. No ratio meets a goal without a ratio.
     pub(crate) fn is_met_by(self, ratio: f64) -> bool {
         match self {
             Self::AtLeast(least) => ratio >= least,
@@ -69,7 +69,7 @@ impl Cell {
         Self::SteadyWrites,
     ];
 
-    /// Whether it takes so long that it is measured only when it is named, or everything is.
+    /// Whether it takes so long that it is measured only when named, or with `--full`.
     pub(crate) const fn is_long(self) -> bool {
         matches!(self, Self::SteadyWrites)
     }
@@ -86,7 +86,7 @@ impl Cell {
         }
     }
 
-    /// What the platform does.
+    /// The work of the platform.
     pub(crate) const fn work(self) -> &'static str {
         match self {
             Self::HitUnary | Self::HitUnaryEtcd => {
@@ -99,7 +99,7 @@ impl Cell {
         }
     }
 
-    /// What it is compared with.
+    /// The peer.
     pub(crate) const fn peer(self) -> &'static str {
         match self {
             Self::HitUnary => "bare tonic unary echo of the same sizes",
@@ -111,7 +111,7 @@ impl Cell {
         }
     }
 
-    /// What is wanted.
+    /// The goal.
     pub(crate) const fn goal(self) -> Goal {
         match self {
             Self::HitUnary => Goal::AtLeast(0.90),
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_back() {
+    fn every_name_is_parsed_back() {
         for cell in Cell::ALL {
             assert_eq!(cell.name().parse(), Ok(cell));
         }

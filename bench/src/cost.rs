@@ -1,5 +1,5 @@
-//! What an operation costs: processor time of server and generator, and what the disk did,
-//! as the kernel counts them.
+//! The cost of an operation, from the kernel's counters: processor time of server and
+//! generator, disk flushes, and write calls.
 
 use std::{
     fs,
@@ -34,24 +34,24 @@ impl Cpu {
     }
 }
 
-/// What was spent between two moments.
+/// The cost between two moments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Cost {
     pub(crate) seconds: f64,
-    /// Of the server, all its processes together.
+    /// Processor time of the server, all its processes together.
     pub(crate) server: Cpu,
-    /// Of this process.
+    /// Processor time of this process.
     pub(crate) generator: Cpu,
     /// The share (of 1) of the machine's processor time that was not idle.
     pub(crate) busy: f64,
-    /// Flushes of the disk under the server's data, if the kernel counts them: each fsync
-    /// that had something to sync is at least one.
+    /// Flushes of the disk with the server's data, if the kernel counts them. Each fsync that
+    /// had something to sync is at least one.
     pub(crate) flushes: Option<u64>,
     /// Write system calls of the server.
     pub(crate) writes: Option<u64>,
 }
 
-/// Watches one server and this process.
+/// Measures one server and this process.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
     servers: Vec<u32>,
@@ -77,7 +77,7 @@ struct Machine {
 }
 
 impl Meter {
-    /// Watches the processes `servers`, whose data lie in `data`.
+    /// Measures the processes `servers`, whose data is in `data`.
     pub(crate) fn new(servers: Vec<u32>, data: &Path) -> Self {
         Self {
             servers,
@@ -85,7 +85,7 @@ impl Meter {
         }
     }
 
-    /// Starts to measure.
+    /// Starts a measurement.
     pub(crate) fn start(&self) -> Measuring {
         Measuring {
             meter: self.clone(),
@@ -122,12 +122,12 @@ pub(crate) struct Measuring {
 }
 
 impl Measuring {
-    /// What was spent since the start.
+    /// The cost since the start.
     pub(crate) fn stop(mut self) -> Cost {
         self.lap()
     }
 
-    /// What was spent since the start or the last lap.
+    /// The cost since the start or the last lap.
     pub(crate) fn lap(&mut self) -> Cost {
         let now = self.meter.read();
         let before = std::mem::replace(&mut self.before, now);
@@ -152,8 +152,8 @@ fn cpu_of(process: &str) -> Cpu {
         .unwrap_or_default()
 }
 
-/// Reads utime and stime of a /proc/PID/stat line. The command's name, in brackets, may
-/// hold anything, so fields are counted from its end.
+/// Reads utime and stime of a /proc/PID/stat line. The command's name, in brackets, may contain
+/// any character, so fields are counted from its end.
 fn parse_cpu(stat: &str) -> Option<Cpu> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);
@@ -164,7 +164,7 @@ fn parse_cpu(stat: &str) -> Option<Cpu> {
     })
 }
 
-/// Reads the line of all cores of /proc/stat. Guest time is part of user time already.
+/// Reads the line of all cores of /proc/stat. User time includes guest time.
 fn parse_machine(stat: &str) -> Option<Machine> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let ticks: Vec<f64> = line
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processor_time_is_read_behind_any_name() {
+    fn processor_time_is_read_after_any_command_name() {
         let stat = "12 (a) b (c) S 1 12 12 0 -1 4194304 100 0 0 0 250 125 0 0 20 0 4 0 77";
         let cpu = parse_cpu(stat).unwrap();
         assert_eq!((cpu.user, cpu.kernel, cpu.total()), (2.5, 1.25, 3.75));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_seen_at_work() {
+    fn the_work_of_this_process_is_measured() {
         let meter = Meter::new(vec![std::process::id()], Path::new("/"));
         let measuring = meter.start();
         let mut number = 1_u64;

@@ -1,6 +1,5 @@
-//! The bare echo: a tonic server that does nothing but answer, with messages as long as
-//! those of a `Get` and the platform's transport settings. What it does a second is what
-//! the transport allows.
+//! The bare echo: a tonic server that only answers, with messages as long as those of a `Get`
+//! and the platform's transport settings. Its rate is the limit of the transport.
 
 use std::{
     convert::Infallible,
@@ -27,7 +26,7 @@ use tonic_prost::ProstCodec;
 
 const PATH: &str = "/bench.Echo/Get";
 
-/// The fields of a `GetRequest` that a plain read fills in.
+/// The fields of a `GetRequest` that a plain read sets.
 #[derive(Clone, PartialEq, Message)]
 struct EchoRequest {
     #[prost(string, tag = "1")]
@@ -36,7 +35,7 @@ struct EchoRequest {
     key: Bytes,
 }
 
-/// The fields of a `GetResponse` that a cache hit fills in.
+/// The fields of a `GetResponse` that a cache hit sets.
 #[derive(Clone, PartialEq, Message)]
 struct EchoResponse {
     #[prost(bool, tag = "1")]
@@ -94,7 +93,7 @@ impl Service<http::Request<Body>> for Echo {
     }
 }
 
-/// Serves on a free loopback port, printing it, until the process ends.
+/// Prints a free loopback address and serves on it until the process ends.
 pub(crate) async fn serve(shape: Shape) -> Result<(), Failure> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
@@ -105,8 +104,7 @@ pub(crate) async fn serve(shape: Shape) -> Result<(), Failure> {
 }
 
 async fn serve_on(listener: TcpListener, shape: Shape) -> Result<(), Failure> {
-    // As the listeners of the platform, and for the same reason: a frame must not wait for
-    // the next.
+    // As in the platform's listeners, so that a frame does not wait for the next.
     let connections = tokio_stream::StreamExt::map(TcpListenerStream::new(listener), |stream| {
         stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream))
     });

@@ -7,11 +7,11 @@ use etcd_client::{Client, ConnectOptions, GetOptions, KvClient, Txn, TxnOp};
 use tierkv_workload::{Answer, Failure, Plan, Target};
 use tokio::task::JoinSet;
 
-/// Puts in one transaction of a load; etcd's own limit.
+/// Puts in one transaction of a load: etcd's default limit.
 const LOAD_OPERATIONS: usize = 128;
 /// Transactions of a load in flight.
 const LOAD_TASKS: usize = 16;
-/// How long connecting may take.
+/// Timeout for connecting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// One connection to an etcd member.
@@ -31,7 +31,7 @@ impl EtcdClient {
         })
     }
 
-    /// Writes every record of `plan` once, many in a transaction.
+    /// Writes every record of `plan` once, many per transaction.
     pub(crate) async fn load(&self, plan: &Plan) -> Result<(), Failure> {
         let mut tasks = JoinSet::new();
         for number in 0..LOAD_TASKS {
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_loaded_is_read_and_overwritten() {
+    async fn loaded_records_are_read_and_overwritten() {
         let plan = Plan {
             shape: Shape::Trace,
             keys: 1_000,
@@ -107,7 +107,7 @@ mod tests {
         client.load(&plan).await.unwrap();
         let outcome = drive(&[client], &plan).await.unwrap();
         assert_eq!((outcome.failures, outcome.first_failure), (0, None));
-        // Each task does one at least, however slow the machine is.
+        // Each task does at least one operation, even on a slow machine.
         assert!(outcome.operations >= plan.tasks as u64);
     }
 }

@@ -1,4 +1,4 @@
-//! What a server takes up, seen from outside: memory, files, and what it read of files.
+//! The footprint of a server, measured from outside: memory, files, and bytes read from files.
 
 use std::{
     fs, io,
@@ -8,18 +8,17 @@ use std::{
 
 use tierkv_workload::Failure;
 
-/// Bytes in one block of `st_blocks` (stat(2)), whatever the file system's own are.
+/// Bytes in one block of `st_blocks` (stat(2)), independent of the file system's block size.
 const BLOCK_BYTES: u64 = 512;
 
 /// Bytes of a process's memory that are in RAM now (`VmRSS`).
 pub(crate) fn resident_bytes(pid: u32) -> Result<u64, Failure> {
-    // The kernel writes kB and means KiB.
+    // The kernel prints kB for KiB.
     number_in(&format!("/proc/{pid}/status"), "VmRSS:").map(|kib| kib << 10)
 }
 
-/// Bytes that a process has asked of files so far, from the disk or from the kernel's
-/// cache of it. What it received from sockets is not counted, as long as it receives with
-/// recv(2).
+/// Bytes that a process has read from files so far, from the disk or the page cache. Bytes from
+/// sockets are not counted if the process receives them with recv(2).
 pub(crate) fn file_bytes_read(pid: u32) -> Result<u64, Failure> {
     number_in(&format!("/proc/{pid}/io"), "rchar:")
 }
@@ -38,19 +37,19 @@ fn parse_number(text: &str, name: &str) -> Option<u64> {
 /// Bytes on disk of one data node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OnDisk {
-    /// The commit log, with space set aside for it.
+    /// The commit log, with its preallocated space.
     pub(crate) log: u64,
-    /// The SQL store, with what SQLite keeps beside it.
+    /// The SQL store, with SQLite's files beside it.
     pub(crate) store: u64,
     /// The part of `store` that is SQLite's write-ahead file.
     pub(crate) store_wal: u64,
 }
 
 impl OnDisk {
-    /// Looks under the folder of a platform of one node.
+    /// Measures the folder of a platform of one node.
     ///
     /// # Errors
-    /// If there is no log or no store: they are not where this expects them.
+    /// If there is no log or no store at the expected place.
     pub(crate) fn read(data: &Path) -> Result<Self, Failure> {
         let failed = |error| Failure(format!("looking into {}: {error}", data.display()));
         let mut found = Self::default();
@@ -95,7 +94,7 @@ fn files_under(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The blocks of a file, in bytes; `None` if it has gone since it was listed.
+/// The blocks of a file, in bytes; `None` if it was removed since it was listed.
 fn allocated(file: &Path) -> io::Result<Option<u64>> {
     match fs::metadata(file) {
         Ok(metadata) => Ok(Some(metadata.blocks() * BLOCK_BYTES)),
@@ -115,17 +114,17 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     #[test]
-    fn memory_that_is_touched_is_resident() {
+    fn written_memory_is_resident() {
         let before = resident_bytes(id()).unwrap();
         let bytes = black_box(vec![1_u8; 64 * MIB]);
         let after = resident_bytes(id()).unwrap();
-        // Other tests of this process come and go meanwhile.
+        // Other tests in this process allocate and free memory at the same time.
         assert!(after > before + bytes.len() as u64 / 2, "{before} {after}");
         assert!(resident_bytes(u32::MAX).is_err());
     }
 
     #[test]
-    fn what_is_read_of_files_is_counted() {
+    fn bytes_read_from_files_are_counted() {
         let folder = DataFolder::new("read").unwrap();
         let file = folder.data().join("file");
         fs::write(&file, vec![1; MIB]).unwrap();
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn log_and_store_are_told_apart() {
+    fn log_and_store_are_measured_separately() {
         let folder = DataFolder::new("disk").unwrap();
         let node = folder.data().join("c1/n1");
         assert!(OnDisk::read(folder.data()).is_err());
@@ -157,7 +156,7 @@ mod tests {
         for (name, mib) in files {
             let file = fs::File::create(node.join(name)).unwrap();
             std::io::Write::write_all(&mut &file, &vec![7; mib * MIB]).unwrap();
-            // Some file systems give blocks only when they must.
+            // Some file systems allocate blocks late.
             file.sync_all().unwrap();
         }
         let found = OnDisk::read(folder.data()).unwrap();

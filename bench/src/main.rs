@@ -1,9 +1,9 @@
 //! The benchmark cells: the platform and its peers, side by side, in one run.
 //!
 //! Reading order: [`cell`] (what is measured), [`stage`] (the systems, started and loaded),
-//! [`rounds`] (A B A B), [`memory`] and [`steady`] (the two cells that are no rates),
-//! [`cost`], [`footprint`] and [`metrics_page`] (what is seen of a server from outside),
-//! [`verdict`] (what the figures say), [`report`], [`plot`]. The peers' clients are
+//! [`rounds`] (A B A B), [`memory`] and [`steady`] (the two cells that are not rates),
+//! [`cost`], [`footprint`] and [`metrics_page`] (measurements of a server from outside),
+//! [`verdict`] (the result of a cell), [`report`], [`plot`]. The peers' clients are
 //! [`echo`], [`etcd`] and [`redis`]. [`baseline`] compares two builds of the platform.
 
 mod baseline;
@@ -39,12 +39,12 @@ use crate::{
     verdict::{Figures, RateFigures, Verdict},
 };
 
-/// The generator allocates for every operation; glibc's allocator would be part of what is
-/// measured.
+/// The generator allocates for every operation, so glibc's allocator would be part of the
+/// measurement.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How long each side works in a round, unless said otherwise.
+/// The default time of each side in a round.
 const PART: Duration = Duration::from_secs(3);
 
 /// Measures the platform and its peers, or two builds of it, side by side.
@@ -59,7 +59,7 @@ struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Server {
-    /// Answers unary calls with a constant: the peer of the unary cells.
+    /// Answers unary calls with a constant; the peer of the unary cells.
     #[command(hide = true)]
     EchoServer {
         #[arg(long, default_value = "trace", value_parser = PossibleValuesParser::new(["trace", "ycsb"]))]
@@ -69,25 +69,25 @@ enum Server {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// The cells to measure; none means all but the long one, steady-writes, or with
-    /// --baseline those that compare two builds: hit-unary, hit-session, put-one.
+    /// The cells to measure. Default: all except the long one, steady-writes; with --baseline
+    /// those that compare two builds: hit-unary, hit-session, put-one.
     #[arg(env = "CELLS")]
     cells: Vec<String>,
     /// Compare the tierkv beside this program with this other tierkv instead of with peers:
-    /// operations a second, and processor time of the server for an operation.
+    /// operations a second, and processor time of the server per operation.
     #[arg(long, value_name = "BINARY")]
     baseline: Option<PathBuf>,
-    /// Measure all cells, the long one too.
+    /// Measure all cells, including the long one.
     #[arg(long, env = "FULL", value_parser = FalseyValueParser::new())]
     full: bool,
-    /// Seconds that steady-writes takes; fewer than 600 make a quick look, not a figure.
+    /// Seconds of steady-writes; with fewer than 600, the result is only a quick look.
     #[arg(long, default_value_t = steady::DURATION_SECONDS, value_parser = clap::value_parser!(u64).range(30..=86_400))]
     steady_seconds: u64,
-    /// Rounds a cell: 5 unless given, with --baseline 15 pairs; fewer make a quick look, not
-    /// a figure.
+    /// Rounds per cell. Default: 5, with --baseline 15 pairs; with fewer, the result is only a
+    /// quick look.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: Option<u64>,
-    /// Seconds that each side has in a round: 3 unless given, with --baseline 5.
+    /// Seconds of each side in a round. Default: 3, with --baseline 5.
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
     /// Records in every system.
@@ -96,7 +96,7 @@ struct Run {
     /// The shape of the records.
     #[arg(long, default_value = "trace", value_parser = PossibleValuesParser::new(["trace", "ycsb"]))]
     shape: String,
-    /// Where report.json and the plots go.
+    /// The folder for report.json and the plots.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
 }
@@ -136,7 +136,7 @@ fn shape_of(name: &str) -> Shape {
     }
 }
 
-/// Tells the progress of a run, beside the table.
+/// Prints the progress of a run to standard error.
 pub(crate) fn note(words: fmt::Arguments<'_>) {
     // A closed terminal is no reason to stop measuring.
     let _ = writeln!(std::io::stderr().lock(), "bench: {words}");
@@ -164,14 +164,14 @@ fn main() -> ExitCode {
     })
 }
 
-/// Runs, but ends in order when asked to, so that no server is left behind.
+/// Runs, and ends in order on a signal, so that no server is left running.
 async fn run_until_interrupted(run: &Run) -> Result<ExitCode, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::of)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::of)?;
     tokio::select! {
         end = measured(run) => end,
         _ = interrupt.recv() => Err(Failure("interrupted".to_owned())),
-        _ = terminate.recv() => Err(Failure("told to end".to_owned())),
+        _ = terminate.recv() => Err(Failure("ended by a signal".to_owned())),
     }
 }
 
@@ -179,7 +179,7 @@ async fn measured(run: &Run) -> Result<ExitCode, Failure> {
     let named = named(&run.cells).map_err(Failure)?;
     let settings = run.settings();
     if let Some(binary) = &run.baseline {
-        // All cells, when --full asks for them, hold some that compare no builds.
+        // With --full, some of the cells cannot compare builds.
         let cells = if run.full { chosen(named, true) } else { named };
         let cells = baseline::chosen(cells).map_err(Failure)?;
         let all = baseline::run(binary, cells, settings, run.rounds(), &run.output).await?;
@@ -225,7 +225,7 @@ async fn measured(run: &Run) -> Result<ExitCode, Failure> {
     })
 }
 
-/// The cells named; `CELLS` names several in one word, and may be empty.
+/// The named cells; one word may name several, or none.
 fn named(names: &[String]) -> Result<Vec<Cell>, String> {
     names
         .iter()
@@ -235,7 +235,7 @@ fn named(names: &[String]) -> Result<Vec<Cell>, String> {
         .collect()
 }
 
-/// The cells that were named, or all if none was: the long one only if `full`.
+/// The named cells, or all if none was named; the long one only if `full`.
 fn chosen(named: Vec<Cell>, full: bool) -> Vec<Cell> {
     if named.is_empty() {
         let all = Cell::ALL.into_iter();
@@ -251,7 +251,7 @@ async fn figures_of(
     settings: Settings,
     run: &Run,
 ) -> Result<Figures, Failure> {
-    // The peer first: loading it may take so long that a warm cache would cool again.
+    // The peer is loaded first, because a warm cache could become cold during a long load.
     let rounds = match cell {
         Cell::HitUnary => {
             let peer = stage.echo().await?;
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_parsed() {
         Command::command().debug_assert();
         let command = Command::parse_from(["tierkv-bench", "hit-unary", "put-one", "--keys", "10"]);
         assert_eq!((command.run.cells.len(), command.run.keys), (2, 10));
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_are_chosen_by_name_and_all_without_one() {
+    fn cells_are_chosen_by_name_and_default_to_all() {
         let words = |text: &str| named(&[text.to_owned()]).map(|named| chosen(named, false));
         let usual = words("").unwrap();
         assert!(usual.contains(&Cell::Memory) && !usual.contains(&Cell::SteadyWrites));

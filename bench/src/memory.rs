@@ -1,17 +1,15 @@
-//! The cell `memory`: what a record costs in RAM, beside redis.
+//! The cell `memory`: the memory cost of a record, compared with redis.
 //!
-//! The platform is loaded once, and restarted for each round, so that what the load left
-//! in the process does not count: entries not yet stored, request ids, buffers of the log.
-//! Then every record is read once past the cache tier, which is made as small as it can
-//! be; that brings all of them into the data node's memory tier. The growth of the
-//! process's resident memory, divided by the records, is the figure: it holds everything
-//! that came with them, also SQLite's page caches and the sessions' buffers. redis, which
-//! starts empty, is measured over its load. After both, absolute sizes stand beside.
+//! The platform is loaded once and restarted for each round, so that remains of the load do not
+//! count: pinned entries, request ids, buffers of the log. Then every record is read once,
+//! bypassing the cache tier, which has its smallest size. That brings all records into the data
+//! node's memory tier. The figure is the growth of the process's resident memory per record. It
+//! includes SQLite's page caches and the sessions' buffers. redis starts empty and is measured
+//! during its load. The report also has the absolute sizes after both.
 //!
-//! That all records are in the memory tier is shown by a second reading, in which the
-//! platform must not ask its files for anything. A data node reads all its files a minute
-//! after its start, to see that they are sound, with buffers that would count, too: a round
-//! that did not end before that is done again.
+//! A second reading, in which the platform must not read its files, shows that all records are
+//! in the memory tier. A data node checks all its files a minute after its start, and the
+//! buffers of that check would count too, so a round that takes longer is repeated.
 
 use std::time::Duration;
 
@@ -29,22 +27,22 @@ use crate::{
     stage::{NAMESPACE, Reading, Settings, harness, read_all, sessions},
 };
 
-/// Rounds: each is one measurement a side of fresh processes, and they hardly differ.
+/// Rounds. Each measures fresh processes of both sides once; the results hardly differ.
 pub(crate) const ROUNDS: u64 = 3;
-/// Capacity of the embedded cache tier, in MiB: as small as its option allows.
+/// Capacity of the embedded cache tier, in MiB: the smallest that its option allows.
 const CACHE_MIB: &str = "1";
-/// Bytes a record that the platform may ask of files in the second reading. A record that
-/// is not in memory costs a page of the store, some 4 KiB; other things are read, too.
+/// Bytes per record that the platform may read from files in the second reading. A record that
+/// is not in memory costs a page of the store, some 4 KiB; other tasks read files too.
 const FILE_BYTES_A_RECORD: u64 = 8;
-/// How often a round is begun at most.
+/// The most attempts at a round.
 const ROUND_ATTEMPTS: usize = 3;
-/// How much later than they could be the ids of the load's requests may be forgotten.
+/// Additional wait until the request ids of the load are forgotten.
 const FORGETTING_LIMIT: Duration = Duration::from_secs(10);
 
 /// One side of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Growth {
-    /// Resident bytes before the records came.
+    /// Resident bytes before the records were there.
     pub(crate) before: u64,
     /// Resident bytes with them.
     pub(crate) after: u64,
@@ -64,9 +62,9 @@ pub(crate) struct MemoryRound {
     /// Resident bytes of a platform without records.
     pub(crate) ours_empty: u64,
     pub(crate) peer: Growth,
-    /// What redis itself says it has allocated.
+    /// The allocated bytes that redis reports.
     pub(crate) peer_used_memory: u64,
-    /// Bytes that the platform asked of files in the second reading.
+    /// Bytes that the platform read from files in the second reading.
     pub(crate) file_bytes_read_again: u64,
 }
 
@@ -78,7 +76,7 @@ pub(crate) struct MemoryFigures {
     pub(crate) ratio: f64,
     pub(crate) least_ratio: f64,
     pub(crate) greatest_ratio: f64,
-    /// Over an empty platform.
+    /// Compared with an empty platform.
     pub(crate) ours_bytes_a_record_over_empty: f64,
     pub(crate) ratio_over_empty: f64,
     pub(crate) bound: String,
@@ -88,7 +86,7 @@ pub(crate) struct MemoryFigures {
 }
 
 impl MemoryRound {
-    /// What the platform with records takes more than one without.
+    /// The resident bytes of the platform with records over those of an empty one.
     const fn over_empty(&self) -> Growth {
         Growth {
             before: self.ours_empty,
@@ -123,7 +121,7 @@ impl MemoryFigures {
         figures
     }
 
-    /// Bytes a record of each round: ours, the peer's.
+    /// Bytes per record in each round: ours, the peer's.
     pub(crate) fn series(&self) -> [Vec<f64>; 2] {
         let side = |side: fn(&MemoryRound) -> Growth| {
             let rounds = self.memory_rounds.iter();
@@ -186,7 +184,7 @@ fn options() -> Options {
     }
 }
 
-/// Resident bytes of a platform that serves and has no records.
+/// Resident bytes of a running platform without records.
 async fn empty() -> Result<u64, Failure> {
     let platform = TierKv::start(options()).await.map_err(harness)?;
     let session = Session::connect(platform.grpc(), NAMESPACE).await?;
@@ -194,14 +192,14 @@ async fn empty() -> Result<u64, Failure> {
     resident_bytes(platform.pid())
 }
 
-/// A platform that has every record and remembers no request of its load.
+/// A platform with every record, which has forgotten the request ids of its load.
 async fn loaded(settings: Settings) -> Result<TierKv, Failure> {
     let platform = TierKv::start(options()).await.map_err(harness)?;
     note(format_args!("memory: loading the platform"));
     let mut sessions = sessions(platform.grpc()).await?;
     load(&sessions, &settings.loading()).await?;
-    // The ids are kept for a while by promise. One more write, after that, makes the store
-    // forget them, too.
+    // Request ids are remembered for a promised time. One more write after it makes the store
+    // forget them too.
     note(format_args!(
         "memory: waiting {} s until the load's request ids are forgotten",
         (REQUEST_MEMORY + FORGETTING_LIMIT).as_secs()
@@ -220,7 +218,7 @@ async fn ours(platform: &mut TierKv, settings: Settings) -> Result<(Growth, u64)
     for _ in 0..ROUND_ATTEMPTS {
         platform.stop().await.map_err(harness)?;
         platform.restart().await.map_err(harness)?;
-        // One session: its buffers count.
+        // Only one session, because its buffers count.
         let sessions = [Session::connect(platform.grpc(), NAMESPACE).await?];
         let before = resident_bytes(platform.pid())?;
         read_all(&sessions, settings, Reading::Latest).await?;
@@ -257,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn growth_is_compared_and_absolute_sizes_stand_beside() {
+    fn growth_is_compared_and_absolute_sizes_are_reported() {
         let settings = Settings {
             keys: 1 << 20,
             duration: Duration::from_secs(1),
@@ -298,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn redis_is_measured_over_its_load() {
+    async fn redis_is_measured_during_its_load() {
         let settings = Settings {
             keys: 20_000,
             duration: Duration::from_secs(1),

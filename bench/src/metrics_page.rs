@@ -1,4 +1,4 @@
-//! The platform's own numbers, from its `/metrics`.
+//! Reads the platform's `/metrics`.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,16 +9,16 @@ use tokio::{
     time::timeout,
 };
 
-/// How long the page may take, under full load.
+/// Timeout for the page under full load.
 const PAGE_LIMIT: Duration = Duration::from_secs(10);
 
-/// The page at one moment: samples by name, those of all labels added up.
+/// The page at one moment: the sum of all series of each name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MetricsPage {
     values: HashMap<String, f64>,
 }
 
-/// What a histogram has gathered.
+/// The count and the sum of a histogram.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Gathered {
     pub(crate) count: f64,
@@ -35,7 +35,7 @@ impl Gathered {
 }
 
 impl MetricsPage {
-    /// Asks the platform whose REST address is `address`.
+    /// Reads the page of the platform at the REST address `address`.
     pub(crate) async fn fetch(address: &str) -> Result<Self, Failure> {
         let failed = |why: String| Failure(format!("asking {address} for its metrics: {why}"));
         let answer = timeout(PAGE_LIMIT, ask(address))
@@ -65,7 +65,7 @@ impl MetricsPage {
         Self { values }
     }
 
-    /// A histogram; nothing of one that is not on the page.
+    /// A histogram; empty if it is not on the page.
     pub(crate) fn histogram(&self, name: &str) -> Gathered {
         let value = |part: &str| {
             let name = format!("{name}_{part}");
@@ -78,7 +78,7 @@ impl MetricsPage {
     }
 }
 
-/// One request of HTTP 1.0, which is answered in one piece and then closed.
+/// One HTTP/1.0 request; the answer ends when the server closes the connection.
 async fn ask(address: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_histogram_is_read_off_the_page() {
+    async fn a_histogram_is_read_from_the_page() {
         let page = served(format!("HTTP/1.0 200 OK\r\n\r\n{PAGE}"))
             .await
             .unwrap();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told() {
+    async fn a_refusal_is_an_error_with_its_status() {
         let refused = served("HTTP/1.0 503 Service Unavailable\r\n\r\n".to_owned());
         let words = refused.await.unwrap_err().to_string();
         assert!(words.contains("503 Service Unavailable"), "{words}");

@@ -1,4 +1,4 @@
-//! A cell's rounds as a picture: both sides, round after round.
+//! Plots the rounds of a cell: both sides, round by round.
 
 use std::path::Path;
 
@@ -7,17 +7,17 @@ use plotters::prelude::*;
 /// The size of a plot, in pixels.
 const SIZE: (u32, u32) = (720, 420);
 
-/// What is drawn.
+/// The data of a plot.
 #[derive(Clone, Debug)]
 pub(crate) struct Rounds<'a> {
     pub(crate) title: String,
     pub(crate) unit: &'a str,
-    /// Names of ours and the peer, and their values in each round.
+    /// The names of both sides, ours first, with their values in each round.
     pub(crate) sides: [(&'a str, Vec<f64>); 2],
 }
 
 impl Rounds<'_> {
-    /// Draws into `path`.
+    /// Draws the plot into the file `path`.
     pub(crate) fn draw(&self, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let values = || self.sides.iter().flat_map(|(_, values)| values);
         let rounds = self.sides.iter().map(|(_, values)| values.len()).max();

@@ -16,7 +16,7 @@ pub(crate) struct RedisClient {
 impl RedisClient {
     pub(crate) async fn connect(address: &str) -> Result<Self, Failure> {
         let client = Client::open(format!("redis://{address}/")).map_err(Failure::of)?;
-        // Without a time-out the crate sets no timer for a command: its fastest way.
+        // Without a timeout the crate sets no timer per command, which is fastest.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let connection = client
             .get_multiplexed_async_connection_with_config(&config)
@@ -25,7 +25,7 @@ impl RedisClient {
         Ok(Self { connection })
     }
 
-    /// Writes every record of `plan` once, many in a command.
+    /// Writes every record of `plan` once, many per command.
     pub(crate) async fn load(&mut self, plan: &Plan) -> Result<(), Failure> {
         for start in (0..plan.keys).step_by(LOAD_OPERATIONS) {
             let end = plan.keys.min(start + LOAD_OPERATIONS as u64);
@@ -43,7 +43,7 @@ impl RedisClient {
         Ok(())
     }
 
-    /// Bytes that redis says it has allocated.
+    /// The allocated bytes that redis reports.
     pub(crate) async fn used_memory(&mut self) -> Result<u64, Failure> {
         let info: String = cmd("INFO")
             .arg("memory")
@@ -53,7 +53,7 @@ impl RedisClient {
         info.lines()
             .find_map(|line| line.strip_prefix("used_memory:"))
             .and_then(|bytes| bytes.trim().parse().ok())
-            .ok_or_else(|| Failure("redis does not say how much memory it uses".to_owned()))
+            .ok_or_else(|| Failure("redis reports no used_memory".to_owned()))
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_loaded_is_read_and_overwritten() {
+    async fn loaded_records_are_read_and_overwritten() {
         let plan = Plan {
             shape: Shape::Trace,
             keys: 2_500,
@@ -106,7 +106,7 @@ mod tests {
         client.load(&plan).await.unwrap();
         let outcome = drive(&[client], &plan).await.unwrap();
         assert_eq!((outcome.failures, outcome.first_failure), (0, None));
-        // Each task does one at least, however slow the machine is.
+        // Each task does at least one operation, even on a slow machine.
         assert!(outcome.operations >= plan.tasks as u64);
     }
 }

@@ -1,4 +1,4 @@
-//! What is left of a run: the table, the figures as JSON, and a plot a cell.
+//! The results of a run: the table, the figures as JSON, and a plot per cell.
 
 use std::{fs, path::Path};
 
@@ -12,7 +12,7 @@ use crate::{
     verdict::{End, Figures, RateFigures, Verdict},
 };
 
-/// Fewer rounds than this make a quick look, not a figure.
+/// With fewer rounds than this, the result is only a quick look.
 pub(crate) const LEAST_ROUNDS: u64 = 5;
 
 /// The whole run.
@@ -65,7 +65,7 @@ impl Report {
     }
 }
 
-/// Writes `report` as `report.json` into `folder`, which it makes if need be.
+/// Writes `report` as `report.json` into `folder`, and creates the folder if it is missing.
 pub(crate) fn write_json(report: &impl Serialize, folder: &Path) -> Result<(), Failure> {
     let json = serde_json::to_string_pretty(report).map_err(Failure::of)?;
     fs::create_dir_all(folder)
@@ -73,8 +73,8 @@ pub(crate) fn write_json(report: &impl Serialize, folder: &Path) -> Result<(), F
         .map_err(|error| Failure(format!("writing into {}: {error}", folder.display())))
 }
 
-/// Rows as lines, each column as wide as its widest cell; the columns `right` are aligned
-/// to the right.
+/// Formats rows as lines. Each column is as wide as its widest cell; the columns `right` are
+/// aligned to the right.
 pub(crate) fn aligned<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
@@ -110,7 +110,7 @@ fn row_of(verdict: &Verdict) -> [String; 7] {
                 words.ratio,
                 goal,
                 met,
-                // A failure's words may come from anywhere.
+                // The message of a failure may have several lines.
                 words.bound.replace('\n', " | "),
             ]
         }
@@ -121,7 +121,7 @@ fn row_of(verdict: &Verdict) -> [String; 7] {
             "-".to_owned(),
             goal,
             "-".to_owned(),
-            // A reason may carry the end of a server's log.
+            // A reason may contain the end of a server's log.
             format!("NOT MEASURED: {}", reason.replace('\n', " | ")),
         ],
     }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_line_for_every_cell_measured_or_not() {
+    fn the_table_has_a_line_for_every_cell_even_if_not_measured() {
         let table = report().table();
         let line = |name: &str| {
             let found = table.lines().find(|line| line.starts_with(name));

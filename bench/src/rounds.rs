@@ -1,4 +1,4 @@
-//! One cell's rounds: ours, the peer, ours, the peer, by the same generator.
+//! The rounds of a cell: ours, the peer, ours, the peer, with the same generator.
 
 use std::time::Duration;
 
@@ -7,22 +7,21 @@ use tierkv_workload::{Failure, Outcome, Plan, Prepared, Target};
 
 use crate::cost::{Cost, Meter};
 
-/// How long both sides run before the first round, to open connections and fill buffers.
+/// How long each side runs before the first round, to open connections and fill buffers.
 const PRELUDE: Duration = Duration::from_millis(500);
 
 /// One side of a cell.
 #[derive(Clone, Debug)]
 pub(crate) struct Side<T> {
-    /// The connections; tasks are spread over them.
+    /// The connections; the tasks are distributed over them.
     pub(crate) targets: Vec<T>,
     pub(crate) meter: Meter,
     pub(crate) plan: Plan,
-    /// The least share (of 1) of reads that a cache must answer; below, nothing was
-    /// measured.
+    /// The least share (of 1) of reads that a cache must answer for a valid measurement.
     pub(crate) least_cached: f64,
 }
 
-/// One side's share of a round.
+/// One side's part of a round.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Part {
     pub(crate) operations: u64,
@@ -49,8 +48,8 @@ impl RoundPair {
 
 /// Runs `rounds` rounds.
 ///
-/// Fails at the first part in which an operation failed: a figure with failures in it says
-/// nothing.
+/// Fails at the first part in which an operation failed, because a figure with failures is
+/// meaningless.
 pub(crate) async fn measure<A: Target, B: Target>(
     ours: &Side<A>,
     peer: &Side<B>,
@@ -68,8 +67,8 @@ pub(crate) async fn measure<A: Target, B: Target>(
     Ok(measured)
 }
 
-/// Runs one side's load for `duration` and measures it. `number` is the round's, which
-/// choices of keys and stamps of values come from.
+/// Runs one side's load for `duration` and measures it. The choices of keys and the stamps of
+/// values depend on `number`, the number of the round.
 ///
 /// Fails if an operation failed, or too few reads were cache hits.
 pub(crate) async fn part<T: Target>(
@@ -83,7 +82,7 @@ pub(crate) async fn part<T: Target>(
     Ok(part)
 }
 
-/// As [`part`], however few reads were cache hits.
+/// As [`part`], but without a check of the cache hits.
 pub(crate) async fn any_part<T: Target>(
     side: &Side<T>,
     name: &str,
@@ -92,7 +91,7 @@ pub(crate) async fn any_part<T: Target>(
 ) -> Result<Part, Failure> {
     let plan = Plan {
         duration,
-        // Stamps and orders of keys differ from round to round, and are the same for both.
+        // Stamps and orders of keys differ between rounds, and are the same for both sides.
         seed: side.plan.seed + number + 1,
         ..side.plan.clone()
     };
@@ -120,12 +119,12 @@ fn check(name: &str, outcome: &Outcome) -> Result<(), Failure> {
         )));
     }
     if outcome.operations == 0 {
-        return Err(Failure(format!("{name} answered nothing in its time")));
+        return Err(Failure(format!("{name} answered no operation in its part")));
     }
     Ok(())
 }
 
-/// Whether a cache answered as many of the reads as it must.
+/// Checks that a cache answered enough of the reads.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn check_hits<T>(side: &Side<T>, name: &str, part: &Part) -> Result<(), Failure> {
     let cached = part.cached as f64 / part.operations as f64;
@@ -159,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// A system that answers at once, from its cache or not.
+    /// A system that answers at once, with or without cache hits.
     #[derive(Clone)]
     struct Instantly {
         cached: bool,
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn misses_and_failures_make_no_figure() {
+    async fn rounds_with_misses_or_failures_are_errors() {
         let (misses, sound) = (side(false, false, 0.99), side(false, false, 0.0));
         let error = measure(&misses, &sound, 1).await.unwrap_err().to_string();
         assert!(error.contains("only 0.0 % of the reads of ours"), "{error}");

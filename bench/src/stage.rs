@@ -1,4 +1,4 @@
-//! The systems under test: started when a cell first needs them, loaded once, and kept to
+//! The systems under test. Each starts when a cell first needs it, is loaded once, and runs to
 //! the end of the run.
 
 use std::{env, path::PathBuf, time::Duration};
@@ -17,15 +17,15 @@ use crate::{
 
 /// The namespace of all records.
 pub(crate) const NAMESPACE: &str = "bench";
-/// Tasks at work in every cell.
+/// Concurrent tasks in every cell.
 pub(crate) const TASKS: usize = 64;
 /// Connections of a unary cell.
 const CONNECTIONS: usize = 8;
-/// Sessions that load and warm the platform.
+/// Sessions to load the platform and to warm its cache.
 const LOAD_SESSIONS: usize = 4;
 /// Writes in flight while the platform is loaded.
 const LOAD_TASKS: usize = 1_024;
-/// Keys that are read in one batch while the cache is warmed.
+/// Keys in one batch read while the cache is warmed.
 const WARM_KEYS: u64 = 500;
 /// Batches in flight while the cache is warmed, in each session.
 const WARM_TASKS: u64 = 8;
@@ -33,10 +33,10 @@ const WARM_TASKS: u64 = 8;
 const CACHE_MIB: &str = "1024";
 /// The least share (of 1) of reads that the cache must answer in a cell of hits.
 const LEAST_CACHED: f64 = 0.99;
-/// How long the echo server may take to start.
+/// Timeout for the start of the echo server.
 const ECHO_START_LIMIT: Duration = Duration::from_secs(10);
 
-/// What all cells have in common.
+/// The settings that all cells share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) keys: u64,
@@ -67,12 +67,12 @@ impl Settings {
     }
 }
 
-/// Which way a reading of every record takes.
+/// The path of a reading of every record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// Through the cache tier, which it fills.
+    /// Through the cache tier, which the reading fills.
     Cached,
-    /// Past it, into the data node's memory tier.
+    /// Bypassing the cache tier, from the data node's memory tier.
     Latest,
 }
 
@@ -81,11 +81,11 @@ pub(crate) enum Reading {
 pub(crate) struct Build {
     /// Its name in messages.
     pub(crate) name: &'static str,
-    /// Its binary; absent: the one beside this program.
+    /// Its binary; `None`: the one beside this program.
     pub(crate) binary: Option<PathBuf>,
 }
 
-/// The servers that run.
+/// The running servers.
 #[derive(Debug)]
 pub(crate) struct Stage {
     settings: Settings,
@@ -131,7 +131,7 @@ impl Stage {
         }
     }
 
-    /// Unary reads of the platform, its cache warm.
+    /// Unary reads of the platform with a warm cache.
     pub(crate) async fn platform_unary_hits(&mut self) -> Result<Side<Unary>, Failure> {
         let (address, meter) = self.warm_platform().await?;
         let targets = (0..CONNECTIONS).map(|_| Unary::connect(&address, NAMESPACE));
@@ -143,7 +143,7 @@ impl Stage {
         })
     }
 
-    /// Reads of the platform through the SDK, its cache warm.
+    /// Reads of the platform through the SDK with a warm cache.
     pub(crate) async fn platform_session_hits(&mut self) -> Result<Side<Session>, Failure> {
         let (address, meter) = self.warm_platform().await?;
         Ok(Side {
@@ -246,7 +246,7 @@ impl Stage {
         Ok((address, Meter::new(pids, &data)))
     }
 
-    /// Starts the platform without loading it, if it does not run yet.
+    /// Starts the platform if it does not run yet; does not load it.
     pub(crate) async fn start_platform(&mut self) -> Result<(), Failure> {
         if self.platform.is_none() && self.empty_platform.is_none() {
             let options = Options {
@@ -260,13 +260,13 @@ impl Stage {
         Ok(())
     }
 
-    /// Starts the platform and writes every record once, if that was not done yet.
+    /// Starts the platform and writes every record once, unless it is loaded already.
     pub(crate) async fn load_platform(&mut self) -> Result<(), Failure> {
         if self.platform.is_some() {
             return Ok(());
         }
         self.start_platform().await?;
-        // If the load fails, this process ends with it and the next cell starts another.
+        // If the load fails, the server is dropped and the next cell starts another.
         if let Some(platform) = self.empty_platform.take() {
             note(format_args!("loading {}", self.build.name));
             let sessions = sessions(platform.grpc()).await?;
@@ -284,12 +284,12 @@ impl Stage {
         Ok((platform.grpc().to_owned(), meter))
     }
 
-    /// The platform with every record in its cache, as its own answers say.
+    /// The platform with every record in its cache, checked by the source of its answers.
     async fn warm_platform(&mut self) -> Result<(String, Meter), Failure> {
         let (address, meter) = self.loaded_platform().await?;
         note(format_args!("warming the cache of {}", self.build.name));
         let sessions = sessions(&address).await?;
-        // The first reading fills the cache, the second shows that it is full.
+        // The first reading fills the cache; the second checks that it is full.
         read_all(&sessions, self.settings, Reading::Cached).await?;
         let cached = read_all(&sessions, self.settings, Reading::Cached).await?;
         let share = f64::from(u32::try_from(cached).unwrap_or(u32::MAX))

@@ -1,10 +1,9 @@
-//! The cell `steady-writes`: many minutes of durable writes, looked at every second.
+//! The cell `steady-writes`: many minutes of durable writes, sampled every second.
 //!
-//! A platform that begins empty takes puts over uniformly drawn keys, as fast as 64 tasks
-//! of the SDK can send them: new keys at first, overwrites later. There is no peer; the
-//! question is whether it stays as it is, without cliffs and within its bounds. Reading
-//! order: this file (the run), [`sample`] (a second), [`figures`] (what is said of them),
-//! [`plot`].
+//! 64 tasks of the SDK put uniformly drawn keys into an empty platform as fast as they can: new
+//! keys at first, overwrites later. There is no peer; the cell shows whether rate and latency
+//! stay steady and resources stay bounded. Reading order: this file (the run), [`sample`] (one
+//! second), [`figures`] (the figures of all samples), [`plot`].
 
 pub(crate) mod figures;
 pub(crate) mod plot;
@@ -27,15 +26,15 @@ use crate::{
     stage::{NAMESPACE, TASKS, harness},
 };
 
-/// How long the cell takes unless said otherwise.
+/// The default duration of the cell.
 pub(crate) const DURATION_SECONDS: u64 = 600;
-/// The records that are written to. The cell's own number: the others' fit the cache.
+/// The number of records; more than in the other cells, whose records fit the cache.
 const KEYS: u64 = 2_000_000;
-/// How far apart samples are.
+/// The interval of the samples.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How long answers may be late after the last write began.
+/// Timeout for the answers after the last write began.
 const LATE_LIMIT: Duration = Duration::from_secs(60);
-/// How often progress is told, in samples.
+/// The interval of progress messages, in samples.
 const NOTE_EVERY: usize = 30;
 
 /// Runs the cell for `duration`.

@@ -1,4 +1,4 @@
-//! A cell's figures and, in words made of them, what bounds it now.
+//! The figures of a cell, and a sentence about what limits it now.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::{
     steady::figures::SteadyFigures,
 };
 
-/// The share (of 1) of the machine's processor time from which on it is the bound.
+/// From this share (of 1) of the machine's processor time on, the processor is the bottleneck.
 const FULLY_BUSY: f64 = 0.9;
 
 /// One line of the table.
@@ -24,38 +24,38 @@ pub(crate) struct Verdict {
     pub(crate) end: End,
 }
 
-/// What became of a cell.
+/// The result of a cell.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case", tag = "end")]
 pub(crate) enum End {
-    /// It has figures.
+    /// It was measured.
     Measured {
-        /// Whether they are what is wanted.
+        /// Whether the figures meet the goal.
         met: bool,
-        /// What they are.
+        /// The figures.
         #[serde(flatten)]
         figures: Box<Figures>,
     },
-    /// It has none, for this reason.
+    /// It was not measured.
     NotMeasured {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// The figures of a cell, each kind with its own.
+/// The figures of a cell, by the kind of cell.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Figures {
-    /// Operations a second, beside a peer's.
+    /// Operations a second, compared with a peer.
     Rates(RateFigures),
-    /// Bytes a record, beside a peer's.
+    /// Bytes per record, compared with a peer.
     Memory(MemoryFigures),
     /// A long run.
     Steady(SteadyFigures),
 }
 
-/// What the table says of figures.
+/// The texts of figures in the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Words {
     pub(crate) ours: String,
@@ -150,7 +150,7 @@ impl RateFigures {
     }
 }
 
-/// One side's costs of one operation: medians over the rounds.
+/// One side's cost of one operation: medians of the rounds.
 #[derive(Clone, Copy, Debug)]
 struct Unit {
     server_micros: f64,
@@ -219,7 +219,7 @@ fn words_of(unit: Unit) -> String {
         unit.p50_micros,
         unit.p99_micros,
     );
-    // A read cell sees the few flushes of whatever else the machine does.
+    // In a read cell, the few flushes come from other processes of the machine.
     if unit.operations_a_flush < 1_000.0 {
         words += &format!(
             ", {:.0} disk flushes/s, {:.1} ops each",
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_run_is_said_in_the_same_words() {
+    fn a_long_run_has_the_same_columns() {
         let (samples, windows) = quiet(600);
         let figures = SteadyFigures::new(samples, &windows).unwrap();
         let words = Figures::Steady(figures.clone()).words();
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_bounds_a_cell_is_said_with_numbers() {
+    fn the_bottleneck_of_a_cell_is_described_with_numbers() {
         let busy = bound_of(&rounds(0.98, None));
         assert!(
             busy.starts_with(
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_without_figures_says_why() {
+    fn a_cell_without_figures_has_a_reason() {
         let verdict = Verdict::new(Cell::PutOne, Err("no etcd".to_owned()));
         assert!(!verdict.is_measured());
         let json = serde_json::to_value(&verdict).unwrap();

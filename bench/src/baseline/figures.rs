@@ -1,4 +1,4 @@
-//! What pairs of windows say: ratios of rates and of the servers' processor time.
+//! The figures of all pairs: ratios of rates and of the servers' processor time.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::{
     verdict::RateFigures,
 };
 
-/// Ratios of all pairs: the middle one and the range.
+/// The ratios of all pairs: the median and the range.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Ratios {
     median: f64,
@@ -44,9 +44,9 @@ impl fmt::Display for Ratios {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct PairFigures {
     pub(crate) first: First,
-    /// Of operations a second.
+    /// Ratio of operations a second.
     pub(crate) ratio: f64,
-    /// Of the server's processor time for one operation.
+    /// Ratio of the server's processor time for one operation.
     pub(crate) server_cpu_ratio: f64,
 }
 
@@ -62,9 +62,9 @@ pub(crate) struct BaselineFigures {
     pub(crate) server_cpu_ratio: f64,
     pub(crate) least_server_cpu_ratio: f64,
     pub(crate) greatest_server_cpu_ratio: f64,
-    /// Windows that began although a server was still at work.
+    /// Windows that began while a server was still busy.
     pub(crate) restless_windows: u64,
-    /// Windows that were run again, for their cache hits were too few.
+    /// Windows that were repeated because they had too few cache hits.
     pub(crate) repeated_windows: u64,
     pub(crate) pairs: Vec<PairFigures>,
 }
@@ -115,13 +115,13 @@ impl BaselineFigures {
         .to_string()
     }
 
-    /// What was unusual about the windows, for the table; nothing, mostly.
+    /// Remarks about the windows, for the table; usually empty.
     pub(crate) fn window_words(&self) -> String {
         let counts = [
-            (self.restless_windows, "began with a server still at work"),
+            (self.restless_windows, "began with a server still busy"),
             (
                 self.repeated_windows,
-                "were repeated for want of cache hits",
+                "were repeated because of too few cache hits",
             ),
         ];
         let words = counts
@@ -235,7 +235,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_build_against_itself_is_even() {
+    fn a_build_compared_with_itself_has_a_ratio_of_1() {
         let mut pairs = three();
         for pair in &mut pairs.pairs {
             pair.round.ours = pair.round.peer.clone();
@@ -246,7 +246,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn no_processor_time_makes_no_figure() {
+    fn a_window_without_processor_time_is_an_error() {
         let mut pairs = three();
         pairs.pairs[1].round.peer.cost.server = Cpu::default();
         let words = BaselineFigures::new(pairs).unwrap_err().0;
@@ -257,7 +257,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn json_has_the_shape_of_other_cells_and_more() {
+    fn json_has_the_fields_of_other_cells_and_more() {
         let figures = BaselineFigures::new(three()).unwrap();
         let json = serde_json::to_value(figures).unwrap();
         assert_eq!(json["ratio"], 1.0);

@@ -1,4 +1,4 @@
-//! Pairs of windows: who works first alternates from pair to pair.
+//! Pairs of windows. The side that works first alternates from pair to pair.
 //!
 //! ```text
 //! pair        1                2                3
@@ -7,9 +7,9 @@
 //! window: wait until both servers are quiet | lead-in, not measured | measured
 //! ```
 //!
-//! The wait keeps what one server still does for its last window (checkpoints, a check of
-//! its files) out of the other's. The lead-in fills the processor's caches and the server's
-//! buffers, so that it does not matter who worked before.
+//! The wait keeps work that one server still does for its last window (checkpoints, a check of
+//! its files) out of the other's window. The lead-in fills the processor's caches and the
+//! server's buffers, so that the order of the sides does not matter.
 
 use std::time::Duration;
 
@@ -23,22 +23,22 @@ use crate::{
     rounds::{Part, RoundPair, Side, any_part, check_hits},
 };
 
-/// How long a side works before it is measured.
+/// The lead-in: how long a side works before it is measured.
 const LEAD_IN: Duration = Duration::from_millis(500);
-/// How long both servers must be quiet before a window: longer than the second between two
-/// checkpoints, of which the last comes some time after the last write.
+/// How long both servers must be quiet before a window. It is longer than the second between
+/// two checkpoints, because the last checkpoint begins some time after the last write.
 const QUIET: Duration = Duration::from_millis(1_200);
-/// How long servers are waited for; one that is still at work then is measured nevertheless.
+/// Timeout for quiet servers. A server that is still busy then is measured nevertheless.
 const QUIET_LIMIT: Duration = Duration::from_secs(15);
-/// How often it is looked whether they are quiet.
+/// The pause between two checks whether they are quiet.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How often in a row a window with too few cache hits is run again. A cache that lost its
-/// entries while the other side worked is warm again after one.
+/// The most repetitions of a window with too few cache hits. A cache that lost its entries while
+/// the other side worked is warm again after one.
 const REPEATS: u64 = 5;
-/// The share (of 1) of a core that a quiet server may use: one of the kernel's ticks a look.
+/// The share (of 1) of a core that a quiet server may use: one of the kernel's ticks per check.
 const QUIET_CORES: f64 = 0.06;
 
-/// Who worked first in a pair.
+/// The side that worked first in a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum First {
@@ -49,7 +49,7 @@ pub(crate) enum First {
 }
 
 impl First {
-    /// Who begins pair `number`, counted from 1.
+    /// The side that works first in pair `number`, counted from 1.
     const fn of_pair(number: u64) -> Self {
         if number % 2 == 1 {
             Self::Ours
@@ -70,17 +70,17 @@ pub(crate) struct Pair {
 #[derive(Clone, Debug)]
 pub(crate) struct Pairs {
     pub(crate) pairs: Vec<Pair>,
-    /// Windows that began although a server was still at work.
+    /// Windows that began while a server was still busy.
     pub(crate) restless_windows: u64,
-    /// Windows that were run again for their cache hits were too few.
+    /// Windows that were repeated because they had too few cache hits.
     pub(crate) repeated_windows: u64,
 }
 
 /// Runs `pairs` pairs.
 ///
 /// # Errors
-/// At the first window in which an operation failed, or that had too few cache hits again and
-/// again.
+/// At the first window in which an operation failed, or that has too few cache hits after all
+/// repetitions.
 pub(crate) async fn measure<T: Target>(
     ours: &Side<T>,
     baseline: &Side<T>,
@@ -165,8 +165,8 @@ impl Bench {
     }
 }
 
-/// Waits until all servers have been quiet for `quiet` without a break, but no longer than
-/// `limit`; returns whether they were.
+/// Waits until all servers have been quiet for `quiet` without a break; returns `false` if they
+/// were not within `limit`.
 async fn quiet_in_time(meters: &[Meter], quiet: Duration, limit: Duration) -> bool {
     let start = Instant::now();
     let mut measurings: Vec<_> = meters.iter().map(Meter::start).collect();
@@ -176,7 +176,7 @@ async fn quiet_in_time(meters: &[Meter], quiet: Duration, limit: Duration) -> bo
             return false;
         }
         sleep(LOOK_EVERY.min(quiet)).await;
-        // Each must be asked, for that begins its next lap.
+        // Every meter must be read, because reading begins its next lap.
         let busy = measurings
             .iter_mut()
             .map(|measuring| {
@@ -207,13 +207,13 @@ mod tests {
 
     use super::*;
 
-    /// Answers at once and writes down who was asked, once for all answers in a row.
+    /// Answers at once and records its name, once for all answers in a row.
     #[derive(Clone)]
     struct Named {
         name: &'static str,
         asked: Arc<Mutex<Vec<&'static str>>>,
         fails: bool,
-        /// Reads that are still answered past the cache.
+        /// The number of reads that are still cache misses.
         cold: Arc<AtomicU64>,
     }
 
@@ -240,7 +240,7 @@ mod tests {
         }
     }
 
-    /// Of no process, so there is nothing that it uses.
+    /// Of no process, so it never uses processor time.
     fn idle() -> Meter {
         Meter::new(vec![u32::MAX], Path::new("/"))
     }
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_works_first_alternates() {
+    async fn the_side_that_works_first_alternates() {
         let asked = Arc::default();
         let (ours, baseline) = (side("ours", &asked, false), side("peer", &asked, false));
         let mut bench = bench();
@@ -289,7 +289,7 @@ mod tests {
             firsts.push(pair.first);
         }
         assert_eq!(firsts, [First::Ours, First::Peer, First::Ours, First::Peer]);
-        // Windows of one side that follow each other are seen as one.
+        // Adjacent windows of one side are recorded as one.
         let expected = ["ours", "peer", "ours", "peer", "ours"];
         assert_eq!(*asked.lock().unwrap(), expected);
         assert_eq!(bench.restless_windows, 0);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_window_with_too_few_hits_is_run_again_but_not_for_ever() {
+    async fn a_window_with_too_few_hits_is_repeated_a_limited_number_of_times() {
         let asked = Arc::default();
         let mut side = side("ours", &asked, false);
         side.least_cached = 0.5;
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_at_work_is_waited_for() {
+    async fn a_window_waits_for_a_busy_server() {
         let stop = Arc::new(AtomicBool::new(false));
         let work = {
             let stop = Arc::clone(&stop);

@@ -1,4 +1,4 @@
-//! What is left of a comparison of two builds: the table, report.json, a plot a cell.
+//! The results of a comparison of two builds: the table, report.json, and a plot per cell.
 
 use std::{
     io::Write,
@@ -16,7 +16,7 @@ use crate::{
     report::{Report, aligned, rates, write_json},
 };
 
-/// The whole run: the report of any other with the name of the baseline.
+/// The report of a whole run, with the name of the baseline.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct BaselineReport {
     pub(crate) baseline: PathBuf,
@@ -34,13 +34,13 @@ pub(crate) struct Comparison {
     end: End,
 }
 
-/// What became of a cell.
+/// The result of a cell.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case", tag = "end")]
 enum End {
-    /// It has figures.
+    /// It was measured.
     Measured(Box<BaselineFigures>),
-    /// It has none, for this reason.
+    /// It was not measured, for this reason.
     NotMeasured { reason: String },
 }
 
@@ -75,7 +75,7 @@ impl Comparison {
                 figures.window_words(),
             ],
             End::NotMeasured { reason } => {
-                // A reason may carry the end of a server's log.
+                // A reason may contain the end of a server's log.
                 let words = format!("NOT MEASURED: {}", reason.replace('\n', " | "));
                 let none = || "-".to_owned();
                 [cell, none(), none(), none(), none(), none(), none(), words]

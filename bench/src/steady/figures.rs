@@ -1,4 +1,4 @@
-//! What is said of a steady run: how deep its cliffs are, and whether it stays bounded.
+//! The figures of a steady run: the worst cliffs, and whether resources stay bounded.
 
 use serde::Serialize;
 use tierkv_workload::{Failure, Window};
@@ -6,37 +6,37 @@ use tierkv_workload::{Failure, Window};
 use super::{DURATION_SECONDS, sample::Sample};
 use crate::rounds::median;
 
-/// Samples over which a p99 is taken when cliffs are looked for.
+/// Samples in the window of a p99, for finding cliffs.
 const CLIFF_SAMPLES: usize = 10;
-/// Fewer samples than this have no end that could be compared with what was before.
+/// With fewer samples, the end cannot be compared with the part before it.
 const LEAST_SAMPLES: usize = 2 * CLIFF_SAMPLES;
-/// Bytes that a data node's log takes at most by default.
+/// The default limit of a data node's log, in bytes.
 const LOG_LIMIT_BYTES: u64 = 8 << 30;
-/// The size of its segments. One is set aside beside those that the limit counts.
+/// The size of its segments. One preallocated segment is not counted by the limit.
 const LOG_SEGMENT_BYTES: u64 = 64 << 20;
-/// How much more (of 1) memory and store may take at the end than shortly before it, when
-/// what more keys explain is left out.
+/// Allowed growth (of 1) of memory and store at the end of the run, beyond the growth by new
+/// keys.
 const GROWTH_LIMIT: f64 = 0.10;
-/// The end of a run: the last fifth, two minutes of ten.
+/// The end of a run: the last fifth, which is two minutes of ten.
 const END_SHARE: f64 = 0.2;
-/// What it is compared with: the tenth before, a minute of ten.
+/// The part that the end is compared with: the tenth before it, which is a minute of ten.
 const BEFORE_SHARE: f64 = 0.1;
-/// A second slower than this share of the median one is a slow second.
+/// A second with less than this share of the median rate is a slow second.
 const SLOW_SHARE: f64 = 0.5;
 
 /// The figures of the cell.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct SteadyFigures {
-    /// Whether the run was too short to be a figure.
+    /// Whether the run was too short for a valid figure.
     pub(crate) quick_look: bool,
-    /// The median over the seconds, in writes a second.
+    /// The median rate of all seconds, in writes a second.
     pub(crate) rate: f64,
     pub(crate) failures: u64,
     pub(crate) first_failure: Option<String>,
-    /// Medians over windows of ten seconds.
+    /// Medians of windows of ten seconds.
     pub(crate) p50_micros: f64,
     pub(crate) p99_micros: f64,
-    /// The p99 of the worst ten seconds, by the median one.
+    /// The p99 of the worst ten seconds, divided by the median p99.
     pub(crate) cliff_factor: f64,
     pub(crate) worst_p99_micros: f64,
     /// When those ten seconds ended.
@@ -58,14 +58,13 @@ pub(crate) struct SteadyFigures {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Bound {
     pub(crate) max_bytes: u64,
-    /// How much more (of 1) it is at the end than before; of memory and store, beyond what
-    /// keys explain.
+    /// The growth (of 1) at the end; for memory and store, beyond the growth by new keys.
     pub(crate) growth: f64,
     pub(crate) holds: bool,
 }
 
 impl SteadyFigures {
-    /// `windows` are those of the `samples`.
+    /// `windows` belong to the `samples`.
     pub(crate) fn new(samples: Vec<Sample>, windows: &[Window]) -> Result<Self, Failure> {
         if samples.len() < LEAST_SAMPLES {
             return Err(Failure(format!(
@@ -177,7 +176,7 @@ impl Bound {
     }
 }
 
-/// The log grows until it has its limit or everything in it is old: only the limit counts.
+/// Checks only the limit, because the log may grow until it reaches it.
 fn log_bound(samples: &[Sample]) -> Bound {
     let bytes = |sample: &Sample| sample.log_bytes;
     let max_bytes = samples.iter().map(bytes).max().unwrap_or(0);
@@ -188,8 +187,8 @@ fn log_bound(samples: &[Sample]) -> Bound {
     }
 }
 
-/// How much larger (of 1) the greatest value of the run's end is than that of the part
-/// before. Greatest values, for files that are cut and grow again.
+/// The growth (of 1) of the greatest value from the part before to the end. It compares greatest
+/// values, because files are truncated and grow again.
 #[allow(clippy::cast_precision_loss)]
 fn growth(samples: &[Sample], value: fn(&Sample) -> u64) -> f64 {
     let total = samples.last().map_or(0.0, |sample| sample.at);
@@ -204,13 +203,13 @@ fn growth(samples: &[Sample], value: fn(&Sample) -> u64) -> f64 {
     greatest(end, total) / greatest(before, end).max(1.0) - 1.0
 }
 
-/// Quantiles of all stretches of ten seconds.
+/// Quantiles of all windows of ten seconds.
 #[derive(Clone, Copy, Debug)]
 struct Cliffs {
     p50_micros: f64,
     p99_micros: f64,
     worst_p99_micros: f64,
-    /// The last sample of the worst stretch.
+    /// The last sample of the worst window.
     worst_end: usize,
 }
 
@@ -248,7 +247,7 @@ fn quantiles(windows: &[Window]) -> [f64; 2] {
 pub(crate) mod tests {
     use super::*;
 
-    /// A run of so many seconds in which nothing grows, with 1,000 writes of 1 ms in each.
+    /// A run of this many seconds without growth, with 1,000 writes of 1 ms in each second.
     pub(crate) fn quiet(seconds: u32) -> (Vec<Sample>, Vec<Window>) {
         let sample = |at| Sample {
             at: f64::from(at),
@@ -285,7 +284,7 @@ pub(crate) mod tests {
         assert!(figures.holds() && !figures.quick_look, "{}", figures.bound);
         assert_eq!((figures.cliff_factor, figures.slow_seconds), (1.0, 0));
         assert!(figures.bound.starts_with("cliff factor 1.0 "));
-        // A late look makes fewer samples, not a shorter run.
+        // A late sample makes fewer samples, not a shorter run.
         let (mut samples, mut windows) = quiet(600);
         samples.remove(300);
         windows.remove(300);
@@ -298,7 +297,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_cliff_is_found_with_its_place() {
+    fn a_cliff_is_found_with_its_time() {
         let (mut samples, mut windows) = quiet(100);
         windows[49].latencies.record_n(20_000_000, 500).unwrap();
         samples[49].rate = 100.0;
@@ -311,7 +310,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn growth_at_the_end_is_told_unless_keys_explain_it() {
+    fn growth_at_the_end_is_reported_unless_new_keys_explain_it() {
         let (mut samples, windows) = quiet(100);
         for sample in &mut samples[85..] {
             sample.store_bytes += sample.store_bytes / 4;
@@ -342,7 +341,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn failures_are_told_and_silence_is_no_figure() {
+    fn failures_are_reported_and_a_run_without_writes_is_an_error() {
         let (samples, mut windows) = quiet(30);
         windows[3].failures = 2;
         windows[3].first_failure = Some(Failure("full".to_owned()));

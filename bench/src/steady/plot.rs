@@ -1,4 +1,4 @@
-//! The run over time: a panel a quantity, one above the other.
+//! Plots the run over time: one panel per unit, one above the other.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::{figures::SteadyFigures, sample::Sample};
 const WIDTH: u32 = 1_000;
 const PANEL_HEIGHT: u32 = 190;
 const TITLE_HEIGHT: u32 = 36;
-/// The lowest latency that is drawn, in milliseconds.
+/// The lowest latency in the plot, in milliseconds.
 const LEAST_MILLIS: f64 = 0.1;
 
 /// One quantity over time.
@@ -26,7 +26,7 @@ struct Line {
 /// Quantities of one unit.
 struct Panel {
     unit: &'static str,
-    /// Whether orders of magnitude are equally far apart.
+    /// Whether the axis is logarithmic.
     logarithmic: bool,
     lines: Vec<Line>,
 }
@@ -123,7 +123,7 @@ fn cores() -> f64 {
     std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64)
 }
 
-/// Draws the run into `path`.
+/// Draws the run into the file `path`.
 pub(crate) fn plot(figures: &SteadyFigures, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let panels = panels();
     let count = panels.len();

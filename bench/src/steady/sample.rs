@@ -1,4 +1,4 @@
-//! One second of a steady run, as client, kernel and platform saw it.
+//! One second of a steady run, measured by the client, the kernel and the platform.
 
 use std::{fmt, time::Instant};
 
@@ -15,10 +15,10 @@ use crate::{
 const CHECKPOINTS: &str = "tierkv_checkpoint_seconds";
 const LOG_SYNCS: &str = "tierkv_log_sync_seconds";
 
-/// What happened since the sample before, and how large everything is now.
+/// The work since the previous sample, and the current sizes.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Sample {
-    /// Seconds since the start at which it was taken.
+    /// When it was taken, in seconds since the start.
     pub(crate) at: f64,
     /// Acknowledged writes a second.
     pub(crate) rate: f64,
@@ -32,13 +32,13 @@ pub(crate) struct Sample {
     pub(crate) keys: u64,
     pub(crate) resident_bytes: u64,
     pub(crate) log_bytes: u64,
-    /// With the write-ahead file.
+    /// Including the write-ahead file.
     pub(crate) store_bytes: u64,
     pub(crate) store_wal_bytes: u64,
-    /// Checkpoints that ended, and the seconds that they took.
+    /// Finished checkpoints, and the seconds that they took.
     pub(crate) checkpoints: f64,
     pub(crate) checkpoint_seconds: f64,
-    /// Groups of records that the log made durable, and the seconds that they took.
+    /// Flushes of the log, each of a group of records, and the seconds that they took.
     pub(crate) log_syncs: f64,
     pub(crate) log_sync_seconds: f64,
     pub(crate) cost: Cost,
@@ -93,7 +93,7 @@ impl Observer {
         })
     }
 
-    /// A sample of the time since the last one, in which clients saw `window`.
+    /// A sample of the time since the last one; `window` has the clients' operations.
     #[allow(clippy::cast_precision_loss)]
     pub(crate) async fn look(&mut self, window: &Window, keys: u64) -> Result<Sample, Failure> {
         let now = Instant::now();
