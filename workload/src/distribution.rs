@@ -1,13 +1,13 @@
-//! Which key is next.
+//! Distributions of the keys that a load accesses.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// How often each key is asked for.
+/// How often each key is accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distribution {
-    /// All keys alike.
+    /// All keys equally often.
     Uniform,
-    /// A few keys very often: YCSB's scrambled zipfian with the constant 0.99.
+    /// A few keys very often: YCSB's scrambled zipfian distribution with the constant 0.99.
     Zipfian,
 }
 
@@ -24,7 +24,7 @@ impl Distribution {
     /// A sampler over the keys `0..keys`, the same for the same `seed`.
     ///
     /// # Panics
-    /// If there is no key.
+    /// If `keys` is 0.
     #[must_use]
     pub fn sampler(self, keys: u64, seed: u64) -> Sampler {
         assert!(keys > 0, "a workload needs at least one key");
@@ -53,8 +53,8 @@ impl Sampler {
         }
     }
 
-    /// The next `count` keys, drawn ahead of time so that drawing costs nothing while it
-    /// is measured.
+    /// The next `count` keys, drawn in advance so that drawing costs nothing during the
+    /// measurement.
     pub fn draw(&mut self, count: usize) -> Box<[u64]> {
         (0..count).map(|_| self.sample()).collect()
     }
@@ -62,13 +62,13 @@ impl Sampler {
 
 /// The constant of the zipfian distribution.
 const THETA: f64 = 0.99;
-/// YCSB draws from ten thousand million ranks and scatters them over the keys by a hash.
+/// YCSB draws from ten thousand million ranks and maps them to the keys by a hash.
 const RANKS: f64 = 1e10;
 /// The generalized harmonic number of [`RANKS`] and [`THETA`], as YCSB gives it.
 const ZETA_RANKS: f64 = 26.469_028_201_783_02;
 
-/// The rank that the uniform number `u` of `0..1` stands for (Gray et al., "Quickly
-/// generating billion-record synthetic databases", SIGMOD 1994).
+/// The zipfian rank of a uniform number `u` in `0..1` (Gray et al., "Quickly generating
+/// billion-record synthetic databases", SIGMOD 1994).
 fn zipfian_rank(u: f64) -> u64 {
     let zeta_two = 1.0 + 0.5_f64.powf(THETA);
     let eta = (1.0 - (2.0 / RANKS).powf(1.0 - THETA)) / (1.0 - zeta_two / ZETA_RANKS);
@@ -79,7 +79,7 @@ fn zipfian_rank(u: f64) -> u64 {
         1
     } else {
         let rank = RANKS * (eta * u - eta + 1.0).powf(1.0 / (1.0 - THETA));
-        // The rank is below RANKS, so it is a whole number after the cut.
+        // The rank is below RANKS, so the truncation gives a valid integer.
         #[allow(clippy::cast_possible_truncation)]
         {
             rank as u64
@@ -118,21 +118,21 @@ mod tests {
     }
 
     #[test]
-    fn uniform_asks_for_all_keys_alike() {
+    fn uniform_draws_all_keys_equally_often() {
         let counts = counts(Distribution::Uniform);
         assert_eq!(counts.len(), 1_000);
         assert!(counts[0] < 300 && counts[999] > 100, "{counts:?}");
     }
 
     #[test]
-    fn zipfian_asks_for_its_favourites_as_often_as_the_formula_says() {
+    fn zipfian_draws_its_hottest_keys_as_often_as_the_formula_predicts() {
         let counts = counts(Distribution::Zipfian);
         for (rank, count) in counts.iter().take(2).enumerate() {
             let place = f64::from(u32::try_from(rank).unwrap() + 1);
             let expected = 200_000.0 / place.powf(THETA) / ZETA_RANKS;
             let count = f64::from(u32::try_from(*count).unwrap());
-            // Each key also gets a thousandth part of the long tail. From the third rank on
-            // the formula only approximates.
+            // Each key also gets a thousandth of the long tail. From the third rank on the
+            // formula is only an approximation.
             assert!(
                 count > expected * 0.9 && count < expected * 1.1 + 200.0,
                 "{rank}: {count} {expected}"

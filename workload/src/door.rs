@@ -1,4 +1,4 @@
-//! The two doors of a running platform, with what each answer says about itself.
+//! The two ways to access a running platform, with the source of each answer.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use tonic::{Request, transport::Channel};
 
 use crate::target::Failure;
 
-/// What a read found, and which tier said so.
+/// The result of a read, and the tier that answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
     /// The value, if the key has one.
     pub value: Option<Bytes>,
-    /// Who answered.
+    /// The tier that answered.
     pub source: Source,
 }
 
-/// Why an operation failed.
+/// The error of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// The platform's code.
@@ -41,12 +41,12 @@ impl From<tierkv::Error> for Refused {
     }
 }
 
-/// A way into the platform; clones share its connections.
+/// A way to access the platform; clones share its connections.
 #[derive(Clone)]
 pub enum Door {
-    /// The SDK and its session stream, which batches what waits and tries again by itself.
+    /// The SDK and its session stream, which batches waiting operations and retries.
     Session(Client),
-    /// One gRPC call an operation, tried once.
+    /// One gRPC call per operation, without retries.
     Unary(Unary),
 }
 
@@ -60,10 +60,10 @@ pub struct Unary {
 
 impl Unary {
     /// A connection to the client coordinator at `address` (`host:port`), opened at the first
-    /// call; each may take `timeout`.
+    /// call. `timeout` is that of each call.
     ///
     /// # Errors
-    /// If that is no address.
+    /// If the address is invalid.
     pub fn connect(address: &str, namespace: &str, timeout: Duration) -> Result<Self, Failure> {
         let channel = tierkv::rpc::channel(address).map_err(Failure::of)?;
         Ok(Self {
@@ -84,7 +84,7 @@ impl Door {
     /// Reads a key.
     ///
     /// # Errors
-    /// The platform's refusal.
+    /// The error that the platform returns.
     pub async fn get(&mut self, key: Vec<u8>) -> Result<Read, Refused> {
         match self {
             Self::Session(client) => {
@@ -118,7 +118,7 @@ impl Door {
     /// Sets a key.
     ///
     /// # Errors
-    /// The platform's refusal.
+    /// The error that the platform returns.
     pub async fn put(&mut self, key: Vec<u8>, value: Bytes) -> Result<(), Refused> {
         match self {
             Self::Session(client) => Ok(client.put(key, value).await.map(drop)?),
@@ -142,7 +142,7 @@ impl Door {
     /// Removes a key.
     ///
     /// # Errors
-    /// The platform's refusal.
+    /// The error that the platform returns.
     pub async fn delete(&mut self, key: Vec<u8>) -> Result<(), Refused> {
         match self {
             Self::Session(client) => Ok(client.delete(key).await.map(drop)?),

@@ -1,4 +1,4 @@
-//! The tasks that drive a target, and what they saw.
+//! The tasks that drive a target, and their results.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +11,15 @@ use crate::{
     target::{Answer, Failure, Target},
 };
 
-/// Keys that each task draws ahead; it goes round them. Together the tasks of a usual load
-/// hold a few times as many as there are keys.
+/// Keys that each task draws in advance and repeats in a cycle. Together the tasks of a usual
+/// load draw a few times as many keys as exist.
 const DRAWN_KEYS: usize = 1 << 16;
-/// Longest latency that is told apart, in nanoseconds.
+/// The upper bound of the latency histogram, in nanoseconds.
 const MAX_LATENCY_NANOS: u64 = 60_000_000_000;
-/// Decimal digits to which latencies are told apart.
+/// The precision of the latency histogram, in significant decimal digits.
 const LATENCY_DIGITS: u8 = 2;
 
-/// What the tasks do.
+/// The operations of the tasks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Operations {
     /// Reads only.
@@ -33,48 +33,48 @@ pub enum Operations {
     },
 }
 
-/// How values read are checked.
+/// The check of read values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// The value must be one that was made for its key.
+    /// The value must be a valid one for its key.
     Content,
-    /// The value must have the shape's length; for an echo, which knows no keys.
+    /// The value must have the shape's length; for an echo, which ignores keys.
     Length,
 }
 
 /// A load.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What the records look like.
+    /// The shape of the records.
     pub shape: Shape,
-    /// How many there are; all must have been loaded before they are read.
+    /// The number of records; all must be loaded before they are read.
     pub keys: u64,
-    /// How often each is asked for.
+    /// How often each record is accessed.
     pub distribution: Distribution,
-    /// What is done with them.
+    /// The operations.
     pub operations: Operations,
-    /// How reads are checked.
+    /// The check of read values.
     pub check: Check,
-    /// Tasks at work at the same time, each with one operation in flight.
+    /// Concurrent tasks, each with one operation in flight.
     pub tasks: usize,
-    /// How long they work.
+    /// How long the tasks run.
     pub duration: Duration,
-    /// What all random choices come from.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
-/// What the tasks of a load saw.
+/// The results of a load.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Operations that succeeded.
     pub operations: u64,
-    /// Operations that failed, answers with a wrong or missing value among them.
+    /// Operations that failed, including reads of a wrong or missing value.
     pub failures: u64,
     /// The first failure that a task reported.
     pub first_failure: Option<Failure>,
     /// Reads answered by a cache.
     pub cached: u64,
-    /// From the first task's start to the last one's end.
+    /// The time from the first task's start to the last task's end.
     pub elapsed: Duration,
     /// Latencies of the operations that succeeded, in nanoseconds.
     pub latencies: Histogram<u64>,
@@ -92,14 +92,14 @@ impl Outcome {
         }
     }
 
-    /// Successful operations in a second.
+    /// Successful operations a second.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
     pub fn rate(&self) -> f64 {
         self.operations as f64 / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    /// The latency that this share (of 1) of the operations stayed within.
+    /// The latency quantile for this share (of 1) of the operations.
     #[must_use]
     pub fn latency(&self, share: f64) -> Duration {
         Duration::from_nanos(self.latencies.value_at_quantile(share))
@@ -117,25 +117,25 @@ impl Outcome {
         if self.first_failure.is_none() {
             self.first_failure = other.first_failure;
         }
-        // Both have the same bounds, so nothing can fall outside.
+        // Both have the same bounds, so every value fits.
         let _ = self.latencies.add(other.latencies);
     }
 }
 
 pub(crate) fn latency_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, MAX_LATENCY_NANOS, LATENCY_DIGITS)
-        .unwrap_or_else(|_| unreachable!("the bounds are constant and sound"))
+        .unwrap_or_else(|_| unreachable!("the bounds are constant and valid"))
 }
 
-/// One operation of a task: the key, and whether to write it.
+/// One operation of a task: the key, and whether it is a write.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     index: u64,
     writes: bool,
 }
 
-/// A load whose keys are drawn and whose buffers are made: all that is left is to run, so
-/// that whoever measures the run measures nothing else.
+/// A load that is ready to run: its keys are drawn and its buffers are allocated, so that a
+/// measurement of the run contains nothing else.
 #[derive(Debug)]
 pub struct Prepared<T> {
     tasks: Vec<Task<T>>,
@@ -160,11 +160,10 @@ impl<T: Target> Prepared<T> {
         })
     }
 
-    /// Runs for the plan's time.
+    /// Runs for the plan's duration.
     ///
     /// # Errors
-    /// If a task could not run to its end. Failed operations are no such error: they are
-    /// counted in the outcome.
+    /// If a task panicked or was cancelled. Failed operations are counted in the outcome instead.
     pub async fn run(self) -> Result<Outcome, Failure> {
         let start = Instant::now();
         let deadline = start + self.duration;
@@ -188,8 +187,8 @@ pub async fn drive<T: Target>(targets: &[T], plan: &Plan) -> Result<Outcome, Fai
     Prepared::new(targets, plan)?.run().await
 }
 
-/// Writes every record of the plan's keys once, by the plan's tasks; its distribution, time
-/// and operations do not matter. Every value carries the plan's seed as its stamp.
+/// Writes every record of the plan once, with the plan's tasks; ignores its distribution,
+/// duration and operations. Every value has the plan's seed as its stamp.
 ///
 /// # Errors
 /// At the first write that fails.
@@ -243,7 +242,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// One task with all that it needs.
+/// The state of one task.
 #[derive(Debug)]
 struct Task<T> {
     target: T,
@@ -262,7 +261,7 @@ impl<T: Target> Task<T> {
             Operations::Writes => 1.0,
             Operations::Mixed { writes } => writes,
         };
-        // Multiples of the golden ratio spread the writes evenly over the steps.
+        // Multiples of the golden ratio distribute the writes evenly over the steps.
         #[allow(clippy::cast_precision_loss)]
         let is_write = |at: usize| (at as f64 * 0.618_033_988_749_895).fract() < writes;
         let steps = plan

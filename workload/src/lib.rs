@@ -1,11 +1,13 @@
 //! The load generator: key and value shapes, distributions, histograms.
 //!
-//! Reading order: [`shape`] (what a record looks like, and how a read value is checked),
-//! [`distribution`] (which key is next), [`target`] (what is driven), [`mod@drive`] (the tasks
-//! that drive it), [`window`] and [`writers`] (a long run, looked at while it goes on), and the
-//! two ways into the platform: [`session`] and [`unary`]. For a platform that is somebody's own,
-//! [`records`] stand under a prefix of theirs, [`mod@mix`] drives it through a [`door`] until it
-//! is stopped, and a [`tally`] has every error by its code.
+//! Reading order: [`shape`] (keys and values of records, and the check of a read value),
+//! [`distribution`] (the choice of keys), [`target`] (the system under load), [`mod@drive`] (the
+//! tasks that drive it), [`window`] and [`writers`] (a long run, sampled while it runs), and the
+//! two clients of the platform: [`session`] and [`unary`].
+//!
+//! `tierkv bench` measures a platform with data of its own: [`records`] have a key prefix,
+//! [`mod@mix`] drives the platform through a [`door`] until it is stopped, and a [`tally`] counts
+//! every error by its code.
 
 pub mod distribution;
 pub mod door;
@@ -29,7 +31,7 @@ pub use session::Session;
 pub use shape::Shape;
 pub use tally::Tally;
 pub use target::{Answer, Failure, Target};
-/// The platform's transport settings, for peers that shall be measured with the same.
+/// The platform's transport settings, for peers that are measured with the same settings.
 pub use tierkv::rpc::{channel, serve_builder};
 pub use unary::Unary;
 pub use window::Window;

@@ -1,7 +1,7 @@
-//! Tasks that read and write until they are stopped, looked at while they do.
+//! Tasks that read and write until they are stopped, and can be sampled while they run.
 //!
-//! Each has one operation in flight and begins the next as soon as it is answered, so a
-//! platform that stands still is asked for nothing more.
+//! Each task has one operation in flight and begins the next one after the answer, so a platform
+//! that does not answer gets no more operations.
 
 use std::{
     sync::{
@@ -23,22 +23,22 @@ use crate::{
     target::Failure,
 };
 
-/// What the tasks do.
+/// The load of the tasks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mix {
-    /// What is read and written; all must have been loaded before they are read.
+    /// The records; all must be loaded before they are read.
     pub records: Records,
-    /// How often each is asked for.
+    /// How often each record is accessed.
     pub distribution: Distribution,
     /// The share of writes, from 0 to 1.
     pub writes: f64,
-    /// Tasks at work at the same time, each with one operation in flight.
+    /// Concurrent tasks, each with one operation in flight.
     pub tasks: usize,
-    /// What all random choices come from.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
-/// The tasks of a mix at work. Dropping this ends them.
+/// The running tasks of a mix. Dropping this ends them.
 #[derive(Debug)]
 pub struct Run {
     running: JoinSet<()>,
@@ -79,7 +79,7 @@ impl Mix {
 }
 
 impl Run {
-    /// What was done since the last look, or since the start.
+    /// The results since the last call, or since the start.
     #[must_use]
     pub fn take(&self) -> Tally {
         let mut total = Tally::default();
@@ -91,23 +91,23 @@ impl Run {
         total
     }
 
-    /// Lets every task end with the operation that it is at, and waits for that.
+    /// Stops every task after its current operation, and waits for the end of all.
     pub async fn stop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
         while self.running.join_next().await.is_some() {}
     }
 }
 
-/// What is done once with every record.
+/// An operation that is applied once to every record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sweep {
-    /// It is written; its value carries the stamp 0.
+    /// Writes the record; its value has the stamp 0.
     Load,
-    /// It is removed.
+    /// Removes the record.
     Remove,
 }
 
-/// How far a sweep is; whoever looks at it can end it.
+/// The progress of a sweep, through which it can also be ended.
 #[derive(Debug, Default)]
 pub struct Progress {
     done: AtomicU64,
@@ -115,24 +115,24 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// How many records are done.
+    /// The number of records done.
     #[must_use]
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Lets every task end with the record that it is at.
+    /// Stops every task after its current record.
     pub fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
 }
 
 impl Sweep {
-    /// Does it with every record, by so many tasks, until it is ended or one fails; nothing is
-    /// under way any more when this returns.
+    /// Applies the operation to every record with this many tasks, until the sweep is ended or an
+    /// operation fails. When this returns, no operation is under way.
     ///
     /// # Errors
-    /// The first operation that fails.
+    /// The first error of an operation.
     pub async fn run(
         self,
         doors: &[Door],
@@ -183,7 +183,7 @@ fn door(doors: &[Door], number: usize) -> Result<Door, Failure> {
     door.ok_or_else(|| Failure("there is no door to go through".to_owned()))
 }
 
-/// One task with all that it needs.
+/// The state of one task.
 struct Task {
     door: Door,
     records: Records,
@@ -198,7 +198,7 @@ impl Task {
     async fn run(mut self, is_over: Arc<AtomicBool>) {
         while !is_over.load(Ordering::Relaxed) {
             let index = self.sampler.sample();
-            // 1 is above all that is drawn.
+            // Every drawn number is below 1.
             if self.random.random::<f64>() < self.writes {
                 self.write(index).await;
             } else {
@@ -244,7 +244,7 @@ impl Task {
     }
 }
 
-/// A task that panicked has counted nothing wrong before.
+/// The counts stay valid after a panic of a task, so a poisoned lock is used as it is.
 fn locked(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
     tally.lock().unwrap_or_else(PoisonError::into_inner)
 }

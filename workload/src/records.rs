@@ -1,22 +1,22 @@
-//! Records under a prefix of their own, so that a load overwrites nobody's keys.
+//! Records with a key prefix, so that a load does not overwrite other keys.
 
 use bytes::Bytes;
 
 use crate::shape::{STAMP_BYTES, Shape, is_value_of, value_of};
 
-/// Shortest value, in bytes: one that can be checked.
+/// The shortest value that can be checked, in bytes.
 pub const MIN_VALUE_BYTES: usize = STAMP_BYTES;
 
 /// The records of a load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Records {
-    /// What all keys begin with.
+    /// The prefix of all keys.
     pub prefix: String,
-    /// What follows in them.
+    /// The shape of the keys after the prefix.
     pub shape: Shape,
     /// The length of every value, at least [`MIN_VALUE_BYTES`].
     pub value_bytes: usize,
-    /// How many there are.
+    /// The number of records.
     pub count: u64,
 }
 
@@ -27,7 +27,7 @@ impl Records {
         [self.prefix.as_bytes(), self.shape.key(index).as_ref()].concat()
     }
 
-    /// The value of record `index` that carries `stamp`.
+    /// The value of record `index` with the stamp `stamp`.
     ///
     /// # Panics
     /// If the records' values are too short.
@@ -60,7 +60,7 @@ mod tests {
             assert_eq!(value.len(), value_bytes);
             assert!(records.is_value(7, &value));
             assert!(!records.is_value(7, &value[1..]));
-            // A stamp alone says nothing about its key.
+            // A value of a stamp alone could belong to any key.
             assert_eq!(records.is_value(8, &value), value_bytes == MIN_VALUE_BYTES);
             assert_eq!(records.key(42), b"mine/user0000000000000000042");
         }

@@ -1,5 +1,5 @@
-//! The platform as an application sees it: the SDK's session stream, which batches what
-//! waits by itself.
+//! The platform through the SDK's session stream, which batches waiting operations, as
+//! applications use it.
 
 use bytes::Bytes;
 use tierkv::{Client, Consistency, ReadOptions, Source};
@@ -27,18 +27,18 @@ impl Session {
         Ok(Self { client })
     }
 
-    /// Reads many keys in one batch; answers stand in the order of the keys.
+    /// Reads many keys in one batch; the answers are in the order of the keys.
     ///
     /// # Errors
-    /// What the SDK says.
+    /// The error of the SDK.
     pub async fn batch_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Answer>, Failure> {
         self.batch_get_with(keys, ReadOptions::default()).await
     }
 
-    /// Reads many keys in one batch past the cache tier, each as new as it is.
+    /// Reads the latest values of many keys in one batch, bypassing the cache tier.
     ///
     /// # Errors
-    /// What the SDK says.
+    /// The error of the SDK.
     pub async fn batch_get_latest(
         &self,
         keys: &[impl AsRef<[u8]>],

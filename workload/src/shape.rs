@@ -1,16 +1,16 @@
-//! What records look like: keys and values made from a number, so that every value read
-//! can be checked without remembering what was written.
+//! Shapes of records: keys and values made from a number, so that a read value can be checked
+//! without a copy of the written one.
 //!
-//! A value is its 8 byte stamp (little endian), chosen by the writer, and bytes that only
-//! this key with this stamp has. So a value of another key, a torn one and one cut short
-//! are all told from a sound one, whichever write it came from.
+//! A value is an 8-byte stamp (little endian), chosen by the writer, followed by bytes that only
+//! this key with this stamp has. The check finds a value of another key, a torn value and a
+//! truncated one, and accepts the value of any write of the key.
 
 use bytes::Bytes;
 
-/// Longest key of any shape, in bytes.
+/// The longest key of any shape, in bytes.
 pub const MAX_SHAPE_KEY_BYTES: usize = 36;
 
-/// Bytes of the stamp at a value's start.
+/// Bytes of the stamp at the start of a value.
 pub(crate) const STAMP_BYTES: usize = 8;
 
 /// The shape of records.
@@ -23,7 +23,7 @@ pub enum Shape {
     Ycsb,
 }
 
-/// A key in place, without an allocation.
+/// A key stored inline, without an allocation.
 #[derive(Clone, Copy, Debug)]
 pub struct ShapedKey {
     bytes: [u8; MAX_SHAPE_KEY_BYTES],
@@ -66,8 +66,8 @@ impl Shape {
 
     /// The key of record `index`.
     ///
-    /// Keys of neighbouring records differ from their first byte on (`trace`), or only in
-    /// their last ones (`ycsb`), as in the systems that the shapes are taken from.
+    /// Keys of neighbouring records differ from their first byte on (`trace`), or only in their
+    /// last bytes (`ycsb`), as in the sources of the shapes.
     #[must_use]
     pub fn key(self, index: u64) -> ShapedKey {
         let mut bytes = [0; MAX_SHAPE_KEY_BYTES];
@@ -88,7 +88,7 @@ impl Shape {
         }
     }
 
-    /// The value of record `index` that carries `stamp`.
+    /// The value of record `index` with the stamp `stamp`.
     #[must_use]
     pub fn value(self, index: u64, stamp: u64) -> Bytes {
         value_of(index, stamp, self.value_bytes())
@@ -101,7 +101,7 @@ impl Shape {
     }
 }
 
-/// A value of record `index` that carries `stamp`, of this length: at least that of a stamp.
+/// A value of record `index` with the stamp `stamp`; `bytes` is at least the length of a stamp.
 pub(crate) fn value_of(index: u64, stamp: u64, bytes: usize) -> Bytes {
     let mut value = vec![0; bytes];
     value[..STAMP_BYTES].copy_from_slice(&stamp.to_le_bytes());
@@ -112,7 +112,7 @@ pub(crate) fn value_of(index: u64, stamp: u64, bytes: usize) -> Bytes {
     value.into()
 }
 
-/// Whether `value` is one of record `index`, with any stamp and of any length.
+/// Whether `value` is a value of record `index`, with any stamp and of any length.
 pub(crate) fn is_value_of(index: u64, value: &[u8]) -> bool {
     let Some((stamp, rest)) = value.split_first_chunk::<STAMP_BYTES>() else {
         return false;
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_value_of_the_same_key_is_sound() {
+    fn only_a_whole_value_of_the_same_key_is_valid() {
         for shape in SHAPES {
             let value = shape.value(7, 99);
             assert_eq!(value.len(), shape.value_bytes());

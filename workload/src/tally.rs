@@ -1,4 +1,4 @@
-//! What a mix got done: rates, latencies, errors by their code and reads by their source.
+//! The results of a mix: rates, latencies, errors by code and reads by source.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,28 +10,28 @@ use crate::{
     drive::{latency_histogram, nanos},
 };
 
-/// One kind of operation.
+/// The results of one kind of operation.
 #[derive(Clone, Debug)]
 pub struct Operations {
-    /// How many succeeded.
+    /// The number of successful operations.
     pub succeeded: u64,
-    /// How many failed, reads of wrong values among them.
+    /// The number of failed operations, including reads of wrong values.
     pub failed: u64,
     latencies: Histogram<u64>,
 }
 
-/// Everything that was done.
+/// The results of all operations.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// Reads.
     pub reads: Operations,
     /// Writes.
     pub writes: Operations,
-    /// Reads that succeeded, by the name of the tier that answered.
+    /// Successful reads, by the name of the tier that answered.
     pub sources: BTreeMap<&'static str, u64>,
-    /// What failed, by its code or what was wrong with the value.
+    /// Failed operations, by their code or by what was wrong with the value.
     pub errors: BTreeMap<&'static str, u64>,
-    /// The first failure that a task reported, in words.
+    /// The message of the first failure that a task reported.
     pub first_error: Option<String>,
 }
 
@@ -46,13 +46,13 @@ impl Default for Operations {
 }
 
 impl Operations {
-    /// The latency that this share (of 1) of those that succeeded stayed within.
+    /// The latency quantile for this share (of 1) of the successful operations.
     #[must_use]
     pub fn latency(&self, share: f64) -> Duration {
         Duration::from_nanos(self.latencies.value_at_quantile(share))
     }
 
-    /// The longest latency of those that succeeded.
+    /// The longest latency of the successful operations.
     #[must_use]
     pub fn max_latency(&self) -> Duration {
         Duration::from_nanos(self.latencies.max())
@@ -66,7 +66,7 @@ impl Operations {
     fn merge(&mut self, other: &Self) {
         self.succeeded += other.succeeded;
         self.failed += other.failed;
-        // Both have the same bounds, so nothing can fall outside.
+        // Both have the same bounds, so every value fits.
         let _ = self.latencies.add(&other.latencies);
     }
 
@@ -77,7 +77,7 @@ impl Operations {
 }
 
 impl Tally {
-    /// Makes the two one.
+    /// Adds the results of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.reads.merge(&other.reads);
         self.writes.merge(&other.writes);
@@ -92,7 +92,7 @@ impl Tally {
         }
     }
 
-    /// How many operations failed.
+    /// The number of failed operations.
     #[must_use]
     pub const fn failed(&self) -> u64 {
         self.reads.failed + self.writes.failed
@@ -128,7 +128,7 @@ impl Tally {
             .get_or_insert_with(|| format!("{name}: {}", words()));
     }
 
-    /// Forgets everything but keeps the histograms' space.
+    /// Resets everything but keeps the histograms' memory.
     pub(crate) fn clear(&mut self) {
         self.reads.clear();
         self.writes.clear();

@@ -1,24 +1,24 @@
-//! What is driven: any key-value system, through one connection or many.
+//! The system under load: any key-value system, through one connection or many.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-/// What a read found.
+/// The result of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The value, if the key has one.
     pub value: Option<Bytes>,
-    /// Whether the answer says that it came from a cache.
+    /// Whether the answer came from a cache.
     pub cached: bool,
 }
 
-/// Why an operation did not succeed, in the words of the system's client.
+/// The error of an operation: the message of the system's client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure(pub String);
 
 impl Failure {
-    /// A failure with the words of `error`.
+    /// A failure with the message of `error`.
     pub fn of(error: impl fmt::Display) -> Self {
         Self(error.to_string())
     }
@@ -32,8 +32,8 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// A system under load. Every task of a load has a clone of its own, so clones must share
-/// what a real client would share.
+/// A system under load. Every task of a load has its own clone, so clones must share what a real
+/// client would share.
 pub trait Target: Clone + Send + 'static {
     /// Reads a key.
     fn get(&mut self, key: &[u8]) -> impl Future<Output = Result<Answer, Failure>> + Send;

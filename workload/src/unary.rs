@@ -1,4 +1,4 @@
-//! The platform without the SDK: one gRPC call an operation, as any gRPC client would.
+//! The platform without the SDK: one gRPC call per operation, as in any gRPC client.
 
 use bytes::Bytes;
 use tierkv::rpc::proto::v1::{GetRequest, PutRequest, Source, kv_client::KvClient};
@@ -18,7 +18,7 @@ impl Unary {
     /// first call.
     ///
     /// # Errors
-    /// If that is no address.
+    /// If the address is invalid.
     pub fn connect(address: &str, namespace: &str) -> Result<Self, Failure> {
         let channel = tierkv::rpc::channel(address).map_err(Failure::of)?;
         Ok(Self {

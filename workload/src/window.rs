@@ -1,4 +1,4 @@
-//! What a load got done between two looks at it.
+//! The results of a load between two samples.
 
 use std::time::Duration;
 
@@ -6,24 +6,24 @@ use hdrhistogram::Histogram;
 
 use crate::{drive::latency_histogram, target::Failure};
 
-/// What happened in a stretch of time.
+/// The results of a load in a period of time.
 #[derive(Clone, Debug)]
 pub struct Window {
-    /// Operations that were acknowledged in it, whenever they began.
+    /// Operations that were acknowledged in it, even if they began before.
     pub operations: u64,
     /// Operations that failed in it.
     pub failures: u64,
     /// The first failure that a task reported.
     pub first_failure: Option<Failure>,
-    /// Latencies of what was acknowledged, in nanoseconds.
+    /// Latencies of the acknowledged operations, in nanoseconds.
     pub latencies: Histogram<u64>,
-    /// The longest time without an acknowledgement that ended in it, or lasted at its end;
-    /// it may have begun before.
+    /// The longest time without an acknowledgement that ended in this period, or still lasted at
+    /// its end; it may have begun before.
     pub longest_silence: Duration,
 }
 
 impl Default for Window {
-    /// One in which nothing happened.
+    /// An empty window.
     fn default() -> Self {
         Self {
             operations: 0,
@@ -36,7 +36,7 @@ impl Default for Window {
 }
 
 impl Window {
-    /// The latency that this share (of 1) of the acknowledged operations stayed within.
+    /// The latency quantile for this share (of 1) of the acknowledged operations.
     #[must_use]
     pub fn latency(&self, share: f64) -> Duration {
         Duration::from_nanos(self.latencies.value_at_quantile(share))
@@ -48,19 +48,19 @@ impl Window {
         Duration::from_nanos(self.latencies.max())
     }
 
-    /// Makes the two stretches one.
+    /// Adds the results of the period `other`.
     pub fn merge(&mut self, other: &Self) {
         self.operations += other.operations;
         self.failures += other.failures;
         if self.first_failure.is_none() {
             self.first_failure.clone_from(&other.first_failure);
         }
-        // Both have the same bounds, so nothing can fall outside.
+        // Both have the same bounds, so every value fits.
         let _ = self.latencies.add(&other.latencies);
         self.longest_silence = self.longest_silence.max(other.longest_silence);
     }
 
-    /// Forgets everything but keeps the histogram's space.
+    /// Resets everything but keeps the histogram's memory.
     pub(crate) fn clear(&mut self) {
         self.operations = 0;
         self.failures = 0;
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_stretches_become_one() {
+    fn two_windows_are_merged_into_one() {
         let mut first = Window {
             operations: 1,
             ..Window::default()

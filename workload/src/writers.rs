@@ -1,8 +1,8 @@
-//! Tasks that write for a long time, looked at while they do.
+//! Tasks that write for a long time, and can be sampled while they run.
 //!
-//! Each task writes the next key as soon as the last write was answered, so a platform
-//! that stands still is asked for nothing more: at most one late operation a task. What
-//! quantiles then hide, [`Window::longest_silence`] shows.
+//! Each task begins the next write after the answer to the last one, so a platform that does not
+//! answer has at most one late operation per task. Quantiles hide such a pause;
+//! [`Window::longest_silence`] shows it.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use crate::{
     window::Window,
 };
 
-/// Tasks at work. Dropping this ends them.
+/// Running tasks. Dropping this ends them.
 #[derive(Debug)]
 pub struct Writers {
     running: JoinSet<()>,
@@ -30,23 +30,23 @@ pub struct Writers {
     shared: Arc<Shared>,
 }
 
-/// What the tasks know together.
+/// The state that the tasks share.
 #[derive(Debug)]
 struct Shared {
     start: Instant,
     /// When the last write was acknowledged, in nanoseconds since the start.
     last_acknowledged: AtomicU64,
-    /// The longest silence that ended since the last look, in nanoseconds.
+    /// The longest silence that ended since the last sample, in nanoseconds.
     longest_silence: AtomicU64,
-    /// A bit a key: whether it was written.
+    /// One bit per key: whether it was written.
     written: Box<[AtomicU64]>,
     distinct_keys: AtomicU64,
 }
 
 impl Writers {
-    /// Starts the tasks of `plan`, which write to its end, each drawing its keys as it
-    /// goes; task n works on target n modulo their number. The plan's operations and
-    /// check do not matter.
+    /// Starts the tasks of `plan`, which write until its end. Each draws its keys during the run;
+    /// task n works on target n modulo the number of targets. The plan's operations and check
+    /// are ignored.
     ///
     /// # Errors
     /// If there is no target.
@@ -86,7 +86,7 @@ impl Writers {
         })
     }
 
-    /// What happened since the last look, or since the start.
+    /// The results since the last call, or since the start.
     pub fn take(&self) -> Window {
         let mut total = Window::default();
         for window in &self.windows {
@@ -98,7 +98,7 @@ impl Writers {
         total
     }
 
-    /// How many different keys were written so far.
+    /// The number of different keys written so far.
     #[must_use]
     pub fn distinct_keys(&self) -> u64 {
         self.shared.distinct_keys.load(Ordering::Relaxed)
@@ -134,7 +134,7 @@ impl Shared {
     }
 }
 
-/// One task with all that it needs.
+/// The state of one task.
 struct Writer<T> {
     target: T,
     shape: Shape,
@@ -172,7 +172,7 @@ impl<T: Target> Writer<T> {
     }
 }
 
-/// A task that panicked has counted nothing wrong before.
+/// The counts stay valid after a panic of a task, so a poisoned lock is used as it is.
 fn locked(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
     window.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::{Answer, Check, Distribution, Operations};
 
-    /// Acknowledges as many writes as it has permits for, then none.
+    /// Acknowledges one write per permit, then none.
     #[derive(Clone)]
     struct Gate {
         permits: Arc<Semaphore>,
@@ -229,7 +229,7 @@ mod tests {
         }
     }
 
-    /// Looks until `enough`, for ten seconds at most.
+    /// Samples until `enough`, for at most ten seconds.
     async fn look_until(writers: &mut Writers, enough: impl Fn(&Window) -> bool) -> Window {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut seen = Window::default();
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silence_is_seen_while_it_lasts_and_when_it_ended() {
+    async fn a_silence_is_reported_while_it_lasts_and_after_its_end() {
         let gate = gate(10, false);
         let mut writers =
             Writers::start(from_ref(&gate), &plan(Duration::from_secs(3_600))).unwrap();

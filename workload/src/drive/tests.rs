@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::*;
 
-/// A map that loses or damages what it is told to.
+/// A map that loses or damages the chosen values.
 #[derive(Clone, Default)]
 struct Map {
     records: Arc<Mutex<HashMap<Vec<u8>, Bytes>>>,
@@ -50,7 +50,7 @@ fn plan(operations: Operations) -> Plan {
 }
 
 #[tokio::test]
-async fn what_was_loaded_is_read_and_checked() {
+async fn loaded_records_are_read_and_checked() {
     let map = Map::default();
     let plan = plan(Operations::Mixed { writes: 0.25 });
     let loaded = load(from_ref(&map), &plan).await.unwrap();
@@ -107,7 +107,7 @@ async fn refused_writes_are_counted_and_end_a_load() {
         load(from_ref(&full), &plan).await.unwrap_err(),
         Failure("full".to_owned())
     );
-    // A target that fails at once would never let go of its thread without this bound.
+    // Without this bound, a target that fails at once would never yield its thread.
     let outcome = drive(from_ref(&full), &plan).await.unwrap();
     assert_eq!(outcome.operations, 0);
     assert!(outcome.failures > 0);
