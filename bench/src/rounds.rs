@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn medians() {
+    fn the_median_is_the_middle_value_or_the_mean_of_two() {
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median([4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median([]).is_nan());

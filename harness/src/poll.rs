@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_polls_until_there_is_an_answer() {
+    async fn polling_ends_with_the_first_answer() {
         let mut asked = 0;
         let answer = poll_until(Duration::from_secs(10), || {
             asked += 1;
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_gives_up_at_the_deadline() {
+    async fn polling_ends_at_the_deadline() {
         let answer: Option<()> = poll_until(Duration::from_millis(25), || async { None }).await;
         assert_eq!(answer, None);
     }

@@ -51,7 +51,7 @@ impl Record {
     }
 }
 
-/// The outcome of a write, as its writer knows it.
+/// The outcome of a write, as reported to its writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
     /// Applied at this version.

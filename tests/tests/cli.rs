@@ -159,7 +159,7 @@ async fn keys_and_values_are_any_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn numbers_and_batches_are_changed() {
+async fn increments_and_batches_are_applied() {
     let platform = Ephemeral::start().await.unwrap();
     let run = |arguments: &[&str]| tierkv(&platform.grpc, arguments);
     assert_eq!(text(&run(&["increment", "n"])), "1\n");

@@ -329,17 +329,17 @@ async fn client_goes_on(first_ahead: i64, second_ahead: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_goes_on_with_a_platform_of_an_earlier_time() {
+async fn a_client_continues_with_a_platform_of_an_earlier_time() {
     client_goes_on(HOUR, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_goes_on_with_a_platform_of_a_later_time() {
+async fn a_client_continues_with_a_platform_of_a_later_time() {
     client_goes_on(0, HOUR).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_goes_on_with_a_platform_of_another_time() {
+async fn an_import_continues_with_a_platform_of_another_time() {
     const LINES: u64 = 2_000;
     let clock = WallClock::new().unwrap();
     clock.set_ahead(HOUR).unwrap();
@@ -394,7 +394,7 @@ fn in_another_boot() -> Surroundings {
 /// Whether the kernel reports a synchronised clock decides if the time between two boots counts.
 /// A test cannot set that, so it accepts both.
 #[tokio::test(flavor = "multi_thread")]
-async fn another_boot_counts_what_passed_on_a_synchronised_wall_clock() {
+async fn time_between_boots_counts_if_the_wall_clock_is_synchronised() {
     let mut platform = start(None, Surroundings::default()).await;
     let client = connect(platform.grpc()).await;
     client.put("first", "").await.unwrap();

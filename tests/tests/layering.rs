@@ -197,7 +197,7 @@ fn crates_import_only_what_the_table_allows() {
 }
 
 #[test]
-fn the_table_points_down_only() {
+fn the_table_of_imports_points_down_only() {
     for (name, _) in MAY_IMPORT {
         let mut reached = BTreeSet::new();
         let mut open = vec![*name];
@@ -222,7 +222,7 @@ fn only_the_listed_crates_use_an_external_system() {
         for (system, knowing) in ONLY_KNOWN_TO {
             let may = knowing.contains(&name.as_str()) || NOT_SHIPPED.contains(&name.as_str());
             if dependencies.contains(*system) && !may {
-                wrong.push(format!("{name} knows {system}; only {knowing:?} may"));
+                wrong.push(format!("{name} uses {system}; only {knowing:?} may"));
             }
         }
         if name == "tierkv-protocol" {

@@ -178,7 +178,7 @@ async fn check_first(dir: &Path) {
         items.push(Some(item(index, &format!("value {index}").repeat(20))));
     }
     assert_eq!(storage.load(&keys).await.unwrap(), items);
-    // The log goes on where the store ends.
+    // The log continues where the store ends.
     storage.apply(&found.tail);
     let keys = [key("k1"), key("k2"), key("late")];
     let items = [
@@ -203,7 +203,7 @@ async fn check_third(dir: &Path, fixture: &Fixture) {
     let expected = Version::from_bits(log.oldest_stored_tombstone);
     assert_eq!(oldest, Some(expected));
     check_state(&storage, &fixture.stored).await;
-    // The log goes on where the store ends.
+    // The log continues where the store ends.
     storage.apply(&found.tail);
     check_state(&storage, &fixture.complete).await;
     for write in &fixture.requests {

@@ -31,7 +31,7 @@ const SLACK: usize = 20 * MIB;
 const TIERS: [&str; 3] = ["client-coordinator", "server-coordinator", "datanode"];
 const PATIENCE: Duration = Duration::from_secs(60);
 const VALUES: usize = 12;
-/// Watches that nobody reads.
+/// Watches whose clients do not read.
 const DEAF: usize = 128;
 
 async fn start() -> TierKv {

@@ -314,7 +314,7 @@ fn check(changes: &BTreeMap<Bytes, Vec<Change>>, written: &[Written]) {
                 Some(value) => written.open_values.contains(value),
                 None => written.open_deletes.contains(name),
             });
-            assert!(is_expiry || may_be, "nobody wrote {event:?} of {name}");
+            assert!(is_expiry || may_be, "no writer made {event:?} of {name}");
             expiries += u64::from(is_expiry);
             doubtful += u64::from(!is_expiry);
         }

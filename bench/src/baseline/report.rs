@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(
             line("hit-unary"),
             "hit-unary 1.000 [0.900..1.100] 0.800 [0.500..2.000] 100/s 100/s 4.00 us 4.00 us \
-             windows that began with a server still at work: 1"
+             windows that began with a server still busy: 1"
         );
         assert_eq!(
             line("put-one"),

@@ -115,7 +115,7 @@ async fn a_key_expires_after_the_ttl_of_its_put() {
 }
 
 #[tokio::test]
-async fn reads_are_as_fresh_as_they_ask() {
+async fn reads_have_the_requested_freshness() {
     let platform = Ephemeral::start().await.unwrap();
     let path = "/v1/kv/default/fresh";
     for turn in 0..20 {
