@@ -1,6 +1,6 @@
 //! Setting, reading and removing keys: `cargo run -p tierkv --example basics [ADDRESS]`.
 
-#![allow(clippy::print_stdout)] // It shows what happens.
+#![allow(clippy::print_stdout)] // An example prints its results.
 
 use std::{env, time::Duration};
 
@@ -14,10 +14,10 @@ async fn main() -> Result<(), Error> {
     .await
 }
 
-/// Talks to the client coordinator at `address`.
+/// Runs the example at the client coordinator at `address`.
 ///
 /// # Errors
-/// What the platform says.
+/// The platform's errors.
 pub async fn run(address: &str) -> Result<(), Error> {
     let client = Client::builder()
         .address(address)
@@ -33,7 +33,7 @@ pub async fn run(address: &str) -> Result<(), Error> {
         found.value, found.version, found.source, found.age
     );
 
-    // Change it only if nobody else did since.
+    // Change the key only if nobody else did.
     let unchanged = PutOptions {
         condition: Some(Condition::Version(version)),
         ..PutOptions::default()
@@ -42,18 +42,20 @@ pub async fn run(address: &str) -> Result<(), Error> {
         .put_with("greeting", "good evening", unchanged)
         .await?;
     match client.put_with("greeting", "good night", unchanged).await {
-        Err(error) if error.is_condition_failed() => println!("somebody was faster: it was us"),
+        Err(error) if error.is_condition_failed() => {
+            println!("the key had changed: by the write before")
+        }
         other => println!("{other:?} should not have happened"),
     }
 
-    // A key that goes by itself.
+    // A key that expires.
     let minute = PutOptions {
         ttl: Some(Duration::from_secs(60)),
         ..PutOptions::default()
     };
     client.put_with("offer", "today only", minute).await?;
 
-    // The newest there is, and how the answer came about.
+    // Read the newest value, and show the path of the answer.
     let latest = ReadOptions {
         consistency: Consistency::Latest,
         explain: true,
@@ -61,7 +63,7 @@ pub async fn run(address: &str) -> Result<(), Error> {
     };
     let found = client.get_with("greeting", latest).await?;
     for hop in &found.path {
-        println!("{} {} had it after {:?}", hop.tier, hop.node, hop.took);
+        println!("{} {} answered after {:?}", hop.tier, hop.node, hop.took);
     }
 
     for (key, found) in ["greeting", "offer", "nothing"]
@@ -71,6 +73,6 @@ pub async fn run(address: &str) -> Result<(), Error> {
         println!("{key}: {:?}, expires {:?}", found.value, found.expires_at);
     }
     let deleted = client.delete("greeting").await?;
-    println!("it was there: {}", deleted.existed);
+    println!("deleted, existed: {}", deleted.existed);
     Ok(())
 }

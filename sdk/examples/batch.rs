@@ -1,7 +1,7 @@
-//! Moving something from one key to another, all or nothing:
-//! `cargo run -p tierkv --example batch [ADDRESS]`.
+//! Moving something from one key to another, all or nothing: `cargo run -p tierkv --example batch
+//! [ADDRESS]`.
 
-#![allow(clippy::print_stdout)] // It shows what happens.
+#![allow(clippy::print_stdout)] // An example prints its results.
 
 use std::env;
 
@@ -15,10 +15,10 @@ async fn main() -> Result<(), Error> {
     .await
 }
 
-/// Talks to the client coordinator at `address`.
+/// Runs the example at the client coordinator at `address`.
 ///
 /// # Errors
-/// What the platform says.
+/// The platform's errors.
 pub async fn run(address: &str) -> Result<(), Error> {
     let client = Client::builder()
         .address(address)
@@ -35,10 +35,10 @@ pub async fn run(address: &str) -> Result<(), Error> {
         .increment("account/bob", 30);
     let written = client.write(transfer).await?;
     for change in &written.changes {
-        println!("an account holds {:?} now", change.number);
+        println!("the account now holds {:?}", change.number);
     }
 
-    // A job for whoever is first: take it from the queue and write down who has it.
+    // The first worker gets the job: it is taken from the queue and its worker is stored.
     let queued = client.put("queue/1", "paint the fence").await?;
     for worker in ["tom", "huck"] {
         let take = Write::new()
@@ -48,7 +48,7 @@ pub async fn run(address: &str) -> Result<(), Error> {
             .return_previous();
         match client.write(take).await {
             Ok(written) => {
-                println!("{worker} is to do: {:?}", written.changes[0].previous);
+                println!("{worker} took the job {:?}", written.changes[0].previous);
             }
             Err(error) if error.is_condition_failed() => println!("{worker} was too late"),
             Err(error) => return Err(error),

@@ -1,7 +1,7 @@
-//! A counter that counts each time once, whatever the network does:
-//! `cargo run -p tierkv --example counter [ADDRESS]`.
+//! A counter that counts each visit once, also when the network loses an answer: `cargo run -p
+//! tierkv --example counter [ADDRESS]`.
 
-#![allow(clippy::print_stdout)] // It shows what happens.
+#![allow(clippy::print_stdout)] // An example prints its results.
 
 use std::env;
 
@@ -15,10 +15,10 @@ async fn main() -> Result<(), Error> {
     .await
 }
 
-/// Talks to the client coordinator at `address`.
+/// Runs the example at the client coordinator at `address`.
 ///
 /// # Errors
-/// What the platform says.
+/// The platform's errors.
 pub async fn run(address: &str) -> Result<(), Error> {
     let client = Client::builder()
         .address(address)
@@ -32,9 +32,9 @@ pub async fn run(address: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Counts one visit. The client sends a lost increment again by itself; if the platform was
-/// away for longer than that takes, whether it was counted is unknown, and is asked for once
-/// more under the same id, so that it is not counted twice.
+/// Counts one visit. The client retries a lost increment by itself. If the platform is away longer
+/// than the timeout, the outcome is unknown: the increment is retried once more under the same id,
+/// so that it is not counted twice.
 async fn count_one(client: &Client) -> Result<i64, Error> {
     let counted = match client.increment("visits", 1).await {
         Err(error) => match error.request_id() {

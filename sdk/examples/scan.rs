@@ -1,6 +1,6 @@
 //! Listing and counting keys: `cargo run -p tierkv --example scan [ADDRESS]`.
 
-#![allow(clippy::print_stdout)] // It shows what happens.
+#![allow(clippy::print_stdout)] // An example prints its results.
 
 use std::env;
 
@@ -14,10 +14,10 @@ async fn main() -> Result<(), Error> {
     .await
 }
 
-/// Talks to the client coordinator at `address`.
+/// Runs the example at the client coordinator at `address`.
 ///
 /// # Errors
-/// What the platform says.
+/// The platform's errors.
 pub async fn run(address: &str) -> Result<(), Error> {
     let client = Client::builder()
         .address(address)
@@ -30,14 +30,14 @@ pub async fn run(address: &str) -> Result<(), Error> {
     let fruit = Selection::prefix("fruit/");
     println!("{} pieces of fruit", client.count(fruit.clone()).await?);
 
-    // All of them, as they come.
+    // All items, as they arrive.
     let mut items = client.scan(fruit.clone());
     while let Some(item) = items.next().await {
         let item = item?;
         println!("{:?} is {:?}", item.key, item.value);
     }
 
-    // Page by page, as a web page would show them.
+    // Page by page.
     let mut page_token = None;
     loop {
         let options = ScanOptions {

@@ -1,7 +1,7 @@
-//! Reads that see one's own writes, from the cache where that is right:
+//! Reads that see the session's own writes, from the cache where possible:
 //! `cargo run -p tierkv --example session [ADDRESS]`.
 
-#![allow(clippy::print_stdout)] // It shows what happens.
+#![allow(clippy::print_stdout)] // An example prints its results.
 
 use std::env;
 
@@ -15,10 +15,10 @@ async fn main() -> Result<(), Error> {
     .await
 }
 
-/// Talks to the client coordinator at `address`.
+/// Runs the example at the client coordinator at `address`.
 ///
 /// # Errors
-/// What the platform says.
+/// The platform's errors.
 pub async fn run(address: &str) -> Result<(), Error> {
     let client = Client::builder()
         .address(address)
@@ -27,7 +27,7 @@ pub async fn run(address: &str) -> Result<(), Error> {
         .await?;
     client.put("profile/ann", "has no picture").await?;
 
-    // One for each user of the application; it costs no connection.
+    // One session for each user of the application; it costs no connection.
     let session = client.session();
     for change in 1..=5 {
         let value = format!("has picture {change}");

@@ -1,7 +1,7 @@
-//! Following changes, also over a restart of the application:
-//! `cargo run -p tierkv --example watch [ADDRESS]`.
+//! Watching changes, also across a restart of the application: `cargo run -p tierkv --example watch
+//! [ADDRESS]`.
 
-#![allow(clippy::print_stdout)] // It shows what happens.
+#![allow(clippy::print_stdout)] // An example prints its results.
 
 use std::env;
 
@@ -15,10 +15,10 @@ async fn main() -> Result<(), Error> {
     .await
 }
 
-/// Talks to the client coordinator at `address`.
+/// Runs the example at the client coordinator at `address`.
 ///
 /// # Errors
-/// What the platform says.
+/// The platform's errors.
 pub async fn run(address: &str) -> Result<(), Error> {
     let client = Client::builder()
         .address(address)
@@ -30,21 +30,21 @@ pub async fn run(address: &str) -> Result<(), Error> {
     client.put("news/2", "the second").await?;
     client.delete("news/1").await?;
 
-    // What an application stores beside what it made of the events.
+    // An application stores the token together with the results of the events.
     let mut stored = watch.resume_token().clone();
     for _ in 0..2 {
         if let Some(event) = watch.next().await {
-            tell(&event?);
+            show(&event?);
             stored = watch.resume_token().clone();
         }
     }
     drop(watch);
 
-    // It was restarted: it goes on where it was.
+    // After a restart: the watch continues from the stored token.
     let mut watch = client.watch_from("news/", stored).await?;
     while let Some(event) = watch.next().await {
         let event = event?;
-        tell(&event);
+        show(&event);
         if event.change == Change::Removed {
             break;
         }
@@ -52,7 +52,7 @@ pub async fn run(address: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn tell(event: &tierkv::Event) {
+fn show(event: &tierkv::Event) {
     match &event.change {
         Change::Written { value, .. } => println!("{:?} says {value:?}", event.key),
         Change::Removed => println!("{:?} is gone", event.key),

@@ -1,4 +1,4 @@
-//! What operators ask through a client.
+//! Operators' calls: topology, health and memory settings.
 
 use std::future::Future;
 
@@ -18,8 +18,8 @@ use crate::{client::Client, error::Error};
 impl Client {
     /// The platform's topology and health.
     ///
-    /// Roles and health are read by the getters of the same names and their conversions, as
-    /// in `NodeRole::from(member.role())`: what this release does not know is
+    /// Read roles and health through the getters and their conversions, as in
+    /// `NodeRole::from(member.role())`. A role that this release does not have becomes
     /// [`NodeRole::Unknown`](crate::NodeRole::Unknown).
     ///
     /// # Errors
@@ -30,7 +30,8 @@ impl Client {
         read(answer)
     }
 
-    /// What operators changed about the data nodes' memory, and what is in force on each.
+    /// The operators' changes to the data nodes' memory settings, and what is in force on each
+    /// node.
     ///
     /// # Errors
     /// `Unavailable` if the coordinator can't be reached in time.
@@ -40,11 +41,11 @@ impl Client {
         read(answer)
     }
 
-    /// Changes the data nodes' memory while they run; they follow a moment later.
+    /// Changes the data nodes' memory settings at run time; the nodes apply them a moment later.
     ///
     /// # Errors
-    /// `InvalidArgument` for what means nothing; with [`Code::OutcomeUnknown`] it may have
-    /// happened, and asking again is safe.
+    /// `InvalidArgument` for a value out of bounds. With [`Code::OutcomeUnknown`] the change may
+    /// have been made; retrying is safe.
     pub async fn set_memory(&self, change: SetMemoryRequest) -> Result<MemorySettings, Error> {
         let mut admin = self.admin();
         match self.in_time(admin.set_memory(change)).await {
@@ -57,7 +58,7 @@ impl Client {
         AdminClient::new(self.channel())
     }
 
-    /// The answer, if it came in time.
+    /// The answer, or `None` after the timeout.
     async fn in_time<T>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,

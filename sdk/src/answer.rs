@@ -1,4 +1,4 @@
-//! What operations answer.
+//! The answers of operations.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,27 +23,27 @@ pub enum Source {
 pub struct Found {
     /// The value; `None` if the key is absent.
     pub value: Option<Bytes>,
-    /// The value's version; of an absent key, the version up to which that is known.
+    /// The value's version. For an absent key: the version up to which its absence is known.
     pub version: u64,
-    /// Who answered.
+    /// The tier that answered.
     pub source: Source,
     /// An upper bound of how stale the answer was when the read arrived.
     pub age: Duration,
     /// When the key expires, by the cluster's clock; `None` if it does not.
     pub expires_at: Option<SystemTime>,
-    /// The tiers that the read went through, the first one first, if
-    /// [`ReadOptions::explain`](crate::ReadOptions::explain) asked for them.
+    /// The tiers that the read went through, in order. Filled only with
+    /// [`ReadOptions::explain`](crate::ReadOptions::explain).
     pub path: Vec<Hop>,
 }
 
-/// One tier on a read's way.
+/// One tier on the path of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hop {
     /// `client-coordinator`, `cache`, `server-coordinator` or `datanode`.
     pub tier: String,
-    /// Its name, as the topology tells it.
+    /// The node's name, as in the topology.
     pub node: String,
-    /// How long until it had its answer, the tiers below it included.
+    /// How long this tier took, including the tiers below it.
     pub took: Duration,
 }
 
@@ -72,7 +72,7 @@ impl From<v1::GetResponse> for Found {
     }
 }
 
-/// When a key expires, as it goes over the wire; 0 never.
+/// Converts an expiry time from the wire, where 0 means never.
 pub(crate) fn expires_at(millis: u64) -> Option<SystemTime> {
     match millis {
         0 => None,
@@ -80,45 +80,46 @@ pub(crate) fn expires_at(millis: u64) -> Option<SystemTime> {
     }
 }
 
-/// What a delete did.
+/// The result of a delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deleted {
-    /// Whether the key was there.
+    /// Whether the key existed.
     pub existed: bool,
-    /// The deletion's version; of an absent key, the version up to which that is known.
+    /// The version of the deletion. For an absent key: the version up to which its absence is
+    /// known.
     pub version: u64,
 }
 
-/// What an increment did.
+/// The result of an increment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Incremented {
-    /// The number after it.
+    /// The number after the increment.
     pub value: i64,
     /// The new version.
     pub version: u64,
 }
 
-/// What an atomic batch did.
+/// The result of an atomic batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The version of everything it changed.
+    /// The version of all its changes.
     pub version: u64,
-    /// What became of each key, in the order of the batch.
+    /// The result of each change, in the order of the batch.
     pub changes: Vec<Changed>,
-    /// An earlier attempt had been applied, and this is what it did then; what keys held
-    /// before is not remembered.
+    /// Whether an earlier attempt had already been applied. The answer then repeats its result,
+    /// without the previous values: they are not stored.
     pub replayed: bool,
 }
 
-/// What one change of a batch did.
+/// The result of one change of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Whether the key was there before: of a delete, and with
-    /// [`return_previous`](crate::Write::return_previous) of every change.
+    /// Whether the key existed before. Set for a delete, and with
+    /// [`return_previous`](crate::Write::return_previous) for every change.
     pub existed: bool,
-    /// With `return_previous`, what the key held before, if it was there.
+    /// With `return_previous`: what the key held before, if it existed.
     pub previous: Option<Previous>,
-    /// Of an increment: the number after it.
+    /// For an increment: the number after it.
     pub number: Option<i64>,
 }
 

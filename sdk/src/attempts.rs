@@ -1,10 +1,10 @@
-//! What the failed attempts of one write mean together.
+//! Decides, from the failed attempts of one write, whether to retry and what to report.
 //!
-//! A write is sent again under the same request id, which masters apply at most once. Once
-//! the fate of any attempt is unknown, only success is definite: whatever a later attempt is
-//! refused for, the lost one may still have been applied, before or after it.
+//! A write is retried under the same request id, and masters apply an id at most once. Once the
+//! outcome of any attempt is unknown, only success is definite: a later attempt may be refused
+//! although the lost one was applied, before or after it.
 //!
-//! Until then a write whose id was refused for its birth is a new write: it is sent again
+//! Until then, a write refused for the birth of its request id had no effect. It is sent again
 //! under a new id.
 
 use tierkv_rpc::CallError;
@@ -12,12 +12,12 @@ use tierkv_types::{Code, Error as Refusal, RequestId};
 
 use crate::error::{Error, is_retryable};
 
-/// How often a write of which an attempt was lost is asked for again although it was refused
-/// for what it says: the lost attempt may still be on its way, and once it was applied the
-/// answer is its outcome.
+/// After an attempt was lost, a refusal such as `ConditionFailed` proves nothing: the lost attempt
+/// may still arrive, and once it is applied, a retry returns its result. This limits the retries
+/// after such refusals.
 const MAX_CONTRADICTIONS: u32 = 4;
 
-/// Whether another coordinator might do better.
+/// Whether another coordinator may succeed.
 pub(crate) const fn is_better_elsewhere(code: Code) -> bool {
     !matches!(code, Code::Conflict)
 }
@@ -29,7 +29,7 @@ pub(crate) enum Next {
     Again,
     /// Send it under a new id, born at this platform time, if there is time.
     Renew(u64),
-    /// Say how it ended.
+    /// Report how it ended.
     Conclude,
 }
 
@@ -37,14 +37,14 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) struct Attempts {
     id: RequestId,
-    /// Whether any attempt may have had an effect.
+    /// Whether the outcome of any attempt is unknown.
     is_unknown: bool,
     contradictions: u32,
     last: Refusal,
 }
 
 impl Attempts {
-    /// No attempt yet; but perhaps somebody made some under this id before.
+    /// The state before the first attempt. `made_before`: the caller may have sent this id before.
     pub(crate) fn new(id: RequestId, made_before: bool) -> Self {
         Self {
             id,
@@ -54,7 +54,7 @@ impl Attempts {
         }
     }
 
-    /// Takes in how an attempt failed.
+    /// Records a failed attempt and returns what to do next.
     pub(crate) fn failed(&mut self, failure: CallError) -> Next {
         let is_lost = match &failure {
             CallError::Lost(_) => true,
@@ -72,7 +72,7 @@ impl Attempts {
             _ if is_lost => Next::Again,
             code if is_retryable(code) => Next::Again,
             _ if !self.is_unknown => Next::Conclude,
-            // A limit may be reached no more; a deadline was the attempt's.
+            // The limit may have room again; the deadline was only the attempt's.
             Code::ResourceExhausted | Code::DeadlineExceeded => Next::Again,
             _ if self.contradictions < MAX_CONTRADICTIONS => {
                 self.contradictions += 1;
@@ -82,7 +82,7 @@ impl Attempts {
         }
     }
 
-    /// Goes on under another id: none of the attempts so far had an effect.
+    /// Continues under another id. No attempt so far had an effect.
     pub(crate) fn renew(&mut self, id: RequestId) {
         debug_assert!(!self.is_unknown, "an attempt under the old id was lost");
         self.id = id;
@@ -93,14 +93,14 @@ impl Attempts {
         &self.last
     }
 
-    /// How the write ended, if no attempt succeeded.
+    /// The error of a write that did not succeed.
     pub(crate) fn conclude(self) -> Error {
         let is_birth_refused = self.last.birth_refused_at.is_some();
         if !self.is_unknown && is_birth_refused {
-            // The id was the client's own choice: its caller did nothing wrong.
+            // The client chose the id, so the caller made no mistake.
             let refusal = Refusal::unavailable(format!(
-                "no birth of a request id was accepted in the write's time; nothing was done, \
-                 try again (last heard: {})",
+                "the request id's birth time was refused until the timeout; nothing was done, \
+                 try again (last error: {})",
                 self.last.message
             ));
             return Error::from(refusal).refused_for_birth();
@@ -115,8 +115,8 @@ impl Attempts {
         let error = Error::unknown(
             self.id,
             format!(
-                "the write was sent, and whether it happened never became known in its time (last \
-                 heard: {last}); read the key, or ask again with the same request id"
+                "the write was sent, but its outcome is unknown (last \
+                 error: {last}); read the key, or retry with the same request id"
             ),
         );
         match is_birth_refused {
@@ -125,11 +125,11 @@ impl Attempts {
         }
     }
 
-    /// How a write ended that was answered with something else than was asked.
+    /// The error of a write that got the answer of another operation.
     pub(crate) fn mismatched(id: RequestId) -> Error {
         Error::unknown(
             id,
-            "the server answered another operation than was asked; read the key",
+            "the answer belongs to another operation than the request; read the key",
         )
     }
 }
@@ -151,7 +151,7 @@ mod tests {
         CallError::Lost(Refusal::unavailable("the connection broke"))
     }
 
-    /// What is concluded if there is time for `failures`, and no more is left after them.
+    /// The error after `failures`, if there is no time for another attempt.
     fn conclude(made_before: bool, failures: &[CallError]) -> Error {
         let mut attempts = Attempts::new(ID, made_before);
         for failure in failures {
@@ -171,8 +171,8 @@ mod tests {
             assert_eq!(next != Next::Conclude, goes_on, "{code}");
             let error = attempts.conclude();
             assert_eq!(error.code(), code);
-            let told = (code == Code::OutcomeUnknown).then_some(ID);
-            assert_eq!(error.request_id(), told, "{code}");
+            let expected = (code == Code::OutcomeUnknown).then_some(ID);
+            assert_eq!(error.request_id(), expected, "{code}");
         }
         let unsent = CallError::Unsent(Refusal::unavailable("nobody listens"));
         let error = conclude(false, &[unsent.clone(), unsent]);
@@ -208,7 +208,7 @@ mod tests {
         let failed = std::iter::repeat_with(|| attempts.failed(refused(Code::ConditionFailed)));
         let again = failed.take_while(|next| *next != Next::Conclude).take(100);
         assert_eq!(again.count(), MAX_CONTRADICTIONS as usize);
-        // What passes is waited for.
+        // Temporary failures are retried without a limit.
         for _ in 0..100 {
             assert_ne!(attempts.failed(refused(Code::Unavailable)), Next::Conclude);
             assert_ne!(
@@ -232,7 +232,7 @@ mod tests {
         };
         attempts.renew(new);
         assert_eq!(attempts.failed(born_wrongly(40)), Next::Renew(40));
-        // A loss under the new id is of the new id.
+        // A lost attempt under the new id counts for the new id.
         assert_eq!(attempts.failed(lost()), Next::Again);
         let error = attempts.conclude();
         assert_eq!(

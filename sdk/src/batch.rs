@@ -17,7 +17,7 @@ use crate::{
     options::{Condition, ttl_ms},
 };
 
-/// An atomic batch of changes, and what must hold for it to happen.
+/// An atomic batch of changes, and the conditions for applying it.
 ///
 /// ```no_run
 /// # async fn example(client: tierkv::Client) -> Result<(), tierkv::Error> {
@@ -32,43 +32,43 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// At most 1,000 changes and conditions together, and no key twice among the changes. Readers
-/// of several keys may see half of a batch; no failure leaves half of one.
+/// At most 1,000 changes and conditions together; a key may be changed only once. A failure never
+/// applies half of a batch, but a reader of several keys may see one half applied.
 #[derive(Clone, Debug, Default)]
 pub struct Write {
     pub(crate) conditions: Vec<v1::Condition>,
     pub(crate) operations: Vec<WriteOperation>,
     pub(crate) return_previous: bool,
-    /// The first thing wrong with it, told when it is sent.
+    /// The first error of the builder, returned when the batch is sent.
     wrong: Option<Error>,
 }
 
 impl Write {
-    /// A batch of nothing, to which things are added.
+    /// An empty batch.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only if the key is absent.
+    /// Apply only if the key is absent.
     #[must_use]
     pub fn if_absent(self, key: impl AsRef<[u8]>) -> Self {
         self.only_if(key, Condition::Absent)
     }
 
-    /// Only if the key is there.
+    /// Apply only if the key is present.
     #[must_use]
     pub fn if_present(self, key: impl AsRef<[u8]>) -> Self {
         self.only_if(key, Condition::Present)
     }
 
-    /// Only if the key is there and has this version.
+    /// Apply only if the key is present with this version.
     #[must_use]
     pub fn if_version(self, key: impl AsRef<[u8]>, version: u64) -> Self {
         self.only_if(key, Condition::Version(version))
     }
 
-    /// Only if the key, which need not be one that is changed, is as the condition says.
+    /// Apply only if the key meets the condition. The key need not be among the changed ones.
     #[must_use]
     pub fn only_if(mut self, key: impl AsRef<[u8]>, condition: Condition) -> Self {
         self.conditions.push(v1::Condition {
@@ -78,14 +78,14 @@ impl Write {
         self
     }
 
-    /// Sets a key.
+    /// Sets a key that does not expire.
     #[must_use]
     pub fn put(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Self {
         self.put_for(key, value, None)
     }
 
-    /// Sets a key that lives for `ttl`, from the moment the platform takes the write; with
-    /// `None`, until it is removed. Rounded up to whole milliseconds.
+    /// Sets a key that lives for `ttl` from when the platform accepts the write; with `None`, until
+    /// it is removed. Rounded up to whole milliseconds.
     #[must_use]
     pub fn put_for(
         mut self,
@@ -118,8 +118,8 @@ impl Write {
         }))
     }
 
-    /// Sets how long a key lives, from the moment the platform takes the write, and keeps its
-    /// value; with `None`, until it is removed. An absent key refuses the whole batch with
+    /// Sets how long a key lives, from when the platform accepts the write, and keeps its value;
+    /// with `None`, until it is removed. An absent key refuses the whole batch with
     /// [`Code::NotFound`](crate::Code::NotFound). Rounded up to whole milliseconds.
     #[must_use]
     pub fn touch(mut self, key: impl AsRef<[u8]>, ttl: impl Into<Option<Duration>>) -> Self {
@@ -130,15 +130,14 @@ impl Write {
         }))
     }
 
-    /// Answers what each key held before.
+    /// Asks for what each key held before.
     #[must_use]
     pub const fn return_previous(mut self) -> Self {
         self.return_previous = true;
         self
     }
 
-    /// A time to live as it goes over the wire; one that can't be is told when the batch is
-    /// sent.
+    /// A time to live in the wire's unit; an invalid one is an error when the batch is sent.
     fn ttl_ms(&mut self, ttl: Option<Duration>) -> u64 {
         ttl_ms(ttl).unwrap_or_else(|error| {
             self.wrong.get_or_insert(error);
@@ -170,7 +169,7 @@ impl Write {
         matches!(kind, Some(write_operation::Kind::Increment(_)))
     }
 
-    /// Refuses what a server would refuse for its shape: that is not sent.
+    /// Checks what needs no server: an invalid batch is not sent.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if let Some(wrong) = &self.wrong {
             return Err(wrong.clone());
@@ -199,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_never_succeed_is_told_before_it_is_sent() {
+    fn an_invalid_batch_is_refused_before_it_is_sent() {
         let code = |write: Write| write.check().map_err(|error| error.code());
         let refused = Err(Code::InvalidArgument);
         assert_eq!(code(Write::new().put("a", "1").delete("b")), Ok(()));

@@ -1,4 +1,4 @@
-//! How a client is made.
+//! Builds a client from its settings.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tierkv_types::{
 
 use crate::{client::Client, error::Error};
 
-/// The address of a client coordinator on the same machine.
+/// The default address: a client coordinator on the same machine.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7400";
 
 /// Settings of a [`Client`].
@@ -41,23 +41,22 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Adds the gRPC address (`host:port`) of a client coordinator. With several, the
-    /// client moves on to the next when one can't be reached. Without any it is
-    /// `127.0.0.1:7400`.
+    /// Adds the gRPC address (`host:port`) of a client coordinator. With several, the client moves
+    /// to the next when one can't be reached. The default is `127.0.0.1:7400`.
     #[must_use]
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.addresses.push(address.into());
         self
     }
 
-    /// The namespace of all keys; `default` if not given.
+    /// The namespace of all keys; by default `default`.
     #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
     }
 
-    /// How long an operation may take, retries included; 5 s if not given, at most 60 s.
+    /// The timeout of an operation, retries included; by default 5 s, at most 60 s.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

@@ -1,4 +1,4 @@
-//! The client: whom it asks, for how long, and what is safe to try again.
+//! The client: sends each operation to a coordinator, with a timeout and retries.
 
 use std::{
     future::Future,
@@ -34,7 +34,7 @@ use crate::{
     platform_clock::PlatformClock,
 };
 
-/// How long it may take to ask for the platform's time, while a write waits for it.
+/// Timeout for fetching the platform's time while a write waits for it.
 const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A client of the platform. Cheap to clone; all clones share their connections.
@@ -43,7 +43,7 @@ pub struct Client {
     shared: Arc<Shared>,
     pub(crate) namespace: Arc<str>,
     timeout: Duration,
-    /// The id of every write, instead of one for each.
+    /// The id of every write of this handle; `None`: a new id for each write.
     request_id: Option<RequestId>,
     pub(crate) own_writes: Option<Arc<OwnWrites>>,
 }
@@ -54,8 +54,8 @@ struct Shared {
 }
 
 impl Client {
-    /// A client that asks the coordinators of `addresses`, with at most `max_in_flight`
-    /// operations under way in each session.
+    /// A client of the coordinators at `addresses`, with at most `max_in_flight` operations in
+    /// flight per session.
     ///
     /// # Errors
     /// `InvalidArgument` for a bad address.
@@ -91,7 +91,7 @@ impl Client {
         })
     }
 
-    /// The same connections; an operation may take so long, retries included. At most 60 s.
+    /// The same connections, with another timeout per operation, retries included. At most 60 s.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
@@ -100,14 +100,14 @@ impl Client {
         }
     }
 
-    /// The same connections, for asking again what became of a write whose outcome is unknown
-    /// ([`Error::request_id`]): do the same write again with it, within two minutes of the
-    /// first time. It is applied if it had not been, and never twice.
+    /// The same connections, for retrying a write whose outcome is unknown ([`Error::request_id`]).
+    /// Send the same write again through this handle, within two minutes of the first time: it is
+    /// applied if it was not before, and never twice.
     ///
-    /// Any write of this handle carries the id, so use it for the one: another write under an
-    /// id that was applied is never applied. Since earlier attempts were of unknown fate, a
-    /// write of this handle succeeds or its outcome stays unknown, whatever it is refused for:
-    /// a refusal now says nothing about them.
+    /// Every write of this handle carries the id, so use the handle for that one write: another
+    /// write under an applied id is never applied. The earlier attempts may still have an effect,
+    /// so a write of this handle either succeeds or its outcome stays unknown, even when it is
+    /// refused.
     #[must_use]
     pub fn with_request_id(&self, id: RequestId) -> Self {
         Self {
@@ -116,14 +116,13 @@ impl Client {
         }
     }
 
-    /// The same connections, for one user's session: reads of this handle and its clones see
-    /// the writes that they acknowledged, through the cache, too, where other clients may see
-    /// what was there up to `max_staleness` ago. A write whose outcome is unknown is none of
-    /// them.
+    /// The same connections, for one user's session. Reads of this handle and its clones see the
+    /// writes that the session made, also through the cache; other clients may see values up to
+    /// `max_staleness` old. A write whose outcome is unknown does not count.
     ///
-    /// The versions of the [`MAX_SESSION_KEYS`] keys written last are kept. Beyond them the
-    /// promise holds as well, at the price of some reads that go to the key's master. Scans and
-    /// counts read at the masters once anything was written.
+    /// A session keeps the versions of the [`MAX_SESSION_KEYS`] keys that it wrote last. The
+    /// guarantee also holds for older writes, but some of their reads go to the key's master. Once
+    /// the session has written anything, scans and counts read at the masters.
     #[must_use]
     pub fn session(&self) -> Self {
         Self {
@@ -132,15 +131,15 @@ impl Client {
         }
     }
 
-    /// The platform's time, as far as this client knows it: it is at most a little behind.
-    /// Expiry is judged by it, whatever this machine's wall clock says.
+    /// The platform's time as this client estimates it: at most a little behind. Expiry is judged
+    /// by it, not by this machine's wall clock.
     #[must_use]
     pub fn platform_time(&self) -> SystemTime {
         let millis = self.shared.clock.millis().unwrap_or(0);
         UNIX_EPOCH + Duration::from_millis(millis)
     }
 
-    /// The connection for what is no operation on keys.
+    /// The connection for calls that are not operations on keys.
     pub(crate) fn channel(&self) -> Channel {
         self.shared.coordinators.current().channel.clone()
     }
@@ -149,17 +148,17 @@ impl Client {
         self.timeout
     }
 
-    /// An operation that begins now.
+    /// The attempts of an operation that starts now.
     pub(crate) fn turns(&self) -> Turns<'_> {
         let deadline = Instant::now() + self.timeout;
         self.shared.coordinators.turns(deadline)
     }
 
-    /// Finds a coordinator that answers, by an operation that means nothing and changes
-    /// nothing. Each address is tried once, with its share of the time, so that a wrong one is
-    /// told at once and a dead one does not use up the others' time.
+    /// Finds a coordinator that answers, by an empty batch read. Each address is tried once with
+    /// its share of the timeout, so that a wrong address fails at once and a dead one leaves time
+    /// for the others.
     pub(crate) async fn greet(&self) -> Result<(), Error> {
-        let mut last = Refusal::invalid("a client needs an address");
+        let mut last = Refusal::invalid("the client has no address; give at least one");
         let deadline = Instant::now() + self.timeout;
         let coordinators = self.shared.coordinators.all();
         for (place, coordinator) in coordinators.iter().enumerate() {
@@ -176,8 +175,8 @@ impl Client {
         Err(last.into())
     }
 
-    /// Sends a read, again and elsewhere, until it is answered or its time is over. It is made
-    /// anew for each attempt: nearly always there is one.
+    /// Sends a read, with retries at all coordinators, until it is answered or times out.
+    /// `operation` builds the request anew for each attempt; nearly always one is enough.
     pub(crate) async fn read(&self, operation: impl Fn() -> Operation) -> Result<Answer, Error> {
         let mut turns = self.turns();
         loop {
@@ -191,8 +190,8 @@ impl Client {
         }
     }
 
-    /// Sends a write, again and elsewhere under the same id, until its outcome is known or its
-    /// time is over. Answers its id, too.
+    /// Sends a write, with retries at all coordinators under the same id, until its outcome is
+    /// known or it times out. Also returns its id.
     pub(crate) async fn change(
         &self,
         operation: impl Fn(v1::RequestId) -> Operation,
@@ -232,7 +231,7 @@ impl Client {
         }
     }
 
-    /// A call beside the session stream that changes nothing.
+    /// Makes a read-only call outside the session stream.
     pub(crate) async fn ask<T, F>(
         &self,
         question: impl Fn(KvClient<Channel>, Duration) -> F,
@@ -257,22 +256,22 @@ impl Client {
         }
     }
 
-    /// A name for a new write.
+    /// A request id for a new write.
     ///
     /// # Errors
-    /// `Unavailable` if no coordinator knew the platform's time before the write's was over.
+    /// `Unavailable` if no coordinator returned the platform's time before the write's timeout.
     async fn new_request_id(&self, turns: &mut Turns<'_>) -> Result<RequestId, Error> {
         let clock = &self.shared.clock;
         loop {
             if clock.needs_news() {
                 self.ask_for_the_time(turns.coordinator()).await;
             }
-            // Without news what is known goes on to serve.
+            // Without a newer reading, the last one still serves.
             if let Some(birth_millis) = clock.millis() {
                 return Ok(born_at(birth_millis));
             }
             let unknown =
-                Refusal::unavailable("no coordinator knows the platform's time yet; try again");
+                Refusal::unavailable("no coordinator has the platform's time yet; try again");
             if !turns.next(&unknown).await {
                 return Err(unknown.into());
             }
@@ -298,7 +297,7 @@ impl Client {
         }
     }
 
-    /// Takes in the platform's time that an answer or a refusal tells beside what it says.
+    /// Records the platform's time from the metadata of an answer or a refusal.
     pub(crate) fn heard<T>(&self, answered: Result<Response<T>, Status>) -> Result<T, Status> {
         let metadata = match &answered {
             Ok(response) => response.metadata(),
@@ -309,7 +308,7 @@ impl Client {
     }
 }
 
-/// A new name of a write, born at this platform time.
+/// A new request id, born at this platform time.
 fn born_at(birth_millis: u64) -> RequestId {
     let mut random = [0; 16];
     rand::rng().fill_bytes(&mut random);
@@ -328,16 +327,16 @@ async fn greeted(coordinator: &Coordinator, deadline: Instant) -> Result<(), Ref
     }
 }
 
-/// The key, if it keeps the limits: what a server would refuse is not sent.
+/// Returns the key if it keeps the limits: what a server would refuse is not sent.
 pub(crate) fn checked(key: &[u8]) -> Result<&[u8], Error> {
-    // The usual length needs no further check; the rule and its words are `ItemKey`'s.
+    // Most keys pass this length check; `ItemKey` has the full rule and its error message.
     if !(1..=MAX_KEY_BYTES).contains(&key.len()) {
         ItemKey::new("", key)?;
     }
     Ok(key)
 }
 
-/// Why a read has no answer although nothing failed.
+/// The error of a read whose timeout passed without any other failure.
 pub(crate) fn late() -> Refusal {
     Refusal::new(
         Code::DeadlineExceeded,

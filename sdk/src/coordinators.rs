@@ -1,7 +1,8 @@
-//! The client coordinators that a client knows, and which of them it asks.
+//! The client coordinators of a client, and the choice among them.
 //!
-//! All operations go to one of them until it fails one; whoever sees that moves everybody on
-//! to the next, so that a dead address costs one failure and not one each.
+//! All operations go to one coordinator until it fails one. The operation that sees the failure
+//! moves all others to the next coordinator, so that a dead address costs one failure in all and
+//! not one per operation.
 
 use std::{
     sync::{
@@ -26,31 +27,30 @@ use tonic::transport::Channel;
 
 use crate::{attempts::is_better_elsewhere, error::Error, platform_clock::PlatformClock};
 
-/// Pause before an operation is tried again where it failed before; doubles up to the limit.
+/// Pause before an operation is retried at the same coordinator; doubles up to the limit.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// With other coordinators to ask, one gets half of what is left of an operation's time, and
-/// no less than this.
+/// With several coordinators, an attempt may use half of the operation's remaining time, but not
+/// less than this.
 const LEAST_PATIENCE: Duration = Duration::from_millis(200);
 
-/// Session streams to one coordinator, each over a connection of its own. What one stream
-/// carries is handled by one task after another at either end; with two, both ends have
-/// something to do while the other works.
+/// Session streams to one coordinator, each over its own connection. At either end one task at a
+/// time handles a stream; with two streams, both ends can work at the same time.
 const SESSIONS: usize = 2;
 
 /// One client coordinator. Its connections open when they are first used.
 pub(crate) struct Coordinator {
-    /// For what is no operation on keys.
+    /// For calls that are not operations on keys.
     pub(crate) channel: Channel,
-    /// For scans and watches, whose answers may rest until the application takes them: those
-    /// that do hold up no other.
+    /// For scans and watches. Their answers may wait until the application reads them, and must not
+    /// hold up other operations.
     streams: Channel,
     pub(crate) session: Multiplexer<Session>,
 }
 
 impl Coordinator {
-    /// The service's calls beside the session stream.
+    /// A client for the calls outside the session stream.
     pub(crate) fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.streams.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK)
@@ -58,10 +58,10 @@ impl Coordinator {
     }
 }
 
-/// All that are known; at least one.
+/// All coordinators of the client; at least one.
 pub(crate) struct Coordinators {
     all: Vec<Coordinator>,
-    /// Counts on for ever; the place of the one asked is its remainder.
+    /// Only grows; modulo the number of coordinators, it is the place of the current one.
     current: AtomicUsize,
 }
 
@@ -69,14 +69,14 @@ impl Coordinators {
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// `InvalidArgument` if there is no address, or one is none.
+    /// `InvalidArgument` if there is no address, or one is malformed.
     pub(crate) fn new(
         addresses: &[String],
         max_in_flight: usize,
         clock: &Arc<PlatformClock>,
     ) -> Result<Self, Error> {
         if addresses.is_empty() {
-            return Err(Refusal::invalid("a client needs an address").into());
+            return Err(Refusal::invalid("the client has no address; give at least one").into());
         }
         let coordinator = |address: &String| {
             let channels = (0..SESSIONS).map(|_| channel(address));
@@ -98,17 +98,17 @@ impl Coordinators {
         })
     }
 
-    /// How many there are.
+    /// The number of coordinators.
     pub(crate) fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// The one that operations go to.
+    /// The coordinator that operations go to.
     pub(crate) fn current(&self) -> &Coordinator {
         self.at(self.current.load(Ordering::Relaxed))
     }
 
-    /// All, in the order of their addresses.
+    /// All coordinators, in the order of their addresses.
     pub(crate) fn all(&self) -> &[Coordinator] {
         &self.all
     }
@@ -117,12 +117,12 @@ impl Coordinators {
         &self.all[turn % self.all.len()]
     }
 
-    /// Lets operations go to the coordinator at this place.
+    /// Makes the coordinator at this place the current one.
     pub(crate) fn choose(&self, place: usize) {
         self.current.store(place, Ordering::Relaxed);
     }
 
-    /// An operation that is over at `deadline`.
+    /// The attempts of an operation with this deadline.
     pub(crate) fn turns(&self, deadline: Instant) -> Turns<'_> {
         Turns {
             coordinators: self,
@@ -134,7 +134,7 @@ impl Coordinators {
     }
 }
 
-/// Where and when the attempts of one operation go.
+/// The attempts of one operation: to which coordinator and until when.
 pub(crate) struct Turns<'a> {
     coordinators: &'a Coordinators,
     turn: usize,
@@ -144,17 +144,17 @@ pub(crate) struct Turns<'a> {
 }
 
 impl Turns<'_> {
-    /// Whose turn it is.
+    /// The coordinator of this attempt.
     pub(crate) fn coordinator(&self) -> &Coordinator {
         self.coordinators.at(self.turn)
     }
 
-    /// What is left of the operation's time.
+    /// The operation's remaining time.
     pub(crate) fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Until when this attempt may take: while there is somebody else to ask, not to the end.
+    /// The deadline of this attempt: with other coordinators to try, before the operation's own.
     pub(crate) fn patience(&self) -> Instant {
         if self.coordinators.len() == 1 {
             return self.deadline;
@@ -163,8 +163,8 @@ impl Turns<'_> {
         self.deadline.min(Instant::now() + patience)
     }
 
-    /// One attempt by the session stream. Where it ends for want of patience the operation
-    /// goes on at the coordinator; its answer is thrown away.
+    /// One attempt over the session stream. An attempt that times out may still run at the
+    /// coordinator; its answer is dropped.
     pub(crate) async fn attempt(&self, operation: Operation) -> Result<Answer, CallError> {
         let call = self.coordinator().session.call(operation, self.deadline);
         if self.coordinators.len() == 1 {
@@ -175,14 +175,13 @@ impl Turns<'_> {
             .unwrap_or_else(|_| Err(CallError::Lost(slow())))
     }
 
-    /// Gets ready for the next attempt after one that failed for `why`; `false` if there is no
-    /// time left for it.
+    /// Prepares the next attempt after one that failed for `why`; `false` if no time is left.
     pub(crate) async fn next(&mut self, why: &Refusal) -> bool {
         self.failures += 1;
         let is_elsewhere = self.coordinators.len() > 1 && is_better_elsewhere(why.code);
         if is_elsewhere {
             let next = self.turn.wrapping_add(1);
-            // Whoever sees a failure first moves everybody on.
+            // The first to see a failure moves all operations on.
             let _ = self.coordinators.current.compare_exchange(
                 self.turn,
                 next,
@@ -190,7 +189,7 @@ impl Turns<'_> {
                 Ordering::Relaxed,
             );
             self.turn = next;
-            // Somebody who was not asked yet is asked at once.
+            // A coordinator not yet tried is tried at once.
             if !self.failures.is_multiple_of(self.coordinators.len()) {
                 return Instant::now() < self.deadline;
             }
@@ -198,8 +197,8 @@ impl Turns<'_> {
         self.pause().await
     }
 
-    /// Waits before the same coordinator is asked again, longer each time; `false` if there is
-    /// no time left for it.
+    /// Waits before the same coordinator is tried again, longer each time; `false` if no time is
+    /// left.
     pub(crate) async fn pause(&mut self) -> bool {
         let again = Instant::now() + self.pause;
         if again >= self.deadline {
@@ -211,7 +210,7 @@ impl Turns<'_> {
     }
 }
 
-/// Why an attempt was given up although the operation's time is not over.
+/// The error of an attempt that timed out before its operation did.
 pub(crate) fn slow() -> Refusal {
     Refusal::unavailable("the coordinator did not answer in time")
 }

@@ -4,14 +4,14 @@ use std::fmt;
 
 use tierkv_types::{Code, Error as Refusal, RequestId};
 
-/// Whether the same request, sent again, may succeed: nothing was done, and the reason passes.
+/// Whether a retry of the same request may succeed: nothing was done, and the cause is temporary.
 pub(crate) const fn is_retryable(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::Conflict) || code.is_misrouted()
 }
 
 /// Why an operation failed, and what to do about it.
 ///
-/// Three questions cover what most applications decide by:
+/// Three methods are enough for most applications:
 ///
 /// ```
 /// # fn decide(error: &tierkv::Error) -> &'static str {
@@ -46,7 +46,7 @@ impl Error {
         }
     }
 
-    /// The same, of a write that was refused last for the birth of its request id.
+    /// Marks the error of a write whose last refusal was for the birth of its request id.
     pub(crate) fn refused_for_birth(mut self) -> Self {
         self.is_refused_for_birth = true;
         self
@@ -58,15 +58,15 @@ impl Error {
         self.refusal.code
     }
 
-    /// What happened and what to do.
+    /// What happened, and what to do next.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.refusal.message
     }
 
-    /// Whether a write may or may not have happened, and may still happen until its time is
-    /// over. Reading the key may tell; asking again under the same request id
-    /// ([`Client::with_request_id`](crate::Client::with_request_id)) does, for two minutes.
+    /// Whether a write may or may not have happened, and may still happen until it times out.
+    /// Reading the key may show it. Retrying under the same request id
+    /// ([`Client::with_request_id`](crate::Client::with_request_id)) settles it, for two minutes.
     #[must_use]
     pub fn is_outcome_unknown(&self) -> bool {
         self.code() == Code::OutcomeUnknown
@@ -78,26 +78,26 @@ impl Error {
         self.request_id
     }
 
-    /// Whether a write was refused last for the birth of its request id, because the client did
-    /// not know the platform's time. It has learnt it from the refusal, so the same write, done
-    /// again, is accepted. The client does that by itself in the operation's time; what is left
-    /// are writes of which an earlier attempt was lost ([`Self::is_outcome_unknown`]), for
-    /// which only the caller can say whether doing them again is safe, and those whose time
-    /// was over.
+    /// Whether the last refusal of a write was for the birth of its request id, because the client
+    /// did not have the platform's time. The refusal carried that time, so the same write, sent
+    /// again, is accepted. The client retries such writes itself within the timeout. The error is
+    /// left for writes that timed out, and for writes with a lost attempt
+    /// ([`Self::is_outcome_unknown`]): for these, only the caller can decide whether sending them
+    /// again is safe.
     #[must_use]
     pub const fn is_refused_for_birth(&self) -> bool {
         self.is_refused_for_birth
     }
 
-    /// Whether a condition of the write did not hold; nothing was changed. Read again, decide
+    /// Whether a condition of the write did not hold; nothing was changed. Read again, then decide
     /// again.
     #[must_use]
     pub fn is_condition_failed(&self) -> bool {
         self.code() == Code::ConditionFailed
     }
 
-    /// Whether nothing was done and the same may succeed a little later, as a new request. The
-    /// client did try again until the operation's time was over.
+    /// Whether nothing was done and the same operation may succeed later, as a new request. The
+    /// client has already retried until its timeout.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         let code = self.code();

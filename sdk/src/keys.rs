@@ -28,7 +28,7 @@ impl Client {
     /// Reads a key.
     ///
     /// # Errors
-    /// The operation's [`Error`]; an absent key is none.
+    /// The operation's [`Error`]; an absent key is not an error.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Found, Error> {
         self.get_with(key, ReadOptions::default()).await
     }
@@ -36,7 +36,7 @@ impl Client {
     /// Reads a key, as fresh as `options` ask.
     ///
     /// # Errors
-    /// The operation's [`Error`]; an absent key is none.
+    /// The operation's [`Error`]; an absent key is not an error.
     pub async fn get_with(
         &self,
         key: impl AsRef<[u8]>,
@@ -69,10 +69,10 @@ impl Client {
         }
     }
 
-    /// Reads many keys, at most 1,000; answers stand in the order of the keys.
+    /// Reads at most 1,000 keys; the answers are in the order of the keys.
     ///
     /// # Errors
-    /// The operation's [`Error`]; absent keys are none.
+    /// The operation's [`Error`]; absent keys are not errors.
     pub async fn batch_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Found>, Error> {
         self.batch_get_with(keys, ReadOptions::default()).await
     }
@@ -80,7 +80,7 @@ impl Client {
     /// Reads many keys, each as fresh as `options` ask.
     ///
     /// # Errors
-    /// The operation's [`Error`]; absent keys are none.
+    /// The operation's [`Error`]; absent keys are not errors.
     pub async fn batch_get_with(
         &self,
         keys: &[impl AsRef<[u8]>],
@@ -100,9 +100,9 @@ impl Client {
         self.batch_get_above(keys, &floors, options).await
     }
 
-    /// Reads keys of which each must be at least as new as its floor. A batch has one least
-    /// version for all its keys, and versions of different clusters can't be compared, so keys
-    /// with a version of their own are read one by one; they travel in the same frame.
+    /// Reads keys, each at least as new as its floor. A batch has one least version for all its
+    /// keys, and versions of different clusters can't be compared. So keys with a floor version are
+    /// read one by one; these reads travel in the same frame.
     async fn batch_get_above(
         &self,
         keys: &[impl AsRef<[u8]>],
@@ -256,11 +256,11 @@ impl Client {
         }
     }
 
-    /// Adds to a number, which is ASCII decimal of 64 bits as in redis. An absent key counts as
-    /// 0; a time to live is kept.
+    /// Adds to a number: a 64-bit integer in ASCII decimal, as in Redis. An absent key counts as 0;
+    /// the time to live is kept.
     ///
     /// # Errors
-    /// The operation's [`Error`]; `InvalidArgument` if the key holds no number or the sum does
+    /// The operation's [`Error`]; `InvalidArgument` if the value is not a number or the sum does
     /// not fit; with [`Code::OutcomeUnknown`] it may have happened.
     pub async fn increment(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<Incremented, Error> {
         let key = checked(key.as_ref())?;
@@ -341,7 +341,7 @@ impl Client {
     ///
     /// # Errors
     /// The operation's [`Error`]; with [`Code::ConditionFailed`] nothing was changed, with
-    /// [`Code::OutcomeUnknown`] all of it may have happened, or nothing.
+    /// [`Code::OutcomeUnknown`] either all of it happened or nothing.
     pub async fn write(&self, write: Write) -> Result<Written, Error> {
         write.check()?;
         let operation = |request_id| {
@@ -370,7 +370,7 @@ impl Client {
         })
     }
 
-    /// Takes in that a write of a key was acknowledged.
+    /// Records an acknowledged write of a key.
     fn wrote(&self, key: &[u8], version: u64) -> Result<(), Error> {
         if let Some(own) = &self.own_writes {
             own.wrote(&ItemKey::new(&self.namespace, key)?, version);
@@ -378,7 +378,7 @@ impl Client {
         Ok(())
     }
 
-    /// What the session wants a read to see; nothing if the read wants the newest anyway.
+    /// What a read must see for the session; nothing if it reads the newest anyway.
     fn floor(&self, own: &OwnWrites, key: &[u8], options: ReadOptions) -> Result<Floor, Error> {
         match options.consistency {
             Consistency::Latest => Ok(Floor::None),
@@ -388,8 +388,8 @@ impl Client {
         }
     }
 
-    /// The options of a read of many keys that can't be told what to see of each: in a session
-    /// that has written, it reads the newest.
+    /// The options of a scan or count, which can't have a least version per key: once the session
+    /// has written, they read the newest.
     pub(crate) fn session_wide(&self, options: ReadOptions) -> ReadOptions {
         match &self.own_writes {
             Some(own) if own.any() => latest(options),
@@ -398,7 +398,7 @@ impl Client {
     }
 }
 
-/// The options of a read that sees what is at the floor.
+/// The options of a read, raised to the floor's version.
 const fn raised(options: ReadOptions, floor: Floor) -> ReadOptions {
     let consistency = match (floor, options.consistency) {
         (Floor::Version(floor), Consistency::Cached) => Consistency::Session(floor),
@@ -413,7 +413,7 @@ const fn raised(options: ReadOptions, floor: Floor) -> ReadOptions {
     }
 }
 
-/// The newest is within every bound of staleness.
+/// Reads the newest, which satisfies every staleness bound.
 const fn latest(options: ReadOptions) -> ReadOptions {
     ReadOptions {
         consistency: Consistency::Latest,
@@ -422,11 +422,11 @@ const fn latest(options: ReadOptions) -> ReadOptions {
     }
 }
 
-/// The server answered something else than was asked.
+/// The error of a read that got the answer of another operation.
 fn mismatched() -> Error {
     Refusal::new(
         Code::Internal,
-        "the server answered another operation than was asked",
+        "the answer belongs to another operation than the request; this is a bug, report it",
     )
     .into()
 }

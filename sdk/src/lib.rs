@@ -9,10 +9,10 @@
 //! let found = client.get("greeting").await?;
 //! assert_eq!(found.value.as_deref(), Some(&b"hello"[..]));
 //!
-//! // A number that counts each time once, whatever the network does.
+//! An increment counts once, also when the network loses its answer.
 //! let visits = client.increment("visits", 1).await?.value;
 //!
-//! // All or nothing, and only if nobody was faster.
+//! All or nothing, and only if the key is unchanged.
 //! let write = Write::new()
 //!     .if_version("greeting", version)
 //!     .put("greeting", "good evening")
@@ -29,29 +29,28 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A [`Client`] is cheap to clone and meant to be shared by many tasks: their operations
-//! travel together, as many in a frame as are waiting, over session streams.
+//! A [`Client`] is cheap to clone and meant to be shared by many tasks. Their operations travel
+//! together over session streams: each frame carries all operations that are waiting.
 //!
 //! # What a failure means
 //!
-//! Every operation is tried again, at the other coordinators, too, until its time is over
-//! ([`Builder::timeout`], [`Client::with_timeout`]), and then [`Error`] says what became of
-//! it. A write carries a request id, by which the platform applies it once however often it
-//! is sent. If an attempt was lost and no later one succeeded, the outcome is
-//! [`Code::OutcomeUnknown`], never a failure: the write may have happened. It can be asked
-//! for again under its id ([`Client::with_request_id`]).
+//! Every operation is retried, at all coordinators, until its timeout ([`Builder::timeout`],
+//! [`Client::with_timeout`]). Then [`Error`] reports its outcome. A write carries a request id, so
+//! the platform applies it once however often it is sent. If an attempt was lost and no later one
+//! succeeded, the outcome is [`Code::OutcomeUnknown`], not a failure: the write may have happened.
+//! It can be retried under its id ([`Client::with_request_id`]).
 //!
 //! # How fresh a read is
 //!
-//! At most the platform's `max_staleness` old, unless [`ReadOptions`] say otherwise; every
-//! answer tells its [`Found::age`]. Reads of [`Client::session`] see what that session wrote.
+//! At most the platform's `max_staleness` old, unless [`ReadOptions`] ask for something else; every
+//! answer has its [`Found::age`]. Reads of [`Client::session`] see what that session wrote.
 //!
 //! # Reading order of the code
 //!
-//! `client` is whom is asked for how long; `coordinators` chooses the coordinator of each
-//! attempt and `attempts` judges what failed ones mean for a write; `keys`, `batch`, `scan`
-//! and `watch` are the operations; `own_writes` is what a session remembers and
-//! `platform_clock` where request ids are born.
+//! `client` sends operations, with timeouts and retries. `coordinators` chooses the coordinator of
+//! each attempt, and `attempts` decides what failed attempts mean for a write. `keys`, `batch`,
+//! `scan` and `watch` are the operations. `own_writes` keeps a session's writes. `platform_clock`
+//! keeps the time in which request ids are born.
 
 mod admin;
 mod answer;

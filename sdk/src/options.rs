@@ -1,4 +1,4 @@
-//! How an operation is to be done.
+//! Options of reads and writes.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ pub enum Consistency {
     /// At most the platform's `max_staleness` old.
     #[default]
     Cached,
-    /// As `Cached`, and at least as new as this version of the key: one's own writes.
+    /// As `Cached`, and at least as new as this version of the key, such as that of an own write.
     Session(u64),
-    /// The newest there is.
+    /// The newest value.
     Latest,
 }
 
@@ -26,12 +26,12 @@ pub struct ReadOptions {
     pub consistency: Consistency,
     /// The read's own staleness bound, instead of the platform's.
     pub max_staleness: Option<Duration>,
-    /// Whether to tell the path that the read took ([`Found::path`](crate::Found::path)).
+    /// Whether to return the path that the read took ([`Found::path`](crate::Found::path)).
     pub explain: bool,
 }
 
 impl ReadOptions {
-    /// As they go over the wire; the defaults need no message.
+    /// The options in wire form; the defaults are sent as no message.
     pub(crate) fn to_wire(self) -> Option<v1::ReadOptions> {
         if self == Self::default() {
             return None;
@@ -53,15 +53,15 @@ impl ReadOptions {
     }
 }
 
-/// What a key must be for a write to happen; else it fails with
+/// What must hold of a key for a write to happen. Otherwise the write fails with
 /// [`Code::ConditionFailed`](crate::Code::ConditionFailed) and changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// It is absent.
+    /// The key is absent.
     Absent,
-    /// It is there.
+    /// The key is present.
     Present,
-    /// It is there, and this is its version.
+    /// The key is present with this version.
     Version(u64),
 }
 
@@ -78,37 +78,37 @@ impl Condition {
 /// Options of a put.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PutOptions {
-    /// How long the key lives, from the moment the platform takes the write; `None`: until
-    /// it is removed. Rounded up to whole milliseconds.
+    /// How long the key lives, from when the platform accepts the write; `None`: until it is
+    /// removed. Rounded up to whole milliseconds.
     pub ttl: Option<Duration>,
-    /// What the key must be.
+    /// The condition for the write.
     pub condition: Option<Condition>,
 }
 
 /// Options of a touch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TouchOptions {
-    /// How long the key lives, from the moment the platform takes the write; `None`: until
-    /// it is removed. Rounded up to whole milliseconds.
+    /// How long the key lives, from when the platform accepts the write; `None`: until it is
+    /// removed. Rounded up to whole milliseconds.
     pub ttl: Option<Duration>,
-    /// What the key must be.
+    /// The condition for the write.
     pub condition: Option<Condition>,
 }
 
 /// Options of a delete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeleteOptions {
-    /// What the key must be.
+    /// The condition for the write.
     pub condition: Option<Condition>,
 }
 
-/// A time to live in whole milliseconds, 0 for ever.
+/// A time to live in whole milliseconds; 0 means forever.
 pub(crate) fn ttl_ms(ttl: Option<Duration>) -> Result<u64, Error> {
     let Some(ttl) = ttl else {
         return Ok(0);
     };
     if ttl.is_zero() {
-        let words = "a time to live of zero is over at once; leave it out to keep the key";
+        let words = "ttl: must be more than 0; leave it out for a key that does not expire";
         return Err(Refusal::invalid(words).into());
     }
     let millis = u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_asked_for_is_said() {
+    fn every_option_is_sent() {
         assert_eq!(ReadOptions::default().to_wire(), None);
         let explained = ReadOptions {
             explain: true,

@@ -1,10 +1,10 @@
-//! What a session wrote, so that its reads see it.
+//! A session's own writes, so that its reads see them.
 //!
-//! Of each key the version of the last acknowledged write is kept, and a read of that key
-//! asks for at least it. So many keys are kept and no more. When one falls out, only the time
-//! of its write is kept: an answer that knows everything up to that time knows the forgotten
-//! writes, too, and every answer says how old it may be. One that may be older is asked for
-//! again from the key's master.
+//! For each key, the version of the last acknowledged write is kept, and a read of that key asks
+//! for at least this version. Only the [`MAX_SESSION_KEYS`] keys written last are kept. When a key
+//! is dropped, only the time of its write is kept. Every answer has an upper bound of its age: one
+//! that is fresh up to that time includes the dropped writes. One that may be older is read again
+//! at the key's master.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,11 +15,11 @@ use std::{
 use tierkv_types::ItemKey;
 use tokio::time::Instant;
 
-/// Most keys of which a session keeps the version that it wrote last. For those beyond it,
-/// written longest ago, it keeps only when that was.
+/// Maximum number of keys whose last written version a session keeps. For keys written earlier it
+/// keeps only the time of the write.
 pub const MAX_SESSION_KEYS: usize = 10_000;
 
-/// What a session knows of its writes.
+/// The writes of a session.
 pub(crate) struct OwnWrites {
     state: Mutex<State>,
     max_keys: usize,
@@ -31,7 +31,7 @@ struct State {
     /// The keys in the order of their last writes.
     order: BTreeMap<u64, ItemKey>,
     next: u64,
-    /// When the latest of the forgotten writes was acknowledged.
+    /// When the latest of the dropped writes was acknowledged.
     forgotten: Option<Instant>,
 }
 
@@ -53,8 +53,8 @@ pub(crate) enum Floor {
 }
 
 impl Floor {
-    /// Whether an answer to a question asked at `asked` knows all it must, being at most `age`
-    /// old when the question arrived.
+    /// Whether an answer is fresh enough. The request was sent at `asked`; the answer was at most
+    /// `age` old when the request arrived.
     pub(crate) fn is_met(self, asked: Instant, age: Duration) -> bool {
         match self {
             Self::None | Self::Version(_) => true,
@@ -78,13 +78,13 @@ impl OwnWrites {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in that a write of a key was acknowledged.
+    /// Records an acknowledged write of a key.
     pub(crate) fn wrote(&self, key: &ItemKey, version: u64) {
         let mut guard = self.state();
         let state = &mut *guard;
         let place = state.next;
         state.next += 1;
-        // Answers may overtake each other.
+        // Answers may arrive out of order.
         let earlier = state.keys.get(key);
         let version = earlier.map_or(version, |earlier| earlier.version.max(version));
         if let Some(earlier) = earlier {
@@ -115,7 +115,7 @@ impl OwnWrites {
         }
     }
 
-    /// Whether anything was written.
+    /// Whether the session has written anything.
     pub(crate) fn any(&self) -> bool {
         self.state().next > 0
     }
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(writes.floor(&key("a")), Floor::Version(3), "written again");
         assert_eq!(writes.floor(&key("c")), Floor::Version(4));
         let Floor::Moment(moment) = writes.floor(&key("b")) else {
-            panic!("it was forgotten as if it had never been");
+            panic!("the time of the dropped write was not kept");
         };
         assert!(moment <= after);
         let state = writes.state();

@@ -1,11 +1,10 @@
-//! Platform time as a client knows it: request ids are born in it (TXN-IDS).
+//! The client's copy of platform time, in which request ids are born (TXN-IDS).
 //!
-//! Every answer tells it, refusals too, and what was heard last counts, also if it is earlier
-//! than what was heard before: a platform that was set up anew, or lost time over a restart,
-//! is believed. It is carried on by this machine's boot-time clock; the wall clock is never
-//! read. Masters refuse births ten seconds ahead and forgive two minutes behind, so the time
-//! between two hearings is counted a little short: a client whose clock runs fast is never
-//! ahead.
+//! Every answer carries platform time, refusals too. The latest reading counts, even if it is
+//! earlier than one before: a platform that was set up anew, or lost time over a restart, is
+//! believed. Between readings this machine's boot-time clock carries it on; the wall clock is never
+//! read. Masters refuse births ten seconds ahead and accept two minutes behind, so the time between
+//! readings is counted a little short: a client whose clock runs fast is never ahead.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -14,29 +13,30 @@ use std::{
 
 use tierkv_types::{BootTime, Clock};
 
-/// One part in so many of the time that passed is not counted: more than any clock's drift.
+/// This fraction (one part in 1,000) of the elapsed time is not counted: more than any clock
+/// drifts.
 const UNCOUNTED_PART: u32 = 1_000;
-/// After so long without news the platform is asked for its time; what is not counted until
-/// then is far below the two minutes that masters forgive.
+/// Without a reading for this long, the platform is asked for its time. What is not counted until
+/// then is far below the two minutes that masters accept.
 const NEWS_INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// Platform time, heard and carried on.
+/// Platform time: the last reading, carried on by the boot-time clock.
 pub(crate) struct PlatformClock {
     clock: Box<dyn Clock>,
-    heard: Mutex<Option<Heard>>,
+    reading: Mutex<Option<Reading>>,
 }
 
 #[derive(Clone, Copy)]
-struct Heard {
-    /// The platform time that was heard last, in milliseconds since the Unix epoch, and when
-    /// that was.
+struct Reading {
+    /// The platform time of the last reading, in milliseconds since the Unix epoch, and when it
+    /// came.
     millis: u64,
     at: BootTime,
-    /// When the time was heard last, or asked for.
+    /// When the platform's time was last read or asked for.
     news: BootTime,
 }
 
-impl Heard {
+impl Reading {
     fn now(&self, now: BootTime) -> u64 {
         let passed = now.since(self.at);
         let counted = passed.saturating_sub(passed / UNCOUNTED_PART);
@@ -46,47 +46,46 @@ impl Heard {
 }
 
 impl PlatformClock {
-    /// A clock that heard nothing yet.
+    /// A clock without a reading.
     pub(crate) fn new(clock: impl Clock) -> Self {
         Self {
             clock: Box::new(clock),
-            heard: Mutex::new(None),
+            reading: Mutex::new(None),
         }
     }
 
-    fn heard(&self) -> MutexGuard<'_, Option<Heard>> {
-        // It is copied as a whole, so a panic can't leave half of it.
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reading(&self) -> MutexGuard<'_, Option<Reading>> {
+        // The whole value is copied at once, so a panic can't leave half of it.
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in that the platform's time was `millis` a moment ago; 0 is said by who does not
-    /// know it.
+    /// Records that the platform's time was `millis` a moment ago. A node that does not have the
+    /// time sends 0.
     pub(crate) fn hear(&self, millis: u64) {
         if millis == 0 {
             return;
         }
         let now = self.clock.boot_time();
-        *self.heard() = Some(Heard {
+        *self.reading() = Some(Reading {
             millis,
             at: now,
             news: now,
         });
     }
 
-    /// The platform's time in milliseconds since the Unix epoch; `None` before anything was
-    /// heard.
+    /// The platform's time in milliseconds since the Unix epoch; `None` before the first reading.
     pub(crate) fn millis(&self) -> Option<u64> {
         let now = self.clock.boot_time();
-        self.heard().map(|heard| heard.now(now))
+        self.reading().map(|reading| reading.now(now))
     }
 
-    /// Whether the caller is to ask the platform for its time: nothing was heard ever, or for
-    /// long and nobody else was told to ask.
+    /// Whether the caller must ask the platform for its time: there is no reading yet, or the last
+    /// is old and no other caller was sent to ask.
     pub(crate) fn needs_news(&self) -> bool {
         let now = self.clock.boot_time();
-        match &mut *self.heard() {
-            Some(heard) if now.since(heard.news) >= NEWS_INTERVAL => {
-                heard.news = now;
+        match &mut *self.reading() {
+            Some(reading) if now.since(reading.news) >= NEWS_INTERVAL => {
+                reading.news = now;
                 true
             }
             Some(_) => false,
@@ -106,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// Seconds since boot that the test sets; the wall clock must not be read.
+    /// Seconds since boot, set by the test; the wall clock must not be read.
     #[derive(Clone, Default)]
     struct Hands(Arc<AtomicU64>);
 
@@ -116,7 +115,7 @@ mod tests {
         }
 
         fn boot(&self) -> Option<Boot> {
-            panic!("a client compares readings of its own process alone")
+            panic!("a client compares only readings of its own process")
         }
 
         fn wall_millis(&self) -> u64 {
@@ -148,7 +147,7 @@ mod tests {
         clock.hear(7_000);
         hands.pass(1);
         assert_eq!(clock.millis(), Some(7_999));
-        // Somebody who does not know it.
+        // A node that does not have the time.
         clock.hear(0);
         assert_eq!(clock.millis(), Some(7_999));
     }
@@ -157,17 +156,17 @@ mod tests {
     fn one_caller_asks_after_long_silence() {
         let hands = Hands::default();
         let clock = PlatformClock::new(hands.clone());
-        assert!(clock.needs_news(), "nothing was ever heard");
+        assert!(clock.needs_news(), "there is no reading yet");
         clock.hear(0);
-        assert!(clock.needs_news(), "who was asked did not know it");
+        assert!(clock.needs_news(), "the node asked did not have the time");
         clock.hear(1_000);
         hands.pass(NEWS_INTERVAL.as_secs() - 1);
         assert!(!clock.needs_news());
         hands.pass(1);
         assert!(clock.needs_news());
-        assert!(!clock.needs_news(), "somebody asks already");
+        assert!(!clock.needs_news(), "another caller is asking");
         hands.pass(NEWS_INTERVAL.as_secs());
         clock.hear(2_000);
-        assert!(!clock.needs_news(), "an earlier time is news, too");
+        assert!(!clock.needs_news(), "an earlier time counts as a reading");
     }
 }

@@ -1,8 +1,7 @@
 //! Scans and counts: the keys of a prefix or range.
 //!
-//! A scan is a stream of the server's. When it breaks, or its time is over, it goes on by the
-//! last page token at this coordinator or another, without the caller seeing more than a
-//! pause.
+//! A scan reads one stream of the server. When the stream breaks or times out, the scan goes on
+//! from the last page token, at this coordinator or another; the caller only sees a pause.
 
 use std::{
     collections::VecDeque,
@@ -29,10 +28,10 @@ use crate::{
     options::ReadOptions,
 };
 
-/// Items of a page whose caller names no limit.
+/// The page size if the caller gives no limit.
 pub const DEFAULT_PAGE_ITEMS: u32 = 1_000;
 
-/// Which keys of the namespace.
+/// The keys that a scan or count is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection(Kind);
 
@@ -48,7 +47,7 @@ impl Selection {
         Self(Kind::Prefix(Bytes::copy_from_slice(prefix.as_ref())))
     }
 
-    /// The keys from `start` up to and without `end`; an empty `end` is the namespace's end.
+    /// The keys from `start` up to but not including `end`; an empty `end` is the namespace's end.
     pub fn range(start: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Self {
         Self(Kind::Range(v1::KeyRange {
             start: Bytes::copy_from_slice(start.as_ref()),
@@ -60,11 +59,12 @@ impl Selection {
 /// Options of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanOptions {
-    /// Most items, at least 1; `None`: all of them, or [`DEFAULT_PAGE_ITEMS`] of a page.
+    /// Maximum number of items, at least 1. `None`: all of a scan, [`DEFAULT_PAGE_ITEMS`] of a
+    /// page.
     pub limit: Option<u32>,
-    /// Where to go on, from an earlier page of the same selection; `None`: from its beginning.
+    /// The page token of an earlier page of the same selection; `None`: from the beginning.
     pub page_token: Option<Bytes>,
-    /// How fresh it must be.
+    /// How fresh the answer must be.
     pub read: ReadOptions,
 }
 
@@ -92,21 +92,21 @@ impl From<v1::ScanItem> for Item {
     }
 }
 
-/// Some items, and where to go on behind them.
+/// A page of items, and where the next page begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// In the order of their keys.
+    /// The items in key order.
     pub items: Vec<Item>,
     /// Where the next page begins; `None` if there are no more items.
     pub next_page_token: Option<Bytes>,
 }
 
-/// The items of a scan in the order of their keys, as they come; after an error there are no
-/// more.
+/// The items of a scan in key order, as they arrive. After an error there are no more.
 ///
-/// While the server's stream lasts, it reads one snapshot of each cluster. If it breaks, the
-/// scan goes on by itself behind the items that came, and is then no longer one snapshot; a
-/// key that is there all the time is told exactly once all the same. It ends with an error if
+/// While the server's stream lasts, it reads one snapshot of each cluster. If the stream breaks,
+/// the scan goes on after the last item and is no longer one snapshot. A key that exists all the
+/// time is still returned exactly once. The scan ends with an error if nothing arrives within an
+/// operation's timeout.
 /// nothing comes for as long as an operation may take.
 #[must_use = "a scan reads nothing until it is asked for items"]
 pub struct Scan {
@@ -137,7 +137,7 @@ impl Client {
         self.scan_with(selection, ScanOptions::default())
     }
 
-    /// The items of a selection, as `options` say.
+    /// The items of a selection, with options.
     pub fn scan_with(&self, selection: Selection, options: ScanOptions) -> Scan {
         let scanning = Scanning::new(self.clone(), selection, options);
         let items = unfold(scanning, async |mut scanning| {
@@ -205,14 +205,14 @@ impl Client {
     }
 }
 
-/// A scan under way.
+/// A scan in progress.
 struct Scanning {
     client: Client,
-    /// What is left of it: the token and the limit move on.
+    /// The remaining request: its token and limit move on.
     request: ScanRequest,
     is_limited: bool,
     stream: Option<Streaming<ScanResponse>>,
-    /// Whether the open stream brought anything.
+    /// Whether the open stream has sent anything.
     has_answered: bool,
     came: VecDeque<v1::ScanItem>,
     is_over: bool,
@@ -253,11 +253,11 @@ impl Scanning {
         }
     }
 
-    /// Waits for the server's next word, again and elsewhere, as long as an operation may take.
+    /// Waits for the server's next message, with retries at all coordinators, up to the timeout.
     async fn more(&mut self) -> Result<(), Error> {
         if self.is_limited && self.request.limit == 0 {
-            // On the wire it would mean everything.
-            let words = "limit: at least 1; None is no limit";
+            // On the wire, 0 means no limit.
+            let words = "limit: at least 1; use None for no limit";
             return Err(Refusal::invalid(words).into());
         }
         let client = self.client.clone();
@@ -277,7 +277,7 @@ impl Scanning {
                 Err(_) => slow(),
             };
             self.stream = None;
-            // The stream's time may have been over, not the caller's.
+            // The deadline may have been the stream's, not the caller's.
             let goes_on = is_retryable(error.code) || error.code == Code::DeadlineExceeded;
             if !goes_on || !turns.next(&error).await {
                 return Err(error.into());
@@ -310,7 +310,7 @@ impl Scanning {
         }
     }
 
-    /// The server ended its stream: if it told where to go on, there is more.
+    /// The server ended its stream. If it sent a page token, there are more items.
     fn ended(&mut self) {
         self.stream = None;
         if !self.has_answered {

@@ -1,7 +1,7 @@
 //! Watches: the committed changes of a prefix, as they happen.
 //!
-//! A watch goes on by itself when its coordinator goes away: at that or another one, behind
-//! the last events that came.
+//! When its coordinator goes away, a watch reconnects to that or another one and goes on after the
+//! last event.
 
 use std::{
     collections::VecDeque,
@@ -30,47 +30,46 @@ use crate::{
     error::{Error, is_retryable},
 };
 
-/// A watch that ended sooner than this after it was opened, or could not be opened, is opened
-/// again so much later: a platform that is in trouble is not asked without a break.
+/// Pause before a watch is opened again, if it could not be opened or ended sooner than this: a
+/// platform in trouble is not asked without a break.
 const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// One committed change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Which key.
+    /// The key.
     pub key: Bytes,
     /// The change's version.
     pub version: u64,
-    /// What became of it.
+    /// The kind of change.
     pub change: Change,
 }
 
-/// What became of a watched key.
+/// The change of a watched key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It holds this value.
+    /// The key holds this value.
     Written {
         /// The whole value.
         value: Bytes,
         /// When the key expires, by the cluster's clock; `None` if it does not.
         expires_at: Option<SystemTime>,
     },
-    /// It is absent; perhaps it was before, too.
+    /// The key is absent; it may have been absent before.
     Removed,
 }
 
-/// The changes of a prefix from one moment on: of one key in the order of their versions,
-/// each once.
+/// The changes of a prefix from one moment on: per key in version order, each once.
 ///
-/// It waits as long as it takes, also for a platform that went away. It ends with an error
-/// that waiting does not mend: [`Code::TokenExpired`] says that what happened since the last
-/// event is no longer known; read the keys, and watch anew.
+/// A watch waits without a timeout, also while the platform is away. It ends with an error that
+/// waiting does not cure. [`Code::TokenExpired`]: the changes since the last event are no longer
+/// kept; read the keys, and start a new watch.
 ///
-/// To go on after a restart of the application, store [`Watch::resume_token`] together with
-/// what became of the events, and give it to [`Client::watch_from`].
-#[must_use = "a watch tells nothing until it is asked for events"]
+/// To continue after a restart of the application, store [`Watch::resume_token`] together with the
+/// results of the events, and pass it to [`Client::watch_from`].
+#[must_use = "a watch does nothing until it is polled for events"]
 pub struct Watch {
-    told: BoxStream<'static, Result<Told, Error>>,
+    deliveries: BoxStream<'static, Result<Delivery, Error>>,
     resume_token: Bytes,
     covers_all: bool,
     connected: watch::Receiver<bool>,
@@ -85,24 +84,23 @@ impl Watch {
         StreamExt::next(self).await
     }
 
-    /// Where a watch goes on that has seen every event of this one so far. It moves on with
-    /// the last of the events that the server told together, so after a restart some of these
-    /// may come again; it moves on, too, while nothing happens and the watch is asked for
-    /// events.
+    /// Where a watch continues that has seen every event so far. The server sends events in groups,
+    /// and the token moves on with the last event of a group: after a restart some events of a
+    /// group may come again. The token also moves on while nothing happens, if the watch is polled.
     #[must_use]
     pub fn resume_token(&self) -> &Bytes {
         &self.resume_token
     }
 
-    /// Whether the platform is connected, and hears of each change of that: a watch whose
-    /// connection broke waits and goes on by itself, while it is asked for events.
+    /// Whether the watch is connected; the receiver is notified of each change. A watch whose
+    /// connection broke reconnects by itself while it is polled.
     #[must_use]
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.connected.clone()
     }
 
-    /// Whether the resume token covers every event that was handed out: a watch that goes on
-    /// there is told none of them again.
+    /// Whether the resume token covers every event handed out: a watch that continues there repeats
+    /// none of them.
     #[must_use]
     pub const fn token_covers_all(&self) -> bool {
         self.covers_all
@@ -114,8 +112,8 @@ impl Stream for Watch {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match self.told.poll_next_unpin(context) {
-                Poll::Ready(Some(Ok(Told { event, token }))) => {
+            match self.deliveries.poll_next_unpin(context) {
+                Poll::Ready(Some(Ok(Delivery { event, token }))) => {
                     self.covers_all = token.is_some();
                     if let Some(token) = token {
                         self.resume_token = token;
@@ -133,8 +131,8 @@ impl Stream for Watch {
 }
 
 impl Client {
-    /// Watches the keys that begin with `prefix`, from now on: once this returns, no change
-    /// is missed.
+    /// Watches the keys that begin with `prefix`, from now on. No change after the return is
+    /// missed.
     ///
     /// # Errors
     /// The operation's [`Error`].
@@ -142,11 +140,11 @@ impl Client {
         self.watch_from(prefix, Bytes::new()).await
     }
 
-    /// Watches the keys that begin with `prefix`, from where an earlier watch of the same
-    /// prefix had come to.
+    /// Watches the keys that begin with `prefix`, from where an earlier watch of the same prefix
+    /// stopped.
     ///
     /// # Errors
-    /// The operation's [`Error`]; `TokenExpired` if what happened since is no longer known.
+    /// The operation's [`Error`]; `TokenExpired` if the changes since then are no longer kept.
     pub async fn watch_from(
         &self,
         prefix: impl AsRef<[u8]>,
@@ -171,9 +169,9 @@ impl Client {
             resume_token: watching.request.resume_token.clone(),
             covers_all: true,
             connected,
-            told: unfold(watching, async |mut watching| {
-                let told = watching.next().await?;
-                Some((told, watching))
+            deliveries: unfold(watching, async |mut watching| {
+                let delivery = watching.next().await?;
+                Some((delivery, watching))
             })
             .fuse()
             .boxed(),
@@ -182,29 +180,29 @@ impl Client {
 }
 
 /// An event, a token that covers it and all before, or both.
-struct Told {
+struct Delivery {
     event: Option<Event>,
     token: Option<Bytes>,
 }
 
-/// A watch under way.
+/// A watch in progress.
 struct Watching {
     client: Client,
-    /// Its token moves on.
+    /// The request; its token moves on.
     request: WatchRequest,
     stream: Option<Streaming<WatchResponse>>,
     /// When the stream was opened last.
     opened: Instant,
-    came: VecDeque<Told>,
+    came: VecDeque<Delivery>,
     is_over: bool,
     is_connected: watch::Sender<bool>,
 }
 
 impl Watching {
-    async fn next(&mut self) -> Option<Result<Told, Error>> {
+    async fn next(&mut self) -> Option<Result<Delivery, Error>> {
         loop {
-            if let Some(told) = self.came.pop_front() {
-                return Some(Ok(told));
+            if let Some(delivery) = self.came.pop_front() {
+                return Some(Ok(delivery));
             }
             if self.is_over {
                 return None;
@@ -216,7 +214,7 @@ impl Watching {
         }
     }
 
-    /// Waits for the server's next word, as long as it takes.
+    /// Waits for the server's next message, without a timeout.
     async fn more(&mut self) -> Result<(), Error> {
         let error = match &mut self.stream {
             None => return self.open_at_last().await,
@@ -231,22 +229,22 @@ impl Watching {
             return Err(error.into());
         }
         self.is_connected.send_replace(false);
-        tracing::info!(%error, "a watch broke and is opened again");
+        tracing::info!(%error, "a watch broke; opening it again");
         if self.opened.elapsed() < REOPEN_PAUSE {
             sleep(REOPEN_PAUSE).await;
         }
         Ok(())
     }
 
-    /// Opens the stream anew, however long that takes.
+    /// Opens the stream again, retrying without a limit.
     async fn open_at_last(&mut self) -> Result<(), Error> {
-        let mut is_told = false;
+        let mut is_logged = false;
         loop {
             match self.open().await {
                 Err(error) if goes_on(error.code()) => {
-                    if !is_told {
+                    if !is_logged {
                         tracing::warn!(%error, "a watch can't be opened again yet");
-                        is_told = true;
+                        is_logged = true;
                     }
                     sleep(REOPEN_PAUSE).await;
                 }
@@ -255,7 +253,7 @@ impl Watching {
         }
     }
 
-    /// Opens the stream, here or elsewhere, in the time that an operation may take.
+    /// Opens the stream, with retries at all coordinators, within an operation's timeout.
     async fn open(&mut self) -> Result<(), Error> {
         let client = self.client.clone();
         let mut turns = client.turns();
@@ -278,7 +276,7 @@ impl Watching {
         }
     }
 
-    /// The server's stream and the first word in it, which says that it is open.
+    /// The server's stream and its first message, which confirms that the watch is open.
     async fn answered(
         &self,
         turns: &Turns<'_>,
@@ -297,10 +295,10 @@ impl Watching {
         let token = response.resume_token;
         if events.peek().is_none() {
             let token = Some(token.clone());
-            self.came.push_back(Told { event: None, token });
+            self.came.push_back(Delivery { event: None, token });
         }
         while let Some(event) = events.next() {
-            self.came.push_back(Told {
+            self.came.push_back(Delivery {
                 event: Some(event?),
                 token: events.peek().is_none().then(|| token.clone()),
             });
@@ -310,7 +308,7 @@ impl Watching {
     }
 }
 
-/// Whether a watch that ended so may go on at once or later.
+/// Whether a watch that ended with this code may be opened again.
 const fn goes_on(code: Code) -> bool {
     is_retryable(code) || matches!(code, Code::DeadlineExceeded | Code::ResourceExhausted)
 }
@@ -323,7 +321,7 @@ fn event(event: v1::WatchEvent) -> Result<Event, Error> {
         },
         Some(watch_event::Kind::Removed(v1::Removed {})) => Change::Removed,
         None => {
-            let words = "the server told of a kind of change that this client does not know; \
+            let words = "the server sent a kind of change that this client does not support; \
                          upgrade it";
             return Err(Refusal::new(Code::Internal, words).into());
         }

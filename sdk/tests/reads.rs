@@ -1,5 +1,5 @@
-//! What reads ask for and how sessions see their own writes, against a coordinator that the
-//! test plays.
+//! The freshness that reads ask for, and a session's own writes, against a coordinator that the
+//! test scripts.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
@@ -19,8 +19,8 @@ use crate::played::{Act, Played};
 
 const WRITTEN: u64 = 77;
 
-/// Answers reads of whatever age as asked: a session's least version is what it finds, the
-/// newest is version 99 and of no age.
+/// Answers reads with the given age: a session read gets its least version, a read of the newest
+/// gets version 99 with age 0.
 fn answer(options: Option<tierkv::rpc::proto::v1::ReadOptions>, age_ms: u32) -> GetResponse {
     let options = options.unwrap_or_default();
     let (version, age_ms) = match options.consistency() {
@@ -63,7 +63,7 @@ fn platform(age_ms: u32) -> Played {
 }
 
 #[tokio::test]
-async fn a_read_tells_all_that_was_answered() {
+async fn a_read_returns_every_field_of_the_answer() {
     let played = platform(40);
     let client = played.client().await;
     let options = ReadOptions {
@@ -102,7 +102,7 @@ async fn a_session_asks_for_its_own_writes() {
     let versions: Vec<_> = found.iter().map(|found| found.version).collect();
     assert_eq!(versions, [1, WRITTEN + 1, 1, WRITTEN]);
 
-    // What a read asks for itself stands, where it asks for more.
+    // A read's own least version counts if it is higher.
     let at_least = |version| ReadOptions {
         consistency: Consistency::Session(version),
         ..ReadOptions::default()
@@ -129,7 +129,7 @@ async fn a_session_sees_the_writes_that_it_forgot() {
         session.put(key, "value").await.unwrap();
     }
     assert_eq!(session.get(&keys[1]).await.unwrap().version, WRITTEN);
-    // The first key fell out, a moment ago; an answer may be five seconds old.
+    // The first key was dropped a moment ago; the default answer is five seconds old.
     assert_eq!(session.get(&keys[0]).await.unwrap().version, 99);
     let found = session.batch_get(&["0", "1", "other"]).await.unwrap();
     let versions: Vec<_> = found.iter().map(|found| found.version).collect();

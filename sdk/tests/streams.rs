@@ -1,4 +1,4 @@
-//! Scans, counts and watches whose coordinators break, as the test plays them.
+//! Scans, counts and watches at coordinators that break as the test scripts them.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
@@ -16,7 +16,7 @@ use tierkv::{
 
 use crate::played::{Played, Plot, Word};
 
-/// Keys that the played platform holds.
+/// The number of keys of the scripted platform.
 const KEYS: u8 = 10;
 
 fn response(keys: impl Iterator<Item = u8>, next: &str) -> Word<ScanResponse> {
@@ -32,7 +32,7 @@ fn response(keys: impl Iterator<Item = u8>, next: &str) -> Word<ScanResponse> {
     })
 }
 
-/// What is left of the keys for a scan that goes on, by twos, each with its token.
+/// The remaining keys of a resumed scan, two at a time, each pair with its token.
 fn by_twos(scan: &ScanRequest) -> Vec<Word<ScanResponse>> {
     let from = match std::str::from_utf8(&scan.page_token).unwrap() {
         "" => 0,
@@ -293,7 +293,7 @@ async fn a_watch_goes_on_by_its_token_until_that_expired() {
             told(vec![event(3, Some("three"))], "t2"),
             told(vec![], "t3"),
         ],
-        // Nobody is there for a while.
+        // No coordinator answers for a while.
         3 | 4 => vec![Word::Refuse(Code::Unavailable)],
         _ => vec![Word::Refuse(Code::TokenExpired)],
     }));
@@ -305,7 +305,7 @@ async fn a_watch_goes_on_by_its_token_until_that_expired() {
         expires_at: None,
     };
     for (version, change, token) in [
-        // The token stands for both events, so it waits for the second.
+        // The token covers both events, so it moves on with the second.
         (1, written("one"), "t0"),
         (2, Change::Removed, "t1"),
         (3, written("three"), "t2"),
@@ -357,7 +357,7 @@ async fn a_watch_goes_on_at_another_coordinator() {
 }
 
 #[tokio::test]
-async fn a_watch_that_can_not_begin_says_so() {
+async fn a_watch_that_can_not_begin_fails() {
     let played = Played::with(watching(|_, watch| match watch.resume_token.is_empty() {
         true => vec![Word::Break],
         false => vec![Word::Refuse(Code::TokenExpired)],

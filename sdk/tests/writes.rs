@@ -1,4 +1,4 @@
-//! What becomes of writes whose coordinators refuse, fall silent or break, as the test plays
+//! The outcome of writes at coordinators that refuse, stay silent or break, as the test scripts
 //! them.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
@@ -25,7 +25,7 @@ use crate::played::{Act, PLATFORM_TIME, Played, Plot, id_of, put_answer};
 /// How much later than its deadline an operation may end on a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// The operations that were asked have one and the same id.
+/// Checks that all operations have the same id, and returns it.
 fn one_id(asked: &[Operation]) -> tierkv::rpc::proto::v1::RequestId {
     let id = id_of(&asked[0]);
     for operation in asked {
@@ -34,10 +34,10 @@ fn one_id(asked: &[Operation]) -> tierkv::rpc::proto::v1::RequestId {
     id
 }
 
-fn told_id(error: &tierkv::Error) -> Vec<u8> {
+fn request_id_of(error: &tierkv::Error) -> Vec<u8> {
     error
         .request_id()
-        .expect("an id to ask again by")
+        .expect("an id to retry with")
         .random
         .to_vec()
 }
@@ -73,7 +73,7 @@ async fn another_coordinator_is_asked_under_the_same_id() {
     let asked = [breaking.asked(), silent.asked(), answering.asked()].concat();
     assert_eq!(asked.len(), 3);
     one_id(&asked);
-    // Whoever failed is left alone.
+    // A coordinator that failed is left alone.
     for _ in 0..20 {
         client.put("key", "value").await.unwrap();
     }
@@ -107,7 +107,7 @@ async fn after_a_lost_attempt_no_refusal_is_definite() {
         assert!(error.is_outcome_unknown(), "{code}: {error}");
         let asked = played.asked();
         assert!(asked.len() > 2, "{code}: the lost attempt may still arrive");
-        assert_eq!(told_id(&error), one_id(&asked).random, "{code}");
+        assert_eq!(request_id_of(&error), one_id(&asked).random, "{code}");
         assert!(error.message().contains(code.name()), "{error}");
     }
 }
@@ -148,7 +148,7 @@ async fn before_any_attempt_was_lost_refusals_are_final() {
 }
 
 #[tokio::test]
-async fn what_passes_is_waited_for_and_then_told_as_it_was() {
+async fn temporary_failures_are_retried_and_then_reported() {
     let played = Played::new(|number, _| match number {
         0 => Act::Refuse(Code::Unavailable),
         1 => Act::Refuse(Code::Conflict),
@@ -183,7 +183,7 @@ async fn silence_ends_at_the_deadline_with_an_unknown_outcome() {
     let took = began.elapsed();
     assert!(error.is_outcome_unknown(), "{error}");
     assert!(took >= timeout && took < timeout + SLACK, "{took:?}");
-    assert_eq!(told_id(&error), one_id(&played.asked()).random);
+    assert_eq!(request_id_of(&error), one_id(&played.asked()).random);
 
     let began = Instant::now();
     let error = client.with_timeout(timeout).get("key").await.unwrap_err();
@@ -197,7 +197,7 @@ async fn silence_ends_at_the_deadline_with_an_unknown_outcome() {
 }
 
 #[tokio::test]
-async fn asking_again_by_the_id_of_an_unknown_outcome_tells_it() {
+async fn a_retry_by_the_id_of_an_unknown_outcome_settles_it() {
     let played = Played::new(|number, _| match number {
         0 => Act::Ignore,
         1 => put_answer(7),
@@ -220,7 +220,7 @@ async fn asking_again_by_the_id_of_an_unknown_outcome_tells_it() {
 }
 
 #[tokio::test]
-async fn ids_are_born_in_platform_time_as_the_last_answer_told_it_and_differ() {
+async fn ids_are_born_in_the_platform_time_of_the_last_answer_and_differ() {
     const HOUR: u64 = 3_600_000;
     let time = |number: usize| match number {
         0..20 => PLATFORM_TIME,
@@ -228,7 +228,7 @@ async fn ids_are_born_in_platform_time_as_the_last_answer_told_it_and_differ() {
         _ => PLATFORM_TIME - HOUR,
     };
     let played = Played::with(Plot {
-        // Refusals tell it, too.
+        // Refusals carry it, too.
         operation: Box::new(|number, _| match number % 10 {
             9 => Act::Refuse(Code::ConditionFailed),
             _ => put_answer(1),
@@ -280,7 +280,7 @@ async fn a_lost_write_gets_no_new_id_and_one_out_of_time_is_no_mistake() {
         error.is_outcome_unknown() && error.is_refused_for_birth(),
         "{error}"
     );
-    assert_eq!(told_id(&error), one_id(&lost.asked()).random);
+    assert_eq!(request_id_of(&error), one_id(&lost.asked()).random);
 
     let stubborn = Played::new(|number, _| Act::RefuseBirth(5_000 + number as u64));
     let client = stubborn.client().await;
@@ -302,7 +302,7 @@ async fn a_dead_address_costs_one_failure() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         listener.local_addr().unwrap()
     };
-    // It takes connections and says nothing on them.
+    // A listener that accepts connections and never answers.
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let played = Played::new(|_, _| put_answer(7));
     let connect = |first: SocketAddr| {
@@ -385,5 +385,5 @@ async fn an_answer_to_something_else_is_no_outcome() {
     let client = played.client().await;
     let error = client.delete("key").await.unwrap_err();
     assert!(error.is_outcome_unknown(), "{error}");
-    assert_eq!(told_id(&error), id_of(&played.asked()[0]).random);
+    assert_eq!(request_id_of(&error), id_of(&played.asked()[0]).random);
 }

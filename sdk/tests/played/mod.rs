@@ -1,4 +1,4 @@
-//! A client coordinator that the test plays: what it is asked, and what it answers or does.
+//! A client coordinator scripted by the test: it records requests and answers by the script.
 
 #![allow(dead_code)] // Not every test plays every part.
 
@@ -38,39 +38,39 @@ use tokio::{
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// The platform's time that every session is greeted with: not this machine's.
+/// The platform's time that greets every session; different from this machine's.
 pub(crate) const PLATFORM_TIME: u64 = 5_000_000_000_000;
 
-/// What becomes of one operation of a session.
+/// What happens to one operation of a session.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     Answer(Answer),
     Refuse(Code),
     /// It is refused for the birth of its request id, at this platform time.
     RefuseBirth(u64),
-    /// It is taken in, and never answered.
+    /// It is accepted and never answered.
     Ignore,
-    /// It is taken in, and its stream breaks.
+    /// It is accepted, and its stream breaks.
     Break,
 }
 
-/// What a stream of answers does next.
+/// The next step of a stream of answers.
 #[derive(Clone, Debug)]
 pub(crate) enum Word<T> {
     Say(T),
     Refuse(Code),
-    /// A bare status, as a transport makes it.
+    /// A bare status, as a transport produces it.
     Break,
-    /// Nothing more comes, and the stream stays open.
+    /// Nothing more is sent, and the stream stays open.
     Hang,
 }
 
 type Plays<Call, Act> = Box<dyn Fn(usize, &Call) -> Act + Send + Sync>;
 
-/// What the coordinator does with what it is asked the n-th time, counted from 0.
+/// What the coordinator does with the n-th request, counted from 0.
 pub(crate) struct Plot {
     pub(crate) operation: Plays<Operation, Act>,
-    /// The platform's time that the frame of an operation's answer tells.
+    /// The platform's time in the frame of an operation's answer.
     pub(crate) time: Plays<Operation, u64>,
     pub(crate) scan: Plays<ScanRequest, Vec<Word<ScanResponse>>>,
     pub(crate) watch: Plays<WatchRequest, Vec<Word<WatchResponse>>>,
@@ -89,7 +89,7 @@ impl Default for Plot {
     }
 }
 
-/// A played coordinator. It goes away with this, connections and all.
+/// A scripted coordinator. Dropping it closes its connections.
 pub(crate) struct Played {
     pub(crate) address: SocketAddr,
     requests: Arc<Requests>,
@@ -119,7 +119,7 @@ impl Drop for Played {
 }
 
 impl Played {
-    /// One whose sessions do with the n-th operation what `play` says.
+    /// A coordinator that does with the n-th operation what `play` returns.
     pub(crate) fn new(play: impl Fn(usize, &Operation) -> Act + Send + Sync + 'static) -> Self {
         Self::with(Plot {
             operation: Box::new(play),
@@ -156,7 +156,7 @@ impl Played {
         }
     }
 
-    /// What was asked by sessions, without what a client connects by.
+    /// The operations of sessions, without the client's first empty batch.
     pub(crate) fn asked(&self) -> Vec<Operation> {
         self.requests.operations.lock().unwrap().clone()
     }
@@ -173,7 +173,7 @@ impl Played {
         self.requests.counts.lock().unwrap().clone()
     }
 
-    /// A builder for a client of this one.
+    /// A builder for a client of this coordinator.
     pub(crate) fn builder(&self) -> Builder {
         Client::builder().address(self.address.to_string())
     }
@@ -207,7 +207,7 @@ struct Door {
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// A client connects by a batch of nothing.
+/// A client connects with an empty batch.
 fn is_connecting(operation: &Operation) -> bool {
     matches!(operation, Operation::BatchGet(batch) if batch.keys.is_empty())
 }
