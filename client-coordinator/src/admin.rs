@@ -1,5 +1,5 @@
-//! What operators ask: the topology and its health, put together from those who know, and
-//! in `memory` what they change while the platform runs.
+//! Operators' requests: the topology and its health, collected from the tiers; in `memory`,
+//! settings that change at run time.
 
 mod memory;
 
@@ -24,10 +24,10 @@ use tonic::{Request, Response, Status};
 
 use crate::{below::Below, call_answer, views::SharedViews};
 
-/// How long the server coordinator may take to answer.
+/// Timeout of the server coordinator's answer.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Answers for the whole platform.
+/// Collects the answers for the whole platform.
 pub(crate) struct Admin<C> {
     pub(crate) below: Below,
     pub(crate) coordination: Arc<dyn Coordination>,
@@ -53,7 +53,7 @@ impl<C: Cache> Admin<C> {
         })
     }
 
-    /// What only the server coordinators see.
+    /// The part that only server coordinators can see.
     async fn survey(&self) -> Result<SurveyResponse, Error> {
         let peer = self.below.first()?;
         let mut client = ServerCoordinatorClient::new(peer.channel());
@@ -110,8 +110,8 @@ impl<C: Cache> Admin<C> {
     }
 }
 
-/// Hits a lookup; 0 before the first.
-#[allow(clippy::cast_precision_loss)] // A ratio of counters needs no more than 52 bits.
+/// Hits per lookup; 0 before the first lookup.
+#[allow(clippy::cast_precision_loss)] // 52 bits are enough for a ratio of counters.
 fn ratio(hits: u64, lookups: u64) -> f64 {
     if lookups == 0 {
         0.0
@@ -120,7 +120,7 @@ fn ratio(hits: u64, lookups: u64) -> f64 {
     }
 }
 
-/// The service as tonic wants it.
+/// The implementation of tonic's service trait.
 pub(crate) struct Door<C>(pub(crate) Arc<Admin<C>>);
 
 impl<C: Cache> Door<C> {

@@ -3,5 +3,5 @@
 use futures::stream::BoxStream;
 use tierkv_types::Error;
 
-/// The answers of an operation that streams them; an error is the last one.
+/// A stream of answers; an error is the last item.
 pub(crate) type Answers<T> = BoxStream<'static, Result<T, Error>>;

@@ -1,5 +1,5 @@
-//! The way to the server coordinators: to the elected primary, or to any other that can
-//! be reached (TXN-ROUTE).
+//! Calls to the server coordinators: to the elected primary, or to any other that can be reached
+//! (TXN-ROUTE).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,13 +24,14 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-/// How long an operation that reached nobody waits for news before it tries again.
+/// How long an operation that reached no coordinator waits for a change of the peers before a
+/// retry.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// The living server coordinators, the primary first.
+/// The live server coordinators, the primary first.
 type Peers = Arc<Vec<Peer<ToServerCoordinator>>>;
 
-/// The way down.
+/// Sends operations to the server coordinators.
 #[derive(Clone)]
 pub(crate) struct Below {
     peers: watch::Receiver<Peers>,
@@ -58,14 +59,14 @@ impl Below {
         self.peer(0)
     }
 
-    /// The coordinator to ask at a turn: the primary first, the others after it.
+    /// The coordinator of an attempt: the primary first, then the others.
     pub(crate) fn peer(&self, turn: usize) -> Result<Peer<ToServerCoordinator>, Error> {
         let peers = self.peers.borrow();
         let peer = peers.get(turn % peers.len().max(1));
         peer.cloned().ok_or_else(nobody)
     }
 
-    /// Sends a read or a question down; it is tried elsewhere and again until `deadline`.
+    /// Sends a read down; it is retried, also at other coordinators, until `deadline`.
     pub(crate) async fn ask(
         &self,
         kind: request::Kind,
@@ -74,7 +75,7 @@ impl Below {
         self.call(&kind, deadline, CallError::for_read).await
     }
 
-    /// Sends a write down; it is tried again only while it certainly had no effect.
+    /// Sends a write down; it is retried only while it certainly had no effect.
     pub(crate) async fn write(
         &self,
         kind: &request::Kind,
@@ -95,9 +96,8 @@ impl Below {
         .await
     }
 
-    /// Lets `ask` try one coordinator after the other, the first one first, until one of
-    /// them does what was asked or says something else than `Unavailable`, and as long as a
-    /// refusal would still be in time.
+    /// Calls `ask` with one coordinator after the other, the primary first, until one succeeds or
+    /// fails with another error than `Unavailable`, or until the deadline is near.
     pub(crate) async fn each<T, F>(
         &self,
         deadline: Instant,
@@ -130,8 +130,8 @@ impl Below {
     }
 }
 
-/// Waits until the table of coordinators changes, at most [`RETRY_PAUSE`]; just that long
-/// once nobody is left who could change it.
+/// Waits until the peers change, at most [`RETRY_PAUSE`]; for exactly that long once nothing can
+/// change them any more.
 async fn wait_for_news(news: &mut watch::Receiver<Peers>) {
     let again = Instant::now() + RETRY_PAUSE;
     if let Ok(Err(_)) = timeout_at(again, news.changed()).await {
@@ -144,7 +144,7 @@ fn nobody() -> Error {
 }
 
 /// One server coordinator.
-struct Known {
+struct PeerEntry {
     address: String,
     peer: Peer<ToServerCoordinator>,
 }
@@ -152,7 +152,7 @@ struct Known {
 struct PeersFollower {
     leader: Watched<Option<Leader>>,
     members: Watched<BTreeMap<String, Bytes>>,
-    known: HashMap<String, Known>,
+    known: HashMap<String, PeerEntry>,
     publish: watch::Sender<Peers>,
 }
 
@@ -178,7 +178,7 @@ impl Follower for PeersFollower {
 }
 
 impl PeersFollower {
-    /// The peers as coordination has them now; connections of those that stayed are kept.
+    /// The peers that coordination lists now; connections to those that remain are kept.
     fn peers(&mut self) -> Peers {
         let members = self.members.current();
         self.known.retain(|node, _| members.contains_key(node));
@@ -191,7 +191,7 @@ impl PeersFollower {
                 .get(node)
                 .is_none_or(|known| known.address != address);
             if moved && let Some(peer) = connect(&address) {
-                self.known.insert(node.clone(), Known { address, peer });
+                self.known.insert(node.clone(), PeerEntry { address, peer });
             }
         }
         let leader = self.leader.current();
@@ -212,6 +212,6 @@ impl PeersFollower {
 
 fn connect(address: &str) -> Option<Peer<ToServerCoordinator>> {
     Peer::new(address)
-        .inspect_err(|error| tracing::error!(%error, "a coordinator told an address of no use"))
+        .inspect_err(|error| tracing::error!(%error, "a server coordinator's address is invalid"))
         .ok()
 }

@@ -1,10 +1,10 @@
-//! Answers of gRPC calls beside the session stream, with the platform's time.
+//! Answers of unary gRPC calls, with the platform's time.
 
 use tierkv_rpc::{add_platform_time, proto::status::to_status};
 use tierkv_types::Error;
 use tonic::{Response, Status};
 
-/// An answer or a refusal, with the platform's time in milliseconds, if it is known.
+/// An answer or a refusal, with the platform's time in milliseconds, if it is available.
 pub(crate) fn answer<T>(
     outcome: Result<T, Error>,
     platform_time_ms: Option<u64>,

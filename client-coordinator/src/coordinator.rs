@@ -1,4 +1,4 @@
-//! A client coordinator, put together.
+//! Starts and stops a client coordinator.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -33,26 +33,26 @@ use crate::{
 /// Why a client coordinator did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The coordination store.
+    /// From the coordination store.
     #[error(transparent)]
     Coordination(#[from] CoordinationError),
-    /// One of its addresses.
+    /// From one of its addresses.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// gRPC reflection.
+    /// From gRPC reflection.
     #[error("the API's description can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// The addresses of a client coordinator, taken. Whoever starts more than this tier takes
-/// them first: an address in use is then told before anything else was touched.
+/// The bound listeners of a client coordinator. A process that starts more than this tier binds
+/// them first: an address in use is then reported before anything else has started.
 pub struct Listeners {
     grpc: (TcpListener, SocketAddr),
     rest: (TcpListener, SocketAddr),
 }
 
 impl Listeners {
-    /// Takes the addresses of these settings.
+    /// Binds the addresses of these settings.
     ///
     /// # Errors
     /// [`StartError::Listen`] if one is in use.
@@ -75,10 +75,10 @@ pub struct ClientCoordinator {
 }
 
 impl ClientCoordinator {
-    /// Takes its addresses and begins to serve on them.
+    /// Binds its addresses and starts serving.
     ///
     /// # Errors
-    /// [`StartError`], in words for an operator.
+    /// [`StartError`], with a message for operators.
     pub async fn start<C: Cache>(
         settings: ClientCoordinatorSettings,
         coordination: Arc<dyn Coordination>,
@@ -89,10 +89,10 @@ impl ClientCoordinator {
         Self::start_on(listeners, settings, coordination, cache, clock).await
     }
 
-    /// Begins to serve on addresses that were taken already.
+    /// Starts serving on bound listeners.
     ///
     /// # Errors
-    /// [`StartError`], in words for an operator.
+    /// [`StartError`], with a message for operators.
     pub async fn start_on<C: Cache>(
         listeners: Listeners,
         settings: ClientCoordinatorSettings,
@@ -159,28 +159,28 @@ impl ClientCoordinator {
         })
     }
 
-    /// Where it serves gRPC.
+    /// The address of its gRPC door.
     #[must_use]
     pub const fn grpc_address(&self) -> SocketAddr {
         self.grpc_address
     }
 
-    /// Where it serves REST.
+    /// The address of its REST door.
     #[must_use]
     pub const fn rest_address(&self) -> SocketAddr {
         self.rest_address
     }
 
-    /// Whether the masters of all clusters answered lately.
+    /// Whether the masters of all clusters have answered recently.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
     }
 
-    /// Stops taking requests and lets those under way finish.
+    /// Stops accepting requests and lets those in progress finish.
     pub async fn stop(self) {
         drop(self.membership.leave().await);
-        // The doors close by the same signal.
+        // The doors close on the same signal.
         self.background.stop().await;
         for door in self.serving {
             drain(door).await;
@@ -188,7 +188,7 @@ impl ClientCoordinator {
     }
 }
 
-/// What takes the connections of both doors, under one bound.
+/// Accepts the connections of both doors, under one limit.
 fn acceptors(
     grpc: TcpListener,
     rest: TcpListener,
@@ -202,7 +202,7 @@ fn acceptors(
     )
 }
 
-/// Shows this coordinator to the others, under the address that users have.
+/// Registers this coordinator in the membership, under its gRPC address.
 async fn join(
     coordination: &dyn Coordination,
     settings: &ClientCoordinatorSettings,
@@ -215,7 +215,7 @@ async fn join(
         .await
 }
 
-/// What REST requests must fulfil.
+/// The admission rules of REST requests.
 fn admission(settings: &ClientCoordinatorSettings, address: SocketAddr) -> Arc<Admission> {
     Arc::new(Admission::new(
         settings.rest_allowed_hosts.clone(),
@@ -224,7 +224,7 @@ fn admission(settings: &ClientCoordinatorSettings, address: SocketAddr) -> Arc<A
     ))
 }
 
-/// The operations of users, over the tiers that they go to.
+/// The operations of users, with the tiers they use.
 fn operations<C: Cache>(
     settings: &ClientCoordinatorSettings,
     cache: &Arc<C>,

@@ -1,4 +1,4 @@
-//! Equal misses become one: the reads under way, by key.
+//! The reads in progress, by key: equal misses share one.
 
 use std::{
     collections::HashMap,
@@ -10,34 +10,34 @@ use tierkv_rpc::proto::internal::ReadReply;
 use tierkv_types::{BootTime, Error, ItemKey};
 use tokio::sync::watch;
 
-/// Parts of the table, so that misses of different keys seldom meet.
+/// Shards of the table, so that misses of different keys seldom contend.
 const SHARDS: usize = 16;
 
-/// How a flight ended; `None` while it is under way.
+/// The outcome of a flight; `None` while it is in progress.
 type Landing = Option<Result<ReadReply, Error>>;
 
-/// A read under way that others may share.
+/// A read in progress that others may share.
 #[derive(Clone)]
 pub(crate) struct Flight {
-    /// When it was sent: what it brings is at least as new as this.
+    /// When it was sent: its result is at least as new.
     pub(crate) sent_at: BootTime,
     landing: watch::Receiver<Landing>,
 }
 
 impl Flight {
-    /// Waits for the read to end. `None`: it was given up.
+    /// Waits for the read to end; `None` if it was abandoned.
     pub(crate) async fn landed(mut self) -> Option<Result<ReadReply, Error>> {
         self.landing.wait_for(Option::is_some).await.ok()?.clone()
     }
 }
 
-/// The reads under way.
+/// The reads in progress.
 pub(crate) struct Flights {
     shards: [Mutex<HashMap<ItemKey, Flight>>; SHARDS],
     hasher: RandomState,
 }
 
-/// Ends a flight: takes it off the table, also when the reading task dies.
+/// Ends a flight: removes it from the table, also when the reading task dies.
 pub(crate) struct Pilot {
     flights: Arc<Flights>,
     key: ItemKey,
@@ -54,7 +54,7 @@ impl Flights {
     }
 
     fn shard(&self, key: &ItemKey) -> MutexGuard<'_, HashMap<ItemKey, Flight>> {
-        // The remainder is below the number of shards.
+        // The remainder is less than the number of shards.
         #[allow(clippy::cast_possible_truncation)]
         let at = (self.hasher.hash_one(key) % SHARDS as u64) as usize;
         self.shards[at]
@@ -62,13 +62,12 @@ impl Flights {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The read of this key that is under way.
+    /// The read of this key in progress.
     pub(crate) fn under_way(&self, key: &ItemKey) -> Option<Flight> {
         self.shard(key).get(key).cloned()
     }
 
-    /// Puts a new read on the table, in the place of an older one; or, if `share`, joins
-    /// the one that is there.
+    /// Adds a new read, replacing an older one; or, if `share`, joins the one in progress.
     pub(crate) fn take_off(
         self: &Arc<Self>,
         key: &ItemKey,
@@ -99,7 +98,7 @@ impl Flights {
 }
 
 impl Pilot {
-    /// Tells everybody on board. Who comes later starts a read of his own.
+    /// Sends the outcome to all who share the read. Later readers start a new one.
     pub(crate) fn land(self, outcome: Result<ReadReply, Error>) {
         self.landing.send_replace(Some(outcome));
     }
@@ -108,7 +107,7 @@ impl Pilot {
 impl Drop for Pilot {
     fn drop(&mut self) {
         let mut shard = self.flights.shard(&self.key);
-        // A later flight of the same key may have taken the place.
+        // A later flight of the same key may have replaced this one.
         if shard.get(&self.key).is_some_and(|flight| {
             flight.sent_at == self.sent_at && flight.landing.same_channel(&self.landing.subscribe())
         }) {

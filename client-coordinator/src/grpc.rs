@@ -30,15 +30,15 @@ use crate::{admin, kv, settings::ConnectionLimits, timely::BodyTime};
 /// The door's name in metrics and logs.
 const DOOR: &str = "grpc";
 
-/// Calls whose requests are streams: these may take as long as the client pleases. A request
-/// of any other call is one message.
+/// Calls whose requests are streams: these have no time limit. The request of any other call is one
+/// message.
 const STREAMED: [&str; 3] = [
     "/tierkv.v1.Kv/Session",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// The services of this tier, and those by which a client finds out what is served.
+/// The API's services, and those for reflection and health.
 ///
 /// # Errors
 /// The API's description can't be served.
@@ -61,12 +61,12 @@ pub(crate) fn routes<C: Cache>(
         .add_service(AdminServer::new(admin))
         .add_service(health)
         .add_service(reflection().build_v1()?)
-        // Python's client, among others, knows no newer one.
+        // Python's client, among others, supports only this version.
         .add_service(reflection().build_v1alpha()?);
     Ok(routes.routes())
 }
 
-/// What takes this door's connections.
+/// Accepts this door's connections.
 pub(crate) fn acceptor(
     listener: TcpListener,
     connections: Connections,
@@ -75,7 +75,7 @@ pub(crate) fn acceptor(
     Acceptor::of_grpc(listener, DOOR, connections, limits.head_timeout)
 }
 
-/// Serves until it is stopped and what is under way has finished.
+/// Serves until it is stopped and all requests in progress have finished.
 pub(crate) async fn serve(
     routes: Routes,
     acceptor: Acceptor,
@@ -96,7 +96,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// The services, whose single requests must arrive in time.
+/// The services, with a timeout for the bodies of single requests.
 #[derive(Clone)]
 struct Timely {
     routes: Routes,
@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// A call that is not in the list would be cut off, or one that is would never be.
+    /// A call missing from the list would be cut off; one listed wrongly would have no timeout.
     #[test]
     fn the_calls_with_streams_of_requests_are_those_of_the_contracts() {
         let mut streamed = Vec::new();
@@ -148,7 +148,7 @@ mod tests {
                 }
             }
         }
-        // The tiers' own are served elsewhere.
+        // The internal services are served elsewhere.
         streamed.retain(|call| !call.starts_with("/tierkv.internal."));
         streamed.sort();
         let mut expected = STREAMED.to_vec();

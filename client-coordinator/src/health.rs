@@ -1,4 +1,4 @@
-//! Whether this coordinator can answer, as its health service and its readiness page report it.
+//! Whether this coordinator can answer, for its health service and its readiness page.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,17 +8,17 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::views::SharedViews;
 
-/// How often the health service looks whether the platform answers.
+/// How often the health service checks whether the platform answers.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
-/// The name under which the health service knows the API.
+/// The name of the API in the health service.
 const KV_SERVICE: &str = "tierkv.v1.Kv";
 
-/// Tells whether the masters of all clusters answered lately. Cheap to clone.
+/// Reports whether the masters of all clusters have answered recently. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Readiness {
     pub(crate) views: SharedViews,
     pub(crate) clock: Arc<dyn Clock>,
-    /// How long ago an answer may be.
+    /// Maximum age of an answer.
     pub(crate) bound: Duration,
 }
 
@@ -28,7 +28,7 @@ impl Readiness {
     }
 }
 
-/// Keeps the health service at what is so.
+/// Keeps the health service up to date.
 pub(crate) struct Health {
     pub(crate) reporter: HealthReporter,
     pub(crate) readiness: Readiness,

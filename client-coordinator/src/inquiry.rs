@@ -1,4 +1,4 @@
-//! Asks every cluster's master now and then how far the cache may be believed.
+//! Asks every cluster's master at intervals for its mark: how far the cache may be trusted.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -16,12 +16,12 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{below::Below, views::SharedViews};
 
-/// How long a question may be under way. Asked again meanwhile, so a lost one costs little.
+/// Timeout of a question. The next one is sent meanwhile, so a lost one costs little.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
-/// Questions to one master that may be under way at once.
+/// Maximum number of questions in flight to one master.
 const MAX_QUESTIONS: usize = 8;
 
-/// The inquiry of one client coordinator.
+/// The questions of one client coordinator to the masters.
 pub(crate) struct Inquiry {
     pub(crate) below: Below,
     pub(crate) views: SharedViews,
@@ -30,7 +30,7 @@ pub(crate) struct Inquiry {
 }
 
 impl Inquiry {
-    /// Asks the masters of all clusters that the placement map names, in the background.
+    /// Asks the masters of all clusters in the placement map, in the background.
     pub(crate) async fn start(
         self,
         coordination: &dyn Coordination,
@@ -47,7 +47,7 @@ impl Inquiry {
     }
 
     async fn question(self: Arc<Self>, cluster: ClusterId) {
-        // Ages run from before the sending (CACHE-MARK).
+        // Ages count from before the sending (CACHE-MARK).
         let asked_at = self.clock.boot_time();
         let vouch = request::Kind::Vouch(Vouch {
             cluster: cluster.to_string(),
@@ -55,15 +55,15 @@ impl Inquiry {
         match self.below.ask(vouch, Instant::now() + ANSWER_TIME).await {
             Ok(reply::Kind::Vouch(answer)) => match vouched(&answer, asked_at) {
                 Some(answer) => self.views.learn(&cluster, answer),
-                None => tracing::error!(%cluster, "a master named slots that can't be"),
+                None => tracing::error!(%cluster, "a master answered with invalid slots"),
             },
-            Ok(_) => tracing::error!(%cluster, "a master answered another question"),
+            Ok(_) => tracing::error!(%cluster, "a master's answer belongs to another question"),
             Err(error) => tracing::debug!(%cluster, %error, "a master did not answer"),
         }
     }
 }
 
-/// Has an asker for every cluster of the placement map. When it goes they do, too.
+/// Runs an asker for every cluster of the placement map; they end with it.
 struct ClustersFollower {
     inquiry: Arc<Inquiry>,
     placement: Watched<Option<Versioned>>,
@@ -95,7 +95,7 @@ impl Follower for ClustersFollower {
     }
 }
 
-/// Asks one cluster's master. A question that is not answered does not hold the next one up.
+/// Asks one cluster's master. An unanswered question does not delay the next one.
 struct Asker {
     inquiry: Arc<Inquiry>,
     cluster: ClusterId,

@@ -29,17 +29,17 @@ use crate::{
     session::{SESSION_PLACES, SESSIONS, Session},
 };
 
-/// The service as tonic wants it.
+/// The implementation of tonic's service trait.
 pub(crate) struct Door<C> {
     operations: Arc<Operations<C>>,
-    /// For the sessions that are open.
+    /// The places of open sessions.
     sessions: Places,
     /// Ends the sessions when the coordinator stops.
     stop: watch::Receiver<bool>,
 }
 
 impl<C: Cache> Door<C> {
-    /// A door to `operations` whose streams end when `stop` says so.
+    /// A door to `operations`; its streams end when `stop` becomes true.
     pub(crate) fn new(operations: Arc<Operations<C>>, stop: watch::Receiver<bool>) -> Self {
         Self {
             operations,
@@ -64,7 +64,7 @@ impl<C: Cache> Door<C> {
 }
 
 fn late() -> Error {
-    Error::new(Code::DeadlineExceeded, "the time that the call had is over")
+    Error::new(Code::DeadlineExceeded, "the call's timeout has passed")
 }
 
 #[tonic::async_trait]
@@ -172,7 +172,7 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         &self,
         request: Request<ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
-        // Going through many keys takes its time.
+        // Scanning many keys takes time.
         let deadline = deadline_or(&request, MAX_TIMEOUT);
         let answers = self.operations.scan(request.into_inner(), deadline).await;
         self.answer(answers.map(|answers| self.stream(answers)))
@@ -182,7 +182,7 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         &self,
         request: Request<CountRequest>,
     ) -> Result<Response<CountResponse>, Status> {
-        // Going through many keys takes its time.
+        // Counting many keys takes time.
         let deadline = deadline_or(&request, MAX_TIMEOUT);
         self.answer(self.operations.count(request.into_inner(), deadline).await)
     }
@@ -191,7 +191,7 @@ impl<C: Cache> kv_server::Kv for Door<C> {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        // It goes on for as long as its caller likes, unless that one says how long.
+        // Without a timeout from the caller, a watch has no deadline.
         let deadline = named_timeout(&request).map(|timeout| Instant::now() + timeout);
         let answers = self.operations.watch(request.into_inner()).await;
         self.answer(answers.map(|answers| {

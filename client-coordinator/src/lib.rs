@@ -1,5 +1,5 @@
-//! The client coordinator: the tier that users talk to. It keeps nothing of its own, so
-//! any number may run.
+//! The client coordinator: the tier that users talk to. It keeps no data of its own, so any number
+//! may run.
 //!
 //! ```text
 //!   gRPC ──► kv, session ─┐            ┌─► cache tier (hits end here)
@@ -8,13 +8,13 @@
 //!                         └─► writer ─────► below
 //! ```
 //!
-//! Reading order: `views` (what masters said lately, and so which hits count),
-//! `read_options` (how fresh a read must be), `reader` (the read path), `flights` (equal misses become one), `below` (the way to
-//! the server coordinators), `writer`, `scans` and `page_token` (many keys in their order),
-//! `watches` and `watch_token`, `operations` (all of it as users know it), then the doors:
-//! `kv`, `session`, `admin`, `call_answer` (what goes with each answer of a call) and `grpc`
-//! which serves them, `rest`, `timely` (bodies that must arrive in time); `health` (whether this
-//! coordinator can answer); [`ClientCoordinator`] puts them together.
+//! Reading order: `views` (the masters' latest answers, by which cache hits are judged),
+//! `read_options` (how fresh a read must be), `reader` (the read path), `flights` (equal misses
+//! share one read), `below` (calls to the server coordinators), `writer`, `scans` and `page_token`
+//! (many keys in order), `watches` and `watch_token`, `operations` (everything users can do). Then
+//! the doors: `kv`, `session`, `admin`, `call_answer` (metadata of each answer) and `grpc`, which
+//! serves them; `rest`; `timely` (the timeout of request bodies); `health` (whether this
+//! coordinator can answer). [`ClientCoordinator`] puts them together.
 
 mod admin;
 mod answers;

@@ -1,4 +1,4 @@
-//! The counters of this tier. Handles are made once: looking one up costs more than a hit.
+//! The counters of this tier. Handles are created once: looking one up costs more than a hit.
 
 use metrics::{Counter, counter};
 use tierkv_rpc::{OperationTimes, Timed};
@@ -98,7 +98,7 @@ impl Meters {
         }
     }
 
-    /// Counts a failure on its way to a user.
+    /// Counts a failed operation.
     pub(crate) fn failed(&self, error: &Error) {
         if let Some((_, counter)) = self.errors.iter().find(|(code, _)| *code == error.code) {
             counter.increment(1);

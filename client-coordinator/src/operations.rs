@@ -1,4 +1,4 @@
-//! What users can do, whichever door they came through.
+//! The operations of users, common to all doors.
 
 use std::sync::Arc;
 
@@ -23,17 +23,17 @@ use crate::{
     answers::Answers,
     meters::Meters,
     read_options::CheckedOptions,
-    reader::{Begun, Reader},
+    reader::{Lookup, Reader},
     scans::Scans,
     watches::Watches,
     writer::{Naming, Writer},
 };
 
-/// Keys of one batch that are read together: what is gathered before the batch turns out
-/// too large for one answer is bounded by this many values.
+/// Keys of one batch that are read together. This bounds what is in memory before a batch turns out
+/// too large for one answer.
 const KEYS_TOGETHER: usize = 64;
 
-/// Operations of users, whichever door they came through.
+/// The operations of users, common to all doors.
 pub(crate) struct Operations<C> {
     pub(crate) reader: Reader<C>,
     pub(crate) writer: Writer,
@@ -47,7 +47,7 @@ impl<C: Cache> Operations<C> {
     /// Reads one key.
     ///
     /// # Errors
-    /// `InvalidArgument`, or what the tiers below said.
+    /// `InvalidArgument`, or the errors of the tiers below.
     pub(crate) async fn get(
         &self,
         request: GetRequest,
@@ -58,7 +58,7 @@ impl<C: Cache> Operations<C> {
         self.reader.read(key, options, deadline).await
     }
 
-    /// What a read asks for.
+    /// The key and the checked options of a read.
     ///
     /// # Errors
     /// `InvalidArgument`.
@@ -70,8 +70,8 @@ impl<C: Cache> Operations<C> {
     /// Reads many keys of one namespace.
     ///
     /// # Errors
-    /// `InvalidArgument`, `ResourceExhausted` if the values don't fit one answer, or what
-    /// the tiers below said of any key.
+    /// `InvalidArgument`, `ResourceExhausted` if the values don't fit one answer, or the tiers'
+    /// errors for any key.
     pub(crate) async fn batch_get(
         &self,
         request: BatchGetRequest,
@@ -87,10 +87,10 @@ impl<C: Cache> Operations<C> {
         let mut answers = Vec::with_capacity(wanted.len());
         let mut bytes = 0;
         for wanted in wanted.chunks(KEYS_TOGETHER) {
-            let begun = self.reader.begin(wanted).await;
-            let finished = begun.into_iter().map(async |begun| match begun {
-                Begun::Hit(answer) => Ok(answer),
-                Begun::Miss(miss) => self.reader.finish(miss, deadline).await,
+            let lookups = self.reader.begin(wanted).await;
+            let finished = lookups.into_iter().map(async |lookup| match lookup {
+                Lookup::Hit(answer) => Ok(answer),
+                Lookup::Miss(miss) => self.reader.finish(miss, deadline).await,
             });
             for answer in join_all(finished).await {
                 let answer = answer?;
@@ -107,12 +107,12 @@ impl<C: Cache> Operations<C> {
         Ok(BatchGetResponse { answers })
     }
 
-    /// Sets a key. `idempotency_key` is the hash of the name that the door has for the write;
-    /// without one the request's own id counts.
+    /// Sets a key. `idempotency_key` is the hash of the write's idempotency key, if the door has
+    /// one; otherwise the request's own id counts.
     ///
     /// # Errors
-    /// `InvalidArgument`, `AlreadyExists` if the key was used for another write, or what the
-    /// tiers below said. The same holds for every write below.
+    /// `InvalidArgument`, `AlreadyExists` if the key was used for another write, or the errors of
+    /// the tiers below. The same holds for every write below.
     pub(crate) async fn put(
         &self,
         request: PutRequest,
@@ -130,7 +130,7 @@ impl<C: Cache> Operations<C> {
     /// Removes a key.
     ///
     /// # Errors
-    /// `InvalidArgument`, or what the tiers below said.
+    /// `InvalidArgument`, or the errors of the tiers below.
     pub(crate) async fn delete(
         &self,
         request: DeleteRequest,
@@ -151,7 +151,7 @@ impl<C: Cache> Operations<C> {
     /// Adds to a number.
     ///
     /// # Errors
-    /// `InvalidArgument`, or what the tiers below said.
+    /// `InvalidArgument`, or the errors of the tiers below.
     pub(crate) async fn increment(
         &self,
         request: IncrementRequest,
@@ -173,7 +173,7 @@ impl<C: Cache> Operations<C> {
     /// Sets when a key expires.
     ///
     /// # Errors
-    /// `NotFound` if the key is absent, else those of a put.
+    /// `NotFound` if the key is absent, or those of a put.
     pub(crate) async fn touch(
         &self,
         request: TouchRequest,
@@ -191,7 +191,7 @@ impl<C: Cache> Operations<C> {
     /// Applies a batch of operations, all or none.
     ///
     /// # Errors
-    /// `InvalidArgument`, `ConditionFailed`, or what the tiers below said.
+    /// `InvalidArgument`, `ConditionFailed`, or the errors of the tiers below.
     pub(crate) async fn write(
         &self,
         request: WriteRequest,
@@ -211,13 +211,13 @@ impl<C: Cache> Operations<C> {
         })
     }
 
-    /// Streams the items of a prefix or range in the order of their keys, until `deadline`.
-    /// Each response but the last has a token with which a later scan goes on behind it; the
-    /// last one has it if there is more behind the limit. There is at least one response.
+    /// Streams the items of a prefix or range in key order, until `deadline`. There is at least one
+    /// response. Each response but the last has a token from which a later scan goes on. The last
+    /// one has a token only if the limit was reached and there are more items.
     ///
     /// # Errors
-    /// `InvalidArgument`, `ResourceExhausted` if too many scans are open, or what the tiers
-    /// below said; so may the stream end.
+    /// `InvalidArgument`, `ResourceExhausted` if too many scans are open, or the errors of the
+    /// tiers below. The stream may end with the same errors.
     pub(crate) async fn scan(
         &self,
         request: ScanRequest,
@@ -228,7 +228,7 @@ impl<C: Cache> Operations<C> {
         Ok(timed.until_dropped(answers).boxed())
     }
 
-    /// Counts what a scan would find.
+    /// Counts the items that a scan would return.
     ///
     /// # Errors
     /// Those of a scan.
@@ -241,12 +241,12 @@ impl<C: Cache> Operations<C> {
         self.scans.count(request, deadline).await
     }
 
-    /// Streams the committed changes of a prefix until the caller drops the stream. The
-    /// first answer is there when this returns: it says where the watch begins.
+    /// Streams the committed changes of a prefix until the caller drops the stream. This returns
+    /// once the first answer is there, with the position where the watch begins.
     ///
     /// # Errors
-    /// `InvalidArgument`, `TokenExpired`, `ResourceExhausted`, or what the tiers below said;
-    /// so may the stream end.
+    /// `InvalidArgument`, `TokenExpired`, `ResourceExhausted`, or the errors of the tiers below.
+    /// The stream may end with the same errors.
     pub(crate) async fn watch(
         &self,
         request: WatchRequest,
@@ -255,8 +255,8 @@ impl<C: Cache> Operations<C> {
         self.watches.watch(request).await
     }
 
-    /// The platform's time, in milliseconds since the Unix epoch; `None` before a master was
-    /// heard. This machine's wall clock is none of the platform's.
+    /// The platform's time, in milliseconds since the Unix epoch; `None` before the first answer of
+    /// a master. This machine's wall clock is not used.
     pub(crate) fn platform_time_ms(&self) -> Option<u64> {
         let platform_time = self.reader.views.platform_time(self.clock.boot_time());
         platform_time.map(Version::millis)

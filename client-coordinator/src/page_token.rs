@@ -1,17 +1,16 @@
-//! Page tokens: where a scan goes on.
+//! Page tokens: where a scan continues.
 //!
 //! Opaque to users. In bytes, numbers big-endian:
 //!
 //! ```text
 //! 0        format version, 1
-//! 1..n-4   the last key that was told, without its namespace
+//! 1..n-4   the last key returned, without its namespace
 //! n-4..n   CRC-32C of the selection (length of its start as 4 bytes, start, end) and of
 //!          all bytes before
 //! ```
 //!
-//! The checksum finds tokens that were damaged and those of other selections; a token is no
-//! secret and no proof of anything. It says where to go on by key alone, so it stays good
-//! over restarts, failovers and moves of slots.
+//! The checksum detects damaged tokens and those of other selections; a token is neither a secret
+//! nor a proof. It holds only a key, so it stays valid over restarts, failovers and moves of slots.
 
 use bytes::Bytes;
 use tierkv_types::{Error, ItemKey, ItemRange};
@@ -20,7 +19,7 @@ use tierkv_types::{Error, ItemKey, ItemRange};
 const FORMAT: u8 = 1;
 const CHECKSUM_BYTES: usize = 4;
 
-/// The token of a scan of `range` that has told everything up to `last`.
+/// The token of a scan of `range` that has returned everything up to `last`.
 pub(crate) fn encode(range: &ItemRange, last: &ItemKey) -> Bytes {
     let key = last.key();
     let mut token = Vec::with_capacity(1 + key.len() + CHECKSUM_BYTES);
@@ -30,10 +29,10 @@ pub(crate) fn encode(range: &ItemRange, last: &ItemKey) -> Bytes {
     token.into()
 }
 
-/// What is left of `range` after the page that gave `token`: all of it, if that is empty.
+/// The rest of `range` after the page that returned `token`; all of it if the token is empty.
 ///
 /// # Errors
-/// `InvalidArgument` if it is none of ours, damaged, or of another selection.
+/// `InvalidArgument` if the token is malformed, damaged, or of another selection.
 pub(crate) fn rest(range: ItemRange, token: &[u8]) -> Result<ItemRange, Error> {
     if token.is_empty() {
         return Ok(range);
@@ -50,7 +49,7 @@ pub(crate) fn rest(range: ItemRange, token: &[u8]) -> Result<ItemRange, Error> {
     }
     let [FORMAT, key @ ..] = told else {
         return Err(Error::invalid(
-            "the page token is of another release; leave it out to begin anew",
+            "the page token is of another release; leave it out to start again",
         ));
     };
     let last = ItemKey::new(range.namespace(), key).map_err(|_| refused())?;
@@ -62,7 +61,7 @@ pub(crate) fn rest(range: ItemRange, token: &[u8]) -> Result<ItemRange, Error> {
 
 fn checksum(range: &ItemRange, told: &[u8]) -> u32 {
     let start = range.start();
-    // An item key is short.
+    // An item key is short enough.
     let length = u32::try_from(start.len()).unwrap_or(u32::MAX);
     let mut checksum = crc32c::crc32c(&length.to_be_bytes());
     for bytes in [&start[..], &range.end()[..], told] {
@@ -100,7 +99,7 @@ mod tests {
         }
     }
 
-    /// Golden bytes, computed with another CRC-32C: clients keep tokens while releases change.
+    /// Fixed bytes, computed with another CRC-32C: clients keep tokens across releases.
     #[test]
     fn the_format_never_changes() {
         let token = encode(&prefix(b"a"), &key(b"ab"));
@@ -140,7 +139,7 @@ mod tests {
             let words = refused(other, &token);
             assert!(words.contains("not one of this selection"), "{words}");
         }
-        // The same keys, said otherwise.
+        // The same keys, as a range.
         let same = ItemRange::between("n", b"a", b"b").unwrap();
         assert!(rest(same, &token).is_ok());
     }

@@ -1,4 +1,4 @@
-//! Places for what may be open here only so many times: watches, scans, sessions.
+//! Limited places for what may be open at the same time: watches, scans, sessions.
 
 use std::sync::Arc;
 
@@ -6,20 +6,20 @@ use metrics::Gauge;
 use tierkv_types::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What places are for, and how both are called.
+/// What the places are for, with the names of its limit and gauges.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PlacesFor {
-    /// In messages, as in "watches".
+    /// The word in messages, as in "watches".
     pub(crate) what: &'static str,
     /// The limit's name.
     pub(crate) limit: &'static str,
-    /// The gauge of those that are open.
+    /// The gauge of open ones.
     pub(crate) gauge: &'static str,
     /// The gauge of the limit.
     pub(crate) limit_gauge: &'static str,
 }
 
-/// The places of one kind.
+/// The places for one kind.
 #[derive(Clone)]
 pub(crate) struct Places {
     of: PlacesFor,
@@ -28,14 +28,14 @@ pub(crate) struct Places {
     open: Gauge,
 }
 
-/// One place, taken until it is dropped.
+/// One place, occupied until dropped.
 pub(crate) struct Place {
     open: Gauge,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Places {
-    /// So many places, shown in `/metrics`.
+    /// Creates `count` places, shown in `/metrics`.
     pub(crate) fn new(of: PlacesFor, count: usize) -> Self {
         metrics::describe_gauge!(of.gauge, format!("Open {} of users.", of.what));
         metrics::describe_gauge!(

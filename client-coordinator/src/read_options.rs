@@ -1,4 +1,4 @@
-//! What a read asks for beside its keys, checked.
+//! The options of a read, checked.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use tierkv_types::{Error, Version};
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// From the cache, if it is within the bound.
+    /// From the cache, if within the bound.
     Bounded(ReadBound),
-    /// Past the cache, from the master.
+    /// From the master, bypassing the cache.
     Latest,
 }
 
 impl Level {
-    /// What it asks of an answer that comes from below.
+    /// The bound for an answer from below.
     pub(crate) const fn bound(self) -> ReadBound {
         match self {
             Self::Bounded(bound) => bound,
@@ -35,13 +35,12 @@ impl Level {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CheckedOptions {
     pub(crate) level: Level,
-    /// Whether the answer is to tell the read's path.
+    /// Whether to return the read's path.
     pub(crate) explain: bool,
 }
 
 impl CheckedOptions {
-    /// Checks the options of a request; where they name no staleness, it is at most
-    /// `max_staleness`.
+    /// Checks the options of a request; without a bound, the answer is at most `max_staleness` old.
     ///
     /// # Errors
     /// `InvalidArgument` for an unknown consistency, or a `min_version` that would be ignored.
@@ -68,7 +67,7 @@ fn level(options: &ReadOptions, max_staleness: Duration) -> Result<Level, Error>
     }
     if consistency == Consistency::Latest && options.max_staleness_ms.is_some() {
         return Err(Error::invalid(
-            "LATEST bears no staleness: leave max_staleness_ms out",
+            "LATEST takes no max_staleness_ms; leave it out",
         ));
     }
     Ok(match consistency {

@@ -1,9 +1,9 @@
 //! The read path.
 //!
-//! [`Reader::begin`] asks the cache for a whole batch at once and answers the hits;
-//! [`Reader::finish`] takes one miss below: it wins the right to fill the cache, or shares
-//! the read of whoever did (CACHE-LEASE), and fills only what a confirmed read brought
-//! after the lease was won (CACHE-CONFIRM).
+//! [`Reader::begin`] looks a whole batch up in the cache and answers the hits. [`Reader::finish`]
+//! reads one miss below. Either it won the lease and may fill the cache, or it shares the read of
+//! the lease's winner (CACHE-LEASE). Only a confirmed read, sent after the lease was won, fills the
+//! cache (CACHE-CONFIRM).
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,44 +28,44 @@ use crate::{
     views::{Place, SharedViews, View},
 };
 
-/// How long a reader waits for the winner of a lease in another process, and how often it
-/// looks whether the key was filled meanwhile (CACHE-LEASE).
+/// How long a reader waits between looking whether the winner of a lease, in another process, has
+/// filled the key (CACHE-LEASE).
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 const BUSY_LOOKS: u32 = 4;
 
-/// The cache, in the path of a read.
+/// The name of the cache in a read's path.
 const CACHE_TIER: &str = "cache";
 
-/// A miss on its way below.
+/// A read that the cache did not answer.
 pub(crate) struct Miss {
     key: ItemKey,
     options: CheckedOptions,
     arrived: BootTime,
     way: Way,
-    /// The cache's share, of a read that is explained and went by it.
+    /// The cache's hop, if the read is explained and asked the cache.
     cache: Option<Hop>,
 }
 
-/// What the cache said of a missed key.
+/// What the cache returned for a missed key.
 enum Way {
-    /// This read won the lease, and its flight is under way.
+    /// This read won the lease, and its flight has started.
     Flying(Flight),
-    /// Somebody else is filling it.
+    /// Another reader holds the lease.
     Busy,
-    /// The cache has nothing to do with this read.
-    Past,
+    /// This read bypasses the cache.
+    Bypass,
 }
 
-/// When and by which view of a cluster the cache was looked into.
+/// The view and the time of a cache lookup.
 #[derive(Clone, Copy)]
-struct Looked<'a> {
+struct LookupContext<'a> {
     view: &'a View,
     arrived: BootTime,
     clock: Version,
 }
 
-/// A read after the cache was asked.
-pub(crate) enum Begun {
+/// The outcome of a cache lookup.
+pub(crate) enum Lookup {
     Hit(GetResponse),
     Miss(Miss),
 }
@@ -79,7 +79,7 @@ pub(crate) struct Reader<C> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) max_staleness: Duration,
-    /// The name of this coordinator.
+    /// The name of this coordinator's node.
     pub(crate) node: NodeId,
 }
 
@@ -92,37 +92,37 @@ impl<C: Cache> Reader<C> {
         CheckedOptions::new(options, self.max_staleness)
     }
 
-    /// Asks the cache for all keys of a batch; answers stand in their order.
-    pub(crate) async fn begin(&self, wanted: &[(ItemKey, CheckedOptions)]) -> Vec<Begun> {
+    /// Looks all keys of a batch up in the cache; the outcomes are in their order.
+    pub(crate) async fn begin(&self, wanted: &[(ItemKey, CheckedOptions)]) -> Vec<Lookup> {
         let arrived = self.clock.boot_time();
         let looked_up = self.look_up(wanted, arrived).await;
         let mut hits = 0;
-        let begun: Vec<Begun> = (looked_up.into_iter().zip(wanted))
-            .map(|(begun, (key, options))| {
-                let begun = begun.unwrap_or_else(|| {
-                    Begun::Miss(Miss {
+        let lookups: Vec<Lookup> = (looked_up.into_iter().zip(wanted))
+            .map(|(lookup, (key, options))| {
+                let lookup = lookup.unwrap_or_else(|| {
+                    Lookup::Miss(Miss {
                         key: key.clone(),
                         options: *options,
                         arrived,
-                        way: Way::Past,
+                        way: Way::Bypass,
                         cache: None,
                     })
                 });
-                hits += u64::from(matches!(begun, Begun::Hit(_)));
-                begun
+                hits += u64::from(matches!(lookup, Lookup::Hit(_)));
+                lookup
             })
             .collect();
         self.meters.hits.increment(hits);
-        self.meters.misses.increment(begun.len() as u64 - hits);
-        begun
+        self.meters.misses.increment(lookups.len() as u64 - hits);
+        lookups
     }
 
-    /// Looks keys up in the cache; `None` for those that pass it by.
+    /// Looks keys up in the cache; `None` for those that bypass it.
     async fn look_up(
         &self,
         wanted: &[(ItemKey, CheckedOptions)],
         arrived: BootTime,
-    ) -> Vec<Option<Begun>> {
+    ) -> Vec<Option<Lookup>> {
         let views = self.views.now();
         let places: Vec<Option<Place>> = (wanted.iter())
             .map(|(key, options)| match options.level {
@@ -130,12 +130,12 @@ impl<C: Cache> Reader<C> {
                 Level::Latest => None,
             })
             .collect();
-        let mut begun: Vec<Option<Begun>> = Vec::with_capacity(wanted.len());
-        begun.resize_with(wanted.len(), || None);
+        let mut lookups: Vec<Option<Lookup>> = Vec::with_capacity(wanted.len());
+        lookups.resize_with(wanted.len(), || None);
         let mut keys = Vec::with_capacity(wanted.len());
         let mut at = Vec::with_capacity(wanted.len());
         let mut results = Vec::with_capacity(wanted.len());
-        // One lookup a cluster; nearly always there is one.
+        // One lookup per cluster; nearly always there is one cluster.
         for (cluster, view) in views.clusters() {
             for (n, place) in places.iter().enumerate() {
                 if let Some(place) = place
@@ -154,19 +154,19 @@ impl<C: Cache> Reader<C> {
             self.cache.lookup(&view.cluster, &keys, &mut results).await;
             keys.clear();
             let clock = view.clock(arrived);
-            let looked = Looked {
+            let context = LookupContext {
                 view,
                 arrived,
                 clock,
             };
             for ((n, place), found) in at.drain(..).zip(results.drain(..)) {
-                begun[n] = Some(self.sort(&wanted[n], looked, place, found));
+                lookups[n] = Some(self.sort(&wanted[n], context, place, found));
             }
         }
-        begun
+        lookups
     }
 
-    /// Reads one key to the end.
+    /// Reads one key.
     pub(crate) async fn read(
         &self,
         key: ItemKey,
@@ -176,31 +176,30 @@ impl<C: Cache> Reader<C> {
         let arrived = self.clock.boot_time();
         let wanted = (key, options);
         let miss = match self.look_one_up(&wanted, arrived).await {
-            Some(Begun::Hit(answer)) => {
+            Some(Lookup::Hit(answer)) => {
                 self.meters.hits.increment(1);
                 return Ok(answer);
             }
-            Some(Begun::Miss(miss)) => miss,
+            Some(Lookup::Miss(miss)) => miss,
             None => Miss {
                 key: wanted.0,
                 options,
                 arrived,
-                way: Way::Past,
+                way: Way::Bypass,
                 cache: None,
             },
         };
         self.meters.misses.increment(1);
-        // Apart, so that a hit does not carry what only a miss needs.
+        // Boxed, so that a hit does not carry the state of a miss.
         Box::pin(self.finish(miss, deadline)).await
     }
 
-    /// Looks one key up in the cache, without what only batches need; `None` if it passes
-    /// the cache by.
+    /// Looks one key up in the cache, without the work of a batch; `None` if it bypasses the cache.
     async fn look_one_up(
         &self,
         wanted: &(ItemKey, CheckedOptions),
         arrived: BootTime,
-    ) -> Option<Begun> {
+    ) -> Option<Lookup> {
         let (key, options) = wanted;
         if options.level == Level::Latest {
             return None;
@@ -216,27 +215,27 @@ impl<C: Cache> Reader<C> {
         (self.cache)
             .lookup(&view.cluster, &[cache_key], &mut results)
             .await;
-        let looked = Looked {
+        let context = LookupContext {
             view,
             arrived,
             clock: view.clock(arrived),
         };
-        Some(self.sort(wanted, looked, place, results.pop()?))
+        Some(self.sort(wanted, context, place, results.pop()?))
     }
 
-    /// Turns what the cache said of a key into an answer or a miss.
+    /// Turns the cache's result for a key into a hit or a miss.
     fn sort(
         &self,
         (key, options): &(ItemKey, CheckedOptions),
-        looked: Looked<'_>,
+        context: LookupContext<'_>,
         place: Place,
         found: Found,
-    ) -> Begun {
-        let Looked {
+    ) -> Lookup {
+        let LookupContext {
             view,
             arrived,
             clock,
-        } = looked;
+        } = context;
         let cache = options.explain.then(|| {
             let node = self.cache.node_of(CacheKey {
                 item: key.as_bytes(),
@@ -252,21 +251,21 @@ impl<C: Cache> Reader<C> {
                         if let Some(cache) = cache {
                             answer.path = vec![self.own_hop(arrived), cache];
                         }
-                        return Begun::Hit(answer);
+                        return Lookup::Hit(answer);
                     }
-                    Verdict::Stale => Way::Past,
+                    Verdict::Stale => Way::Bypass,
                 }
             }
-            // At once: a lease that waited for its read would keep others waiting, and one
-            // whose reader went away would be lost.
+            // Start the read at once: an idle lease would keep others waiting, and would be lost if
+            // its reader went away.
             (State::Leased(lease), _) => {
                 let lease = Some((lease, place.revision));
                 Way::Flying(self.fly(key, lease, *options))
             }
             (State::Busy, _) => Way::Busy,
-            (State::Entry(_) | State::Unreachable, _) => Way::Past,
+            (State::Entry(_) | State::Unreachable, _) => Way::Bypass,
         };
-        Begun::Miss(Miss {
+        Lookup::Miss(Miss {
             key: key.clone(),
             options: *options,
             arrived,
@@ -275,10 +274,10 @@ impl<C: Cache> Reader<C> {
         })
     }
 
-    /// Takes a miss below.
+    /// Reads a miss below.
     ///
     /// # Errors
-    /// What the tiers below said, or `DeadlineExceeded`.
+    /// The errors of the tiers below, or `DeadlineExceeded`.
     pub(crate) async fn finish(
         &self,
         mut miss: Miss,
@@ -313,17 +312,17 @@ impl<C: Cache> Reader<C> {
         }
         let flight = match way {
             Way::Flying(flight) => flight,
-            // A read that is shared has the path of whoever sent it.
-            Way::Busy | Way::Past if explain => return alone().await,
+            // A shared read has the path of the reader that sent it.
+            Way::Busy | Way::Bypass if explain => return alone().await,
             Way::Busy => match self.await_winner(&(key.clone(), options), arrived).await {
                 Waited::Filled(answer) => return Ok(answer),
                 Waited::Joined(flight) => flight,
                 Waited::InVain => self.fly(&key, None, options),
             },
-            Way::Past => self.fly(&key, None, options),
+            Way::Bypass => self.fly(&key, None, options),
         };
         let sent_at = flight.sent_at;
-        // What a shared read brings is as old, to this reader, as the read's sending.
+        // For this reader, the result of a shared read is as old as its sending.
         let age = arrived.since(sent_at);
         let landed = timeout_at(deadline, flight.landed()).await.map_err(|_| {
             Error::new(
@@ -333,9 +332,9 @@ impl<C: Cache> Reader<C> {
         })?;
         match landed {
             Some(Ok(read)) if fits(&read, &bound, age) => Ok(from_master(read, age)),
-            // Its time was over, or nobody could be reached; this reader may have time left.
+            // The shared read timed out or reached nobody; this reader may have time left.
             Some(Err(error)) if !is_passing(&error) || Instant::now() >= deadline => Err(error),
-            // It was sent too long ago, or before the write that this reader wants to see.
+            // It was sent too long ago, or before the write that this reader must see.
             Some(_) | None => alone().await,
         }
     }
@@ -349,8 +348,8 @@ impl<C: Cache> Reader<C> {
         convert::hop(tier, node, took)
     }
 
-    /// Waits a little for whoever won the lease: in this process by sharing its read, in
-    /// another by looking whether the key was filled.
+    /// Waits a little for the winner of the lease: in this process by sharing its read, in another
+    /// by checking whether the key was filled.
     async fn await_winner(&self, wanted: &(ItemKey, CheckedOptions), arrived: BootTime) -> Waited {
         let key = &wanted.0;
         for _ in 0..BUSY_LOOKS {
@@ -359,25 +358,25 @@ impl<C: Cache> Reader<C> {
                 return Waited::Joined(flight);
             }
             sleep(BUSY_PAUSE).await;
-            let Some(begun) = self.look_one_up(wanted, arrived).await else {
+            let Some(lookup) = self.look_one_up(wanted, arrived).await else {
                 return Waited::InVain;
             };
-            match begun {
-                Begun::Hit(answer) => return Waited::Filled(answer),
-                Begun::Miss(miss) => match miss.way {
+            match lookup {
+                Lookup::Hit(answer) => return Waited::Filled(answer),
+                Lookup::Miss(miss) => match miss.way {
                     Way::Flying(flight) => return Waited::Joined(flight),
                     Way::Busy => {}
-                    Way::Past => return Waited::InVain,
+                    Way::Bypass => return Waited::InVain,
                 },
             }
         }
         Waited::InVain
     }
 
-    /// Starts the read of a key, or shares one that is under way. One that may fill the
-    /// cache, by a lease won at a revision of its slot, always starts anew, because it must
-    /// be sent after its lease was won. It is sent with the staleness that `options` bear; a
-    /// reader that bears less and shares it judges the answer by its own bound ([`fits`]).
+    /// Starts the read of a key, or shares one in progress. A read with a lease, won at a revision
+    /// of its slot, may fill the cache; it is always started anew, because it must be sent after
+    /// the lease was won. The read is sent with the staleness bound of `options`. A reader with a
+    /// stricter bound that shares it checks the answer against its own ([`fits`]).
     fn fly(&self, key: &ItemKey, lease: Option<(Lease, u64)>, options: CheckedOptions) -> Flight {
         let share = lease.is_none();
         let (flight, pilot) = self.flights.take_off(key, self.clock.boot_time(), share);
@@ -387,12 +386,12 @@ impl<C: Cache> Reader<C> {
         };
         let (below, cache, key) = (self.below.clone(), Arc::clone(&self.cache), key.clone());
         let meters = Arc::clone(&self.meters);
-        // Others who share it need not see what this reader must see.
+        // Readers that share it need not see this reader's own write.
         let bound = ReadBound {
             min_version: Version::ZERO,
             ..options.level.bound()
         };
-        // In a task of its own: those who share it must not depend on whoever came first.
+        // In its own task: readers that share it must not depend on the first one.
         tokio::spawn(async move {
             let deadline = Instant::now() + DEFAULT_TIMEOUT;
             let item_key = key.as_bytes().clone();
@@ -417,7 +416,7 @@ impl<C: Cache> Reader<C> {
     }
 }
 
-/// How waiting for the winner of a lease ended.
+/// The outcome of waiting for the winner of a lease.
 enum Waited {
     Filled(GetResponse),
     Joined(Flight),
@@ -436,29 +435,29 @@ async fn read_below(
         min_version: bound.min_version.to_bits(),
         placement_version: 0,
         explain,
-        // Rounded down: the answer may be that stale and not more.
+        // Rounded down: the answer must not be staler.
         max_staleness_ms: u32::try_from(bound.max_age.as_millis()).unwrap_or(u32::MAX),
     });
     match below.ask(read, deadline).await? {
         reply::Kind::Read(read) => Ok(read),
         _ => Err(Error::new(
             Code::Internal,
-            "a tier answered another operation than was asked",
+            "a tier's answer belongs to another operation than the request",
         )),
     }
 }
 
-/// Whether what a shared read brought is good enough for one of its readers.
+/// Whether the result of a shared read satisfies one of its readers.
 fn fits(read: &ReadReply, bound: &ReadBound, age: Duration) -> bool {
     age <= bound.max_age && Version::from_bits(read.version) >= bound.min_version
 }
 
-/// Whether the same read may succeed for a reader who has more time.
+/// Whether the same read may succeed for a reader with more time.
 const fn is_passing(error: &Error) -> bool {
     matches!(error.code, Code::Unavailable | Code::DeadlineExceeded)
 }
 
-/// What goes into the cache, in memory of its own: it must not pin the frame it came in.
+/// The cache entry of a read, in its own memory: it must not keep the received frame alive.
 fn to_entry(read: &ReadReply) -> Entry {
     let version = Version::from_bits(read.version);
     let filled = Version::from_bits(read.clock);

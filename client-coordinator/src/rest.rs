@@ -7,18 +7,18 @@
 //!                             operations ─► answer (values, JSON, problems)
 //! ```
 //!
-//! Keys are any bytes, so addresses are taken raw: everything after the namespace's slash
-//! is the key, percent-decoded, `+` literal. What a request says and this server would
-//! ignore is refused: ignoring a condition would be a silent overwrite.
+//! Keys are any bytes, so paths are parsed raw: everything after the namespace's slash is the key,
+//! percent-decoded; `+` is literal. Parts of a request that this server would ignore are refused:
+//! to ignore a condition would be a silent overwrite.
 //!
-//! What no operation may see is refused before: requests for another host (`host`), of pages
-//! of other web sites (`origin`), and with compressed bodies (`admission`). Bodies that were
-//! not read are thrown away behind the answer (`leftover`).
+//! Some requests are refused before any operation: those for another host (`host`), those from
+//! pages of other web sites (`origin`), and those with compressed bodies (`admission`). Bodies that
+//! were not read are discarded after the answer (`leftover`).
 //!
-//! Reading order: `serving` (the connections, each at its `pace`), `admission`, `path` and
-//! `parameters` (what an address says), `entity_tag`,
-//! `conditions` and `idempotency` (what headers say), `body`, `answer`, then the
-//! operations; `document` describes them all (OpenAPI) and serves the description.
+//! Reading order: `serving` (the connections, with the timeouts of `pace`), `admission`, `path` and
+//! `parameters` (the address), `entity_tag`, `conditions` and `idempotency` (headers), `body`,
+//! `answer`, then the operations. `document` describes them all (OpenAPI) and serves the
+//! description.
 
 mod admission;
 mod answer;
@@ -77,8 +77,7 @@ pub use self::{
     origin::{NoWebOrigin, WebOrigin},
 };
 
-/// The platform's time, in milliseconds since the Unix epoch, for clients whose own clock may be
-/// wrong.
+/// The platform's time, in milliseconds since the Unix epoch, for clients whose clock may be wrong.
 const TIME_MS: HeaderName = HeaderName::from_static("tierkv-time-ms");
 
 /// The gateway's routes.
@@ -113,7 +112,7 @@ fn router<C: Cache>(gateway: Arc<Gateway<C>>) -> Router {
         .with_state(gateway)
 }
 
-/// What takes this door's connections.
+/// Accepts this door's connections.
 pub(crate) fn acceptor(listener: TcpListener, connections: Connections) -> Acceptor {
     let full = answer::farewell(&Error::exhausted(format!(
         "there are {} connections here, which is the limit {}; retry later",
@@ -123,7 +122,7 @@ pub(crate) fn acceptor(listener: TcpListener, connections: Connections) -> Accep
     Acceptor::new(listener, serving::DOOR, connections, full)
 }
 
-/// Serves until it is stopped and what is under way has finished.
+/// Serves until it is stopped and all requests in progress have finished.
 pub(crate) async fn serve<C: Cache>(
     gateway: Gateway<C>,
     acceptor: Acceptor,
@@ -133,7 +132,7 @@ pub(crate) async fn serve<C: Cache>(
     serving::serve(router(Arc::new(gateway)), acceptor, &limits, stop).await;
 }
 
-/// Counts a failure, and adds what every answer says.
+/// Counts a failure, and adds the headers of every answer.
 async fn finish<C: Cache>(
     State(gateway): State<Arc<Gateway<C>>>,
     mut response: Response,
@@ -146,10 +145,9 @@ async fn finish<C: Cache>(
         headers.insert(TIME_MS, HeaderValue::from(time));
     }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Who sees a page of this server in a frame of another page may be led to click in it.
+    // Shown in a frame of another page, this page could be used for clickjacking.
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    // A cache between would not know how stale an answer may be; it may keep one to ask
-    // whether its version still stands.
+    // A cache in between can't tell how stale an answer is; it may keep one and revalidate it.
     (headers.entry(CACHE_CONTROL)).or_insert(HeaderValue::from_static("no-cache"));
     response
 }
@@ -171,6 +169,8 @@ async fn nowhere(uri: Uri) -> Response {
 async fn wrong_method() -> Response {
     refusal(
         StatusCode::METHOD_NOT_ALLOWED,
-        &Error::invalid("this address takes other methods, which the header 'allow' tells"),
+        &Error::invalid(
+            "the address does not take this method; the header 'allow' lists those it takes",
+        ),
     )
 }

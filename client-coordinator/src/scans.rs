@@ -1,8 +1,8 @@
 //! Scans and counts of users.
 //!
-//! They are read at the masters and pass the cache by, so every consistency a user may ask
-//! for is met by the same way. What comes from below is passed on reply by reply, one held
-//! back: only with the next one there is it known whether a scan goes on behind it.
+//! They bypass the cache and read at the masters, so one path satisfies every consistency. Replies
+//! from below are passed on one by one, with one held back: only the next one shows whether there
+//! are more items after it.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ const SCANS: PlacesFor = PlacesFor {
     limit_gauge: "tierkv_scans_limit",
 };
 
-/// What a scan or a count is of, checked.
+/// The selection of a scan or a count, checked.
 struct CheckedSelection {
     range: ItemRange,
     min_version: u64,
@@ -52,12 +52,12 @@ struct CheckedSelection {
 pub(crate) struct Scans {
     below: Below,
     max_staleness: Duration,
-    /// For those that are open.
+    /// The places of open scans and counts.
     places: Places,
 }
 
 impl Scans {
-    /// Scans over `below`, by reads that are at most `max_staleness` old if they say nothing.
+    /// Scans over `below`; by default, reads are at most `max_staleness` old.
     pub(crate) fn new(below: Below, max_staleness: Duration) -> Self {
         Self {
             below,
@@ -66,13 +66,13 @@ impl Scans {
         }
     }
 
-    /// Streams the items of a prefix or range in the order of their keys, until `deadline`.
-    /// Each response but the last has a token with which a later scan goes on behind it; the
-    /// last one has it if there is more behind the limit. There is at least one response.
+    /// Streams the items of a prefix or range in key order, until `deadline`. There is at least one
+    /// response. Each response but the last has a token from which a later scan goes on. The last
+    /// one has a token only if the limit was reached and there are more items.
     ///
     /// # Errors
-    /// `InvalidArgument`, `ResourceExhausted` if too many scans are open, or what the tiers
-    /// below said; so may the stream end.
+    /// `InvalidArgument`, `ResourceExhausted` if too many scans are open, or the errors of the
+    /// tiers below. The stream may end with the same errors.
     pub(crate) async fn scan(
         &self,
         request: ScanRequest,
@@ -85,7 +85,7 @@ impl Scans {
         let place = self.places.take()?;
         let limit = match request.limit {
             0 => 0,
-            // The one behind the limit is only looked for.
+            // One more than the limit, to see whether there are more items.
             limit => u64::from(limit) + 1,
         };
         let below = internal::ScanRequest {
@@ -111,7 +111,7 @@ impl Scans {
         Ok(until_deadline(pages.responses(), deadline, late_scan()).boxed())
     }
 
-    /// Counts what a scan would find.
+    /// Counts the items that a scan would return.
     ///
     /// # Errors
     /// Those of a scan.
@@ -151,9 +151,7 @@ impl Scans {
     ) -> Result<CheckedSelection, Error> {
         let range = selected(namespace, selection)?;
         if options.is_some_and(|options| options.explain) {
-            return Err(Error::invalid(
-                "a scan has no place for its path: leave explain out",
-            ));
+            return Err(Error::invalid("a scan returns no path; leave explain out"));
         }
         let min_version = match CheckedOptions::new(options, self.max_staleness)?.level {
             Level::Bounded(bound) => bound.min_version,
@@ -171,7 +169,7 @@ fn selected(namespace: &str, selection: Option<Selection>) -> Result<ItemRange, 
         Some(Selection::Prefix(prefix)) => ItemRange::of_prefix(namespace, &prefix),
         Some(Selection::Range(range)) => ItemRange::between(namespace, &range.start, &range.end),
         None => Err(Error::invalid(
-            "the request says neither prefix nor range; the empty prefix selects all keys of \
+            "the request has neither prefix nor range; the empty prefix selects all keys of \
              the namespace",
         )),
     }
@@ -189,24 +187,24 @@ fn client(peer: &Peer<ToServerCoordinator>) -> ServerCoordinatorClient<Channel> 
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
 }
 
-/// The replies from below on their way to a user.
+/// Turns replies from below into pages for a user.
 struct Pages {
-    /// All of the selection: tokens are bound to it.
+    /// The whole selection: tokens are bound to it.
     range: ItemRange,
     replies: BoxStream<'static, Result<ScanReply, Error>>,
-    /// Waits for what follows it.
+    /// The page held back until the next one arrives.
     held: Option<Page>,
-    /// How many more items are wanted.
+    /// The remaining number of items.
     left: u64,
-    /// Whether there is something behind the page that comes last.
+    /// Whether there are items after the last page.
     goes_on: bool,
-    /// What the stream from below broke off with.
+    /// The error that ended the stream from below.
     broken: Option<Error>,
     is_answered: bool,
     _place: Option<Place>,
 }
 
-/// What one response tells.
+/// The contents of one response.
 struct Page {
     items: Vec<ScanItem>,
     last: ItemKey,
@@ -261,7 +259,7 @@ impl Pages {
                     if let Some(error) = self.broken.take() {
                         return Err(error);
                     }
-                    // Nothing was found, and that is told.
+                    // An empty result is one empty response.
                     let nothing = !std::mem::replace(&mut self.is_answered, true);
                     return Ok(nothing.then(ScanResponse::default));
                 }
@@ -269,13 +267,13 @@ impl Pages {
         }
     }
 
-    /// Asks for nothing more below.
+    /// Ends the reading from below.
     fn end(&mut self, goes_on: bool) {
         self.goes_on = goes_on;
         self.replies = empty().boxed();
     }
 
-    /// A page of those items that are wanted, if any are.
+    /// A page of the remaining items; `None` if it has none.
     fn page(&mut self, items: Vec<ScannedItem>) -> Result<Option<Page>, Error> {
         let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
         if items.len() > wanted {

@@ -1,7 +1,7 @@
 //! The session stream: frames of operations in, frames of answers out.
 //!
-//! Single reads of a frame ask the cache together, and the hits are answered at once;
-//! everything else goes its way and is answered when it is done.
+//! The single reads of a frame are looked up in the cache together, and the hits are answered at
+//! once. Everything else goes below and is answered when it is done.
 
 use std::{
     future::Future,
@@ -34,18 +34,18 @@ use crate::{
     operations::Operations,
     places::{Place, PlacesFor},
     read_options::CheckedOptions,
-    reader::{Begun, Miss},
+    reader::{Lookup, Miss},
 };
 
-/// Answers that are sent together if they are there together.
+/// Maximum number of answers sent in one frame.
 const ANSWERS_TOGETHER: usize = 128;
 
-/// Places that an operation of one key takes among those under way. One of many keys takes a
-/// place a key, if that is more: its answer may hold as many values.
+/// Places of an operation on one key among those in progress. An operation on many keys takes one
+/// place per key, if that is more: its answer may hold as many values.
 const PLACES_AN_OPERATION: usize = 4;
 /// The places of a session.
 pub(crate) const SESSION_PLACES: usize = PLACES_AN_OPERATION * MAX_SESSION_IN_FLIGHT;
-/// What the places of sessions are called.
+/// The limit and gauges of sessions.
 pub(crate) const SESSIONS: PlacesFor = PlacesFor {
     what: "sessions",
     limit: "max_sessions",
@@ -57,12 +57,12 @@ pub(crate) const SESSIONS: PlacesFor = PlacesFor {
 pub(crate) struct Session<C> {
     operations: Arc<Operations<C>>,
     share: StreamShare,
-    /// Counts the answers that are not in a frame yet.
+    /// Counts the bytes of answers that are not in a frame yet.
     waiting: Mutex<HeldBytes>,
     _place: Place,
 }
 
-/// An answer to come, with the places that it takes until then.
+/// An answer in progress, with the places that it occupies.
 type Pending = Pin<Box<dyn Future<Output = (usize, SessionAnswer)> + Send>>;
 
 impl<C: Cache> FrameHandler for Session<C> {
@@ -73,7 +73,7 @@ impl<C: Cache> FrameHandler for Session<C> {
     async fn frame(self: &Arc<Self>, frame: SessionRequest, replies: &Replies<SessionAnswer>) {
         let arrived = Instant::now();
         if !self.share.has_room() {
-            // Nothing more is read of a session until then, so its client waits as well.
+            // Until there is room, nothing more is read of the session: backpressure to its client.
             self.share.room().await;
         }
         let mut answers = Vec::with_capacity(frame.operations.len());
@@ -88,7 +88,7 @@ impl<C: Cache> FrameHandler for Session<C> {
         {
             let deadline = arrived + convert::timeout(timeout_ms);
             let count = operation.as_ref().map_or(1, wire::Session::operations);
-            // A single operation that is larger than a frame may be is told so by itself.
+            // Only an operation that is by itself too large for a frame is refused by itself.
             if count.min(MAX_OPERATIONS) > room {
                 answers.push(self.answer(id, Err(too_many())));
                 continue;
@@ -102,7 +102,7 @@ impl<C: Cache> FrameHandler for Session<C> {
                 None => answers.push(self.answer(
                     id,
                     Err(Error::invalid(
-                        "the operation is empty, or of a kind that this release does not know",
+                        "the operation is empty, or of a kind that this release does not support",
                     )),
                 )),
             }
@@ -143,12 +143,12 @@ impl<C: Cache> FrameHandler for Session<C> {
     }
 }
 
-/// What answers weigh together.
+/// The bytes of answers, together.
 fn weight<C: Cache>(answers: &[SessionAnswer]) -> usize {
     answers.iter().map(Session::<C>::weight).sum()
 }
 
-/// How many places an operation takes among those under way.
+/// The places of an operation among those in progress.
 fn places(operation: &Operation) -> usize {
     let keys = match operation {
         Operation::BatchGet(batch) => batch.keys.len(),
@@ -210,8 +210,7 @@ impl<C: Cache> Session<C> {
         }
     }
 
-    /// Lets what has to go below be answered in a task of its own, once so much may be under
-    /// way.
+    /// Answers in a task of its own what must go below, once there are places for it.
     async fn answer_later(
         self: &Arc<Self>,
         misses: Vec<(u64, Instant, Miss)>,
@@ -257,7 +256,7 @@ impl<C: Cache> Session<C> {
         replies.send(answers).await;
     }
 
-    /// Answers the hits and what is refused; what is left has to go below.
+    /// Answers the hits and what is refused; returns the operations that must go below.
     async fn read(
         &self,
         reads: Reads,
@@ -271,16 +270,16 @@ impl<C: Cache> Session<C> {
         let refused = reads.refused.into_iter();
         answers.extend(refused.map(|(id, error)| self.answer(id, Err(error))));
         let mut misses = Vec::new();
-        let begun = self.operations.reader.begin(&reads.wanted).await;
-        for ((id, deadline), begun) in reads.names.into_iter().zip(begun) {
-            match begun {
-                Begun::Hit(hit) => {
+        let lookups = self.operations.reader.begin(&reads.wanted).await;
+        for ((id, deadline), lookup) in reads.names.into_iter().zip(lookups) {
+            match lookup {
+                Lookup::Hit(hit) => {
                     answers.push(SessionAnswer {
                         id,
                         answer: Some(Answer::Get(hit)),
                     });
                 }
-                Begun::Miss(miss) => misses.push((id, deadline, miss)),
+                Lookup::Miss(miss) => misses.push((id, deadline, miss)),
             }
         }
         let meters = &self.operations.meters;

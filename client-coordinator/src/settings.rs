@@ -1,4 +1,4 @@
-//! What an operator says about a client coordinator.
+//! The settings of a client coordinator.
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,45 +12,45 @@ use crate::rest::{HostName, WebOrigin};
 /// Settings of one client coordinator.
 #[derive(Clone, Debug)]
 pub struct ClientCoordinatorSettings {
-    /// Its name.
+    /// The node's name.
     pub node: NodeId,
-    /// Where it serves gRPC; port 0 takes a free one.
+    /// The address of its gRPC door; port 0 takes a free one.
     pub grpc_listen: SocketAddr,
-    /// Where it serves REST; port 0 takes a free one.
+    /// The address of its REST door; port 0 takes a free one.
     pub rest_listen: SocketAddr,
-    /// Host names that REST answers to, beside those of this machine. While it listens on
-    /// loopback only, or if this lists any, it answers to no others.
+    /// Host names that REST accepts beside those of this machine. If it listens on loopback only,
+    /// or if this list is not empty, other hosts are refused.
     pub rest_allowed_hosts: Vec<HostName>,
-    /// Origins of web pages that may use REST; those of others are refused.
+    /// Origins of web pages that may use REST; pages of other origins are refused.
     pub rest_allowed_origins: Vec<WebOrigin>,
-    /// How stale a `CACHED` read may be that names no bound of its own.
+    /// The staleness bound of a `CACHED` read that has none of its own.
     pub max_staleness: Duration,
-    /// How often each cluster's master is asked whether the cache may still be believed
+    /// How often each cluster's master is asked for its mark, by which cache hits are judged
     /// (CACHE-MARK).
     pub inquiry_interval: Duration,
-    /// How many connections there may be, and how long each may keep its door waiting.
+    /// The number of connections, and their timeouts.
     pub limits: ConnectionLimits,
-    /// What `/metrics` shows.
+    /// Renders `/metrics`.
     pub metrics: MetricsPage,
 }
 
-/// How many connections there may be, and how long each may keep its door waiting.
+/// The number of connections, and their timeouts.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
-    /// Most connections at all doors together. What is over it is closed at once.
+    /// Maximum connections at all doors together. One over the limit is closed at once.
     pub connections: usize,
-    /// Most bytes of answers that wait for clients which have not taken them. Over it streams
-    /// wait, and connections whose clients take nothing are closed.
+    /// Maximum bytes of answers that clients have not received yet. Over the limit, streams wait,
+    /// and connections whose clients read nothing are closed.
     pub stream_bytes: usize,
-    /// How long the head of a request may take; of gRPC, the preface of the connection.
+    /// Timeout of a request's head; with gRPC, of the connection's preface.
     pub head_timeout: Duration,
-    /// How long the body of a request may take, but for those of streams.
+    /// Timeout of a request's body, except that of a stream.
     pub body_timeout: Duration,
-    /// How long a REST connection may have nothing to do.
+    /// Idle timeout of a REST connection.
     pub rest_idle_timeout: Duration,
-    /// How often a client of HTTP/2 is asked whether it lives.
+    /// How often an HTTP/2 client is pinged.
     pub ping_interval: Duration,
-    /// How long it may take to say so before its connection is given up.
+    /// Timeout of a ping, after which the connection is closed.
     pub ping_timeout: Duration,
 }
 
@@ -69,7 +69,7 @@ impl Default for ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// Shows the times in `/metrics`; the number is shown by who counts the connections.
+    /// Shows the timeouts in `/metrics`; the counter of connections shows their number.
     pub(crate) fn show(&self) {
         const NAME: &str = "tierkv_limit_seconds";
         metrics::describe_gauge!(NAME, "The times that connections must keep, by their key.");

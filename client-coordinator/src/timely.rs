@@ -1,5 +1,5 @@
-//! Bodies of requests that must arrive in time: one that does not holds its request, and
-//! what the request holds, for as long as the client pleases.
+//! A timeout for request bodies: without it, a slow client could hold a request, and its resources,
+//! forever.
 
 use std::{
     error::Error as StdError,
@@ -20,7 +20,7 @@ use tonic::Status;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// How long bodies may take at one door.
+/// The timeout of bodies at one door.
 #[derive(Clone)]
 pub(crate) struct BodyTime {
     time: Duration,
@@ -35,7 +35,7 @@ impl BodyTime {
         }
     }
 
-    /// A body whose time begins now.
+    /// A body whose timeout starts now.
     pub(crate) fn limit<B>(&self, body: B) -> TimelyBody<B> {
         TimelyBody {
             body: Some(body),
@@ -46,12 +46,12 @@ impl BodyTime {
     }
 }
 
-/// A body that fails once its time is over.
+/// A body that fails after its timeout.
 pub(crate) struct TimelyBody<B> {
     /// `None` once it has failed.
     body: Option<B>,
     until: Instant,
-    /// Made when there is something to wait for: most bodies are there at once.
+    /// Created on the first wait: most bodies are there at once.
     sleep: Option<Pin<Box<Sleep>>>,
     timeouts: Counter,
 }
@@ -94,10 +94,10 @@ where
     }
 }
 
-/// The failure of a body that took too long.
+/// The error of a body that timed out.
 #[derive(Debug)]
 pub(crate) struct LateBody {
-    /// What a gRPC client is told: tonic looks for it in the source.
+    /// The status for a gRPC client: tonic looks for it in the source.
     status: Status,
 }
 
@@ -108,7 +108,7 @@ impl LateBody {
         }
     }
 
-    /// What a client is told.
+    /// The error for the client.
     pub(crate) fn error() -> Error {
         Error::new(
             Code::DeadlineExceeded,
@@ -116,7 +116,7 @@ impl LateBody {
         )
     }
 
-    /// Whether this is what made reading a body fail.
+    /// Whether the body's timeout caused this error.
     pub(crate) fn is_in(error: &(dyn StdError + 'static)) -> bool {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -151,7 +151,7 @@ mod tests {
 
     const TIME: Duration = Duration::from_secs(30);
 
-    /// Comes in pieces, one a second.
+    /// A body in pieces, one per second.
     fn slow(pieces: u64) -> AnyBody {
         let pieces = stream::iter(0..pieces).then(|_| async {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(whole.to_bytes().len(), 29 * 5);
         let late = time.limit(slow(31)).collect().await.unwrap_err();
         assert!(LateBody::is_in(&*late));
-        // As it comes through the layers of a server.
+        // Wrapped as by the layers of a server.
         let wrapped = AnyBody::new(time.limit(slow(31)))
             .collect()
             .await

@@ -1,5 +1,5 @@
-//! What each cluster's master said lately: which slots it owns, and how far the cache may
-//! be believed (CACHE-MARK).
+//! The latest answers of each cluster's master: which slots it owns, and how far the cache may be
+//! trusted (CACHE-MARK).
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -9,42 +9,42 @@ use std::{
 use tierkv_protocol::cache::{Entry, Freshness, Mark, ReadBound, Verdict, Vouched, judge};
 use tierkv_types::{BootTime, ClusterId, Slot, Version};
 
-/// The views of all clusters. Answers come a few times a second and reads all the time:
-/// each answer makes a new snapshot, and a batch of reads takes one and locks nothing more.
+/// The views of all clusters. Answers come a few times a second, reads all the time. So each answer
+/// makes a new snapshot, and a batch of reads takes one without further locks.
 #[derive(Default)]
 pub(crate) struct Views {
     newest: RwLock<Arc<Snapshot>>,
 }
 
-/// What all masters said, at one moment; by cluster name.
+/// The answers of all masters at one moment, by cluster name.
 #[derive(Clone, Default)]
 pub(crate) struct Snapshot {
     clusters: Vec<View>,
 }
 
-/// What one cluster's masters said.
+/// The answers of one cluster's masters.
 #[derive(Clone)]
 pub(crate) struct View {
     pub(crate) cluster: ClusterId,
     freshness: Freshness,
 }
 
-/// Where in the cache tier a slot's keys are.
+/// A slot's place in the cache tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) slot: Slot,
     pub(crate) revision: u64,
-    /// The place of its cluster within the snapshot that told it.
+    /// The index of its cluster in the snapshot that it is from.
     pub(crate) cluster: usize,
 }
 
 impl Views {
-    /// What the masters said so far.
+    /// The current answers.
     pub(crate) fn now(&self) -> Arc<Snapshot> {
         Arc::clone(&self.newest.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes in a master's answer.
+    /// Records a master's answer.
     pub(crate) fn learn(&self, cluster: &ClusterId, answer: Vouched) {
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
         let clusters = &mut Arc::make_mut(&mut newest).clusters;
@@ -62,7 +62,7 @@ impl Views {
         clusters[at].freshness.learn(answer);
     }
 
-    /// The platform's time, as far as this process knows it; `None` before the first answer.
+    /// The platform's time as this process estimates it; `None` before the first answer.
     pub(crate) fn platform_time(&self, now: BootTime) -> Option<Version> {
         (self.now().clusters.iter())
             .filter(|view| view.freshness.newest().is_some())
@@ -70,7 +70,7 @@ impl Views {
             .max()
     }
 
-    /// How old a hit under each cluster's `mark` would be now.
+    /// The age that a hit under each cluster's `mark` would have now.
     pub(crate) fn mark_age(
         &self,
         cluster: &ClusterId,
@@ -84,7 +84,7 @@ impl Views {
             .age(mark, now, Slot::new(run.first)?, run.revision)
     }
 
-    /// Whether every cluster that ever answered did so within `bound`, and one did.
+    /// Whether at least one cluster has answered, and all that have did so within `bound`.
     pub(crate) fn are_fresh(&self, now: BootTime, bound: Duration) -> bool {
         let snapshot = self.now();
         !snapshot.clusters.is_empty()
@@ -95,7 +95,7 @@ impl Views {
             })
     }
 
-    /// The clusters that ever answered.
+    /// The clusters that have answered.
     pub(crate) fn clusters(&self) -> Vec<ClusterId> {
         (self.now().clusters.iter())
             .map(|view| view.cluster.clone())
@@ -104,8 +104,8 @@ impl Views {
 }
 
 impl Snapshot {
-    /// The place of a slot in the cluster that said last that it owns it; `None` where
-    /// none did: such keys pass the cache by.
+    /// The place of a slot in the cluster whose answer last claimed it; `None` if none did: such
+    /// keys bypass the cache.
     pub(crate) fn place(&self, slot: Slot) -> Option<Place> {
         (self.clusters.iter().enumerate())
             .filter_map(|(cluster, view)| {
@@ -116,17 +116,17 @@ impl Snapshot {
                     cluster,
                 })
             })
-            // While a slot moves, two masters may both name it: the later revision is the
-            // later owner.
+            // While a slot moves, two masters may both claim it: the later revision is the later
+            // owner.
             .max_by_key(|place| place.revision)
     }
 
-    /// The views, with their place within the snapshot.
+    /// The views with their indexes in the snapshot.
     pub(crate) fn clusters(&self) -> impl Iterator<Item = (usize, &View)> {
         self.clusters.iter().enumerate()
     }
 
-    /// The view that a place of this snapshot belongs to.
+    /// The view of a place of this snapshot.
     pub(crate) fn view(&self, place: Place) -> &View {
         &self.clusters[place.cluster]
     }
@@ -138,8 +138,8 @@ impl View {
         self.freshness.cluster_clock(now)
     }
 
-    /// Whether an entry that was found at `place` counts for a read that arrived at
-    /// `arrived`, when the cluster clock was `clock`; and how stale it may then have been.
+    /// Whether an entry found at `place` is a hit for a read that arrived at `arrived`, when the
+    /// cluster clock was `clock`; and how stale it may then have been.
     pub(crate) fn judge(
         &self,
         place: Place,

@@ -1,7 +1,7 @@
-//! Where a watch goes on, as users keep it: a position in the log of each cluster.
+//! Resume tokens: a position in the log of each cluster.
 //!
-//! A token names no node, so it outlives failovers and restarts. To users it is opaque;
-//! here it is, byte by byte (numbers little-endian):
+//! A token names no node, so it outlives failovers and restarts. It is opaque to users. Its format,
+//! byte by byte (numbers little-endian):
 //!
 //! ```text
 //! at  bytes
@@ -10,17 +10,17 @@
 //!            then for each cluster, in the order of their names:
 //!         1  length of its name
 //!         …  its name
-//!         8  epoch of the last record told
+//!         8  epoch of the last record sent
 //!         8  its index
 //!         8  its version
-//!         4  format 2 only: how many changes of that record were told, of any prefix; 0 if
-//!            it is all of them, as in format 1
+//!         4  format 2 only: how many changes of that record were sent, of any prefix; 0 if
+//!            all of them, as in format 1
 //!  …      4  CRC-32C of everything before
 //! ```
 //!
-//! The checksum finds what was cut or mixed up on its way through a client's storage; it
-//! keeps nobody from making a token up. One that is made up is checked like any other: it
-//! names a record of the log, or the watch is refused.
+//! The checksum detects tokens damaged in a client's storage. It does not stop anybody from making
+//! one up. Such a token is checked like any other: it names a record of the log, or the watch is
+//! refused.
 
 use std::collections::BTreeMap;
 
@@ -28,37 +28,37 @@ use bytes::Bytes;
 use tierkv_rpc::proto::internal::WatchPosition;
 use tierkv_types::{ClusterId, Error, SLOT_COUNT};
 
-/// Of a token that stands behind whole records.
+/// Of a token after whole records.
 const FORMAT: u8 = 1;
-/// Of one that stands within a record.
+/// Of a token within a record.
 const FORMAT_WITHIN: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
-/// Every cluster owns a slot, so a token has no more of them.
+/// Every cluster owns a slot, so a token has at most this many clusters.
 const MAX_CLUSTERS: usize = SLOT_COUNT as usize;
-/// A name has at most 63 bytes.
+/// Maximum bytes of one cluster: a name has at most 63.
 const MAX_CLUSTER_BYTES: usize = 1 + 63 + 3 * 8 + 4;
-/// Longest token there can be.
+/// Maximum length of a token.
 const MAX_TOKEN_BYTES: usize = 3 + MAX_CLUSTERS * MAX_CLUSTER_BYTES + CHECKSUM_BYTES;
 
-/// A place in one cluster's log: after this record, or within it.
+/// A place in one cluster's log: after a record, or within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct After {
     epoch: u64,
     index: u64,
     version: u64,
-    /// How many of its changes were told; 0: all of them.
+    /// How many of its changes were sent; 0: all of them.
     changes_told: u32,
 }
 
-/// Where a watch goes on.
+/// Where a watch continues.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct WatchToken(BTreeMap<ClusterId, After>);
 
 impl WatchToken {
-    /// Takes in how far a cluster has told.
+    /// Records a cluster's new position.
     ///
     /// # Errors
-    /// `InvalidArgument` if the cluster's name is none.
+    /// `InvalidArgument` if the cluster's name is invalid.
     pub(crate) fn advance(&mut self, position: &WatchPosition) -> Result<(), Error> {
         let after = After {
             epoch: position.epoch,
@@ -70,12 +70,12 @@ impl WatchToken {
         Ok(())
     }
 
-    /// Whether it says of each cluster that it knows of the same as `other`.
+    /// Whether both have the same position for every cluster of this token.
     pub(crate) fn agrees_with(&self, other: &Self) -> bool {
         (self.0.iter()).all(|(cluster, after)| other.0.get(cluster) == Some(after))
     }
 
-    /// The positions as they go to a server coordinator.
+    /// The positions in wire form, for a server coordinator.
     pub(crate) fn positions(&self) -> Vec<WatchPosition> {
         (self.0.iter())
             .map(|(cluster, after)| WatchPosition {
@@ -110,14 +110,14 @@ impl WatchToken {
         bytes.into()
     }
 
-    /// Reads a token that a user kept.
+    /// Decodes a token from a user.
     ///
     /// # Errors
-    /// `InvalidArgument` if this platform never gave it.
+    /// `InvalidArgument` if this platform never issued it.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Error> {
         Self::read(bytes).ok_or_else(|| {
             Error::invalid(
-                "the resume token is none that a watch gave, or it is damaged; pass it on as it \
+                "the resume token is invalid or damaged; send it as it \
                  came, or leave it out to watch from now",
             )
         })
@@ -145,7 +145,7 @@ impl WatchToken {
             let (name, behind) = rest.split_at_checked(length.into())?;
             rest = behind;
             let cluster = ClusterId::new(std::str::from_utf8(name).ok()?).ok()?;
-            // One form for each token: names rise.
+            // Each token has one form: names ascend.
             if positions.keys().next_back() >= Some(&cluster) {
                 return None;
             }
@@ -161,7 +161,7 @@ impl WatchToken {
             }
             positions.insert(cluster, after);
         }
-        // One form for each token here, too.
+        // One form here, too: format 2 only within a record.
         let stands_within = positions.values().any(|after| after.changes_told > 0);
         let is_whole = rest.is_empty() && count > 0;
         (is_whole && stands_within == is_within).then_some(Self(positions))
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(error.code, Code::InvalidArgument, "{bytes:?}");
     }
 
-    /// With a checksum that matches.
+    /// With a valid checksum.
     fn signed(content: &[u8]) -> Vec<u8> {
         [content, &crc32c::crc32c(content).to_le_bytes()].concat()
     }
@@ -228,7 +228,7 @@ mod tests {
             refused(&flipped);
         }
 
-        /// Of any bytes at all, only those are read that a token is written as.
+        /// Bytes are decoded only if encoding the token gives the same bytes.
         #[test]
         fn any_bytes_are_refused_or_are_the_only_form_of_a_token(
             content in collection::vec(any::<u8>(), 0..100),
@@ -255,7 +255,7 @@ mod tests {
         for bytes in [
             token(1, 0, &[]),
             token(3, 1, &[&a]),
-            // In format 2 there is one number more, and one of them is not 0.
+            // Format 2 has one number more, at least one of them not 0.
             token(2, 1, &[&a]),
             token(2, 1, &[&a, &[0; 4]]),
             token(1, 1, &[&a, &[1, 0, 0, 0]]),
@@ -273,7 +273,7 @@ mod tests {
         }
     }
 
-    /// The format is for good: clients keep tokens over upgrades.
+    /// The format never changes: clients keep tokens across upgrades.
     #[test]
     fn a_token_of_this_format_is_read_for_ever() {
         let mut token = WatchToken::default();

@@ -1,8 +1,8 @@
-//! Watches of users: the changes of a prefix, with a token to go on from after each answer.
+//! Watches of users: the changes of a prefix, with a resume token in each answer.
 //!
-//! A watch is one stream to a server coordinator, which merges those of the clusters. When
-//! that stream breaks it is opened again, there or at another coordinator, from where the
-//! last answer ended; the user sees a pause.
+//! A watch is one stream from a server coordinator, which merges the streams of the clusters. When
+//! it breaks, it is opened again, there or at another coordinator, from the end of the last answer;
+//! the user sees a pause.
 
 use std::time::Duration;
 
@@ -32,12 +32,12 @@ use crate::{
     watch_token::WatchToken,
 };
 
-/// The pause before a stream that broke is opened again; it doubles with each attempt.
+/// The first pause before a broken stream is opened again; it doubles with each attempt.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// The longest of these pauses.
 const MAX_RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How long a watch that has begun may be interrupted before its user is told: the token
-/// goes on from there whenever the platform is back.
+/// How long a running watch may be interrupted before it ends with an error. Its user can resume it
+/// by token whenever the platform is back.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(30);
 
 const WATCHES: PlacesFor = PlacesFor {
@@ -61,11 +61,11 @@ impl Watches {
         }
     }
 
-    /// Begins a watch; the first answer is there when this returns.
+    /// Starts a watch; returns once its first answer is there.
     ///
     /// # Errors
-    /// `InvalidArgument`, `TokenExpired`, `ResourceExhausted` over the limit, `Unavailable`
-    /// if some cluster can't be reached for a while; so may the stream end.
+    /// `InvalidArgument`, `TokenExpired`, `ResourceExhausted` over the limit, `Unavailable` if a
+    /// cluster can't be reached for a while. The stream may end with the same errors.
     pub(crate) async fn watch(
         &self,
         request: WatchRequest,
@@ -102,12 +102,12 @@ impl Watches {
 /// One watch.
 struct Watch {
     below: Below,
-    /// Item keys begin with it.
+    /// The common prefix of the item keys.
     prefix: Bytes,
-    /// Where in an item key its key begins.
+    /// The offset of the key in an item key.
     key_at: usize,
-    /// Where it goes on: everything up to there was answered. It knows all clusters once
-    /// the watch has begun.
+    /// Where it continues: everything before was answered. Once the watch has started, it has a
+    /// position for every cluster.
     token: WatchToken,
     replies: Option<Streaming<WatchReply>>,
     _place: Place,
@@ -162,8 +162,8 @@ impl Watch {
         }
     }
 
-    /// Opens a stream at the primary, or at another coordinator, and hears where each
-    /// cluster begins. Tries until `deadline`.
+    /// Opens a stream at the primary or another coordinator, and receives each cluster's start
+    /// position. Retries until `deadline`.
     async fn open(&mut self, deadline: Instant) -> Result<(), Error> {
         let mut pause = RETRY_PAUSE;
         for turn in 0.. {
@@ -215,6 +215,6 @@ async fn message(replies: &mut Streaming<WatchReply>) -> Result<WatchReply, Erro
 fn broken(what: &str) -> Error {
     Error::new(
         Code::Internal,
-        format!("a server coordinator told a watch {what}; tell an operator"),
+        format!("a server coordinator sent a watch {what}; tell an operator"),
     )
 }

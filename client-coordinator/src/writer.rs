@@ -1,4 +1,4 @@
-//! The write path: checks what a user sent and takes it below.
+//! The write path: checks users' writes and sends them below.
 
 use std::sync::Arc;
 
@@ -15,24 +15,24 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::{below::Below, views::SharedViews};
 
-/// How often it is looked whether the platform's time is known.
+/// How often it is checked whether the platform's time is available.
 const TIME_PAUSE: Duration = Duration::from_millis(10);
-/// Under how many names a write is tried whose client gave it none.
+/// Maximum number of ids tried for a write that has none from its client.
 const MAX_NAMES: u32 = 4;
 
-/// How a user named a write, so that it can be sent again.
+/// The client's name for a write, by which it can be sent again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Naming<'a> {
-    /// Not at all: a retry is a new write.
+    /// None: a retry is a new write.
     None,
-    /// By an id that the client made.
+    /// An id made by the client.
     Id(&'a v1::RequestId),
-    /// By an idempotency key, of which this is the hash.
+    /// The hash of an idempotency key.
     Key([u8; 16]),
 }
 
 impl<'a> Naming<'a> {
-    /// The name of a request of which either the door has a key or the message an id.
+    /// The name of a write: an idempotency key from the door, or an id in the message.
     pub(crate) fn of(key: Option<[u8; 16]>, id: Option<&'a v1::RequestId>) -> Self {
         match (key, id) {
             (Some(key), _) => Self::Key(key),
@@ -50,10 +50,10 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Changes one key; answers the new version and what was done.
+    /// Changes one key; returns the new version and the result of the change.
     ///
     /// # Errors
-    /// `InvalidArgument`, or what the tiers below said.
+    /// `InvalidArgument`, or the errors of the tiers below.
     pub(crate) async fn change(
         &self,
         key: ItemKey,
@@ -72,12 +72,12 @@ impl Writer {
         Ok((answer.version, result))
     }
 
-    /// Changes many keys of one cluster, all or none. A write whose client gave it no name is
-    /// tried again under a new one if it was refused for its birth: the master's time went
-    /// back, over a restart, and this coordinator has not heard it yet.
+    /// Changes many keys of one cluster, all or none. A write without a client's name is retried
+    /// under a new id if it was refused for its birth. This happens when the master's time went
+    /// back over a restart, before this coordinator received the new time.
     ///
     /// # Errors
-    /// What the tiers below said.
+    /// The errors of the tiers below.
     pub(crate) async fn write(
         &self,
         write: WriteRequest,
@@ -99,7 +99,7 @@ impl Writer {
                 (Some(now), Naming::None, request::Kind::Write(write)) => {
                     if names == MAX_NAMES {
                         return Err(Error::unavailable(
-                            "the masters do not agree with each other on the time yet; nothing \
+                            "the masters' clocks do not agree yet; nothing \
                              was done, try again",
                         ));
                     }
@@ -112,10 +112,10 @@ impl Writer {
         }
     }
 
-    /// The name of a write below this tier. A write without a name gets a new one.
+    /// The request id of a write for the tiers below. A write without a name gets a new id.
     ///
     /// # Errors
-    /// `InvalidArgument`, or `Unavailable` if no master was heard until `deadline`.
+    /// `InvalidArgument`, or `Unavailable` if no master answered until `deadline`.
     pub(crate) async fn name(
         &self,
         naming: Naming<'_>,
@@ -134,19 +134,19 @@ impl Writer {
         }
     }
 
-    /// The platform's time in milliseconds, as soon as it is known.
+    /// The platform's time in milliseconds; waits until it is available.
     ///
     /// # Errors
-    /// `Unavailable` if no master was heard until `deadline`.
+    /// `Unavailable` if no master answered until `deadline`.
     async fn platform_millis(&self, deadline: Instant) -> Result<u64, Error> {
         loop {
             if let Some(now) = self.views.platform_time(self.clock.boot_time()) {
                 return Ok(now.millis());
             }
-            // A coordinator that has just started.
+            // This coordinator has just started.
             if Instant::now() + TIME_PAUSE >= deadline {
                 return Err(Error::unavailable(
-                    "no master was heard yet; nothing was done, try again",
+                    "no master has answered yet; nothing was done, try again",
                 ));
             }
             sleep(TIME_PAUSE).await;
@@ -154,14 +154,14 @@ impl Writer {
     }
 }
 
-/// The random part of a new name.
+/// The random part of a new request id.
 fn random() -> [u8; 16] {
     let mut random = [0; 16];
     rand::rng().fill_bytes(&mut random);
     random
 }
 
-/// What became of a write is not known if another operation is answered.
+/// With the answer of another operation, the outcome of the write is unknown.
 fn mismatch() -> Error {
-    Error::outcome_unknown("a tier answered another operation than was asked")
+    Error::outcome_unknown("a tier's answer belongs to another operation than the request")
 }

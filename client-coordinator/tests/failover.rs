@@ -1,6 +1,5 @@
-//! Every tier in one process, and the primary server coordinator goes away under load:
-//! reads, writes and watches go on through the other (TXN-ROUTE), and nothing acknowledged
-//! is lost.
+//! Every tier in one process. The primary server coordinator goes away under load: reads, writes
+//! and watches go on through the other (TXN-ROUTE), and no acknowledged write is lost.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
@@ -134,7 +133,7 @@ fn cluster() -> ClusterId {
     ClusterId::new("c1").unwrap()
 }
 
-/// Writers that count up, each its own key, until told to stop.
+/// Writers that count up, each with its own key, until stopped.
 struct Load {
     writers: JoinSet<(u64, u64)>,
     acknowledged: Arc<AtomicU64>,
@@ -158,7 +157,7 @@ impl Load {
                     assert!(now > version, "{key}: I5");
                     version = now;
                     acknowledged.fetch_add(1, Ordering::Relaxed);
-                    // Through the cache, and never what was before the own write.
+                    // Through the cache, and never older than its own write.
                     let found = client.get(&key).await;
                     let found = found.unwrap_or_else(|error| panic!("{key}: {error}"));
                     assert_eq!(found.value.unwrap(), count.to_string(), "{key}");
@@ -173,7 +172,7 @@ impl Load {
         }
     }
 
-    /// Waits until so many more writes were acknowledged.
+    /// Waits for this many more acknowledged writes.
     async fn go_on(&self, more: u64) {
         let wanted = self.acknowledged.load(Ordering::Relaxed) + more;
         let reached = poll_until(PATIENCE, || async {
@@ -195,7 +194,7 @@ impl Load {
 async fn writes_go_on_when_the_primary_stops() {
     let platform = Platform::start().await;
     let mut primary = platform.server_coordinator("s1").await;
-    // It stands before the other is there.
+    // It is elected before the other starts.
     let elected = poll_until(PATIENCE, || async { primary.primary() });
     elected.await.expect("the only one is elected");
     let mut backup = platform.server_coordinator("s2").await;
@@ -209,7 +208,7 @@ async fn writes_go_on_when_the_primary_stops() {
         load.go_on(WRITES_BETWEEN).await;
         let next = backup.primary().expect("the other has taken over");
         assert!(next > epoch);
-        // The one that left comes back as the backup.
+        // The stopped one comes back as the backup.
         let returned = platform.server_coordinator(["s1", "s2"][turn % 2]).await;
         primary = std::mem::replace(&mut backup, returned);
         load.go_on(WRITES_BETWEEN).await;
@@ -240,8 +239,8 @@ async fn writes_go_on_when_the_primary_stops() {
     platform.stop().await;
 }
 
-/// Reads a watch until it is told of the key `end`; answers what each key held, in order.
-async fn told(mut answers: Streaming<WatchResponse>) -> BTreeMap<Bytes, Vec<(u64, u64)>> {
+/// Reads a watch until the key `end`; returns the values of each key, in order.
+async fn values_of(mut answers: Streaming<WatchResponse>) -> BTreeMap<Bytes, Vec<(u64, u64)>> {
     let mut told: BTreeMap<Bytes, Vec<(u64, u64)>> = BTreeMap::new();
     while !told.contains_key(&b"end"[..]) {
         let answer = timeout(PATIENCE, answers.message()).await;
@@ -258,7 +257,7 @@ async fn told(mut answers: Streaming<WatchResponse>) -> BTreeMap<Bytes, Vec<(u64
     told
 }
 
-/// The user of a watch sees nothing of it when the coordinator in the middle goes away.
+/// A watch's user does not notice when its server coordinator goes away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_goes_on_when_the_primary_stops() {
     let platform = Platform::start().await;
@@ -268,7 +267,7 @@ async fn a_watch_goes_on_when_the_primary_stops() {
     let address = platform.client_coordinator.grpc_address().to_string();
     let mut watches = KvClient::new(channel(&address).unwrap());
     let answers = watches.watch(WatchRequest::default()).await.unwrap();
-    let watching = tokio::spawn(told(answers.into_inner()));
+    let watching = tokio::spawn(values_of(answers.into_inner()));
     let client = platform.client().await;
     let load = Load::start(&client);
     for turn in 0..4 {
@@ -318,7 +317,7 @@ async fn writes_go_on_when_the_primary_loses_its_office() {
         });
         let (node, epoch) = primary.await.expect("a primary of a later epoch");
         last = epoch;
-        // The process lives and goes on routing; only its office goes to the other.
+        // The process lives and still routes; only its office goes to the other.
         assert!(platform.coordination.expire(PRIMARY, node));
         load.go_on(WRITES_BETWEEN / 4).await;
     }
@@ -350,7 +349,7 @@ async fn visit(coordinator: &ClientCoordinator, idempotency_key: &str) -> (u16, 
     (status.parse().unwrap(), body.to_owned())
 }
 
-/// A retry under an idempotency key may go by another coordinator at every tier.
+/// A retry under an idempotency key may take another path through every tier.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_is_recognised_by_way_of_other_coordinators() {
     const VISITS: usize = 50;
@@ -389,7 +388,7 @@ async fn without_a_coordinator_writes_are_refused_and_later_go_on() {
     let client = platform.client().await;
     client.put("k", "1").await.unwrap();
     primary.stop().await;
-    // Nobody routes: a write is refused for certain, soon enough before its time is over.
+    // No coordinator routes: a write is refused for certain, before its timeout.
     let hasty = Client::builder()
         .address(platform.client_coordinator.grpc_address().to_string())
         .timeout(Duration::from_secs(2))

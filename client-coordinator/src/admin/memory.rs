@@ -1,5 +1,5 @@
-//! The data nodes' memory, changed while they run: a record in coordination that every
-//! node follows.
+//! The data nodes' memory settings, changed at run time: a record in coordination that every node
+//! follows.
 
 use tierkv_cache::Cache;
 use tierkv_coordination::{
@@ -14,17 +14,17 @@ use tierkv_types::Error;
 
 use super::Admin;
 
-/// How often a change is made anew because another was faster.
+/// Maximum attempts of a change that conflicts with another.
 const ATTEMPTS: usize = 16;
 
 impl<C: Cache> Admin<C> {
-    /// What is set, and what is in force on every node.
+    /// The current settings, and what is in force on every node.
     ///
     /// # Errors
     /// `Unavailable` if coordination or the server coordinators can't be asked.
     pub(crate) async fn memory(&self) -> Result<MemorySettings, Error> {
         let record = self.coordination.get(MEMORY_SETTINGS).await?;
-        let mut settings = told(record.as_ref())?;
+        let mut settings = to_wire(record.as_ref())?;
         let survey = self.survey().await?;
         settings.nodes = (survey.clusters.into_iter())
             .flat_map(|cluster| {
@@ -39,18 +39,18 @@ impl<C: Cache> Admin<C> {
         Ok(settings)
     }
 
-    /// Changes what is set. It is durable when this answers; the nodes follow by
+    /// Changes the settings. The change is durable when this returns; the nodes follow by
     /// themselves.
     ///
     /// # Errors
-    /// `InvalidArgument` for what means nothing; those of coordination.
+    /// `InvalidArgument` for a value out of bounds, or the errors of coordination.
     pub(crate) async fn set_memory(
         &self,
         request: SetMemoryRequest,
     ) -> Result<MemorySettings, Error> {
-        let change = request
-            .change
-            .ok_or_else(|| Error::invalid("the request says neither set nor reset"))?;
+        let change = request.change.ok_or_else(|| {
+            Error::invalid("the request has neither set nor reset; give one of them")
+        })?;
         if let set_memory_request::Change::Set(set) = &change {
             check(set)?;
         }
@@ -82,23 +82,23 @@ impl<C: Cache> Admin<C> {
                 }
             };
             if let (Swap::Won(revision), value) = swap {
-                return told(Some(&Versioned { value, revision }));
+                return to_wire(Some(&Versioned { value, revision }));
             }
         }
         Err(Error::unavailable(
-            "others change the memory settings at the same time; nothing was changed, retry",
+            "the memory settings are being changed by others; nothing was changed, retry",
         ))
     }
 }
 
-/// Refuses what no node could follow.
+/// Refuses settings that no node could apply.
 fn check(set: &MemoryOverrides) -> Result<(), Error> {
     if let Some(policy) = set.policy {
         convert::policy_name(policy)?;
     }
     if set.max_bytes == Some(0) {
         return Err(Error::invalid(
-            "max_bytes is at least 1; it bounds what memory keeps of what the store has too",
+            "max_bytes: at least 1; it limits the memory for entries that the store has too",
         ));
     }
     if *set == MemoryOverrides::default() {
@@ -109,7 +109,7 @@ fn check(set: &MemoryOverrides) -> Result<(), Error> {
     Ok(())
 }
 
-/// `before`, but for what is `set`.
+/// `before`, overridden by `set`.
 fn merged(
     before: directory::MemorySettings,
     set: &MemoryOverrides,
@@ -125,13 +125,13 @@ fn merged(
 fn decode(record: &Versioned) -> Result<directory::MemorySettings, Error> {
     directory::MemorySettings::decode(&record.value).map_err(|why| {
         Error::invalid(format!(
-            "what is set now can't be read ({why}); reset it, or use the release that set it"
+            "the settings can't be read ({why}); reset them, or use the release that set them"
         ))
     })
 }
 
-/// The record as it goes over the wire.
-fn told(record: Option<&Versioned>) -> Result<MemorySettings, Error> {
+/// The record in wire form.
+fn to_wire(record: Option<&Versioned>) -> Result<MemorySettings, Error> {
     let Some(record) = record else {
         return Ok(MemorySettings::default());
     };

@@ -1,5 +1,5 @@
-//! What every request must fulfil before an operation looks at it: for whom it comes, whom it
-//! is for, and that its body is sent as it is.
+//! Checks of every request before its operation: the page it comes from, the host it is for, and
+//! that its body is not compressed.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use super::{
     origin::{Origins, WebOrigin, preflight},
 };
 
-/// The rules that an operator sets.
+/// The rules set by the operator.
 #[derive(Debug)]
 pub(crate) struct Admission {
     hosts: Hosts,
@@ -28,7 +28,7 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// The rules of a gateway that listens on loopback only, or not.
+    /// The rules of a gateway, which depend on whether it listens on loopback only.
     pub(crate) fn new(
         allowed_hosts: Vec<HostName>,
         allowed_origins: Vec<WebOrigin>,
@@ -41,7 +41,7 @@ impl Admission {
     }
 }
 
-/// Answers what must not pass, and lets the rest go on.
+/// Answers a refused request; passes all others on.
 pub(super) async fn admit(
     State(admission): State<Arc<Admission>>,
     request: Request,
@@ -63,8 +63,8 @@ pub(super) async fn admit(
     response
 }
 
-/// The refusal of a body that is compressed: what would be stored is not what the client
-/// means. `None` if it is sent as it is.
+/// The refusal of a compressed body, which would be stored as it is; `None` if it is not
+/// compressed.
 fn coding_refusal(headers: &HeaderMap) -> Option<Response> {
     let is_other = |header: &HeaderValue, plain: &str| {
         let mut codings = header.as_bytes().split(|byte| *byte == b',');
@@ -74,7 +74,9 @@ fn coding_refusal(headers: &HeaderMap) -> Option<Response> {
     if content.any(|header| is_other(header, "identity")) {
         let failure = Failure::with_status(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Error::invalid("the body has a Content-Encoding, and none is known; send it as it is"),
+            Error::invalid(
+                "the body has a Content-Encoding, and none is supported; send it as it is",
+            ),
         );
         let identity = [(ACCEPT_ENCODING, HeaderValue::from_static("identity"))];
         return Some((identity, failure).into_response());
@@ -82,7 +84,9 @@ fn coding_refusal(headers: &HeaderMap) -> Option<Response> {
     let mut transfer = headers.get_all(TRANSFER_ENCODING).iter();
     let failure = Failure::with_status(
         StatusCode::NOT_IMPLEMENTED,
-        Error::invalid("no Transfer-Encoding but chunked is known; send the body without it"),
+        Error::invalid(
+            "only the Transfer-Encoding chunked is supported; send the body without others",
+        ),
     );
     let is_coded = transfer.any(|header| is_other(header, "chunked"));
     is_coded.then(|| failure.into_response())

@@ -1,4 +1,4 @@
-//! How answers are told.
+//! Builds the responses of the gateway.
 
 use axum::{
     http::{
@@ -12,19 +12,19 @@ use serde::Serialize;
 use tierkv_openapi::{Problem, problem};
 use tierkv_types::{Code, Error};
 
-/// An operation that failed, on its way to its user.
+/// The failure of an operation.
 #[derive(Debug)]
 pub(super) struct Failure {
     status: StatusCode,
     error: Error,
 }
 
-/// Left in a response for the counters: the error that it tells.
+/// The response extension by which failures are counted.
 #[derive(Clone)]
 pub(super) struct Failed(pub(super) Error);
 
 impl Failure {
-    /// A failure whose status says more than its code.
+    /// A failure with a more specific status than its code's.
     pub(super) const fn with_status(status: StatusCode, error: Error) -> Self {
         Self { status, error }
     }
@@ -49,25 +49,25 @@ impl IntoResponse for Failure {
 
 fn status(code: Code) -> StatusCode {
     let status = StatusCode::from_u16(tierkv_openapi::http_status(code));
-    // The numbers are those of known failures.
+    // Only valid numbers are given.
     status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// A problem with a status of its own, which counts as no failure of an operation.
+/// A problem with its own status, which does not count as a failed operation.
 pub(super) fn refusal(status: StatusCode, error: &Error) -> Response {
     let problem = Problem {
         status: status.as_u16(),
         ..Problem::new(error)
     };
-    // A struct of strings and a number always serialises.
+    // Serializing strings and a number can't fail.
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     (status, [(CONTENT_TYPE, problem::MEDIA_TYPE)], body).into_response()
 }
 
-/// All that is sent to a client whose request is not even read.
+/// The whole response to a client whose request is not read.
 pub(super) fn farewell(error: &Error) -> Bytes {
     let problem = Problem::new(error);
-    // A struct of strings and a number always serialises.
+    // Serializing strings and a number can't fail.
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let reason = status(error.code).canonical_reason().unwrap_or_default();
     let head = format!(
@@ -80,7 +80,7 @@ pub(super) fn farewell(error: &Error) -> Bytes {
     (head + &body).into()
 }
 
-/// An error that is an answer, and counts as no failure of an operation.
+/// An error response that does not count as a failed operation.
 pub(super) fn uncounted(error: &Error) -> Response {
     refusal(status(error.code), error)
 }
@@ -102,6 +102,6 @@ pub(super) fn json_of_version(body: &impl Serialize, version: u64) -> Response {
 
 /// A version as an entity tag.
 pub(super) fn etag(version: u64) -> HeaderValue {
-    // Digits and quotes are always a header value.
+    // Digits and quotes are always valid in a header.
     HeaderValue::from_str(&format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"0\""))
 }

@@ -1,4 +1,4 @@
-//! Bodies of requests, read whole within their limits and their time.
+//! Reads request bodies whole, within their limits and timeout.
 
 use axum::{
     body::Body,
@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use super::answer::Failure;
 use crate::timely::LateBody;
 
-/// A value, up to the largest there is.
+/// A value, up to the maximum size.
 ///
 /// # Errors
 /// `InvalidArgument` over the limit `max_value_bytes` or if the body ends early,
@@ -38,7 +38,7 @@ pub(super) async fn value(
     .await
 }
 
-/// Nothing, where a body would be ignored.
+/// Checks that there is no body, where it would be ignored.
 ///
 /// # Errors
 /// `InvalidArgument` if there is one; `DeadlineExceeded`.
@@ -49,10 +49,8 @@ pub(super) async fn none(headers: &HeaderMap, body: Body, deadline: Instant) -> 
 
 /// A JSON document of the shape `T`.
 ///
-/// # Errors
-/// `InvalidArgument` if it has another shape or ends early, with status 415 if it does not say
-/// that it is JSON; `ResourceExhausted` over the limit `max_request_bytes`;
-/// `DeadlineExceeded`.
+/// `InvalidArgument` if it has another shape or ends early; with status 415 if its type is not
+/// JSON. `ResourceExhausted` over the limit `max_request_bytes`. `DeadlineExceeded`.
 pub(super) async fn json<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
@@ -67,9 +65,7 @@ pub(super) async fn json<T: DeserializeOwned>(
     })
     .await?;
     if bytes.is_empty() {
-        return Err(
-            Error::invalid("the body is empty, and this takes JSON; /docs shows what").into(),
-        );
+        return Err(Error::invalid("the body is empty; send JSON as described at /docs").into());
     }
     object::document(&bytes).map_err(|error| {
         Error::invalid(format!(
@@ -79,8 +75,8 @@ pub(super) async fn json<T: DeserializeOwned>(
     })
 }
 
-/// Refuses a body that does not say that it is JSON. A browser lets a page of another site
-/// send a body without a type, or a form, but JSON only if this server agrees first.
+/// Refuses a body whose type is not JSON. A browser lets a page of another site send a form, or a
+/// body without a type, but sends JSON only if this server agrees first.
 fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
     let is_json = |told: &HeaderValue| {
         let essence = told.as_bytes().split(|byte| *byte == b';').next();

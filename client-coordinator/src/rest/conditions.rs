@@ -19,12 +19,12 @@ pub(super) struct ReadConditions {
     if_none_match: Option<Tags>,
 }
 
-/// What the conditions of a read come to for a key that is there.
+/// The result of a read's conditions for a key that is present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Answer the value.
+    /// The conditions hold: answer the value.
     Whole,
-    /// The client has the value: 304.
+    /// The client already has the value: 304.
     NotModified,
     /// `If-Match` does not hold: 412.
     Failed,
@@ -42,7 +42,7 @@ impl ReadConditions {
         })
     }
 
-    /// Judges a key that is there in this version, in the order of section 13.2.2.
+    /// Evaluates the conditions for a key present in this version, in the order of section 13.2.2.
     pub(super) fn judge(&self, version: u64) -> Verdict {
         let strongly = |tag: &EntityTag| tag.version() == Some(version);
         let failed = match &self.if_match {
@@ -65,7 +65,7 @@ impl ReadConditions {
 /// The condition of a PUT; `None` if it has none.
 ///
 /// # Errors
-/// `InvalidArgument` if it is malformed or more than the platform can check at once,
+/// `InvalidArgument` if it is malformed or has more conditions than the platform checks at once,
 /// `ConditionFailed` if it can't hold for any key.
 pub(super) fn of_put(headers: &HeaderMap) -> Result<Option<Kind>, Error> {
     refuse_dates(headers)?;
@@ -74,7 +74,7 @@ pub(super) fn of_put(headers: &HeaderMap) -> Result<Option<Kind>, Error> {
         (Some(present), None) => must_match(&present).map(Some),
         (None, Some(Tags::Any)) => Ok(Some(Kind::IfAbsent(Absent {}))),
         (None, Some(Tags::Listed(_))) => Err(Error::invalid(
-            "a PUT knows If-None-Match: * (only if the key is absent) and no versions there",
+            "a PUT takes only If-None-Match: * (the key must be absent), no versions",
         )),
         (Some(_), Some(_)) => Err(Error::invalid(
             "If-Match and If-None-Match exclude each other on a PUT; give one of them",
@@ -85,30 +85,34 @@ pub(super) fn of_put(headers: &HeaderMap) -> Result<Option<Kind>, Error> {
 /// The condition of a DELETE; `None` if it has none.
 ///
 /// # Errors
-/// As of a PUT.
+/// Those of a PUT.
 pub(super) fn of_delete(headers: &HeaderMap) -> Result<Option<Kind>, Error> {
-    refuse(headers, &[IF_NONE_MATCH], "a DELETE knows no If-None-Match")?;
+    refuse(
+        headers,
+        &[IF_NONE_MATCH],
+        "a DELETE takes no If-None-Match; leave it out",
+    )?;
     of_present(headers)
 }
 
 /// The condition of a touch; `None` if it has none.
 ///
 /// # Errors
-/// As of a PUT.
+/// Those of a PUT.
 pub(super) fn of_touch(headers: &HeaderMap) -> Result<Option<Kind>, Error> {
-    let why = "a touch knows no If-None-Match: a key that is absent can't be touched";
+    let why = "a touch takes no If-None-Match: an absent key can't be touched";
     refuse(headers, &[IF_NONE_MATCH], why)?;
     of_present(headers)
 }
 
-/// The condition of what needs a key that is there.
+/// The condition of a write that needs the key to be present.
 fn of_present(headers: &HeaderMap) -> Result<Option<Kind>, Error> {
     refuse_dates(headers)?;
     let present = tags(headers, &IF_MATCH)?;
     present.as_ref().map(must_match).transpose()
 }
 
-/// A write of one key on a condition of the same key.
+/// A write of one key with a condition on the same key.
 pub(super) fn on_condition(
     namespace: String,
     key: Bytes,
@@ -129,7 +133,7 @@ pub(super) fn on_condition(
     }
 }
 
-/// Refuses conditions on what takes none, or takes them in its body.
+/// Refuses conditions where none are allowed, or where the body has them.
 ///
 /// # Errors
 /// `InvalidArgument` if there is one.
@@ -141,8 +145,8 @@ pub(super) fn none(headers: &HeaderMap, instead: &'static str) -> Result<(), Err
     )
 }
 
-/// Keys have no modification dates. Ignoring the condition, as section 13.1.4 would have it,
-/// would overwrite what the client meant to keep.
+/// Refuses dates: keys have no modification date. Section 13.1.4 says to ignore the condition, but
+/// that would overwrite what the client meant to keep.
 fn refuse_dates(headers: &HeaderMap) -> Result<(), Error> {
     refuse(
         headers,
@@ -158,7 +162,7 @@ fn refuse(headers: &HeaderMap, names: &[HeaderName], why: &'static str) -> Resul
     }
 }
 
-/// What `If-Match` asks of a write. Tags that name no version never match and are left out.
+/// The condition in `If-Match` of a write. Tags that are not versions never match and are left out.
 fn must_match(wanted: &Tags) -> Result<Kind, Error> {
     let Tags::Listed(tags) = wanted else {
         return Ok(Kind::IfPresent(Present {}));
@@ -168,11 +172,11 @@ fn must_match(wanted: &Tags) -> Result<Kind, Error> {
         [version] => Ok(Kind::IfVersion(version)),
         [] => Err(Error::new(
             Code::ConditionFailed,
-            "If-Match names no version that a key could have: an ETag is a version in double \
+            "If-Match has no version that a key could have: an ETag is a version in double \
              quotes, and a weak one never matches here",
         )),
         _ => Err(Error::invalid(
-            "If-Match names several versions; a write is on the condition of one",
+            "If-Match has several versions; a write takes one",
         )),
     }
 }

@@ -1,5 +1,4 @@
-//! The description of the API (OpenAPI), and the user interface that it comes to life in
-//! (Swagger UI, from this binary).
+//! Serves the API's description (OpenAPI) and the user interface for it (Swagger UI, built in).
 
 use std::sync::{Arc, LazyLock};
 
@@ -23,7 +22,7 @@ use super::{
     batches, increments, keys, listing, operators, touches, watching,
 };
 
-/// Where the document is.
+/// The path of the document.
 const DOCUMENT: &str = "/openapi.json";
 
 #[derive(OpenApi)]
@@ -61,12 +60,12 @@ const DOCUMENT: &str = "/openapi.json";
         operators::ready,
         operators::metrics,
     ),
-    // The data of a watch's events, which no schema of the stream leads to.
+    // The data of a watch's events, which the stream's schema does not refer to.
     components(schemas(WrittenEvent, RemovedEvent, ProgressEvent)),
 )]
 struct Document;
 
-/// The document as it is served, made once.
+/// The text of the document, built once.
 static TEXT: LazyLock<String> = LazyLock::new(|| {
     let mut text = Document::openapi()
         .to_pretty_json()
@@ -75,9 +74,9 @@ static TEXT: LazyLock<String> = LazyLock::new(|| {
     text
 });
 
-/// How the user interface is set up. Its own setup asks a server on the internet whether the
-/// document is valid, and takes values from files only. Values that are text are asked for as
-/// text, because it shows no others.
+/// The setup of the user interface. Its default setup asks a server on the internet to validate the
+/// document, and takes values only from files. Text values are requested as text, because it shows
+/// no others.
 const SETUP: &str = r##"window.onload = () => {
   window.ui = SwaggerUIBundle({
     url: "/openapi.json",
@@ -99,7 +98,7 @@ const SETUP: &str = r##"window.onload = () => {
   });
 };
 "##;
-/// The file of the user interface that sets it up.
+/// The name of the user interface's setup file.
 const SETUP_FILE: &str = "swagger-initializer.js";
 
 /// The routes of the document and the user interface.
@@ -118,7 +117,7 @@ async fn document() -> Response {
     ([(CONTENT_TYPE, "application/json")], TEXT.as_str()).into_response()
 }
 
-/// A file of the user interface; the empty name is its first page.
+/// A file of the user interface; the empty name is its start page.
 fn file(name: &str) -> Response {
     if name == SETUP_FILE {
         return ([(CONTENT_TYPE, "text/javascript")], SETUP).into_response();
@@ -134,7 +133,7 @@ fn file(name: &str) -> Response {
         }
         Ok(None) => uncounted(&Error::new(
             Code::NotFound,
-            "the user interface has no such file; it begins at /docs/",
+            "the user interface has no such file; its start page is /docs/",
         )),
         Err(error) => Failure::from(Error::new(Code::Internal, error.to_string())).into_response(),
     }
@@ -188,8 +187,8 @@ mod tests {
         }
     }
 
-    /// Generators of clients leave out a body without a schema, take bytes for text where no
-    /// binary format is named first, and send one type of several.
+    /// Client generators leave out a body without a schema, treat bytes as text unless a binary
+    /// format comes first, and send only one of several types.
     #[test]
     fn every_body_has_a_schema_and_values_are_binary() {
         let document: Value = serde_json::from_str(&TEXT).unwrap();

@@ -4,10 +4,10 @@
 use axum::http::{HeaderMap, HeaderName};
 use tierkv_types::Error;
 
-/// What `If-Match` or `If-None-Match` names.
+/// The value of `If-Match` or `If-None-Match`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Tags {
-    /// `*`: whatever is there.
+    /// `*`: any version.
     Any,
     /// At least one tag.
     Listed(Vec<EntityTag>),
@@ -17,13 +17,13 @@ pub(super) enum Tags {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct EntityTag {
     weak: bool,
-    /// What stands between the quotes.
+    /// The text between the quotes.
     opaque: Vec<u8>,
 }
 
 impl EntityTag {
-    /// The version that this tag names, if it is one that a key could have; a weak tag names
-    /// none, because versions tell values apart byte by byte.
+    /// The version that this tag stands for; `None` if no key could have it, and for a weak tag,
+    /// because versions distinguish values byte by byte.
     pub(super) fn version(&self) -> Option<u64> {
         match self.weak {
             true => None,
@@ -31,7 +31,7 @@ impl EntityTag {
         }
     }
 
-    /// Whether it names this version by the weak comparison, which `If-None-Match` is read by.
+    /// Whether it matches this version by weak comparison, which `If-None-Match` uses.
     pub(super) fn weakly_matches(&self, version: u64) -> bool {
         self.opaque_version() == Some(version)
     }
@@ -68,7 +68,7 @@ pub(super) fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags
     })
 }
 
-/// The tags of a list, at least one; `None` if it is none.
+/// The tags of a list, at least one; `None` if it is not a list of tags.
 fn listed(text: &[u8]) -> Option<Vec<EntityTag>> {
     let mut tags = Vec::new();
     let mut rest = text.trim_ascii_start();

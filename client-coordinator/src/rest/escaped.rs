@@ -1,9 +1,9 @@
-//! What a client sent, as a refusal may repeat it.
+//! Client text, made safe to repeat in an error message.
 
-/// Most letters of it in the words of a refusal.
+/// Maximum length of the repeated text.
 const SHOWN_LETTERS: usize = 100;
 
-/// Text of a client without control characters, cut to a length that people read.
+/// A client's text without control characters, cut to a readable length.
 pub(super) fn shortened(text: &str) -> String {
     let letters = text.escape_debug().to_string();
     match letters.char_indices().nth(SHOWN_LETTERS) {

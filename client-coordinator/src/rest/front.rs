@@ -1,4 +1,4 @@
-//! The page at `/`: what is here.
+//! The page at `/`: links to what this server has.
 
 use axum::{
     http::{HeaderValue, header::CONTENT_TYPE},

@@ -1,4 +1,4 @@
-//! What the operations of the gateway work with.
+//! The shared state of the gateway's operations.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use tokio::sync::watch;
 use super::admission::Admission;
 use crate::{admin::Admin, health::Readiness, operations::Operations, settings::MetricsPage};
 
-/// Everything the gateway needs.
+/// Everything that the gateway needs.
 pub(crate) struct Gateway<C> {
     pub(crate) operations: Arc<Operations<C>>,
     pub(crate) admin: Arc<Admin<C>>,
     pub(crate) metrics: MetricsPage,
     pub(crate) readiness: Readiness,
-    /// What requests must fulfil.
+    /// The admission rules of requests.
     pub(crate) admission: Arc<Admission>,
-    /// Ends the watches.
+    /// Ends the watches when it becomes true.
     pub(crate) stop: watch::Receiver<bool>,
 }

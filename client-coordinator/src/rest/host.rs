@@ -1,9 +1,9 @@
-//! Which host names the gateway answers to.
+//! The host names that the gateway accepts.
 //!
-//! A page that has its own name resolve to 127.0.0.1 (DNS rebinding) is of the same origin as
-//! this server in the eyes of a browser, and only the `Host` of its requests gives it away. A
-//! gateway that only this machine reaches therefore answers to names of this machine alone,
-//! and to those that an operator lists.
+//! A malicious page can have its own name resolve to 127.0.0.1 (DNS rebinding). To a browser this
+//! server then has the page's origin; only the `Host` of the requests differs. So a gateway that
+//! only this machine can reach accepts only names of this machine, and those that an operator
+//! lists.
 
 use std::{
     fmt,
@@ -20,7 +20,7 @@ use super::escaped::shortened;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostName(String);
 
-/// What is no host name.
+/// The text is not a host name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a host is a name or an address without a port, as in kv.example.com")]
 pub struct NoHostName;
@@ -29,7 +29,7 @@ impl FromStr for HostName {
     type Err = NoHostName;
 
     fn from_str(text: &str) -> Result<Self, NoHostName> {
-        // An address of IPv6 may stand without its brackets here.
+        // An IPv6 address may be given without brackets here.
         if let Ok(address) = text.parse::<Ipv6Addr>() {
             return Ok(Self(format!("[{address}]")));
         }
@@ -55,8 +55,8 @@ impl HostName {
         Self(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
     }
 
-    /// Whether it names this machine whoever resolves it: browsers never ask a server for
-    /// `localhost` and what is below it.
+    /// Whether it always means this machine: browsers resolve `localhost` and names below it
+    /// without a server.
     fn is_loopback(&self) -> bool {
         let bare = self.0.trim_start_matches('[').trim_end_matches(']');
         match bare.parse::<IpAddr>() {
@@ -66,18 +66,18 @@ impl HostName {
     }
 }
 
-/// Which names pass.
+/// The accepted host names.
 #[derive(Debug)]
 pub(super) struct Hosts {
-    /// Those that an operator lists.
+    /// The names that an operator lists.
     allowed: Vec<HostName>,
-    /// Whether others than those of this machine are refused.
+    /// Whether names other than this machine's are refused.
     are_checked: bool,
 }
 
 impl Hosts {
-    /// The rule of a gateway that listens on loopback only, or not. Where an operator lists
-    /// names, it holds in any case.
+    /// The rule of a gateway, which depends on whether it listens on loopback only. If an operator
+    /// lists names, others are always refused.
     pub(super) fn new(allowed: Vec<HostName>, is_on_loopback: bool) -> Self {
         Self {
             are_checked: is_on_loopback || !allowed.is_empty(),
@@ -85,8 +85,8 @@ impl Hosts {
         }
     }
 
-    /// Checks whom a request is for (RFC 9112, section 3.2); returns the authority as the
-    /// client wrote it, if it gave one.
+    /// Checks the host that a request is for (RFC 9112, section 3.2); returns the authority as the
+    /// client wrote it, if there is one.
     ///
     /// # Errors
     /// `InvalidArgument` if the request has no host, two, or one that is malformed;
@@ -105,7 +105,7 @@ impl Hosts {
                 "the request has no Host header, which HTTP/1.1 requires",
             ));
         }
-        // A proxy is asked with a whole address, and HTTP/2 has the host there.
+        // A request to a proxy has an absolute URI; HTTP/2 has the host there.
         let target = head.uri.authority().cloned();
         for named in target.iter().chain(&host) {
             self.check_name(&HostName::of(named))?;
@@ -128,19 +128,21 @@ impl Hosts {
     }
 }
 
-/// Whether it is a host, with a port or not, and nothing else.
+/// Whether it is a host, with or without a port, and nothing else.
 pub(super) fn is_sound(authority: &Authority) -> bool {
     let host = authority.host();
     let port = authority.as_str().strip_prefix(host);
     let port = port.map(|port| port.strip_prefix(':').unwrap_or(port));
-    // A colon with no port behind it is allowed.
+    // A colon without a port is allowed.
     let is_port = |port: &str| port.is_empty() || port.parse::<u16>().is_ok();
     !host.is_empty() && port.is_some_and(is_port)
 }
 
 fn authority(line: &[u8]) -> Result<Authority, Error> {
     let authority = Authority::try_from(line).ok().filter(is_sound);
-    authority.ok_or_else(|| Error::invalid("the Host header is no host name, with a port or not"))
+    authority.ok_or_else(|| {
+        Error::invalid("the Host header must be a host name, with or without a port")
+    })
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
-//! Names that clients give to their writes, so that a retry is applied at most once.
+//! Idempotency keys: clients' names for writes, so that a retry is applied at most once.
 //!
 //! The header is `Idempotency-Key` of the IETF's draft
 //! (draft-ietf-httpapi-idempotency-key-header): any text of visible characters, plain or as
-//! a string of structured fields. It means nothing here. What goes below is a hash of the
-//! namespace and the key, cut to the 128 bits that a request id has: SHA-256, because keys
-//! come from clients. Two keys with one hash take 2^64 tries to find, and a key that has the
-//! hash of somebody else's takes 2^128, so nobody can make a key in one namespace that stands
-//! for a key in another. By chance, a new key meets one of the 2^23 requests that a master
-//! remembers in one of 2^105 cases.
+//! The key is any text of visible characters, plain or as a string of structured fields. The tiers
+//! below get a hash of namespace and key, cut to the 128 bits of a request id. It is SHA-256,
+//! because keys come from clients: two keys with the same hash take 2^64 tries to find, and a key
+//! with the hash of another client's key takes 2^128. So nobody can make a key in one namespace
+//! that collides with a key in another. A new key collides by chance with one of the 2^23 requests
+//! that a master remembers in one of 2^105 cases.
 
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use sha2::{Digest, Sha256};
@@ -19,7 +19,7 @@ use super::answer::Failure;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The longest key, in characters.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
-/// What is hashed before namespace and key, so that the hash is none of something else.
+/// A prefix of the hashed text, so that the hash is not one of another purpose.
 const PURPOSE: &[u8] = b"tierkv idempotency key 1\0";
 
 /// A key as a client sent it, without quotes and escapes.
@@ -27,10 +27,10 @@ const PURPOSE: &[u8] = b"tierkv idempotency key 1\0";
 pub(super) struct IdempotencyKey(Vec<u8>);
 
 impl IdempotencyKey {
-    /// The key that a request has; `None` if it has none.
+    /// The idempotency key of a request; `None` if it has none.
     ///
     /// # Errors
-    /// `InvalidArgument` if it is none, or is there twice.
+    /// `InvalidArgument` if it is malformed or given twice.
     pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, Error> {
         let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
         let Some(line) = lines.next() else {
@@ -53,16 +53,16 @@ impl IdempotencyKey {
         }
     }
 
-    /// What stands for the key below this tier.
+    /// The hash that stands for the key below this tier.
     ///
     /// # Errors
-    /// `InvalidArgument` if the namespace is none.
+    /// `InvalidArgument` if the namespace is invalid.
     pub(super) fn hash(&self, namespace: &str) -> Result<[u8; 16], Error> {
         let namespace = Namespace::new(namespace)?;
         let digest = Sha256::new()
             .chain_update(PURPOSE)
             .chain_update(namespace.as_bytes())
-            // No namespace contains it.
+            // No namespace contains a zero byte.
             .chain_update([0])
             .chain_update(&self.0)
             .finalize();
@@ -72,17 +72,16 @@ impl IdempotencyKey {
     }
 }
 
-/// The hash of the key that a request has, if it has one.
+/// The hash of a request's idempotency key, if it has one.
 ///
 /// # Errors
-/// `InvalidArgument` if the key or the namespace is none.
+/// `InvalidArgument` if the key or the namespace is invalid.
 pub(super) fn hash_of(headers: &HeaderMap, namespace: &str) -> Result<Option<[u8; 16]>, Error> {
     let key = IdempotencyKey::of(headers)?;
     key.map(|key| key.hash(namespace)).transpose()
 }
 
-/// How a write failed. That its key was used for another one has a status of its own in the
-/// draft.
+/// The failure of a write. For a key used with another write, the draft has its own status.
 pub(super) fn failure(error: Error) -> Failure {
     match error.code {
         Code::AlreadyExists => Failure::with_status(StatusCode::UNPROCESSABLE_ENTITY, error),
@@ -90,8 +89,8 @@ pub(super) fn failure(error: Error) -> Failure {
     }
 }
 
-/// The text of a key: as it stands, or what a string of structured fields (RFC 9651, section
-/// 3.3.3) contains; `None` if it begins as such a string and is none.
+/// The text of a key: plain, or the content of a structured fields' string (RFC 9651, section
+/// 3.3.3); `None` if it starts as such a string but is malformed.
 fn unquoted(text: &[u8]) -> Option<Vec<u8>> {
     let Some(inside) = text.strip_prefix(b"\"") else {
         return Some(text.to_vec());
@@ -166,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_hash_is_of_namespace_and_key() {
-        // Of the text "tierkv idempotency key 1", a zero byte, "default", a zero byte, "1".
+        // The hash of "tierkv idempotency key 1", a zero byte, "default", a zero byte, "1".
         let expected = [
             0xbd, 0xd6, 0x55, 0x3a, 0x28, 0xef, 0x1f, 0x33, 0x95, 0x03, 0x2e, 0x7e, 0x6e, 0x67,
             0x24, 0x9d,

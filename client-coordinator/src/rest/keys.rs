@@ -140,7 +140,7 @@ pub(super) async fn head<C: Cache>(
     state: State<Arc<Gateway<C>>>,
     request: Request,
 ) -> Result<Response, Failure> {
-    // The body is left out by the server, which keeps its length.
+    // The server drops the body and keeps its length.
     get(state, request).await
 }
 
@@ -261,7 +261,7 @@ pub(super) async fn delete<C: Cache>(
     }))
 }
 
-/// The answer to a read of a key that is there.
+/// The response to a read of a key that is present.
 fn present(headers: &HeaderMap, conditions: &ReadConditions, answer: &GetResponse) -> Response {
     let mut response = match conditions.judge(answer.version) {
         Verdict::Whole => {
@@ -285,7 +285,7 @@ fn present(headers: &HeaderMap, conditions: &ReadConditions, answer: &GetRespons
     response
 }
 
-/// Values are bytes; who asks for text by name gets what is text as text.
+/// Values are bytes; a client that accepts text explicitly gets UTF-8 values as text.
 fn media_type(headers: &HeaderMap, value: &[u8]) -> &'static str {
     let mut wanted = (headers.get_all(ACCEPT).iter())
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
@@ -297,7 +297,7 @@ fn media_type(headers: &HeaderMap, value: &[u8]) -> &'static str {
     }
 }
 
-/// Says where a read was answered, and how fresh it is.
+/// Adds the headers for the tier that answered and the freshness.
 fn describe(headers: &mut HeaderMap, answer: GetResponse) -> Result<(), Error> {
     let source = Source::from_wire(answer.source).name();
     headers.insert(SOURCE, HeaderValue::from_static(source));

@@ -1,8 +1,8 @@
-//! Bodies of which nobody read all: those of requests that were refused early.
+//! Discards the unread rest of bodies: those of requests that were refused early.
 //!
-//! Many clients send a whole body before they look for an answer, and a connection that is
-//! closed on unread bytes takes the answer with it (RFC 9112, section 9.6). So the answer goes
-//! out at once, and what is left of the body is read and thrown away after it.
+//! Many clients send a whole body before they read the answer, and closing a connection with unread
+//! bytes can lose the answer (RFC 9112, section 9.6). So the answer is sent at once, and the rest
+//! of the body is read and discarded after it.
 
 use std::{
     pin::Pin,
@@ -22,14 +22,14 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// Most bytes of a refused body that are thrown away; the connection is closed over it.
+/// Maximum bytes discarded of a refused body; the connection is closed over it.
 const DISCARDED_BYTES: usize = 1 << 30;
-/// How long that may take.
+/// Maximum time of the discarding.
 const DISCARD_TIME: Duration = Duration::from_secs(30);
-/// How long a client may be silent meanwhile.
+/// Maximum pause of a client meanwhile.
 const DISCARD_PAUSE: Duration = Duration::from_secs(2);
 
-/// Lets a request go on, and throws away what its operation left of its body.
+/// Passes a request on, and discards the part of its body that was not read.
 pub(super) async fn discard_rest(request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     if body.is_end_stream() {
@@ -40,7 +40,7 @@ pub(super) async fn discard_rest(request: Request, next: Next) -> Response {
     let lent = Body::from_stream(lender.lend(body));
     let response = next.run(Request::from_parts(head, lent)).await;
     if let Some(rest) = lender.returned()
-        // Who asked whether to send a body sends it once somebody reads it.
+        // With `Expect: 100-continue`, the client sends the body only once it is read.
         && (rest.was_read || !asks_first)
     {
         tokio::spawn(discard(rest.stream));
@@ -58,14 +58,14 @@ async fn discard(mut stream: BodyDataStream) {
     }
 }
 
-/// What came back of a body.
+/// The rest of a body.
 struct Rest {
     stream: BodyDataStream,
-    /// Whether anybody wanted to read it.
+    /// Whether the operation started to read it.
     was_read: bool,
 }
 
-/// Lends a body to an operation, which drops what it does not read.
+/// Lends a body to an operation, and gets back what was not read.
 #[derive(Default)]
 struct Lender(Arc<Mutex<Option<Rest>>>);
 
@@ -80,7 +80,7 @@ impl Lender {
         }
     }
 
-    /// What is left of the body, if the operation is done with it and did not read all.
+    /// The rest of the body, if the operation is done with it and left some.
     fn returned(&self) -> Option<Rest> {
         locked(&self.0).take()
     }
@@ -90,9 +90,9 @@ fn locked(place: &Mutex<Option<Rest>>) -> MutexGuard<'_, Option<Rest>> {
     place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A body on loan.
+/// A lent body.
 struct Lent {
-    /// Nothing once it was read to its end, or failed.
+    /// `None` once it was read to its end, or failed.
     rest: Option<Rest>,
     lender: Arc<Mutex<Option<Rest>>>,
 }

@@ -1,4 +1,4 @@
-//! Keys by prefix or range: pages of them, and their number.
+//! Lists and counts keys by prefix or range.
 
 use std::sync::Arc;
 
@@ -32,14 +32,14 @@ use super::{
     path,
 };
 
-/// Items of a page whose request names no limit.
+/// The page size if the request has no limit.
 const DEFAULT_PAGE_ITEMS: u32 = 100;
-/// Most items of a page. Over it: `InvalidArgument`.
+/// Maximum page size. Over it: `InvalidArgument`.
 const MAX_PAGE_ITEMS: u32 = 1_000;
-/// Bytes of keys and values after which a page is closed (it holds at least what came first).
+/// Size of keys and values at which a page ends; the first item always fits.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// Takes the parameters of a selection; without any, all keys are meant.
+/// Parses the selection; without parameters, it is all keys.
 fn selection(parameters: &mut Parameters) -> Result<Selection, Error> {
     let prefix = parameters.octets("prefix")?;
     let start = parameters.octets("start")?;
@@ -100,7 +100,7 @@ pub(super) async fn list<C: Cache>(
     Ok(json(&page(answers, deadline).await?))
 }
 
-/// Gathers a page from the answers of a scan.
+/// Collects a page from the responses of a scan.
 async fn page(mut answers: Answers<ScanResponse>, deadline: Instant) -> Result<Page, Error> {
     let mut items: Vec<ScanItem> = Vec::new();
     let mut bytes = 0;
@@ -110,7 +110,7 @@ async fn page(mut answers: Answers<ScanResponse>, deadline: Instant) -> Result<P
         let answer = answer.map_err(|_| {
             Error::new(
                 tierkv_types::Code::DeadlineExceeded,
-                "the page was not read in time; ask for fewer items or give it more time",
+                "the page was not read within the timeout; lower the limit or raise the timeout",
             )
         })?;
         let Some(answer) = answer.transpose()? else {
@@ -120,7 +120,7 @@ async fn page(mut answers: Answers<ScanResponse>, deadline: Instant) -> Result<P
             .map(|item| item.key.len() + item.value.len())
             .sum();
         if !items.is_empty() && bytes + more > PAGE_BYTES {
-            // The next page begins with what does not fit this one.
+            // The item that does not fit starts the next page.
             break;
         }
         bytes += more;
@@ -195,7 +195,7 @@ mod tests {
             Ok(response(&["c"], 1, "")),
         ];
         assert_eq!(gathered(answers).await, Ok((3, false)));
-        // A limit that was reached leaves a token.
+        // A page at its limit has a token.
         assert_eq!(
             gathered(vec![Ok(response(&["a"], 1, "a"))]).await,
             Ok((1, true))

@@ -1,4 +1,4 @@
-//! What operators and their machines ask.
+//! Addresses for operators and their monitoring.
 
 use std::sync::Arc;
 

@@ -1,11 +1,10 @@
-//! Pages of other web sites.
+//! Refuses requests from pages of other web sites.
 //!
-//! A browser sends requests for any page that it shows, and it says for which: `Origin` has
-//! the page's origin (on all that a page may read, and on all that changes something), and
-//! `Sec-Fetch-Site` (to loopback and over TLS) how that origin relates to this server. What
-//! comes for a page of another origin is refused, unless an operator lists that origin; then
-//! the answers say that the page may read them (CORS, as the Fetch standard has it). Programs
-//! send neither header.
+//! A browser sends requests for any page that it shows, with two headers that identify the page.
+//! `Origin` has the page's origin, on all requests that change something or that the page may read.
+//! `Sec-Fetch-Site`, to loopback and over TLS, has the relation of that origin to this server.
+//! Requests from pages of other origins are refused, unless an operator lists the origin; then the
+//! answers allow the page to read them (CORS, by the Fetch standard). Programs send neither header.
 
 use std::{fmt, str::FromStr};
 
@@ -26,38 +25,38 @@ use tierkv_types::{Code, Error};
 
 use super::{escaped::shortened, host::is_sound};
 
-/// How the page's origin relates to this server's.
+/// The relation of the page's origin to this server's.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// What a browser does a request for.
+/// What the browser needs the answer for.
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-/// Where a browser shows the answer.
+/// Where the browser shows the answer.
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-/// A page of a public site asks for something of this machine's network.
+/// A page of a public site requests an address in the local network.
 const REQUEST_PRIVATE_NETWORK: HeaderName =
     HeaderName::from_static("access-control-request-private-network");
 const ALLOW_PRIVATE_NETWORK: HeaderName =
     HeaderName::from_static("access-control-allow-private-network");
 
-/// What pages of listed origins may do.
+/// The methods allowed to pages of listed origins.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, PUT, POST, DELETE");
-/// The headers of requests that mean something here.
+/// The request headers allowed to them.
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
     "accept, content-type, idempotency-key, if-match, if-none-match, last-event-id",
 );
-/// The headers of answers that mean something.
+/// The answer headers that they may read.
 const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
     "allow, etag, tierkv-age-ms, tierkv-expires-at-ms, tierkv-path, tierkv-source, \
      tierkv-time-ms, tierkv-version",
 );
-/// How long a browser may remember the answer to a preflight, in seconds.
+/// How long a browser may cache the answer to a preflight, in seconds.
 const PREFLIGHT_SECONDS: HeaderValue = HeaderValue::from_static("600");
 
-/// The origin of a web page as browsers write it: `https://app.example.com`, with the port
-/// only if it is not the scheme's own.
+/// The origin of a web page as browsers write it: `https://app.example.com`, with the port only if
+/// it is not the scheme's default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebOrigin(String);
 
-/// What is no origin.
+/// The text is not an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an origin is a scheme and a host, as in https://app.example.com or http://localhost:3000")]
 pub struct NoWebOrigin;
@@ -91,18 +90,18 @@ impl fmt::Display for WebOrigin {
     }
 }
 
-/// Which pages' requests pass.
+/// The origins whose requests pass.
 #[derive(Debug)]
 pub(super) struct Origins {
     allowed: Vec<WebOrigin>,
 }
 
-/// For whom a request comes.
+/// The sender of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asker {
     /// A program, a page of this server, or a person who followed a link to it.
     Own,
-    /// A page of an origin that is listed, which is this.
+    /// A page of this listed origin.
     Listed(HeaderValue),
 }
 
@@ -111,7 +110,7 @@ impl Origins {
         Self { allowed }
     }
 
-    /// For whom a request comes that was sent to `host`.
+    /// The sender of a request to `host`.
     ///
     /// # Errors
     /// `PermissionDenied` if it is a page of another origin that is not listed.
@@ -135,7 +134,7 @@ impl Origins {
         self.allowed.iter().any(same)
     }
 
-    /// Adds to an answer what browsers and caches must know of who may read it.
+    /// Adds the headers that tell browsers and caches who may read an answer.
     pub(super) fn describe(&self, asker: Asker, headers: &mut HeaderMap) {
         if !self.allowed.is_empty() {
             headers.append(VARY, HeaderValue::from_static("origin"));
@@ -147,8 +146,8 @@ impl Origins {
     }
 }
 
-/// The answer to a browser that asks first whether a page of a listed origin may send a
-/// request; `None` if the request is none of these.
+/// The answer to a preflight: a browser asks whether a page of a listed origin may send a request.
+/// `None` for other requests.
 pub(super) fn preflight(head: &Parts, asker: &Asker) -> Option<Response> {
     let asks = head.method == Method::OPTIONS
         && matches!(asker, Asker::Listed(_))
@@ -173,8 +172,8 @@ fn is_one_of(header: &HeaderValue, words: &[&str]) -> bool {
         .any(|word| header.as_bytes() == word.as_bytes())
 }
 
-/// Whether a person follows a link of another page to here, into a window of its own: the
-/// other page can't read what is shown there.
+/// Whether a person follows a link of another page to here, as a page of its own: the other page
+/// can't read it.
 fn is_visit(head: &Parts) -> bool {
     let says = |name: HeaderName, word: &str| {
         let header = head.headers.get(name);
@@ -185,8 +184,7 @@ fn is_visit(head: &Parts) -> bool {
         && says(SEC_FETCH_DEST, "document")
 }
 
-/// Whether an origin is the one of `host`. Its scheme does not matter: behind a proxy that
-/// speaks TLS it is another than here.
+/// Whether an origin is that of `host`. The scheme is not compared: behind a TLS proxy it differs.
 fn is_of(origin: &HeaderValue, host: Option<&Authority>) -> bool {
     let origin = origin.as_bytes();
     let authority = (origin.strip_prefix(b"http://")).or_else(|| origin.strip_prefix(b"https://"));
@@ -243,7 +241,7 @@ mod tests {
                 ("origin", "http://localhost:7480"),
             ],
             &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")],
-            // Of browsers that are too old for Sec-Fetch-Site, or over plain HTTP.
+            // From browsers without Sec-Fetch-Site, or over plain HTTP.
             &[("origin", "http://localhost:7480")],
             &[("origin", "https://LOCALHOST:7480")],
         ] {

@@ -1,4 +1,4 @@
-//! How long a REST connection may keep its door waiting.
+//! The timeouts of a REST connection: for a request's head, and for being idle.
 //!
 //! ```text
 //!   Head ──── the head is whole ───► Busy ──── all is answered ───► Idle
@@ -7,12 +7,12 @@
 //!    └────────────────────── the first byte of the next head ────────┘
 //! ```
 //!
-//! A request is under way until its body was read or given up, and the answer's body is handed
-//! to the connection: an answer may come before the request's body is whole (`leftover`). What the client is
-//! slow to take of it after that counts as idle from its last progress on.
+//! A request is in progress until its body was read or abandoned and the body of the answer is
+//! handed to the connection; an answer may come before the request's body is complete (`leftover`).
+//! After that, a client that is slow to receive the answer counts as idle since its last progress.
 //!
-//! With HTTP/2 there are no heads to wait for between requests: pings find a dead client, and
-//! a living one without requests is idle.
+//! With HTTP/2 there is no wait for heads between requests: pings find a dead client, and a live
+//! one without requests is idle.
 
 use std::{
     io,
@@ -31,20 +31,19 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// What every HTTP/2 client sends first begins with this, and no request of HTTP/1 does.
+/// The first bytes of every HTTP/2 connection; no HTTP/1 request begins with them.
 const HTTP2: &[u8] = b"PRI";
 
-/// The times that a connection must keep.
+/// The timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
-    /// How long the head of a request may take, from its first byte, or from the beginning of
-    /// the connection.
+    /// Timeout of a request's head, from its first byte, or from the start of the connection.
     pub(super) head: Duration,
-    /// How long a connection may have nothing to do.
+    /// Idle timeout of a connection.
     pub(super) idle: Duration,
 }
 
-/// Which time is over.
+/// Which timeout has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
     Head,
@@ -53,20 +52,20 @@ pub(super) enum Over {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// A head has been on its way since then.
+    /// A head has been arriving since then.
     Head(Instant),
-    /// So many requests are under way.
+    /// This many requests are in progress.
     Busy(usize),
-    /// Nothing has been under way since then.
+    /// Nothing has been in progress since then.
     Idle(Instant),
 }
 
-/// The pace of one connection.
+/// The phase and timeouts of one connection.
 #[derive(Debug)]
 pub(super) struct Pace {
     times: Times,
     state: Mutex<State>,
-    /// Told when the time may be over sooner than whoever waits for it knows.
+    /// Notified when the timeout may be due earlier than the waiter expects.
     sooner: Notify,
 }
 
@@ -75,12 +74,12 @@ struct State {
     phase: Phase,
     has_begun: bool,
     is_http2: bool,
-    /// When it is looked again whether a time is over.
+    /// When the timeout is checked next.
     looked_at: Instant,
 }
 
 impl Pace {
-    /// The pace of a connection that begins now.
+    /// The pace of a connection that starts now.
     pub(super) fn new(times: Times) -> Arc<Self> {
         let now = Instant::now();
         Arc::new(Self {
@@ -99,7 +98,7 @@ impl Pace {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When which time is over, as things stand.
+    /// When the next timeout is due in this phase, and which one.
     fn due(&self, phase: Phase) -> Option<(Instant, Over)> {
         match phase {
             Phase::Head(since) => Some((since + self.times.head, Over::Head)),
@@ -117,7 +116,7 @@ impl Pace {
         }
     }
 
-    /// Takes in what was received.
+    /// Records received bytes.
     fn received(&self, bytes: &[u8]) {
         let mut state = self.state();
         if !state.has_begun {
@@ -133,7 +132,7 @@ impl Pace {
         }
     }
 
-    /// Takes in that something was sent.
+    /// Records that something was sent.
     fn sent(&self) {
         let mut state = self.state();
         if matches!(state.phase, Phase::Idle(_)) && !state.is_http2 {
@@ -141,7 +140,7 @@ impl Pace {
         }
     }
 
-    /// Takes in that a request's head is whole.
+    /// Records that a request's head is complete.
     pub(super) fn begin(self: &Arc<Self>) -> Underway {
         let state = self.state();
         let count = match state.phase {
@@ -161,7 +160,7 @@ impl Pace {
         self.change(state, phase);
     }
 
-    /// Resolves once a time is over; says which.
+    /// Waits until a timeout has passed; returns which one.
     pub(super) async fn over(&self) -> Over {
         loop {
             let sooner = self.sooner.notified();
@@ -171,7 +170,7 @@ impl Pace {
                 let look_at = match self.due(state.phase) {
                     Some((due, over)) if due <= now => return over,
                     Some((due, _)) => due,
-                    // Often enough to be in time for whatever comes after it.
+                    // Often enough for any timeout that may start later.
                     None => now + self.times.head.min(self.times.idle),
                 };
                 state.looked_at = look_at;
@@ -185,7 +184,7 @@ impl Pace {
     }
 }
 
-/// A request that is under way, until it is dropped.
+/// A request in progress, until dropped.
 #[derive(Debug)]
 pub(super) struct Underway(Arc<Pace>);
 
@@ -195,8 +194,7 @@ impl Drop for Underway {
     }
 }
 
-/// A body of a request or of its answer; the request is under way as long as there is more of
-/// it.
+/// The body of a request or of its answer; the request is in progress until it ends.
 pub(super) struct PacedBody<B> {
     pub(super) body: B,
     pub(super) _underway: Underway,
@@ -222,7 +220,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for PacedBody<B> {
     }
 }
 
-/// A connection whose pace is kept.
+/// A connection with its timeouts.
 #[derive(Debug)]
 pub(super) struct Paced {
     pub(super) connection: Connection,
@@ -303,7 +301,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Which time is over, and after how many seconds from now.
+    /// The next timeout, and in how many seconds from now it passes.
     async fn over(pace: &Pace) -> (Over, u64) {
         let began = Instant::now();
         let over = pace.over().await;
@@ -316,7 +314,7 @@ mod tests {
         assert_eq!(over(&pace).await, (Over::Head, 10));
         let pace = Pace::new(TIMES);
         sleep(seconds(9)).await;
-        // A byte now and then does not help.
+        // A byte now and then does not extend the timeout.
         pace.received(b"G");
         assert_eq!(over(&pace).await, (Over::Head, 1));
     }

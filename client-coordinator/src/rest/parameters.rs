@@ -16,15 +16,15 @@ use tokio::time::Instant;
 
 use super::path::decoded;
 
-/// The parameters of one query, decoded. Each is taken out by the one who knows it; what is
-/// left at the end is refused.
+/// The decoded parameters of one query. Each is taken out by its reader; those left at the end are
+/// refused.
 pub(super) struct Parameters(Vec<(String, Vec<u8>)>);
 
 impl Parameters {
-    /// The parameters of an address; `+` is a plus sign there, as in its path.
+    /// The parameters of an address; `+` is a plus sign, as in the path.
     ///
     /// # Errors
-    /// `InvalidArgument` if one is there twice or can't be decoded.
+    /// `InvalidArgument` if one is given twice or can't be decoded.
     pub(super) fn of(uri: &Uri) -> Result<Self, Error> {
         let mut parameters: Vec<(String, Vec<u8>)> = Vec::new();
         let pairs = uri.query().unwrap_or_default().split('&');
@@ -33,7 +33,7 @@ impl Parameters {
             let name = utf8("a parameter's name", decoded(name)?)?;
             if parameters.iter().any(|(seen, _)| *seen == name) {
                 return Err(Error::invalid(format!(
-                    "the parameter '{}' stands there twice",
+                    "the parameter '{}' is given twice; give it once",
                     name.escape_debug()
                 )));
             }
@@ -61,12 +61,12 @@ impl Parameters {
     /// `_base64`.
     ///
     /// # Errors
-    /// `InvalidArgument` if it is there in both ways, or is no base64.
+    /// `InvalidArgument` if it is given in both ways, or is not base64.
     pub(super) fn octets(&mut self, name: &str) -> Result<Option<Bytes>, Error> {
         let raw = self.bytes(name);
         let base64 = self.text(&format!("{name}_base64"))?;
         match (raw, base64) {
-            // Its refusal, and the one of what is no base64, are the same as in bodies.
+            // Refused as in bodies: both at once, and invalid base64.
             (Some(_), Some(base64)) => octets::optional(name, Some(String::new()), Some(&base64)),
             (None, base64) => octets::optional(name, None, base64.as_deref()),
             (raw, None) => Ok(raw),
@@ -76,7 +76,7 @@ impl Parameters {
     /// Takes a parameter that is a whole number.
     ///
     /// # Errors
-    /// `InvalidArgument` if it is none or does not fit.
+    /// `InvalidArgument` if it is not a number or does not fit.
     pub(super) fn number<T: FromStr>(&mut self, name: &str) -> Result<Option<T>, Error> {
         let Some(text) = self.text(name)? else {
             return Ok(None);
@@ -85,21 +85,21 @@ impl Parameters {
         match digits.then(|| text.parse().ok()).flatten() {
             Some(number) => Ok(Some(number)),
             None => Err(Error::invalid(format!(
-                "{name} is a decimal number in its bounds, not '{}'",
+                "{name} must be a decimal number within its bounds, not '{}'",
                 text.escape_debug()
             ))),
         }
     }
 
-    /// Takes a parameter that says yes or no; absent, no.
+    /// Takes a parameter that is true or false; absent means false.
     ///
     /// # Errors
-    /// `InvalidArgument` if it says neither.
+    /// `InvalidArgument` if it is neither.
     pub(super) fn flag(&mut self, name: &str) -> Result<bool, Error> {
         match self.text(name)?.as_deref() {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(_) => Err(Error::invalid(format!("{name} is true or false"))),
+            Some(_) => Err(Error::invalid(format!("{name} must be true or false"))),
         }
     }
 
@@ -123,7 +123,7 @@ impl Parameters {
         ))
     }
 
-    /// Takes the time to live in milliseconds; 0 for ever.
+    /// Takes the time to live in milliseconds; 0 means forever.
     ///
     /// # Errors
     /// `InvalidArgument`.
@@ -132,13 +132,13 @@ impl Parameters {
             .text("ttl")?
             .map(|text| ttl::parse(&text))
             .transpose()?;
-        // The longest one fits: `ttl::parse` keeps the limit.
+        // The maximum fits: `ttl::parse` checks the limit.
         Ok(live.map_or(0, |live| {
             u64::try_from(live.as_millis()).unwrap_or(u64::MAX)
         }))
     }
 
-    /// Takes the timeout; answers until when the operation has time.
+    /// Takes the timeout; returns the operation's deadline.
     ///
     /// # Errors
     /// `InvalidArgument`.
@@ -149,14 +149,14 @@ impl Parameters {
         Ok(Instant::now() + timeout.unwrap_or(DEFAULT_TIMEOUT))
     }
 
-    /// Ends the reading.
+    /// Checks that no parameter is left.
     ///
     /// # Errors
-    /// `InvalidArgument` if there is a parameter that nobody took.
+    /// `InvalidArgument` for a parameter that nobody took.
     pub(super) fn finish(self) -> Result<(), Error> {
         match self.0.first() {
             Some((name, _)) => Err(Error::invalid(format!(
-                "the parameter '{}' is not known here",
+                "the parameter '{}' is not known here; leave it out",
                 name.escape_debug()
             ))),
             None => Ok(()),

@@ -1,19 +1,19 @@
-//! Namespace and key of an address, from its raw form.
+//! Parses namespace and key from an address in its raw form.
 
 use axum::http::Uri;
 use bytes::Bytes;
 use percent_encoding::percent_decode;
 use tierkv_types::Error;
 
-/// Below this are namespaces and their keys.
+/// Root of keys, after their namespace.
 pub(super) const KV: &str = "/v1/kv/";
-/// Below this are numbers, as keys.
+/// Root of increments.
 pub(super) const INCREMENT: &str = "/v1/increment/";
-/// Below this are keys that are to expire at another time.
+/// Root of touches.
 pub(super) const TOUCH: &str = "/v1/touch/";
-/// Below this are namespaces, to be counted.
+/// Root of counts.
 pub(super) const COUNT: &str = "/v1/count/";
-/// Below this are namespaces, to be watched.
+/// Root of watches.
 pub(super) const WATCH: &str = "/v1/watch/";
 
 /// Namespace and key of `{root}{namespace}/{key}`.
@@ -38,7 +38,7 @@ pub(super) fn namespace(uri: &Uri, root: &str) -> Result<String, Error> {
     namespace_of(namespace, || shape_of_namespace(root))
 }
 
-/// Why no route took a path that begins as one of ours does; `None` if it does not.
+/// The error for a path that has one of our roots but no route; `None` for other paths.
 pub(super) fn misshapen(uri: &Uri) -> Option<Error> {
     let begins = |root: &&str| uri.path().starts_with(root);
     let of_key = [KV, INCREMENT, TOUCH].into_iter().find(|root| begins(root));
@@ -66,7 +66,7 @@ fn namespace_of(encoded: &str, shape: impl Fn() -> Error) -> Result<String, Erro
     }
 }
 
-/// Percent-decodes, refusing a `%` that begins no byte: it was meant to be `%25`.
+/// Percent-decodes; refuses a `%` without two hex digits, which should have been `%25`.
 ///
 /// # Errors
 /// `InvalidArgument`.
@@ -76,7 +76,7 @@ pub(super) fn decoded(text: &str) -> Result<Vec<u8>, Error> {
     let broken = (0..bytes.len()).any(|at| bytes[at] == b'%' && !(hex(at + 1) && hex(at + 2)));
     if broken {
         return Err(Error::invalid(
-            "a % in the address begins no byte; write %25 for a percent sign",
+            "a % in the address is not followed by two hex digits; write %25 for a percent sign",
         ));
     }
     Ok(percent_decode(bytes).collect())

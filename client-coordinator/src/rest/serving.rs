@@ -1,4 +1,4 @@
-//! Serves the gateway's routes on the connections of its door.
+//! Serves the gateway's routes on the door's connections.
 
 use std::{convert::Infallible, pin::pin, sync::Arc};
 
@@ -26,12 +26,12 @@ use tokio::{sync::watch, task::JoinSet};
 use super::pace::{Over, Pace, Paced, PacedBody, Times};
 use crate::{settings::ConnectionLimits, timely::BodyTime};
 
-/// The type of answers without an end.
+/// The media type of endless answers.
 const EVENT_STREAM: &str = "text/event-stream";
 /// The door's name in metrics and logs.
 pub(crate) const DOOR: &str = "rest";
 
-/// What all connections of the door share.
+/// The shared state of the door's connections.
 struct Server {
     builder: Builder<TokioExecutor>,
     routes: TowerToHyperService<Router>,
@@ -43,7 +43,7 @@ struct Server {
 
 impl Server {
     fn new(router: Router, limits: &ConnectionLimits) -> Self {
-        // How long HTTP/1 takes is looked at by `Pace`, so it needs no timer.
+        // `Pace` has the timeouts of HTTP/1, so the builder needs no timer.
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http2()
@@ -63,8 +63,8 @@ impl Server {
         }
     }
 
-    /// Answers the requests of one connection, until it ends, is late, or `stop` says so;
-    /// then what is under way is finished.
+    /// Answers the requests of one connection until it ends, times out, or `stop` becomes true;
+    /// then requests in progress are finished.
     async fn converse(&self, connection: Connection, stop: watch::Receiver<bool>) {
         let pace = Pace::new(self.times);
         let shares = connection.shares().clone();
@@ -105,8 +105,7 @@ impl Server {
         }
     }
 
-    /// The body of a request: it must arrive in time, and until then the connection is not
-    /// idle.
+    /// The body of a request, with its timeout. Until it has arrived, the connection is not idle.
     fn body(&self, body: Incoming, pace: &Arc<Pace>) -> Body {
         if body.is_end_stream() {
             return Body::empty();
@@ -125,7 +124,7 @@ impl Server {
     }
 }
 
-/// An answer that counts until the connection has sent it.
+/// An answer that counts against the connection's share until it is sent.
 fn counted(response: Response<Body>, shares: &ConnectionShares) -> Response<CountedBody<Body>> {
     let media_type = response.headers().get(CONTENT_TYPE);
     let is_stream = media_type.is_some_and(|media_type| media_type == EVENT_STREAM);
@@ -135,7 +134,7 @@ fn counted(response: Response<Body>, shares: &ConnectionShares) -> Response<Coun
     })
 }
 
-/// Serves until `stop` says so and what is under way has finished.
+/// Serves until `stop` becomes true and all requests in progress have finished.
 pub(super) async fn serve(
     router: Router,
     mut acceptor: Acceptor,

@@ -1,9 +1,8 @@
 //! Watches, as server-sent events.
 //!
-//! An event's id is the token from which a watch goes on. Changes that were told together
-//! have one token between them, which the last of them carries: a watch that broke off in
-//! their midst goes on before the first of them, and tells some of them twice, but leaves
-//! none out. Browsers send the id back by themselves (`Last-Event-ID`).
+//! An event's id is the resume token. Changes sent together share one token, which the last of them
+//! carries. A watch interrupted among them continues before the first: some are sent twice, but
+//! none is lost. Browsers send the id back by themselves (`Last-Event-ID`).
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -34,11 +33,11 @@ use tierkv_types::{Code, Error};
 
 use super::{Gateway, answer::Failure, parameters::Parameters, path};
 
-/// Where a client that lost its connection was, by the standard of server-sent events.
+/// Where a client was when it lost its connection, by the standard of server-sent events.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// How long a client waits before it connects again.
+/// How long a client waits before it reconnects.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often a comment goes over an idle connection, so that nobody takes it for dead.
+/// How often a comment is sent over an idle connection, so that it is not taken for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The changes of keys
@@ -65,7 +64,7 @@ pub(super) async fn watch<C: Cache>(
     let prefix = parameters.octets("prefix")?.unwrap_or_default();
     let from_query = parameters.text("resume_token")?;
     parameters.finish()?;
-    // The address of a client that connects again still says where it began at first.
+    // A reconnecting client uses the address of its first connection.
     let resume_token = match last_event_id(request.headers())? {
         Some(token) => octets::decode("Last-Event-ID", &token)?,
         None => match from_query {
@@ -92,18 +91,18 @@ pub(super) async fn watch<C: Cache>(
     Ok(Sse::new(events).keep_alive(keep_alive).into_response())
 }
 
-/// The id of the last event that a client saw; an empty one is none.
+/// The id of the last event that a client received; an empty one counts as none.
 fn last_event_id(headers: &HeaderMap) -> Result<Option<String>, Error> {
     let Some(id) = headers.get(LAST_EVENT_ID) else {
         return Ok(None);
     };
     let id = id.to_str().map_err(|_| {
-        Error::invalid("Last-Event-ID is the id of an event that this address told before")
+        Error::invalid("Last-Event-ID must be the id of an event that this address sent before")
     })?;
     Ok((!id.is_empty()).then(|| id.to_owned()))
 }
 
-/// What one answer of a watch is as events.
+/// The events of one answer of a watch.
 fn events(answer: Result<WatchResponse, Error>) -> Vec<Event> {
     answer
         .and_then(told)
@@ -126,7 +125,7 @@ fn told(answer: WatchResponse) -> Result<Vec<Event>, Error> {
                 None => {
                     return Err(Error::new(
                         Code::Internal,
-                        "a tier told of a change that is neither written nor removed",
+                        "a tier sent a change that is neither written nor removed",
                     ));
                 }
             };
@@ -143,9 +142,9 @@ fn event(name: &str, data: &impl Serialize) -> Result<Event, Error> {
     event.map_err(|error| Error::new(Code::Internal, error.to_string()))
 }
 
-/// Why a watch ends, as its last event.
+/// The error of a watch, as its last event.
 fn problem(error: &Error) -> Event {
-    // A struct of strings and a number always serialises.
+    // Serializing strings and a number can't fail.
     event("problem", &Problem::new(error)).unwrap_or_default()
 }
 

@@ -23,20 +23,23 @@ fn reply(numbers: std::ops::Range<u64>) -> Result<ScanReply, Error> {
     })
 }
 
-/// What each response tells: its versions, and behind which key its token leads.
-type Told = Vec<(Vec<u64>, Option<u64>)>;
+/// Each response's versions, and the last key covered by its token.
+type Responses = Vec<(Vec<u64>, Option<u64>)>;
 
-async fn told(replies: Vec<Result<ScanReply, Error>>, limit: u32) -> (Told, Result<(), Error>) {
+async fn collected(
+    replies: Vec<Result<ScanReply, Error>>,
+    limit: u32,
+) -> (Responses, Result<(), Error>) {
     let pages = Pages::new(range(), iter(replies).boxed(), limit);
     let mut responses = Box::pin(pages.responses());
-    let mut told = Told::new();
+    let mut responses = Responses::new();
     while let Some(response) = responses.next().await {
         let ScanResponse {
             items,
             next_page_token,
         } = match response {
             Ok(response) => response,
-            Err(error) => return (told, Err(error)),
+            Err(error) => return (responses, Err(error)),
         };
         let on = (!next_page_token.is_empty()).then(|| {
             let rest = page_token::rest(range(), &next_page_token).unwrap();
@@ -49,9 +52,9 @@ async fn told(replies: Vec<Result<ScanReply, Error>>, limit: u32) -> (Told, Resu
             assert_eq!(item.expires_at_ms, item.version);
         }
         let versions = items.iter().map(|item| item.version).collect();
-        told.push((versions, on));
+        responses.push((versions, on));
     }
-    (told, Ok(()))
+    (responses, Ok(()))
 }
 
 #[tokio::test]
@@ -62,10 +65,10 @@ async fn every_response_but_the_last_says_where_to_go_on() {
         (vec![3, 4], Some(4)),
         (vec![5], None),
     ];
-    assert_eq!(told(replies(), 0).await, (all.clone(), Ok(())));
-    // Just as many as there are: nothing is behind the limit.
-    assert_eq!(told(replies(), 6).await, (all.clone(), Ok(())));
-    assert_eq!(told(replies(), 100).await, (all, Ok(())));
+    assert_eq!(collected(replies(), 0).await, (all.clone(), Ok(())));
+    // Exactly the limit: there are no more items.
+    assert_eq!(collected(replies(), 6).await, (all.clone(), Ok(())));
+    assert_eq!(collected(replies(), 100).await, (all, Ok(())));
 }
 
 #[tokio::test]
@@ -78,21 +81,25 @@ async fn a_limit_cuts_off_and_says_whether_there_is_more() {
         (4, vec![(vec![0, 1, 2], Some(2)), (vec![3], Some(3))]),
     ];
     for (limit, expected) in cases {
-        // As from below, which is asked for one more than the limit.
+        // As from below, which is asked for one item more than the limit.
         let more = (limit + 1).min(6);
         let replies = match more {
             2..=3 => vec![reply(0..u64::from(more))],
             _ => vec![reply(0..3), reply(3..u64::from(more))],
         };
-        assert_eq!(told(replies, limit).await, (expected, Ok(())), "{limit}");
+        assert_eq!(
+            collected(replies, limit).await,
+            (expected, Ok(())),
+            "{limit}"
+        );
     }
 }
 
 #[tokio::test]
 async fn nothing_is_told_as_one_response_without_anything() {
     let nothing = (vec![(vec![], None)], Ok(()));
-    assert_eq!(told(vec![], 0).await, nothing);
-    assert_eq!(told(vec![reply(0..0)], 7).await, nothing);
+    assert_eq!(collected(vec![], 0).await, nothing);
+    assert_eq!(collected(vec![reply(0..0)], 7).await, nothing);
 }
 
 #[tokio::test]
@@ -100,8 +107,8 @@ async fn what_came_before_a_break_is_told_with_where_to_go_on() {
     let broken = Error::unavailable("the scan broke off");
     let replies = vec![reply(0..3), reply(3..4), Err(broken.clone())];
     let before = vec![(vec![0, 1, 2], Some(2)), (vec![3], Some(3))];
-    assert_eq!(told(replies, 0).await, (before, Err(broken.clone())));
-    let nothing = told(vec![Err(broken.clone())], 0).await;
+    assert_eq!(collected(replies, 0).await, (before, Err(broken.clone())));
+    let nothing = collected(vec![Err(broken.clone())], 0).await;
     assert_eq!(nothing, (vec![], Err(broken)));
 }
 

@@ -1,5 +1,5 @@
-//! The read path over a cluster that the test plays itself: what it is asked, what it
-//! answers and when, and what its master says of the cache.
+//! The read path over a cluster scripted by the test: the requests it receives, its answers and
+//! their timing, and its master's marks.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
@@ -60,7 +60,7 @@ use self::played::{AS_OF, Door, Played};
 const DEADLINE: Duration = Duration::from_secs(20);
 const MAX_STALENESS: Duration = Duration::from_millis(600);
 
-/// A client coordinator over the played cluster, and a client of it.
+/// A client coordinator over the scripted cluster, and a client of it.
 struct Stage {
     played: Arc<Played>,
     cache: Arc<EmbeddedCache>,
@@ -165,7 +165,7 @@ impl Stage {
         self.until_from_cache("key").await
     }
 
-    /// Reads until the cache answers: it takes an answer of the master and a later mark.
+    /// Reads until the cache answers: this takes an answer of the master and a later mark.
     async fn until_from_cache(&self, key: &str) -> tierkv::Found {
         let limit = Instant::now() + DEADLINE;
         loop {
@@ -178,7 +178,7 @@ impl Stage {
     }
 }
 
-/// Writes down that all slots are `cluster`'s.
+/// Assigns all slots to `cluster` in coordination.
 async fn found(coordination: &MemoryCoordination, cluster: ClusterId) {
     let map = PlacementMap::initial(vec![WeightedCluster {
         id: cluster,
@@ -191,7 +191,7 @@ async fn found(coordination: &MemoryCoordination, cluster: ClusterId) {
     assert!(founded.won().is_some());
 }
 
-/// Serves the played cluster behind a server coordinator's address.
+/// Serves the scripted cluster behind a server coordinator's address.
 async fn serve(played: &Arc<Played>) -> (Presence, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let presence = Presence::of_this_process(listener.local_addr().unwrap().to_string());
@@ -300,7 +300,7 @@ async fn a_fill_that_a_delete_overtook_is_refused() {
     let client = stage.client.clone();
     let reader = tokio::spawn(async move { client.get("key").await.unwrap() });
     stage.wait_for_reads(1).await;
-    // The key changes while its old value is on the way up.
+    // The key changes while its old value is on its way to the cache.
     *stage.played.held.lock().unwrap() = Some((6, "new".into()));
     let key = item();
     let cache_key = CacheKey {
@@ -373,7 +373,7 @@ async fn without_marks_the_cache_is_believed_no_longer_than_the_bound() {
         if found.version == 6 {
             break;
         }
-        // A last mark may have been under way when they stopped.
+        // The last mark may have been on its way when they stopped.
         let grace = Duration::from_millis(100);
         assert!(
             asked - stopped <= MAX_STALENESS + grace,
@@ -388,7 +388,7 @@ async fn without_marks_the_cache_is_believed_no_longer_than_the_bound() {
 async fn a_greater_bound_lets_hits_grow_older() {
     let stage = Stage::with(Some((5, "old")), |settings| {
         settings.max_staleness = DEADLINE;
-        // Ages are known of as many questions as are remembered: 12.8 s of them.
+        // Ages are kept for as many questions as are stored: 12.8 s.
         settings.inquiry_interval = Duration::from_millis(200);
     })
     .await;
@@ -414,7 +414,7 @@ async fn a_greater_bound_lets_hits_grow_older() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_read_below_carries_the_bound_of_its_reader() {
     let stage = Stage::new(Some((5, "value"))).await;
-    // Nothing is filled, so that every read goes below.
+    // Nothing is filled, so every read goes below.
     stage.played.confirmed.store(false, Ordering::SeqCst);
     let bounded = |millis| ReadOptions {
         max_staleness: Some(Duration::from_millis(millis)),
@@ -432,7 +432,7 @@ async fn what_is_read_below_carries_the_bound_of_its_reader() {
     assert_eq!(bounds, BTreeMap::from([(0, 1), (7, 1), (own, 2)]));
 }
 
-/// A session without the SDK: the test makes its frames.
+/// Sends frames made by the test over a session, without the SDK.
 async fn answers_to(stage: &Stage, operations: Vec<SessionOperation>) -> Vec<Answer> {
     let count = operations.len();
     let address = stage.coordinator.as_ref().unwrap().grpc_address();
@@ -543,7 +543,7 @@ async fn stopping_answers_what_is_under_way_and_does_not_wait_for_clients() {
     stage.wait_for_reads(1).await;
     let stopped = Instant::now();
     let stopping = tokio::spawn(stage.coordinator.take().unwrap().stop());
-    // The door is shut before the last answer leaves.
+    // The listener closes before the last answer is sent.
     let address = stage.address;
     let shut = poll_until(DEADLINE, || async {
         TcpStream::connect(address).await.is_err().then_some(())

@@ -1,20 +1,20 @@
-//! The cluster below, as the test plays it.
+//! The scripted cluster below the coordinator.
 
 use super::*;
 
-/// The cluster that the test plays.
+/// The cluster scripted by the test.
 pub(super) struct Played {
-    /// What the one key holds: version and value.
+    /// The version and value of the one key.
     pub(super) held: Mutex<Option<(u64, Bytes)>>,
-    /// How many reads came below.
+    /// The number of reads received.
     pub(super) reads: AtomicUsize,
-    /// The staleness in milliseconds that each of them may have, and how often it came.
+    /// The staleness bounds of the reads, in milliseconds, with their counts.
     pub(super) bounds: Mutex<BTreeMap<u32, usize>>,
     /// Reads are answered while this is open.
     pub(super) open: watch::Sender<bool>,
     pub(super) confirmed: AtomicBool,
     pub(super) round: AtomicU64,
-    /// Whether the master goes on writing marks.
+    /// Whether the master still writes marks.
     pub(super) marking: AtomicBool,
 }
 
@@ -96,7 +96,7 @@ impl SystemClockMillis {
 
 pub(super) struct Door {
     pub(super) played: Arc<Played>,
-    /// The streams go on while it lives.
+    /// The streams go on while this lives.
     pub(super) stop: watch::Sender<bool>,
 }
 
