@@ -1,8 +1,8 @@
-//! How a door takes its connections.
+//! Accepts the connections of a door.
 //!
-//! Taking a connection never fails here. One over the bound is told so and closed; where the
-//! system has no descriptor or no memory for another one, the door waits and tries again, and
-//! connections wait with it in the system's queue.
+//! Accepting never fails here. A connection over the limit gets an error message and is closed. If
+//! the system has no descriptor or memory for another one, the door waits and retries; new
+//! connections wait in the system's queue.
 
 use std::{
     io::{self, Read, Write},
@@ -25,41 +25,40 @@ use crate::{
     connections::{Connections, DoorMeters},
 };
 
-/// The pause before a connection is taken again that could not be; it doubles up to the
-/// longest one while it goes on.
+/// The first pause after a failed accept; it doubles up to the longest one while accepting fails.
 const PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// How often the log is told of what goes on.
+/// How often a continuing condition is logged.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(10);
-/// Bytes that are read of a connection that is turned away: what it has sent already would
-/// make its end a reset, and a reset may take the words before it along.
+/// Maximum bytes read from a refused connection. Closing it with unread bytes would send a reset,
+/// and the client could lose the error message.
 const DISCARDED_BYTES: usize = 4 << 10;
-/// Within which time a peer of another tier must send its preface.
+/// Timeout of the preface from a peer of another tier.
 const PEER_PREFACE_TIME: Duration = Duration::from_secs(10);
 
-/// Takes the connections of one door.
+/// Accepts the connections of one door.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: TcpListener,
     connections: Connections,
     meters: Arc<DoorMeters>,
-    /// What one that is turned away is told.
+    /// The error message for a refused connection.
     farewell: Bytes,
-    /// How long each may take to send the preface of HTTP/2, if it must.
+    /// Timeout of the HTTP/2 preface, if the door expects one.
     preface_time: Option<Duration>,
     /// Since when the system refuses connections.
     refused: Option<Refused>,
     turned_away: Notice,
 }
 
-/// The system refuses to hand out connections.
+/// The system refuses connections.
 #[derive(Debug)]
 struct Refused {
     pause: Duration,
     until: Instant,
 }
 
-/// Something that is told at most once in a while.
+/// A log message with a minimum interval.
 #[derive(Debug, Default)]
 struct Notice(Option<Instant>);
 
@@ -74,8 +73,8 @@ impl Notice {
 }
 
 impl Acceptor {
-    /// A door of this name, whose connections count among `connections`. `farewell` is what
-    /// one that is turned away is sent.
+    /// A door of this name, with its connections counted in `connections`. A refused connection is
+    /// sent `farewell`.
     #[must_use]
     pub fn new(
         listener: TcpListener,
@@ -113,8 +112,8 @@ impl Acceptor {
         }
     }
 
-    /// The door of a tier for other tiers, with at most `limit` connections, for which up to
-    /// `stream_bytes` of answers wait.
+    /// A tier's door for other tiers, with at most `limit` connections and up to `stream_bytes` of
+    /// waiting answers.
     #[must_use]
     pub fn of_peers(
         listener: TcpListener,
@@ -126,7 +125,7 @@ impl Acceptor {
         Self::of_grpc(listener, name, connections, PEER_PREFACE_TIME)
     }
 
-    /// The next connection. Cancelling it loses none.
+    /// The next connection. Cancel-safe: no connection is lost.
     pub async fn accept(&mut self) -> Connection {
         loop {
             if let Some(refused) = &self.refused {
@@ -137,21 +136,21 @@ impl Acceptor {
                     self.refused = None;
                     match self.connections.enter(&self.meters) {
                         Some(place) => {
-                            // Without it answers are a little later, no more.
+                            // Without it, answers are only a little later.
                             let _ = stream.set_nodelay(true);
                             return self.taken(Connection::new(stream, place));
                         }
                         None => self.turn_away(stream),
                     }
                 }
-                // The client went away before it was taken.
+                // The client closed the connection before it was accepted.
                 Err(error) if is_of_one_client(&error) => {}
                 Err(error) => self.pause(&error),
             }
         }
     }
 
-    /// All connections, as tonic wants them.
+    /// All connections, as a stream for tonic.
     pub fn connections(self) -> impl Stream<Item = io::Result<Connection>> {
         unfold(self, async |mut acceptor| {
             let connection = acceptor.accept().await;
@@ -166,7 +165,7 @@ impl Acceptor {
         }
     }
 
-    /// Closes a connection that is one too many. What it is told is best effort.
+    /// Closes a connection over the limit. Its error message is best effort.
     fn turn_away(&mut self, stream: TcpStream) {
         self.meters.turned_away.increment(1);
         if self.turned_away.is_due() {
@@ -174,10 +173,10 @@ impl Acceptor {
                 door = self.meters.name,
                 limit = self.connections.name(),
                 connections = self.connections.limit(),
-                "connections are turned away, for the limit is reached"
+                "connections are refused: the limit is reached"
             );
         }
-        // It does not block: the runtime's sockets never do.
+        // This does not block: the runtime's sockets are non-blocking.
         let Ok(mut stream) = stream.into_std() else {
             return;
         };
@@ -186,7 +185,7 @@ impl Acceptor {
         let _ = stream.read(&mut [0; DISCARDED_BYTES]);
     }
 
-    /// Waits before the next attempt: trying at once would use a processor up.
+    /// Waits before the next attempt: retrying at once would keep a processor busy.
     fn pause(&mut self, error: &io::Error) {
         self.meters.failures.increment(1);
         let pause = match &self.refused {
@@ -195,7 +194,7 @@ impl Acceptor {
                 tracing::warn!(
                     door = self.meters.name,
                     %error,
-                    "no connection can be taken; it is tried again, close some or raise the \
+                    "connections can't be accepted, retrying; close some or raise the \
                      limit of file descriptors (ulimit -n)"
                 );
                 PAUSE
@@ -208,7 +207,7 @@ impl Acceptor {
     }
 }
 
-/// The connections of a listener between tiers, with the default bounds.
+/// The connections of a listener between tiers, with the default limits.
 pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
     Acceptor::of_peers(
         listener,
@@ -219,7 +218,7 @@ pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Connecti
     .connections()
 }
 
-/// Whether a failure to take a connection says something of that connection alone.
+/// Whether an accept failure concerns only that one connection.
 fn is_of_one_client(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -230,8 +229,8 @@ fn is_of_one_client(error: &io::Error) -> bool {
     )
 }
 
-/// What an HTTP/2 server says that takes no request: empty settings, then the end of the
-/// connection (RFC 9113, sections 6.5 and 6.8) with `words` for whoever looks.
+/// The frames by which an HTTP/2 server refuses a connection: empty settings, then GOAWAY (RFC
+/// 9113, sections 6.5 and 6.8) with `words` as debug data.
 fn go_away(words: &str) -> Bytes {
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const GOAWAY: u8 = 7;
@@ -241,7 +240,7 @@ fn go_away(words: &str) -> Bytes {
     let mut frames = SETTINGS.to_vec();
     frames.extend_from_slice(&length.to_be_bytes()[1..]);
     frames.push(GOAWAY);
-    // No flags; of the connection; no stream was taken.
+    // No flags; stream 0, the connection; last stream 0, none processed.
     frames.extend_from_slice(&[0; 1 + 4 + 4]);
     frames.extend_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
     frames.extend_from_slice(words.as_bytes());
@@ -274,7 +273,7 @@ mod tests {
         let mut door = Acceptor::new(listener, "test", connections, Bytes::from_static(b"full"));
         let first_client = TcpStream::connect(address).await.unwrap();
         let first = door.accept().await;
-        // It speaks before it is heard: its words must not turn the end into a reset.
+        // The client sends before it reads: its unread bytes must not cause a reset.
         let mut second_client = TcpStream::connect(address).await.unwrap();
         second_client.write_all(b"GET / HTTP/1.1").await.unwrap();
         let accepting = tokio::spawn(async move {

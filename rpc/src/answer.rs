@@ -17,36 +17,35 @@ use tonic::{Status, Streaming};
 
 use crate::serving::stopping;
 
-/// Chunks of answers that wait for the transport; over it handlers wait.
+/// Maximum chunks of answers that wait for the transport; over it handlers wait.
 const CHUNKS_AHEAD: usize = 16;
 
-/// Answers frames of one service.
+/// Answers the frames of one service.
 pub trait FrameHandler: Send + Sync + 'static {
-    /// What comes in.
+    /// A frame of requests.
     type RequestFrame: Send + 'static;
     /// One answer, with its id.
     type Reply: Send + 'static;
-    /// What goes out.
+    /// A frame of answers.
     type ReplyFrame: Send + 'static;
 
-    /// Takes in one frame. What can be answered at once is answered from here; what must
-    /// wait goes to a task of its own, admitted by [`Replies::admit`], so that the
-    /// stream's later frames don't wait for it. What waits here is dropped with the stream
-    /// when the peer goes away.
+    /// Handles one frame. Requests that can be answered at once are answered here. Others go to a
+    /// task of their own, admitted by [`Replies::admit`], so that later frames of the stream need
+    /// not wait. When the peer goes away, this future is dropped with the stream.
     fn frame(
         self: &Arc<Self>,
         frame: Self::RequestFrame,
         replies: &Replies<Self::Reply>,
     ) -> impl Future<Output = ()> + Send;
 
-    /// About how many bytes an answer takes in a frame.
+    /// The approximate size of an answer in a frame, in bytes.
     fn weight(reply: &Self::Reply) -> usize;
 
-    /// Makes a frame of answers.
+    /// Builds a frame of answers.
     fn pack(&self, replies: Vec<Self::Reply>) -> Self::ReplyFrame;
 }
 
-/// Where a handler puts its answers. Cheap to clone.
+/// The sink for a handler's answers. Cheap to clone.
 pub struct Replies<R> {
     chunks: mpsc::Sender<Vec<R>>,
     in_flight: Arc<Semaphore>,
@@ -64,16 +63,16 @@ impl<R> Clone for Replies<R> {
 }
 
 impl<R> Replies<R> {
-    /// Sends answers; waits while the peer does not read, and forgets them once it is gone.
+    /// Sends answers; waits while the peer does not read, and drops them once it is gone.
     pub async fn send(&self, replies: Vec<R>) {
         if !replies.is_empty() {
             drop(self.chunks.send(replies).await);
         }
     }
 
-    /// Waits until `count` more operations of this stream may be under way. While a
-    /// handler waits here its stream is not read, which is what slows the peer down.
-    /// A frame of more than the stream's bound waits until it is alone.
+    /// Waits until `count` more operations of this stream may be in progress. While a handler waits
+    /// here, its stream is not read: backpressure to the peer. A frame larger than the stream's
+    /// limit waits until it is alone.
     pub async fn admit(&self, count: usize) -> Option<OperationPermits> {
         let permits = u32::try_from(count.min(self.max_in_flight)).unwrap_or(u32::MAX);
         let held = Arc::clone(&self.in_flight)
@@ -87,10 +86,10 @@ impl<R> Replies<R> {
     }
 }
 
-/// The permits of operations of one stream that are under way.
+/// The permits of the operations of one stream that are in progress.
 ///
-/// Whoever answers them in several chunks says so after each, so that a slow operation
-/// holds no permit but its own:
+/// After each chunk of answers, return its permits, so that a slow operation holds no permit but
+/// its own:
 ///
 /// ```text
 /// let Some(mut permits) = replies.admit(requests.len()).await else { return };
@@ -101,17 +100,17 @@ impl<R> Replies<R> {
 /// }
 /// ```
 ///
-/// Permits that are left are given back when it is dropped.
+/// Dropping it returns the remaining permits.
 #[derive(Debug)]
 pub struct OperationPermits {
-    /// Operations that are not answered yet.
+    /// Operations not answered yet.
     under_way: usize,
-    /// One each, or the stream's bound where that is less.
+    /// One per operation, or the stream's limit if that is less.
     held: OwnedSemaphorePermit,
 }
 
 impl OperationPermits {
-    /// Gives the permits of `count` operations back, which were answered.
+    /// Returns the permits of `count` answered operations.
     pub fn answered(&mut self, count: usize) {
         self.under_way = self.under_way.saturating_sub(count);
         let surplus = self.held.num_permits().saturating_sub(self.under_way);
@@ -119,14 +118,14 @@ impl OperationPermits {
     }
 }
 
-/// Reads the frames of `inbound`, lets `handler` answer them, and streams the answers.
+/// Reads the frames of `inbound`, has `handler` answer them, and streams the answers.
 ///
-/// Once `stop` says so, or nobody is left who could, no further frame is read; what is
-/// under way is answered, and then the stream ends with an `Unavailable` that is a
-/// promise: what was not answered was never taken in.
+/// Once `stop` becomes true or loses its sender, no further frame is read and operations in
+/// progress are answered. Then the stream ends with `Unavailable`, which is a promise: operations
+/// that were not answered were never started.
 ///
-/// Frames are read by whoever polls the answers: a frame that can be answered at once
-/// costs no second task, and a peer that does not take answers is not read.
+/// Frames are read by the task that polls the answers: a frame that can be answered at once needs
+/// no second task, and a peer that does not read its answers is not read either.
 pub fn answer_frames<H: FrameHandler>(
     inbound: Streaming<H::RequestFrame>,
     handler: Arc<H>,
@@ -157,8 +156,8 @@ pub fn answer_frames<H: FrameHandler>(
     }
 }
 
-/// Hands the frames to the handler until there are no more; says how the stream is to end
-/// once everything under way is answered.
+/// Passes the frames to the handler until there are no more. Returns how the stream ends once all
+/// operations in progress are answered.
 async fn read_frames<H: FrameHandler>(
     mut inbound: Streaming<H::RequestFrame>,
     handler: Arc<H>,
@@ -176,7 +175,7 @@ async fn read_frames<H: FrameHandler>(
         };
         match message {
             Ok(Some(frame)) => handler.frame(frame, &replies).await,
-            // The peer is done; operations under way finish and are answered.
+            // The peer has finished sending; operations in progress are still answered.
             Ok(None) => return Ok(()),
             // A frame that does not decode, or is too large, ends the stream.
             Err(status) => return Err(status),
@@ -184,23 +183,23 @@ async fn read_frames<H: FrameHandler>(
     }
 }
 
-/// Reads frames and lets them be handled; ends with what the stream is to end with.
+/// Reads and handles frames; resolves to the end of the stream.
 type Reading = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
 /// The stream of answer frames.
 pub struct Answered<H: FrameHandler> {
     handler: Arc<H>,
     greeting: Option<H::ReplyFrame>,
-    /// Reads frames and handles them; `None` once no more are to come.
+    /// Reads and handles frames; `None` once there are no more.
     reading: Option<Reading>,
     chunks: mpsc::Receiver<Vec<H::Reply>>,
-    /// Whether all chunks came.
+    /// Whether all chunks have arrived.
     is_over: bool,
-    /// What ends the stream after the last answer, if it is not just over.
+    /// The status after the last answer, unless the stream ends normally.
     last_word: Option<Status>,
-    /// Answers that are there and not yet in a frame.
+    /// Answers not yet in a frame.
     left: VecDeque<H::Reply>,
-    /// What they weigh.
+    /// Their size in bytes.
     left_bytes: usize,
 }
 
@@ -231,7 +230,7 @@ impl<H: FrameHandler> Answered<H> {
         self.left.len() >= MAX_FRAME_OPERATIONS || self.left_bytes >= FRAME_BYTES
     }
 
-    /// Handles the frames that are there.
+    /// Handles the frames that have arrived.
     fn read(&mut self, context: &mut Context<'_>) {
         if self.is_full() {
             return;
@@ -244,7 +243,7 @@ impl<H: FrameHandler> Answered<H> {
         }
     }
 
-    /// Takes the chunks that are there, up to about one frame.
+    /// Takes the chunks that have arrived, up to about one frame.
     fn gather(&mut self, context: &mut Context<'_>) {
         while !self.is_over && !self.is_full() {
             match self.chunks.poll_recv(context) {
@@ -261,7 +260,7 @@ impl<H: FrameHandler> Answered<H> {
         }
     }
 
-    /// The first answers of what is left, up to one frame and at least one.
+    /// The first of the waiting answers, up to one frame and at least one.
     fn cut(&mut self) -> Vec<H::Reply> {
         if self.left_bytes <= FRAME_BYTES {
             self.left_bytes = 0;

@@ -1,4 +1,4 @@
-//! What a server does beside its requests: workers, followers, and how they stop.
+//! A server's background tasks: workers, followers, and how they stop.
 //!
 //! ```text
 //!   Background::run(worker)       work, wait, work, wait …         ─┐
@@ -7,13 +7,13 @@
 //! ```
 //!
 //! A [`Worker`] does one piece of work and returns its [`Pace`]; a [`Follower`] applies a
-//! state of coordination and waits for the next one (COORD-WATCH). Neither handles timers,
-//! tasks or the stop signal: [`Background`] does, for all of them in the same way. A stop
-//! ends a wait at once; it ends work under way only if the worker allows that.
+//! state of coordination and waits for the next one (COORD-WATCH). Timers, tasks and the stop
+//! signal are handled by [`Background`], in the same way for all. A stop ends a wait at once; it
+//! cancels work in progress only if the worker allows that.
 //!
-//! This is the lowest crate that all servers import and that may spawn and wait; they never
-//! import each other. It has the other half of a server's stop, too: [`drain`](crate::drain)
-//! ends the listener, [`Background::stop`] what runs beside it.
+//! This is the lowest crate that all servers import and that may spawn and wait; servers never
+//! import each other. It also has the other half of a server's stop: [`drain`](crate::drain) ends
+//! the listener, [`Background::stop`] the background tasks.
 
 use std::{fmt::Display, future::Future, time::Duration};
 
@@ -25,77 +25,76 @@ use tokio::{
 
 use crate::stopped;
 
-/// How long a stop waits for work that it must not cancel. What runs longer is aborted, so
-/// that a server always stops.
+/// How long a stop waits for work that it must not cancel. After that the work is aborted, so that
+/// a server always stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
 /// When a worker works again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// At once: there is more to do. Other tasks get their turn first.
+    /// At once: there is more to do. Other tasks run first.
     Busy,
-    /// This long after the work began, or at once if it took longer: there is nothing to do.
+    /// This long after the work started, or at once if the work took longer: there is nothing to do
+    /// now.
     Idle(Duration),
-    /// This long after the work ended: it failed, and is tried again.
+    /// This long after the work ended: it failed and is retried.
     Retry(Duration),
-    /// Never: there will be nothing to do any more.
+    /// Never: all work is done.
     Done,
 }
 
-/// Work that is done again and again in the background.
+/// Repeated work in the background.
 pub trait Worker: Send + 'static {
-    /// What logs call it.
+    /// The name in logs.
     fn name(&self) -> &'static str;
 
-    /// How long after its start it works for the first time; at once, unless it says
-    /// otherwise.
+    /// The delay before the first work; none by default.
     fn first_after(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// Whether a stop cancels work under way, that is drops its future at any `await`.
-    /// Otherwise the stop waits for the end of the work.
+    /// Whether a stop cancels work in progress, that is, drops its future at any `await`. Otherwise
+    /// the stop waits for the end of the work.
     fn is_cancellable(&self) -> bool {
         false
     }
 
-    /// Does one piece of work. Failures are handled here, and logged as they deserve.
+    /// Does one piece of work. It handles and logs its failures itself.
     fn work(&mut self) -> impl Future<Output = Pace> + Send;
 }
 
-/// Keeps something in step with a state that changes elsewhere (COORD-WATCH).
+/// Applies a state that changes elsewhere, whenever it changes (COORD-WATCH).
 pub trait Follower: Send + 'static {
-    /// Why there can't be another change.
+    /// Why there are no more changes.
     type Error: Display + Send;
 
-    /// What logs call it.
+    /// The name in logs.
     fn name(&self) -> &'static str;
 
-    /// Applies the state as it stands. A stop waits for it. A state that is of no use is
-    /// logged here and changes nothing.
+    /// Applies the current state. A stop waits for it. An invalid state is logged here and changes
+    /// nothing.
     fn apply(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Waits until the state was replaced since the last call. Cancelling it loses nothing.
+    /// Waits for a change since the last call. Cancelling it loses nothing.
     ///
     /// # Errors
-    /// If there can't be another change: following ends.
+    /// If there are no more changes: following ends.
     fn changed(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
-/// Everything that a server runs in the background. Dropping it stops everything, too, and
-/// waits for nothing.
+/// All background tasks of a server. Dropping it stops them, too, without waiting.
 pub struct Background {
     stop: watch::Sender<bool>,
     running: Vec<Running>,
 }
 
-/// A task of the background.
+/// A background task.
 struct Running {
     name: &'static str,
     task: JoinHandle<()>,
 }
 
-/// How a task did not end well.
+/// How a task failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Misfortune {
     /// It panicked, before the stop or after. (Where a panic aborts, the process is gone.)
@@ -111,7 +110,7 @@ impl Default for Background {
 }
 
 impl Background {
-    /// Nothing yet.
+    /// No tasks yet.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -120,28 +119,27 @@ impl Background {
         }
     }
 
-    /// Turns true, or loses its sender, when the background stops: for
-    /// [`stopped`](crate::stopped), and for listeners that end together with it.
+    /// Becomes true, or loses its sender, when the background stops: for
+    /// [`stopped`](crate::stopped), and for listeners that end with it.
     #[must_use]
     pub fn stopping(&self) -> watch::Receiver<bool> {
         self.stop.subscribe()
     }
 
-    /// Has a worker work until the stop, or until it is done.
+    /// Runs a worker until the stop, or until it is done.
     pub fn run(&mut self, worker: impl Worker) {
         self.spawn(worker.name(), work(worker, self.stopping()));
     }
 
-    /// Applies the state as it stands before it returns, and then whenever it changes, until
-    /// the stop or until there can't be another change. It always ends on the newest state
-    /// (COORD-WATCH).
+    /// Applies the current state before it returns, then every change, until the stop or the last
+    /// change. It always ends on the newest state (COORD-WATCH).
     pub async fn follow(&mut self, mut follower: impl Follower) {
         follower.apply().await;
         self.spawn(follower.name(), follow(follower, self.stopping()));
     }
 
-    /// Runs a loop of another shape. It ends by itself soon after [`stopping`](Self::stopping)
-    /// turns true.
+    /// Runs another loop as a task. It must end by itself soon after [`stopping`](Self::stopping)
+    /// becomes true.
     pub fn spawn(
         &mut self,
         name: &'static str,
@@ -151,8 +149,8 @@ impl Background {
         self.running.push(Running { name, task });
     }
 
-    /// Stops everything and waits for the end of it, at most for 5 s: what is not over by
-    /// then is aborted. Logs what did not end well.
+    /// Stops all tasks and waits for them, at most 5 s; then aborts the rest. Logs those that
+    /// failed.
     pub async fn stop(self) {
         for (worker, misfortune) in self.join().await {
             match misfortune {
@@ -187,7 +185,7 @@ impl Background {
 
 async fn work(mut worker: impl Worker, stop: watch::Receiver<bool>) {
     let mut due = match worker.first_after() {
-        // A timer, even one for now, waits for the next millisecond.
+        // A timer, even for now, would wait for the next millisecond.
         Duration::ZERO => Due::Now,
         after => Due::At(Instant::now() + after),
     };
@@ -215,7 +213,7 @@ async fn work(mut worker: impl Worker, stop: watch::Receiver<bool>) {
 /// When work is due.
 enum Due {
     Now,
-    /// As soon as other tasks had their turn.
+    /// As soon as other tasks have run.
     AfterOthers,
     At(Instant),
 }

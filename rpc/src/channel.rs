@@ -1,4 +1,4 @@
-//! Channels and servers with one set of transport settings.
+//! Channels and servers with common transport settings.
 
 use std::time::Duration;
 
@@ -8,27 +8,26 @@ use tierkv_types::{
 };
 use tonic::transport::{Channel, Endpoint, Server};
 
-/// How often a silent connection is asked whether it lives.
+/// How often an idle connection is pinged.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long it may take to say so before it is given up.
+/// Timeout of a ping, after which the connection is closed.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long connecting may take.
+/// Timeout of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// HTTP/2 flow control windows: large enough that a 1 MiB value never waits for a
 /// window update on a fast link.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// The window of a call whose answers a reader takes at its own pace: what piles up here
-/// for one that rests.
+/// The window of a call whose reader may pause for long: the maximum that is buffered for it.
 const UNHURRIED_WINDOW: u32 = 64 << 10;
-/// That of all such calls together, so that those which rest hold up no other. An HTTP/2
+/// The window for all these calls together: paused readers must not hold up others. An HTTP/2
 /// window is under 2 GiB.
 #[allow(clippy::cast_possible_truncation)] // 130 MiB.
 const UNHURRIED_CONNECTION_WINDOW: u32 =
     UNHURRIED_WINDOW * (MAX_NODE_WATCHES + MAX_OPEN_SCANS) as u32;
 
-/// A channel to `address` (`host:port`). It connects when first used and again whenever
-/// the connection was lost; keepalive finds a peer that died without a word.
+/// A channel to `address` (`host:port`). It connects on first use and reconnects after a loss;
+/// keepalive detects a dead peer.
 ///
 /// # Errors
 /// `InvalidArgument` if the address is not `host:port`.
@@ -36,8 +35,8 @@ pub fn channel(address: &str) -> Result<Channel, Error> {
     connect(address, STREAM_WINDOW, CONNECTION_WINDOW)
 }
 
-/// A [`channel`] for calls that stream their answers to readers who may rest for long: each
-/// reader has little on the way to it, and one that rests holds up no other.
+/// A [`channel`] for calls that stream answers to readers who may pause for long: little is
+/// buffered for each reader, and a paused one holds up no other.
 ///
 /// # Errors
 /// `InvalidArgument` if the address is not `host:port`.
@@ -70,8 +69,8 @@ fn connect(address: &str, stream_window: u32, connection_window: u32) -> Result<
         .connect_lazy())
 }
 
-/// A server with the same settings as [`channel`]; its connections are those of an
-/// [`Acceptor`](crate::Acceptor).
+/// A server with the settings of [`channel`]; an [`Acceptor`](crate::Acceptor) accepts its
+/// connections.
 #[must_use]
 pub fn serve_builder() -> Server {
     Server::builder()

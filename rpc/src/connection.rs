@@ -1,4 +1,4 @@
-//! A connection that a door has taken.
+//! A connection accepted by a door.
 
 use std::{
     future::Future,
@@ -18,20 +18,20 @@ use tonic::transport::server::Connected;
 
 use crate::{connections::Place, stream_bytes::ConnectionShares};
 
-/// Bytes that every HTTP/2 client sends first, whatever it wants.
+/// Length of the preface that every HTTP/2 client sends first.
 pub(crate) const HTTP2_PREFACE_BYTES: usize = 24;
 
-/// A connection with its place among those that may be open.
+/// A connection with its place under the limit.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    /// What it must send first, until it has.
+    /// The preface it must still send.
     opening: Option<Box<Opening>>,
     shares: ConnectionShares,
     _place: Place,
 }
 
-/// What a connection must send, and until when.
+/// The expected preface, and its timeout.
 struct Opening {
     bytes_left: usize,
     deadline: Pin<Box<Sleep>>,
@@ -47,7 +47,7 @@ impl std::fmt::Debug for Opening {
 }
 
 impl Connection {
-    /// Of a door that itself looks how long its connections take.
+    /// For a door that has its own timeouts.
     pub(crate) fn new(stream: TcpStream, place: Place) -> Self {
         Self {
             stream,
@@ -57,13 +57,13 @@ impl Connection {
         }
     }
 
-    /// What its answers hold of the bound on bytes that wait for clients.
+    /// Its share of the limit on bytes that wait for clients.
     #[must_use]
     pub const fn shares(&self) -> &ConnectionShares {
         &self.shares
     }
 
-    /// Lets reads fail once `time` is over, unless the preface of HTTP/2 came before.
+    /// Makes reads fail after `time`, unless the HTTP/2 preface has arrived.
     pub(crate) fn expect_preface(mut self, time: Duration, silent: Counter) -> Self {
         self.opening = Some(Box::new(Opening {
             bytes_left: HTTP2_PREFACE_BYTES,
@@ -76,14 +76,14 @@ impl Connection {
     /// The socket.
     ///
     /// # Errors
-    /// If the connection is to be closed.
+    /// If the connection must be closed.
     fn stream(self: Pin<&mut Self>, context: &Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
         let this = self.get_mut();
         match this.shares.line().poll_over(context) {
             false => Ok(Pin::new(&mut this.stream)),
             true => Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
-                "the client takes no answers, and limits.stream_bytes is reached",
+                "the client reads no answers, and limits.stream_bytes is reached",
             )),
         }
     }

@@ -1,4 +1,4 @@
-//! How many connections a process's doors may have open together.
+//! Limits the open connections of all doors of a process.
 //!
 //! ```text
 //!   Acceptor (gRPC) ──┐
@@ -6,9 +6,9 @@
 //!   Acceptor (REST) ──┘
 //! ```
 //!
-//! The doors of users share one bound, so that what is left of the process's file
-//! descriptors stays for files. The doors between tiers have bounds of their own: users must
-//! not keep the tiers from reaching each other.
+//! The doors for users share one limit, so that some of the process's file descriptors remain for
+//! files. The doors between tiers have their own limits: users must not keep the tiers from
+//! reaching each other.
 
 use std::sync::{
     Arc,
@@ -19,11 +19,11 @@ use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::stream_bytes::{ConnectionShares, StreamBytes};
 
-/// One door never takes the last sixteenth of the bound that it shares, so that those who
-/// flood it leave the others within reach: `/metrics` for operators, above all.
+/// One door never takes the last sixteenth of a shared limit, so that a flood on one door leaves
+/// the others reachable: above all `/metrics` for operators.
 const SHARE_LEFT: usize = 16;
 
-/// The bound on the connections of doors that share it. Cheap to clone.
+/// A limit on connections, shared by several doors. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connections {
     shared: Arc<Shared>,
@@ -41,8 +41,8 @@ struct Shared {
 }
 
 impl Connections {
-    /// Up to `limit` connections of users, at all doors that share this, for whose clients up
-    /// to `stream_bytes` of answers wait.
+    /// Up to `limit` connections of users at all doors that share this, and up to `stream_bytes` of
+    /// answers waiting for them.
     #[must_use]
     pub fn of_users(limit: usize, stream_bytes: usize) -> Self {
         metrics::describe_gauge!("tierkv_connections", "Open connections of users, by door.");
@@ -62,8 +62,8 @@ impl Connections {
         })
     }
 
-    /// Up to `limit` connections of other tiers at the door of `tier`, for which up to
-    /// `stream_bytes` of answers wait.
+    /// Up to `limit` connections of other tiers at the door of `tier`, and up to `stream_bytes` of
+    /// answers waiting for them.
     #[must_use]
     pub fn of_peers(tier: &'static str, limit: usize, stream_bytes: usize) -> Self {
         metrics::describe_gauge!(
@@ -92,19 +92,19 @@ impl Connections {
         }
     }
 
-    /// The bound.
+    /// The limit.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.shared.limit
     }
 
-    /// What the bound is called.
+    /// The name of the limit.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.shared.name
     }
 
-    /// A place for one more connection of `door`; `None` at the bound.
+    /// A place for one more connection of `door`; `None` at the limit.
     pub(crate) fn enter(&self, door: &Arc<DoorMeters>) -> Option<Place> {
         let place = Place {
             connections: Arc::clone(&self.shared),
@@ -113,12 +113,12 @@ impl Connections {
         let all = self.shared.open.fetch_add(1, Ordering::Relaxed);
         let here = door.open.fetch_add(1, Ordering::Relaxed);
         door.gauge.increment(1.0);
-        // A place that is not taken is given back when it is dropped.
+        // An unused place is returned when it is dropped.
         (all < self.shared.limit && here < self.shared.door_limit).then_some(place)
     }
 }
 
-/// The place of one connection among those that may be open.
+/// The place of one open connection.
 #[derive(Debug)]
 pub(crate) struct Place {
     connections: Arc<Shared>,
@@ -126,7 +126,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// What its connection's answers hold of the bound on bytes that wait for clients.
+    /// A new share of the limit on bytes that wait for clients.
     pub(crate) fn shares(&self) -> ConnectionShares {
         ConnectionShares::new(&self.connections.stream_bytes)
     }
@@ -140,16 +140,16 @@ impl Drop for Place {
     }
 }
 
-/// What is counted at one door.
+/// The meters of one door.
 pub(crate) struct DoorMeters {
     pub(crate) name: &'static str,
     open: AtomicUsize,
     gauge: Gauge,
-    /// Connections that were closed because of the bound.
+    /// Connections closed because of the limit.
     pub(crate) turned_away: Counter,
-    /// Attempts to take a connection that the system refused.
+    /// Failed attempts to accept a connection.
     pub(crate) failures: Counter,
-    /// Connections that sent too little when they began.
+    /// Connections that did not send a preface in time.
     pub(crate) silent: Counter,
 }
 
@@ -162,8 +162,7 @@ impl std::fmt::Debug for DoorMeters {
     }
 }
 
-/// The counter of connections that a door ended because something took too long: `limit`
-/// names what.
+/// The counter of a door's connections closed by a timeout; `limit` names the timeout.
 pub fn connection_timeouts(door: &'static str, limit: &'static str) -> Counter {
     metrics::describe_counter!(
         "tierkv_connection_timeouts_total",
@@ -221,7 +220,7 @@ mod tests {
         let here: Vec<Place> = (0..2).filter_map(|_| connections.enter(&other)).collect();
         assert_eq!(here.len(), 2);
         assert!(connections.enter(&other).is_none());
-        // A place that was given back is the other door's as well.
+        // A returned place is free for the other door, too.
         places.pop();
         let more = connections.enter(&other).unwrap();
         assert!(connections.enter(&one).is_none());

@@ -1,4 +1,4 @@
-//! Lets the answers of a gRPC server count while they wait for their clients.
+//! Counts the answers of a gRPC server while they wait for their clients.
 
 use std::{
     future::Future,
@@ -19,19 +19,19 @@ use tonic::{
 
 use crate::stream_bytes::{ConnectionShares, HeldBytes, StreamShare};
 
-/// A large answer is handed to its connection in pieces of so many bytes, so that a client
-/// that takes it slowly is not thought to take nothing.
+/// A large answer is passed to its connection in pieces of this size, so that a slow client makes
+/// visible progress.
 const PIECE_BYTES: usize = 256 << 10;
 
 /// How a call answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// With one message.
+    /// One message.
     Once,
-    /// With frames of answers to what the client asks on the same stream. They are sent even
-    /// where there is no room, as nothing else makes some.
+    /// Frames of answers to requests on the same stream. They are sent even without room, because
+    /// only sending them makes room.
     Frames,
-    /// With messages that are made when they can be sent.
+    /// Messages that are produced only when they can be sent.
     Stream,
 }
 
@@ -45,8 +45,8 @@ impl Kind {
     }
 }
 
-/// Services whose answers count. Each stream's handler finds its [`StreamShare`] among the
-/// extensions of its request.
+/// A service whose answers count. Each stream's handler finds its [`StreamShare`] in the extensions
+/// of its request.
 #[derive(Clone, Debug)]
 pub struct Counted<S>(pub S);
 
@@ -82,7 +82,7 @@ where
     }
 }
 
-/// The share of a call that is answered with a stream.
+/// The share of a call that streams its answers.
 ///
 /// # Errors
 /// `Internal` if the service is not [`Counted`].
@@ -94,11 +94,11 @@ pub fn stream_share<T>(request: &tonic::Request<T>) -> Result<StreamShare, Statu
         .ok_or_else(|| Status::internal("answers are not counted here"))
 }
 
-/// An answer that will count.
+/// The future of an answer that will count.
 #[derive(Debug)]
 pub struct Answering<F> {
     answer: F,
-    /// `None` where connections are not counted.
+    /// `None` for a connection that is not counted.
     share: Option<StreamShare>,
     is_waiting: bool,
 }
@@ -127,15 +127,15 @@ where
 pub struct CountedBody<B> {
     body: B,
     share: StreamShare,
-    /// Whether there must be room before more is made.
+    /// Whether the body waits for room before it produces more.
     is_waiting: bool,
     room: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// What is left of a large frame.
+    /// The rest of a large frame.
     left: Option<(HeldBytes, Bytes)>,
 }
 
 impl<B> CountedBody<B> {
-    /// A body that is sent whether there is room or not.
+    /// A body that is sent with or without room.
     pub const fn new(body: B, share: StreamShare) -> Self {
         Self {
             body,
@@ -146,7 +146,7 @@ impl<B> CountedBody<B> {
         }
     }
 
-    /// A body of which more is made only where there is room.
+    /// A body that produces more only when there is room.
     pub fn waiting(body: B, share: StreamShare) -> Self {
         Self {
             is_waiting: true,
@@ -214,7 +214,7 @@ where
         let left = (self.left.as_ref()).map_or(0, |(_, bytes)| bytes.len() as u64);
         let rest = self.body.size_hint();
         let mut hint = SizeHint::new();
-        // The upper one first: the other must not be above it.
+        // The upper bound first: the lower must not exceed it.
         if let Some(upper) = rest.upper() {
             hint.set_upper(upper + left);
         }
@@ -258,7 +258,7 @@ mod tests {
         )
     }
 
-    /// The next frame's data, if the body does not wait.
+    /// The data of the next frame, if the body does not wait.
     fn next<B>(body: &mut CountedBody<B>) -> Poll<Option<Bytes>>
     where
         B: HttpBody<Data = Bytes, Error = Infallible> + Unpin,

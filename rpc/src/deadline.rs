@@ -1,4 +1,4 @@
-//! Deadlines of calls: how they travel, and how they end a stream of answers.
+//! Deadlines of calls: how they are sent, and how they end a stream of answers.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -14,12 +14,12 @@ use tokio::{
 };
 use tonic::Request;
 
-/// How a call says how long its caller waits.
+/// The metadata with the caller's timeout.
 const HEADER: &str = "grpc-timeout";
-/// The least and the most time that is kept for a refusal's way back.
+/// The minimum and maximum time kept back for the way of a refusal.
 const LEAST_KEPT: Duration = Duration::from_millis(20);
 const MOST_KEPT: Duration = Duration::from_millis(250);
-/// Answers of a stream that are made ahead of whoever takes them.
+/// Answers of a stream that are produced ahead of their reader.
 const ANSWERS_AHEAD: usize = 1;
 
 /// The deadline that a call's caller set, cut to the limit; without one, the default.
@@ -34,14 +34,14 @@ pub fn deadline_or<T>(request: &Request<T>, default: Duration) -> Instant {
     Instant::now() + named_timeout(request).unwrap_or(default).min(MAX_TIMEOUT)
 }
 
-/// The time that a call's caller waits, if it says so.
+/// The timeout set by a call's caller, if any.
 #[must_use]
 pub fn named_timeout<T>(request: &Request<T>) -> Option<Duration> {
     let named = request.metadata().get(HEADER)?;
     parse_timeout(named.to_str().ok()?)
 }
 
-/// A call that tells the other end what is left until `deadline`.
+/// A call with the remaining time until `deadline` as its timeout.
 #[must_use]
 pub fn within<T>(message: T, deadline: Instant) -> Request<T> {
     let mut request = Request::new(message);
@@ -51,9 +51,9 @@ pub fn within<T>(message: T, deadline: Instant) -> Request<T> {
     request
 }
 
-/// Until when a request may be tried again that must be answered by `deadline`: the last
-/// tenth of the time left is kept, 20 to 250 ms of it, so that a refusal reaches its caller
-/// before the caller gives up and knows nothing of a write's fate.
+/// The latest time for a retry of a request with this `deadline`. The last tenth of the remaining
+/// time, 20 to 250 ms, is kept back, so that a refusal reaches the caller before its own timeout;
+/// after that a write's outcome would be unknown to it.
 #[must_use]
 pub fn last_attempt(deadline: Instant) -> Instant {
     let left = deadline.saturating_duration_since(Instant::now());
@@ -61,7 +61,7 @@ pub fn last_attempt(deadline: Instant) -> Instant {
     deadline.checked_sub(kept).unwrap_or(deadline)
 }
 
-/// The gRPC wire form of a time-out: up to eight digits and a unit.
+/// Parses a timeout of gRPC: up to eight digits and a unit.
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let count: u64 = (digits.len() <= 8).then(|| digits.parse().ok())??;
@@ -76,13 +76,12 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     })
 }
 
-/// Streams answers up to the first error, until there are no more, or until `deadline`: then
-/// `late` is the last word.
+/// Streams answers up to the first error, until there are no more, or until `deadline`: then `late`
+/// is the last item.
 ///
-/// At most one answer is made ahead of whoever takes them. A task of its own holds
-/// `answers` and drops them at the deadline, so that what they hold is free again then, also
-/// if nobody asks for the next answer any more. It ends early, and drops `answers` at once, if
-/// the stream is dropped.
+/// At most one answer is produced ahead of the reader. A separate task holds `answers` and drops
+/// them at the deadline, so their resources are released on time even if the reader has paused. If
+/// the stream is dropped, the task drops `answers` at once.
 pub fn until_deadline<T: Send + 'static>(
     answers: impl Stream<Item = Result<T, Error>> + Send + 'static,
     deadline: Instant,
@@ -94,7 +93,7 @@ pub fn until_deadline<T: Send + 'static>(
     })
 }
 
-/// As [`until_deadline`], but until `over` has the last word.
+/// As [`until_deadline`], but until `over` resolves, with its error as the last item.
 pub fn until_over<T: Send + 'static>(
     answers: impl Stream<Item = Result<T, Error>> + Send + 'static,
     over: impl Future<Output = Error> + Send + 'static,
@@ -105,8 +104,8 @@ pub fn until_over<T: Send + 'static>(
             biased;
             last_word = over => Err(last_word),
             made = make(answers, &ahead) => made,
-            // Whoever took them went away: the next answer may be long in coming, and what
-            // `answers` hold until then is for nobody.
+            // The reader went away: the next answer may take long, and until then `answers` would
+            // hold resources for nobody.
             () = ahead.closed() => Ok(()),
         }
     });
@@ -115,7 +114,7 @@ pub fn until_over<T: Send + 'static>(
         let mut going = going?;
         match going.made.recv().await {
             Some(answer) => Some((Ok(answer), Some(going))),
-            // A panic has been told already.
+            // A panic was reported before.
             None => match going.making.await.unwrap_or_else(|_| Err(lost())) {
                 Ok(()) => None,
                 Err(error) => Some((Err(error), None)),
@@ -124,14 +123,14 @@ pub fn until_over<T: Send + 'static>(
     })
 }
 
-/// Answers on their way.
+/// A stream of answers in progress.
 struct Going<T> {
     made: mpsc::Receiver<T>,
-    /// Says how they ended.
+    /// Resolves to how the answers ended.
     making: JoinHandle<Result<(), Error>>,
 }
 
-/// Makes answers as there is room for them.
+/// Produces answers while there is room.
 async fn make<T>(
     answers: impl Stream<Item = Result<T, Error>>,
     ahead: &mpsc::Sender<T>,
@@ -143,17 +142,17 @@ async fn make<T>(
             None => return Ok(()),
         }
     }
-    // Whoever took them went away.
+    // The reader went away.
     Ok(())
 }
 
-/// What a scan or a count says whose time is over, on whichever tier.
+/// The error of a scan or a count that timed out, on every tier.
 #[must_use]
 pub fn late_scan() -> Error {
     Error::new(
         Code::DeadlineExceeded,
-        "the deadline passed before the scan was over; go on with the last page token, or give \
-         it more time",
+        "the deadline passed before the end of the scan; continue with the last page token, or \
+         raise the timeout",
     )
 }
 
@@ -241,7 +240,7 @@ mod tests {
         assert_eq!(all, [Ok(1), Err(late())]);
     }
 
-    /// Counts how many answers were made, and when they were dropped.
+    /// Counts the answers made, and when they were dropped.
     struct Held(Arc<AtomicUsize>);
 
     impl Drop for Held {
@@ -271,7 +270,7 @@ mod tests {
         assert_eq!(answers.next().await, Some(Ok(0)));
         settled(began + Duration::from_millis(90)).await;
         assert_eq!(made.load(Ordering::SeqCst), 2);
-        // Nobody asks any more.
+        // The reader has paused.
         settled(began + Duration::from_millis(110)).await;
         assert_eq!(made.load(Ordering::SeqCst), usize::MAX);
         assert_eq!(answers.next().await, Some(Ok(1)));
@@ -292,7 +291,7 @@ mod tests {
         settled(began + Duration::from_millis(1)).await;
         assert_eq!(made.load(Ordering::SeqCst), 2);
         drop(stop);
-        // Nobody asks any more.
+        // The reader has paused.
         settled(began + Duration::from_millis(2)).await;
         assert_eq!(made.load(Ordering::SeqCst), usize::MAX);
         assert_eq!(answers.next().await, Some(Ok(1)));

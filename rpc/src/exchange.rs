@@ -1,4 +1,4 @@
-//! What the frames of a service look like.
+//! The definition of a framed service: its operations and frames.
 
 use std::{future::Future, time::Duration};
 
@@ -10,25 +10,25 @@ use tonic::{Status, Streaming, transport::Channel};
 pub trait Exchange: Sized + Send + Sync + 'static {
     /// An operation without its id.
     type Request: Send + 'static;
-    /// The answer to one.
+    /// The answer to an operation.
     type Reply: Send + 'static;
-    /// What goes out.
+    /// A frame of requests.
     type RequestFrame: Send + 'static;
-    /// What comes back.
+    /// A frame of answers.
     type ReplyFrame: Send + 'static;
-    /// What the peer tells beside its answers.
+    /// What the peer sends beside its answers.
     type News: 'static;
 
-    /// Opens a stream over `channel`, on which `requests` go out.
+    /// Opens a stream over `channel` that sends `requests`.
     fn open(
         channel: Channel,
         requests: impl Stream<Item = Self::RequestFrame> + Send + 'static,
     ) -> impl Future<Output = Result<Streaming<Self::ReplyFrame>, Status>> + Send;
 
-    /// About how many bytes the operation takes in a frame.
+    /// The approximate size of the operation in a frame, in bytes.
     fn weight(request: &Self::Request) -> usize;
 
-    /// How many operations it counts as in a frame: a batch, one for each of its keys.
+    /// How many operations it counts as in a frame: a batch counts once per key.
     fn operations(_: &Self::Request) -> usize {
         1
     }
@@ -36,34 +36,34 @@ pub trait Exchange: Sized + Send + Sync + 'static {
     /// An empty frame with room for `count` operations.
     fn empty(count: usize) -> Self::RequestFrame;
 
-    /// Adds an operation, its id and what is left of its time to a frame.
+    /// Adds an operation with its id and its remaining time to a frame.
     fn push(frame: &mut Self::RequestFrame, id: u64, left: Duration, request: Self::Request);
 
-    /// The news, if this frame brings any.
+    /// The news in this frame, if any.
     fn news(_: &Self::ReplyFrame) -> Option<Self::News> {
         None
     }
 
-    /// How many answers a frame holds.
+    /// The number of answers in a frame.
     fn answers(frame: &Self::ReplyFrame) -> usize;
 
-    /// Hands each answer of a frame to `deliver`.
+    /// Passes each answer of a frame to `deliver`.
     fn unpack(frame: Self::ReplyFrame, deliver: impl FnMut(u64, Result<Self::Reply, Error>));
 }
 
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallError {
-    /// The peer's own word: it carries a promise.
+    /// The peer's own error: it carries a promise.
     Refused(Error),
-    /// It never left this process, so it had no effect.
+    /// The operation never left this process, so it had no effect.
     Unsent(Error),
-    /// It was sent, and then the connection or the time ran out.
+    /// It was sent; then the connection broke or the deadline passed.
     Lost(Error),
 }
 
 impl CallError {
-    /// The error for an operation that changes nothing, for which every loss is harmless.
+    /// The error for a read: nothing was changed, however the call was lost.
     #[must_use]
     pub fn for_read(self) -> Error {
         match self {
@@ -71,7 +71,7 @@ impl CallError {
         }
     }
 
-    /// The error for a write: what was sent and not answered may have happened.
+    /// The error for a write: a write sent without an answer may have happened.
     #[must_use]
     pub fn for_write(self) -> Error {
         match self {

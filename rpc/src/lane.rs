@@ -6,8 +6,7 @@
 //!      └────────── deliver ◄── converse (the lane's task) ◄──────┘
 //! ```
 //!
-//! The transport itself draws the frames: while it is busy nothing is drawn, and
-//! operations gather into the next frame.
+//! The transport polls for frames. While it is busy, operations collect into the next frame.
 
 use std::{
     collections::VecDeque,
@@ -31,24 +30,24 @@ use tonic::{Streaming, transport::Channel};
 
 use crate::exchange::{CallError, Exchange};
 
-/// How often calls whose time is over are looked for: deadlines are kept to this.
+/// How often timed-out calls are looked for: the precision of deadlines.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
-/// How long opening a stream may take.
+/// Timeout of opening a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often a frame is held back for one more turn of the runtime, while each turn brings
-/// operations: callers that were woken together queue together.
+/// How many turns of the runtime a frame is held back at most, while each turn adds operations:
+/// callers woken together go into one frame.
 const GATHERING_TURNS: u32 = 4;
 
-/// How a call ended.
+/// The outcome of a call.
 pub(crate) type Outcome<X> = Result<<X as Exchange>::Reply, CallError>;
 
-/// Takes in what the peer tells beside its answers.
+/// Receives what a frame carries beside its answers.
 pub(crate) type OnNews<X> = Arc<dyn Fn(<X as Exchange>::News) + Send + Sync>;
 
-/// One stream, opened when something is to be sent and again after it broke.
+/// One stream, opened on demand and reopened after it broke.
 pub(crate) struct Lane<X: Exchange> {
     calls: Mutex<Calls<X>>,
-    /// Bounds queued and sent operations together.
+    /// Limits queued and sent operations together.
     in_flight: Semaphore,
     on_news: OnNews<X>,
 }
@@ -56,18 +55,18 @@ pub(crate) struct Lane<X: Exchange> {
 struct Calls<X: Exchange> {
     queue: VecDeque<(u64, X::Request)>,
     waiting: Slab<Waiting<X>>,
-    /// Makes the ids of two calls in one place differ.
+    /// Distinguishes the ids of successive calls in one place.
     generation: u32,
-    /// Who found the queue empty: woken by the next call.
+    /// The waker of the task that found the queue empty: woken by the next call.
     idle: Option<Waker>,
-    /// The stream's number: what an earlier stream's transport still draws is nothing.
+    /// The stream's number: the transport of an earlier stream gets no more frames.
     stream: u64,
-    /// Whether the peer took the stream. Operations leave the queue only then, so that
-    /// what was never sent can be called so.
+    /// Whether the peer accepted the stream. Operations leave the queue only then, so that an
+    /// operation still queued is certainly unsent.
     is_open: bool,
-    /// Set when the stream is to be opened though nothing is queued.
+    /// Whether to open the stream although nothing is queued.
     is_wanted: bool,
-    /// Set when nobody is left to call.
+    /// Whether all callers are gone.
     is_closing: bool,
 }
 
@@ -82,7 +81,7 @@ const fn id_of(place: usize, generation: u32) -> u64 {
     ((generation as u64) << 32) | place as u64
 }
 
-/// The place of an id, and its generation.
+/// The place in an id, and its generation.
 #[allow(clippy::cast_possible_truncation)]
 const fn place_of(id: u64) -> (usize, u32) {
     ((id & 0xffff_ffff) as usize, (id >> 32) as u32)
@@ -106,7 +105,7 @@ impl<X: Exchange> Calls<X> {
         self.queue.push_back((id_of(place, generation), request));
     }
 
-    /// The call of this id, unless it is over.
+    /// The call with this id, unless it has ended.
     fn waiting(&mut self, id: u64) -> Option<&mut Waiting<X>> {
         let (place, generation) = place_of(id);
         self.waiting
@@ -114,7 +113,7 @@ impl<X: Exchange> Calls<X> {
             .filter(|waiting| waiting.generation == generation)
     }
 
-    /// Whatever is queued, up to one frame.
+    /// A frame of the queued operations, up to its limit.
     fn next_frame(&mut self) -> Option<X::RequestFrame> {
         let now = Instant::now();
         let mut frame = X::empty(self.queue.len().min(MAX_FRAME_OPERATIONS));
@@ -159,8 +158,7 @@ impl<X: Exchange> Lane<X> {
         lane
     }
 
-    /// Opens the stream now, not with the first call. If that fails, the first call tries
-    /// again.
+    /// Opens the stream now instead of with the first call. If that fails, the first call retries.
     pub(crate) fn open_at_once(&self) {
         let idle = {
             let mut calls = self.calls();
@@ -172,14 +170,14 @@ impl<X: Exchange> Lane<X> {
         }
     }
 
-    /// Ends the stream and the task: nobody is left to call.
+    /// Ends the stream and the task: all callers are gone.
     pub(crate) fn close(&self) {
         self.calls().is_closing = true;
         self.end_stream();
     }
 
     fn calls(&self) -> MutexGuard<'_, Calls<X>> {
-        // Nothing panics while it holds the lock; if it did, the calls are still whole.
+        // Nothing panics while it holds the lock, so the calls are consistent.
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -187,7 +185,7 @@ impl<X: Exchange> Lane<X> {
     pub(crate) async fn call(&self, request: X::Request, deadline: Instant) -> Outcome<X> {
         let bytes = X::weight(&request);
         if bytes > MAX_REQUEST_BYTES {
-            // Sent, it would end the stream for everybody on it.
+            // Sent, it would end the stream for all its calls.
             return Err(CallError::Unsent(Error::exhausted(format!(
                 "the request has {bytes} bytes; the limit max_request_bytes is \
                  {MAX_REQUEST_BYTES}: send less at once"
@@ -205,12 +203,12 @@ impl<X: Exchange> Lane<X> {
         }
         answered.await.unwrap_or_else(|_| {
             Err(CallError::Lost(Error::unavailable(
-                "the connection is being closed",
+                "the connection is closing",
             )))
         })
     }
 
-    /// Takes a place in flight; it is given back when the call is settled.
+    /// Takes a place in flight; it is returned when the call ends.
     async fn admit(&self, deadline: Instant) -> Result<(), CallError> {
         let permit = match self.in_flight.try_acquire() {
             Ok(permit) => permit,
@@ -218,7 +216,7 @@ impl<X: Exchange> Lane<X> {
                 Ok(Ok(permit)) => permit,
                 _ => {
                     return Err(CallError::Unsent(Error::exhausted(
-                        "max_in_flight operations are under way; send fewer at once",
+                        "max_in_flight operations are in progress; send fewer at once",
                     )));
                 }
             },
@@ -227,8 +225,7 @@ impl<X: Exchange> Lane<X> {
         Ok(())
     }
 
-    /// Tells callers how their calls ended. The lock is not held meanwhile: who is woken
-    /// calls again.
+    /// Sends callers their outcomes. The lock is not held meanwhile: a woken caller calls again.
     fn settle(&self, settled: Vec<(oneshot::Sender<Outcome<X>>, Outcome<X>)>) {
         self.in_flight.add_permits(settled.len());
         for (answer, outcome) in settled {
@@ -254,7 +251,7 @@ impl<X: Exchange> Lane<X> {
         self.settle(settled);
     }
 
-    /// Gives up the calls whose time is over.
+    /// Ends the calls whose deadline has passed.
     fn sweep(&self) {
         let now = Instant::now();
         let why = Error::new(
@@ -264,7 +261,7 @@ impl<X: Exchange> Lane<X> {
         self.give_up(|waiting| waiting.deadline <= now, &CallError::Lost(why));
     }
 
-    /// Ends calls without an answer; what was lost but never sent is unsent.
+    /// Ends calls without an answer; a lost call that was never sent is reported as unsent.
     fn give_up(&self, which: impl Fn(&Waiting<X>) -> bool, why: &CallError) {
         let mut guard = self.calls();
         let calls = &mut *guard;
@@ -295,7 +292,7 @@ impl<X: Exchange> Lane<X> {
         self.settle(settled);
     }
 
-    /// Ready once something is queued, the stream is wanted, or the lane is closing.
+    /// Ready once an operation is queued, the stream is wanted, or the lane is closing.
     fn poll_queued(&self, context: &Context<'_>) -> Poll<()> {
         let mut calls = self.calls();
         let is_wanted = std::mem::take(&mut calls.is_wanted);
@@ -306,7 +303,7 @@ impl<X: Exchange> Lane<X> {
         Poll::Ready(())
     }
 
-    /// The sending end of a new stream; it sends nothing before [`Self::opened`].
+    /// The sending half of a new stream; it sends nothing before [`Self::opened`].
     fn begin_stream(self: &Arc<Self>) -> Outbound<X> {
         Outbound {
             stream: self.calls().stream,
@@ -338,8 +335,8 @@ impl<X: Exchange> Lane<X> {
         }
     }
 
-    /// The lane's task: opens the stream when there is something to send, keeps it until
-    /// it breaks, and ends when nobody is left to call.
+    /// The lane's task: opens the stream when there is something to send, keeps it until it breaks,
+    /// and ends when all callers are gone.
     async fn run(self: Arc<Self>, channel: Channel) {
         loop {
             std::future::poll_fn(|context| self.poll_queued(context)).await;
@@ -355,7 +352,7 @@ impl<X: Exchange> Lane<X> {
         }
     }
 
-    /// Opens the stream; meanwhile calls whose time is over are given up.
+    /// Opens the stream; meanwhile, calls whose deadline passes are ended.
     async fn open(self: &Arc<Self>, channel: &Channel) -> Result<Streaming<X::ReplyFrame>, Error> {
         let mut sweep = interval(SWEEP_INTERVAL);
         let opening = X::open(channel.clone(), self.begin_stream());
@@ -372,7 +369,7 @@ impl<X: Exchange> Lane<X> {
         }
     }
 
-    /// Takes answers until the stream ends; says why it did.
+    /// Receives answers until the stream ends; returns why it ended.
     async fn converse(&self, mut replies: Streaming<X::ReplyFrame>) -> CallError {
         self.opened();
         let mut sweep = interval(SWEEP_INTERVAL);
@@ -382,8 +379,8 @@ impl<X: Exchange> Lane<X> {
                 message = replies.message() => match message {
                     Ok(Some(frame)) => self.deliver(frame),
                     Ok(None) => return CallError::Lost(Error::unavailable("the peer closed the stream")),
-                    // A peer that stops says so after its last answer: what it did not
-                    // answer it never took in.
+                    // A stopping peer sends this after its last answer: operations without an
+                    // answer were never started.
                     Err(status) => match tierkv_proto::status::detail(&status) {
                         Some(word) => return CallError::Refused(word),
                         None => {
@@ -402,8 +399,8 @@ impl<X: Exchange> Lane<X> {
     }
 }
 
-/// The requests' side of a stream, as the transport draws it: each frame holds whatever
-/// was queued when the transport was ready for it.
+/// The sending half of a stream, polled by the transport: each frame holds the operations queued
+/// when the transport was ready for it.
 struct Outbound<X: Exchange> {
     lane: Arc<Lane<X>>,
     stream: u64,
@@ -440,14 +437,14 @@ impl<X: Exchange> Stream for Outbound<X> {
 /// Holds a frame back while callers that were woken together are still queueing.
 #[derive(Default)]
 struct Gathering {
-    /// Operations that were queued at the last look.
+    /// The queue's length at the last check.
     queued: usize,
     turns: u32,
 }
 
 impl Gathering {
-    /// Whether to look again after the tasks that are ready now had their turn. Once all
-    /// calls are queued, no answer can wake another caller: one that is alone never waits.
+    /// Whether to check again after the tasks that are ready now have run. Once all calls are
+    /// queued, no answer can wake another caller: a lone caller never waits.
     fn goes_on(&mut self, queued: usize, in_flight: usize) -> bool {
         let more_may_come = queued < in_flight.min(MAX_FRAME_OPERATIONS);
         if more_may_come && queued > self.queued && self.turns < GATHERING_TURNS {
@@ -494,7 +491,7 @@ mod tests {
         let large = batch(5 << 10, &[7; 1 << 10]);
         let deadline = Instant::now() + Duration::from_secs(1);
         let CallError::Unsent(error) = lane.call(large, deadline).await.unwrap_err() else {
-            panic!("it may have been sent");
+            panic!("expected an unsent call");
         };
         assert_eq!(error.code, Code::ResourceExhausted);
         assert!(error.message.contains("max_request_bytes"), "{error}");

@@ -1,17 +1,16 @@
-//! How tiers and SDK talk: channels that notice a dead peer, and frames.
+//! Communication between tiers and with the SDK: channels with keepalive, and framed streams.
 //!
-//! A *frame* carries as many operations as were waiting when it was sent, over one
-//! long-lived stream; answers come back by id, in any order. [`Multiplexer`] is the
-//! asking end, [`answer_frames`] the answering one; [`Exchange`] says what a frame of a
-//! particular service looks like ([`session`], [`tiers`]).
+//! A *frame* carries all operations that were waiting when it was sent, over one long-lived stream.
+//! Answers carry their operation's id and come in any order. [`Multiplexer`] is the asking end,
+//! [`answer_frames`] the answering one. [`Exchange`] defines the frames of a service ([`session`],
+//! [`tiers`]).
 //!
-//! How a tier lives is here, too, because all of them share it: [`listen`], [`Acceptor`] and
-//! [`drain`] for its door, [`Counted`] for the answers that wait for clients there,
-//! [`Background`] for what it does beside its requests, [`OperationTimes`] for how long these
-//! take.
+//! The parts that every server needs are here, too: [`listen`], [`Acceptor`] and [`drain`] for its
+//! doors, [`Counted`] for answers that wait for their clients, [`Background`] for its background
+//! tasks, [`OperationTimes`] for how long operations take.
 //!
-//! Nothing here knows what an operation means: whether a lost answer is an
-//! `Unavailable` read or an `OutcomeUnknown` write is the caller's to say ([`CallError`]).
+//! This crate does not interpret operations. The caller decides whether a lost answer is an
+//! `Unavailable` read or an `OutcomeUnknown` write ([`CallError`]).
 
 mod acceptor;
 mod answer;

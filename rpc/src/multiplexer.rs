@@ -1,8 +1,8 @@
 //! The asking end: many callers over a few framed streams.
 //!
-//! Callers put operations into a lane's queue and sleep; the transport draws whatever is
-//! queued as one frame, and the lane's task wakes the callers whose answers arrived
-//! (`lane`). A caller that goes away costs nothing: its answer is read and thrown away.
+//! Callers put operations into a lane's queue and wait. The transport sends all queued operations
+//! as one frame, and the lane's task wakes the callers whose answers arrived (`lane`). When a
+//! caller goes away, its answer is discarded.
 
 use std::sync::{
     Arc,
@@ -44,15 +44,15 @@ impl<X: Exchange> Clone for Multiplexer<X> {
 }
 
 impl<X: Exchange> Multiplexer<X> {
-    /// One stream over each of `channels`, with at most `max_in_flight` operations each.
-    /// Streams open when they are first used. Must be called within a tokio runtime.
+    /// One stream over each of `channels`, with at most `max_in_flight` operations each. Streams
+    /// open on first use. Must be called within a tokio runtime.
     #[must_use]
     pub fn new(channels: Vec<Channel>, max_in_flight: usize) -> Self {
         Self::with_news(channels, max_in_flight, |_| ())
     }
 
-    /// As [`Self::new`]; `on_news` takes in what a frame tells beside its answers, before
-    /// these are delivered.
+    /// As [`Self::new`]; `on_news` receives what a frame carries beside its answers, before the
+    /// answers are delivered.
     #[must_use]
     pub fn with_news(
         channels: Vec<Channel>,
@@ -70,8 +70,8 @@ impl<X: Exchange> Multiplexer<X> {
         }
     }
 
-    /// Opens its streams now, so that no call has to wait for that, or fails because no
-    /// connection can be made any more.
+    /// Opens its streams now, so that no call waits for that, or fails because the process can make
+    /// no more connections.
     #[must_use]
     pub fn opened(self) -> Self {
         for lane in &self.lanes.lanes {
@@ -83,8 +83,8 @@ impl<X: Exchange> Multiplexer<X> {
     /// Sends an operation and waits for its answer until `deadline`.
     ///
     /// # Errors
-    /// [`CallError`]; it says whether the operation may have had an effect. One that is
-    /// larger than the limit `max_request_bytes` is refused before it is sent.
+    /// [`CallError`]: whether the operation may have had an effect. One larger than the limit
+    /// `max_request_bytes` is refused before it is sent.
     pub async fn call(
         &self,
         request: X::Request,

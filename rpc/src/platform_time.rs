@@ -1,9 +1,9 @@
-//! The platform's time, as every gRPC answer carries it in its metadata: request ids are born
-//! in it. Frames of a session have a field for it instead.
+//! The platform's time in the metadata of every gRPC answer; request ids are born in it. Frames of
+//! a session have a field for it instead.
 
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-/// The name of the metadata; over REST it is a header of the same name.
+/// The name of the metadata; REST has a header of the same name.
 const TIME_MS: &str = "tierkv-time-ms";
 
 /// Adds the platform's time, in milliseconds since the Unix epoch.
@@ -11,8 +11,8 @@ pub fn add_platform_time(metadata: &mut MetadataMap, millis: u64) {
     metadata.insert(TIME_MS, MetadataValue::from(millis));
 }
 
-/// The platform's time of an answer, in milliseconds since the Unix epoch; `None` if it has
-/// none that can be read.
+/// The platform's time of an answer, in milliseconds since the Unix epoch; `None` if it is missing
+/// or malformed.
 #[must_use]
 pub fn platform_time(metadata: &MetadataMap) -> Option<u64> {
     metadata.get(TIME_MS)?.to_str().ok()?.parse().ok()

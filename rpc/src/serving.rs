@@ -1,4 +1,4 @@
-//! How every tier takes its address, serves until it is told to stop, and drains.
+//! Listening, serving until the stop, and draining: the same in every tier.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,20 +9,20 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tokio_stream::Stream;
 use tonic::Status;
 
-/// How long requests under way may take to finish when a tier stops.
+/// How long requests in progress may take to finish when a tier stops.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// An address that can't be had.
+/// An address that can't be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("{address} can't be listened on: {error}; choose another address")]
 pub struct ListenError {
     /// The address.
     pub address: SocketAddr,
-    /// What the system said.
+    /// The system's error.
     pub error: std::io::Error,
 }
 
-/// Takes an address; port 0 takes a free one. Answers the one that it became.
+/// Listens on an address; port 0 takes a free one. Also returns the actual address.
 ///
 /// # Errors
 /// [`ListenError`] if it is in use, or not this machine's.
@@ -33,22 +33,22 @@ pub async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Li
     Ok((listener, bound))
 }
 
-/// Over once `stop` says so, or nobody is left who could.
+/// Waits until `stop` becomes true or loses its sender.
 pub async fn stopped(mut stop: watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
-/// The last word of a server that stops: what was not answered was never taken in.
+/// The last error of a stopping server: requests without an answer were never started.
 #[must_use]
 pub fn stopping() -> Error {
     Error::unavailable("the server is stopping; ask another")
 }
 
-/// A call's streamed answers, as tonic wants them.
+/// A call's streamed answers, in the type that tonic requires.
 pub type StatusStream<T> = BoxStream<'static, Result<T, Status>>;
 
-/// Streams answers up to the first error, until there are no more, or until `stop` says so:
-/// then the last word is an `Unavailable`.
+/// Streams answers up to the first error, until there are no more, or until `stop` becomes true:
+/// then the last item is an `Unavailable`.
 pub fn until_stopped<T: Send + 'static>(
     answers: impl Stream<Item = Result<T, Error>> + Send + 'static,
     stop: watch::Receiver<bool>,
@@ -69,8 +69,8 @@ pub fn until_stopped<T: Send + 'static>(
     .boxed()
 }
 
-/// Lets a serving task that was told to stop finish its requests, for a while: a peer that
-/// keeps its stream open does not keep the tier from stopping.
+/// Lets a stopping server task finish its requests, for a limited time: a peer that keeps its
+/// stream open does not keep the tier from stopping.
 pub async fn drain(serving: JoinHandle<()>) {
     let abort = serving.abort_handle();
     if timeout(DRAIN_TIME, serving).await.is_err() {

@@ -19,7 +19,7 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use crate::exchange::Exchange;
 
-/// Bytes of framing that a message of limit size may have on top.
+/// Bytes of framing in addition to a message of maximum size.
 pub const FRAME_SLACK: usize = 1 << 16;
 
 /// The session stream of `tierkv.v1.Kv`.
@@ -115,7 +115,7 @@ impl Exchange for Session {
                 Some(reply) => Ok(reply),
                 None => Err(Error::new(
                     Code::OutcomeUnknown,
-                    "the server answered with a kind of answer that this client does not know",
+                    "the server sent an answer that this client does not support; upgrade it",
                 )),
             };
             deliver(answer.id, outcome);

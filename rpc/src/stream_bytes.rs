@@ -1,4 +1,4 @@
-//! How many bytes of answers wait for clients that have not taken them yet.
+//! Limits the bytes of answers that wait for clients.
 //!
 //! ```text
 //!   stream ──► StreamShare ──┐
@@ -6,11 +6,11 @@
 //!   calls  ──► StreamShare ──┘
 //! ```
 //!
-//! Answers count from when they are there until their connection has sent them. At the bound,
-//! streams make no more of them and wait: those whose clients go on reading make room. A
-//! stream whose client took nothing for three seconds is ended together with its connection
-//! then, the one that holds most first, since nothing else gives back what HTTP/2 holds for
-//! it. Redis ends clients over `client-output-buffer-limit` likewise.
+//! Answers count from when they are produced until their connection has sent them. At the limit,
+//! streams stop producing and wait; streams whose clients read make room. A stream whose client has
+//! read nothing for three seconds is closed together with its connection, the largest first:
+//! nothing else frees what HTTP/2 buffers for it. Redis closes clients over
+//! `client-output-buffer-limit` in the same way.
 
 use std::{
     cmp::Reverse,
@@ -33,14 +33,14 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// After which time without progress a stream counts as stalled.
+/// A stream without progress for this long is stalled.
 const STALL_TIME: Duration = Duration::from_secs(3);
-/// How often it is looked for stalled streams while there is no room.
+/// How often stalled streams are looked for while there is no room.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-/// Answers below this many bytes do not count: accounting for them costs more than they do.
+/// Smaller answers do not count: counting them would cost more than they do.
 const LEAST_COUNTED_BYTES: usize = 4 << 10;
 
-/// The bound on the bytes that wait for clients, for all doors that share it. Cheap to clone.
+/// The limit on bytes that wait for clients, for all doors that share it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct StreamBytes {
     shared: Arc<Shared>,
@@ -51,7 +51,7 @@ struct Shared {
     limit: usize,
     held: AtomicUsize,
     began: Instant,
-    /// Whether somebody looks for stalled streams.
+    /// Whether a task is looking for stalled streams.
     is_watched: AtomicBool,
     shares: Mutex<Slab<Weak<Share>>>,
     /// Notified when there is room again.
@@ -61,7 +61,7 @@ struct Shared {
 
 struct Meters {
     held: Gauge,
-    /// Connections that were closed.
+    /// Counts closed connections.
     closed: Counter,
 }
 
@@ -71,20 +71,20 @@ impl fmt::Debug for Meters {
     }
 }
 
-/// What one stream, or all the other calls of one connection, hold of the bound.
+/// The bytes held by one stream, or by all unary calls of one connection.
 #[derive(Debug)]
 struct Share {
     of: Arc<Shared>,
     key: usize,
     held: AtomicUsize,
-    /// When it began to hold something, or last gave something back; milliseconds since the
-    /// bound was made.
+    /// When it last began to hold bytes, or released some; in milliseconds since the limit was
+    /// created.
     progress: AtomicU64,
     line: Line,
 }
 
 impl StreamBytes {
-    /// Up to `limit` bytes at a tier of this name.
+    /// Up to `limit` bytes at the tier of this name.
     pub(crate) fn new(tier: &'static str, limit: usize) -> Self {
         metrics::describe_gauge!(
             "tierkv_stream_bytes",
@@ -118,7 +118,7 @@ impl StreamBytes {
         }
     }
 
-    /// A share for what goes over the connection of `line`.
+    /// A share for the connection of `line`.
     pub(crate) fn share(&self, line: &Line) -> StreamShare {
         let mut shares = self.shared.shares();
         let place = shares.vacant_entry();
@@ -147,7 +147,7 @@ impl Shared {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Looks for stalled streams until there is room, unless somebody does already.
+    /// Looks for stalled streams until there is room, unless a task already does.
     fn watch_over(self: &Arc<Self>) {
         if !self.is_watched.swap(true, Ordering::AcqRel) {
             let shared = Arc::clone(self);
@@ -157,7 +157,7 @@ impl Shared {
                     shared.close_stalled();
                 }
                 shared.is_watched.store(false, Ordering::Release);
-                // The bound may have been reached again before that was known.
+                // The limit may have been reached again in between.
                 if !shared.has_room() {
                     shared.watch_over();
                 }
@@ -165,8 +165,8 @@ impl Shared {
         }
     }
 
-    /// Closes connections with stalled streams, those that hold most first, until the rest is
-    /// below the bound.
+    /// Closes connections with stalled streams, the largest first, until the rest is below the
+    /// limit.
     fn close_stalled(&self) {
         let now = self.now();
         let shares: Vec<Arc<Share>> = (self.shares().iter())
@@ -192,7 +192,7 @@ impl Shared {
             tracing::warn!(
                 bytes = held,
                 limit = self.limit,
-                "a connection is closed: its client takes nothing, and limits.stream_bytes is \
+                "closing a connection: its client reads nothing, and limits.stream_bytes is \
                  reached"
             );
         }
@@ -239,16 +239,16 @@ impl Drop for Share {
     }
 }
 
-/// What one stream, or all the other calls of one connection, hold of the bound. Cheap to
-/// clone; a clone counts for the same stream.
+/// The bytes held by one stream, or by all unary calls of one connection. Cheap to clone; a clone
+/// counts for the same stream.
 #[derive(Clone, Debug)]
 pub struct StreamShare {
     share: Arc<Share>,
 }
 
 impl StreamShare {
-    /// Counts `bytes` of an answer until what this returns is dropped; `None` for one that is
-    /// too small to count.
+    /// Counts `bytes` of an answer until the result is dropped; `None` if they are too few to
+    /// count.
     #[must_use]
     pub fn hold(&self, bytes: usize) -> Option<HeldBytes> {
         if bytes < LEAST_COUNTED_BYTES {
@@ -261,7 +261,7 @@ impl StreamShare {
         })
     }
 
-    /// Counts nothing yet; see [`HeldBytes::add`].
+    /// A count of 0; see [`HeldBytes::add`].
     #[must_use]
     pub fn nothing(&self) -> HeldBytes {
         HeldBytes {
@@ -270,13 +270,13 @@ impl StreamShare {
         }
     }
 
-    /// Whether a stream may make another answer.
+    /// Whether a stream may produce another answer.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.share.of.has_room()
     }
 
-    /// Waits until a stream may make another answer.
+    /// Waits until a stream may produce another answer.
     pub async fn room(&self) {
         let bound = &self.share.of;
         loop {
@@ -290,7 +290,7 @@ impl StreamShare {
     }
 }
 
-/// Bytes that count, until it is dropped.
+/// Bytes that count until dropped.
 #[derive(Debug)]
 pub struct HeldBytes {
     share: Arc<Share>,
@@ -298,21 +298,21 @@ pub struct HeldBytes {
 }
 
 impl HeldBytes {
-    /// Counts so many bytes more.
+    /// Counts `bytes` more.
     pub fn add(&mut self, bytes: usize) {
         self.share.take(bytes);
         self.bytes += bytes;
     }
 
-    /// Lets so many of them count no more.
+    /// Stops counting `bytes` of them.
     pub fn give_back(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         self.share.give_back(bytes);
     }
 
-    /// Takes the part of these that `bytes` are, and lets it count until these bytes are
-    /// dropped: by the connection, once it has sent them.
+    /// Attaches the count to `bytes`, a part of these: it lasts until the connection has sent and
+    /// dropped them.
     #[must_use]
     pub fn attach(&mut self, bytes: Bytes) -> Bytes {
         let part = bytes.len().min(self.bytes);
@@ -331,7 +331,7 @@ impl Drop for HeldBytes {
     }
 }
 
-/// Bytes, and that they count.
+/// Bytes with their count.
 struct Attached {
     bytes: Bytes,
     _held: HeldBytes,
@@ -350,31 +350,31 @@ pub(crate) struct Line(Arc<LineState>);
 #[derive(Debug, Default)]
 struct LineState {
     is_over: AtomicBool,
-    /// Of the task that serves the connection.
+    /// The waker of the task that serves the connection.
     server: AtomicWaker,
 }
 
 impl Line {
-    /// Has the connection closed; whether this was the first to ask for it.
+    /// Requests the closing of the connection; `true` for the first request.
     fn hang_up(&self) -> bool {
         let is_first = !self.0.is_over.swap(true, Ordering::AcqRel);
         self.0.server.wake();
         is_first
     }
 
-    /// Whether the connection is to be closed.
+    /// Whether the connection must be closed.
     pub(crate) fn is_over(&self) -> bool {
         self.0.is_over.load(Ordering::Acquire)
     }
 
-    /// As [`is_over`](Self::is_over); if not, `context` is woken when it is.
+    /// As [`is_over`](Self::is_over); if not, wakes `context` when it must.
     pub(crate) fn poll_over(&self, context: &Context<'_>) -> bool {
         self.0.server.register(context.waker());
         self.is_over()
     }
 }
 
-/// What a connection's calls and streams hold of the bound; tonic hands it to each request.
+/// The shares of a connection's calls and streams; tonic passes it to each request.
 #[derive(Clone, Debug)]
 pub struct ConnectionShares {
     bound: StreamBytes,
@@ -396,7 +396,7 @@ impl ConnectionShares {
         &self.line
     }
 
-    /// The share of all calls with one answer.
+    /// The share of all unary calls.
     #[must_use]
     pub const fn calls(&self) -> &StreamShare {
         &self.calls
@@ -488,7 +488,7 @@ mod tests {
         let taken = sent(&stream, LIMIT);
         let mut room = pin!(stream.room());
         for _ in 0..10 {
-            // It takes its bytes, if slowly.
+            // The client reads, but slowly.
             drop(sent(&stream, LEAST_COUNTED_BYTES));
             assert!(timeout(STALL_TIME / 2, room.as_mut()).await.is_err());
         }

@@ -1,4 +1,4 @@
-//! The frames between the tiers: one shape for both hops.
+//! The frames between tiers: one format for both hops.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -47,7 +47,7 @@ macro_rules! tier_exchange {
             type Reply = reply::Kind;
             type RequestFrame = RequestFrame;
             type ReplyFrame = ReplyFrame;
-            // Tiers tell nothing beside their answers.
+            // Tiers send nothing beside their answers.
             type News = Infallible;
 
             async fn open(
@@ -103,9 +103,9 @@ fn request_weight(request: &request::Kind) -> usize {
         }
 }
 
-/// The connections from one tier to one peer of the next: reads, writes and questions each
-/// have their own, so that writes that wait for a disk hold up no read, and neither holds
-/// up the questions on which cache hits depend. Cheap to clone.
+/// The connections from one tier to one peer of the next. Reads, writes and questions have their
+/// own, so that writes waiting for a disk do not delay reads, and neither delays the questions on
+/// which cache hits depend. Cheap to clone.
 pub struct Peer<X: Exchange> {
     reads: Multiplexer<X>,
     writes: Multiplexer<X>,
@@ -127,8 +127,8 @@ impl<X: Exchange> Clone for Peer<X> {
 }
 
 impl<X: Exchange<Request = request::Kind>> Peer<X> {
-    /// Connections to `address` (`host:port`). Those for reads, writes and questions are made
-    /// at once, the others when they are first used. Must be called within a tokio runtime.
+    /// Connections to `address` (`host:port`). Those for reads, writes and questions are opened at
+    /// once, the others on first use. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// `InvalidArgument` if the address is not `host:port`.
@@ -146,10 +146,10 @@ impl<X: Exchange<Request = request::Kind>> Peer<X> {
         })
     }
 
-    /// Sends a request by the connections of its kind and waits for its answer.
+    /// Sends a request over the connections of its kind and waits for its answer.
     ///
     /// # Errors
-    /// [`CallError`]; it says whether the request may have had an effect.
+    /// [`CallError`]: whether the request may have had an effect.
     pub async fn call(
         &self,
         request: request::Kind,
@@ -169,14 +169,14 @@ impl<X: Exchange<Request = request::Kind>> Peer<X> {
         self.channel.clone()
     }
 
-    /// A channel for calls whose answers are read at the pace of users.
+    /// A channel for calls whose readers may pause for long.
     #[must_use]
     pub fn unhurried_channel(&self) -> Channel {
         self.unhurried.clone()
     }
 }
 
-/// About how many bytes an answer takes in a frame.
+/// The approximate size of an answer in a frame, in bytes.
 #[must_use]
 pub fn reply_weight(reply: &Reply) -> usize {
     const FIXED: usize = 64;
@@ -192,7 +192,7 @@ pub fn reply_weight(reply: &Reply) -> usize {
         }
 }
 
-/// An answer with its id, or the error in its place.
+/// An answer with its id; a failure is sent as an error.
 #[must_use]
 pub fn reply(id: u64, outcome: Result<reply::Kind, Error>) -> Reply {
     let kind = outcome.unwrap_or_else(|error| reply::Kind::Error(to_wire(&error)));
@@ -213,10 +213,10 @@ fn unpack(frame: ReplyFrame, mut deliver: impl FnMut(u64, Result<reply::Kind, Er
     }
 }
 
-/// What an answer that can't be read says of a write: nothing.
+/// The error of an unreadable answer: a write's outcome is then unknown.
 fn unknown() -> Error {
     Error::new(
         Code::OutcomeUnknown,
-        "a tier of another release answered what this one can't read",
+        "the answer of a tier of another release can't be read",
     )
 }

@@ -1,5 +1,5 @@
-//! Both ends of a framed stream over real connections: [`Multiplexer`] against a peer that
-//! answers through [`answer_frames`], and whose answers each test plays.
+//! Both ends of a framed stream over real connections: [`Multiplexer`] against a peer that answers
+//! through [`answer_frames`], with answers scripted by each test.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
@@ -45,7 +45,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
-/// How long anything may take that must happen.
+/// Timeout of anything that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Operations of one stream that the peer works on at once.
 const PEER_IN_FLIGHT: usize = 64;
@@ -53,7 +53,7 @@ const PEER_IN_FLIGHT: usize = 64;
 type Playing = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Play = dyn Fn(Vec<Request>, Replies<Reply>) -> Playing + Send + Sync;
 
-/// The answering peer: each frame is played by the test.
+/// The answering peer; the test scripts what it does with each frame.
 struct Peer {
     play: Box<Play>,
     requests: AtomicUsize,
@@ -94,14 +94,14 @@ impl Peer {
         })
     }
 
-    /// One that answers every request with its own key, once the gate is open.
+    /// A peer that answers every request with its own key, once the gate is open.
     fn echoing(gate: &watch::Sender<bool>) -> Arc<Self> {
         let gate = gate.subscribe();
         Self::new(move |requests, replies| {
             let mut gate = gate.clone();
             async move {
                 tokio::spawn(async move {
-                    // A gate that is gone is open.
+                    // A dropped gate counts as open.
                     drop(gate.wait_for(|open| *open).await);
                     replies.send(requests.iter().map(echo).collect()).await;
                 });
@@ -164,7 +164,7 @@ impl DataNode for Door {
     }
 }
 
-/// A peer in a runtime of its own, so that it can die with all its connections.
+/// A peer in its own runtime, so that it can die with all its connections.
 struct Served {
     address: SocketAddr,
     /// Ends its streams in order.
@@ -213,7 +213,7 @@ impl Served {
         )
     }
 
-    /// Ends it as a killed process ends, and returns once its sockets are closed.
+    /// Ends it as a killed process ends; returns once its sockets are closed.
     async fn die(mut self) -> SocketAddr {
         let runtime = self.runtime.take().unwrap();
         tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE))
@@ -277,7 +277,7 @@ async fn ask(
     }
 }
 
-/// Asks in the background.
+/// Sends a read in the background.
 fn asking(
     tasks: &mut JoinSet<Result<Bytes, CallError>>,
     caller: &Multiplexer<ToDataNode>,
@@ -308,7 +308,7 @@ async fn answers_find_their_callers_in_any_order() {
                 }
                 std::mem::take(&mut *held)
             };
-            // The last comes first.
+            // The last is answered first.
             tokio::spawn(async move {
                 for (request, replies) in all.into_iter().rev() {
                     replies.send(vec![echo(&request)]).await;
@@ -361,14 +361,14 @@ async fn a_call_that_was_sent_and_not_answered_in_time_is_lost() {
     };
     assert_eq!(lost.code, Code::DeadlineExceeded);
     assert_eq!(error.for_write().code, Code::OutcomeUnknown);
-    // The late answer is nobody's, and the stream goes on.
+    // The late answer is discarded, and the stream goes on.
     gate.send_replace(true);
     assert_eq!(ask(&caller, "next", PATIENCE).await.unwrap(), "next");
 }
 
 #[tokio::test]
 async fn a_call_whose_stream_never_opened_is_unsent() {
-    // It takes connections and says nothing.
+    // It accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap().to_string();
     let caller: Multiplexer<ToDataNode> = Multiplexer::new(vec![channel(&address).unwrap()], 8);
@@ -390,7 +390,7 @@ async fn a_peer_that_was_never_there_leaves_calls_unsent() {
     let CallError::Unsent(unsent) = &error else {
         panic!("{error:?}");
     };
-    // Nothing was done: the caller may try again, a write too.
+    // Nothing was done: the caller may retry, also a write.
     assert_eq!(unsent.code, Code::Unavailable);
     assert_eq!(error.for_write().code, Code::Unavailable);
 }
@@ -432,7 +432,7 @@ async fn a_peer_that_stops_answers_what_it_read() {
     }
     peer.until_requests(4).await;
     served.stop.send_replace(true);
-    // What comes now is not read: it may be lost, but never half done.
+    // Later frames are not read: they may be lost, but never half done.
     let error = ask(&caller, "late", SOON).await.unwrap_err();
     assert!(matches!(&error, CallError::Lost(_)), "{error:?}");
     gate.send_replace(true);
@@ -481,7 +481,7 @@ async fn a_caller_that_goes_away_costs_nothing() {
         peer.until_requests(turn * (BOUND + 1) - 1).await;
         calls.shutdown().await;
         gate.send_replace(true);
-        // Had a place or an answer been left over, this would wait or be somebody else's.
+        // A leftover place or answer would make this wait, or get another call's answer.
         let key = format!("turn-{turn}");
         assert_eq!(ask(&caller, key.clone(), PATIENCE).await.unwrap(), key);
     }
@@ -506,7 +506,7 @@ async fn many_large_operations_go_in_several_frames() {
         largest <= FRAME_BYTES + FRAME_SLACK,
         "a frame of {largest} bytes"
     );
-    // One that is larger than a frame goes alone, one over the limit not at all.
+    // One larger than a frame is sent alone; one over the limit is not sent.
     let key = vec![7; 2 * FRAME_BYTES];
     assert_eq!(ask(&caller, key.clone(), PATIENCE).await.unwrap(), key);
     let error = ask(&caller, vec![7; MAX_REQUEST_BYTES + 1], PATIENCE).await;
@@ -547,7 +547,7 @@ async fn answers_larger_than_a_frame_are_split() {
             };
             value(request.id, vec![0; bytes].into())
         });
-        // All at once: what does not fit is the stream's to cut.
+        // All at once: the stream must split them into frames.
         replies.send(answers.collect()).await;
     });
     let served = Served::new(&peer).await;
@@ -568,7 +568,7 @@ async fn answers_larger_than_a_frame_are_split() {
 async fn a_client_that_reads_no_answers_is_not_read_either() {
     const FRAMES: u64 = 4_096;
     const ANSWER_BYTES: usize = 64 << 10;
-    /// Far more than the stream's window and queues hold, far less than all.
+    /// Far more than the stream's window and queues hold, and far less than all.
     const MOST_ANSWERED: usize = 512;
     let peer = Peer::new(|requests, replies| async move {
         let answer = |request: Request| value(request.id, vec![0; ANSWER_BYTES].into());
@@ -582,7 +582,7 @@ async fn a_client_that_reads_no_answers_is_not_read_either() {
     let mut sent = 0;
     while sent < FRAMES {
         let sending = frames.send(frame(sent..sent + 1, &key));
-        // Nothing moves any more once a frame does not leave for this long.
+        // When no frame leaves for this long, nothing moves any more.
         match timeout(Duration::from_secs(2), sending).await {
             Ok(gone) => gone.unwrap(),
             Err(_) => break,
@@ -595,7 +595,7 @@ async fn a_client_that_reads_no_answers_is_not_read_either() {
         handled < MOST_ANSWERED,
         "{handled} answers wait for a client that reads none"
     );
-    // Nothing was dropped: once the client reads, everything that was sent is answered.
+    // Nothing was dropped: once the client reads, everything sent is answered.
     drop(frames);
     let mut answered = 0;
     while let Some(frame) = answers.message().await.unwrap() {
@@ -629,10 +629,10 @@ async fn what_a_client_has_under_way_is_bounded_at_the_peer() {
     let (frames, mut answers) = raw(&served).await;
     let key = Bytes::from_static(b"k");
     for n in 0..PEER_IN_FLIGHT as u64 {
-        // The transport takes small frames ahead, so sending never waits here.
+        // The transport buffers small frames, so sending never waits here.
         frames.send(frame(2 * n..2 * n + 2, &key)).await.unwrap();
     }
-    // The frame after the bound is read and waits to be admitted; none after it is read.
+    // The frame after the limit is read and waits to be admitted; no later one is read.
     peer.until_requests(PEER_IN_FLIGHT + 2).await;
     assert_eq!(under_way.load(Ordering::SeqCst), PEER_IN_FLIGHT);
     gate.send_replace(true);

@@ -15,7 +15,7 @@ use super::*;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A worker made of a closure.
+/// A worker built from a closure.
 struct Scripted<F> {
     first_after: Duration,
     is_cancellable: bool,
@@ -70,7 +70,7 @@ impl Drop for Dropped {
     }
 }
 
-/// When a worker began to work, in seconds after the start.
+/// The times at which a worker ran, in seconds after the start.
 #[derive(Clone)]
 struct Times {
     start: Instant,
@@ -185,7 +185,7 @@ async fn a_busy_worker_lets_others_run_and_can_be_stopped() {
         counting.fetch_add(1, Ordering::Relaxed);
         async { Pace::Busy }
     }));
-    // There is one thread: without a turn for others the first `yield_now` never returns.
+    // There is one thread: unless others get a turn, the first `yield_now` never returns.
     while worked.load(Ordering::Relaxed) < 1_000 {
         yield_now().await;
     }
@@ -225,10 +225,10 @@ async fn a_pace_is_kept() {
             let finish = (nth == 6).then(|| finish.take()).flatten();
             async move {
                 let (took, pace) = match nth {
-                    // What is idle keeps its period, whatever the work took.
+                    // An idle worker keeps its period, however long the work took.
                     1 => (3, Pace::Idle(Duration::from_secs(10))),
                     2 => (30, Pace::Idle(Duration::from_secs(10))),
-                    // A pause begins when the work is over.
+                    // A retry's pause starts when the work ends.
                     3 => (3, Pace::Retry(Duration::from_secs(10))),
                     4 | 5 => (0, Pace::Busy),
                     _ => (0, Pace::Done),
@@ -259,7 +259,7 @@ async fn what_is_dropped_stops_too() {
     assert!(begun_at.elapsed() < HOUR);
 }
 
-/// Copies what it follows.
+/// Copies the state it follows.
 struct Copying {
     source: watch::Receiver<u64>,
     copy: watch::Sender<u64>,
@@ -307,12 +307,12 @@ async fn a_follower_applies_the_state_as_it_stands_and_then_every_newest_one() {
     assert_eq!(*copied.borrow(), 1, "before `follow` returned");
     source.send_replace(2);
     copied.wait_for(|copy| *copy == 2).await.unwrap();
-    // What changes while a state is applied is applied after it.
+    // A change during the applying is applied after it.
     source.send_replace(3);
     yield_now().await;
     source.send_replace(4);
     copied.wait_for(|copy| *copy == 4).await.unwrap();
-    // The last state is followed also if there can't be another.
+    // The last state is applied even if no other can follow.
     source.send_replace(5);
     drop(source);
     copied.wait_for(|copy| *copy == 5).await.unwrap();
@@ -326,7 +326,7 @@ async fn a_stop_waits_for_a_state_that_is_being_applied_and_for_no_change() {
     let (slow, slowly_copied) = copying(&mut background, STOP_TIME / 2).await;
     let (_quiet, quietly_copied) = copying(&mut background, Duration::ZERO).await;
     slow.send_replace(2);
-    // The slow one has begun to apply it when the others had a turn.
+    // The slow one has started to apply it once the others had a turn.
     yield_now().await;
     assert_eq!(background.join().await, []);
     assert_eq!((*slowly_copied.borrow(), *quietly_copied.borrow()), (2, 1));
