@@ -59,7 +59,7 @@ pub(super) fn refusal(status: StatusCode, error: &Error) -> Response {
         status: status.as_u16(),
         ..Problem::new(error)
     };
-    // Serializing strings and a number can't fail.
+    // Serialising strings and a number can't fail.
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     (status, [(CONTENT_TYPE, problem::MEDIA_TYPE)], body).into_response()
 }
@@ -67,7 +67,7 @@ pub(super) fn refusal(status: StatusCode, error: &Error) -> Response {
 /// The whole response to a client whose request is not read.
 pub(super) fn farewell(error: &Error) -> Bytes {
     let problem = Problem::new(error);
-    // Serializing strings and a number can't fail.
+    // Serialising strings and a number can't fail.
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let reason = status(error.code).canonical_reason().unwrap_or_default();
     let head = format!(

@@ -144,7 +144,7 @@ fn event(name: &str, data: &impl Serialize) -> Result<Event, Error> {
 
 /// The error of a watch, as its last event.
 fn problem(error: &Error) -> Event {
-    // Serializing strings and a number can't fail.
+    // Serialising strings and a number can't fail.
     event("problem", &Problem::new(error)).unwrap_or_default()
 }
 
