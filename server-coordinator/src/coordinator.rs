@@ -1,4 +1,4 @@
-//! A server coordinator, put together.
+//! Starts and stops a server coordinator.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -26,10 +26,10 @@ use crate::{
 /// Why a server coordinator did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The coordination store.
+    /// From the coordination store.
     #[error(transparent)]
     Coordination(#[from] CoordinationError),
-    /// Its address.
+    /// From its address.
     #[error(transparent)]
     Listen(#[from] ListenError),
 }
@@ -44,10 +44,10 @@ pub struct ServerCoordinator {
 }
 
 impl ServerCoordinator {
-    /// Begins to listen, to route, and to stand for primary.
+    /// Starts listening, routing, and standing for primary.
     ///
     /// # Errors
-    /// [`StartError`], in words for an operator.
+    /// [`StartError`], with a message for operators.
     pub async fn start(
         settings: ServerCoordinatorSettings,
         coordination: Arc<dyn Coordination>,
@@ -98,19 +98,19 @@ impl ServerCoordinator {
         })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The epoch of its primacy, if it is primary.
+    /// The epoch of its primacy, or `None` if it is a backup.
     #[must_use]
     pub fn primary(&self) -> Option<Epoch> {
         self.office.borrow().primary
     }
 
-    /// Resigns, stops taking requests, and lets those under way finish.
+    /// Resigns, stops accepting requests, and lets those in progress finish.
     pub async fn stop(self) {
         drop(self.membership.leave().await);
         self.background.stop().await;

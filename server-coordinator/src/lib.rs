@@ -1,12 +1,12 @@
-//! The server coordinator: knows where every slot lives and takes requests there.
+//! The server coordinator: has the routes to all slots and sends requests there.
 //!
-//! Any number may run; one is elected primary. The primary alone changes placement; any
-//! of them routes, because safety never depends on who coordinates (TXN-ROUTE).
+//! Any number may run; one is elected primary. Only the primary changes placement. Every one of
+//! them routes, because safety never depends on who coordinates (TXN-ROUTE).
 //!
-//! Reading order: `routes` (which cluster, which node, which connection), `routing`
-//! (a frame's way down and back), `scans` (ranges, over all clusters), `watches` (streams of
-//! changes), `office` (election and what the primary does),
-//! `service` (the gRPC door), [`ServerCoordinator`] (all of it together).
+//! Reading order: `routes` (the cluster, node and connection of a slot), `routing` (the path of a
+//! frame down and back), `scans` (ranges, over all clusters), `watches` (streams of changes),
+//! `office` (the election, and the primary's work), `service` (the gRPC door),
+//! [`ServerCoordinator`] (all of it together).
 
 mod coordinator;
 mod office;

@@ -1,4 +1,4 @@
-//! The election of the primary, and what only the primary does.
+//! The election of the primary, and the work that only the primary does.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use tokio::{
     time::{Duration, sleep},
 };
 
-/// Pause before coordination is asked again.
+/// Pause before a retry at coordination.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// What this coordinator is, for those who ask.
+/// The role of this coordinator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Office {
-    /// The epoch of its primacy; `None`: it is a backup.
+    /// The epoch of its primacy; `None` for a backup.
     pub(crate) primary: Option<Epoch>,
 }
 
-/// Stands for primary again and again, and does the primary's work while it is one.
+/// Stands for primary again and again, and does the primary's work while it is primary.
 pub(crate) struct OfficeKeeper {
     pub(crate) node: String,
     pub(crate) presence: Presence,
@@ -39,7 +39,7 @@ impl Worker for OfficeKeeper {
     }
 
     fn is_cancellable(&self) -> bool {
-        // It resigns by that, so that a backup need not wait.
+        // Cancelling resigns, so that a backup need not wait.
         true
     }
 
@@ -60,7 +60,7 @@ impl Worker for OfficeKeeper {
 }
 
 impl OfficeKeeper {
-    /// One candidacy, from nomination to loss. Dropping it resigns.
+    /// One candidacy, from nomination to its loss. Dropping it resigns.
     async fn one_candidacy(&self) -> Result<(), CoordinationError> {
         let data = self.presence.encode();
         let mut candidacy = self
@@ -75,7 +75,7 @@ impl OfficeKeeper {
             primary: Some(epoch),
         });
         tokio::select! {
-            // Whoever lost is no primary, and what failed with it is of no interest.
+            // A coordinator that lost the election is not primary; other errors no longer matter.
             biased;
             () = lost(&mut candidacy) => {}
             ended = self.serve_as_primary() => ended?,
@@ -84,7 +84,7 @@ impl OfficeKeeper {
         Ok(())
     }
 
-    /// Founds the placement map if there is none: whoever comes second finds it there.
+    /// Creates the placement map if there is none; a later primary finds it.
     async fn serve_as_primary(&self) -> Result<(), CoordinationError> {
         let map = match PlacementMap::initial(self.initial_clusters.clone()) {
             Ok(map) => map,
@@ -102,7 +102,7 @@ impl OfficeKeeper {
                 Ok(Swap::Won(_)) => tracing::info!(version = map.version, "founded the placement"),
                 Ok(Swap::Lost) => {}
                 Err(CoordinationError::Unavailable(_) | CoordinationError::OutcomeUnknown(_)) => {
-                    // Trying again settles it: if ours landed, the next try is lost.
+                    // A retry settles it: if our change was made, the next one loses.
                     sleep(RETRY_PAUSE).await;
                     continue;
                 }

@@ -1,7 +1,7 @@
-//! Which cluster owns a slot, which node masters the cluster, and the connection to it.
+//! The route of a slot: its cluster, the cluster's master, and the connection to it.
 //!
-//! The table is made anew whenever coordination says something else; requests read the
-//! newest one, and those that were turned away wait for the next.
+//! The table is rebuilt at every change in coordination. Requests use the newest table; a refused
+//! request waits for the next one.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,19 +21,19 @@ use tierkv_rpc::{
 use tierkv_types::{ClusterId, Error, NodeId, Slot};
 use tokio::sync::watch;
 
-/// One version of everything routing needs to know.
+/// One version of the routing table.
 #[derive(Default)]
 pub(crate) struct Routes {
     pub(crate) placement: Option<PlacementMap>,
     pub(crate) clusters: BTreeMap<ClusterId, Cluster>,
-    /// Every living data node.
+    /// All live data nodes.
     pub(crate) nodes: BTreeMap<String, DataNode>,
 }
 
-/// One cluster and the way to its master.
+/// One cluster and the connection to its master.
 pub(crate) struct Cluster {
     pub(crate) state: ClusterState,
-    /// `None` while the master is not there.
+    /// `None` while there is no master.
     master: Option<Peer<ToDataNode>>,
 }
 
@@ -44,25 +44,25 @@ pub(crate) struct DataNode {
     pub(crate) peer: Peer<ToDataNode>,
 }
 
-/// A way to a slot's master.
+/// The route to a slot's master.
 pub(crate) struct Route {
     pub(crate) master: Peer<ToDataNode>,
-    /// The version of the placement map by which the way was found.
+    /// The version of the placement map that the route was built from.
     pub(crate) placement_version: u64,
 }
 
 impl Routes {
-    /// The way to the master that owns `slots`.
+    /// The route to the master that owns `slots`.
     ///
     /// # Errors
-    /// `Unavailable` while no placement map, no such cluster or no master is known;
-    /// `InvalidArgument` if there is no slot, or they have several owners.
+    /// `Unavailable` while the placement map, the cluster or its master is missing;
+    /// `InvalidArgument` if `slots` is empty or has several owners.
     pub(crate) fn of_slots(&self, slots: &[Slot]) -> Result<Route, Error> {
         let placement = self.placement()?;
         let mut owners = slots.iter().map(|slot| placement.owner(*slot).0);
         let cluster = owners
             .next()
-            .ok_or_else(|| Error::invalid("a request names at least one key"))?;
+            .ok_or_else(|| Error::invalid("the request has no key; give at least one"))?;
         if owners.any(|other| other != cluster) {
             return Err(Error::invalid(
                 "the keys of the write live in several clusters, and this release writes within \
@@ -76,10 +76,10 @@ impl Routes {
         })
     }
 
-    /// The ways to the masters of all clusters that own slots.
+    /// The routes to the masters of all clusters that own slots.
     ///
     /// # Errors
-    /// `Unavailable` while no placement map, or no master of one of them is known.
+    /// `Unavailable` while the placement map or one of the masters is missing.
     pub(crate) fn of_all(&self) -> Result<Vec<Route>, Error> {
         let placement = self.placement()?;
         let owners = (placement.clusters.iter())
@@ -99,10 +99,10 @@ impl Routes {
         known.ok_or_else(|| Error::unavailable("the platform has no placement map yet"))
     }
 
-    /// The way to the master of `cluster`.
+    /// The connection to the master of `cluster`.
     ///
     /// # Errors
-    /// `Unavailable` while no such cluster or no master is known.
+    /// `Unavailable` while the cluster or its master is missing.
     pub(crate) fn of_cluster(&self, cluster: &ClusterId) -> Result<Peer<ToDataNode>, Error> {
         (self.clusters.get(cluster))
             .and_then(|cluster| cluster.master.clone())
@@ -156,12 +156,12 @@ impl RouteKeeper {
         })
     }
 
-    /// The newest table; an empty one before it is followed.
+    /// The newest table; empty before the first one.
     pub(crate) fn routes(&self) -> watch::Receiver<Arc<Routes>> {
         self.routes.subscribe()
     }
 
-    /// The table as coordination has it now. Connections of nodes that stayed are kept.
+    /// Builds the table from coordination. Connections to nodes that remain are kept.
     fn table(&mut self) -> Routes {
         let living = self.nodes.current();
         self.known.retain(|node, _| living.contains_key(node));
@@ -188,14 +188,14 @@ impl RouteKeeper {
                     clusters.insert(id, Cluster { state, master });
                 }
                 Err(error) => {
-                    tracing::error!(cluster = %id, %error, "a cluster can't be routed to")
+                    tracing::error!(cluster = %id, %error, "a cluster has no usable route")
                 }
             }
         }
         let placement = self.placement.current();
         let placement = placement.as_ref().as_ref().and_then(|stored| {
             PlacementMap::decode(&stored.value)
-                .inspect_err(|error| tracing::error!(%error, "the placement map is of no use"))
+                .inspect_err(|error| tracing::error!(%error, "the placement map is invalid"))
                 .ok()
         });
         let nodes = self
@@ -217,7 +217,7 @@ impl RouteKeeper {
 
 fn connect(presence: Presence) -> Option<DataNode> {
     let peer = Peer::new(&presence.address)
-        .inspect_err(|error| tracing::error!(%error, "a data node told an address of no use"))
+        .inspect_err(|error| tracing::error!(%error, "a data node's address is invalid"))
         .ok()?;
     Some(DataNode { presence, peer })
 }

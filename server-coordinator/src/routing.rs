@@ -1,9 +1,8 @@
-//! A frame's way down and back.
+//! The path of a frame down to the masters and back.
 //!
-//! Every request of a frame goes to its slot's master, where it travels in a frame again
-//! with whatever else goes there; answers go back as they come. A request that was turned
-//! away (`NotMaster`, `WrongOwner`, `StaleEpoch`) waits for a newer table, inside its
-//! deadline: users never see those codes.
+//! Every request of a frame goes to its slot's master, in a frame with all other requests that go
+//! there. Answers are sent back as they arrive. A request refused with `NotMaster`, `WrongOwner` or
+//! `StaleEpoch` waits for a newer table within its deadline: users never see these codes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,18 +23,18 @@ use tokio::{
 
 use crate::routes::Routes;
 
-/// How long a request that was turned away waits for a newer table before it asks again
-/// all the same: a master that is taking over says `NotMaster` until it is ready.
+/// How long a refused request waits for a newer table before it is retried anyway: a master that is
+/// taking over returns `NotMaster` until it is ready.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(20);
-/// Answers that are sent back together if they are there together.
+/// Maximum number of answers sent back in one frame.
 const ANSWERS_TOGETHER: usize = 128;
 
-/// This tier, in metrics and in the path of a read.
+/// The name of this tier, in metrics and in the path of a read.
 pub(crate) const TIER: &str = "server-coordinator";
 
 /// Routes the frames of client coordinators.
 pub(crate) struct Router {
-    /// The name of this coordinator.
+    /// The name of this coordinator's node.
     pub(crate) node: NodeId,
     pub(crate) routes: watch::Receiver<Arc<Routes>>,
     /// How long its operations take.
@@ -61,7 +60,7 @@ impl FrameHandler for Router {
             while let Some(chunk) = answered.next().await {
                 let count = chunk.len();
                 replies.send(chunk).await;
-                // One slow request holds up no other.
+                // A slow request holds up no other.
                 permits.answered(count);
             }
         });
@@ -76,10 +75,10 @@ impl FrameHandler for Router {
     }
 }
 
-/// Where a request goes.
+/// The target of a request.
 enum Target {
     Slot(Slot),
-    /// Several, which must have one owner.
+    /// Slots that must have one owner.
     Slots(Vec<Slot>),
     Cluster(ClusterId),
 }
@@ -167,10 +166,10 @@ impl Router {
     }
 }
 
-/// Waits for a newer table, or a little, before what failed is tried again.
+/// Waits for a newer table, or a short time, before a retry.
 ///
 /// # Errors
-/// The failure, as users are told of it, if it is final or no time is left.
+/// The failure in its form for users, if it is final or no time is left.
 pub(crate) async fn next_table(
     failure: Error,
     routes: &mut watch::Receiver<Arc<Routes>>,
@@ -178,16 +177,16 @@ pub(crate) async fn next_table(
 ) -> Result<(), Error> {
     let again = failure.code.is_misrouted() || failure.code == Code::Unavailable;
     if !again || Instant::now() >= last_attempt {
-        return Err(told_to_users(failure));
+        return Err(for_users(failure));
     }
     if let Ok(Err(_)) = timeout(RETRY_PAUSE, routes.changed()).await {
-        // The table is kept no more: there is no news to be woken by.
+        // The table is no longer updated, so no change will wake this.
         sleep(RETRY_PAUSE).await;
     }
     Ok(())
 }
 
-/// The slot of the request's keys, or the cluster it names.
+/// The slots of the request's keys, or the cluster it names.
 fn target(kind: &request::Kind) -> Result<Target, Error> {
     match kind {
         request::Kind::Read(read) => Ok(Target::Slot(Slot::of(&read.item_key))),
@@ -205,8 +204,8 @@ fn target(kind: &request::Kind) -> Result<Target, Error> {
     }
 }
 
-/// Codes between tiers say nothing to a user but that nothing was done.
-pub(crate) fn told_to_users(error: Error) -> Error {
+/// To users, the codes between tiers mean only that nothing was done.
+pub(crate) fn for_users(error: Error) -> Error {
     match error.code.is_misrouted() {
         true => Error::unavailable("the key's cluster had no ready master in time; try again"),
         false => error,

@@ -1,8 +1,9 @@
 //! Scans and counts over all clusters.
 //!
-//! A range is cut by no slot, so each cluster is asked for all of it and answers the keys it
-//! owns, in their order; here the streams become one. All clusters are asked by one version
-//! of the placement map, and refuse another than theirs: each key comes from its one owner.
+//! Every slot has keys all over a range. So each cluster is asked for the whole range and returns
+//! the keys that it owns, in order; here the streams are merged. All clusters are asked with one
+//! version of the placement map, and refuse a version other than their own: each key comes from its
+//! one owner.
 
 use std::{collections::VecDeque, future::Future, sync::Arc};
 
@@ -30,21 +31,21 @@ use tonic::transport::Channel;
 
 use crate::{
     routes::Route,
-    routing::{Router, next_table, told_to_users},
+    routing::{Router, for_users, next_table},
 };
 
-/// What an item takes in a reply beside its key and value, about.
+/// The approximate size of an item in a reply, beside its key and value.
 const ITEM_OVERHEAD_BYTES: usize = 32;
 
-/// What one cluster answers.
+/// The replies of one cluster.
 type Replies = BoxStream<'static, Result<ScanReply, Error>>;
 
 impl Router {
-    /// Streams the items of a range in the order of their keys, until `deadline`.
+    /// Streams the items of a range in key order, until `deadline`.
     ///
     /// # Errors
-    /// What the clusters said, or `Unavailable` if one of them had no master in time; so may
-    /// the stream end.
+    /// Those of the clusters, or `Unavailable` if one of them had no master in time. The stream may
+    /// end with the same errors.
     pub(crate) async fn scan(
         &self,
         request: ScanRequest,
@@ -67,7 +68,7 @@ impl Router {
         Ok(until_deadline(merged.replies(), deadline, late_scan()))
     }
 
-    /// Counts what a scan would find.
+    /// Counts the items that a scan would return.
     ///
     /// # Errors
     /// Those of a scan.
@@ -91,8 +92,8 @@ impl Router {
         Ok(CountReply { count })
     }
 
-    /// Asks the masters of all clusters that own slots, all by one table; if one turns the
-    /// question away, all are asked again by the next.
+    /// Asks the masters of all clusters that own slots, with one table; if one of them refuses,
+    /// asks all again with the next table.
     async fn ask_all<T, F>(
         &self,
         deadline: Instant,
@@ -120,8 +121,8 @@ impl Router {
     }
 }
 
-/// A version belongs to one cluster, and nothing says to which. A master has all that was
-/// acknowledged anyway; one that is alone can tell that nobody was given this version.
+/// A version belongs to one cluster, but does not identify it. A master has every acknowledged
+/// write anyway; only a lone cluster can detect a version that it never issued.
 fn known_to(clusters: usize, min_version: u64) -> u64 {
     if clusters == 1 { min_version } else { 0 }
 }
@@ -130,20 +131,18 @@ fn client(master: &Peer<ToDataNode>) -> DataNodeClient<Channel> {
     DataNodeClient::new(master.unhurried_channel()).max_decoding_message_size(MAX_TIER_FRAME_BYTES)
 }
 
-/// How a stream ends that broke: its snapshot is gone, so it can't be taken up again.
+/// The error of a broken stream: its snapshot is gone, so it can't be resumed.
 fn broken(error: Error) -> Error {
-    match told_to_users(error) {
+    match for_users(error) {
         Error {
             code: Code::Unavailable,
             ..
-        } => {
-            Error::unavailable("the scan broke off before its end; go on with the last page token")
-        }
+        } => Error::unavailable("the scan broke before its end; continue with the last page token"),
         error => error,
     }
 }
 
-/// What came of one cluster and was not passed on.
+/// Items of one cluster that were not passed on yet.
 struct Source {
     replies: Replies,
     items: VecDeque<ScannedItem>,
@@ -155,7 +154,7 @@ impl Source {
         self.items.is_empty() && !self.is_over
     }
 
-    /// Waits for items, unless there are some or no more will come.
+    /// Waits for items, unless there are some or the stream has ended.
     async fn fill(&mut self) -> Result<(), Error> {
         while self.must_wait() {
             match self.replies.next().await {
@@ -167,12 +166,12 @@ impl Source {
     }
 }
 
-/// Streams in key order, made into one.
+/// Streams in key order, merged into one.
 struct Merged {
     sources: Vec<Source>,
-    /// The key that was passed on last.
+    /// The key passed on last.
     last: Bytes,
-    /// How many more items are wanted.
+    /// The remaining number of items.
     left: u64,
 }
 
@@ -198,12 +197,12 @@ impl Merged {
         })
     }
 
-    /// The next items, about as many as go into one reply; none at the end.
+    /// The next items, about one reply; none at the end.
     async fn next(&mut self) -> Result<Vec<ScannedItem>, Error> {
         let (mut items, mut bytes) = (Vec::new(), 0);
         while self.left > 0 {
             if self.sources.iter().any(|source| source.items.is_empty()) {
-                // What is there goes on its way before more is waited for.
+                // Items that are there are passed on before waiting for more.
                 if !items.is_empty() && self.sources.iter().any(Source::must_wait) {
                     break;
                 }
@@ -221,11 +220,11 @@ impl Merged {
             if !items.is_empty() && bytes > FRAME_BYTES {
                 break;
             }
-            // No key has two owners (I10), and a snapshot tells each once.
+            // No key has two owners (I10), and a snapshot has each key once.
             if next.item_key <= self.last {
                 return Err(Error::new(
                     Code::Internal,
-                    "the clusters told keys out of their order; tell an operator",
+                    "the clusters sent keys out of order; tell an operator",
                 ));
             }
             self.last = next.item_key.clone();

@@ -33,14 +33,14 @@ use crate::{
     watches,
 };
 
-/// How long a data node may take to tell how it is.
+/// Timeout of a data node's status report.
 const INSPECT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The service as tonic wants it.
+/// The implementation of tonic's service trait.
 pub(crate) struct Door {
     pub(crate) router: Arc<Router>,
     pub(crate) coordination: Arc<dyn Coordination>,
-    /// Ends the streams when the coordinator stops.
+    /// Ends the streams when it becomes true.
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -177,7 +177,7 @@ async fn survey_cluster(
 }
 
 async fn survey_member(node: String, known: Option<&DataNode>) -> MemberStatus {
-    let told = match known {
+    let report = match known {
         Some(node) => inspect(node).await,
         None => None,
     };
@@ -186,18 +186,18 @@ async fn survey_member(node: String, known: Option<&DataNode>) -> MemberStatus {
         .as_ref()
         .map(|presence| presence.address.clone())
         .unwrap_or_default();
-    match told {
-        Some(told) => MemberStatus {
+    match report {
+        Some(report) => MemberStatus {
             node,
             address,
-            host: told.host,
-            pid: told.pid,
-            // The number as it came: this coordinator may be older than the node.
-            role: told.role,
-            log_index: told.log_index,
-            commit_index: told.commit_index,
-            age_ms: told.age_ms,
-            memory: told.memory,
+            host: report.host,
+            pid: report.pid,
+            // The number unchanged: this coordinator may be older than the node.
+            role: report.role,
+            log_index: report.log_index,
+            commit_index: report.commit_index,
+            age_ms: report.age_ms,
+            memory: report.memory,
         },
         None => MemberStatus {
             node,

@@ -1,4 +1,4 @@
-//! What an operator says about a server coordinator.
+//! The settings of a server coordinator.
 
 use std::net::SocketAddr;
 
@@ -11,15 +11,15 @@ use tierkv_types::{
 /// Settings of one server coordinator.
 #[derive(Clone, Debug)]
 pub struct ServerCoordinatorSettings {
-    /// Its name.
+    /// The node's name.
     pub node: NodeId,
-    /// Where it listens; port 0 takes a free one.
+    /// The address it listens on; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Most connections of other tiers.
+    /// Maximum connections of other tiers.
     pub connections: usize,
-    /// Most bytes of answers that wait for other tiers.
+    /// Maximum bytes of answers that wait for other tiers.
     pub stream_bytes: usize,
-    /// The clusters of a new platform. Once a placement map exists, that map counts.
+    /// The clusters of a new platform. Once a placement map exists, it is used instead.
     pub initial_clusters: Vec<WeightedCluster>,
 }
 

@@ -1,12 +1,12 @@
 //! Watches over all clusters: one stream to each cluster's master, merged.
 //!
-//! A stream that breaks is opened again, from the last position that it told, at whoever is
-//! master then; so a failover is unseen but for the pause. Between clusters there is no
-//! order. Nothing is asked of a data node before the merged stream is asked for more.
+//! A broken stream is opened again, from its last position, at the current master; so a failover
+//! shows only as a pause. Changes of different clusters have no order. A data node is not read
+//! ahead of the merged stream.
 //!
-//! The clusters are those of the placement map. When one joins or goes, the merged stream
-//! ends with `Unavailable`; opened again from its positions, it watches a new cluster from
-//! the beginning of its log, so nothing that was written meanwhile is missed.
+//! The clusters are those of the placement map. When one joins or leaves, the merged stream ends
+//! with `Unavailable`. Opened again from its positions, it watches a new cluster from the beginning
+//! of its log, so no change is missed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,25 +33,24 @@ use tonic::Streaming;
 
 use crate::{
     routes::Routes,
-    routing::{RETRY_PAUSE, told_to_users},
+    routing::{RETRY_PAUSE, for_users},
 };
 
-/// The longest pause between two attempts to reach a cluster; they get longer up to it.
+/// The longest pause between two attempts to reach a cluster; pauses grow up to it.
 const MAX_RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How long a cluster may be out of reach before the watch ends: another coordinator may
-/// reach it.
+/// How long a cluster may be unreachable before the watch ends: another coordinator may reach it.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The replies of a watch; an error is the last one.
 pub(crate) type WatchReplies = BoxStream<'static, Result<WatchReply, Error>>;
 
-/// Begins a watch: the first replies of all clusters, a reply without a position, then
-/// changes and progress as they come.
+/// Starts a watch: the first replies of all clusters, a reply without a position, then changes and
+/// progress as they arrive.
 ///
 /// # Errors
-/// `InvalidArgument`, `TokenExpired` for a position of a cluster that there is not, or
-/// `Unavailable` before there is a placement map; the stream may end with what the data
-/// nodes say.
+/// `InvalidArgument`, `TokenExpired` for a position of a cluster that does not exist, or
+/// `Unavailable` before there is a placement map. The stream may end with the errors of the data
+/// nodes.
 pub(crate) fn watch(
     routes: watch::Receiver<Arc<Routes>>,
     request: &WatchRequest,
@@ -80,7 +79,7 @@ pub(crate) fn watch(
     Ok(select(replies.try_flatten(), changed).boxed())
 }
 
-/// The clusters that may own slots.
+/// The clusters of the placement map.
 fn clusters(routes: &watch::Receiver<Arc<Routes>>) -> Result<BTreeSet<ClusterId>, Error> {
     let routes = routes.borrow();
     let placement = (routes.placement.as_ref())
@@ -89,14 +88,15 @@ fn clusters(routes: &watch::Receiver<Arc<Routes>>) -> Result<BTreeSet<ClusterId>
     Ok(clusters.map(|cluster| cluster.id.clone()).collect())
 }
 
-/// Ends, with what to say then, when other clusters may own slots than did.
+/// Waits until the set of clusters changes; returns the error for it.
 async fn clusters_changed(
     mut routes: watch::Receiver<Arc<Routes>>,
     known: BTreeSet<ClusterId>,
 ) -> Error {
     loop {
         if routes.changed().await.is_err() {
-            // The table is kept no more, for the coordinator stops: that ends the stream.
+            // The table is no longer updated because the coordinator is stopping: that ends the
+            // stream.
             std::future::pending::<()>().await;
         }
         if clusters(&routes).is_ok_and(|clusters| clusters != known) {
@@ -105,8 +105,8 @@ async fn clusters_changed(
     }
 }
 
-/// Where to begin in each cluster: as the request says; in one that joined since, at the
-/// beginning of its log; and now, if the request says nothing of any.
+/// Where to start in each cluster: at the request's position; without one, at the beginning of the
+/// log, because the cluster joined later; or now, if the request has no position at all.
 fn positions(
     request: &WatchRequest,
     clusters: &BTreeSet<ClusterId>,
@@ -118,13 +118,15 @@ fn positions(
             return Err(Error::new(
                 Code::TokenExpired,
                 format!(
-                    "the token is of a cluster {cluster}, and there is none; read the keys anew, \
+                    "the token is of cluster {cluster}, which does not exist; read the keys anew, \
                      then watch from now"
                 ),
             ));
         }
         if positions.insert(cluster, position.clone()).is_some() {
-            return Err(Error::invalid("a watch has one position in each cluster"));
+            return Err(Error::invalid(
+                "the watch has several positions in one cluster; give one each",
+            ));
         }
     }
     if !positions.is_empty() {
@@ -143,11 +145,11 @@ struct Watched {
     cluster: ClusterId,
     prefix: Bytes,
     routes: watch::Receiver<Arc<Routes>>,
-    /// Up to where it has told; none before the first reply of a watch from now.
+    /// The last position it sent; none before the first reply of a watch from now.
     position: Option<WatchPosition>,
     replies: Option<Streaming<WatchReply>>,
     has_begun: bool,
-    /// When the cluster said something last, or began to be out of reach.
+    /// When the cluster last sent something, or became unreachable.
     reached: Instant,
 }
 
@@ -163,7 +165,7 @@ impl Watched {
         replies.boxed()
     }
 
-    /// The next reply, from whoever is master.
+    /// The next reply, from the current master.
     async fn next(&mut self) -> Result<WatchReply, Error> {
         let mut pause = RETRY_PAUSE;
         loop {
@@ -178,7 +180,7 @@ impl Watched {
             }
             let passes = failure.code.is_misrouted() || failure.code == Code::Unavailable;
             if !passes || self.reached.elapsed() > OUTAGE_PATIENCE {
-                return Err(told_to_users(failure));
+                return Err(for_users(failure));
             }
             if let Ok(Err(_)) = timeout(pause, self.routes.changed()).await {
                 sleep(pause).await;
@@ -203,12 +205,9 @@ impl Watched {
             let position = (reply.position.as_ref())
                 .filter(|position| position.cluster == self.cluster.as_str())
                 .ok_or_else(|| {
-                    Error::new(
-                        Code::NotMaster,
-                        "the node that was asked is of another cluster",
-                    )
+                    Error::new(Code::NotMaster, "the node belongs to another cluster")
                 })?;
-            // A stream that was opened again begins by telling where: that is known.
+            // A reopened stream first repeats its position: that is no news.
             let is_news = self.position.as_ref() != Some(position) || !reply.changes.is_empty();
             self.position = Some(position.clone());
             self.reached = Instant::now();

@@ -1,5 +1,5 @@
-//! Several server coordinators over one coordination store: one is primary, the next
-//! follows it, and the placement is founded once.
+//! Several server coordinators over one coordination store: one is primary, another takes over from
+//! it, and the placement map is created once.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
@@ -54,7 +54,7 @@ async fn placement(coordination: &MemoryCoordination) -> Versioned {
     founded.await.expect("the primary founds the placement")
 }
 
-/// What a coordinator says of all of them, by node.
+/// A coordinator's report on all of them, by node.
 async fn survey(coordinator: &ServerCoordinator) -> Vec<CoordinatorStatus> {
     let channel = channel(&coordinator.address().to_string()).unwrap();
     let mut client = ServerCoordinatorClient::new(channel);
@@ -79,7 +79,7 @@ async fn one_is_primary_and_the_other_follows_it() {
     let second = start(&coordination, "s2").await;
     let founded = placement(&coordination).await;
 
-    // Both say the same, and only one is primary.
+    // Both report the same, and only one is primary.
     assert_eq!(second.primary(), None);
     for coordinator in [&first, &second] {
         assert_eq!(
@@ -96,7 +96,7 @@ async fn one_is_primary_and_the_other_follows_it() {
         [("s2", "primary", second_epoch.0)]
     );
 
-    // One that returns under its old name stands behind the primary, with the same map.
+    // A coordinator that returns under its old name is a backup, with the same map.
     let returned = start(&coordination, "s1").await;
     assert_eq!(
         roles(&survey(&returned).await),
@@ -219,8 +219,8 @@ async fn without_a_data_node_requests_are_refused_within_their_time() {
         item_key: ItemKey::new("n", b"k").unwrap().into(),
         ..Read::default()
     });
-    // Whether the placement or the master is missing, nothing was done, and that is told
-    // shortly before the time is over; on a slow machine that may come too late.
+    // Whether the placement map or the master is missing: nothing was done, and the error arrives
+    // shortly before the deadline. On a slow machine it may be too late.
     let refused = poll_until(PATIENCE, || async {
         let deadline = Instant::now() + Duration::from_millis(300);
         match caller.call(read.clone(), deadline).await.unwrap_err() {

@@ -1,4 +1,4 @@
-//! A watch over two played clusters whose nodes break it off again and again.
+//! A watch over two scripted clusters whose nodes break it again and again.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
@@ -42,7 +42,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a played node does to a stream after some replies.
+/// How a scripted node ends a stream after some replies.
 #[derive(Clone, Copy, Debug)]
 enum Break {
     Refuse(Code),
@@ -56,18 +56,18 @@ const BREAKS: [Break; 4] = [
     Break::End,
 ];
 
-/// A node that masters a cluster, as far as watches can tell.
+/// A scripted master of a cluster; it supports only watches.
 struct Played {
     cluster: String,
-    /// How many records its log has; record n is two changes of version n, each told by a
-    /// reply of its own.
+    /// The number of records in its log. Record n has two changes of version n, each sent in its
+    /// own reply.
     written: watch::Sender<u64>,
     /// A stream breaks after this many replies; 0: never.
     breaks_after: AtomicU64,
     opened: AtomicU64,
-    /// The positions with which streams were opened.
+    /// The positions at which streams were opened.
     asked: Mutex<Vec<Option<u64>>>,
-    /// What streams end with that are opened from now on.
+    /// The error of streams opened from now on.
     refusal: Mutex<Option<Code>>,
 }
 
@@ -96,7 +96,7 @@ impl Played {
 
 struct Door(Arc<Played>);
 
-/// Answers nothing: no test asks.
+/// Never answers: no test needs it.
 struct Mute;
 
 impl FrameHandler for Mute {
@@ -157,7 +157,7 @@ impl DataNode for Door {
             return Err(to_status(&Error::new(code, "as the test wants it")));
         }
         let how = BREAKS[usize::try_from(opened).unwrap() % BREAKS.len()];
-        // Some streams are broken before they begin.
+        // Some streams break before their first reply.
         if played.breaks_after.load(Ordering::SeqCst) > 0 && opened % 5 == 4 {
             return Err(to_status(&Error::new(Code::NotMaster, "not any more")));
         }
@@ -189,7 +189,7 @@ impl DataNode for Door {
     }
 }
 
-/// A server coordinator over played clusters.
+/// A server coordinator over scripted clusters.
 struct Stage {
     coordination: Arc<MemoryCoordination>,
     coordinator: ServerCoordinator,
@@ -298,7 +298,7 @@ async fn next(replies: &mut Streaming<WatchReply>) -> Result<WatchReply, Error> 
     Ok(reply.expect("the watch ended without an error"))
 }
 
-/// A watch, where it stands in each cluster, and the versions it was told.
+/// A watch, its position in each cluster, and the versions it received.
 struct Watching {
     replies: Streaming<WatchReply>,
     at: BTreeMap<String, WatchPosition>,
@@ -306,7 +306,7 @@ struct Watching {
 }
 
 impl Watching {
-    /// Reads until every cluster has told up to a record.
+    /// Reads until every cluster has reached a record.
     async fn until(&mut self, index: u64) {
         while self.at.values().any(|at| place(at) < (index, true)) {
             let reply = next(&mut self.replies).await.unwrap();
@@ -319,7 +319,7 @@ impl Watching {
     }
 }
 
-/// Which record a position is at, and whether all of it was told.
+/// The record of a position, and whether all of it was sent.
 fn place(position: &WatchPosition) -> (u64, bool) {
     (position.index, position.changes_told == 0)
 }
@@ -392,7 +392,7 @@ async fn what_no_other_try_can_mend_ends_the_watch() {
     }
 }
 
-/// A watch that does not know of a cluster would miss its changes.
+/// A watch that missed a cluster would miss its changes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_joins_ends_the_watch_so_that_it_begins_again_with_it() {
     let mut stage = Stage::new(&["c1"]).await;

@@ -13,7 +13,7 @@ fn item(number: u64, value: usize) -> ScannedItem {
     }
 }
 
-/// A cluster's stream: replies of so many small items each, empty ones among them.
+/// A cluster's stream: replies of `a_reply` small items each, with empty ones among them.
 fn played(numbers: impl Iterator<Item = u64>, a_reply: usize) -> Vec<Result<ScanReply, Error>> {
     let items: Vec<ScannedItem> = numbers.map(|number| item(number, 3)).collect();
     let mut replies = vec![Ok(ScanReply::default())];
@@ -30,7 +30,7 @@ fn merged(clusters: Vec<Vec<Result<ScanReply, Error>>>, limit: u64) -> Merged {
     Merged::new(replies.collect(), limit)
 }
 
-/// The numbers of all items up to the end, and how it ended.
+/// The numbers of all items up to the end, and how the stream ended.
 async fn read(merged: Merged) -> (Vec<u64>, Result<(), Error>) {
     let mut found = Vec::new();
     let mut replies = Box::pin(merged.replies());
@@ -51,7 +51,7 @@ async fn read(merged: Merged) -> (Vec<u64>, Result<(), Error>) {
 
 #[tokio::test]
 async fn the_streams_of_all_clusters_become_one_in_key_order() {
-    // One cluster has nothing, and one ends long before the others.
+    // One cluster is empty, and one ends long before the others.
     let clusters = || {
         vec![
             played((0..1_000).filter(|number| number % 3 == 0), 7),
@@ -74,8 +74,7 @@ async fn the_streams_of_all_clusters_become_one_in_key_order() {
     assert_eq!((found, end), (vec![], Ok(())));
 }
 
-/// Items of a stream that broke may be missing anywhere behind its last one, so nothing
-/// behind that is passed on.
+/// After a broken stream's last item any item may be missing, so nothing after it is passed on.
 #[tokio::test]
 async fn a_stream_that_fails_midway_ends_the_scan_where_it_broke() {
     let mut broken_off = played((0..100).filter(|number| number % 2 == 0), 10);
@@ -90,10 +89,10 @@ async fn a_stream_that_fails_midway_ends_the_scan_where_it_broke() {
 
 #[test]
 fn only_what_helps_users_is_told_of_a_stream_that_broke() {
-    let told = |code| broken(Error::new(code, "words")).code;
-    assert_eq!(told(Code::NotMaster), Code::Unavailable);
-    assert_eq!(told(Code::DataLoss), Code::DataLoss);
-    assert_eq!(told(Code::DeadlineExceeded), Code::DeadlineExceeded);
+    let code_of = |code| broken(Error::new(code, "words")).code;
+    assert_eq!(code_of(Code::NotMaster), Code::Unavailable);
+    assert_eq!(code_of(Code::DataLoss), Code::DataLoss);
+    assert_eq!(code_of(Code::DeadlineExceeded), Code::DeadlineExceeded);
 }
 
 #[tokio::test]
@@ -130,7 +129,7 @@ async fn replies_hold_about_a_frame_and_a_larger_item_comes_alone() {
     assert_eq!(replies, [vec![0, 2], vec![3], vec![4, 6]]);
 }
 
-/// What is known to come next is not kept back by a cluster that takes its time.
+/// Items known to be next are not held back by a slow cluster.
 #[tokio::test]
 async fn what_is_there_is_passed_on_before_more_is_waited_for() {
     let quick = iter(played(0..10, 10)).boxed();
@@ -145,6 +144,6 @@ async fn what_is_there_is_passed_on_before_more_is_waited_for() {
     let slow = slow.chain(pending()).boxed();
     let mut replies = Box::pin(Merged::new(vec![quick, slow], 0).replies());
     let first = replies.next().await.unwrap().unwrap();
-    // 0 to 5, and the slow one's own; what follows that is not known yet.
+    // 0 to 5, and the slow cluster's item; the item after that is not known yet.
     assert_eq!(first.items.len(), 7);
 }
