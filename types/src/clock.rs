@@ -1,4 +1,4 @@
-//! Time as the protocols see it: injected, never read from `std` inside them.
+//! Clocks for the protocols: injected, never read from `std` inside them.
 
 use std::{
     fs, io,
@@ -8,14 +8,13 @@ use std::{
 use clock_steering::unix::{EMPTY_TIMEX, UnixClock};
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
-/// The bit of the kernel's clock status that says that the clock is not synchronised
-/// (`linux/timex.h`).
+/// The bit of the kernel's clock status for an unsynchronised clock (`linux/timex.h`).
 const STA_UNSYNC: i32 = 0x0040;
 
 /// Time since this machine booted, suspends included (`CLOCK_BOOTTIME`).
 ///
-/// Ages and leases are measured on it: it never jumps, and it goes on while the
-/// machine sleeps. Values of two machines can't be compared.
+/// Ages and leases are measured on it: it never jumps, and it runs while the machine sleeps.
+/// Readings of two machines can't be compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootTime(Duration);
 
@@ -26,13 +25,13 @@ impl BootTime {
         Self(since_boot)
     }
 
-    /// How long after the boot the instant is.
+    /// The time from the boot to the instant.
     #[must_use]
     pub const fn since_boot(self) -> Duration {
         self.0
     }
 
-    /// How long before `self` the instant `earlier` was; zero if it was not before.
+    /// The time from `earlier` to `self`; zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
@@ -45,17 +44,17 @@ impl BootTime {
     }
 }
 
-/// Which boot of a machine, in which time namespace, boot-time readings count from. Two
-/// readings can be compared only where this is equal.
+/// The boot and time namespace that boot-time readings count from. Only readings with equal `Boot`
+/// can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Boot {
     /// The kernel's id of the boot.
     pub id: [u8; 16],
-    /// What the process's time namespace adds to the boot-time clock, in nanoseconds.
+    /// The offset of the process's time namespace on the boot-time clock, in nanoseconds.
     pub offset_nanos: i64,
 }
 
-/// All clocks of a process at one moment: what a node stores, to go on from after a restart
+/// All clocks of a process at one moment. A node stores it and continues from it after a restart
 /// (CLOCK-STEADY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeReading {
@@ -63,25 +62,25 @@ pub struct TimeReading {
     pub platform_millis: u64,
     /// The boot-time clock.
     pub boot_time: BootTime,
-    /// What `boot_time` counts from; `None` where the system does not say.
+    /// The origin of `boot_time`; `None` if the system does not report it.
     pub boot: Option<Boot>,
     /// The wall clock, in milliseconds since the Unix epoch.
     pub wall_millis: u64,
 }
 
-/// The clocks of the machine that a tier runs on, behind one trait so that tests own time.
+/// The clocks of a tier's machine, behind a trait so that tests control time.
 pub trait Clock: Send + Sync + 'static {
     /// The boot-time clock, for ages, leases and deadlines.
     fn boot_time(&self) -> BootTime;
 
-    /// What the boot-time clock counts from; `None` where the system does not say.
+    /// The origin of the boot-time clock; `None` if the system does not report it.
     fn boot(&self) -> Option<Boot>;
 
-    /// Milliseconds since the Unix epoch, as the machine believes. It may be set at any
-    /// time, so platform time is only drawn towards it (CLOCK-STEADY).
+    /// The machine's wall clock, in milliseconds since the Unix epoch. It may be set at any time,
+    /// so platform time is only drawn towards it (CLOCK-STEADY).
     fn wall_millis(&self) -> u64;
 
-    /// Whether the kernel calls the wall clock synchronised with other clocks.
+    /// Whether the kernel reports the wall clock as synchronised.
     fn is_synchronised(&self) -> bool;
 }
 
@@ -96,7 +95,7 @@ impl Clock for SystemClock {
     }
 
     fn boot(&self) -> Option<Boot> {
-        // A kernel without time namespaces has no such file, and no offset.
+        // A kernel without time namespaces has neither this file nor an offset.
         let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
         Some(Boot {
             id: boot_id().ok()?,
@@ -105,7 +104,7 @@ impl Clock for SystemClock {
     }
 
     fn wall_millis(&self) -> u64 {
-        // A clock before 1970 shows nothing that is of use.
+        // A clock before 1970 is useless.
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let millis = since.unwrap_or_default().as_millis();
         u64::try_from(millis).unwrap_or(u64::MAX)
@@ -121,7 +120,7 @@ impl Clock for SystemClock {
 /// The kernel's id of this boot of the machine.
 ///
 /// # Errors
-/// If the system does not say.
+/// If the system does not report it.
 pub fn boot_id() -> io::Result<[u8; 16]> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     // A UUID: 32 hexadecimal digits and four hyphens.
@@ -130,8 +129,8 @@ pub fn boot_id() -> io::Result<[u8; 16]> {
     Ok(id.to_be_bytes())
 }
 
-/// The offset of the boot-time clock in the text of `/proc/self/timens_offsets`, whose lines
-/// are a clock's name, seconds and nanoseconds; 0 if there is none.
+/// The offset of the boot-time clock in `/proc/self/timens_offsets`; 0 if it is not listed. Each
+/// line is a clock's name, seconds and nanoseconds.
 fn boot_offset_nanos(text: &str) -> Option<i64> {
     let Some(line) = text.lines().find(|line| line.starts_with("boottime")) else {
         return Some(0);
@@ -142,7 +141,7 @@ fn boot_offset_nanos(text: &str) -> Option<i64> {
 }
 
 fn to_duration(time: rustix::time::Timespec) -> Duration {
-    // Neither part is negative on a running Linux; zero is a safe answer if one were.
+    // Neither part is negative on a running Linux; if one were, zero would be safe.
     Duration::new(
         u64::try_from(time.tv_sec).unwrap_or(0),
         u32::try_from(time.tv_nsec).unwrap_or(0),
@@ -163,7 +162,7 @@ mod tests {
             "the wall clock is before 2020"
         );
         assert_eq!(clock.boot(), clock.boot());
-        assert!(clock.boot().is_some(), "the kernel tells which boot it is");
+        assert!(clock.boot().is_some(), "the kernel reports its boot");
     }
 
     #[test]

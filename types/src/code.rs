@@ -1,27 +1,27 @@
-//! The closed list of error codes, and the error that every tier hands on.
+//! The closed list of error codes, and the error type of all tiers.
 
 use std::{borrow::Cow, fmt, num::NonZeroU64};
 
-/// Why an operation did not succeed. Each code tells the caller what to do next;
-/// each transport maps it in one function (`tierkv-proto`, `tierkv-openapi`).
+/// Why an operation did not succeed. Each code implies what the caller does next; each transport
+/// maps it in one function (`tierkv-proto`, `tierkv-openapi`).
 ///
-/// The numbers are the wire's: they are never reused.
+/// The numbers are those of the wire and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Code {
     /// The request can never succeed as it is: correct it.
     InvalidArgument = 1,
-    /// There is no such thing: create it first, or look elsewhere.
+    /// It does not exist: create it first, or look elsewhere.
     NotFound = 2,
     /// It exists already: use it, or choose another name.
     AlreadyExists = 3,
-    /// A condition of the write did not hold: read again, decide again.
+    /// A condition of the write did not hold: read again, then decide again.
     ConditionFailed = 4,
     /// An older transaction holds a lock: retry.
     Conflict = 5,
-    /// Say who you are.
+    /// The caller must authenticate.
     Unauthenticated = 6,
-    /// You may not.
+    /// The caller may not do this.
     PermissionDenied = 7,
     /// This node is not its cluster's master: refresh the route and retry. Never reaches a user.
     NotMaster = 8,
@@ -31,7 +31,7 @@ pub enum Code {
     StaleEpoch = 10,
     /// A named limit is reached: wait, or send less.
     ResourceExhausted = 11,
-    /// The token points at history that is gone: start afresh.
+    /// The token points to history that is no longer kept: start again.
     TokenExpired = 12,
     /// Nothing was done and nothing will be: retry.
     Unavailable = 13,
@@ -67,7 +67,7 @@ impl Code {
         Self::Internal,
     ];
 
-    /// The code with this wire number.
+    /// The code of a wire number.
     #[must_use]
     pub fn from_number(number: i32) -> Option<Self> {
         Self::ALL
@@ -75,14 +75,14 @@ impl Code {
             .find(|code| i32::from(*code as u8) == number)
     }
 
-    /// Whether coordinators answer this code themselves: they refresh their route and
-    /// retry inside the deadline, and no user ever sees it.
+    /// Whether coordinators handle this code themselves: they refresh their route and retry within
+    /// the deadline. No user ever sees it.
     #[must_use]
     pub const fn is_misrouted(self) -> bool {
         matches!(self, Self::NotMaster | Self::WrongOwner | Self::StaleEpoch)
     }
 
-    /// The code's name as users read it.
+    /// The code's name for users.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -113,24 +113,24 @@ impl fmt::Display for Code {
     }
 }
 
-/// A refusal or failure that may cross tiers: a code and words that say what to do.
+/// A refusal or failure that crosses tiers: a code, and a message with what to do next.
 ///
-/// Internal details belong in the log of the tier that handles the error, not here.
+/// Internal details belong in the log of the tier that handles the error, not in the message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Error {
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub code: Code,
     /// What happened and what the caller can do, lowercase, without a trailing stop.
     pub message: Cow<'static, str>,
-    /// Of a write that was refused for the birth of its request id: the platform time at
-    /// which it was, in milliseconds. Nothing was done, and nothing ever will be under this
-    /// id that was not done before: a new id that is born at that time would be accepted.
+    /// For a write refused for the birth of its request id: the platform time of the refusal, in
+    /// milliseconds. This attempt did nothing, and a write under this id is no longer applied if
+    /// it was not applied before. A new id born at that time would be accepted.
     pub birth_refused_at: Option<NonZeroU64>,
 }
 
 impl Error {
-    /// An error of `code` that says `message`.
+    /// An error with this code and message.
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -139,8 +139,8 @@ impl Error {
         }
     }
 
-    /// [`Code::InvalidArgument`] with these words, for the birth of a request id that is out
-    /// of bounds at `platform_millis`.
+    /// [`Code::InvalidArgument`] for a request id whose birth is out of bounds at
+    /// `platform_millis`.
     pub fn birth_refused(platform_millis: u64, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             birth_refused_at: NonZeroU64::new(platform_millis),
@@ -148,22 +148,22 @@ impl Error {
         }
     }
 
-    /// [`Code::InvalidArgument`] with these words.
+    /// [`Code::InvalidArgument`] with this message.
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::InvalidArgument, message)
     }
 
-    /// [`Code::Unavailable`] with these words: the caller may rely on no side effect.
+    /// [`Code::Unavailable`] with this message: the caller may rely on no side effect.
     pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::Unavailable, message)
     }
 
-    /// [`Code::ResourceExhausted`] with these words; name the limit.
+    /// [`Code::ResourceExhausted`] with this message; name the limit in it.
     pub fn exhausted(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::ResourceExhausted, message)
     }
 
-    /// [`Code::OutcomeUnknown`] with these words.
+    /// [`Code::OutcomeUnknown`] with this message.
     pub fn outcome_unknown(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::OutcomeUnknown, message)
     }

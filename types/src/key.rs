@@ -1,4 +1,4 @@
-//! Keys: what a caller names, and the one byte string every tier passes on.
+//! Keys: namespaces, and the byte string that all tiers use.
 
 use std::{fmt, ops::Deref};
 
@@ -13,7 +13,7 @@ use crate::{
 /// Separates namespace and key in an [`ItemKey`]; no namespace contains it.
 pub(crate) const SEPARATOR: u8 = 0;
 
-/// The namespace of a request that names none.
+/// The default namespace of a request.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// A checked namespace name: `[a-z0-9][a-z0-9_-]{0,62}`.
@@ -77,8 +77,8 @@ fn checked_key(key: &[u8]) -> Result<(), Error> {
 
 /// A key within its namespace as one byte string: namespace, byte `0x00`, key.
 ///
-/// It is built once, at the edge, and passed on whole by every tier: the slot, the
-/// log, the memory tier, the store and the cache all key on it.
+/// It is built once, where a request enters, and passed on whole: the slot, the log, the memory
+/// tier, the store and the cache all use it as the key.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ItemKey(Bytes);
 
@@ -89,14 +89,13 @@ impl ItemKey {
     /// `InvalidArgument` if either breaks its rules.
     pub fn new(namespace: &str, key: &[u8]) -> Result<Self, Error> {
         let namespace = checked_namespace(namespace)?;
-        // Exactly as long as it gets: handing it on then costs no second allocation.
+        // Allocated at its final length, so that converting it needs no second allocation.
         let mut joined = Vec::with_capacity(namespace.len() + 1 + key.len());
         Self::write(namespace, key, &mut joined)?;
         Ok(Self(joined.into()))
     }
 
-    /// Appends what [`ItemKey::new`] would hold to `buffer`, for a lookup that needs no
-    /// key of its own.
+    /// Appends the bytes of [`ItemKey::new`] to `buffer`, for a lookup that needs no owned key.
     ///
     /// # Errors
     /// `InvalidArgument` if either part breaks its rules; `buffer` is then unchanged.
@@ -112,9 +111,9 @@ impl ItemKey {
     /// Checks bytes that came over the wire or from disk.
     ///
     /// # Errors
-    /// `InvalidArgument` if they are no namespace, separator and key.
+    /// `InvalidArgument` if they are not a namespace, a separator and a key.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, Error> {
-        let broken = || Error::invalid("an item key is a namespace, a zero byte and a key");
+        let broken = || Error::invalid("an item key must be a namespace, a zero byte and a key");
         let at = bytes
             .iter()
             .position(|b| *b == SEPARATOR)
@@ -127,7 +126,7 @@ impl ItemKey {
         Ok(Self(bytes))
     }
 
-    /// The slot this key lives in.
+    /// The slot of this key.
     #[must_use]
     pub fn slot(&self) -> Slot {
         Slot::of(&self.0)
@@ -152,7 +151,7 @@ impl ItemKey {
         self.0.slice(self.separator() + 1..)
     }
 
-    /// The same key in memory of its own, so that keeping it pins no network frame.
+    /// A copy in its own memory, so that keeping it does not keep a network frame alive.
     #[must_use]
     pub fn detached(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))

@@ -1,10 +1,10 @@
-//! The vocabulary of the platform: newtypes that cannot hold a wrong value.
+//! The vocabulary of the platform: newtypes that can't hold an invalid value.
 //!
-//! Every other crate may import this one; it imports none of them and does no I/O
-//! but to read a clock. Reading order: [`key`], [`range`] and [`slot`] (what is addressed),
-//! [`version`] (when it changed), [`replication`] (who may say so), [`request`] (what a
-//! client asks for), [`record`] (how a change is logged), [`code`] (how a refusal is
-//! told), [`topology`] (what a process is in its tier), [`limits`].
+//! Every other crate may import this one; it imports none of them, and its only I/O is to read a
+//! clock. Reading order: [`key`], [`range`] and [`slot`] (what is addressed), [`version`] (when it
+//! changed), [`replication`] (nodes, epochs and positions), [`request`] (what a client asks for),
+//! [`record`] (how a change is logged), [`code`] (errors), [`topology`] (the role of a process in
+//! its tier), [`limits`].
 
 pub mod clock;
 pub mod code;

@@ -1,4 +1,4 @@
-//! Ranges of keys within one namespace: what scans and counts are of.
+//! Ranges of keys within one namespace, for scans and counts.
 
 use std::fmt;
 
@@ -10,37 +10,34 @@ use crate::{
     limits::MAX_KEY_BYTES,
 };
 
-/// Item keys from `start` on and before `end`, all of one namespace.
+/// The item keys from `start` up to but not including `end`, all of one namespace.
 ///
-/// Both ends are in terms of item keys (namespace, byte `0x00`, key), so that one
-/// comparison of bytes says whether a key is in the range. Namespaces may be prefixes of
-/// one another; the byte after the name keeps them apart, and no key of a namespace is
-/// past its name followed by `0x01`.
+/// Both ends are item keys (namespace, byte `0x00`, key), so that comparing bytes decides whether a
+/// key is in the range. A namespace's name may be a prefix of another's. The byte after the name
+/// keeps them apart: every key of a namespace is below its name followed by `0x01`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ItemRange {
     start: Bytes,
     end: Bytes,
 }
 
-/// What follows a namespace's name where the namespace ends.
+/// The byte after the name where a namespace ends.
 const NAMESPACE_END: u8 = SEPARATOR + 1;
 
-/// Longest key part of an end: the first possible key behind one of limit size is that key
-/// and a zero byte.
+/// Longest key part of an end: the first key after a key of maximum size has one more byte, a zero.
 const MAX_BOUND_BYTES: usize = MAX_KEY_BYTES + 1;
 
 impl ItemRange {
-    /// All keys of a namespace (empty means `default`) that begin with `prefix`; those of
-    /// the empty one are all.
+    /// All keys of a namespace (empty means `default`) that begin with `prefix`; an empty prefix
+    /// selects all keys.
     ///
     /// # Errors
-    /// `InvalidArgument` for a namespace that is none, or a prefix over the limit
-    /// `max_key_bytes`.
+    /// `InvalidArgument` for an invalid namespace, or a prefix over the limit `max_key_bytes`.
     pub fn of_prefix(namespace: &str, prefix: &[u8]) -> Result<Self, Error> {
         let namespace = checked_namespace(namespace)?;
         checked_bound("prefix", prefix)?;
-        // What begins with the prefix comes before its last byte made one larger; a byte
-        // that can't be made larger is left to the one before it.
+        // The end is the prefix with its last byte incremented; bytes that can't be incremented are
+        // dropped first.
         let kept = prefix.iter().rposition(|byte| *byte < u8::MAX);
         let end = match kept {
             Some(last) => {
@@ -58,7 +55,7 @@ impl ItemRange {
         })
     }
 
-    /// All that begins with these bytes, which came over the wire: the start of a range
+    /// The range of all keys that begin with these bytes from the wire: the start of a range
     /// [`of_prefix`](Self::of_prefix).
     ///
     /// # Errors
@@ -75,13 +72,13 @@ impl ItemRange {
         Self::of_prefix(namespace, prefix)
     }
 
-    /// The keys of a namespace (empty means `default`) from `start` on and before `end`. An
-    /// empty `start` is the namespace's first key, an empty `end` its end. A range whose
-    /// ends are equal holds nothing and is no error.
+    /// The keys of a namespace (empty means `default`) from `start` up to but not including `end`.
+    /// An empty `start` is the namespace's first key, an empty `end` its end. A range with equal
+    /// ends is empty and valid.
     ///
     /// # Errors
-    /// `InvalidArgument` for a namespace that is none, an end over the limit
-    /// `max_key_bytes`, or a `start` after `end`.
+    /// `InvalidArgument` for an invalid namespace, an end over the limit `max_key_bytes`, or a
+    /// `start` after `end`.
     pub fn between(namespace: &str, start: &[u8], end: &[u8]) -> Result<Self, Error> {
         let namespace = checked_namespace(namespace)?;
         checked_bound("start of the range", start)?;
@@ -104,7 +101,7 @@ impl ItemRange {
     /// Checks a range that came over the wire.
     ///
     /// # Errors
-    /// `InvalidArgument` if its ends are not of one namespace, or not in their order.
+    /// `InvalidArgument` if its ends are of different namespaces, or out of order.
     pub fn from_bytes(start: Bytes, end: Bytes) -> Result<Self, Error> {
         let broken = || Error::invalid("an item range is from one item key to another");
         let at = start.iter().position(|byte| *byte == SEPARATOR);
@@ -124,7 +121,7 @@ impl ItemRange {
         }
     }
 
-    /// The part of the range behind `key`: what a scan that has seen `key` goes on with.
+    /// The part of the range after `key`: the rest of a scan that has returned `key`.
     #[must_use]
     pub fn after(&self, key: &ItemKey) -> Self {
         let mut next = Vec::with_capacity(key.as_bytes().len() + 1);
@@ -143,26 +140,26 @@ impl ItemRange {
         &self.start
     }
 
-    /// The first item key that is not in it any more.
+    /// The first item key after the range.
     #[must_use]
     pub const fn end(&self) -> &Bytes {
         &self.end
     }
 
-    /// The namespace that its keys are of.
+    /// The namespace of its keys.
     #[must_use]
     pub fn namespace(&self) -> &str {
         let end = self.start.iter().position(|byte| *byte == SEPARATOR);
         std::str::from_utf8(&self.start[..end.unwrap_or(0)]).unwrap_or_default()
     }
 
-    /// Whether no key can be in it.
+    /// Whether it can contain no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Whether the item key of these bytes is in it.
+    /// Whether it contains the item key of these bytes.
     #[must_use]
     pub fn contains(&self, item_key: &[u8]) -> bool {
         item_key >= &self.start[..] && item_key < &self.end[..]
@@ -231,7 +228,7 @@ mod tests {
         assert!(holds(&range, "n", &[0xFF; MAX_KEY_BYTES]));
     }
 
-    /// As a watch passes it on: the bytes with which the keys begin, and nothing else.
+    /// As a watch uses it: exactly the bytes with which the keys begin.
     #[test]
     fn a_prefix_begins_the_keys_of_its_namespace_and_no_others() {
         let item_prefix = |namespace: &str, prefix: &[u8]| {
@@ -257,7 +254,7 @@ mod tests {
         }
     }
 
-    /// `n` is a prefix of the other two, and the default one has a name of its own.
+    /// `n` is a prefix of the other two; the default namespace has its own name.
     #[test]
     fn a_namespace_ends_before_the_next_one_begins() {
         let range = ItemRange::of_prefix("n", b"").unwrap();

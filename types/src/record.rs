@@ -1,7 +1,7 @@
 //! Log records: the unit of replication, of durability and of atomicity (I4).
 //!
-//! The structs say what a record means; [`encode`], [`decode`] and [`RecordHeader`] turn one
-//! into the bytes that a log keeps and back (the format is written down in `codec`).
+//! The structs define what a record means. [`encode`], [`decode`] and [`RecordHeader`] convert it
+//! to and from the bytes in a log (the format is in `codec`).
 
 mod codec;
 mod header;
@@ -33,8 +33,8 @@ pub struct RequestId {
 }
 
 impl RequestId {
-    /// The millisecond of platform time before which an id must be born to be refused
-    /// `now`, by the cluster clock: so far ids are forgotten (TXN-IDS).
+    /// Ids born before this millisecond of platform time are refused at the cluster time `now`,
+    /// because they may have been forgotten (TXN-IDS).
     #[must_use]
     pub fn horizon(now: Version) -> u64 {
         let memory = u64::try_from(REQUEST_MEMORY.as_millis()).unwrap_or(u64::MAX);
@@ -45,14 +45,13 @@ impl RequestId {
 /// One record of a cluster's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Where it stands.
+    /// Its position in the log.
     pub position: Position,
     /// The master's commit index when it appended this record.
     pub commit: Index,
-    /// The version of everything this record changes; strictly above the version of
-    /// the record before it.
+    /// The version of all its changes; strictly above the version of the record before it.
     pub version: Version,
-    /// What it does.
+    /// The changes.
     pub payload: Payload,
 }
 
@@ -63,8 +62,8 @@ pub enum Payload {
     Noop,
     /// Changes keys, all or none.
     Write(Write),
-    /// Removes keys whose time is over, found by the master: at least one change, each a
-    /// deletion of a key that was there.
+    /// Removes expired keys, found by the master: at least one change, each a deletion of a key
+    /// that existed.
     Expire(Vec<Change>),
     /// Forgets the tombstones of deletions up to this version.
     Forget {
@@ -78,8 +77,8 @@ pub enum Payload {
 pub struct Write {
     /// The client's name for it.
     pub request: RequestId,
-    /// A checksum of what the client asked for, so that the same name for something else
-    /// is noticed; 0 in records of releases that kept none.
+    /// A checksum of the client's request, to detect another request under the same id; 0 in
+    /// records of releases that had none.
     pub fingerprint: u32,
     /// At least one change; no key twice.
     pub changes: Vec<Change>,
@@ -88,32 +87,32 @@ pub struct Write {
 /// One key's change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Which key.
+    /// The key.
     pub key: ItemKey,
-    /// What becomes of it.
+    /// The change.
     pub kind: ChangeKind,
 }
 
-/// What becomes of a key.
+/// What happens to a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
-    /// It holds this value from now on.
+    /// It gets this value.
     Put {
-        /// The whole value; empty is not absent.
+        /// The whole value; an empty value is not an absent key.
         value: Bytes,
-        /// When it expires, by the cluster clock; `None` never.
+        /// When it expires, by the cluster clock; `None` for never.
         expires: Option<Version>,
     },
-    /// An increment left it at this number, which it holds as decimal text from now on.
+    /// It gets this number, the result of an increment, stored as decimal text.
     Increment {
-        /// The number after the increment, as the client is told.
+        /// The number after the increment, as in the client's answer.
         number: i64,
-        /// When it expires, by the cluster clock; `None` never.
+        /// When it expires, by the cluster clock; `None` for never.
         expires: Option<Version>,
     },
-    /// It is absent from now on.
+    /// It becomes absent.
     Delete {
-        /// Whether it was there before, as the client is told.
+        /// Whether it existed before, as in the client's answer.
         existed: bool,
     },
 }

@@ -1,4 +1,4 @@
-//! Who is who in a cluster, and where a log stands.
+//! The names and numbers of replication: nodes, clusters, epochs, positions.
 
 use std::fmt;
 
@@ -16,10 +16,10 @@ macro_rules! number {
         pub struct $name(pub u64);
 
         impl $name {
-            /// Before the first.
+            /// The number before the first.
             pub const ZERO: Self = Self(0);
 
-            /// The one after this.
+            /// The next number.
             #[must_use]
             pub const fn next(self) -> Self {
                 Self(self.0 + 1)
@@ -132,9 +132,9 @@ name! {
     NodeId, "node"
 }
 
-/// Where a record stands: the epoch that wrote it and its index.
+/// The position of a record: its index and the epoch that wrote it.
 ///
-/// Positions order by epoch first, which is how two logs of one cluster are compared.
+/// Positions are ordered by epoch first; so are two logs of one cluster compared.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]

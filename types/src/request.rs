@@ -1,4 +1,4 @@
-//! Writes as clients ask for them, before a master has judged them.
+//! Writes as clients request them, before a master evaluates them.
 
 use std::time::Duration;
 
@@ -6,24 +6,24 @@ use bytes::Bytes;
 
 use crate::{key::ItemKey, record::RequestId, version::Version};
 
-/// A client's name for a write that it asks for, so that a retry is applied once (I8).
+/// A client's name for a write, so that a retry is applied once (I8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestName {
-    /// An id that the client made, with its birth.
+    /// An id made by the client, with its birth.
     Id(RequestId),
-    /// An idempotency key. The first master that it arrives at makes its birth.
+    /// An idempotency key. The first master that receives it sets its birth.
     Key {
         /// A hash of namespace and key: the random part of the id.
         random: [u8; 16],
-        /// When a coordinator received this attempt, in milliseconds of platform time. An
-        /// attempt that was under way for so long that the outcome of another one may be
-        /// forgotten is refused by it.
+        /// When a coordinator received this attempt, in milliseconds of platform time. A master
+        /// refuses an attempt that was under way so long that the outcome of another one may be
+        /// forgotten.
         received_millis: u64,
     },
 }
 
 impl RequestName {
-    /// The part by which masters remember the request.
+    /// The part that masters store the request under.
     #[must_use]
     pub const fn random(&self) -> &[u8; 16] {
         match self {
@@ -39,77 +39,76 @@ impl From<RequestId> for RequestName {
     }
 }
 
-/// An atomic write that a client asks for. What a master makes of it is a
+/// A client's request for an atomic write. A master turns it into a
 /// [`record::Write`](crate::record::Write).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteRequest {
     /// The client's name for it.
     pub name: RequestName,
-    /// What must hold for it to be applied; several may be on one key.
+    /// The conditions for applying it; several may be on one key.
     pub conditions: Vec<Condition>,
     /// At least one; no key twice.
     pub operations: Vec<Operation>,
-    /// Whether the answer tells what each key held before.
+    /// Whether the answer contains what each key held before.
     pub return_previous: bool,
 }
 
-/// What must hold of one key, changed by the write or not.
+/// A condition on one key, which the write need not change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// Which key.
+    /// The key.
     pub key: ItemKey,
-    /// What must hold of it.
+    /// The condition.
     pub kind: ConditionKind,
 }
 
-/// What must hold of a key.
+/// A condition on a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionKind {
-    /// It is absent.
+    /// The key is absent.
     Absent,
-    /// It is there.
+    /// The key is present.
     Present,
-    /// It is there, and was written last by this version.
+    /// The key is present with this version.
     Version(Version),
 }
 
-/// What is asked for one key.
+/// The requested change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Which key.
+    /// The key.
     pub key: ItemKey,
-    /// What shall become of it.
+    /// The change.
     pub kind: OperationKind,
 }
 
-/// What shall become of a key.
+/// A requested change of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OperationKind {
-    /// It shall hold a value.
+    /// Set a value.
     Put {
-        /// The whole value; empty is not absent.
+        /// The whole value; an empty value is not an absent key.
         value: Bytes,
-        /// How long, from the moment it is given its version; `None` for ever.
+        /// How long it lives, from when it gets its version; `None` for ever.
         ttl: Option<Duration>,
     },
-    /// It shall be absent.
+    /// Remove the key.
     Delete,
-    /// It shall keep its value and live for another time; one that is absent can't.
+    /// Keep the value and set a new time to live; refused if the key is absent.
     Touch {
-        /// How long, from the moment it is given its new version; `None` for ever.
+        /// How long it lives, from when it gets its new version; `None` for ever.
         ttl: Option<Duration>,
     },
-    /// The number that it holds shall change by this; an absent one counts as 0. It goes on
-    /// expiring when it did.
+    /// Add to the number that it holds; an absent key counts as 0. Its expiry is kept.
     Increment {
-        /// What is added.
+        /// The summand.
         delta: i64,
     },
 }
 
 impl WriteRequest {
-    /// A checksum (CRC-32C) of everything asked for but the name; never 0. Two requests of
-    /// one name with different fingerprints are not the same request.
+    /// A checksum (CRC-32C) of the whole request but its name; never 0. Two requests under one name
+    /// with different fingerprints are different requests.
     #[must_use]
     pub fn fingerprint(&self) -> u32 {
         let sum = self.operations.iter().fold(0, |sum, operation| {
@@ -145,7 +144,7 @@ impl WriteRequest {
     }
 }
 
-/// With its length, so that what belongs to the key can't be taken for the value.
+/// With the length, so that bytes of the key can't be taken for the value's.
 fn append_sized(sum: u32, bytes: &[u8]) -> u32 {
     let sum = crc32c::crc32c_append(sum, &(bytes.len() as u64).to_le_bytes());
     crc32c::crc32c_append(sum, bytes)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How many slots the key space is cut into.
+/// The number of slots.
 pub const SLOT_COUNT: u16 = 4096;
 
 /// One of the 4,096 parts of the key space; a slot belongs to one cluster (I10).
@@ -24,7 +24,7 @@ impl Slot {
     #[must_use]
     pub fn of(item_key: &[u8]) -> Self {
         let hash = xxhash_rust::xxh3::xxh3_64(item_key);
-        // The remainder is below 4096, so nothing is cut off.
+        // The remainder is below 4096, so the cast loses nothing.
         #[allow(clippy::cast_possible_truncation)]
         Self((hash % u64::from(SLOT_COUNT)) as u16)
     }
@@ -58,7 +58,8 @@ mod tests {
     use super::*;
     use crate::key::ItemKey;
 
-    /// Golden vectors, cross-checked with the reference implementation: a changed hash would orphan every key on disk.
+    /// Fixed test vectors, checked against the reference implementation: a changed hash would
+    /// orphan every key on disk.
     #[test]
     fn the_slot_function_never_changes() {
         let slots: Vec<u16> = [

@@ -1,6 +1,6 @@
-//! How the processes of the platform stand, as operators see it: closed lists of names.
+//! The roles and health of processes, as operators see them: closed lists of names.
 //!
-//! A peer of a newer release may know a role that this one does not. Such a role reads as
+//! A peer of a newer release may have a role that this release does not have. It is read as
 //! `Unknown`, so that no status call fails because of it.
 
 use std::fmt;
@@ -19,16 +19,16 @@ macro_rules! named {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum $type {
             $( $(#[$meaning])+ #[serde(rename = $name)] $variant, )+
-            /// One that this release does not know.
+            /// A role of another release.
             #[serde(other, rename = "unknown")]
             Unknown,
         }
 
         impl $type {
-            /// All of them, in the order of the declaration.
+            /// All variants, in the order of the declaration.
             pub const ALL: &'static [Self] = &[$( Self::$variant, )+ Self::Unknown];
 
-            /// The name that operators read, in tables and in JSON.
+            /// The name in tables and in JSON.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -47,7 +47,7 @@ macro_rules! named {
 }
 
 named! {
-    /// What a data node is in its cluster.
+    /// The role of a data node in its cluster.
     NodeRole {
         /// Takes the cluster's writes.
         Master = "master",
@@ -55,7 +55,7 @@ named! {
         Replica = "replica",
         /// Holds the mastership and does not serve yet.
         TakingOver = "taking over",
-        /// Runs, and has neither become master nor joined one.
+        /// Has started, and has neither become master nor joined one.
         Starting = "starting",
         /// Did not answer the coordinator that asked.
         Unreachable = "unreachable",
@@ -63,11 +63,11 @@ named! {
 }
 
 named! {
-    /// What a coordinator is in its tier.
+    /// The role of a coordinator in its tier.
     CoordinatorRole {
         /// The elected server coordinator.
         Primary = "primary",
-        /// A server coordinator that stands behind the primary.
+        /// A server coordinator that may succeed the primary.
         Backup = "backup",
         /// A client coordinator; all of them are equal.
         Serving = "serving",

@@ -16,7 +16,7 @@ pub struct Version(u64);
 const COUNTER_BITS: u32 = 16;
 
 impl Version {
-    /// Below every version that was ever given.
+    /// Below every issued version.
     pub const ZERO: Self = Self(0);
 
     /// The version with these bits.
@@ -31,20 +31,20 @@ impl Version {
         Self(millis << COUNTER_BITS)
     }
 
-    /// The bits, as they go over the wire.
+    /// The bits, for the wire.
     #[must_use]
     pub const fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// Milliseconds since the Unix epoch at which this version was given, by the
-    /// clock of the cluster that gave it.
+    /// When this version was issued, in milliseconds since the Unix epoch by the clock of its
+    /// cluster.
     #[must_use]
     pub const fn millis(self) -> u64 {
         self.0 >> COUNTER_BITS
     }
 
-    /// The first version that is this time later; the last one there is if that is over.
+    /// The first version that is `time` later; at most the last version.
     #[must_use]
     pub fn after(self, time: Duration) -> Self {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -56,7 +56,7 @@ impl Version {
         }
     }
 
-    /// The next version of the same log, whatever the clock says.
+    /// The next version of the same log, independent of the clock.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
@@ -71,8 +71,8 @@ impl fmt::Display for Version {
 
 /// The cluster clock of one node: a hybrid logical clock (Kulkarni et al., 2014).
 ///
-/// It is fed by platform time (CLOCK-STEADY) and never goes back. It may be shared: readers
-/// look at it while a writer ticks it, and none of them waits.
+/// It is fed by platform time (CLOCK-STEADY) and never goes back. It may be shared: readers and a
+/// ticking writer do not wait for each other.
 #[derive(Debug, Default)]
 pub struct HybridClock {
     last: AtomicU64,
@@ -87,9 +87,9 @@ impl HybridClock {
         }
     }
 
-    /// A version above all that this clock gave or merged.
+    /// A version above all that this clock has issued or merged.
     ///
-    /// Whoever needs versions in the order of something else ticks under its lock.
+    /// To issue versions in the order of other data, tick under that data's lock.
     pub fn tick(&self, platform_millis: u64) -> Version {
         let platform = Version::from_millis(platform_millis);
         let mut last = self.last();
@@ -112,21 +112,21 @@ impl HybridClock {
     #[must_use]
     pub fn now(&self, platform_millis: u64) -> Version {
         let (last, platform) = (self.last(), Version::from_millis(platform_millis));
-        // Mostly the millisecond is known already, and then nobody's copy is disturbed.
+        // Usually the millisecond is already there; then no processor's cached copy is invalidated.
         if last >= platform {
             return last;
         }
         Version(self.last.fetch_max(platform.0, Ordering::AcqRel)).max(platform)
     }
 
-    /// The last version given, merged or told.
+    /// The last version issued, merged or returned.
     #[must_use]
     pub fn last(&self) -> Version {
         Version(self.last.load(Ordering::Acquire))
     }
 
-    /// Takes in a version that another node gave. However far ahead it is: nobody refuses a
-    /// master for its clock (CLOCK-STEADY).
+    /// Merges a version issued by another node, however far ahead it is: no node refuses a master
+    /// for its clock (CLOCK-STEADY).
     pub fn merge(&self, seen: Version) {
         self.last.fetch_max(seen.0, Ordering::AcqRel);
     }
@@ -144,8 +144,8 @@ mod tests {
         let third = clock.tick(10);
         assert_eq!(first, Version::from_millis(1_000));
         assert!(first < second && second < third);
-        let told = clock.now(1_500);
-        assert!(told <= clock.now(1), "the cluster's time went back");
+        let earlier = clock.now(1_500);
+        assert!(earlier <= clock.now(1), "the cluster's time went back");
         assert_eq!(clock.tick(2_000), Version::from_millis(2_000));
     }
 

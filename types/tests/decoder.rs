@@ -1,8 +1,8 @@
-//! Fuzzing of the record decoder: whatever stands in a log's file, reading it neither
-//! panics nor asks for memory without bound, and what it takes for a record is one.
+//! Fuzzing of the record decoder: whatever a log's file contains, decoding neither panics nor
+//! allocates without bound, and accepts only valid records.
 //!
-//! `corpus/` holds records of every kind and format, byte for byte as releases wrote
-//! them. A failure that is found is added there by hand.
+//! `corpus/` holds records of every kind and format, byte for byte as releases wrote them. Add each
+//! failing input there by hand.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
@@ -16,10 +16,10 @@ use tierkv_types::record::{self, DecodeError, FORMAT, MAX_RECORD_BYTES, RecordHe
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
-/// What decoding may ask for beside a few times the length of what it reads.
+/// What decoding may allocate beside a multiple of its input's length.
 const SPARE_BYTES: usize = 64 << 10;
-/// How many times its own length a record may take in memory: a change of six bytes
-/// becomes a struct.
+/// How many times its encoded length a record may take in memory: a change of six bytes becomes a
+/// struct.
 const STRUCTS_PER_BYTE: usize = 32;
 
 fn corpus() -> Vec<(String, Vec<u8>)> {
@@ -38,7 +38,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Decodes under a limit of memory; going over it aborts the test.
+/// Decodes under a memory limit; exceeding it aborts the test.
 fn decode(bytes: &[u8]) -> Result<(record::RecordHeader, usize), DecodeError> {
     let owned = Bytes::copy_from_slice(bytes);
     let allowed = SPARE_BYTES + bytes.len() * STRUCTS_PER_BYTE;
@@ -58,7 +58,7 @@ fn decode(bytes: &[u8]) -> Result<(record::RecordHeader, usize), DecodeError> {
     Ok((header, length))
 }
 
-/// One way to spoil bytes.
+/// One way to damage bytes.
 #[derive(Clone, Debug)]
 enum Spoil {
     Flip(Place, u8),
@@ -66,7 +66,7 @@ enum Spoil {
     Cut(Place),
     Insert(Place, Vec<u8>),
     Copy(Place, Place, usize),
-    /// The length word, which nothing protects before it is believed.
+    /// The length word, which no checksum protects before it is used.
     Length(u32),
 }
 
@@ -101,7 +101,7 @@ impl Spoil {
     }
 }
 
-/// Makes length, trailer and checksum right again, so that what is inside is looked at.
+/// Repairs length, trailer and checksum, so that the decoder reads the contents.
 fn repair(bytes: &mut [u8]) {
     let length = bytes.len();
     if length < 46 {
@@ -134,7 +134,7 @@ fn any_spoil() -> impl Strategy<Value = Spoil> {
     ]
 }
 
-/// Everything in one test: the limit of memory is the process's.
+/// All in one test: the memory limit is the process's.
 #[test]
 fn nothing_in_a_log_makes_the_decoder_panic_or_hoard() {
     let corpus = corpus();
@@ -159,7 +159,7 @@ fn nothing_in_a_log_makes_the_decoder_panic_or_hoard() {
         }
         let decoded = decode(&bytes);
         if !repaired && bytes != corpus[nth].1 && bytes.len() <= corpus[nth].1.len() {
-            // Bytes that follow a record are none of its business, others are.
+            // Bytes after a record do not matter to it; all others do.
             let begins_the_same = bytes == corpus[nth].1[..bytes.len()];
             prop_assert!(decoded.is_err() || begins_the_same);
         }

@@ -34,16 +34,16 @@
 //!      8  the number after it, signed     (tags 5 and 6)
 //! ```
 //!
-//! The body of an expire is the number of changes and the changes, all with tag 3; the
-//! one of a forget is the version up to which tombstones go, 8 bytes.
+//! The body of an expire is the number of changes and the changes, all with tag 3. The body of a
+//! forget is the version up to which tombstones are removed, 8 bytes.
 //!
-//! Earlier formats are still read. Version 2 has no tags 5 and 6. Version 1 has no
-//! fingerprint either, and only the kinds 1 and 2 and the tags 1 to 3, where 3 says nothing
-//! of what was there before.
+//! Earlier formats are still read. Version 2 has no tags 5 and 6. Version 1 has no fingerprint
+//! either, only the kinds 1 and 2, and only the tags 1 to 3, where tag 3 does not record whether
+//! the key existed before.
 //!
-//! A log's unused space is zeros, so a length of zero says that nothing was written.
-//! The trailer is what tells a record whose write was cut short from one that was
-//! damaged later (LOG-TORN). Numbers of kinds and tags are never reused.
+//! A log's unused space is zeros, so a length of zero marks the end. The trailer distinguishes a
+//! torn record, whose write was cut short, from one that was damaged later (LOG-TORN). Numbers of
+//! kinds and tags are never reused.
 
 use bytes::Bytes;
 
@@ -70,10 +70,10 @@ const TAG_INCREMENT_EXPIRING: u8 = 6;
 
 /// Request id and fingerprint.
 const WRITE_HEADER_BYTES: usize = 8 + 16 + 4;
-/// A delete of the shortest key there is: tag, length, one letter, separator, one byte.
+/// A delete of the shortest possible key: tag, length, one letter, separator, one byte.
 const MIN_CHANGE_BYTES: usize = 1 + 2 + 3;
 
-/// How many bytes [`encode`] appends for `record`.
+/// The number of bytes that [`encode`] appends for `record`.
 #[must_use]
 pub fn encoded_len(record: &Record) -> usize {
     let body = match &record.payload {
@@ -104,8 +104,8 @@ const fn expiry_len(expires: Option<Version>) -> usize {
 /// Appends `record` to `buffer`.
 ///
 /// # Panics
-/// If the record is over [`MAX_RECORD_BYTES`] or writes nothing: the log refuses such a
-/// record before it gets here, and nothing that can't be read back may be written.
+/// If the record is over [`MAX_RECORD_BYTES`] or has no changes: the log refuses such a record
+/// before it gets here, and a record that can't be read back must not be written.
 pub fn encode(record: &Record, buffer: &mut Vec<u8>) {
     let len = encoded_len(record);
     assert!(
@@ -187,15 +187,15 @@ fn encode_changes(changes: &[Change], buffer: &mut Vec<u8>) {
     }
 }
 
-/// Appends a length that is below [`MAX_RECORD_BYTES`], as every part of a record is.
+/// Appends a length, which is below [`MAX_RECORD_BYTES`] for every part of a record.
 fn put_length(buffer: &mut Vec<u8>, length: usize) {
     buffer.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
 }
 
-/// Reads the record that begins at `at` of `bytes`; answers it and its length.
+/// Decodes the record at `at` of `bytes`; returns it with its length.
 ///
-/// Its keys and values are slices of `bytes`, so a record that is kept for long should
-/// be decoded from a buffer of its own.
+/// Its keys and values are slices of `bytes`, so decode a record that is kept for long from a
+/// buffer of its own.
 ///
 /// # Errors
 /// `End`, `Torn` or `Damaged`, see [`RecordHeader::read`].
@@ -231,7 +231,7 @@ pub fn decode(bytes: &Bytes, at: usize) -> Result<(Record, usize), DecodeError> 
     Ok((record, header.len))
 }
 
-/// What is left to read of a record's body.
+/// The unread rest of a record's body.
 struct Body<'a> {
     bytes: &'a Bytes,
     at: usize,
@@ -270,7 +270,7 @@ impl Body<'_> {
         if count == 0 {
             return Err(DecodeError::Damaged("it changes nothing"));
         }
-        // The count is not believed beyond what the bytes at hand could hold.
+        // The count is limited to what the remaining bytes could hold.
         if count > (self.end - self.at) / MIN_CHANGE_BYTES {
             return Err(DecodeError::Damaged("it counts more changes than it holds"));
         }

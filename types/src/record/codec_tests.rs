@@ -88,8 +88,8 @@ proptest! {
         prop_assert_eq!(decode(&bytes, at), Err(DecodeError::End));
     }
 
-    /// A write that stopped anywhere, over space that was zero before, is torn (or never
-    /// began): it is never read as a record nor taken for damage.
+    /// A write that stopped anywhere, over zeroed space, is torn (or empty): it is never read as a
+    /// record nor reported as damage.
     #[test]
     fn a_record_cut_anywhere_is_torn(record in any_record(), cut in any::<prop::sample::Index>()) {
         let mut bytes = encoded(&record);
@@ -127,7 +127,7 @@ proptest! {
         let _ = decode(&Bytes::from(bytes), at);
     }
 
-    /// The same, past the checksum: a body of any bytes between a sound header and trailer.
+    /// The same behind the checksum: arbitrary bodies between a valid header and trailer.
     #[test]
     fn no_body_makes_it_panic(
         format in OLDEST_FORMAT..=FORMAT,
@@ -174,7 +174,7 @@ fn golden() -> Record {
     }
 }
 
-/// The bytes of [`golden`] in format 2 or 3, which write it alike, but for the checksum.
+/// The bytes of [`golden`] in format 2 or 3; the two differ only in the checksum.
 fn golden_bytes(format: u8, checksum: u32) -> Vec<u8> {
     let mut bytes = vec![97, 0, 0, 0];
     bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -190,13 +190,13 @@ fn golden_bytes(format: u8, checksum: u32) -> Vec<u8> {
     bytes
 }
 
-/// A changed format must come with a new version number: logs on disk hold this one.
+/// A changed format needs a new version number: logs on disk have this one.
 #[test]
 fn the_format_never_changes() {
     assert_eq!(encoded(&golden()), golden_bytes(3, CHECKSUM));
 }
 
-/// Computed by an implementation of CRC-32C other than the one under test.
+/// Computed with another implementation of CRC-32C than the one under test.
 const CHECKSUM: u32 = 1_167_324_743;
 
 #[test]
@@ -219,7 +219,7 @@ fn the_second_format_is_still_read_and_knows_no_increments() {
     assert!(matches!(read, Err(DecodeError::Damaged(_))), "{read:?}");
 }
 
-/// The same record as the first format had it, checksum and all.
+/// The same record in the first format, with its checksum.
 #[test]
 fn the_first_format_is_still_read() {
     let mut bytes = vec![93, 0, 0, 0];

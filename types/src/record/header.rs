@@ -1,5 +1,4 @@
-//! The header of a record, and what is around it: what can be known of a record without
-//! reading its changes.
+//! The header of a record and its framing: what can be read without the changes.
 
 use crate::{
     replication::{Epoch, Index, Position},
@@ -10,8 +9,8 @@ use crate::{
 pub const FORMAT: u8 = 3;
 /// The oldest format version that [`decode`](super::decode) reads.
 pub const OLDEST_FORMAT: u8 = 1;
-/// Largest record, in bytes as encoded: a request at its limit and its framing fit with
-/// room to spare, and no damaged length can make a reader ask for more.
+/// Largest record, in bytes as encoded. A request of maximum size fits easily, and a damaged length
+/// can't make a reader allocate more.
 pub const MAX_RECORD_BYTES: usize = 32 << 20;
 
 pub(super) const HEADER_BYTES: usize = 42;
@@ -24,44 +23,44 @@ pub enum DecodeError {
     /// Nothing was written here: the bytes end, or the length word is zero.
     #[error("no record begins here")]
     End,
-    /// A record begins here but its trailer is missing: its write never finished.
+    /// A record begins here but its trailer is missing: its write was not completed.
     #[error("the record is torn: its trailer is missing")]
     Torn,
-    /// The trailer is there and the record is still wrong.
+    /// The trailer is present, but the record is invalid.
     #[error("the record is damaged: {0}")]
     Damaged(&'static str),
-    /// The record is whole and of a format that this release doesn't know.
+    /// The record is complete and of a newer format than this release supports.
     #[error("the record has format {0}; run the newer release that wrote it")]
     Newer(u8),
 }
 
-/// A record's header, its checksum and trailer verified, its body unread.
+/// A record's header, with checksum and trailer verified and the body unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// The bytes of the whole record, from its length word through its trailer.
+    /// The length of the whole record in bytes, from its length word through its trailer.
     pub len: usize,
     /// The format version it was written in.
     pub(super) format: u8,
     /// The number of the payload's kind.
     pub(super) kind: u8,
-    /// Where the record stands.
+    /// The record's position.
     pub position: Position,
     /// The commit index it carries.
     pub commit: Index,
-    /// The version of everything it changes.
+    /// The version of all its changes.
     pub version: Version,
 }
 
 impl RecordHeader {
-    /// Reads the header of the record that begins `bytes`, and verifies the whole record.
+    /// Reads the header of the record at the start of `bytes`, and verifies the whole record.
     ///
     /// # Errors
-    /// `End`, `Torn` or `Damaged`, as LOG-TORN tells them apart, or `Newer`. A length that no record
-    /// can have leaves no place to look for the trailer, so it reads as `Torn`: whoever
-    /// knows what the log acknowledged must decide whether that can be.
+    /// `End`, `Torn` or `Damaged`, as LOG-TORN distinguishes them, or `Newer`. An impossible length
+    /// leaves no place to look for the trailer, so it is reported as `Torn`: a caller that knows
+    /// which records were acknowledged must decide whether that can be.
     pub fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         let Some(length) = bytes.first_chunk() else {
-            // A few stray bytes are the beginning of a length word that was never finished.
+            // A few zero bytes are the end; other stray bytes are a length word cut short.
             return Err(if bytes.iter().all(|byte| *byte == 0) {
                 DecodeError::End
             } else {
@@ -106,9 +105,9 @@ impl RecordHeader {
     }
 }
 
-/// Whether `bytes` begin with a record that was written whole and of which only the length
-/// word has changed since: with the length that some trailer's place gives it, its
-/// checksum matches. A torn record can't look like that, so this is damage.
+/// Whether `bytes` begin with a record that was written completely and whose length word has
+/// changed since. This is so if some trailer's place gives a length with a matching checksum. A
+/// torn record can't look like that, so this is damage.
 #[must_use]
 pub fn is_whole_but_for_its_length(bytes: &[u8]) -> bool {
     let bytes = &bytes[..bytes.len().min(MAX_RECORD_BYTES)];
@@ -129,11 +128,11 @@ pub fn is_whole_but_for_its_length(bytes: &[u8]) -> bool {
         })
 }
 
-/// How many places of a trailer word [`is_whole_but_for_its_length`] tries: a value may
-/// hold the word, but hardly this often, and each try reads the record.
+/// Maximum trailer words that [`is_whole_but_for_its_length`] tries. A value may contain the word,
+/// but hardly this often, and each try reads the record.
 const MAX_TRAILERS_TRIED: usize = 256;
 
-/// The `N` bytes from `at`, which the caller knows to be there.
+/// The `N` bytes from `at`; the caller ensures that they exist.
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[at..at + N]);
