@@ -1,9 +1,9 @@
-//! The suite that every backend of [`Cache`] passes, by rule of the protocol.
+//! The conformance suite of [`Cache`]: every backend passes it; the cases follow the protocol's
+//! rules.
 //!
-//! A backend's integration test implements [`Backend`] and names it in
-//! [`cache_conformance!`](crate::cache_conformance!), which makes one test a case.
-//! Reading order: this file, then the cases: [`leases`], [`deletes`], [`entries`],
-//! [`marks`], [`storm`].
+//! A backend's integration test implements [`Backend`] and passes it to
+//! [`cache_conformance!`](crate::cache_conformance!), which makes one test of each case. Reading
+//! order: this file, then the cases: [`leases`], [`deletes`], [`entries`], [`marks`], [`storm`].
 
 pub mod deletes;
 pub mod entries;
@@ -19,19 +19,19 @@ use tierkv_types::{ClusterId, Epoch, Index, Round, Version};
 
 use crate::{Cache, CacheKey, Fill, Found, Lease, State};
 
-/// Makes caches for the suite and owns their time.
+/// Creates caches for the suite and controls their time.
 pub trait Backend: Send + Sync {
     /// The backend.
     type Cache: Cache;
 
-    /// An empty cache; other cases' caches don't share its entries.
+    /// An empty cache that shares no entries with other cases.
     fn cache(&self) -> impl Future<Output = Self::Cache> + Send;
 
-    /// Lets at least `by` pass for this backend's caches.
+    /// Advances the time of this backend's caches by at least `by`.
     fn advance(&self, by: Duration) -> impl Future<Output = ()> + Send;
 }
 
-/// Makes one test of every case of the suite, each over a backend of its own.
+/// Makes one test of every case of the suite, each with its own backend.
 #[macro_export]
 macro_rules! cache_conformance {
     ($backend:expr) => {
@@ -60,7 +60,7 @@ macro_rules! cache_conformance {
             entries::an_expired_value_is_a_miss,
             entries::an_entry_lives_five_minutes,
             entries::nodes_report_what_they_hold,
-            entries::holdings_are_told,
+            entries::holdings_are_reported,
             marks::marks_are_read_with_the_entries,
             marks::a_mark_never_goes_back,
             marks::marks_of_clusters_are_apart,
@@ -78,7 +78,7 @@ macro_rules! cache_conformance {
     };
 }
 
-/// The revision that cases use where it does not matter.
+/// The revision in cases where it does not matter.
 const REVISION: u64 = 1;
 
 fn cluster() -> ClusterId {

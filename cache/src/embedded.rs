@@ -1,12 +1,12 @@
-//! The cache tier inside one process: the same trait and the same guarantees as over
-//! memcached, without a network.
+//! The cache tier inside one process, without a network: the same trait and guarantees as over
+//! memcached.
 //!
-//! Entries live in a bounded concurrent map, `leases` in a small table beside it. A hit
-//! touches the map alone. Everything else about a key (winning a lease, filling, deleting)
-//! happens under the lock of the key's lease shard, so that a delete and a fill can't pass
-//! each other: whichever comes second sees the first.
+//! Entries are in a bounded concurrent map, leases in a small table beside it (`leases`). A hit
+//! only touches the map. Everything else about a key (winning a lease, filling, deleting) happens
+//! under the lock of the key's lease shard. So a delete and a fill can't overtake each other: the
+//! second sees the effect of the first.
 //!
-//! Reading order: `stored` (what the map holds), `leases`, then this file.
+//! Reading order: `stored` (the map's entries), `leases`, then this file.
 
 mod leases;
 mod stored;
@@ -37,13 +37,13 @@ pub use self::leases::MAX_LEASES;
 /// The name of the one node.
 pub const NODE: &str = "embedded";
 
-/// What an entry is expected to weigh, to size the map's first tables.
+/// The assumed size of an entry, for the initial size of the map's tables.
 const TYPICAL_ENTRY_BYTES: u64 = 512;
 
-/// Most parts the map is split into, so that writers don't wait for each other.
+/// Maximum parts of the map; writers of different parts don't wait for each other.
 const MAX_PARTS: u64 = 32;
 
-/// Largest entries that each part of the map has room for, where the capacity allows.
+/// Each part has room for this many of the largest entries, if the capacity allows.
 const LARGEST_ENTRIES_PER_PART: u64 = 4;
 
 type Entries = sync::Cache<OwnedKey, Stored, WeightInBytes>;
@@ -59,8 +59,8 @@ pub struct EmbeddedCache {
 }
 
 impl EmbeddedCache {
-    /// A cache whose entries, with keys and overhead, take at most `capacity_bytes`; the
-    /// coldest are evicted.
+    /// A cache whose entries, with keys and overhead, take at most `capacity_bytes`; the coldest
+    /// are evicted.
     #[must_use]
     pub fn new(capacity_bytes: u64, clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -75,7 +75,7 @@ impl EmbeddedCache {
 
     fn look_up(&self, cluster: &ClusterId, keys: &[CacheKey<'_>], results: &mut Vec<Found>) {
         results.clear();
-        // One reading of the mark serves all keys: it was read before every entry.
+        // The mark is read once for all keys, before every entry.
         let mark = self.mark(cluster);
         let now = self.clock.boot_time();
         let mut hits = 0;
@@ -97,7 +97,7 @@ impl EmbeddedCache {
         let (shard, place) = self.leases.shard(key);
         let mut shard = shard.lock();
         let now = self.clock.boot_time();
-        // A fill may have come between the look without the lock and this one.
+        // A fill may have happened between the lookup without the lock and this one.
         if let Some(entry) = self.live_entry(key, now) {
             return State::Entry(entry);
         }
@@ -114,7 +114,7 @@ impl EmbeddedCache {
 
     fn store(&self, key: &CacheKey<'_>, lease: &Lease, entry: Entry) -> Fill {
         let weight = weight(key, &entry);
-        // Copying is kept out of the lock: the entry must not pin a network frame.
+        // The entry is copied outside the lock, so that it does not keep a network frame alive.
         let entry = (weight <= MAX_ENTRY_BYTES as u64).then(|| entry.detached());
         let (shard, place) = self.leases.shard(key);
         let mut shard = shard.lock();
@@ -187,7 +187,7 @@ impl Cache for EmbeddedCache {
 
     async fn holds_anything(&self) -> bool {
         let now = self.clock.boot_time();
-        // Leases first: one that is filled meanwhile is then seen as an entry.
+        // Leases first: one that is filled in between is then seen as an entry.
         self.leases
             .shards()
             .any(|shard| shard.lock().holds_any(now))
@@ -214,7 +214,8 @@ fn entries(capacity_bytes: u64) -> Entries {
     let largest = MAX_ENTRY_BYTES as u64 * LARGEST_ENTRIES_PER_PART;
     let parts = (capacity_bytes / largest).clamp(1, MAX_PARTS);
     let items = capacity_bytes / TYPICAL_ENTRY_BYTES;
-    // The map rounds the number of parts up to a power of two; rounding down keeps the room.
+    // The map rounds the number of parts up to a power of two; rounding down keeps enough room in
+    // each.
     let parts = 1_usize << parts.ilog2();
     let items = usize::try_from(items).unwrap_or(usize::MAX);
     let options = OptionsBuilder::new()

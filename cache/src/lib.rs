@@ -1,11 +1,11 @@
-//! The cache tier: one trait, its backends, and the suite that each of them passes.
+//! The cache tier: a trait, its backends, and their conformance suite.
 //!
-//! A cache answers reads that bear some staleness; it is never authoritative and may lose
-//! anything at any time but a delete it confirmed. What may be answered from it is decided
-//! by the rules of [`tierkv_protocol::cache`]; this crate only stores.
+//! A cache answers reads that accept some staleness. It is never authoritative and may lose
+//! anything at any time, except a delete that it confirmed. The rules of [`tierkv_protocol::cache`]
+//! decide which entries may be used; this crate only stores them.
 //!
-//! Reading order: [`tier`] (the trait), [`key`] (what is stored under which key), then the
-//! backends: [`embedded`] (in one process).
+//! Reading order: [`tier`] (the trait), [`key`] (cache keys), then the backends: [`embedded`] (in
+//! one process).
 
 #[cfg(feature = "conformance")]
 pub mod conformance;

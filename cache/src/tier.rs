@@ -1,4 +1,4 @@
-//! The cache tier as its callers see it.
+//! The trait of the cache tier.
 
 use std::{future::Future, time::Duration};
 
@@ -8,16 +8,16 @@ use tierkv_types::{ClusterId, limits::MAX_VALUE_BYTES};
 
 use crate::key::CacheKey;
 
-/// How long a lease lives (CACHE-LEASE). After that its fill is refused and the next
-/// reader wins another.
+/// How long a lease lives (CACHE-LEASE). Afterwards its fill is refused, and the next reader can
+/// win a lease.
 pub const LEASE_LIFE: Duration = Duration::from_secs(3);
 
-/// Largest entry, key and overhead included. A larger one passes by: its fill is refused.
+/// Largest entry, key and overhead included. The fill of a larger one is refused.
 pub const MAX_ENTRY_BYTES: usize = MAX_VALUE_BYTES + 4 * 1024;
 
 /// The right to fill one key once, until it expires or the key is deleted.
 ///
-/// It is won by a lookup that missed and belongs to the cache that gave it.
+/// A lookup that missed wins it; it is valid only in the cache that issued it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lease(u64);
 
@@ -31,71 +31,71 @@ impl Lease {
     }
 }
 
-/// What a lookup found of one key.
+/// The result of a lookup of one key.
 #[derive(Debug)]
 pub struct Found {
     /// The cluster's mark in the key's node, read *before* the entry.
     pub mark: Option<Mark>,
-    /// The key itself.
+    /// The state of the key.
     pub state: State,
 }
 
-/// One key in its cache node.
+/// The state of one key in its cache node.
 #[derive(Debug)]
 pub enum State {
-    /// There is an entry; whether it counts is the reader's to judge.
+    /// There is an entry; the reader decides whether it may be used.
     Entry(Entry),
-    /// There is none, and this lookup won the right to fill it: read below, then fill or
+    /// There is no entry, and this lookup won the right to fill it: read below, then fill or
     /// release.
     Leased(Lease),
-    /// There is none, and somebody else is filling it: wait a little, then read below.
+    /// There is no entry, and another reader is filling it: wait a little, then read below.
     Busy,
     /// The node can't be reached: read below, and don't fill.
     Unreachable,
 }
 
-/// What became of a fill.
+/// The result of a fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fill {
     /// The entry was stored. It may be evicted at once.
     Stored,
-    /// It was not: the lease is gone (expired, or its key deleted), the entry is too large
-    /// or the node is down. The value can be answered all the same.
+    /// It was not stored: the lease is gone (expired, or its key deleted), the entry is too large,
+    /// or the node is down. The value may still be used as the answer.
     Refused,
 }
 
-/// Not every owner confirmed.
+/// Not every cache node confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not every cache node confirmed; deliver again before a mark is written")]
 pub struct Undelivered;
 
-/// One cache node, as operators see it.
+/// The report of one cache node, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeReport {
-    /// Its name.
+    /// The node's name.
     pub node: String,
-    /// Whether it answers.
+    /// Whether the node answers.
     pub up: bool,
-    /// Keys that this process looked up there.
+    /// The number of keys that this process looked up there.
     pub lookups: u64,
-    /// Keys of those for which there was an entry.
+    /// How many of those were found.
     pub hits: u64,
-    /// Entries it holds.
+    /// The number of its entries.
     pub entries: u64,
-    /// Bytes they take.
+    /// The bytes of its entries.
     pub bytes: u64,
 }
 
 /// The cache tier.
 ///
-/// Every method is cancellation-safe: a dropped call may or may not have had its effect,
-/// and never costs others theirs.
+/// Every method is cancel-safe: a dropped call may or may not have had its effect, and never undoes
+/// that of other calls.
 pub trait Cache: Send + Sync + 'static {
-    /// Looks keys of one cluster up. For each, first the mark of `cluster` in the key's
-    /// node is read, then the entry; a miss tries to win the lease (CACHE-LEASE).
+    /// Looks up keys of one cluster. For each, the mark of `cluster` in the key's node is read
+    /// first, then the entry; a miss tries to win the lease (CACHE-LEASE).
     ///
-    /// `results` is cleared, then filled in the order of `keys`; its memory is reused. A
-    /// key that is named twice and missing is leased once and busy once.
+    /// `results` is cleared, then filled in the order of `keys`; its memory is reused. A missing
+    /// key that is given twice is leased once and busy once.
     fn lookup(
         &self,
         cluster: &ClusterId,
@@ -103,8 +103,8 @@ pub trait Cache: Send + Sync + 'static {
         results: &mut Vec<Found>,
     ) -> impl Future<Output = ()> + Send;
 
-    /// Stores `entry`, if `lease` is still the key's (CACHE-LEASE). The entry was read by a
-    /// confirmed read that began after the lease was won (CACHE-CONFIRM).
+    /// Stores `entry`, if `lease` is still the key's current one (CACHE-LEASE). The entry must come
+    /// from a confirmed read that was sent after the lease was won (CACHE-CONFIRM).
     fn fill(
         &self,
         key: CacheKey<'_>,
@@ -112,19 +112,19 @@ pub trait Cache: Send + Sync + 'static {
         entry: Entry,
     ) -> impl Future<Output = Fill> + Send;
 
-    /// Gives a lease back without filling, so that others may win one at once.
+    /// Returns a lease without filling, so that others can win one at once.
     fn release(&self, key: CacheKey<'_>, lease: Lease) -> impl Future<Output = ()> + Send;
 
-    /// Removes entries and leases, and returns when every owner confirmed (CACHE-DELETE).
-    /// Deleting what is not there succeeds.
+    /// Removes entries and leases; returns once every cache node has confirmed (CACHE-DELETE).
+    /// Deleting absent entries succeeds.
     ///
     /// # Errors
-    /// [`Undelivered`] if an owner did not confirm; some keys may be deleted.
+    /// [`Undelivered`] if a node did not confirm; some keys may be deleted.
     fn delete(&self, keys: &[CacheKey<'_>])
     -> impl Future<Output = Result<(), Undelivered>> + Send;
 
-    /// Writes a cluster's mark in every node; one that holds a mark of a higher epoch, or
-    /// of a higher round of the same, keeps it (CACHE-MARK).
+    /// Writes a cluster's mark in every node. A node keeps its mark if that has a higher epoch, or
+    /// a higher round of the same epoch (CACHE-MARK).
     ///
     /// # Errors
     /// [`Undelivered`] if a node did not confirm.
@@ -140,13 +140,13 @@ pub trait Cache: Send + Sync + 'static {
         cluster: &ClusterId,
     ) -> impl Future<Output = Vec<(String, Option<Mark>)>> + Send;
 
-    /// Whether entries or leases of an earlier master may be in it. If not, a new master
+    /// Whether the cache may hold entries or leases from an earlier master. If not, a new master
     /// has nothing to redeliver (CACHE-REDELIVER).
     fn holds_anything(&self) -> impl Future<Output = bool> + Send;
 
-    /// The name of the node in which a key lives, as [`Cache::nodes`] tells it.
+    /// The name of a key's node, as in [`Cache::nodes`].
     fn node_of(&self, key: CacheKey<'_>) -> &str;
 
-    /// Every node, as operators see it.
+    /// The reports of all nodes, for operators.
     fn nodes(&self) -> impl Future<Output = Vec<NodeReport>> + Send;
 }

@@ -1,4 +1,4 @@
-//! The embedded backend under the suite, and what is its own: bounds and readiness.
+//! The embedded backend: the conformance suite, and its own limits and readiness.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use tierkv_types::{Boot, BootTime, Clock, ClusterId, Version};
 
 const CAPACITY: u64 = 64 << 20;
 
-/// A clock that stands until it is moved.
+/// A clock that moves only when the test moves it.
 #[derive(Default)]
 struct Hand(AtomicU64);
 

@@ -1,4 +1,4 @@
-//! CACHE-DELETE: a confirmed delete takes the entry and the lease.
+//! CACHE-DELETE: a confirmed delete removes the entry and the lease.
 
 use super::{Backend, delete, expect_entry, key, look_up, store, value, win};
 use crate::{Cache, Fill, State};
@@ -25,7 +25,7 @@ pub async fn a_delete_revokes_the_lease(backend: &impl Backend) {
     let _missing = win(&cache, b"k").await;
 }
 
-/// After a delete the next lookup wins, and only its fill counts.
+/// After a delete, the next lookup wins a lease, and only its fill is stored.
 pub async fn a_delete_lets_others_win(backend: &impl Backend) {
     let cache = backend.cache().await;
     let old = win(&cache, b"k").await;
@@ -43,14 +43,14 @@ pub async fn a_delete_lets_others_win(backend: &impl Backend) {
     expect_entry(&cache, b"k", &entry).await;
 }
 
-/// There need not be anything to delete.
+/// Deleting an absent key succeeds.
 pub async fn a_delete_of_nothing_succeeds(backend: &impl Backend) {
     let cache = backend.cache().await;
     delete(&cache, b"k").await;
     assert_eq!(cache.delete(&[]).await, Ok(()));
 }
 
-/// One call deletes every key it names, and no other.
+/// One call deletes all its keys, and no other.
 pub async fn many_keys_are_deleted_at_once(backend: &impl Backend) {
     let cache = backend.cache().await;
     let items: Vec<[u8; 4]> = (0..200_u32).map(u32::to_be_bytes).collect();

@@ -1,4 +1,4 @@
-//! What is filled comes back, under its own key only, as long as it lives.
+//! Filled entries are found, under their own key only, until they expire.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tierkv_types::{Version, limits::MAX_VALUE_BYTES};
 use super::{Backend, absent, delete, expect_entry, key, look_up, mark, state, store, value, win};
 use crate::{Cache, CacheKey, Fill, MAX_ENTRY_BYTES, State};
 
-/// Every field of a value survives.
+/// Every field of a value is kept.
 pub async fn a_filled_entry_comes_back(backend: &impl Backend) {
     let cache = backend.cache().await;
     let entry = Entry::Value(ValueEntry {
@@ -32,7 +32,7 @@ pub async fn an_absence_comes_back(backend: &impl Backend) {
     let _missing = win(&cache, b"k").await;
 }
 
-/// An empty value is neither an absence nor a lease's stub.
+/// An empty value is different from an absence and from a lease.
 pub async fn an_empty_value_is_a_value(backend: &impl Backend) {
     let cache = backend.cache().await;
     store(&cache, b"k", value(1, "")).await;
@@ -49,7 +49,7 @@ pub async fn values_up_to_the_limit_come_back(backend: &impl Backend) {
     expect_entry(&cache, b"small", &value(2, "v")).await;
 }
 
-/// An entry over the limit is refused, and leaves the key free to be filled.
+/// An entry over the limit is refused; the key can still be filled.
 pub async fn a_too_large_entry_passes_by(backend: &impl Backend) {
     let cache = backend.cache().await;
     let lease = win(&cache, b"k").await;
@@ -102,7 +102,7 @@ pub async fn any_key_bytes_are_kept_apart(backend: &impl Backend) {
     }
 }
 
-/// One lookup of many keys answers in their order, and reuses the caller's memory.
+/// A lookup of many keys returns them in order, and reuses the caller's memory.
 pub async fn many_keys_come_back_in_order(backend: &impl Backend) {
     let cache = backend.cache().await;
     let items: Vec<[u8; 8]> = (0..500_u64).map(u64::to_be_bytes).collect();
@@ -128,7 +128,7 @@ pub async fn many_keys_come_back_in_order(backend: &impl Backend) {
     );
 }
 
-/// A value is kept no longer than to its expiry, so that the next reader may fill anew.
+/// A value is kept at most until its expiry; then the next reader may fill again.
 pub async fn an_expired_value_is_a_miss(backend: &impl Backend) {
     let cache = backend.cache().await;
     let short = Entry::Value(ValueEntry {
@@ -144,7 +144,7 @@ pub async fn an_expired_value_is_a_miss(backend: &impl Backend) {
     expect_entry(&cache, b"kept", &value(1, "v")).await;
 }
 
-/// No entry outlives its five minutes.
+/// No entry is kept for more than five minutes.
 pub async fn an_entry_lives_five_minutes(backend: &impl Backend) {
     let cache = backend.cache().await;
     store(&cache, b"k", value(1, "v")).await;
@@ -165,8 +165,9 @@ pub async fn nodes_report_what_they_hold(backend: &impl Backend) {
     assert!(sum(|n| n.entries) >= 1 && sum(|n| n.bytes) >= 1);
 }
 
-/// CACHE-REDELIVER: an empty cache says so; entries and leases are held, marks are not.
-pub async fn holdings_are_told(backend: &impl Backend) {
+/// CACHE-REDELIVER: an empty cache reports that it is empty. Entries and leases count, marks do
+/// not.
+pub async fn holdings_are_reported(backend: &impl Backend) {
     let cache = backend.cache().await;
     assert!(!cache.holds_anything().await);
     assert_eq!(

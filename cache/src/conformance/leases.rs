@@ -1,4 +1,4 @@
-//! CACHE-LEASE: one winner fills.
+//! CACHE-LEASE: one reader wins the right to fill.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use super::{Backend, expect_busy, expect_entry, key, look_up, store, value, win};
 use crate::{Cache, Fill, LEASE_LIFE, State, conformance};
 
-/// Lets a clock that ticks in seconds pass the end of a lease.
+/// Added at the end of a lease, for clocks that tick in seconds.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The first lookup of a missing key is leased, the next is busy.
@@ -45,7 +45,7 @@ pub async fn one_of_many_concurrent_lookups_wins(backend: &impl Backend) {
     }
 }
 
-/// Within one lookup, too, a lease is given once.
+/// A lookup with the same key twice wins one lease.
 pub async fn a_key_named_twice_is_leased_once(backend: &impl Backend) {
     let cache = backend.cache().await;
     let found = look_up(&cache, &[key(b"k"), key(b"k")]).await;
@@ -53,7 +53,7 @@ pub async fn a_key_named_twice_is_leased_once(backend: &impl Backend) {
     assert_eq!(found.iter().filter(|found| leased(&found.state)).count(), 1);
 }
 
-/// A token that was used, or is of an earlier lease, fills nothing.
+/// A token that was used, or of an earlier lease, fills nothing.
 pub async fn only_the_live_token_fills(backend: &impl Backend) {
     let cache = backend.cache().await;
     let first = win(&cache, b"k").await;
@@ -81,7 +81,7 @@ pub async fn a_lease_fills_one_key_only(backend: &impl Backend) {
     let _free = win(&cache, b"b").await;
 }
 
-/// An abandoned lease ends by itself, and its late fill is refused.
+/// An abandoned lease expires, and its late fill is refused.
 pub async fn an_abandoned_lease_expires(backend: &impl Backend) {
     let cache = backend.cache().await;
     let lease = win(&cache, b"k").await;
@@ -93,7 +93,7 @@ pub async fn an_abandoned_lease_expires(backend: &impl Backend) {
     store(&cache, b"k", value(2, "w")).await;
 }
 
-/// The winner that gives up lets the next lookup win.
+/// After a winner releases its lease, the next lookup wins one.
 pub async fn a_released_lease_is_free_at_once(backend: &impl Backend) {
     let cache = backend.cache().await;
     let lease = win(&cache, b"k").await;
@@ -101,7 +101,7 @@ pub async fn a_released_lease_is_free_at_once(backend: &impl Backend) {
     store(&cache, b"k", value(1, "v")).await;
 }
 
-/// A late release takes neither the next winner's lease nor its entry away.
+/// A late release removes neither the next winner's lease nor its entry.
 pub async fn a_release_does_not_touch_the_next_lease(backend: &impl Backend) {
     let cache = backend.cache().await;
     let first = win(&cache, b"k").await;

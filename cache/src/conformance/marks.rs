@@ -5,8 +5,8 @@ use tierkv_types::ClusterId;
 use super::{Backend, cluster, key, look_up, mark, store, value};
 use crate::{Cache, State};
 
-/// A lookup carries the cluster's mark as it was before the entry was read: entries that
-/// were there when the mark was written come with it, and so do misses.
+/// A lookup returns the cluster's mark as it was before the entry was read, with hits and with
+/// misses.
 pub async fn marks_are_read_with_the_entries(backend: &impl Backend) {
     let cache = backend.cache().await;
     let found = look_up(&cache, &[key(b"k")]).await;
@@ -23,8 +23,8 @@ pub async fn marks_are_read_with_the_entries(backend: &impl Backend) {
     }
 }
 
-/// A mark of a lower epoch, or of a lower round of the same, replaces none; writing the
-/// same one again is fine.
+/// A mark of a lower epoch, or of a lower round of the same epoch, is not stored; writing the same
+/// mark again is allowed.
 pub async fn a_mark_never_goes_back(backend: &impl Backend) {
     let cache = backend.cache().await;
     let steps = [
@@ -43,7 +43,7 @@ pub async fn a_mark_never_goes_back(backend: &impl Backend) {
     }
 }
 
-/// Each cluster has a mark of its own.
+/// Each cluster has its own mark.
 pub async fn marks_of_clusters_are_apart(backend: &impl Backend) {
     let cache = backend.cache().await;
     let other = ClusterId::new("c2").expect("c2 is a name");
@@ -60,7 +60,7 @@ pub async fn marks_of_clusters_are_apart(backend: &impl Backend) {
     );
 }
 
-/// Every node tells its mark.
+/// Every node returns its mark.
 pub async fn marks_are_read_by_node(backend: &impl Backend) {
     let cache = backend.cache().await;
     let marks = cache.read_marks(&cluster()).await;

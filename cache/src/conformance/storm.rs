@@ -19,7 +19,7 @@ const ITEMS: usize = 64;
 const WRITES: u64 = 1_500;
 const READERS: usize = 6;
 
-/// The store below: a version a key, which only grows.
+/// The store below: one version per key, which only grows.
 struct Store([AtomicU64; ITEMS]);
 
 impl Store {
@@ -28,10 +28,10 @@ impl Store {
     }
 }
 
-/// While writers change and delete, and readers fill what they read after winning a
-/// lease, no entry read after a mark is older than the deletes that the mark stands for.
+/// Writers change and delete; readers fill what they read after winning a lease. No entry read
+/// after a mark is older than the deletes that the mark covers.
 ///
-/// This is CACHE-LEASE, CACHE-DELETE and the order of mark and entry (CACHE-MARK) at once,
+/// This tests CACHE-LEASE, CACHE-DELETE and the order of mark and entry (CACHE-MARK) together,
 /// under real concurrency.
 pub async fn no_fill_survives_a_delete_that_came_after_its_read(backend: &impl Backend) {
     let cache = Arc::new(backend.cache().await);
@@ -40,7 +40,7 @@ pub async fn no_fill_survives_a_delete_that_came_after_its_read(backend: &impl B
     for _ in 0..READERS {
         tasks.spawn(read_and_fill(cache.clone(), store.clone()));
     }
-    // One writer: its mark's round is the version up to which everything is deleted.
+    // One writer: the round of its mark is the version up to which everything is deleted.
     for version in 1..=WRITES {
         for item in 0..ITEMS {
             store.0[item].store(version, Ordering::SeqCst);
@@ -67,8 +67,8 @@ async fn read_and_fill(cache: Arc<impl Cache>, store: Arc<Store>) -> u64 {
     let mut results: Vec<Found> = Vec::new();
     let mut seen: HashMap<usize, u64> = HashMap::new();
     let items: Vec<[u8; 1]> = (0..ITEMS).map(|item| [item_byte(item)]).collect();
-    // The item deleted last is looked up first: were the mark read after the entries,
-    // there would be time for that delete and its mark in between.
+    // The item deleted last is looked up first: if the mark were read after the entries, that
+    // delete and its mark could happen in between.
     let keys: Vec<_> = items.iter().rev().map(|item| key(item)).collect();
     while seen.values().filter(|version| **version == WRITES).count() < ITEMS {
         cache.lookup(&cluster(), &keys, &mut results).await;

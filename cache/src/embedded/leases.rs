@@ -1,8 +1,8 @@
 //! The leases of the embedded cache (CACHE-LEASE).
 //!
-//! A lease stands under a 64-bit hash of its key, not under the key. Two keys of one hash
-//! then share a place, which costs a fill and never correctness: one is busy while the
-//! other is leased, a delete of one revokes the other's, and a fill needs its own token.
+//! A lease is stored under a 64-bit hash of its key. Two keys with the same hash share a place,
+//! which can cost a fill but never correctness: one is busy while the other is leased, a delete of
+//! one revokes the other's lease, and a fill needs its own token.
 
 use std::{
     collections::HashMap,
@@ -15,17 +15,16 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{key::CacheKey, tier::LEASE_LIFE};
 
-/// Parts of the table, each under its own lock.
+/// Shards of the table, each with its own lock.
 const SHARDS: usize = 64;
 
-/// Most leases of one part. Over it keys are busy until leases expire, are filled or
-/// released.
+/// Maximum leases of one shard. Over it, keys are busy until leases expire, are filled or released.
 const MAX_LEASES_PER_SHARD: usize = 1024;
 
-/// Most leases at a time. Over it a miss is answered from below without a fill.
+/// Maximum leases at a time. Over it, a miss is answered from below without a fill.
 pub const MAX_LEASES: usize = SHARDS * MAX_LEASES_PER_SHARD;
 
-/// Where a key's lease stands within its shard.
+/// The place of a key's lease in its shard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place(u64);
 
@@ -41,10 +40,10 @@ impl LeaseTable {
         }
     }
 
-    /// The shard whose lock orders everything about `key` but its hits.
+    /// The shard whose lock orders all accesses to `key`, except hits.
     pub(super) fn shard(&self, key: &CacheKey<'_>) -> (&LeaseShard, Place) {
         let hash = xxh3_64_with_seed(key.item, key.slot_revision);
-        // The remainder is below the number of shards, so nothing is cut off.
+        // The remainder is less than the number of shards, so the cast loses nothing.
         #[allow(clippy::cast_possible_truncation)]
         let shard = (hash % SHARDS as u64) as usize;
         (&self.shards[shard], Place(hash))
@@ -55,22 +54,22 @@ impl LeaseTable {
     }
 }
 
-/// One part of the table behind its lock.
+/// One shard of the table with its lock.
 #[derive(Default)]
 pub(super) struct LeaseShard(Mutex<Leases>);
 
 impl LeaseShard {
     pub(super) fn lock(&self) -> MutexGuard<'_, Leases> {
-        // No step under this lock leaves the table half changed.
+        // No operation under this lock leaves the table inconsistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What became of a wish for a lease.
+/// The outcome of a request for a lease.
 pub(super) enum Grant {
-    /// It is given, under this token.
+    /// It is granted, with this token.
     Won(u64),
-    /// Somebody else has it, or the shard is full.
+    /// Another reader holds it, or the shard is full.
     Held,
 }
 
@@ -85,12 +84,12 @@ struct Held {
 pub(super) struct Leases {
     held: HashMap<Place, Held, BuildHasherDefault<HashedAlready>>,
     last_token: u64,
-    /// While the shard is full, nothing expires before this instant: don't look again.
+    /// While the shard is full, nothing expires before this time: don't scan again.
     full_until: BootTime,
 }
 
 impl Leases {
-    /// Gives a lease on `place`, unless somebody has a live one.
+    /// Grants a lease on `place`, unless another is live.
     pub(super) fn grant(&mut self, place: Place, now: BootTime) -> Grant {
         let held = self.held.get(&place);
         if held.is_some_and(|held| now < held.until) {
@@ -108,7 +107,7 @@ impl Leases {
         Grant::Won(lease.token)
     }
 
-    /// Ends the lease `token`, and says whether it was live until now.
+    /// Ends the lease `token`; returns whether it was still live.
     pub(super) fn take(&mut self, place: Place, token: u64, now: BootTime) -> bool {
         match self.held.get(&place).copied() {
             Some(held) if held.token == token => {
@@ -119,7 +118,7 @@ impl Leases {
         }
     }
 
-    /// Ends whatever lease there is.
+    /// Ends the lease, if there is one.
     pub(super) fn revoke(&mut self, place: Place) {
         self.held.remove(&place);
     }
@@ -129,7 +128,7 @@ impl Leases {
         self.held.values().any(|held| now < held.until)
     }
 
-    /// Frees the places of abandoned leases, and says whether there is room now.
+    /// Frees the places of abandoned leases; returns whether there is room now.
     fn reclaim(&mut self, now: BootTime) -> bool {
         if now < self.full_until {
             return false;
@@ -144,7 +143,7 @@ impl Leases {
     }
 }
 
-/// Passes a [`Place`] on: it is a hash already.
+/// Uses a [`Place`] as its own hash: it is a hash already.
 #[derive(Default)]
 struct HashedAlready(u64);
 
@@ -158,8 +157,8 @@ impl Hasher for HashedAlready {
     }
 
     fn write_u64(&mut self, hash: u64) {
-        // Hash maps take their tag from the upper bits and the bucket from the lower, and
-        // the lower ones chose the shard: turn them so that both are still random.
+        // Hash maps take their tag from the upper bits and the bucket from the lower bits, and the
+        // lower bits also chose the shard: rotate, so that both are still random.
         self.0 = hash.rotate_right(SHARDS.trailing_zeros());
     }
 }
@@ -200,7 +199,7 @@ mod tests {
         }
         assert!(matches!(leases.grant(Place(full), at(2_000)), Grant::Held));
         assert!(matches!(leases.grant(Place(full), at(2_999)), Grant::Held));
-        // The first lease is over now, and only that one.
+        // Now the first lease has expired, and only that one.
         token(&leases.grant(Place(full), at(3_000)));
         assert_eq!(leases.held.len(), MAX_LEASES_PER_SHARD);
         token(&leases.grant(Place(full + 1), at(9_000)));

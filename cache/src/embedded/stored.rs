@@ -1,4 +1,4 @@
-//! What the map of the embedded cache holds.
+//! The contents of the embedded cache's map.
 
 use std::hash::{Hash, Hasher};
 
@@ -8,11 +8,11 @@ use tierkv_types::BootTime;
 
 use crate::key::CacheKey;
 
-/// What one entry takes beside its key's and value's bytes: the map's own place for it,
-/// two allocations, and the ghost of an evicted key.
+/// The memory of an entry beside its key's and value's bytes: its place in the map, two
+/// allocations, and the ghost of an evicted key.
 const ENTRY_OVERHEAD_BYTES: u64 = 192;
 
-/// A [`CacheKey`] that owns its bytes; looked up by the borrowed one.
+/// A [`CacheKey`] that owns its bytes; it can be looked up by a borrowed one.
 #[derive(PartialEq, Eq)]
 pub(super) struct OwnedKey {
     slot_revision: u64,
@@ -51,15 +51,15 @@ impl Equivalent<OwnedKey> for CacheKey<'_> {
     }
 }
 
-/// An entry with the end of its life.
+/// An entry with its expiry.
 #[derive(Clone)]
 pub(super) struct Stored {
     pub(super) entry: Entry,
-    /// From here on it is a miss.
+    /// From this time on it is a miss.
     pub(super) until: BootTime,
 }
 
-/// Weighs entries by the bytes they take.
+/// Weighs entries by their bytes.
 #[derive(Clone)]
 pub(super) struct WeightInBytes;
 
@@ -69,7 +69,7 @@ impl Weighter<OwnedKey, Stored> for WeightInBytes {
     }
 }
 
-/// What `entry` takes under `key`.
+/// The bytes of `entry` under `key`.
 pub(super) fn weight(key: &CacheKey<'_>, entry: &Entry) -> u64 {
     bytes(key.item.len(), entry)
 }
