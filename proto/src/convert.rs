@@ -1,5 +1,5 @@
-//! Checks and conversions of what came over the wire; those of writes are in [`writes`],
-//! those of roles and health in [`topology`].
+//! Checks and converts what arrives over the wire; writes are in [`writes`], roles and health in
+//! [`topology`].
 
 pub mod topology;
 pub mod writes;
@@ -14,7 +14,7 @@ use tierkv_types::{
 
 use crate::v1;
 
-/// The time an operation has: the caller's, cut to the limit, or the default for 0.
+/// An operation's timeout: the caller's, cut to the limit, or the default for 0.
 #[must_use]
 pub fn timeout(timeout_ms: u32) -> Duration {
     match timeout_ms {
@@ -23,7 +23,7 @@ pub fn timeout(timeout_ms: u32) -> Duration {
     }
 }
 
-/// A remaining time as it goes over the wire: at least 1 ms, because 0 means "default".
+/// A remaining time in wire form: at least 1 ms, because 0 means the default.
 #[must_use]
 pub fn timeout_ms(remaining: Duration) -> u32 {
     u32::try_from(remaining.as_millis())
@@ -58,7 +58,7 @@ pub fn check_operations(count: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// A request id as a client sent it.
+/// Checks a client's request id.
 ///
 /// # Errors
 /// `InvalidArgument` unless it has 16 random bytes and a birth that fits a clock.
@@ -83,10 +83,10 @@ pub(crate) fn random_part(random: &[u8]) -> Result<[u8; 16], Error> {
     <[u8; 16]>::try_from(random).map_err(|_| Error::invalid("a request id has 16 random bytes"))
 }
 
-/// A consistency as it came over the wire.
+/// Checks a consistency from the wire.
 ///
 /// # Errors
-/// `InvalidArgument` if this server does not know the number.
+/// `InvalidArgument` if this server does not support the number.
 pub fn consistency(number: i32) -> Result<v1::Consistency, Error> {
     v1::Consistency::try_from(number).map_err(|_| {
         Error::invalid(format!(
@@ -113,7 +113,7 @@ impl From<v1::scan_request::Selection> for v1::count_request::Selection {
     }
 }
 
-/// One tier's share in a read: how long it took until it had its answer.
+/// One tier's hop in a read's path, with the time until it had its answer.
 #[must_use]
 pub fn hop(tier: &str, node: &str, took: Duration) -> v1::Hop {
     v1::Hop {
@@ -123,7 +123,7 @@ pub fn hop(tier: &str, node: &str, took: Duration) -> v1::Hop {
     }
 }
 
-/// The names of the eviction policies, as operators write them.
+/// The names of the eviction policies in configuration and output.
 const POLICIES: [(&str, v1::EvictionPolicy); 4] = [
     ("s3fifo", v1::EvictionPolicy::S3fifo),
     ("lru", v1::EvictionPolicy::Lru),
@@ -131,10 +131,10 @@ const POLICIES: [(&str, v1::EvictionPolicy); 4] = [
     ("fifo", v1::EvictionPolicy::Fifo),
 ];
 
-/// The name of an eviction policy as it came over the wire.
+/// The name of an eviction policy from the wire.
 ///
 /// # Errors
-/// `InvalidArgument` if this server does not know the number.
+/// `InvalidArgument` if this server does not support the number.
 pub fn policy_name(number: i32) -> Result<&'static str, Error> {
     let known = (POLICIES.iter()).find(|(_, policy)| i32::from(*policy) == number);
     known.map(|(name, _)| *name).ok_or_else(|| {
@@ -145,10 +145,10 @@ pub fn policy_name(number: i32) -> Result<&'static str, Error> {
     })
 }
 
-/// The eviction policy of a name.
+/// The eviction policy with this name.
 ///
 /// # Errors
-/// `InvalidArgument` if there is none.
+/// `InvalidArgument` if there is none with this name.
 pub fn policy(name: &str) -> Result<v1::EvictionPolicy, Error> {
     let known = POLICIES.iter().find(|(known, _)| *known == name);
     known.map(|(_, policy)| *policy).ok_or_else(|| {
@@ -158,7 +158,7 @@ pub fn policy(name: &str) -> Result<v1::EvictionPolicy, Error> {
     })
 }
 
-/// A time to live as a client sent it; `None` for ever.
+/// Checks a client's time to live; `None` means for ever.
 ///
 /// # Errors
 /// `InvalidArgument` over the limit `max_ttl`.

@@ -1,8 +1,8 @@
-//! The wire contract: generated code, and the one place where codes meet gRPC status.
+//! The wire contract: generated code, and the mapping of codes to gRPC statuses.
 //!
-//! [`v1`] is the contract with users, [`internal`] the one between tiers; the sources
-//! are in `proto/`. [`status`] maps [`tierkv_types::Error`] to [`tonic::Status`] and
-//! back, [`convert`] checks what came over the wire.
+//! [`v1`] is the contract with users, [`internal`] the one between tiers; the sources are in
+//! `proto/`. [`status`] maps [`tierkv_types::Error`] to [`tonic::Status`] and back. [`convert`]
+//! checks what arrives over the wire.
 
 pub mod convert;
 pub mod status;

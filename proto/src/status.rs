@@ -1,8 +1,7 @@
-//! Error codes as gRPC statuses, and back.
+//! Maps error codes to gRPC statuses, and back.
 //!
-//! A status of ours carries a `google.rpc.Status` in its details, with one
-//! [`v1::Error`] packed in it. Only that detail makes a promise; a
-//! bare status was made by a transport.
+//! A status from a tier has a `google.rpc.Status` in its details, which contains one [`v1::Error`].
+//! Only this detail carries a promise; a status without it comes from a transport.
 
 use std::num::NonZeroU64;
 
@@ -12,7 +11,7 @@ use tonic::Status;
 
 use crate::v1;
 
-/// The type name under which the detail is packed.
+/// The type name of the packed detail.
 const DETAIL_TYPE: &str = "type.googleapis.com/tierkv.v1.Error";
 
 /// `google.rpc.Status`, the standard envelope of status details.
@@ -26,7 +25,7 @@ struct RpcStatus {
     details: Vec<prost_types::Any>,
 }
 
-/// The gRPC code for one of ours. Exhaustive on purpose.
+/// The gRPC code for a code. The match is exhaustive on purpose.
 #[must_use]
 pub const fn grpc_code(code: Code) -> tonic::Code {
     match code {
@@ -69,7 +68,7 @@ pub fn to_status(error: &Error) -> Status {
     )
 }
 
-/// The promise in a status, if it carries one. `None` is a status that a transport made.
+/// The error in a status; `None` for a status from a transport.
 #[must_use]
 pub fn detail(status: &Status) -> Option<Error> {
     let envelope = RpcStatus::decode(status.details()).ok()?;
@@ -90,7 +89,7 @@ pub fn to_wire(error: &Error) -> v1::Error {
     }
 }
 
-/// An error that came as a message; `None` if its code is unknown here.
+/// The error in a message; `None` if this release does not have its code.
 #[must_use]
 pub fn from_wire(error: v1::Error) -> Option<Error> {
     Some(Error {
@@ -99,7 +98,7 @@ pub fn from_wire(error: v1::Error) -> Option<Error> {
     })
 }
 
-/// What a failed read means: its detail, or by the bare status that nothing was read.
+/// The error of a failed read: its detail; for a transport's status, one that fits a read.
 #[must_use]
 pub fn read_error(status: &Status) -> Error {
     detail(status).unwrap_or_else(|| match status.code() {
@@ -123,8 +122,8 @@ pub fn read_error(status: &Status) -> Error {
     })
 }
 
-/// What the transport says, where its own words help nobody: the names of frames and flags
-/// that it found instead of gRPC.
+/// The cause of a transport error in plain words, where the transport's own text (names of frames
+/// and flags) does not help.
 fn in_plain_words(transport: &str) -> &str {
     if transport.contains("invalid compression flag") {
         "what answers at that address does not speak gRPC; it may be the port for REST, or \
@@ -136,7 +135,7 @@ fn in_plain_words(transport: &str) -> &str {
     }
 }
 
-/// What a failed write means: its detail, or by the bare status an unknown outcome.
+/// The error of a failed write: its detail; for a transport's status, an unknown outcome.
 #[must_use]
 pub fn write_error(status: &Status) -> Error {
     detail(status).unwrap_or_else(|| {

@@ -1,5 +1,5 @@
-//! Roles and health on the wire. A number that is unknown here reads as `Unknown`: the
-//! generated getters answer the unspecified one for it.
+//! Converts roles and health. A number that this release does not have is read as `Unknown`: for
+//! it, the generated getters return the unspecified variant.
 
 use tierkv_types::{CacheHealth, CoordinatorRole, NodeRole};
 

@@ -1,4 +1,4 @@
-//! Writes: as users send them, as tiers pass them on, and as masters take them.
+//! Converts writes between users, tiers and masters.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     v1,
 };
 
-/// Checks a batch that a user sent under `name`.
+/// Checks a user's batch, which is sent under `name`.
 ///
 /// # Errors
 /// `InvalidArgument` if any part breaks its rules, or a key is changed twice.
@@ -67,7 +67,7 @@ pub fn batch(batch: v1::WriteRequest, name: RequestName) -> Result<WriteRequest,
     })
 }
 
-/// A put of a value that lives for `ttl_ms` milliseconds, or with 0 for ever.
+/// A put of a value that lives for `ttl_ms` milliseconds; 0 means for ever.
 ///
 /// # Errors
 /// `InvalidArgument` over the limits `max_value_bytes` and `max_ttl`.
@@ -79,7 +79,7 @@ pub fn put(value: Bytes, ttl_ms: u64) -> Result<OperationKind, Error> {
     })
 }
 
-/// A touch after which the key lives for `ttl_ms` milliseconds, or with 0 for ever.
+/// A touch after which the key lives for `ttl_ms` milliseconds; 0 means for ever.
 ///
 /// # Errors
 /// `InvalidArgument` over the limit `max_ttl`.
@@ -94,21 +94,21 @@ fn empty_condition() -> Error {
     )
 }
 
-/// So much of a key is told in a refusal, in bytes.
-const MAX_TOLD_KEY_BYTES: usize = 128;
+/// Maximum bytes of a key that a refusal repeats.
+const MAX_SHOWN_KEY_BYTES: usize = 128;
 
-/// Checks what can't be said of one operation alone.
+/// Checks the operations together.
 fn checked(write: WriteRequest) -> Result<WriteRequest, Error> {
     if write.operations.is_empty() {
         return Err(Error::invalid(
-            "the write changes nothing; it has at least one operation",
+            "the write has no operations; give at least one operation",
         ));
     }
     let mut keys: Vec<&ItemKey> = write.operations.iter().map(|asked| &asked.key).collect();
     keys.sort_unstable();
     if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
         let key = pair[0].key();
-        let begin = key.get(..MAX_TOLD_KEY_BYTES);
+        let begin = key.get(..MAX_SHOWN_KEY_BYTES);
         let (begin, dots) = begin.map_or((&key[..], ""), |begin| (begin, "…"));
         return Err(Error::invalid(format!(
             "the write changes the key '{}{dots}' twice; leave the last of both, or send two \
@@ -120,7 +120,7 @@ fn checked(write: WriteRequest) -> Result<WriteRequest, Error> {
 }
 
 impl internal::Write {
-    /// A write as it goes over the wire.
+    /// A write in wire form.
     #[must_use]
     pub fn from_request(write: WriteRequest) -> Self {
         let changes = write.operations.into_iter().map(|operation| {
@@ -178,7 +178,7 @@ impl internal::Write {
         changed.chain(conditions.map(|condition| &condition.item_key))
     }
 
-    /// Checks a write that came over the wire.
+    /// Checks a write from the wire.
     ///
     /// # Errors
     /// `InvalidArgument` if any part breaks its rules, or a key is changed twice.
@@ -191,7 +191,7 @@ impl internal::Write {
                 random: random_part(&self.request_random)?,
                 received_millis: received_ms,
             },
-            None => return Err(Error::invalid("a write gives no birth of its request")),
+            None => return Err(Error::invalid("the write has no birth of its request id")),
         };
         check_operations(self.conditions.len() + self.changes.len())?;
         let operations = self.changes.into_iter().map(|change| {
@@ -364,18 +364,21 @@ mod tests {
             error.message.into_owned()
         };
         let empty = v1::WriteOperation { kind: None };
-        let told = refused(&|batch| batch.operations.push(empty.clone()));
-        assert!(told.contains("put, delete, increment and touch"), "{told}");
-        let told = refused(&|batch| batch.conditions.push(wire_condition(None)));
-        assert!(told.contains("if_version"), "{told}");
-        let told = refused(&|batch| batch.operations.push(wire_put("a")));
-        assert!(told.contains("twice"), "{told}");
-        let told = refused(&|batch| batch.operations.clear());
-        assert!(told.contains("at least one"), "{told}");
+        let message = refused(&|batch| batch.operations.push(empty.clone()));
+        assert!(
+            message.contains("put, delete, increment and touch"),
+            "{message}"
+        );
+        let message = refused(&|batch| batch.conditions.push(wire_condition(None)));
+        assert!(message.contains("if_version"), "{message}");
+        let message = refused(&|batch| batch.operations.push(wire_put("a")));
+        assert!(message.contains("twice"), "{message}");
+        let message = refused(&|batch| batch.operations.clear());
+        assert!(message.contains("at least one"), "{message}");
         let many = v1::condition::Kind::IfVersion(1);
         let many = vec![wire_condition(Some(many)); MAX_OPERATIONS];
-        let told = refused(&|batch| batch.conditions = many.clone());
-        assert!(told.contains("max_operations"), "{told}");
+        let message = refused(&|batch| batch.conditions = many.clone());
+        assert!(message.contains("max_operations"), "{message}");
         refused(&|batch| batch.operations.push(wire_put("")));
         refused(&|batch| batch.namespace = "No".to_owned());
     }
