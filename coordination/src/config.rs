@@ -1,4 +1,4 @@
-//! Records: small values under names, changed only by compare-and-swap.
+//! Records: small named values, changed only by compare-and-swap.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::error::CoordinationError;
 
-/// A moment in the life of the whole store. It grows with every change of the store and
-/// no two changes share one, not even over a restart; its number means nothing else.
+/// The number of a change of the store. It grows with every change, and no two changes share one,
+/// not even across a restart. It has no other meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
@@ -23,18 +23,18 @@ impl fmt::Display for Revision {
 pub struct Versioned {
     /// The whole value.
     pub value: Bytes,
-    /// The change that wrote it: what the next compare-and-swap expects.
+    /// The revision of its last change, which the next compare-and-swap must expect.
     pub revision: Revision,
 }
 
-/// How a conditional change ended. Both answers are certain; an uncertain end is
+/// The outcome of a conditional change. Both are certain; an uncertain outcome is
 /// [`CoordinationError::OutcomeUnknown`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Swap {
-    /// The change is durable; it is this revision.
+    /// The change is durable, with this revision.
     Won(Revision),
-    /// The record is not what was expected; nothing was changed. Read, then decide again.
+    /// The record is not as expected; nothing was changed. Read, then decide again.
     Lost,
 }
 
@@ -55,15 +55,15 @@ impl Swap {
 /// bytes without control characters, values at most
 /// [`MAX_VALUE_BYTES`](crate::limits::MAX_VALUE_BYTES).
 ///
-/// **COORD-CAS**: a change that ends in [`CoordinationError::OutcomeUnknown`] is settled
-/// only by reading its record at a *later* revision; to get one, swap again. Until then
-/// both outcomes count as possible.
+/// **COORD-CAS**: the outcome of a change that ended in [`CoordinationError::OutcomeUnknown`] is
+/// known only after reading its record at a *later* revision; to get one, swap again. Until then
+/// either outcome is possible.
 #[async_trait]
 pub trait ConfigStore: Send + Sync {
     /// The record, if there is one.
     ///
     /// # Errors
-    /// `InvalidArgument` for a bad key; `Unavailable` or `Closed` if it can't be asked.
+    /// `InvalidArgument` for a bad key; `Unavailable` or `Closed` if the store can't answer.
     async fn get(&self, key: &str) -> Result<Option<Versioned>, CoordinationError>;
 
     /// Creates the record unless it exists.
@@ -75,8 +75,8 @@ pub trait ConfigStore: Send + Sync {
     /// Replaces the record's value if its revision still is `expected`.
     ///
     /// # Errors
-    /// `InvalidArgument` for a bad key or value, `Unavailable`, `Storage` or `Closed` if
-    /// certainly nothing was changed, `OutcomeUnknown` if that is not certain.
+    /// `InvalidArgument` for a bad key or value; `Unavailable`, `Storage` or `Closed` if certainly
+    /// nothing was changed; `OutcomeUnknown` otherwise.
     async fn compare_and_swap(
         &self,
         key: &str,
@@ -84,8 +84,7 @@ pub trait ConfigStore: Send + Sync {
         value: Bytes,
     ) -> Result<Swap, CoordinationError>;
 
-    /// Removes the record if its revision still is `expected`. The revision won is that
-    /// of the removal.
+    /// Removes the record if its revision still is `expected`. Returns the revision of the removal.
     ///
     /// # Errors
     /// As [`compare_and_swap`](Self::compare_and_swap).

@@ -1,10 +1,9 @@
-//! The suite that every backend passes, one scenario a public function.
+//! The conformance suite of the backends, one public function per scenario.
 //!
-//! A backend's integration test implements [`Backend`] and names it to
-//! [`coordination_conformance!`](crate::coordination_conformance), which makes a test of
-//! each scenario. A scenario panics where the backend breaks a promise of the traits. Its
-//! backend may be shared with others: every scenario uses names of its own, and all are
-//! fresh when it starts.
+//! A backend's integration test implements [`Backend`] and passes it to
+//! [`coordination_conformance!`](crate::coordination_conformance), which makes a test of each
+//! scenario. A scenario panics if the backend breaks a promise of the traits. The backend may be
+//! shared: every scenario uses its own names, which are new when it starts.
 
 mod config;
 mod election;
@@ -19,10 +18,10 @@ use async_trait::async_trait;
 pub use self::{config::*, election::*, membership::*, restart::*, watches::*};
 use crate::Coordination;
 
-/// What a scenario waits for must come within this time, far above any lease.
+/// Timeout of everything that a scenario waits for, far above any lease.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A backend under test, and the faults that the suite needs.
+/// A backend under test, with the faults that the suite needs.
 #[async_trait]
 pub trait Backend: Send + Sync {
     /// A client of the store.
@@ -34,8 +33,8 @@ pub trait Backend: Send + Sync {
     /// Ends the lease of a candidate, as if its process had died or was cut off.
     async fn expire_candidate(&mut self, election: &str, candidate: &str);
 
-    /// Stops the store and starts it again over what it persisted; false if it persists
-    /// nothing. Called when the scenario has dropped all clients and handles.
+    /// Stops the store and starts it again over its persisted state; false if it persists nothing.
+    /// Called once the scenario has dropped all clients and handles.
     async fn restart(&mut self) -> bool;
 }
 
@@ -47,7 +46,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Makes a test of every scenario. `$fresh` is an expression of a new
+/// Makes a test of every scenario. `$fresh` is an expression that creates a
 /// [`Backend`](crate::conformance::Backend); it may await.
 #[macro_export]
 macro_rules! coordination_conformance {

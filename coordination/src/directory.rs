@@ -1,4 +1,4 @@
-//! What the platform keeps where: the names of its records, groups and elections.
+//! The names of the platform's records, groups and elections, and the format of some values.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -14,13 +14,12 @@ pub const CLIENT_COORDINATORS: &str = "client-coordinators";
 pub const PRIMARY: &str = "primary";
 /// The record of the placement map.
 pub const PLACEMENT: &str = "placement";
-/// The record of what operators changed about every node's memory; its value is
-/// [`MemorySettings`].
+/// The record of the operators' memory settings for all nodes; its value is [`MemorySettings`].
 pub const MEMORY_SETTINGS: &str = "memory-settings";
-/// All records of clusters begin with this.
+/// The prefix of the records of clusters.
 pub const CLUSTERS: &str = "clusters/";
 
-/// The record that says who is master of a cluster.
+/// The record of a cluster's state: its master, epoch and logs in sync.
 #[must_use]
 pub fn cluster_state(cluster: &ClusterId) -> String {
     format!("{CLUSTERS}{cluster}/state")
@@ -32,10 +31,10 @@ pub fn cluster_of_state(name: &str) -> Option<ClusterId> {
     ClusterId::new(name.strip_prefix(CLUSTERS)?.strip_suffix("/state")?).ok()
 }
 
-/// Who a living process is and where it listens. Nothing in it decides anything.
+/// The address and process of a live node. No decision depends on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
-    /// Where its peers reach it, `host:port`.
+    /// The address for its peers, `host:port`.
     pub address: String,
     /// The machine it runs on.
     pub host: String,
@@ -44,7 +43,7 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// This process, listening on `address`.
+    /// The presence of this process, listening on `address`.
     #[must_use]
     pub fn of_this_process(address: String) -> Self {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -55,44 +54,44 @@ impl Presence {
         }
     }
 
-    /// The presence as a member's data.
+    /// Encodes the presence as a member's data.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        // A struct of strings and a number always serialises.
+        // Serialising strings and a number can't fail.
         serde_json::to_vec(self)
             .map(Bytes::from)
             .unwrap_or_default()
     }
 
-    /// Reads a member's data; `None` if it is no presence.
+    /// Decodes a member's data; `None` if it is not a presence.
     #[must_use]
     pub fn decode(data: &[u8]) -> Option<Self> {
         serde_json::from_slice(data).ok()
     }
 }
 
-/// What operators changed about every data node's memory while it ran. What is absent is
-/// each node's own configuration.
+/// The memory settings that operators changed at run time, for every data node. For a missing one,
+/// each node's own configuration counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemorySettings {
     /// The eviction policy's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
-    /// Most records kept that the store has too; 0: no bound.
+    /// Maximum number of clean records kept; 0: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_records: Option<u64>,
-    /// Most bytes of those.
+    /// Maximum bytes of clean records.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
 }
 
-/// The format of a record's value, read before anything else of it.
+/// The format of a record's value, decoded before its other fields.
 #[derive(Deserialize)]
 struct Format {
     format: u32,
 }
 
-/// [`MemorySettings`] as the record holds them.
+/// [`MemorySettings`] in the record's format.
 #[derive(Serialize)]
 struct StoredMemorySettings<'a> {
     format: u32,
@@ -100,27 +99,27 @@ struct StoredMemorySettings<'a> {
     settings: &'a MemorySettings,
 }
 
-/// The format of [`MemorySettings`]; a change of its meaning takes the next number.
+/// The format of [`MemorySettings`]; a change of meaning takes the next number.
 const MEMORY_SETTINGS_FORMAT: u32 = 1;
 
 impl MemorySettings {
-    /// The settings as the record's value: JSON, with its format's number.
+    /// Encodes the settings as the record's value: JSON with the number of the format.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let stored = StoredMemorySettings {
             format: MEMORY_SETTINGS_FORMAT,
             settings: self,
         };
-        // A struct of strings and numbers always serialises.
+        // Serialising strings and numbers can't fail.
         serde_json::to_vec(&stored)
             .map(Bytes::from)
             .unwrap_or_default()
     }
 
-    /// Reads the record's value.
+    /// Decodes the record's value.
     ///
     /// # Errors
-    /// In words, if it is none or of a format that this release does not know.
+    /// A message, if it is malformed or of a format that this release does not support.
     pub fn decode(value: &[u8]) -> Result<Self, String> {
         let words = |error: serde_json::Error| error.to_string();
         let Format { format } = serde_json::from_slice(value).map_err(words)?;

@@ -1,4 +1,4 @@
-//! Elections: at most one leader at a time, each with an epoch that fences the earlier.
+//! Elections: at most one leader at a time, each with an epoch that fences earlier ones.
 
 use std::fmt;
 
@@ -13,20 +13,20 @@ use crate::{
     watch::Watched,
 };
 
-/// Standing for election and seeing who leads.
+/// Standing for election, and observing the leader.
 ///
 /// Candidates lead in the order of their nomination. Election names follow the rules of
 /// keys; a candidate's name has no `/`.
 #[async_trait]
 pub trait LeaderElection: Send + Sync {
-    /// Stands for `election` under the name `candidate`, with `data` for others to read
-    /// once it leads (an address, say).
+    /// Stands for `election` under the name `candidate`. Once it leads, others can read `data` (an
+    /// address, for example).
     ///
     /// # Errors
-    /// `AlreadyExists` while a living candidate has this name: choose another, or wait for
-    /// the end of its lease. `InvalidArgument` for bad names or too much data.
-    /// `Unavailable`, `Storage` or `Closed` if the store can't take it; then nobody stands,
-    /// or its lease runs out unheld.
+    /// `AlreadyExists` while a live candidate has this name: choose another, or wait until its
+    /// lease expires. `InvalidArgument` for bad names or too much data. `Unavailable`, `Storage` or
+    /// `Closed` if the store can't answer; then there is no candidacy, or its lease expires by
+    /// itself.
     async fn nominate(
         &self,
         election: &str,
@@ -34,42 +34,42 @@ pub trait LeaderElection: Send + Sync {
         data: Bytes,
     ) -> Result<Candidacy, CoordinationError>;
 
-    /// Follows who leads; `None` while nobody does.
+    /// Follows the leader; `None` while there is none.
     ///
     /// # Errors
-    /// `InvalidArgument` for a bad name; `Unavailable` or `Closed` if it can't be asked.
+    /// `InvalidArgument` for a bad name; `Unavailable` or `Closed` if the store can't answer.
     async fn observe_leader(
         &self,
         election: &str,
     ) -> Result<Watched<Option<Leader>>, CoordinationError>;
 }
 
-/// Who leads.
+/// The leader of an election.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
     /// The candidate's name.
     pub candidate: String,
-    /// What it told about itself.
+    /// The candidate's data.
     pub data: Bytes,
-    /// The epoch that it won: above that of every leader before it, of this election.
+    /// The epoch that it won: above that of every earlier leader of this election.
     pub epoch: Epoch,
 }
 
-/// How a candidate stands.
+/// The state of a candidacy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Another leads, or the vote is still out.
+    /// Another leads, or the election is still open.
     Waiting,
-    /// This candidate leads, and signs what it does with this epoch.
+    /// This candidate leads; it must use this epoch in what it does.
     Leading(Epoch),
-    /// This candidacy is over: stop acting for it, then stand again.
+    /// This candidacy is over: stop acting as leader, then stand again.
     Lost,
 }
 
 /// A candidacy, held until it is resigned, dropped or lost.
 ///
-/// **COORD-LEASE**: its loss is signalled here before another can lead. Dropping it
-/// resigns as well as that can be done without waiting.
+/// **COORD-LEASE**: its loss is signalled here before another can lead. Dropping it resigns,
+/// without waiting for the store.
 #[must_use = "dropping a candidacy resigns it"]
 pub struct Candidacy {
     standing: watch::Receiver<Standing>,
@@ -77,8 +77,7 @@ pub struct Candidacy {
 }
 
 impl Candidacy {
-    /// `standing` only goes from waiting over leading to lost; a sender that goes means
-    /// lost too.
+    /// `standing` only goes from waiting to leading to lost; a dropped sender means lost, too.
     pub(crate) fn new(standing: watch::Receiver<Standing>, lease: impl Lease + 'static) -> Self {
         Self {
             standing,
@@ -86,7 +85,7 @@ impl Candidacy {
         }
     }
 
-    /// How it stands at this moment.
+    /// The current state.
     #[must_use]
     pub fn standing(&self) -> Standing {
         if self.standing.has_changed().is_err() {
@@ -95,9 +94,9 @@ impl Candidacy {
         *self.standing.borrow()
     }
 
-    /// Waits for the standing to change and returns the newest; a change since the last
-    /// call (since nomination, for the first) is returned at once, and so is
-    /// [`Standing::Lost`], again and again. Cancelling it loses nothing.
+    /// Waits for a change of the state and returns the newest. A change since the last call (at
+    /// first, since nomination) is returned at once; [`Standing::Lost`] is returned at once by
+    /// every call. Cancelling it loses nothing.
     pub async fn changed(&mut self) -> Standing {
         match self.standing.changed().await {
             Ok(()) => *self.standing.borrow_and_update(),
@@ -105,8 +104,8 @@ impl Candidacy {
         }
     }
 
-    /// Waits until this candidate leads and returns its epoch; `None` if the candidacy is
-    /// lost first. Cancelling it loses nothing.
+    /// Waits until this candidate leads; returns its epoch, or `None` if the candidacy is lost
+    /// first. Cancelling it loses nothing.
     pub async fn leading(&mut self) -> Option<Epoch> {
         loop {
             match self.standing() {
@@ -117,10 +116,10 @@ impl Candidacy {
         }
     }
 
-    /// Stands down, and returns when the next may lead. Stop acting as leader before.
+    /// Resigns; returns once the next can lead. Stop acting as leader before.
     ///
     /// # Errors
-    /// `Unavailable` if the store can't be told: the next leads once the lease ran out.
+    /// `Unavailable` if the store can't be reached: the next leads once the lease has expired.
     pub async fn resign(self) -> Result<(), CoordinationError> {
         self.held.release().await
     }

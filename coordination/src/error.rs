@@ -1,4 +1,4 @@
-//! Why coordination did not answer, and what the caller does next.
+//! The errors of coordination, with what the caller does next.
 
 use tierkv_types::{Code, Error};
 
@@ -14,17 +14,16 @@ pub enum CoordinationError {
          revision"
     )]
     OutcomeUnknown(String),
-    /// The store behind this handle is gone; no more will be heard from it.
+    /// The store behind this handle was closed; there are no more changes from it.
     #[error("the coordination store was closed; open it again")]
     Closed,
     /// The call can never succeed as it is.
     #[error("{0}")]
     InvalidArgument(String),
-    /// A living member or candidate has this name already.
+    /// A live member or candidate already has this name.
     #[error("{0}")]
     AlreadyExists(String),
-    /// The disk under the store failed or holds what this program must not use. Nothing
-    /// was changed.
+    /// The disk under the store failed, or the stored data can't be used. Nothing was changed.
     #[error("{0}")]
     Storage(String),
 }

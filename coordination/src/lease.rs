@@ -1,21 +1,21 @@
-//! What stands behind a membership or a candidacy: a claim that its holder can give back.
+//! The backend's side of a membership or a candidacy: a claim that its holder can release.
 
 use async_trait::async_trait;
 
 use crate::error::CoordinationError;
 
-/// A backend's side of one claim. A claim that was lost or given back already is given
-/// back again without effect, so neither call can hit a successor of the same name.
+/// A backend's side of one claim. Releasing a claim that was lost or released before has no effect,
+/// so it can't hit a successor of the same name.
 #[async_trait]
 pub(crate) trait Lease: Send + Sync {
-    /// Gives the claim back and waits until it is.
+    /// Releases the claim and waits until it is released.
     async fn release(&self) -> Result<(), CoordinationError>;
 
-    /// Gives the claim back without waiting, as well as that can be done.
+    /// Starts to release the claim, without waiting.
     fn abandon(&self);
 }
 
-/// A claim that is abandoned when it is dropped before its release succeeded.
+/// A claim that is abandoned when dropped before a successful release.
 pub(crate) struct Held {
     lease: Box<dyn Lease>,
     released: bool,

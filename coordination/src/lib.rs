@@ -1,15 +1,14 @@
-//! Membership, election, configuration and watches behind four traits, with their
-//! backends: no other crate knows where the platform's metadata lives.
+//! Membership, election, configuration and watches behind four traits, with their backends: no
+//! other crate depends on where the platform's metadata is stored.
 //!
-//! Only metadata lives here: nothing per key, nothing per write. What is ephemeral
-//! (members, candidates) shows who is alive and elects the primary server
-//! coordinator; it never decides alone who is master of a data cluster.
+//! Only metadata is stored here: nothing per key, nothing per write. The ephemeral parts (members,
+//! candidates) show which processes are alive and elect the primary server coordinator. They never
+//! decide alone who is master of a data cluster.
 //!
-//! Reading order: [`config`] (records and their compare-and-swap, COORD-CAS),
-//! [`watch`](mod@watch) (how changes are heard, COORD-WATCH), [`membership`] and
-//! [`election`] (who is here, who leads, COORD-LEASE), [`error`] and [`limits`], then
-//! the backend [`memory`]. The suite that every backend passes is the module
-//! `conformance`, behind the feature of that name.
+//! Reading order: [`config`] (records and compare-and-swap, COORD-CAS), [`watch`](mod@watch)
+//! (notification of changes, COORD-WATCH), [`membership`] and [`election`] (live processes and
+//! leaders, COORD-LEASE), [`error`] and [`limits`], then the backend [`memory`]. The conformance
+//! suite of the backends is the module `conformance`, behind the feature of that name.
 
 pub mod config;
 #[cfg(feature = "conformance")]

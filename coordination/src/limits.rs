@@ -1,4 +1,4 @@
-//! The limits of coordination, each with a name, and the checks that keep them.
+//! The limits of coordination, by name, and the checks against them.
 
 use crate::error::CoordinationError;
 

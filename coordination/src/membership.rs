@@ -1,4 +1,4 @@
-//! Groups: who is here, with a few bytes about each.
+//! Groups of live processes, with a few bytes about each.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,19 +12,18 @@ use crate::{
     watch::Watched,
 };
 
-/// Joining groups and seeing who is in them.
+/// Joining groups, and observing their members.
 ///
-/// A group needs no creation: it is its members. Group names follow the rules of keys;
-/// a member's name has no `/`. A process that dies leaves once its lease ran out.
+/// A group need not be created: it consists of its members. Group names follow the rules of keys; a
+/// member's name has no `/`. A process that dies leaves once its lease has expired.
 #[async_trait]
 pub trait GroupMembership: Send + Sync {
     /// Joins `group` under the name `member`, with `data` for others to read.
     ///
     /// # Errors
-    /// `AlreadyExists` while a living member has this name: choose another, or wait for
-    /// the end of its lease. `InvalidArgument` for bad names or too much data.
-    /// `Unavailable` or `Closed` if the store can't be asked; then nobody joined, or its
-    /// lease runs out unheld.
+    /// `AlreadyExists` while a live member has this name: choose another, or wait until its lease
+    /// expires. `InvalidArgument` for bad names or too much data. `Unavailable` or `Closed` if the
+    /// store can't answer; then there is no membership, or its lease expires by itself.
     async fn join(
         &self,
         group: &str,
@@ -32,10 +31,10 @@ pub trait GroupMembership: Send + Sync {
         data: Bytes,
     ) -> Result<Membership, CoordinationError>;
 
-    /// The members now, with their data.
+    /// The current members, with their data.
     ///
     /// # Errors
-    /// `InvalidArgument` for a bad name; `Unavailable` or `Closed` if it can't be asked.
+    /// `InvalidArgument` for a bad name; `Unavailable` or `Closed` if the store can't answer.
     async fn list(&self, group: &str) -> Result<BTreeMap<String, Bytes>, CoordinationError>;
 
     /// Follows the members.
@@ -48,10 +47,10 @@ pub trait GroupMembership: Send + Sync {
     ) -> Result<Watched<BTreeMap<String, Bytes>>, CoordinationError>;
 }
 
-/// A place in a group, held until it is left, dropped or lost.
+/// A membership in a group, held until it is left, dropped or lost.
 ///
-/// **COORD-LEASE**: its loss is signalled here before another can have the name.
-/// Dropping it leaves as well as that can be done without waiting.
+/// **COORD-LEASE**: its loss is signalled here before another can have the name. Dropping it
+/// leaves, without waiting for the store.
 #[must_use = "dropping a membership leaves the group"]
 pub struct Membership {
     lost: watch::Receiver<bool>,
@@ -59,7 +58,7 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// `lost` turns true, or its sender goes, when the place is lost.
+    /// `lost` becomes true, or its sender is dropped, when the membership is lost.
     pub(crate) fn new(lost: watch::Receiver<bool>, lease: impl Lease + 'static) -> Self {
         Self {
             lost,
@@ -67,24 +66,23 @@ impl Membership {
         }
     }
 
-    /// Whether the place is lost.
+    /// Whether the membership is lost.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.lost.has_changed().is_err() || *self.lost.borrow()
     }
 
-    /// Waits until the place is lost: then stop acting as a member, and join again.
-    /// Cancelling it loses nothing.
+    /// Waits until the membership is lost: then stop acting as a member, and join again. Cancelling
+    /// it loses nothing.
     pub async fn lost(&mut self) {
-        // A sender that is gone means that the store is: the place went with it.
+        // A dropped sender means that the store is gone, and the membership with it.
         let _ = self.lost.wait_for(|lost| *lost).await;
     }
 
-    /// Leaves, and returns when others can have the name. A lost place is left already.
+    /// Leaves; returns once others can have the name. For a lost membership there is nothing to do.
     ///
     /// # Errors
-    /// `Unavailable` if the store can't be told: others see the member until its lease
-    /// runs out.
+    /// `Unavailable` if the store can't be reached: others see the member until its lease expires.
     pub async fn leave(self) -> Result<(), CoordinationError> {
         self.held.release().await
     }

@@ -9,9 +9,9 @@
 //!  reads, watches ◄── State ◄──────────────────┘ then visible
 //! ```
 //!
-//! Reading order: this file, then `image` (what persists), `image_file` and `disk` (how),
-//! `records`, `groups` and `elections` (the three parts of the state), `offline` (a
-//! directory that no store is open on).
+//! Reading order: this file, then `image` (the persisted state), `image_file` and `disk` (how it is
+//! stored), `records`, `groups` and `elections` (the three parts of the visible state), `offline`
+//! (access to a directory without an open store).
 
 mod disk;
 mod elections;
@@ -57,14 +57,14 @@ pub struct MemoryCoordination {
 }
 
 impl MemoryCoordination {
-    /// A store that ends with its last `Arc`; nothing touches a disk.
+    /// A store without a directory; it ends with its last `Arc`.
     #[must_use]
     pub fn ephemeral() -> Arc<Self> {
         Self::new(Image::default(), None)
     }
 
-    /// The store that persists in `dir`, which is created if need be. It does blocking
-    /// I/O, once, at the start of a process.
+    /// The store that persists in `dir`, which is created if it does not exist. This does blocking
+    /// I/O, once at the start of a process.
     ///
     /// # Errors
     /// `Storage`, with the path, if the directory can't be used, another process uses it,
@@ -96,9 +96,9 @@ impl MemoryCoordination {
         })
     }
 
-    /// A fault for operators and tests: ends the lease that `name` holds in the group or
-    /// the election of this name (in both, if it stands in both), as if its process had
-    /// died. The holder hears of it before anyone can take its place (COORD-LEASE).
+    /// A fault for operators and tests: ends the lease of `name` in the group or the election of
+    /// this name (or in both), as if its process had died. The holder is notified before anyone can
+    /// take its place (COORD-LEASE).
     ///
     /// Returns whether there was such a lease.
     pub fn expire(&self, group_or_election: &str, name: &str) -> bool {
@@ -139,37 +139,37 @@ impl fmt::Debug for MemoryCoordination {
     }
 }
 
-/// What the store and its handles share. Handles hold it weakly: they must not keep a
+/// The state shared by the store and its handles. Handles hold it weakly: they must not keep a
 /// closed store, and the lock on its directory, alive.
 struct Core {
     state: Mutex<State>,
     writer: Arc<tokio::sync::Mutex<Writer>>,
 }
 
-/// All that can be seen; never ahead of what is durable.
+/// The visible state; never ahead of the durable one.
 struct State {
     records: Records,
     groups: Groups,
     elections: Elections,
 }
 
-/// The right to change what persists.
+/// The right to change the persisted state.
 struct Writer {
-    /// The highest revision ever tried, also by changes that failed: one of unknown
-    /// outcome may be on disk, and no other change may share its revision.
+    /// The highest revision used so far, failed changes included: a change of unknown outcome may
+    /// be on disk, and no other change may share its revision.
     last: Revision,
     file: Option<ImageFile>,
 }
 
 impl Core {
-    /// The state. A panic under this lock leaves every single map consistent, so a
-    /// poisoned lock is used on rather than passed on to every tier.
+    /// The state. A panic under this lock leaves each map consistent, so a poisoned lock is used
+    /// anyway instead of failing every tier.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work` alone among changes, to its end even if the caller goes away: half a
-    /// change can't be left behind.
+    /// Runs `work` as the only change, to its end even if the caller goes away: no change is left
+    /// half done.
     async fn write<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>, &mut Writer) -> Result<T, CoordinationError> + Send + 'static,
@@ -186,7 +186,7 @@ impl Core {
         });
         match done.await {
             Ok(result) => result,
-            // The runtime was shut down before the work began.
+            // The runtime was shut down before the work started.
             Err(error) if error.is_cancelled() => Err(CoordinationError::Closed),
             Err(error) => Err(CoordinationError::OutcomeUnknown(format!(
                 "the coordination store failed inside ({error})"
@@ -325,9 +325,9 @@ impl LeaderElection for MemoryCoordination {
     }
 }
 
-/// Reserves the epoch that a candidate will lead with, if it ever does: a revision of the
-/// store, durable before anyone stands. Candidates lead in the order of nomination, so
-/// epochs won only grow, and handing leadership on needs no disk.
+/// Reserves the epoch of a candidate: a revision of the store, durable before the candidate stands.
+/// Candidates lead in the order of nomination, so the epochs of leaders only grow, and a change of
+/// leader needs no disk.
 fn reserve_epoch(core: &Arc<Core>, writer: &mut Writer) -> Result<Epoch, CoordinationError> {
     let mut image = core.state().records.image().clone();
     let revision = writer.next_revision();
@@ -337,13 +337,13 @@ fn reserve_epoch(core: &Arc<Core>, writer: &mut Writer) -> Result<Epoch, Coordin
             core.state().records.advance(revision);
             Ok(Epoch(revision.0))
         }
-        // All that may be on disk is a number that nobody uses: certainly nobody stands.
+        // At most a number that nobody uses is on disk: there is certainly no candidacy.
         Err(CoordinationError::OutcomeUnknown(why)) => Err(CoordinationError::Storage(why)),
         Err(error) => Err(error),
     }
 }
 
-/// A membership or candidacy, from the side of its handle.
+/// A membership or candidacy, for its handle.
 struct Claim {
     core: Weak<Core>,
     kind: ClaimKind,
@@ -351,7 +351,7 @@ struct Claim {
     name: String,
 }
 
-/// Tells a claim from a later one of the same name.
+/// Distinguishes a claim from a later one of the same name.
 enum ClaimKind {
     Member { session: u64 },
     Candidate { epoch: Epoch },

@@ -7,18 +7,17 @@ use tokio::sync::watch;
 
 use crate::{config::Versioned, error::CoordinationError};
 
-/// Hearing of changes of records.
+/// Notification of changes of records.
 #[async_trait]
 pub trait Watch: Send + Sync {
-    /// Follows one record; `None` while there is none.
+    /// Follows one record; `None` while it is absent.
     ///
     /// # Errors
-    /// `InvalidArgument` for a bad key; `Unavailable` or `Closed` if its first state can't
-    /// be read.
+    /// `InvalidArgument` for a bad key; `Unavailable` or `Closed` if the first state can't be read.
     async fn watch(&self, key: &str) -> Result<Watched<Option<Versioned>>, CoordinationError>;
 
-    /// Follows all records whose keys begin with `prefix`, as plain text; the empty one
-    /// follows all.
+    /// Follows all records whose keys begin with `prefix`, as plain text; an empty prefix follows
+    /// all records.
     ///
     /// # Errors
     /// As [`watch`](Self::watch).
@@ -28,11 +27,11 @@ pub trait Watch: Send + Sync {
     ) -> Result<Watched<BTreeMap<String, Versioned>>, CoordinationError>;
 }
 
-/// A state that changes elsewhere, and the news that it did.
+/// A state that changes elsewhere, with notification of changes.
 ///
-/// The usual loop: take [`current`](Self::current), act on it, await
-/// [`changed`](Self::changed), again. It may skip states between and may see one twice,
-/// but it always ends on the newest (COORD-WATCH).
+/// The usual loop: read [`current`](Self::current), act on it, await [`changed`](Self::changed),
+/// repeat. It may skip states and may see one twice, but it always ends on the newest
+/// (COORD-WATCH).
 pub struct Watched<T> {
     receiver: watch::Receiver<Arc<T>>,
 }
@@ -42,8 +41,7 @@ impl<T> Watched<T> {
         Self { receiver }
     }
 
-    /// A watch that ends in the caller's hands, for backends that only tests have: what is
-    /// sent is heard here.
+    /// A watch fed by the caller through the sender, for backends of tests.
     #[cfg(feature = "conformance")]
     #[must_use]
     pub fn channel(state: T) -> (watch::Sender<Arc<T>>, Self) {
@@ -51,17 +49,17 @@ impl<T> Watched<T> {
         (sender, Self::new(receiver))
     }
 
-    /// The newest state that was heard of. It stays readable after the end of the watch.
+    /// The newest state received. It stays readable after the end of the watch.
     #[must_use]
     pub fn current(&self) -> Arc<T> {
         Arc::clone(&self.receiver.borrow())
     }
 
-    /// Waits until the state was replaced since the last call (since the start of the
-    /// watch, for the first). Cancelling it loses nothing.
+    /// Waits for a change since the last call (at first, since the start of the watch). Cancelling
+    /// it loses nothing.
     ///
     /// # Errors
-    /// `Closed` when the store is gone and its last state was heard.
+    /// `Closed` when the store is gone and its last state was returned.
     pub async fn changed(&mut self) -> Result<(), CoordinationError> {
         self.receiver
             .changed()
@@ -69,10 +67,10 @@ impl<T> Watched<T> {
             .map_err(|_| CoordinationError::Closed)
     }
 
-    /// Waits for a state that satisfies `wanted` and returns it; the present one counts.
+    /// Waits for a state that satisfies `wanted` and returns it; the current one counts.
     ///
     /// # Errors
-    /// `Closed` when the store is gone and its last state was not it.
+    /// `Closed` when the store is gone and its last state did not satisfy `wanted`.
     pub async fn wait_for(
         &mut self,
         mut wanted: impl FnMut(&T) -> bool,
@@ -85,7 +83,7 @@ impl<T> Watched<T> {
 }
 
 impl<T> Clone for Watched<T> {
-    /// A listener of its own, that has heard what this one has.
+    /// An independent listener that has seen the same states as this one.
     fn clone(&self) -> Self {
         Self {
             receiver: self.receiver.clone(),

@@ -1,5 +1,5 @@
-//! The memory backend: the conformance suite over both of its kinds, and what its
-//! directory may hold at a start.
+//! The memory backend: the conformance suite, ephemeral and durable, and the contents of its
+//! directory at the start.
 
 mod ephemeral {
     use std::sync::Arc;
@@ -104,7 +104,7 @@ mod directory {
         MemoryCoordination::open(directory).expect("a store")
     }
 
-    /// The words of a refusal, which must be about storage and name the path.
+    /// The message of a refusal, which must be of kind `Storage` and name the path.
     fn refusal(directory: &Path) -> String {
         match MemoryCoordination::open(directory) {
             Err(CoordinationError::Storage(why)) => {
@@ -262,11 +262,11 @@ mod directory {
         drop(store);
     }
 
-    /// The writer of the crash test: this test binary, run again by it.
+    /// The writer of the crash test: this test binary, started again by the test.
     const WRITE_INTO: &str = "TIERKV_COORDINATION_TEST_WRITE_INTO";
 
-    /// A no-op, except in the child of the crash test: that writes until it is killed,
-    /// each number to `acknowledged` after its change was acknowledged.
+    /// Does nothing, except in the child of the crash test. There it writes until it is killed, and
+    /// appends each number to `acknowledged` after its change was acknowledged.
     #[tokio::test]
     async fn writer_of_the_crash_test() {
         use std::io::Write;

@@ -14,7 +14,7 @@ use crate::{
 const SWAPPERS: usize = 8;
 const WINS_EACH: u64 = 10;
 
-/// Only the first creation of a record wins, and it stays as that one made it.
+/// Only the first creation of a record wins, and its value stays.
 pub async fn a_record_is_created_once(backend: &mut impl Backend) {
     let store = backend.coordination();
     let key = "config/created-once";
@@ -38,8 +38,8 @@ pub async fn a_record_is_created_once(backend: &mut impl Backend) {
     assert_eq!(store.get(key).await, Ok(Some(expected)));
 }
 
-/// A swap with another revision than the record's changes nothing; nor does one of a
-/// record that is not there. Empty values are values.
+/// A swap with a wrong revision changes nothing; nor does a swap of an absent record. An empty
+/// value is a value.
 pub async fn a_swap_needs_the_revision_it_expects(backend: &mut impl Backend) {
     let store = backend.coordination();
     let key = "config/swapped";
@@ -67,8 +67,8 @@ pub async fn a_swap_needs_the_revision_it_expects(backend: &mut impl Backend) {
     assert_eq!(store.get(key).await, Ok(Some(expected)));
 }
 
-/// A delete obeys its condition; a record made anew is another one, also to swappers that
-/// saw the old.
+/// A delete needs the right revision; a record created again is a new one, also for swappers that
+/// saw the old one.
 pub async fn a_delete_needs_the_revision_it_expects(backend: &mut impl Backend) {
     let store = backend.coordination();
     let key = "config/deleted";
@@ -91,7 +91,7 @@ pub async fn a_delete_needs_the_revision_it_expects(backend: &mut impl Backend) 
     );
 }
 
-/// However many swap at once, each revision is replaced by one of them.
+/// Of concurrent swaps, exactly one replaces each revision.
 pub async fn of_concurrent_swappers_exactly_one_wins_each_revision(backend: &mut impl Backend) {
     let key = "config/contended";
     let created = won(backend
@@ -147,7 +147,7 @@ pub async fn of_concurrent_swappers_exactly_one_wins_each_revision(backend: &mut
     assert_eq!(Some(&last.revision), installed.last());
 }
 
-/// However many create a record at once, one did.
+/// Of concurrent creations, exactly one wins.
 pub async fn of_concurrent_creators_exactly_one_wins(backend: &mut impl Backend) {
     let key = "config/raced-for";
     let mut creators = JoinSet::new();
@@ -180,7 +180,7 @@ pub async fn of_concurrent_creators_exactly_one_wins(backend: &mut impl Backend)
     );
 }
 
-/// Changes of different records share no revision, and later ones have greater.
+/// Changes of different records have different revisions, and later changes greater ones.
 pub async fn revisions_grow_over_all_records(backend: &mut impl Backend) {
     let store = backend.coordination();
     let mut last = Revision(0);
@@ -198,7 +198,7 @@ pub async fn revisions_grow_over_all_records(backend: &mut impl Backend) {
     }
 }
 
-/// Limits are inclusive; what is over them is refused in words and changes nothing.
+/// Limits are inclusive; anything over them is refused with a message and changes nothing.
 pub async fn what_is_over_a_limit_is_refused(backend: &mut impl Backend) {
     let store = backend.coordination();
     let longest = format!("config/{}", "k".repeat(MAX_KEY_BYTES - "config/".len()));
@@ -243,7 +243,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, CoordinationError>) {
     }
 }
 
-/// The revision of a change that has to win.
+/// The revision of a change that must win.
 pub(super) fn won(swap: Result<Swap, CoordinationError>) -> Revision {
     match swap {
         Ok(Swap::Won(revision)) => revision,
@@ -251,7 +251,7 @@ pub(super) fn won(swap: Result<Swap, CoordinationError>) -> Revision {
     }
 }
 
-/// The number that a record holds as text.
+/// The number stored as text in a record.
 pub(super) fn number(record: &Versioned) -> u64 {
     std::str::from_utf8(&record.value)
         .ok()

@@ -15,7 +15,7 @@ use crate::{Candidacy, Coordination, CoordinationError, Leader, Standing};
 const CONTENDERS: usize = 3;
 const TERMS_EACH: usize = 15;
 
-/// Who stands alone leads, each time with a greater epoch.
+/// A lone candidate leads, each time with a greater epoch.
 pub async fn a_lone_candidate_leads(backend: &mut impl Backend) {
     let store = backend.coordination();
     let mut last = Epoch::ZERO;
@@ -29,7 +29,7 @@ pub async fn a_lone_candidate_leads(backend: &mut impl Backend) {
     }
 }
 
-/// Of three candidates each waits for those before it, and then leads.
+/// Of three candidates, each waits for those before it and then leads.
 pub async fn candidates_lead_in_turn(backend: &mut impl Backend) {
     let store = backend.coordination();
     let election = "election/turns";
@@ -50,7 +50,7 @@ pub async fn candidates_lead_in_turn(backend: &mut impl Backend) {
     }
 }
 
-/// Dropping a leader's candidacy lets the next lead.
+/// When a leader drops its candidacy, the next candidate leads.
 pub async fn a_dropped_candidacy_resigns(backend: &mut impl Backend) {
     let store = backend.coordination();
     let mut first = nominate(&*store, "election/dropped", "one").await;
@@ -61,7 +61,7 @@ pub async fn a_dropped_candidacy_resigns(backend: &mut impl Backend) {
     assert!(leading(&mut second).await > epoch);
 }
 
-/// A candidate that gives up before its turn changes nothing for the others.
+/// A candidate that resigns before its turn changes nothing for the others.
 pub async fn a_waiting_candidate_resigns_in_silence(backend: &mut impl Backend) {
     let store = backend.coordination();
     let election = "election/silence";
@@ -76,7 +76,7 @@ pub async fn a_waiting_candidate_resigns_in_silence(backend: &mut impl Backend) 
     assert!(leading(&mut third).await > epoch);
 }
 
-/// **COORD-LEASE**: whoever leads next finds the old leader informed.
+/// **COORD-LEASE**: the old leader is notified of its loss before the next one leads.
 pub async fn an_expired_leader_hears_of_it_before_the_next_leads(backend: &mut impl Backend) {
     let store = backend.coordination();
     let election = "election/expired";
@@ -103,13 +103,13 @@ pub async fn an_expired_leader_hears_of_it_before_the_next_leads(backend: &mut i
     );
     assert!(later > epoch);
 
-    // The old leader comes back, at the end of the line.
+    // The old leader stands again, at the end of the line.
     let again = nominate(&*store, election, "one").await;
     assert_eq!(again.standing(), Standing::Waiting);
     assert_eq!(next.standing(), Standing::Leading(later));
 }
 
-/// A candidate whose lease ends before its turn knows that its turn won't come.
+/// A candidate whose lease ends before its turn is notified of its loss.
 pub async fn an_expired_waiting_candidate_hears_of_it(backend: &mut impl Backend) {
     let store = backend.coordination();
     let election = "election/expired-waiting";
@@ -122,8 +122,8 @@ pub async fn an_expired_waiting_candidate_hears_of_it(backend: &mut impl Backend
     assert_eq!(first.standing(), Standing::Leading(epoch));
 }
 
-/// The handle of an expired candidate, dropped or resigned late, can't depose its
-/// successor of the same name.
+/// The handle of an expired candidate, dropped or resigned late, can't depose a successor of the
+/// same name.
 pub async fn a_late_resignation_spares_the_successor(backend: &mut impl Backend) {
     let store = backend.coordination();
     let election = "election/late";
@@ -142,13 +142,13 @@ pub async fn a_late_resignation_spares_the_successor(backend: &mut impl Backend)
         .resign()
         .await
         .expect("a lost candidacy is over already");
-    // As with members: whatever was on its way has arrived when this one is through.
+    // As with members: once this one is through, earlier releases have arrived.
     let probe = nominate(&*store, election, "probe").await;
     probe.resign().await.expect("a resignation");
     assert_eq!(third.standing(), Standing::Leading(epoch));
 }
 
-/// A second candidate of a name is refused while the first lives, and doesn't disturb it.
+/// A second candidate of the same name is refused while the first lives, and does not disturb it.
 pub async fn a_living_candidates_name_is_taken(backend: &mut impl Backend) {
     let store = backend.coordination();
     let election = "election/taken";
@@ -162,7 +162,7 @@ pub async fn a_living_candidates_name_is_taken(backend: &mut impl Backend) {
     assert_eq!(first.standing(), Standing::Leading(epoch));
 }
 
-/// Observers see each leader with its data and epoch, and the absence of one.
+/// Observers see each leader with its data and epoch, and see when there is none.
 pub async fn observers_end_on_the_leader(backend: &mut impl Backend) {
     let store = backend.coordination();
     let election = "election/observed";
@@ -191,7 +191,7 @@ pub async fn observers_end_on_the_leader(backend: &mut impl Backend) {
         .expect("the store lives");
 }
 
-/// Elections share no candidates, even where one's name begins with the other's.
+/// Elections share no candidates, even if one's name is a prefix of the other's.
 pub async fn elections_are_apart(backend: &mut impl Backend) {
     let store = backend.coordination();
     let mut candidacies = Vec::new();
@@ -206,8 +206,8 @@ pub async fn elections_are_apart(backend: &mut impl Backend) {
     }
 }
 
-/// Candidates come, lead, resign or vanish and come again: never two at a time, and every
-/// epoch above the last.
+/// Candidates stand, lead, resign or expire, and stand again: never two lead at a time, and every
+/// epoch is above the last.
 pub async fn under_churn_one_leads_at_a_time(backend: &mut impl Backend) {
     let office = Arc::new(AtomicU64::new(0));
     let highest = Arc::new(AtomicU64::new(0));
@@ -245,7 +245,7 @@ pub async fn under_churn_one_leads_at_a_time(backend: &mut impl Backend) {
     within("the contenders", contenders.join_all()).await;
 }
 
-/// Stands once the name is free.
+/// Stands as soon as the name is free.
 async fn renominate(store: &dyn Coordination, election: &str, candidate: &str) -> Candidacy {
     let mut observed = store.observe_leader(election).await.expect("an observer");
     within("the name", async {
@@ -277,7 +277,7 @@ pub(super) async fn nominate(
         .expect("a candidacy")
 }
 
-/// The epoch of a candidate that has to lead, now or soon.
+/// The epoch of a candidate that must lead, now or soon.
 pub(super) async fn leading(candidacy: &mut Candidacy) -> Epoch {
     within("leadership", candidacy.leading())
         .await

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Backend, within};
 use crate::{Coordination, CoordinationError};
 
-/// Joining and leaving is seen by those who ask and those who observe.
+/// Joins and leaves are visible to list and observe.
 pub async fn members_are_seen_until_they_leave(backend: &mut impl Backend) {
     let store = backend.coordination();
     let group = "members/seen";
@@ -45,7 +45,7 @@ pub async fn members_are_seen_until_they_leave(backend: &mut impl Backend) {
         .expect("the store lives");
 }
 
-/// Whoever drops a membership leaves, if not at once then soon.
+/// Dropping a membership leaves the group, if not at once then soon.
 pub async fn a_dropped_membership_leaves(backend: &mut impl Backend) {
     let store = backend.coordination();
     let group = "members/dropped";
@@ -62,7 +62,7 @@ pub async fn a_dropped_membership_leaves(backend: &mut impl Backend) {
     again.leave().await.expect("a farewell");
 }
 
-/// A second member of a name is refused while the first lives, and doesn't disturb it.
+/// A second member of the same name is refused while the first lives, and does not disturb it.
 pub async fn a_living_members_name_is_taken(backend: &mut impl Backend) {
     let store = backend.coordination();
     let group = "members/taken";
@@ -84,7 +84,7 @@ pub async fn a_living_members_name_is_taken(backend: &mut impl Backend) {
     second.leave().await.expect("a farewell");
 }
 
-/// **COORD-LEASE**: whoever can have the name finds the old holder informed.
+/// **COORD-LEASE**: the old holder is notified of its loss before its name is free.
 pub async fn an_expired_member_hears_of_it_before_its_name_is_free(backend: &mut impl Backend) {
     let store = backend.coordination();
     let group = "members/expired";
@@ -127,15 +127,15 @@ pub async fn a_late_leave_spares_the_successor(backend: &mut impl Backend) {
     within("the signal", second.lost()).await;
     let third = rejoin(&*store, group, "one").await;
     second.leave().await.expect("a lost place is left already");
-    // The drop of the first may have been on its way until now: a member that joins and
-    // leaves after it makes sure that it has arrived.
+    // The first member's drop may still have been in progress: once a later member has joined and
+    // left, it has arrived.
     let probe = join(&*store, group, "probe").await;
     probe.leave().await.expect("a farewell");
     assert!(!third.is_lost());
     assert_eq!(store.list(group).await, Ok(members(&[("one", "")])));
 }
 
-/// Groups share no members, even where one's name begins with the other's.
+/// Groups share no members, even if one's name is a prefix of the other's.
 pub async fn groups_are_apart(backend: &mut impl Backend) {
     let store = backend.coordination();
     let outer = join(&*store, "members/apart", "one").await;
@@ -157,7 +157,7 @@ async fn join(store: &dyn Coordination, group: &str, member: &str) -> crate::Mem
         .expect("a membership")
 }
 
-/// Joins once the name is free.
+/// Joins as soon as the name is free.
 async fn rejoin(store: &dyn Coordination, group: &str, member: &str) -> crate::Membership {
     let mut observed = store.observe(group).await.expect("an observer");
     within(

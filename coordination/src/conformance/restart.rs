@@ -1,4 +1,4 @@
-//! What outlives the store's own restart, for backends that persist.
+//! What survives a restart of the store, for backends that persist.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Revision, Swap, Versioned};
 
-/// Records come back with their values and revisions; deleted ones stay deleted.
+/// Records keep their values and revisions; deleted ones stay deleted.
 pub async fn records_outlive_a_restart(backend: &mut impl Backend) {
     let (kept, gone) = ("restart/kept", "restart/gone");
     let value = Bytes::from_static(&[0, 1, 0xfe, 0xff]);
@@ -36,7 +36,7 @@ pub async fn records_outlive_a_restart(backend: &mut impl Backend) {
     won(store.compare_and_swap(kept, revision, Bytes::new()).await);
 }
 
-/// No revision is given twice, not even those of records that are gone.
+/// No revision is issued twice, not even those of deleted records.
 pub async fn revisions_grow_over_a_restart(backend: &mut impl Backend) {
     let key = "restart/revisions";
     let mut last = Revision(0);
@@ -52,7 +52,7 @@ pub async fn revisions_grow_over_a_restart(backend: &mut impl Backend) {
     }
 }
 
-/// No epoch is won twice, whether its winner resigned or was swept away.
+/// No epoch is won twice, whether its winner resigned or expired.
 pub async fn epochs_grow_over_a_restart(backend: &mut impl Backend) {
     let mut last = Epoch::ZERO;
     for round in 0..4 {
@@ -73,7 +73,7 @@ pub async fn epochs_grow_over_a_restart(backend: &mut impl Backend) {
     }
 }
 
-/// Who was there before a restart has to come again.
+/// Members and candidates must join and stand again after a restart.
 pub async fn members_and_candidates_end_with_a_restart(backend: &mut impl Backend) {
     let store = backend.coordination();
     let member = store

@@ -21,7 +21,7 @@ use crate::{Coordination, Revision, Swap, Versioned, Watched};
 const WRITERS: u64 = 4;
 const WRITES_EACH: u64 = 50;
 
-/// A watch shows at once what is there, and each later change; a deletion too.
+/// A watch first returns the current state, then each later change, deletions included.
 pub async fn a_watch_starts_with_the_present_state(backend: &mut impl Backend) {
     let store = backend.coordination();
     let key = "watches/one";
@@ -42,8 +42,8 @@ pub async fn a_watch_starts_with_the_present_state(backend: &mut impl Backend) {
         .expect("the store lives");
 }
 
-/// Under a storm of writes a listener never sees the past after the present, and ends on
-/// the last state.
+/// Under many concurrent writes, a listener never sees an older state after a newer one, and ends
+/// on the last state.
 pub async fn a_watch_ends_on_the_newest_state(backend: &mut impl Backend) {
     let store = backend.coordination();
     let key = "watches/storm";
@@ -79,7 +79,7 @@ pub async fn a_watch_ends_on_the_newest_state(backend: &mut impl Backend) {
     assert_eq!(end, last.revision);
 }
 
-/// The same for all records under a prefix, that come and go.
+/// The same for all records under a prefix, while records come and go.
 pub async fn a_prefix_watch_ends_on_the_newest_state(backend: &mut impl Backend) {
     let store = backend.coordination();
     let prefix = "watches/many/";
@@ -125,8 +125,8 @@ pub async fn a_prefix_watch_ends_on_the_newest_state(backend: &mut impl Backend)
     assert_eq!(number(&end[kept]), WRITERS * WRITES_EACH);
 }
 
-/// Listens to a prefix until it is stopped, and checks that the record `key` only gets newer.
-/// Other records are deleted meanwhile, the newest one too.
+/// Watches a prefix until stopped, and checks that the record `key` only gets newer. Other records
+/// are deleted meanwhile, sometimes the newest one.
 async fn listen_to_record(
     mut prefix: Watched<BTreeMap<String, Versioned>>,
     key: &str,
@@ -142,8 +142,8 @@ async fn listen_to_record(
     }
 }
 
-/// Adds to the record `kept` and creates the record `own`, in turns. `own` is deleted before
-/// it is created again, and stays at the end.
+/// Increments the record `kept` and creates the record `own`, in turns. `own` is deleted before it
+/// is created again, and exists at the end.
 async fn write_in_turns(store: &dyn Coordination, kept: &str, own: &str) {
     for turn in 0..WRITES_EACH {
         increment(store, kept).await;
@@ -156,7 +156,7 @@ async fn write_in_turns(store: &dyn Coordination, kept: &str, own: &str) {
     }
 }
 
-/// A prefix is plain text: it holds what begins with it, its neighbours not.
+/// A prefix is plain text: it covers the keys that begin with it, and no others.
 pub async fn a_prefix_watch_sees_its_prefix_only(backend: &mut impl Backend) {
     let store = backend.coordination();
     for key in [
@@ -188,7 +188,7 @@ pub async fn a_prefix_watch_sees_its_prefix_only(backend: &mut impl Backend) {
     assert!(keys("").await.contains(&"watches/neas".to_owned()));
 }
 
-/// Each clone hears of a change that the other has heard of.
+/// Each clone is notified of a change, even if the other already was.
 pub async fn clones_of_a_watch_listen_on_their_own(backend: &mut impl Backend) {
     let store = backend.coordination();
     let key = "watches/cloned";
@@ -202,7 +202,7 @@ pub async fn clones_of_a_watch_listen_on_their_own(backend: &mut impl Backend) {
     }
 }
 
-/// Adds one to the number in a record, which is made if need be.
+/// Adds one to the number in a record; creates the record if it is absent.
 async fn increment(store: &dyn Coordination, key: &str) {
     loop {
         let swap = match store.get(key).await.expect("a read") {

@@ -1,5 +1,4 @@
-//! The few things that the store asks of a disk, behind a trait so that tests can make
-//! each of them fail.
+//! The file operations of the store, behind a trait so that tests can make each of them fail.
 
 use std::{
     fs::{self, File},
@@ -7,17 +6,17 @@ use std::{
     path::Path,
 };
 
-/// What replaces a file for good.
+/// The operations for replacing a file durably.
 pub(super) trait Disk: Send {
-    /// Makes `path` hold `bytes`, durably; what it held before is gone. Its name is
-    /// durable only once its directory is synced.
+    /// Writes `bytes` to `path`, durably, replacing its contents. The file's name is durable only
+    /// once its directory is synced.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut file = File::create(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     }
 
-    /// Gives the file `from` the name `to`, atomically.
+    /// Renames the file `from` to `to`, atomically.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -28,7 +27,7 @@ pub(super) trait Disk: Send {
     }
 }
 
-/// The machine's own file system.
+/// The machine's file system.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LocalDisk;
 

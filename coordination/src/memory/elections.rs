@@ -1,4 +1,4 @@
-//! The elections and their candidates, in the order in which they will lead.
+//! The elections and their candidates, in the order in which they lead.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,7 +15,7 @@ use crate::{
     watch::Watched,
 };
 
-/// All elections that have a candidate or an observer.
+/// All elections with a candidate or an observer.
 #[derive(Default)]
 pub(super) struct Elections {
     elections: BTreeMap<String, Election>,
@@ -23,7 +23,7 @@ pub(super) struct Elections {
 
 #[derive(Default)]
 struct Election {
-    /// The first leads. Their epochs grow along the line.
+    /// The first leads. Epochs grow along the line.
     line: VecDeque<Candidate>,
     observed: watch::Sender<Arc<Option<Leader>>>,
 }
@@ -36,7 +36,7 @@ struct Candidate {
 }
 
 impl Elections {
-    /// Refuses a name that a living candidate has.
+    /// Refuses the name of a live candidate.
     pub(super) fn check_free(
         &self,
         election: &str,
@@ -55,8 +55,8 @@ impl Elections {
         Ok(())
     }
 
-    /// Adds a candidate with a free name at the end of the line. `epoch` is above all
-    /// that were given before.
+    /// Adds a candidate with a free name at the end of the line. `epoch` must be above all that
+    /// were issued before.
     pub(super) fn nominate(
         &mut self,
         election: &str,
@@ -88,12 +88,12 @@ impl Elections {
         Watched::new(election.observed.subscribe())
     }
 
-    /// Removes the candidate with this name and epoch, if it stands still.
+    /// Removes the candidate with this name and epoch, if it still stands.
     pub(super) fn resign(&mut self, election: &str, candidate: &str, epoch: Epoch) {
         self.remove(election, candidate, Some(epoch));
     }
 
-    /// Removes whoever stands under this name; says whether there was someone.
+    /// Removes the candidate with this name; returns whether there was one.
     pub(super) fn expire(&mut self, election: &str, candidate: &str) -> bool {
         self.remove(election, candidate, None)
     }
@@ -108,19 +108,19 @@ impl Elections {
         let Some(removed) = found.and_then(|at| election.line.remove(at)) else {
             return false;
         };
-        // COORD-LEASE: the holder hears of it before another leads.
+        // COORD-LEASE: the holder is notified before another leads.
         removed.standing.send_replace(Standing::Lost);
         self.settle(name);
         true
     }
 
-    /// How many are remembered.
+    /// The number of elections kept.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.elections.len()
     }
 
-    /// Lets the first in line lead and tells observers who does.
+    /// Makes the first in line the leader, and notifies observers.
     fn settle(&mut self, name: &str) {
         let Some(election) = self.elections.get(name) else {
             return;

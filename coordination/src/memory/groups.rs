@@ -7,11 +7,11 @@ use tokio::sync::watch;
 
 use crate::{error::CoordinationError, watch::Watched};
 
-/// All groups that have a member or an observer.
+/// All groups with a member or an observer.
 #[derive(Default)]
 pub(super) struct Groups {
     groups: BTreeMap<String, Group>,
-    /// The number of the last joining: tells a member from a later one of its name.
+    /// The number of the last join: distinguishes a member from a later one of the same name.
     last_session: u64,
 }
 
@@ -66,12 +66,12 @@ impl Groups {
         Watched::new(group.observed.subscribe())
     }
 
-    /// Removes the member of this joining, if it is there still.
+    /// Removes the member of this join, if it is still there.
     pub(super) fn leave(&mut self, group: &str, member: &str, session: u64) {
         self.remove(group, member, Some(session));
     }
 
-    /// Removes whoever has this name; says whether there was someone.
+    /// Removes the member with this name; returns whether there was one.
     pub(super) fn expire(&mut self, group: &str, member: &str) -> bool {
         self.remove(group, member, None)
     }
@@ -86,14 +86,14 @@ impl Groups {
         else {
             return false;
         };
-        // COORD-LEASE: the holder hears of it before the name is free.
+        // COORD-LEASE: the holder is notified before the name is free.
         found.lost.send_replace(true);
         members.remove(member);
         self.publish(group);
         true
     }
 
-    /// How many are remembered.
+    /// The number of groups kept.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.groups.len()

@@ -1,4 +1,4 @@
-//! What persists: the records and the revision counter, and their encoding.
+//! The persisted state: the records and the revision counter, and their encoding.
 //!
 //! The file is two lines of JSON, each ended by a line feed:
 //!
@@ -7,9 +7,9 @@
 //! {"revision":<n>,"records":{"<key>":{"revision":<n>,"value_base64":"<text>"}, …}}
 //! ```
 //!
-//! The first line keeps its meaning in every later format, so that a file that is too
-//! new is told from a damaged one. `revision` is the counter: at or above every revision
-//! and every election epoch that was ever given.
+//! The first line keeps its meaning in every later format, so that a file of a newer format is
+//! distinguished from a damaged one. `revision` is the counter: at least as high as every revision
+//! and every election epoch ever issued.
 
 use std::collections::BTreeMap;
 
@@ -25,21 +25,21 @@ use crate::{
 /// The format that this program writes, and the newest that it reads.
 const FORMAT: u32 = 1;
 
-/// The records, and the revision counter over them.
+/// The records and the revision counter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Image {
     pub(super) revision: Revision,
     pub(super) records: BTreeMap<String, Versioned>,
 }
 
-/// What a change expects of its record.
+/// The expected state of a record before a change.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Expected {
     Absent,
     At(Revision),
 }
 
-/// Why bytes are not an image.
+/// Why bytes are not a valid image.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadImage {
     #[error(
@@ -84,7 +84,7 @@ impl Image {
         }
     }
 
-    /// Sets the record, or removes it where `value` is `None`, by the change `revision`.
+    /// Sets the record, or removes it if `value` is `None`, with the change `revision`.
     pub(super) fn set(&mut self, revision: Revision, key: &str, value: Option<Bytes>) {
         self.revision = revision;
         match value {

@@ -1,12 +1,12 @@
-//! The image's file: replaced as a whole, durable before a change is acknowledged.
+//! The image's file: replaced as a whole, and durable before a change is acknowledged.
 //!
 //! The directory holds three files:
 //!
 //! - `coordination.json`, the image;
-//! - `coordination.json.tmp`, the next one while it is written: what a crash leaves there
-//!   is never read, and the next write goes over it;
-//! - `coordination.lock`, empty, locked while a process uses the directory. Two would
-//!   give the same epochs twice.
+//! - `coordination.json.tmp`, the next image while it is written: a leftover of a crash is never
+//!   read, and the next write replaces it;
+//! - `coordination.lock`, empty, locked while a process uses the directory. Two processes would
+//!   issue the same epochs twice.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -22,21 +22,21 @@ pub(super) const IMAGE: &str = "coordination.json";
 const NEXT_IMAGE: &str = "coordination.json.tmp";
 pub(super) const LOCK: &str = "coordination.lock";
 
-/// Largest image, in bytes as encoded: every change writes it whole. A change that would
-/// make it larger is refused with `Storage`.
+/// Maximum size of the image, in encoded bytes: every change writes it whole. A change that would
+/// exceed it is refused with `Storage`.
 pub(super) const MAX_IMAGE_BYTES: usize = 64 << 20;
 
-/// The file of a store's image, and the lock on its directory.
+/// The file of a store's image, with the lock on its directory.
 pub(super) struct ImageFile {
     directory: PathBuf,
     disk: Box<dyn Disk>,
-    /// Locked until this is dropped, or the process ends.
+    /// Locked until this is dropped or the process ends.
     lock: File,
 }
 
 impl ImageFile {
-    /// Opens `directory` and reads the image in it; writes an empty one where there is
-    /// none, so that a directory which can't be written to is found at once.
+    /// Opens `directory` and reads the image in it. If there is none, writes an empty one, so that
+    /// a directory without write permission is found at once.
     pub(super) fn open(
         directory: &Path,
         disk: impl Disk + 'static,
@@ -78,7 +78,7 @@ impl ImageFile {
 
     /// Makes `image` the durable one.
     ///
-    /// `Storage` if the old one certainly still is, `OutcomeUnknown` if either may be.
+    /// `Storage` if the old image is certainly still durable, `OutcomeUnknown` if either may be.
     pub(super) fn replace(&mut self, image: &Image) -> Result<(), CoordinationError> {
         let (path, next) = (self.directory.join(IMAGE), self.directory.join(NEXT_IMAGE));
         let unchanged = |what: &str, error: &dyn std::fmt::Display| {
@@ -109,12 +109,13 @@ impl ImageFile {
             ));
         }
         if let Err(error) = self.disk.write(&next, &bytes) {
-            // Given back at once, as the disk may be full; a leftover would do no harm.
+            // The space is freed at once, because the disk may be full; a leftover would do no
+            // harm.
             let _ = fs::remove_file(&next);
             return Err(unchanged("write", &error));
         }
         if let Err(error) = self.disk.rename(&next, &path) {
-            // A rename is all or nothing: while the old name is there, nothing happened.
+            // A rename is atomic: while the old name exists, nothing happened.
             return Err(match fs::symlink_metadata(&next) {
                 Ok(_) => unchanged("replace", &error),
                 Err(_) => unknown("replace", &error),
@@ -127,8 +128,8 @@ impl ImageFile {
 }
 
 impl Drop for ImageFile {
-    /// Unlocks in words: closing the file would not while a child process, forked by
-    /// anyone in this process, has not yet closed its copy.
+    /// Unlocks explicitly: closing the file would not unlock it while a forked child process still
+    /// has its copy open.
     fn drop(&mut self) {
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(directory = %self.directory.display(), %error, "can't unlock its directory");
@@ -136,7 +137,7 @@ impl Drop for ImageFile {
     }
 }
 
-/// Creates `directory` and what is missing above it, each name durable in its parent.
+/// Creates `directory` and its missing parents, each name durable in its parent.
 fn create_directory(directory: &Path, disk: &impl Disk) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
@@ -148,9 +149,9 @@ fn create_directory(directory: &Path, disk: &impl Disk) -> io::Result<()> {
     if parent != directory {
         create_directory(parent, disk)?;
     }
-    // What the platform knows of itself is for no other user of the machine.
+    // The platform's metadata is not for other users of the machine.
     match fs::DirBuilder::new().mode(0o700).create(directory) {
-        // Another process, or a trailing `.`, was faster.
+        // Another process, or a trailing `.`, created it first.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
         other => other?,
     }

@@ -1,5 +1,5 @@
-//! A directory that no store is open on: looked at without a change, and freed from a file
-//! that is of no use.
+//! A directory without an open store: inspected without a change, and repaired by setting a damaged
+//! file aside.
 
 use std::{
     fs::{self, File},
@@ -13,29 +13,28 @@ use super::{
 };
 use crate::{config::Versioned, error::CoordinationError};
 
-/// The directory of a store, locked so that nobody opens it.
+/// The directory of a store, locked so that no process opens it.
 #[derive(Debug)]
 pub struct Offline {
     directory: PathBuf,
-    /// Locked until this is dropped; absent if there is no directory.
+    /// Locked until this is dropped; `None` if there is no directory.
     lock: Option<File>,
     image: OfflineImage,
 }
 
-/// What the file in the directory is.
+/// The state of the file in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OfflineImage {
-    /// There is none: the store begins empty.
+    /// There is no file: the store starts empty.
     Missing,
     /// It can be opened.
     Sound,
-    /// It is not what was written; why, in words that name the file.
+    /// It is damaged; the message gives the reason and names the file.
     Damaged(String),
 }
 
 impl Offline {
-    /// Locks `directory` and reads the file in it; nothing is changed, and nothing made but
-    /// the lock's file.
+    /// Locks `directory` and reads the file in it; changes nothing, and creates only the lock file.
     ///
     /// # Errors
     /// `Storage` if the directory is in use, can't be read or is of a newer format.
@@ -75,14 +74,14 @@ impl Offline {
         Ok((offline, records))
     }
 
-    /// What the file is.
+    /// The state of the file.
     #[must_use]
     pub const fn image(&self) -> &OfflineImage {
         &self.image
     }
 
-    /// Gives a damaged file another name in its directory, so that a store begins empty;
-    /// durable on return. Answers the name, if the file was damaged.
+    /// Renames a damaged file within its directory, so that a store starts empty; durable on
+    /// return. Returns the new name, or `None` if the file was not damaged.
     ///
     /// # Errors
     /// `Storage` if the system refuses.
@@ -106,7 +105,7 @@ impl Offline {
 }
 
 impl Drop for Offline {
-    /// Unlocks in words, as the store itself does.
+    /// Unlocks explicitly, as the store itself does.
     fn drop(&mut self) {
         if let Some(lock) = &self.lock
             && let Err(error) = lock.unlock()

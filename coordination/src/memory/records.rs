@@ -1,4 +1,4 @@
-//! The visible records and who listens to them.
+//! The visible records and their listeners.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,12 +10,12 @@ use crate::{
     watch::Watched,
 };
 
-/// The records as all can see them.
+/// The records in their visible state.
 pub(super) struct Records {
     image: Image,
-    /// One channel a watched key; gone after its last listener.
+    /// One channel per watched key; removed after its last listener.
     keys: BTreeMap<String, watch::Sender<Arc<Option<Versioned>>>>,
-    /// One channel a watched prefix; gone after its last listener.
+    /// One channel per watched prefix; removed after its last listener.
     prefixes: BTreeMap<String, watch::Sender<Arc<BTreeMap<String, Versioned>>>>,
 }
 
@@ -32,7 +32,7 @@ impl Records {
         &self.image
     }
 
-    /// Shows `image`, which differs from the present one in the record `key`.
+    /// Makes `image` visible; it differs from the current one only in the record `key`.
     pub(super) fn install(&mut self, image: Image, key: &str) {
         debug_assert!(image.revision > self.image.revision, "revisions only grow");
         self.image = image;
@@ -47,7 +47,7 @@ impl Records {
         }
     }
 
-    /// Counts a change of the store that changed no record.
+    /// Records a change of the store that changed no record.
     pub(super) fn advance(&mut self, revision: Revision) {
         debug_assert!(revision > self.image.revision, "revisions only grow");
         self.image.revision = revision;
@@ -73,13 +73,13 @@ impl Records {
         Watched::new(sender.subscribe())
     }
 
-    /// How many keys and prefixes have a channel.
+    /// The number of keys and prefixes with a channel.
     #[cfg(test)]
     pub(super) fn listened_to(&self) -> usize {
         self.keys.len() + self.prefixes.len()
     }
 
-    /// Drops channels without listeners, so that they don't pile up.
+    /// Drops channels without listeners, so that they don't accumulate.
     fn forget_unheard(&mut self) {
         self.keys.retain(|_, sender| sender.receiver_count() > 0);
         self.prefixes

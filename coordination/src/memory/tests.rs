@@ -16,7 +16,7 @@ const SYNC_DIRECTORY: u8 = 3;
 /// The rename is done, but reported as failed.
 const RENAME_UNHEARD: u8 = 4;
 
-/// A disk whose next step of one kind fails, as often as it is tried.
+/// A disk on which one kind of step fails, every time.
 #[derive(Clone, Default)]
 struct FaultyDisk {
     failing: Arc<AtomicU8>,
@@ -88,7 +88,7 @@ impl Fixture {
         self.store.get("key").await.unwrap().unwrap().value
     }
 
-    /// What a process that starts after a crash at this moment finds.
+    /// The image that a process would read after a crash at this moment.
     fn on_disk(&self) -> Image {
         let bytes = std::fs::read(self.directory.path().join("coordination.json")).unwrap();
         Image::decode(&bytes).unwrap()
@@ -122,7 +122,7 @@ async fn a_change_that_never_reached_the_file_is_certainly_not_made() {
     assert_eq!(fixture.on_disk().records["key"].value, "new");
 }
 
-/// COORD-CAS: it may be on disk, so it is neither shown nor denied, and a later change
+/// COORD-CAS: the change may be on disk, so it is neither visible nor refused, and a later change
 /// with a greater revision settles it.
 #[tokio::test]
 async fn a_change_that_may_be_durable_is_of_unknown_outcome() {
@@ -194,7 +194,7 @@ async fn a_failed_nomination_leaves_no_candidate_and_burns_its_epoch() {
     );
 }
 
-/// Leadership passes on without a disk: a dead disk must not keep a dead leader.
+/// Leadership passes on without the disk: a dead disk must not keep a dead leader in office.
 #[tokio::test]
 async fn leadership_passes_on_over_a_failing_disk() {
     let fixture = fixture().await;
@@ -214,8 +214,8 @@ async fn leadership_passes_on_over_a_failing_disk() {
     assert!(fixture.on_disk().revision.0 >= epoch.0);
 }
 
-/// COORD-LEASE: a thread that sees the next leader at the earliest moment finds the old one
-/// informed. Many rounds, as the moment between the two signals is short.
+/// COORD-LEASE: when a thread sees the next leader, at the earliest moment, the old one has been
+/// notified. It takes many rounds, because the time between the two signals is short.
 #[tokio::test]
 async fn no_thread_sees_two_leaders() {
     let store = MemoryCoordination::ephemeral();
@@ -238,8 +238,8 @@ async fn no_thread_sees_two_leaders() {
     }
 }
 
-/// A caller that goes away in the middle of a change leaves it whole: made, and then
-/// visible, or not begun.
+/// When a caller goes away during a change, the change is either made, and then visible, or not
+/// started.
 #[tokio::test]
 async fn a_cancelled_change_is_made_or_not_begun() {
     let fixture = fixture().await;
@@ -265,7 +265,7 @@ async fn a_cancelled_change_is_made_or_not_begun() {
     let on_disk = fixture.on_disk();
     assert_eq!(*watched.current(), on_disk.records);
     assert_eq!(Some(on_disk.revision), last.won());
-    // A candidacy that nobody received is resigned.
+    // A candidacy whose handle nobody received is resigned.
     let mut leader = fixture.store.observe_leader("office").await.unwrap();
     let end = tokio::time::timeout(
         std::time::Duration::from_secs(10),
