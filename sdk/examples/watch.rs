@@ -54,7 +54,7 @@ pub async fn run(address: &str) -> Result<(), Error> {
 
 fn show(event: &tierkv::Event) {
     match &event.change {
-        Change::Written { value, .. } => println!("{:?} says {value:?}", event.key),
+        Change::Written { value, .. } => println!("{:?} is {value:?}", event.key),
         Change::Removed => println!("{:?} is gone", event.key),
     }
 }

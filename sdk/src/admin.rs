@@ -64,7 +64,7 @@ impl Client {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Option<Result<T, Status>> {
         let answer = timeout(self.timeout(), call).await.ok()?;
-        Some(self.heard(answer))
+        Some(self.note_time(answer))
     }
 }
 

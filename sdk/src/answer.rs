@@ -14,7 +14,7 @@ pub enum Source {
     Replica,
     /// The master of the key's cluster.
     Master,
-    /// A tier that this release does not know.
+    /// A tier that this release does not have.
     Unknown,
 }
 

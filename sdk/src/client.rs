@@ -176,7 +176,7 @@ impl Client {
     }
 
     /// Sends a read, with retries at all coordinators, until it is answered or times out.
-    /// `operation` builds the request anew for each attempt; nearly always one is enough.
+    /// `operation` builds the request again for each attempt; nearly always one is enough.
     pub(crate) async fn read(&self, operation: impl Fn() -> Operation) -> Result<Answer, Error> {
         let mut turns = self.turns();
         loop {
@@ -214,7 +214,7 @@ impl Client {
             if let CallError::Refused(refusal) = &failure
                 && let Some(now) = refusal.birth_refused_at
             {
-                self.shared.clock.hear(now.get());
+                self.shared.clock.record(now.get());
             }
             let is_over = match attempts.failed(failure) {
                 Next::Conclude => true,
@@ -243,7 +243,7 @@ impl Client {
         loop {
             let asked = question(turns.coordinator().kv(), turns.left());
             let error = match timeout_at(turns.patience(), asked).await {
-                Ok(answered) => match self.heard(answered) {
+                Ok(answered) => match self.note_time(answered) {
                     Ok(answer) => return Ok(answer),
                     Err(status) => read_error(&status),
                 },
@@ -293,17 +293,19 @@ impl Client {
         if let Ok(Some(frame)) = timeout(NEWS_TIMEOUT.min(self.timeout / 2), greeting).await
             && let Some(greeting) = frame.greeting
         {
-            self.shared.clock.hear(greeting.platform_time_ms);
+            self.shared.clock.record(greeting.platform_time_ms);
         }
     }
 
     /// Records the platform's time from the metadata of an answer or a refusal.
-    pub(crate) fn heard<T>(&self, answered: Result<Response<T>, Status>) -> Result<T, Status> {
+    pub(crate) fn note_time<T>(&self, answered: Result<Response<T>, Status>) -> Result<T, Status> {
         let metadata = match &answered {
             Ok(response) => response.metadata(),
             Err(status) => status.metadata(),
         };
-        self.shared.clock.hear(platform_time(metadata).unwrap_or(0));
+        self.shared
+            .clock
+            .record(platform_time(metadata).unwrap_or(0));
         answered.map(Response::into_inner)
     }
 }

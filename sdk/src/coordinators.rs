@@ -81,12 +81,12 @@ impl Coordinators {
         let coordinator = |address: &String| {
             let channels = (0..SESSIONS).map(|_| channel(address));
             let clock = Arc::clone(clock);
-            let hear = move |millis| clock.hear(millis);
+            let record = move |millis| clock.record(millis);
             let channels = channels.collect::<Result<_, _>>()?;
             Ok(Coordinator {
                 channel: channel(address)?,
                 streams: unhurried_channel(address)?,
-                session: Multiplexer::with_news(channels, max_in_flight, hear),
+                session: Multiplexer::with_news(channels, max_in_flight, record),
             })
         };
         Ok(Self {

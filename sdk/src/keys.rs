@@ -173,7 +173,7 @@ impl Client {
         self.put_with(key, value, PutOptions::default()).await
     }
 
-    /// Sets a key as `options` say; returns the new version.
+    /// Sets a key with options; returns the new version.
     ///
     /// # Errors
     /// The operation's [`Error`]; with [`Code::ConditionFailed`] nothing was changed, with
@@ -218,7 +218,7 @@ impl Client {
         self.delete_with(key, DeleteOptions::default()).await
     }
 
-    /// Removes a key as `options` say.
+    /// Removes a key with options.
     ///
     /// # Errors
     /// The operation's [`Error`]; with [`Code::ConditionFailed`] nothing was changed, with
@@ -303,7 +303,7 @@ impl Client {
         self.touch_with(key, options).await
     }
 
-    /// Sets how long a key lives as `options` say; returns the new version.
+    /// Sets how long a key lives, with options; returns the new version.
     ///
     /// # Errors
     /// The operation's [`Error`]; [`Code::NotFound`] if the key is absent; with

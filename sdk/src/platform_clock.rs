@@ -61,7 +61,7 @@ impl PlatformClock {
 
     /// Records that the platform's time was `millis` a moment ago. A node that does not have the
     /// time sends 0.
-    pub(crate) fn hear(&self, millis: u64) {
+    pub(crate) fn record(&self, millis: u64) {
         if millis == 0 {
             return;
         }
@@ -134,21 +134,21 @@ mod tests {
     }
 
     #[test]
-    fn the_time_heard_last_goes_on_and_never_ahead() {
+    fn the_last_reading_is_carried_on_and_never_ahead() {
         let hands = Hands::default();
         let clock = PlatformClock::new(hands.clone());
         assert_eq!(clock.millis(), None);
-        clock.hear(50_000);
+        clock.record(50_000);
         hands.pass(10);
         assert_eq!(clock.millis(), Some(59_990));
-        clock.hear(60_001);
+        clock.record(60_001);
         assert_eq!(clock.millis(), Some(60_001));
         // The platform's time went back.
-        clock.hear(7_000);
+        clock.record(7_000);
         hands.pass(1);
         assert_eq!(clock.millis(), Some(7_999));
         // A node that does not have the time.
-        clock.hear(0);
+        clock.record(0);
         assert_eq!(clock.millis(), Some(7_999));
     }
 
@@ -157,16 +157,16 @@ mod tests {
         let hands = Hands::default();
         let clock = PlatformClock::new(hands.clone());
         assert!(clock.needs_news(), "there is no reading yet");
-        clock.hear(0);
+        clock.record(0);
         assert!(clock.needs_news(), "the node asked did not have the time");
-        clock.hear(1_000);
+        clock.record(1_000);
         hands.pass(NEWS_INTERVAL.as_secs() - 1);
         assert!(!clock.needs_news());
         hands.pass(1);
         assert!(clock.needs_news());
         assert!(!clock.needs_news(), "another caller is asking");
         hands.pass(NEWS_INTERVAL.as_secs());
-        clock.hear(2_000);
+        clock.record(2_000);
         assert!(!clock.needs_news(), "an earlier time counts as a reading");
     }
 }

@@ -292,7 +292,7 @@ impl Scanning {
         let mut request = Request::new(self.request.clone());
         request.set_timeout(MAX_TIMEOUT);
         let opened = turns.coordinator().kv().scan(request).await;
-        let stream = self.client.heard(opened)?;
+        let stream = self.client.note_time(opened)?;
         self.has_answered = false;
         self.stream.insert(stream).message().await
     }

@@ -283,7 +283,7 @@ impl Watching {
     ) -> Result<(Streaming<WatchResponse>, WatchResponse), Status> {
         let mut kv = turns.coordinator().kv();
         let opened = kv.watch(self.request.clone()).await;
-        let mut stream = self.client.heard(opened)?;
+        let mut stream = self.client.note_time(opened)?;
         match stream.message().await? {
             Some(first) => Ok((stream, first)),
             None => Err(Status::unavailable("the watch ended before it began")),

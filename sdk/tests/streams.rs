@@ -26,7 +26,7 @@ fn response(keys: impl Iterator<Item = u8>, next: &str) -> Word<ScanResponse> {
         version: key.into(),
         expires_at_ms: 0,
     };
-    Word::Say(ScanResponse {
+    Word::Send(ScanResponse {
         items: keys.map(item).collect(),
         next_page_token: next.to_owned().into(),
     })
@@ -263,8 +263,8 @@ fn event(version: u64, value: Option<&'static str>) -> WatchEvent {
     }
 }
 
-fn told(events: Vec<WatchEvent>, token: &'static str) -> Word<WatchResponse> {
-    Word::Say(WatchResponse {
+fn watched(events: Vec<WatchEvent>, token: &'static str) -> Word<WatchResponse> {
+    Word::Send(WatchResponse {
         events,
         resume_token: token.into(),
         is_partial: false,
@@ -285,13 +285,13 @@ async fn a_watch_goes_on_by_its_token_until_that_expired() {
     let played = Played::with(watching(|number, _| match number {
         0 => vec![Word::Refuse(Code::Unavailable)],
         1 => vec![
-            told(vec![], "t0"),
-            told(vec![event(1, Some("one")), event(2, None)], "t1"),
+            watched(vec![], "t0"),
+            watched(vec![event(1, Some("one")), event(2, None)], "t1"),
             Word::Break,
         ],
         2 => vec![
-            told(vec![event(3, Some("three"))], "t2"),
-            told(vec![], "t3"),
+            watched(vec![event(3, Some("three"))], "t2"),
+            watched(vec![], "t3"),
         ],
         // No coordinator answers for a while.
         3 | 4 => vec![Word::Refuse(Code::Unavailable)],
@@ -332,15 +332,15 @@ async fn a_watch_goes_on_by_its_token_until_that_expired() {
 async fn a_watch_goes_on_at_another_coordinator() {
     let first = Played::with(watching(|_, _| {
         vec![
-            told(vec![], "t0"),
-            told(vec![event(1, None)], "t1"),
+            watched(vec![], "t0"),
+            watched(vec![event(1, None)], "t1"),
             Word::Hang,
         ]
     }));
     let second = Played::with(watching(|_, _| {
         vec![
-            told(vec![], "t2"),
-            told(vec![event(2, None)], "t3"),
+            watched(vec![], "t2"),
+            watched(vec![event(2, None)], "t3"),
             Word::Hang,
         ]
     }));

@@ -244,8 +244,8 @@ async fn ids_are_born_in_the_platform_time_of_the_last_answer_and_differ() {
     let passed = u64::try_from(began.elapsed().as_millis()).unwrap();
     let ids: Vec<_> = played.asked().iter().map(id_of).collect();
     for (number, id) in ids.iter().enumerate() {
-        let heard = time(number.saturating_sub(1));
-        let born = heard..=heard + passed;
+        let last = time(number.saturating_sub(1));
+        let born = last..=last + passed;
         assert!(born.contains(&id.birth_ms), "{number}: {id:?}");
     }
     let distinct: HashSet<_> = ids.iter().map(|id| id.random.clone()).collect();

@@ -57,7 +57,7 @@ pub(crate) enum Act {
 /// The next step of a stream of answers.
 #[derive(Clone, Debug)]
 pub(crate) enum Word<T> {
-    Say(T),
+    Send(T),
     Refuse(Code),
     /// A bare status, as a transport produces it.
     Break,
@@ -216,10 +216,10 @@ fn refusal(code: Code) -> Error {
     Error::new(code, "so it was played")
 }
 
-fn told<T: Send + 'static>(words: Vec<Word<T>>) -> Response<Answers<T>> {
+fn stream_of<T: Send + 'static>(words: Vec<Word<T>>) -> Response<Answers<T>> {
     let words = futures::stream::iter(words).then(|word| async {
         match word {
-            Word::Say(said) => Ok(said),
+            Word::Send(message) => Ok(message),
             Word::Refuse(code) => Err(to_status(&refusal(code))),
             Word::Break => Err(Status::unknown("the connection broke")),
             Word::Hang => std::future::pending().await,
@@ -302,7 +302,7 @@ impl Kv for Door {
     ) -> Result<Response<Self::ScanStream>, Status> {
         let request = request.into_inner();
         let number = note(&self.requests.scans, &request);
-        Ok(told((self.plot.scan)(number, &request)))
+        Ok(stream_of((self.plot.scan)(number, &request)))
     }
 
     async fn watch(
@@ -311,7 +311,7 @@ impl Kv for Door {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         let number = note(&self.requests.watches, &request);
-        Ok(told((self.plot.watch)(number, &request)))
+        Ok(stream_of((self.plot.watch)(number, &request)))
     }
 
     async fn count(
