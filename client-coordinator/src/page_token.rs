@@ -40,14 +40,14 @@ pub(crate) fn rest(range: ItemRange, token: &[u8]) -> Result<ItemRange, Error> {
     let refused = || {
         Error::invalid(
             "the page token is not one of this selection; send it as it was given, with the \
-             same namespace, prefix or range, or leave it out to begin anew",
+             same namespace, prefix or range, or leave it out to start again",
         )
     };
-    let (told, found) = token.split_last_chunk().ok_or_else(refused)?;
-    if checksum(&range, told).to_be_bytes() != *found {
+    let (content, found) = token.split_last_chunk().ok_or_else(refused)?;
+    if checksum(&range, content).to_be_bytes() != *found {
         return Err(refused());
     }
-    let [FORMAT, key @ ..] = told else {
+    let [FORMAT, key @ ..] = content else {
         return Err(Error::invalid(
             "the page token is of another release; leave it out to start again",
         ));
@@ -59,12 +59,12 @@ pub(crate) fn rest(range: ItemRange, token: &[u8]) -> Result<ItemRange, Error> {
     }
 }
 
-fn checksum(range: &ItemRange, told: &[u8]) -> u32 {
+fn checksum(range: &ItemRange, content: &[u8]) -> u32 {
     let start = range.start();
     // An item key is short enough.
     let length = u32::try_from(start.len()).unwrap_or(u32::MAX);
     let mut checksum = crc32c::crc32c(&length.to_be_bytes());
-    for bytes in [&start[..], &range.end()[..], told] {
+    for bytes in [&start[..], &range.end()[..], content] {
         checksum = crc32c::crc32c_append(checksum, bytes);
     }
     checksum
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn tokens_of_other_formats_and_of_foreign_keys_are_refused() {
         let range = prefix(b"a");
-        let sealed = |told: &[u8]| [told, &checksum(&range, told).to_be_bytes()].concat();
+        let sealed = |content: &[u8]| [content, &checksum(&range, content).to_be_bytes()].concat();
         let words = refused(range.clone(), &sealed(b"\x02ab"));
         assert!(words.contains("another release"), "{words}");
         refused(range.clone(), &sealed(b""));

@@ -374,9 +374,9 @@ impl<C: Cache> Reader<C> {
     }
 
     /// Starts the read of a key, or shares one in progress. A read with a lease, won at a revision
-    /// of its slot, may fill the cache; it is always started anew, because it must be sent after
-    /// the lease was won. The read is sent with the staleness bound of `options`. A reader with a
-    /// stricter bound that shares it checks the answer against its own ([`fits`]).
+    /// of its slot, may fill the cache; it always starts a new flight, because it must be sent
+    /// after the lease was won. The read is sent with the staleness bound of `options`. A reader
+    /// with a stricter bound that shares it checks the answer against its own ([`fits`]).
     fn fly(&self, key: &ItemKey, lease: Option<(Lease, u64)>, options: CheckedOptions) -> Flight {
         let share = lease.is_none();
         let (flight, pilot) = self.flights.take_off(key, self.clock.boot_time(), share);

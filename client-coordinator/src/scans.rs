@@ -279,11 +279,11 @@ impl Pages {
         if items.len() > wanted {
             self.end(true);
         }
-        let mut told = Vec::with_capacity(items.len().min(wanted));
+        let mut page = Vec::with_capacity(items.len().min(wanted));
         let mut last = None;
         for item in items.into_iter().take(wanted) {
             let key = ItemKey::from_bytes(item.item_key)?;
-            told.push(ScanItem {
+            page.push(ScanItem {
                 key: key.key(),
                 value: item.value,
                 version: item.version,
@@ -291,8 +291,8 @@ impl Pages {
             });
             last = Some(key);
         }
-        self.left -= told.len() as u64;
-        Ok(last.map(|last| Page { items: told, last }))
+        self.left -= page.len() as u64;
+        Ok(last.map(|last| Page { items: page, last }))
     }
 
     fn response(&mut self, page: Page, goes_on: bool) -> ScanResponse {

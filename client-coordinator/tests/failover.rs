@@ -241,8 +241,8 @@ async fn writes_go_on_when_the_primary_stops() {
 
 /// Reads a watch until the key `end`; returns the values of each key, in order.
 async fn values_of(mut answers: Streaming<WatchResponse>) -> BTreeMap<Bytes, Vec<(u64, u64)>> {
-    let mut told: BTreeMap<Bytes, Vec<(u64, u64)>> = BTreeMap::new();
-    while !told.contains_key(&b"end"[..]) {
+    let mut changes: BTreeMap<Bytes, Vec<(u64, u64)>> = BTreeMap::new();
+    while !changes.contains_key(&b"end"[..]) {
         let answer = timeout(PATIENCE, answers.message()).await;
         let answer = answer.expect("the watch goes on").unwrap().unwrap();
         for event in answer.events {
@@ -250,11 +250,11 @@ async fn values_of(mut answers: Streaming<WatchResponse>) -> BTreeMap<Bytes, Vec
                 panic!("nobody removes a key");
             };
             let count = String::from_utf8(written.value.to_vec()).unwrap();
-            let of_key = told.entry(event.key).or_default();
+            let of_key = changes.entry(event.key).or_default();
             of_key.push((count.parse().unwrap(), event.version));
         }
     }
-    told
+    changes
 }
 
 /// A watch's user does not notice when its server coordinator goes away.
@@ -279,13 +279,13 @@ async fn a_watch_goes_on_when_the_primary_stops() {
     load.go_on(WRITES_BETWEEN / 2).await;
     let mut ends = load.end().await;
     client.put("end", "0").await.unwrap();
-    let mut told = watching.await.unwrap();
-    told.remove(&b"end"[..]);
+    let mut changes = watching.await.unwrap();
+    changes.remove(&b"end"[..]);
     let mut last = Vec::new();
-    for of_key in told.values() {
+    for of_key in changes.values() {
         let counts: Vec<u64> = of_key.iter().map(|(count, _)| *count).collect();
         let all: Vec<u64> = (1..=counts.len() as u64).collect();
-        assert_eq!(counts, all, "each change is told once, in order");
+        assert_eq!(counts, all, "each change is sent once, in order");
         assert!(of_key.is_sorted_by(|a, b| a.1 < b.1), "I5");
         last.extend(of_key.last().copied());
     }

@@ -78,8 +78,8 @@ pub(super) async fn json<T: DeserializeOwned>(
 /// Refuses a body whose type is not JSON. A browser lets a page of another site send a form, or a
 /// body without a type, but sends JSON only if this server agrees first.
 fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
-    let is_json = |told: &HeaderValue| {
-        let essence = told.as_bytes().split(|byte| *byte == b';').next();
+    let is_json = |value: &HeaderValue| {
+        let essence = value.as_bytes().split(|byte| *byte == b';').next();
         let essence = essence.unwrap_or_default().trim_ascii();
         essence.eq_ignore_ascii_case(b"application/json")
     };
@@ -101,10 +101,10 @@ async fn whole(
     deadline: Instant,
     too_large: impl Fn() -> Error,
 ) -> Result<Bytes, Error> {
-    let told = (headers.get(CONTENT_LENGTH))
+    let declared = (headers.get(CONTENT_LENGTH))
         .and_then(|length| length.to_str().ok())
         .and_then(|length| length.parse::<u64>().ok());
-    if told.is_some_and(|told| told > limit as u64) {
+    if declared.is_some_and(|declared| declared > limit as u64) {
         return Err(too_large());
     }
     let collected = timeout_at(deadline, Limited::new(body, limit).collect()).await;

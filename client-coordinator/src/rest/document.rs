@@ -153,7 +153,7 @@ mod tests {
     fn the_shipped_document_is_this_one() {
         assert!(
             fs::read_to_string(SHIPPED).is_ok_and(|shipped| shipped == *TEXT),
-            "openapi/openapi.json drifted; write it anew, with `tierkv dev --ephemeral` \
+            "openapi/openapi.json drifted; regenerate it with `tierkv dev --ephemeral` \
              running: curl --output openapi/openapi.json http://127.0.0.1:7480/openapi.json"
         );
     }

@@ -62,8 +62,8 @@ pub(super) fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags
     }
     listed(&text).map(Tags::Listed).map(Some).ok_or_else(|| {
         Error::invalid(format!(
-            "{name} is neither * nor a list of versions in double quotes, as the header ETag \
-             tells them: \"123\""
+            "{name} is neither * nor a list of versions in double quotes, as in the \
+             header ETag: \"123\""
         ))
     })
 }

@@ -237,8 +237,8 @@ mod tests {
         assert_eq!(judge(Version::HTTP_2, other, &[]), denied);
         assert_eq!(judge(Version::HTTP_11, other, &["localhost"]), denied);
         assert_eq!(judge(Version::HTTP_11, own, &["evil.example"]), denied);
-        let told = hosts.check(&head(Version::HTTP_11, "/", &["localhost:1"]));
-        assert_eq!(told.unwrap().unwrap().as_str(), "localhost:1");
+        let authority = hosts.check(&head(Version::HTTP_11, "/", &["localhost:1"]));
+        assert_eq!(authority.unwrap().unwrap().as_str(), "localhost:1");
     }
 
     #[test]

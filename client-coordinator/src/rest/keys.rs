@@ -310,12 +310,12 @@ fn describe(headers: &mut HeaderMap, answer: GetResponse) -> Result<(), Error> {
     }
     if !answer.path.is_empty() {
         let path: Vec<Hop> = answer.path.into_iter().map(Into::into).collect();
-        let told = (serde_json::to_vec(&path).ok())
+        let header = (serde_json::to_vec(&path).ok())
             .and_then(|json| HeaderValue::from_maybe_shared(bytes::Bytes::from(json)).ok());
-        let told = told.ok_or_else(|| {
+        let header = header.ok_or_else(|| {
             Error::new(Code::Internal, "the path of the read does not fit a header")
         })?;
-        headers.insert(PATH, told);
+        headers.insert(PATH, header);
     }
     Ok(())
 }
@@ -326,21 +326,25 @@ mod tests {
 
     #[test]
     fn text_is_told_as_text_to_who_asks_for_it() {
-        let told = |accept: &str, value: &[u8]| {
+        let chosen = |accept: &str, value: &[u8]| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
             media_type(&headers, value)
         };
         for accept in ["text/plain", "application/json, TEXT/PLAIN;q=0.5"] {
-            assert_eq!(told(accept, b"v"), "text/plain; charset=utf-8", "{accept}");
             assert_eq!(
-                told(accept, b"\xff"),
+                chosen(accept, b"v"),
+                "text/plain; charset=utf-8",
+                "{accept}"
+            );
+            assert_eq!(
+                chosen(accept, b"\xff"),
                 "application/octet-stream",
                 "{accept}"
             );
         }
         for accept in ["*/*", "text/html", "text/*", ""] {
-            assert_eq!(told(accept, b"v"), "application/octet-stream", "{accept}");
+            assert_eq!(chosen(accept, b"v"), "application/octet-stream", "{accept}");
         }
     }
 }

@@ -175,13 +175,13 @@ fn is_one_of(header: &HeaderValue, words: &[&str]) -> bool {
 /// Whether a person follows a link of another page to here, as a page of its own: the other page
 /// can't read it.
 fn is_visit(head: &Parts) -> bool {
-    let says = |name: HeaderName, word: &str| {
+    let has = |name: HeaderName, word: &str| {
         let header = head.headers.get(name);
         header.is_some_and(|header| is_one_of(header, &[word]))
     };
     matches!(head.method, Method::GET | Method::HEAD)
-        && says(SEC_FETCH_MODE, "navigate")
-        && says(SEC_FETCH_DEST, "document")
+        && has(SEC_FETCH_MODE, "navigate")
+        && has(SEC_FETCH_DEST, "document")
 }
 
 /// Whether an origin is that of `host`. The scheme is not compared: behind a TLS proxy it differs.

@@ -79,14 +79,14 @@ pub(super) async fn watch<C: Cache>(
     };
     let answers = gateway.operations.watch(wanted).await?;
     let meters = Arc::clone(&gateway.operations.meters);
-    let told = answers.flat_map(move |answer| {
+    let rest = answers.flat_map(move |answer| {
         if let Err(error) = &answer {
             meters.failed(error);
         }
         stream::iter(events(answer).into_iter().map(Ok::<_, Infallible>))
     });
     let first = stream::once(async { Ok(Event::default().retry(RETRY)) });
-    let events = (first.chain(told)).take_until(stopped(gateway.stop.clone()));
+    let events = (first.chain(rest)).take_until(stopped(gateway.stop.clone()));
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     Ok(Sse::new(events).keep_alive(keep_alive).into_response())
 }
@@ -105,11 +105,11 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<String>, Error> {
 /// The events of one answer of a watch.
 fn events(answer: Result<WatchResponse, Error>) -> Vec<Event> {
     answer
-        .and_then(told)
+        .and_then(events_of)
         .unwrap_or_else(|error| vec![problem(&error)])
 }
 
-fn told(answer: WatchResponse) -> Result<Vec<Event>, Error> {
+fn events_of(answer: WatchResponse) -> Result<Vec<Event>, Error> {
     let token = octets::token(&answer.resume_token);
     let Some(last) = answer.events.len().checked_sub(1) else {
         let progress = ProgressEvent {

@@ -220,7 +220,7 @@ fn settings() -> ClientCoordinatorSettings {
 async fn wait_until_ready(coordinator: &ClientCoordinator) {
     let limit = Instant::now() + DEADLINE;
     while !coordinator.is_ready() {
-        assert!(Instant::now() < limit, "the played master was never heard");
+        assert!(Instant::now() < limit, "the scripted master never answered");
         sleep(Duration::from_millis(5)).await;
     }
 }
