@@ -64,7 +64,7 @@ struct Notice(Option<Instant>);
 
 impl Notice {
     fn is_due(&mut self) -> bool {
-        let is_due = self.0.is_none_or(|told| told.elapsed() >= NOTICE_INTERVAL);
+        let is_due = self.0.is_none_or(|last| last.elapsed() >= NOTICE_INTERVAL);
         if is_due {
             self.0 = Some(Instant::now());
         }
@@ -307,9 +307,9 @@ mod tests {
         let (listener, address) = listener().await;
         let mut door = Acceptor::of_peers(listener, "test", 0, 1 << 20);
         let accepting = tokio::spawn(async move { door.accept().await });
-        let said = all(TcpStream::connect(address).await.unwrap()).await;
-        assert_eq!(said[..9], [0, 0, 0, 4, 0, 0, 0, 0, 0]);
-        let goaway = &said[9..];
+        let received = all(TcpStream::connect(address).await.unwrap()).await;
+        assert_eq!(received[..9], [0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        let goaway = &received[9..];
         let length = usize::from(goaway[2]);
         assert_eq!((goaway[3], goaway.len()), (7, 9 + length));
         assert_eq!(goaway[9..17], [0, 0, 0, 0, 0, 0, 0, 0xB]);

@@ -326,7 +326,11 @@ mod tests {
         let mut answers = Box::pin(until_deadline(answers, in_time(), late()));
         assert_eq!(answers.next().await, Some(Ok(0)));
         settled(began + Duration::from_millis(1)).await;
-        assert_eq!(made.load(Ordering::SeqCst), 2, "the next one is under way");
+        assert_eq!(
+            made.load(Ordering::SeqCst),
+            2,
+            "the next one is in progress"
+        );
         drop(answers);
         settled(began + Duration::from_millis(2)).await;
         assert_eq!(made.load(Ordering::SeqCst), usize::MAX);

@@ -188,10 +188,10 @@ impl Served {
             peer: Arc::clone(peer),
             stop: stop.subscribe(),
         };
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
         runtime.spawn(async move {
             let listener = TcpListener::bind(address).await.unwrap();
-            tell.send(listener.local_addr().unwrap()).unwrap();
+            sender.send(listener.local_addr().unwrap()).unwrap();
             let service = DataNodeServer::new(door);
             let served = serve_builder()
                 .add_service(service)
@@ -199,7 +199,7 @@ impl Served {
             served.await.unwrap();
         });
         Self {
-            address: told.await.unwrap(),
+            address: receiver.await.unwrap(),
             stop,
             runtime: Some(runtime),
         }
