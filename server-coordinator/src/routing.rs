@@ -105,7 +105,7 @@ impl Router {
                 outcome
             }
             None => Err(Error::invalid(
-                "a request says neither read nor write nor vouch",
+                "the request is neither a read, a write nor a vouch",
             )),
         };
         if explain && let Ok(reply::Kind::Read(read)) = &mut outcome {

@@ -64,9 +64,9 @@ async fn survey(coordinator: &ServerCoordinator) -> Vec<CoordinatorStatus> {
 
 fn roles(coordinators: &[CoordinatorStatus]) -> Vec<(&str, &str, u64)> {
     (coordinators.iter())
-        .map(|told| {
-            let role = CoordinatorRole::from(told.role());
-            (told.node.as_str(), role.name(), told.epoch)
+        .map(|report| {
+            let role = CoordinatorRole::from(report.role());
+            (report.node.as_str(), role.name(), report.epoch)
         })
         .collect()
 }
@@ -179,7 +179,9 @@ async fn one_whose_lease_ends_steps_down_and_stands_again() {
     let stepped_down = poll_until(PATIENCE, || async {
         first.primary().is_none().then_some(())
     });
-    stepped_down.await.expect("the first hears of its loss");
+    stepped_down
+        .await
+        .expect("the first is notified of its loss");
     second.stop().await;
     let again = poll_until(PATIENCE, || async {
         first.primary().filter(|again| *again > next)

@@ -166,9 +166,9 @@ impl DataNode for Door {
         let is_within = positions.first().is_some_and(|at| at.changes_told > 0);
         let at = whole - u64::from(is_within);
         let replies = unfold(Some((played, written, at, 0)), move |state| async move {
-            let (played, mut written, at, told) = state?;
+            let (played, mut written, at, sent) = state?;
             let breaks_after = played.breaks_after.load(Ordering::SeqCst);
-            if breaks_after > 0 && told == breaks_after {
+            if breaks_after > 0 && sent == breaks_after {
                 return match how {
                     Break::Refuse(code) => {
                         Some((Err(to_status(&Error::new(code, "a break"))), None))
@@ -176,14 +176,14 @@ impl DataNode for Door {
                     Break::End => None,
                 };
             }
-            if told == 0 {
+            if sent == 0 {
                 return Some((Ok(played.reply(at, false)), Some((played, written, at, 1))));
             }
             written.wait_for(|written| 2 * *written > at).await.ok()?;
             // Every seventh record is of another prefix.
             let record = (at + 1).div_ceil(2);
             let reply = played.reply(at + 1, !record.is_multiple_of(7));
-            Some((Ok(reply), Some((played, written, at + 1, told + 1))))
+            Some((Ok(reply), Some((played, written, at + 1, sent + 1))))
         });
         Ok(Response::new(replies.boxed()))
     }
@@ -280,7 +280,7 @@ impl Stage {
         let mut watching = Watching {
             replies: self.open(positions).await.unwrap(),
             at: BTreeMap::new(),
-            told: BTreeMap::new(),
+            received: BTreeMap::new(),
         };
         while let Some(position) = next(&mut watching.replies).await.unwrap().position {
             let first = watching.at.insert(position.cluster.clone(), position);
@@ -302,7 +302,7 @@ async fn next(replies: &mut Streaming<WatchReply>) -> Result<WatchReply, Error> 
 struct Watching {
     replies: Streaming<WatchReply>,
     at: BTreeMap<String, WatchPosition>,
-    told: BTreeMap<String, Vec<u64>>,
+    received: BTreeMap<String, Vec<u64>>,
 }
 
 impl Watching {
@@ -311,8 +311,8 @@ impl Watching {
         while self.at.values().any(|at| place(at) < (index, true)) {
             let reply = next(&mut self.replies).await.unwrap();
             let position = reply.position.unwrap();
-            let told = self.told.entry(position.cluster.clone()).or_default();
-            told.extend(reply.changes.iter().map(|change| change.version));
+            let received = self.received.entry(position.cluster.clone()).or_default();
+            received.extend(reply.changes.iter().map(|change| change.version));
             let before = self.at.insert(position.cluster.clone(), position.clone());
             assert!(place(&before.unwrap()) < place(&position), "{position:?}");
         }
@@ -345,8 +345,8 @@ async fn streams_that_break_go_on_where_they_were() {
         }
         watching.until(last).await;
         for (cluster, played) in &stage.played {
-            let told = watching.told.get(cluster).cloned().unwrap_or_default();
-            assert_eq!(told, expected(11..=last));
+            let received = watching.received.get(cluster).cloned().unwrap_or_default();
+            assert_eq!(received, expected(11..=last));
             let opened = poll_until(PATIENCE, || async {
                 (played.opened.load(Ordering::SeqCst) > 8).then_some(())
             });
@@ -367,10 +367,10 @@ async fn a_watch_goes_on_from_its_positions_and_begins_a_new_cluster_at_its_begi
     };
     let mut watching = stage.watch(vec![at("c2", 4), at("c1", 10)]).await;
     watching.until(10).await;
-    let told = |cluster: &str| watching.told.get(cluster).cloned().unwrap_or_default();
-    assert!(told("c1").is_empty());
-    assert_eq!(told("c2"), expected(5..=10));
-    assert_eq!(told("c3"), expected(1..=10), "it joined since");
+    let received = |cluster: &str| watching.received.get(cluster).cloned().unwrap_or_default();
+    assert!(received("c1").is_empty());
+    assert_eq!(received("c2"), expected(5..=10));
+    assert_eq!(received("c3"), expected(1..=10), "it joined since");
 
     let refused = async |positions| {
         let opened = stage.open(positions).await;
@@ -410,7 +410,7 @@ async fn a_cluster_that_joins_ends_the_watch_so_that_it_begins_again_with_it() {
     let positions = watching.at.into_values().collect();
     let mut again = stage.watch(positions).await;
     again.until(10).await;
-    assert_eq!(again.told["c2"], expected(1..=10));
+    assert_eq!(again.received["c2"], expected(1..=10));
 }
 
 #[tokio::test(flavor = "multi_thread")]
