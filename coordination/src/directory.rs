@@ -125,7 +125,7 @@ impl MemorySettings {
         let Format { format } = serde_json::from_slice(value).map_err(words)?;
         if format != MEMORY_SETTINGS_FORMAT {
             return Err(format!(
-                "the memory settings have format {format}, this release knows \
+                "the memory settings have format {format}, this release supports \
                  {MEMORY_SETTINGS_FORMAT}"
             ));
         }
