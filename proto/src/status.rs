@@ -129,7 +129,7 @@ fn in_plain_words(transport: &str) -> &str {
         "what answers at that address does not speak gRPC; it may be the port for REST, or \
          another program's"
     } else if transport.contains("h2 protocol error: http2 error") {
-        "the connection broke, as it does where another protocol than gRPC is spoken"
+        "the connection broke; the other end may not speak gRPC"
     } else {
         transport
     }

@@ -52,7 +52,7 @@ pub fn batch(batch: v1::WriteRequest, name: RequestName) -> Result<WriteRequest,
             None => {
                 return Err(Error::invalid(
                     "an operation of the write is empty, or of a kind that this release does \
-                     not know; it is one of put, delete, increment and touch",
+                     not support; it is one of put, delete, increment and touch",
                 ));
             }
         };
@@ -89,7 +89,7 @@ pub fn touch(ttl_ms: u64) -> Result<OperationKind, Error> {
 
 fn empty_condition() -> Error {
     Error::invalid(
-        "a condition of the write is empty, or of a kind that this release does not know; it is \
+        "a condition of the write is empty, or of a kind that this release does not support; it is \
          one of if_absent, if_present and if_version",
     )
 }
@@ -205,7 +205,7 @@ impl internal::Write {
                 Some(Kind::Touch(internal::Touch { ttl_ms })) => touch(ttl_ms)?,
                 None => {
                     return Err(Error::invalid(
-                        "a change is empty, or of a kind that this release does not know",
+                        "a change is empty, or of a kind that this release does not support",
                     ));
                 }
             };
