@@ -42,9 +42,7 @@ pub async fn run(address: &str) -> Result<(), Error> {
         .put_with("greeting", "good evening", unchanged)
         .await?;
     match client.put_with("greeting", "good night", unchanged).await {
-        Err(error) if error.is_condition_failed() => {
-            println!("the key had changed: by the write before")
-        }
+        Err(error) if error.is_condition_failed() => println!("the key has changed already"),
         other => println!("{other:?} should not have happened"),
     }
 

@@ -1,5 +1,5 @@
-//! Moving something from one key to another, all or nothing: `cargo run -p tierkv --example batch
-//! [ADDRESS]`.
+//! Moving something from one key to another, all or nothing:
+//! `cargo run -p tierkv --example batch [ADDRESS]`.
 
 #![allow(clippy::print_stdout)] // An example prints its results.
 

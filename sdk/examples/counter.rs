@@ -1,5 +1,5 @@
-//! A counter that counts each visit once, also when the network loses an answer: `cargo run -p
-//! tierkv --example counter [ADDRESS]`.
+//! A counter that counts each visit once, also when the network loses an answer:
+//! `cargo run -p tierkv --example counter [ADDRESS]`.
 
 #![allow(clippy::print_stdout)] // An example prints its results.
 

@@ -1,5 +1,5 @@
-//! Watching changes, also across a restart of the application: `cargo run -p tierkv --example watch
-//! [ADDRESS]`.
+//! Watching changes, also across a restart of the application:
+//! `cargo run -p tierkv --example watch [ADDRESS]`.
 
 #![allow(clippy::print_stdout)] // An example prints its results.
 
