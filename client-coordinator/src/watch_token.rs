@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_watch_gives_is_refused_though_its_checksum_matches() {
+    fn an_invalid_token_is_refused_though_its_checksum_matches() {
         let entry = |name: &[u8]| {
             let length = u8::try_from(name.len()).unwrap();
             [&[length], name, &[7; 24]].concat()

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_nothing_is_refused() {
+    fn invalid_settings_are_refused() {
         for (set, word) in [
             (MemoryOverrides::default(), "nothing is set"),
             (

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn deletes_and_touches_know_if_match_alone() {
+    fn deletes_and_touches_take_only_if_match() {
         let delete = |lines: &[(HeaderName, &str)]| of_delete(&headers(lines));
         assert_eq!(delete(&[(IF_MATCH, "\"7\"")]), Ok(Some(Kind::IfVersion(7))));
         assert!(delete(&[(IF_NONE_MATCH, "*")]).is_err());

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_key_could_have_names_no_version() {
+    fn impossible_versions_are_none() {
         for odd in [
             "W/\"7\"",
             "\"\"",
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_tags_is_refused() {
+    fn anything_but_a_list_of_tags_is_refused() {
         for bad in [
             "",
             ",",

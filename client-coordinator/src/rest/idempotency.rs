@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_and_says_how() {
+    fn anything_else_is_refused_with_what_to_do() {
         let long = "k".repeat(MAX_IDEMPOTENCY_KEY + 1);
         for bad in [
             "", "\"\"", "\"", "\"a", "\"a\"b\"", r#""a\b""#, r#""a\""#, "a b", "\"a b\"", "a\tb",

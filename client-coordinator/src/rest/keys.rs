@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_told_as_text_to_who_asks_for_it() {
+    fn text_is_sent_as_text_when_asked_for() {
         let chosen = |accept: &str, value: &[u8]| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());

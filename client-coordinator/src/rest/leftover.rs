@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_read_comes_back() {
+    async fn an_unread_rest_comes_back() {
         let lender = Lender::default();
         let mut lent = lender.lend(body(&["a", "b", "c"]));
         assert_eq!(lent.next().await.unwrap().unwrap(), "a");

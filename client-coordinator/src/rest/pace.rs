@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_says_nothing_has_the_time_of_a_head() {
+    async fn a_silent_connection_has_the_timeout_of_a_head() {
         let pace = Pace::new(TIMES);
         assert_eq!(over(&pace).await, (Over::Head, 10));
         let pace = Pace::new(TIMES);

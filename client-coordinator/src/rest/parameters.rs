@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_ignored_is_refused() {
+    fn options_that_would_be_ignored_are_refused() {
         let options = |query| taken(query, Parameters::read_options);
         let session = v1::Consistency::Session as i32;
         assert_eq!(options("min_version=7").unwrap().consistency, session);

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watch_that_fails_says_why() {
+    async fn a_failed_watch_ends_with_a_problem() {
         let gone = text(Err(Error::new(Code::TokenExpired, "too old"))).await;
         assert!(gone.starts_with("event: problem\ndata: {"), "{gone}");
         assert!(

@@ -58,7 +58,7 @@ async fn collected(
 }
 
 #[tokio::test]
-async fn every_response_but_the_last_says_where_to_go_on() {
+async fn every_response_but_the_last_has_a_token() {
     let replies = || vec![reply(0..3), reply(3..3), reply(3..5), reply(5..6)];
     let all = vec![
         (vec![0, 1, 2], Some(2)),
@@ -72,7 +72,7 @@ async fn every_response_but_the_last_says_where_to_go_on() {
 }
 
 #[tokio::test]
-async fn a_limit_cuts_off_and_says_whether_there_is_more() {
+async fn a_limit_cuts_off_and_shows_whether_there_is_more() {
     let cases = [
         (1, vec![(vec![0], Some(0))]),
         (2, vec![(vec![0, 1], Some(1))]),
@@ -96,14 +96,14 @@ async fn a_limit_cuts_off_and_says_whether_there_is_more() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_as_one_response_without_anything() {
+async fn an_empty_result_is_one_empty_response() {
     let nothing = (vec![(vec![], None)], Ok(()));
     assert_eq!(collected(vec![], 0).await, nothing);
     assert_eq!(collected(vec![reply(0..0)], 7).await, nothing);
 }
 
 #[tokio::test]
-async fn what_came_before_a_break_is_told_with_where_to_go_on() {
+async fn responses_before_a_break_are_sent_with_a_token() {
     let broken = Error::unavailable("the scan broke off");
     let replies = vec![reply(0..3), reply(3..4), Err(broken.clone())];
     let before = vec![(vec![0, 1, 2], Some(2)), (vec![3], Some(3))];
@@ -113,7 +113,7 @@ async fn what_came_before_a_break_is_told_with_where_to_go_on() {
 }
 
 #[test]
-fn what_is_selected_has_to_be_said() {
+fn a_selection_is_required() {
     let refused = selected("n", None).unwrap_err();
     assert!(refused.message.contains("empty prefix"), "{refused}");
     let prefix = Selection::Prefix(Bytes::new());

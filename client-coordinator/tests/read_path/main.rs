@@ -338,7 +338,7 @@ async fn a_session_sees_its_own_writes_through_the_cache() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn latest_and_a_bound_of_nothing_pass_the_cache_by() {
+async fn latest_and_a_bound_of_zero_bypass_the_cache() {
     let stage = Stage::new(Some((5, "value"))).await;
     stage.client.get("key").await.unwrap();
     stage.get_from_cache().await;
@@ -357,7 +357,7 @@ async fn latest_and_a_bound_of_nothing_pass_the_cache_by() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_marks_the_cache_is_believed_no_longer_than_the_bound() {
+async fn without_marks_the_cache_is_trusted_no_longer_than_the_bound() {
     let stage = Stage::new(Some((5, "old"))).await;
     stage.client.get("key").await.unwrap();
     stage.get_from_cache().await;
@@ -412,7 +412,7 @@ async fn a_greater_bound_lets_hits_grow_older() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_read_below_carries_the_bound_of_its_reader() {
+async fn a_read_below_carries_the_bound_of_its_reader() {
     let stage = Stage::new(Some((5, "value"))).await;
     // Nothing is filled, so every read goes below.
     stage.played.confirmed.store(false, Ordering::SeqCst);
