@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_too_many_is_told_and_closed_and_a_free_place_is_taken() {
+    async fn one_over_the_limit_is_refused_and_a_free_place_is_taken() {
         let (listener, address) = listener().await;
         let connections = Connections::of_peers("test", 1, 1 << 20);
         let mut door = Acceptor::new(listener, "test", connections, Bytes::from_static(b"full"));
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_says_nothing_is_given_up_and_who_says_hello_is_not() {
+    async fn a_silent_connection_is_closed_and_one_with_a_preface_is_not() {
         let (listener, address) = listener().await;
         let connections = Connections::of_peers("test", 2, 1 << 20);
         let time = Duration::from_millis(100);

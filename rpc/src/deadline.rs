@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_left_comes_over_and_is_never_nothing() {
+    async fn the_remaining_time_is_sent_and_never_zero() {
         for millis in [1, 250, 20_000, 59_999] {
             let sent = Instant::now() + Duration::from_millis(millis);
             assert_eq!(deadline(&within((), sent)), sent);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_nobody_takes_is_let_go_when_all_is_over() {
+    async fn unread_answers_are_dropped_at_the_end() {
         let (made, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
         let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
         let over = async {

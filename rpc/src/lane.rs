@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_larger_than_a_request_may_be_is_not_sent() {
+    async fn a_request_over_the_limit_is_not_sent() {
         let channel = channel("127.0.0.1:1").unwrap();
         let lane: Arc<Lane<Session>> = Lane::start(channel, 1, Arc::new(|_| ()));
         let large = batch(5 << 10, &[7; 1 << 10]);

@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_goes_on_when_something_was_sent() {
+    async fn a_waiting_stream_continues_when_bytes_are_sent() {
         let bound = StreamBytes::new("test", LIMIT);
         let connection = ConnectionShares::new(&bound);
         let share = connection.stream();

@@ -605,7 +605,7 @@ async fn a_client_that_reads_no_answers_is_not_read_either() {
 }
 
 #[tokio::test]
-async fn what_a_client_has_under_way_is_bounded_at_the_peer() {
+async fn the_peer_limits_operations_in_progress() {
     let gate = shut();
     let under_way = Arc::new(AtomicUsize::new(0));
     let (gated, counted) = (gate.subscribe(), Arc::clone(&under_way));

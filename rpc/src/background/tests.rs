@@ -245,7 +245,7 @@ async fn a_pace_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_dropped_stops_too() {
+async fn a_dropped_background_stops_too() {
     let mut background = Background::new();
     let (dropping, dropped) = oneshot::channel();
     let guard = Dropped(Some(dropping));
