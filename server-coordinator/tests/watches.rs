@@ -383,7 +383,7 @@ async fn a_watch_goes_on_from_its_positions_and_begins_a_new_cluster_at_its_begi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_other_try_can_mend_ends_the_watch() {
+async fn a_final_error_ends_the_watch() {
     let stage = Stage::new(&["c1", "c2"]).await;
     for code in [Code::TokenExpired, Code::ResourceExhausted, Code::DataLoss] {
         *stage.played["c2"].refusal.lock().unwrap() = Some(code);

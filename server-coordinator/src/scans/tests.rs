@@ -88,7 +88,7 @@ async fn a_stream_that_fails_midway_ends_the_scan_where_it_broke() {
 }
 
 #[test]
-fn only_what_helps_users_is_told_of_a_stream_that_broke() {
+fn a_broken_stream_has_an_error_for_users() {
     let code_of = |code| broken(Error::new(code, "words")).code;
     assert_eq!(code_of(Code::NotMaster), Code::Unavailable);
     assert_eq!(code_of(Code::DataLoss), Code::DataLoss);
@@ -131,7 +131,7 @@ async fn replies_hold_about_a_frame_and_a_larger_item_comes_alone() {
 
 /// Items known to be next are not held back by a slow cluster.
 #[tokio::test]
-async fn what_is_there_is_passed_on_before_more_is_waited_for() {
+async fn available_items_are_passed_on_before_waiting_for_more() {
     let quick = iter(played(0..10, 10)).boxed();
     let slow = iter(played(5..6, 1).into_iter().map(|reply| {
         reply.map(|mut reply| {
