@@ -340,7 +340,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_behind_a_key_is_the_rest(
+        fn the_range_after_a_key_is_the_rest(
             prefix in vec(0_u8..3, 0..3),
             seen in vec(0_u8..3, 1..5),
             name in vec(0_u8..3, 1..5),

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_asked_differently_has_another_fingerprint() {
+    fn every_difference_changes_the_fingerprint() {
         let mut delete = put(b"a", b"", None);
         delete.operations[0].kind = OperationKind::Delete;
         let mut twice = put(b"a", b"b", None);

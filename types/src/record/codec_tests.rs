@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_length_is_told_from_a_torn_record(record in any_record(), length: u32) {
+    fn a_changed_length_is_not_a_torn_record(record in any_record(), length: u32) {
         let mut bytes = encoded(&record);
         prop_assume!(bytes[..4] != length.to_le_bytes());
         bytes[..4].copy_from_slice(&length.to_le_bytes());
@@ -200,7 +200,7 @@ fn the_format_never_changes() {
 const CHECKSUM: u32 = 1_167_324_743;
 
 #[test]
-fn the_second_format_is_still_read_and_knows_no_increments() {
+fn the_second_format_is_still_read_and_has_no_increments() {
     let bytes = golden_bytes(2, 396_647_125);
     assert_eq!(decode(&Bytes::from(bytes), 0), Ok((golden(), 97)));
     let mut increment = golden();
@@ -240,7 +240,7 @@ fn the_first_format_is_still_read() {
 }
 
 #[test]
-fn a_newer_format_is_told_from_damage() {
+fn a_newer_format_is_not_damage() {
     let mut bytes = encoded(&golden());
     bytes[8] = FORMAT + 1;
     let end = bytes.len() - TRAILER.len();
