@@ -53,7 +53,7 @@ macro_rules! cache_conformance {
             entries::an_absence_comes_back,
             entries::an_empty_value_is_a_value,
             entries::values_up_to_the_limit_come_back,
-            entries::a_too_large_entry_passes_by,
+            entries::a_too_large_entry_is_refused,
             entries::another_slot_revision_is_another_key,
             entries::any_key_bytes_are_kept_apart,
             entries::many_keys_come_back_in_order,

@@ -50,7 +50,7 @@ pub async fn values_up_to_the_limit_come_back(backend: &impl Backend) {
 }
 
 /// An entry over the limit is refused; the key can still be filled.
-pub async fn a_too_large_entry_passes_by(backend: &impl Backend) {
+pub async fn a_too_large_entry_is_refused(backend: &impl Backend) {
     let cache = backend.cache().await;
     let lease = win(&cache, b"k").await;
     let large = value(1, vec![0; MAX_ENTRY_BYTES + 1]);
