@@ -238,7 +238,7 @@ mod directory {
     }
 
     #[tokio::test]
-    async fn handles_hear_of_the_end_of_their_store() {
+    async fn handles_are_notified_of_the_end_of_their_store() {
         let directory = TempDir::new().unwrap();
         let store = open(directory.path());
         let mut watched = store.watch("key").await.unwrap();
@@ -307,7 +307,7 @@ mod directory {
     }
 
     #[tokio::test]
-    async fn what_was_acknowledged_outlives_a_kill() {
+    async fn acknowledged_changes_survive_a_kill() {
         use std::time::{Duration, Instant};
         let directory = TempDir::new().unwrap();
         let log = directory.path().join("acknowledged");

@@ -199,7 +199,7 @@ pub async fn revisions_grow_over_all_records(backend: &mut impl Backend) {
 }
 
 /// Limits are inclusive; anything over them is refused with a message and changes nothing.
-pub async fn what_is_over_a_limit_is_refused(backend: &mut impl Backend) {
+pub async fn anything_over_a_limit_is_refused(backend: &mut impl Backend) {
     let store = backend.coordination();
     let longest = format!("config/{}", "k".repeat(MAX_KEY_BYTES - "config/".len()));
     let largest = Bytes::from(vec![7; MAX_VALUE_BYTES]);

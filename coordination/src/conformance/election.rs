@@ -77,7 +77,7 @@ pub async fn a_waiting_candidate_resigns_in_silence(backend: &mut impl Backend) 
 }
 
 /// **COORD-LEASE**: the old leader is notified of its loss before the next one leads.
-pub async fn an_expired_leader_hears_of_it_before_the_next_leads(backend: &mut impl Backend) {
+pub async fn an_expired_leader_is_notified_before_the_next_leads(backend: &mut impl Backend) {
     let store = backend.coordination();
     let election = "election/expired";
     let mut old = nominate(&*store, election, "one").await;
@@ -110,7 +110,7 @@ pub async fn an_expired_leader_hears_of_it_before_the_next_leads(backend: &mut i
 }
 
 /// A candidate whose lease ends before its turn is notified of its loss.
-pub async fn an_expired_waiting_candidate_hears_of_it(backend: &mut impl Backend) {
+pub async fn an_expired_waiting_candidate_is_notified(backend: &mut impl Backend) {
     let store = backend.coordination();
     let election = "election/expired-waiting";
     let mut first = nominate(&*store, election, "one").await;

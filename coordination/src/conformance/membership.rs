@@ -85,7 +85,7 @@ pub async fn a_living_members_name_is_taken(backend: &mut impl Backend) {
 }
 
 /// **COORD-LEASE**: the old holder is notified of its loss before its name is free.
-pub async fn an_expired_member_hears_of_it_before_its_name_is_free(backend: &mut impl Backend) {
+pub async fn an_expired_member_is_notified_before_its_name_is_free(backend: &mut impl Backend) {
     let store = backend.coordination();
     let group = "members/expired";
     let mut observed = store.observe(group).await.expect("an observer");

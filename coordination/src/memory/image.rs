@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn an_encoded_value_is_decoded() {
         for image in [Image::default(), image()] {
             assert_eq!(Image::decode(&image.encode().unwrap()).unwrap(), image);
         }
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_told_from_damage() {
+    fn a_newer_format_is_not_damage() {
         let newer = b"{\"format\":2,\"crc32c\":0,\"compression\":\"zstd\"}\nwhatever";
         assert_eq!(Image::decode(newer), Err(BadImage::Newer(2)));
         let never = b"{\"format\":0,\"crc32c\":0}\n";
