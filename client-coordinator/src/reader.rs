@@ -28,8 +28,8 @@ use crate::{
     views::{Place, SharedViews, View},
 };
 
-/// How long a reader waits between looking whether the winner of a lease, in another process, has
-/// filled the key (CACHE-LEASE).
+/// The pause between two looks at a key that the winner of a lease in another process fills, and
+/// the number of looks (CACHE-LEASE).
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 const BUSY_LOOKS: u32 = 4;
 

@@ -84,7 +84,8 @@ impl Views {
             .age(mark, now, Slot::new(run.first)?, run.revision)
     }
 
-    /// Whether at least one cluster has answered, and all that have did so within `bound`.
+    /// Whether all clusters that ever answered did so within `bound`; false before the first
+    /// answer.
     pub(crate) fn are_fresh(&self, now: BootTime, bound: Duration) -> bool {
         let snapshot = self.now();
         !snapshot.clusters.is_empty()
