@@ -1,4 +1,4 @@
-//! The gRPC door of a data node.
+//! The gRPC server of a data node.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use tonic::{Response, Status, Streaming};
 
 use crate::{service::Service, watches::Watches};
 
-/// The service as tonic wants it.
+/// Implements tonic's service trait by calling [`Service`].
 pub(crate) struct Door {
     pub(crate) service: Arc<Service>,
     pub(crate) watches: Watches,

@@ -1,8 +1,8 @@
-//! Carries out what the replication machine commands, and tells it what happened.
+//! Carries out the replication machine's commands and reports the results back as events.
 //!
-//! One task owns the loop; what takes long (a promise, a swap, a read of the record) runs
-//! beside it and comes back as an event, so commits never wait for coordination. A command
-//! waits until its condition holds, and not for the commands before it.
+//! One task runs the loop. Slow commands (a promise, a swap, a read of the record) run
+//! concurrently and return an event, so commits never wait for coordination. A command waits
+//! until its condition holds; it does not wait for the commands before it.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -27,9 +27,9 @@ use crate::{
     sequencer::Sequencer,
 };
 
-/// Pause before an unanswered question to coordination is asked again.
+/// Pause before a failed request to coordination is retried.
 const COORDINATION_PAUSE: Duration = Duration::from_millis(100);
-/// Pause before a promise that found no space is made again.
+/// Pause before a promise that the disk had no space for is retried.
 const PROMISE_PAUSE: Duration = Duration::from_millis(200);
 
 type Work = Pin<Box<dyn Future<Output = Result<Event, String>> + Send>>;
@@ -41,13 +41,13 @@ pub(crate) struct Driver {
     pub(crate) storage: Arc<Storage>,
     pub(crate) coordination: Arc<dyn Coordination>,
     pub(crate) invalidator: mpsc::Sender<Message>,
-    /// What the machine commanded and is not carried out yet.
+    /// Commands that are not carried out yet.
     pub(crate) commands: CommandQueue,
     pub(crate) rules: Rules,
 }
 
 impl Driver {
-    /// Runs until `stop` says so or the node must halt; then says why.
+    /// Runs until `stop` is set (`Ok`) or the node must halt (the reason).
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), String> {
         let key = directory::cluster_state(&self.cluster);
         let mut record = self
@@ -63,11 +63,10 @@ impl Driver {
         loop {
             self.step(event, &mut work).await?;
             event = tokio::select! {
-                // What comes seldom is looked at first, so that nothing is kept waiting by
-                // what comes all the time.
+                // Rare events first, so that frequent ones can't starve them.
                 biased;
                 () = stopped(&mut stop) => return Ok(()),
-                // The store may fail while the log is sound, and nothing would tell.
+                // The store can fail while the log is sound; `durable` would not report that.
                 error = self.storage.failed() => return Err(error.to_string()),
                 _ = ticks.tick() => Event::Tick,
                 changed = record.changed() => {
@@ -114,7 +113,7 @@ impl Driver {
             Command::AppendNoop(position) => self.open_term(position).await?,
             Command::Commit(index) => self.commit(index).await,
             Command::Vouched { round, commit } => {
-                self.tell(Message::Vouched { round, commit }).await;
+                self.send(Message::Vouched { round, commit }).await;
             }
             Command::Halt(why) => return Err(why),
         }
@@ -123,14 +122,14 @@ impl Driver {
 
     async fn open_term(&self, position: Position) -> Result<(), String> {
         tracing::info!(cluster = %self.cluster, epoch = %position.epoch, "took mastership");
-        self.tell(Message::Term(position.epoch)).await;
+        self.send(Message::Term(position.epoch)).await;
         self.sequencer
             .append_noop(position)
             .map_err(|error: Error| error.to_string())
     }
 
-    /// Applies what is committed, then has its keys deleted from the cache; the writers
-    /// are answered after that.
+    /// Applies committed records, then sends their keys to the invalidator, which deletes them
+    /// from the cache and then lets the writers be answered.
     async fn commit(&mut self, index: Index) {
         let records = self.sequencer.release(index);
         self.rules.seam().await;
@@ -148,7 +147,7 @@ impl Driver {
             .iter()
             .flat_map(|record| Effects::of(record).changes);
         let keys = changes.map(|change| change.key.clone()).collect();
-        self.tell(Message::Changed {
+        self.send(Message::Changed {
             keys,
             up_to: index,
             settling,
@@ -157,7 +156,7 @@ impl Driver {
         self.commands.applied(index);
     }
 
-    async fn tell(&self, message: Message) {
+    async fn send(&self, message: Message) {
         // The invalidator ends only after this sender is dropped.
         drop(self.invalidator.send(message).await);
     }
@@ -173,9 +172,9 @@ impl Driver {
             loop {
                 match storage.promise(epoch, seen.clone()).await {
                     Ok(()) => return Ok(Event::Promised(epoch)),
-                    // A full disk: nothing is acted on until there is room.
+                    // A full disk: wait for space. The machine acts only on a durable promise.
                     Err(error) if error.is_passing() => {
-                        tracing::warn!(%error, "a promise could not be kept yet");
+                        tracing::warn!(%error, "a promise could not be stored; it is retried");
                         sleep(PROMISE_PAUSE).await;
                     }
                     Err(error) => return Err(error.to_string()),
@@ -205,9 +204,9 @@ impl Driver {
                 Err(_) if rules.lack(Rule::UnknownIsUnknown) => {
                     SwapOutcome::Won(expected.unwrap_or(0) + 1)
                 }
-                // `Unavailable` too: swapping again is what the machine does with doubt.
+                // `Unavailable` too: the machine swaps again after an unknown outcome.
                 Err(error) => {
-                    tracing::warn!(%error, "a swap of the cluster state was not answered");
+                    tracing::warn!(%error, "a swap of the cluster state failed; it is retried");
                     sleep(COORDINATION_PAUSE).await;
                     SwapOutcome::Unknown
                 }
@@ -224,7 +223,7 @@ impl Driver {
                 match coordination.get(&key).await {
                     Ok(record) => return decode(record.as_ref()).map(Event::Read),
                     Err(error) => {
-                        tracing::warn!(%error, "the cluster state could not be read");
+                        tracing::warn!(%error, "reading the cluster state failed; it is retried");
                         sleep(COORDINATION_PAUSE).await;
                     }
                 }
@@ -234,7 +233,7 @@ impl Driver {
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone means that the node is.
+    // A dropped sender: the node is gone.
     drop(stop.wait_for(|stop| *stop).await);
 }
 

@@ -1,4 +1,4 @@
-//! The node's queues and limits as gauges: a queue stands beside the bound it runs into.
+//! The node's queues as gauges, each beside a gauge of its limit.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 /// How often the gauges are set.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// A gauge: its name, what it shows in words, and its value.
+/// A gauge: its name, its description, and its value.
 type Shown = (
     &'static str,
     &'static str,
@@ -156,7 +156,7 @@ impl Worker for Gauges {
     }
 }
 
-#[allow(clippy::cast_precision_loss)] // Past 2^53 nobody reads the last digit.
+#[allow(clippy::cast_precision_loss)] // Exact below 2^53, which is enough.
 fn approximate(value: u64) -> f64 {
     value as f64
 }

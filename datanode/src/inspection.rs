@@ -1,4 +1,4 @@
-//! What a data node says of itself.
+//! The answer to `Inspect`: a data node's state.
 
 use tierkv_coordination::directory::Presence;
 use tierkv_rpc::proto::{convert, internal::InspectResponse, v1};
@@ -8,7 +8,7 @@ use tierkv_types::NodeRole;
 use crate::service::Service;
 
 impl Service {
-    /// Where this node stands.
+    /// This node's log position, role and limits.
     pub(crate) fn inspect(&self) -> InspectResponse {
         let (last, commit, mastership) = self.sequencer.standing();
         let confirmed = self.sequencer.confirm(|_| ()).is_ok();
@@ -31,7 +31,7 @@ impl Service {
     }
 }
 
-/// What is in force in memory, as it goes over the wire.
+/// The memory limits in force, as a wire message.
 fn in_force(limits: MemoryLimits) -> v1::MemoryLimits {
     let policy = convert::policy(&limits.policy.to_string());
     v1::MemoryLimits {

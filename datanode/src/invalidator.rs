@@ -1,9 +1,10 @@
-//! Keeps the cache tier honest: deletes what changed, then writes the marks.
+//! Keeps the cache tier consistent: deletes changed keys, then writes the marks.
 //!
-//! One task takes committed changes in log order. Their deletes are confirmed, or the
-//! writers are answered after [`DataNodeSettings::invalidation_wait`] all the same and
-//! the deletes are delivered later (CACHE-DELETE); no mark is written past an
-//! undelivered one (CACHE-MARK), so what a lost delete leaves behind ages out of use.
+//! One task takes committed changes in log order. It waits at most
+//! [`DataNodeSettings::invalidation_wait`] for the cache to confirm their deletes. After that
+//! the writers are answered anyway, and the deletes are retried (CACHE-DELETE). No mark is
+//! written past an undelivered delete (CACHE-MARK), so entries that a lost delete left behind
+//! become too old to be used.
 //!
 //! [`DataNodeSettings::invalidation_wait`]: crate::DataNodeSettings::invalidation_wait
 
@@ -24,19 +25,19 @@ use crate::{
     sequencer::Settling,
 };
 
-/// Messages that wait for the invalidator; over it commits wait.
+/// Most messages in the invalidator's queue; when it is full, commits wait.
 const QUEUE: usize = 256;
-/// Messages taken together.
+/// Most messages handled together.
 const BATCH: usize = 256;
-/// Keys whose deletes wait to be delivered again. Over it they are forgotten and no mark
-/// is written until everything they could have left behind is out of use.
+/// Most keys whose deletes are to be retried. Over it all of them are dropped, and no mark is
+/// written until every entry that they could have left behind is too old to be used.
 const MAX_UNDELIVERED: usize = 1 << 20;
-/// Keys that one try to deliver again carries.
+/// Most keys in one retry.
 const KEYS_PER_DELIVERY: usize = 1_024;
-/// Pause between two tries to deliver.
+/// Pause between two retries.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the invalidator is told.
+/// A message to the invalidator.
 pub(crate) enum Message {
     /// A term began.
     Term(Epoch),
@@ -46,7 +47,7 @@ pub(crate) enum Message {
         up_to: Index,
         settling: Settling,
     },
-    /// A round is vouched.
+    /// A round was vouched.
     Vouched { round: Round, commit: Index },
 }
 
@@ -61,15 +62,15 @@ pub(crate) struct Invalidator<C> {
     /// The term this node holds, and its marks.
     epoch: Option<Epoch>,
     marks: Option<MarkWriter>,
-    /// Keys whose deletes no cache node, or not every one, confirmed.
+    /// Keys whose deletes not every cache node confirmed.
     undelivered: Vec<ItemKey>,
     late: Counter,
     applied: Index,
 }
 
 impl<C: Cache> Invalidator<C> {
-    /// One that waits at most `wait` for the cache to confirm deletes, before writers are
-    /// answered all the same.
+    /// `wait`: how long it waits for the cache to confirm deletes before it lets writers be
+    /// answered anyway.
     pub(crate) fn new(
         cache: Arc<C>,
         cluster: ClusterId,
@@ -96,13 +97,13 @@ impl<C: Cache> Invalidator<C> {
         }
     }
 
-    /// The same under other rules.
+    /// This invalidator under other rules.
     #[cfg(test)]
     pub(crate) fn under(self, rules: Rules) -> Self {
         Self { rules, ..self }
     }
 
-    /// The way to it, and its task, which ends when the sender is dropped.
+    /// Returns its sender and its task, which ends when the sender is dropped.
     pub(crate) fn start(self) -> (mpsc::Sender<Message>, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         (sender, self.run(receiver))
@@ -110,13 +111,13 @@ impl<C: Cache> Invalidator<C> {
 
     async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut batch = Vec::with_capacity(BATCH);
-        // Not a sleep in the loop: heartbeats would start it anew for ever.
+        // An interval, not a sleep in the loop: each heartbeat would restart the sleep.
         let mut retry = interval(RETRY_PAUSE);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let owing = !self.undelivered.is_empty();
             tokio::select! {
-                // Its ticks are few, so it keeps no message waiting for long.
+                // First: ticks are rare, so messages do not wait long for them.
                 biased;
                 _ = retry.tick(), if owing => self.deliver_again().await,
                 count = messages.recv_many(&mut batch, BATCH) => match count {
@@ -152,7 +153,7 @@ impl<C: Cache> Invalidator<C> {
             self.owe(changed);
         }
         waiting.into_iter().for_each(Settling::done);
-        self.tell_marks();
+        self.report_delivered();
         if let Some(marks) = &mut self.marks {
             rounds
                 .into_iter()
@@ -160,9 +161,9 @@ impl<C: Cache> Invalidator<C> {
         }
     }
 
-    /// A master can't redeliver what earlier masters of this cache's life may have missed,
-    /// so it withholds its marks until that is out of use; an empty cache holds nothing
-    /// stale (CACHE-REDELIVER).
+    /// Earlier masters may have failed to deliver deletes, and a new master can't retry these.
+    /// So it withholds its marks until every entry they left behind is too old to be used. An
+    /// empty cache has no such entries, so there nothing is withheld (CACHE-REDELIVER).
     async fn begin_term(&mut self, epoch: Epoch) {
         let marks = match timeout(self.wait, self.cache.holds_anything()).await {
             Ok(false) => MarkWriter::new(epoch),
@@ -177,7 +178,7 @@ impl<C: Cache> Invalidator<C> {
         self.clock.boot_time().after(REDELIVERY_WINDOW)
     }
 
-    /// Deletes keys from the cache; says whether every owner confirmed in time.
+    /// Deletes keys from the cache; returns whether every owner confirmed in time.
     async fn delete(&self, keys: &[ItemKey]) -> bool {
         if keys.is_empty() {
             return true;
@@ -195,12 +196,12 @@ impl<C: Cache> Invalidator<C> {
         )
     }
 
-    /// Delivers some of what is owed, besides the writers' way.
+    /// Retries some of the undelivered deletes, outside of the writers' path.
     async fn deliver_again(&mut self) {
         let rest = self.undelivered.len().saturating_sub(KEYS_PER_DELIVERY);
         if self.delete(&self.undelivered[rest..]).await {
             self.undelivered.truncate(rest);
-            self.tell_marks();
+            self.report_delivered();
         }
     }
 
@@ -210,7 +211,7 @@ impl<C: Cache> Invalidator<C> {
         if self.undelivered.len() > MAX_UNDELIVERED {
             tracing::warn!(
                 keys = self.undelivered.len(),
-                "the cache tier confirms no deletes; its entries are out of use for a while"
+                "the cache tier confirms no deletes; its entries are not used for a while"
             );
             self.undelivered = Vec::new();
             let until = self.after_redelivery_window();
@@ -218,8 +219,8 @@ impl<C: Cache> Invalidator<C> {
         }
     }
 
-    /// Everything applied is deleted from the cache, if nothing is owed.
-    fn tell_marks(&mut self) {
+    /// If no delete is undelivered, reports to the marks that everything applied is deleted.
+    fn report_delivered(&mut self) {
         if let Some(marks) = &mut self.marks
             && (self.undelivered.is_empty() || self.rules.lack(Rule::MarksAfterDeletes))
         {
@@ -231,7 +232,7 @@ impl<C: Cache> Invalidator<C> {
         let now = self.clock.boot_time();
         let Some(marks) = &mut self.marks else { return };
         let Some(mark) = marks.due(now) else { return };
-        // A mark that did not arrive is due again with the next round.
+        // A mark that was not written is due again with the next round.
         if let Ok(Ok(())) = timeout(self.wait, self.cache.write_mark(&self.cluster, mark)).await {
             marks.written(&mark);
         }

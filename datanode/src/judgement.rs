@@ -1,8 +1,8 @@
-//! What a master makes of a write: whether its conditions hold, and what each of its
-//! operations does to its key.
+//! Judges a write at the master: whether its conditions hold, and what each operation does to
+//! its key.
 //!
-//! Judged is against what keys hold in the appended state, so the answer holds once
-//! everything appended is committed (REP-APPLY).
+//! A write is judged against the appended state, so its answer is valid once everything
+//! appended is committed (REP-APPLY).
 
 use std::collections::HashMap;
 
@@ -18,20 +18,20 @@ use tierkv_types::{
 pub(crate) enum PriorValue {
     Held(Item),
     Absent,
-    /// It is there, and what it holds can't be read.
+    /// The key is present, but its item can't be read.
     Unreadable(Error),
-    /// It is there, but its value was too much to be read, for this reason.
+    /// The key is present, but its value was not read, for this reason.
     ValueUnread(Item, Error),
 }
 
-/// What a write needs to know of what a key holds; the more, the greater.
+/// How much of a key's item a write needs, from less to more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
-    /// Its version, and when it expires.
+    /// Its version and expiry.
     Version,
-    /// Its value, if that is a number.
+    /// Also its value, if that is a number.
     Number,
-    /// Its value.
+    /// Also its whole value.
     Value,
 }
 
@@ -39,7 +39,7 @@ pub(crate) enum Need {
 const NO_NUMBER_BYTES: usize = 21;
 
 impl PriorValue {
-    /// It, without what nobody needs: large values are not held for their versions' sake.
+    /// Drops what `need` does not include, so that a large value is not held for its version.
     pub(crate) fn reduced_to(self, need: Need) -> Self {
         let Self::Held(item) = self else {
             return self;
@@ -55,10 +55,10 @@ impl PriorValue {
         })
     }
 
-    /// What the key holds, as far as it is needed.
+    /// The key's item, with what `need` includes.
     ///
     /// # Errors
-    /// Why that can't be told.
+    /// The reason why that was not, or could not be, read.
     pub(crate) fn item(&self, need: Need) -> Result<Option<&Item>, &Error> {
         match self {
             Self::Held(item) => Ok(Some(item)),
@@ -68,7 +68,7 @@ impl PriorValue {
         }
     }
 
-    /// It, without its value, which is not read for this reason.
+    /// Drops the value; `why` is returned to a write that needs it.
     pub(crate) fn unread(self, why: Error) -> Self {
         match self.reduced_to(Need::Version) {
             Self::Held(item) => Self::ValueUnread(item, why),
@@ -76,7 +76,7 @@ impl PriorValue {
         }
     }
 
-    /// Bytes of the value that it has.
+    /// Bytes of the value it holds.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Held(item) => item.value.len(),
@@ -85,10 +85,10 @@ impl PriorValue {
     }
 }
 
-/// What keys held before a write, for those of its keys where that matters.
+/// What those keys of a write hold before it that it depends on.
 pub(crate) type Priors = HashMap<ItemKey, PriorValue>;
 
-/// What an operation did, as its client is told.
+/// What an operation did, for the client's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Effect {
     /// Of a deletion, or if previous values were asked for: whether the key was there.
@@ -99,7 +99,7 @@ pub(crate) struct Effect {
     pub(crate) number: Option<i64>,
 }
 
-/// The keys of a write whose prior state decides over it or is told, each perhaps several
+/// The keys of a write whose prior state it is judged by or returns. A key may come several
 /// times.
 pub(crate) fn needed(write: &WriteRequest) -> impl Iterator<Item = (&ItemKey, Need)> {
     let operations = (write.operations.iter()).filter_map(|operation| {
@@ -108,7 +108,7 @@ pub(crate) fn needed(write: &WriteRequest) -> impl Iterator<Item = (&ItemKey, Ne
             OperationKind::Put { .. } => return None,
             OperationKind::Delete => Need::Version,
             OperationKind::Increment { .. } => Need::Number,
-            // It is logged again with its new expiry.
+            // The value is logged again with its new expiry.
             OperationKind::Touch { .. } => Need::Value,
         };
         Some((&operation.key, need))
@@ -117,23 +117,23 @@ pub(crate) fn needed(write: &WriteRequest) -> impl Iterator<Item = (&ItemKey, Ne
     operations.chain(conditions.map(|condition| (&condition.key, Need::Version)))
 }
 
-/// A write that is to be applied, but for its version.
+/// A write that was judged and will be applied; it has no version yet.
 pub(crate) struct Judged {
     write: WriteRequest,
     effects: Vec<Effect>,
-    /// When the keys of increments go on to expire, in the order of the operations.
+    /// The expiries that the keys of increments keep, in the order of the operations.
     expiries: Vec<Option<Version>>,
-    /// What the keys of touches hold, in the order of the operations.
+    /// The values of the keys of touches, in the order of the operations.
     values: Vec<Bytes>,
 }
 
-/// Judges a write by what `prior` says that its keys hold at `now` of the cluster clock; it
-/// is asked of the keys of [`needed`], for what is needed of each.
+/// Judges a write at `now` of the cluster clock. `prior` returns what a key holds; it is
+/// called for the keys and the needs of [`needed`].
 ///
 /// # Errors
-/// `ConditionFailed`, `InvalidArgument` for an increment that can't be, `NotFound` for a touch
-/// of an absent key, `ResourceExhausted` if the previous values don't fit one answer, or why
-/// what counts can't be told.
+/// `ConditionFailed`, `InvalidArgument` for an increment of no number or with an overflow,
+/// `NotFound` for a touch of an absent key, `ResourceExhausted` if the previous values don't
+/// fit one answer, and the errors of `prior`.
 pub(crate) fn judge<'a>(
     write: WriteRequest,
     now: Version,
@@ -160,15 +160,15 @@ pub(crate) fn judge<'a>(
             previous_bytes += held.map_or(0, |item| item.value.len());
             if previous_bytes > MAX_ANSWER_BYTES {
                 return Err(Error::exhausted(format!(
-                    "the previous values have more than {MAX_ANSWER_BYTES} bytes together, which \
-                     is the limit max_answer_bytes: change fewer keys at once, or don't ask for \
-                     them; nothing was changed"
+                    "the previous values have more than {MAX_ANSWER_BYTES} bytes together, the \
+                     limit max_answer_bytes; nothing was changed: write fewer keys at once, or \
+                     without return_previous"
                 )));
             }
         }
         match operation.kind {
             OperationKind::Put { .. } => {}
-            // One that is damaged is there, and may go.
+            // A damaged item counts as present, and may be deleted.
             OperationKind::Delete => {
                 let held = live(&operation.key, Need::Version);
                 effect.existed = held.map_or(true, |held| held.is_some());
@@ -195,7 +195,7 @@ pub(crate) fn judge<'a>(
 }
 
 impl Judged {
-    /// What is logged and what is answered, at its version.
+    /// The changes to log and the effects to answer, at the write's version.
     pub(crate) fn at(self, version: Version) -> (Vec<Change>, Vec<Effect>) {
         let mut expiries = self.expiries.into_iter();
         let mut values = self.values.into_iter();
@@ -214,7 +214,7 @@ impl Judged {
                     expires: expiries.next().flatten(),
                 },
                 OperationKind::Touch { ttl } => ChangeKind::Put {
-                    // There is one for each touch.
+                    // `values` has one for each touch.
                     value: values.next().unwrap_or_default(),
                     expires: ttl.map(|ttl| version.after(ttl)),
                 },
@@ -228,7 +228,7 @@ impl Judged {
     }
 }
 
-/// What a write did that was applied before, as far as that is remembered.
+/// The remembered effects of a write that was applied before.
 pub(crate) fn remembered(write: &WriteRequest, outcome: &Outcome) -> Vec<Effect> {
     let mut numbers = outcome.numbers.iter().copied();
     (write.operations.iter().enumerate())
@@ -245,30 +245,30 @@ pub(crate) fn remembered(write: &WriteRequest, outcome: &Outcome) -> Vec<Effect>
         .collect()
 }
 
-/// Most letters of a key in the words of a refusal, which travel in headers.
-const SHOWN_LETTERS: usize = 64;
+/// Most characters of a key in an error message: messages are sent in headers.
+const SHOWN_CHARACTERS: usize = 64;
 
-/// A key as a refusal names it.
+/// A key as error messages show it.
 fn shown(key: &ItemKey) -> String {
     let letters = key.key().escape_ascii().to_string();
-    match letters.get(..SHOWN_LETTERS) {
-        Some(first) if letters.len() > SHOWN_LETTERS => format!("{first}..."),
+    match letters.get(..SHOWN_CHARACTERS) {
+        Some(first) if letters.len() > SHOWN_CHARACTERS => format!("{first}..."),
         _ => letters,
     }
 }
 
-/// The refusal of a touch.
+/// The error of a touch of an absent key.
 fn absent(key: &ItemKey) -> Error {
     Error::new(
         Code::NotFound,
         format!(
-            "'{}' is absent, so there is nothing to touch; nothing was changed",
+            "'{}' is absent, so it can't be touched; nothing was changed",
             shown(key)
         ),
     )
 }
 
-/// Whether the `nth` condition, counted from 0, holds of a key of this version.
+/// Checks the `nth` condition, counted from 0, against the key's version `held`.
 fn check_condition(nth: usize, condition: &Condition, held: Option<Version>) -> Result<(), Error> {
     let failed = |why: String| {
         let (number, key) = (nth + 1, shown(&condition.key));
@@ -289,8 +289,8 @@ fn check_condition(nth: usize, condition: &Condition, held: Option<Version>) -> 
     }
 }
 
-/// What a key holds after `delta` was added to it, as redis counts: decimal text without
-/// a plus, leading zeros or blanks.
+/// A key's number plus `delta`. As in redis, the value is decimal text without a plus sign,
+/// leading zeros or blanks.
 fn sum(key: &ItemKey, held: Option<&Item>, delta: i64) -> Result<i64, Error> {
     let before = match held {
         None => 0,
@@ -317,7 +317,7 @@ fn sum(key: &ItemKey, held: Option<&Item>, delta: i64) -> Result<i64, Error> {
 fn number(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     let number: i64 = text.parse().ok()?;
-    // One number has one text.
+    // Each number has one valid text: "+1" and "01" are refused.
     (number.to_string() == text).then_some(number)
 }
 
@@ -377,7 +377,7 @@ mod tests {
         OperationKind::Increment { delta }
     }
 
-    /// The state that the tests judge by, at time 10.
+    /// The state that the tests judge against, at time 10.
     fn state() -> Priors {
         HashMap::from([
             (key("there"), held("x", 5, None)),
@@ -434,7 +434,7 @@ mod tests {
         let number = -2;
         assert_eq!(changes[0].kind, ChangeKind::Increment { number, expires });
         assert_eq!(effects[0].number, Some(-2));
-        // What is over counts as absent, its expiry too.
+        // An expired key counts as absent, and its expiry is dropped.
         let (changes, _) = ask("over", 3).unwrap();
         let (number, expires) = (3, None);
         assert_eq!(changes[0].kind, ChangeKind::Increment { number, expires });
@@ -543,7 +543,7 @@ mod tests {
                 panic!()
             };
             assert_eq!(item.version, Version::from_bits(5));
-            // What is left of a value that is no number is none either.
+            // A value that is no number is none after the cut either.
             assert_eq!(number(&item.value), None);
         }
         let PriorValue::Held(item) = held("-9223372036854775808", 1, None).reduced_to(Need::Number)
@@ -554,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_is_told_only_where_it_was_asked_for() {
+    fn previous_values_are_returned_only_if_requested() {
         let operations = || {
             vec![
                 ("there", put()),

@@ -10,19 +10,21 @@
 //!                                                    invalidator ──► cache tier
 //! ```
 //!
-//! Reading order: `judgement` says what a write does; `proposal` and `sequencer` give every
-//! write its place, version and answer; `write_path` is a frame's writes from room in memory
-//! to their answers, with `prior_rows` where the store must be asked; `driver` carries out
-//! what the replication machine commands;
-//! `invalidator` deletes changed keys from the cache and writes the marks;
-//! `ownership` knows which slots are the cluster's; `memory_settings` follows what
-//! operators change while it runs; `platform_clock` is the time by which writes get their
-//! versions; `gauges` shows how full everything is, `timekeeper` stores the time, `reclaimer`
-//! gives space back and `scrubber` looks for damage, each a worker in the background; `door` is the
-//! gRPC door, `service` what becomes of a frame, `reads` and `scans` what is read, `watches`
-//! what is told of every change, `inspection` what the node says of itself; [`DataNode`] puts
-//! them together. `rules` are those that a simulation switches off.
-//! [`Recovery`] is for where it refuses to start.
+//! Reading order:
+//!
+//! - Writes: `judgement` decides what a write does; `proposal` and `sequencer` give it its
+//!   index, version and answer; `write_path` takes a frame's writes from the wait for room in
+//!   memory to their answers, with `prior_rows` where the store must be read.
+//! - Commits: `driver` carries out the replication machine's commands; `invalidator` deletes
+//!   changed keys from the cache and writes the marks.
+//! - State: `ownership` is the slots of the cluster; `memory_settings` applies changes that
+//!   operators make at run time; `platform_clock` is the time that versions are made from.
+//! - Background workers: `gauges` sets the metrics, `timekeeper` stores the time, `reclaimer`
+//!   frees space, `scrubber` looks for damage.
+//! - Requests: `door` is the gRPC server, `service` handles a frame, `reads` and `scans` read,
+//!   `watches` streams changes, `inspection` reports the node's state.
+//! - [`DataNode`] starts and stops all of them. [`Recovery`] is for a node that refuses to
+//!   start. `rules` are the rules that a simulation switches off.
 
 mod door;
 mod driver;

@@ -1,7 +1,7 @@
-//! Memory settings changed while running: the record in coordination, applied as it changes.
+//! Memory settings changed while running: a record in coordination, applied when it changes.
 //!
-//! What the record sets wins over the node's own configuration, also after a restart, until
-//! an operator resets it; what it leaves out stays the node's own.
+//! A value in the record overrides the node's configuration, also after a restart, until an
+//! operator resets it. For a value that is not in the record, the node's configuration holds.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(crate) struct MemorySettingsFollower {
 }
 
 impl MemorySettingsFollower {
-    /// Watches the record; `own` are the limits of the node's own configuration.
+    /// Watches the record. `own`: the limits of the node's configuration.
     ///
     /// # Errors
     /// Those of the watch's first state.
@@ -68,10 +68,7 @@ impl Follower for MemorySettingsFollower {
             Ok(limits) if limits == *self.in_force.borrow() => return,
             Ok(limits) => limits,
             Err(why) => {
-                tracing::error!(
-                    why,
-                    "the memory settings are of no use, nothing was changed"
-                );
+                tracing::error!(why, "the memory settings are invalid, nothing was changed");
                 return;
             }
         };
@@ -92,7 +89,7 @@ impl Follower for MemorySettingsFollower {
     }
 }
 
-/// `own`, but for what is `set`.
+/// `own`, overridden by what is `set`.
 fn overridden(own: MemoryLimits, set: &MemorySettings) -> Result<MemoryLimits, String> {
     let policy = set.policy.as_deref().map(str::parse).transpose();
     Ok(MemoryLimits {

@@ -1,4 +1,4 @@
-//! A data node, put together.
+//! [`DataNode`]: starts the parts of a data node, and stops them.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -45,16 +45,16 @@ use crate::{
 /// Why a data node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Its disk, or what is on it.
+    /// The disk, or the data on it.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The record that it saw last can't be read.
+    /// The copy of the cluster state in the data directory can't be read.
     #[error("the cluster state in the data directory: {0}")]
     State(#[from] StateError),
     /// The coordination store.
     #[error(transparent)]
     Coordination(#[from] CoordinationError),
-    /// Its address.
+    /// The address can't be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
 }
@@ -64,7 +64,7 @@ pub struct DataNode {
     address: SocketAddr,
     storage: Arc<Storage>,
     time: Arc<PlatformClock>,
-    /// Ends the listener; what is under way still commits.
+    /// Ends the listener; requests under way still commit.
     drain: watch::Sender<bool>,
     failed: watch::Receiver<Option<String>>,
     serving: JoinHandle<()>,
@@ -73,10 +73,10 @@ pub struct DataNode {
 }
 
 impl DataNode {
-    /// Recovers what is on disk, begins to listen, and stands for mastership.
+    /// Recovers the data directory, listens, and tries to become master.
     ///
     /// # Errors
-    /// [`StartError`], in words for an operator.
+    /// [`StartError`]; its text is for operators.
     pub async fn start<C: Cache>(
         settings: DataNodeSettings,
         coordination: Arc<dyn Coordination>,
@@ -138,13 +138,13 @@ impl DataNode {
         })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Resolves, with the reason, when the node can't go on: the process must stop.
+    /// Waits until the node fails; returns the reason. The process must then stop.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();
         let why = failed
@@ -158,7 +158,7 @@ impl DataNode {
         }
     }
 
-    /// Stops taking requests, lets those under way finish, brings everything into the store.
+    /// Refuses new requests, lets those under way finish, and takes a last checkpoint.
     ///
     /// # Errors
     /// [`StorageError`] if the last checkpoint failed; the log still holds everything.
@@ -169,23 +169,23 @@ impl DataNode {
         self.background.stop().await;
         if !self.time.is_founding() {
             let stored = self.storage.store_time(self.time.reading()).await;
-            // A full disk leaves what was stored seconds ago; any other failure is told below.
+            // On a full disk the time stored seconds ago remains; other failures return below.
             drop(stored);
         }
         self.storage.close().await
     }
 }
 
-/// A node's storage, and the machine that continues with its log.
+/// A node's storage, and the replication machine recovered from its log.
 struct Machine {
     storage: Arc<Storage>,
     time: Arc<PlatformClock>,
     sequencer: Arc<Sequencer>,
-    /// Nothing is commanded yet.
+    /// Empty at the start.
     commands: CommandQueue,
 }
 
-/// Recovers what is on disk.
+/// Recovers the data directory.
 async fn recover(
     settings: &DataNodeSettings,
     clock: Arc<dyn Clock>,
@@ -224,14 +224,14 @@ async fn recover(
     })
 }
 
-/// What the parts of a node share.
+/// What all parts of a node share.
 struct Parts {
     settings: DataNodeSettings,
     storage: Arc<Storage>,
     time: Arc<PlatformClock>,
     sequencer: Arc<Sequencer>,
     owned: Arc<Owned>,
-    /// What is in force in the memory tier.
+    /// The memory tier's limits in force.
     memory: watch::Receiver<MemoryLimits>,
 }
 
@@ -250,7 +250,7 @@ impl Parts {
         ));
     }
 
-    /// Starts what keeps the cache honest; it ends once its sender is gone.
+    /// Starts the invalidator, which ends when its sender is dropped.
     fn invalidate<C: Cache>(&self, cache: Arc<C>, clock: Arc<dyn Clock>) -> mpsc::Sender<Message> {
         let invalidator = Invalidator::new(
             cache,
@@ -264,8 +264,8 @@ impl Parts {
         sender
     }
 
-    /// Begins to stand for mastership and to commit. What it returns turns into the reason
-    /// once the node can't go on.
+    /// Starts the driver, which tries to become master and commits. The returned receiver gets
+    /// the reason when the node fails.
     fn drive(
         &self,
         coordination: Arc<dyn Coordination>,
@@ -293,7 +293,7 @@ impl Parts {
         failed
     }
 
-    /// The service as it is served until `stop`.
+    /// The gRPC service, served until `stop` is set.
     fn door(&self, stop: watch::Receiver<bool>) -> Door {
         Door {
             watches: Watches::new(

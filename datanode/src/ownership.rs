@@ -1,4 +1,4 @@
-//! Which slots the node's cluster owns, as the placement map says (PLACE-OWN).
+//! Which slots the node's cluster owns by the placement map (PLACE-OWN).
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -7,7 +7,7 @@ use tierkv_protocol::placement::PlacementMap;
 use tierkv_rpc::{Follower, proto::internal::SlotRun};
 use tierkv_types::{ClusterId, Code, Error, SLOT_COUNT, Slot};
 
-/// One version of what the cluster owns.
+/// The slots that the cluster owns by one version of the placement map.
 pub(crate) struct Ownership {
     version: u64,
     /// For each slot the revision at which it last moved here; 0: not owned.
@@ -46,7 +46,7 @@ impl Ownership {
         self.version
     }
 
-    /// The owned slots, as the answer to a vouch question lists them.
+    /// The owned slots as runs, for the answer to a vouch request.
     pub(crate) fn runs(&self) -> &[SlotRun] {
         &self.runs
     }
@@ -54,8 +54,8 @@ impl Ownership {
     /// The revision at which an owned slot last moved.
     ///
     /// # Errors
-    /// `WrongOwner` if the cluster does not own it, or if the sender routed by a newer
-    /// map than this node has seen and so may know better.
+    /// `WrongOwner` if the cluster does not own it, or if the sender routed by a newer map than
+    /// this node has seen, in which the slot may have moved.
     pub(crate) fn check(&self, slot: Slot, routed_by: u64) -> Result<u64, Error> {
         match self.revisions[slot.index()] {
             _ if routed_by > self.version => Err(Error::new(
@@ -70,9 +70,8 @@ impl Ownership {
         }
     }
 
-    /// Checks that a request which asks all clusters at once was routed by this very map:
-    /// by another one a slot might be asked for at both of its owners, or at neither. 0 was
-    /// not routed.
+    /// Checks that a request to all clusters at once was routed by this map. With different
+    /// maps, a slot could be read at two clusters, or at none. 0: the request was not routed.
     ///
     /// # Errors
     /// `WrongOwner` if it was routed by another map.
@@ -82,7 +81,7 @@ impl Ownership {
             version if version == self.version => Ok(()),
             _ => Err(Error::new(
                 Code::WrongOwner,
-                "the request was routed by another placement map than this node has seen",
+                "the request was routed by another placement map than this node's",
             )),
         }
     }
@@ -121,7 +120,7 @@ impl Owned {
         Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes in a map, unless a newer one is known.
+    /// Replaces the map, unless it has a newer one.
     pub(crate) fn learn(&self, map: &PlacementMap) {
         let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
         if map.version > now.version {
@@ -167,7 +166,7 @@ impl Follower for PlacementFollower {
         if let Some(stored) = self.record.current().as_ref() {
             match PlacementMap::decode(&stored.value) {
                 Ok(map) => self.owned.learn(&map),
-                Err(error) => tracing::error!(%error, "the placement map is of no use"),
+                Err(error) => tracing::error!(%error, "the placement map can't be read"),
             }
         }
     }

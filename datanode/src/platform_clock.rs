@@ -1,7 +1,7 @@
-//! Platform time of this process, and how it goes on after a restart (CLOCK-STEADY).
+//! Platform time of this process, and how it continues after a restart (CLOCK-STEADY).
 //!
-//! Readers take no lock: they add an atomic offset to the boot-time clock. Whoever moves the
-//! offset does so under one.
+//! Readers take no lock: they add an atomic offset to the boot-time clock. The offset is
+//! changed under a lock.
 
 use std::{
     sync::{
@@ -19,19 +19,19 @@ use tokio::time::{Instant, sleep};
 
 use crate::rules::{Rule, Rules};
 
-/// How long a start in another boot waits for the kernel to call the wall clock synchronised.
+/// How long a start after a reboot waits until the kernel reports a synchronised wall clock.
 pub(crate) const SYNCHRONISATION_WAIT: Duration = Duration::from_secs(30);
-/// How often it looks.
+/// How often it checks.
 const SYNCHRONISATION_POLL: Duration = Duration::from_millis(500);
 
-/// Versions below this one were given by a founder before its first write: they count the
-/// records that open its epochs, and tell no time.
+/// Versions below this one were given by a founder before its first write. They count the
+/// records that open its epochs, and are no time.
 const FIRST_OF_A_TIME: Version = Version::from_millis(1);
 
-/// Platform time, as all of the process reads it.
+/// Platform time of the process.
 pub(crate) struct PlatformClock {
     clock: Arc<dyn Clock>,
-    /// What is added to the boot-time clock, in microseconds.
+    /// Added to the boot-time clock, in microseconds.
     offset: AtomicI64,
     is_founding: AtomicBool,
     time: Mutex<PlatformTime>,
@@ -39,8 +39,8 @@ pub(crate) struct PlatformClock {
 }
 
 impl PlatformClock {
-    /// Goes on from what the last process stored, at least at the last version in the log.
-    /// Waits, if this is another boot, until the wall clock can be believed, or for 30 s.
+    /// Continues from the time that the last process stored, and not below the last version in
+    /// the log. After a reboot, waits until the wall clock is synchronised, at most 30 s.
     pub(crate) async fn start(
         clock: Arc<dyn Clock>,
         stored: Option<TimeReading>,
@@ -57,7 +57,7 @@ impl PlatformClock {
             }
             Some(_) | None => {
                 tracing::warn!(
-                    "no platform time is stored beside the log; it goes on by the wall clock"
+                    "no platform time is stored beside the log; it continues from the wall clock"
                 );
                 clock.wall_millis()
             }
@@ -77,7 +77,7 @@ impl PlatformClock {
     }
 
     fn time(&self) -> MutexGuard<'_, PlatformTime> {
-        // It is small arithmetic that does not panic.
+        // The code under the lock is arithmetic and does not panic.
         self.time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -99,12 +99,12 @@ impl PlatformClock {
         platform_millis(boot_time, self.offset.load(Ordering::Acquire))
     }
 
-    /// Whether the time still follows the steps of the wall clock, for nothing was written.
+    /// Whether the time still follows steps of the wall clock, because nothing was written yet.
     pub(crate) fn is_founding(&self) -> bool {
         self.is_founding.load(Ordering::Acquire)
     }
 
-    /// Ends the steps of a founder, before anything is written. Costs nothing afterwards.
+    /// Ends following the wall clock's steps, before the first write. Costs nothing afterwards.
     pub(crate) fn settle(&self) {
         if !self.is_founding() || self.rules.lack(Rule::FounderSettles) {
             return;
@@ -121,7 +121,7 @@ impl PlatformClock {
         self.offset.store(time.offset_micros(), Ordering::Release);
     }
 
-    /// All clocks at this moment.
+    /// A reading of all clocks now.
     pub(crate) fn reading(&self) -> TimeReading {
         let boot_time = self.clock.boot_time();
         TimeReading {
@@ -133,7 +133,7 @@ impl PlatformClock {
     }
 }
 
-/// Where platform time goes on, in milliseconds.
+/// The platform time to continue from, in milliseconds.
 async fn after_restart(clock: &dyn Clock, stored: &TimeReading, rules: Rules) -> u64 {
     let boot = clock.boot();
     let is_believed = is_same_boot(stored, boot)
@@ -154,18 +154,18 @@ async fn after_restart(clock: &dyn Clock, stored: &TimeReading, rules: Rules) ->
     time_after_restart(stored, &now)
 }
 
-/// Waits until the kernel calls the wall clock synchronised; whether it did in time.
+/// Waits until the kernel reports the wall clock synchronised; returns whether it did in time.
 async fn is_synchronised_in_time(clock: &dyn Clock) -> bool {
     let limit = Instant::now() + SYNCHRONISATION_WAIT;
-    let mut is_told = false;
+    let mut is_logged = false;
     while !clock.is_synchronised() {
         if Instant::now() >= limit {
             return false;
         }
-        if !is_told {
+        if !is_logged {
             let most = SYNCHRONISATION_WAIT;
             tracing::warn!(?most, "waiting until the wall clock is synchronised");
-            is_told = true;
+            is_logged = true;
         }
         sleep(SYNCHRONISATION_POLL).await;
     }

@@ -1,4 +1,4 @@
-//! What the keys of writes hold, where memory does not know it of all of them.
+//! Reads from the store what the keys of writes hold, when memory lacks some of them.
 
 use std::collections::HashMap;
 
@@ -10,28 +10,28 @@ use crate::{
     proposal::{Proposal, Rows},
 };
 
-/// Keys that one read of the store asks for.
+/// Keys in one read of the store.
 pub(crate) const KEYS_PER_LOAD: usize = 50;
 
-/// Bytes of values that are read from the store for what writes of one frame are to be
-/// told or judged by. Over it those that need more are refused.
+/// Most bytes of previous values that are held for the writes of one frame, to judge them or to
+/// answer them with. Writes that need more are refused.
 const PRIOR_BYTES: usize = 64 << 20;
 
-/// Reads what all keys hold that matter to `proposals`, a few keys at a time, so that many
-/// large values are never held together. What memory knows of some is among it: memory may
-/// evict these for the others. A row that is damaged is there: it may be deleted, and keeps
-/// no other write back.
+/// Reads what the keys that `proposals` depend on hold, a few keys at a time, so that many
+/// large values are never held together. Keys in memory are read too, because memory may evict
+/// them before the write is judged. A damaged row counts as present: it may be deleted, and it
+/// fails no write to other keys.
 ///
 /// # Errors
 /// Failures of the store.
 pub(crate) async fn load(storage: &Storage, proposals: &[Proposal]) -> Result<Rows, Error> {
-    // Before anything is read: what changes from here on stays in memory until it is other.
+    // Before the reads: a key changed from here on stays in memory until the generation changes.
     let generation = storage.generation();
     let priors = load_priors(storage, &needs(proposals)).await?;
     Ok(Rows { generation, priors })
 }
 
-/// What proposals need to know, each key once, in the order of the keys.
+/// What the proposals need to know of each key, in the order of the keys.
 fn needs(proposals: &[Proposal]) -> Vec<(&ItemKey, Need)> {
     let mut needs = HashMap::new();
     for (key, need) in proposals

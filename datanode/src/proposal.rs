@@ -1,16 +1,16 @@
-//! Writes on their way through the sequencer: as they come, and as they are answered.
+//! Writes on their way through the sequencer: [`Proposal`] in, [`Answer`] out.
 
 use tierkv_types::{Error, Version, WriteRequest};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::judgement::{Effect, Priors};
 
-/// A write with its deadline, as a frame brought it.
+/// A write from a frame, with its deadline.
 pub(crate) struct Proposal {
-    /// The number under which its answer is expected.
+    /// The request's number in its frame, for the answer.
     pub(crate) id: u64,
     pub(crate) write: WriteRequest,
-    /// Of what is asked for; computed before anybody has to wait for it.
+    /// Of the write's content; computed before the sequencer's lock is taken.
     pub(crate) fingerprint: u32,
     pub(crate) deadline: Instant,
 }
@@ -26,45 +26,45 @@ impl Proposal {
     }
 }
 
-/// What the store said of keys that memory does not know.
+/// What the store holds of keys that are not in memory.
 #[derive(Default)]
 pub(crate) struct Rows {
-    /// How many checkpoints had ended before the store was asked.
+    /// The number of checkpoints that had ended before the store was read.
     pub(crate) generation: u64,
     /// What each key holds.
     pub(crate) priors: Priors,
 }
 
-/// What is answered to a write that is applied.
+/// The answer to a write that is applied.
 pub(crate) struct Sequenced {
     pub(crate) version: Version,
     /// What each operation does, in their order.
     pub(crate) effects: Vec<Effect>,
-    /// It had been applied before; what keys held then is not remembered.
+    /// A retry of a write that was applied before; previous values are not remembered.
     pub(crate) replayed: bool,
 }
 
-/// An answer, and until when it is waited for.
+/// An answer, and its deadline.
 pub(crate) struct Answer {
     pub(crate) id: u64,
     pub(crate) deadline: Instant,
     pub(crate) result: Result<Sequenced, Error>,
 }
 
-/// Answers that may be given once a record is committed, applied and out of the cache.
+/// Answers to send once a record is committed, applied and its keys deleted from the cache.
 pub(crate) struct PendingAnswers {
     pub(crate) answers: Vec<Answer>,
-    /// Over once they may be given; an error means that nobody will know.
+    /// Resolves when they may be sent. An error: whether the record commits is unknown.
     pub(crate) committed: oneshot::Receiver<()>,
 }
 
-/// What became of some proposals. Each of them is in one of these, none waits for another.
+/// The outcomes of some proposals. Each is in one of these lists; none waits for another.
 #[derive(Default)]
 pub(crate) struct Verdicts {
     /// Answers that depend on nothing uncommitted.
     pub(crate) settled: Vec<Answer>,
-    /// Answers that wait, those for one record together.
+    /// Answers that wait for a commit, grouped by record.
     pub(crate) pending: Vec<PendingAnswers>,
-    /// Those that only the store can help to judge: load what they need and propose again.
+    /// Proposals that depend on rows of the store: load the rows and propose again.
     pub(crate) unknown: Vec<Proposal>,
 }

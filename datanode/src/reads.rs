@@ -1,4 +1,4 @@
-//! Reads: from memory at once, from the store together.
+//! Reads: from memory at once, else from the store, several keys together.
 
 use std::sync::Arc;
 
@@ -18,9 +18,9 @@ use crate::{ownership::Ownership, prior_rows::KEYS_PER_LOAD};
 
 /// What all reads of a frame share, sampled before any of them.
 pub(crate) struct ReadView {
-    /// Whether this node was a master that may answer, after the frame arrived.
+    /// Whether this node could prove after the frame's arrival that it is master.
     pub(crate) confirmed: Result<(), Error>,
-    /// Everything up to this version is applied: what is absent is absent as of it.
+    /// Everything up to this version is applied: an absent key is absent as of it.
     pub(crate) as_of: Version,
     /// The cluster clock, by which keys expire and cache entries are dated.
     pub(crate) clock: Version,
@@ -30,7 +30,7 @@ pub(crate) struct ReadView {
     pub(crate) node: Arc<NodeId>,
 }
 
-/// This tier, in metrics and in the path of a read.
+/// The name of this tier, in metrics and in the path of a read.
 pub(crate) const TIER: &str = "datanode";
 
 /// A read that memory could not answer.
@@ -40,7 +40,7 @@ pub(crate) struct Missing {
     admitted: Admitted,
 }
 
-/// What a read's answer has to know of it.
+/// The fields of a read that its answer depends on.
 #[derive(Clone, Copy)]
 struct Admitted {
     slot_revision: u64,
@@ -48,7 +48,7 @@ struct Admitted {
 }
 
 impl ReadView {
-    /// Answers a read, or says that the store has to be asked.
+    /// Answers a read from memory; `Err` if the store must be read.
     pub(crate) fn read(&self, id: u64, read: Read, storage: &Storage) -> Result<Reply, Missing> {
         let (key, admitted) = match self.admit(read) {
             Ok(admitted) => admitted,
@@ -61,7 +61,7 @@ impl ReadView {
         }
     }
 
-    /// Answers what the store was asked for, in the order of `missing`.
+    /// Answers reads from the store's `items`, in the order of `missing`.
     pub(crate) fn answer(&self, missing: Vec<Missing>, items: Vec<Option<Item>>) -> Vec<Reply> {
         (missing.into_iter().zip(items))
             .map(|(miss, item)| reply(miss.id, Ok(self.found(item, miss.admitted))))
@@ -124,7 +124,7 @@ impl ReadView {
     }
 }
 
-/// Asks the store for what memory does not know, a few keys at a time, so that many large
+/// Reads from the store the keys that are not in memory, a few at a time, so that many large
 /// values are never held together.
 pub(crate) async fn load(
     view: &ReadView,
@@ -144,7 +144,7 @@ pub(crate) async fn load(
                 times.ended(view.arrived, count);
                 replies.send(view.answer(some, items)).await;
             }
-            // A row that can't be read must not take its neighbours with it.
+            // One row that can't be read must not fail the others: read them one by one.
             Err(_) => {
                 for (miss, key) in some.into_iter().zip(keys) {
                     let answer = match storage.load(&[key]).await {

@@ -1,8 +1,8 @@
-//! Gives space back through the log: expired keys, old tombstones, forgotten requests.
+//! Frees space through the log: expired keys, old tombstones, forgotten requests.
 //!
-//! Expiry hides a key at once, wherever it is read. The key itself goes when the master
-//! logs that it does, so that every member removes it at the same place of the log; its
-//! tombstone goes the same way, once the log that carried the deletion is gone.
+//! An expired key is hidden at once in every read. It is removed when the master logs its
+//! removal, so that every member removes it at the same index of the log. Its tombstone is
+//! removed the same way, once the log no longer holds the record of the deletion.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,17 +14,17 @@ use tokio::time::timeout;
 
 use crate::sequencer::Sequencer;
 
-/// How often it is looked whether there is anything to reclaim.
+/// How often it looks for something to reclaim.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Expired keys that one look at the store takes.
+/// Most expired keys in one read of the store.
 const KEYS_PER_LOOK: usize = 16_384;
-/// Expired keys that one record removes, and their bytes: it fits the smallest segment.
+/// Most expired keys in one record, and their bytes: the record fits the smallest segment.
 const KEYS_PER_RECORD: usize = 1_024;
 const BYTES_PER_RECORD: usize = 32 << 10;
-/// How far behind the retention the oldest tombstone gets before a record is spent on it.
+/// How long a tombstone may outlive its retention, so that one record forgets many.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Parts keys into what one record takes.
+/// Splits keys into the contents of records.
 fn records(expired: Vec<(ItemKey, Version)>) -> Vec<Vec<(ItemKey, Version)>> {
     let mut records: Vec<Vec<(ItemKey, Version)>> = Vec::new();
     let mut bytes = 0;
@@ -59,7 +59,7 @@ impl Worker for Reclaimer {
     }
 
     fn is_cancellable(&self) -> bool {
-        // It waits for room: with the store far behind, longer than a stop may take.
+        // It waits for room, which may take longer than a stop may.
         true
     }
 
@@ -67,7 +67,7 @@ impl Worker for Reclaimer {
         match self.reclaim().await {
             Ok(pace) => pace,
             Err(error) => {
-                // A full disk or a lost mastership; it is tried again.
+                // A full disk or a lost mastership; the next round retries.
                 tracing::debug!(%error, "nothing was reclaimed");
                 Pace::Idle(INTERVAL)
             }
@@ -83,7 +83,7 @@ impl Reclaimer {
     ) -> Self {
         metrics::describe_counter!(
             "tierkv_expired_keys_total",
-            "Keys that were removed because their time was over."
+            "Keys that were removed because they had expired."
         );
         Self {
             sequencer,
@@ -94,13 +94,13 @@ impl Reclaimer {
     }
 
     async fn reclaim(&self) -> Result<Pace, Error> {
-        // While nothing was written there is nothing to reclaim, and the time may be set back:
-        // what was forgotten by it would never be remembered again.
+        // Before the first write there is nothing to reclaim. The time may still be set back then,
+        // and requests forgotten too early would not be remembered again.
         let Some(now) = self.sequencer.settled_now() else {
             return Ok(Pace::Idle(INTERVAL));
         };
         while !self.storage.forget_requests(now) {
-            // Whoever waits for what was held gets a turn.
+            // Lets the tasks run that wait for the lock.
             tokio::task::yield_now().await;
         }
         self.sequencer.confirm(|_| ())?;
@@ -115,7 +115,7 @@ impl Reclaimer {
         let was_full = expired.len() == KEYS_PER_LOOK;
         let mut removed = 0;
         for keys in records(expired) {
-            // No longer: what takes the room may be requests, which the next look forgets.
+            // Not longer: the room may be taken by requests, which the next round forgets.
             if timeout(INTERVAL, self.storage.room()).await.is_err() {
                 break;
             }
@@ -125,7 +125,7 @@ impl Reclaimer {
         if !was_full || removed == 0 {
             return Ok(Pace::Idle(INTERVAL));
         }
-        // The store answers the same keys until it has seen them go.
+        // The store returns the same keys until a checkpoint has removed them.
         let stored = self.storage.checkpoint().await;
         stored.map_err(|error| error.to_error())?;
         Ok(Pace::Busy)
@@ -136,7 +136,7 @@ impl Reclaimer {
         let Some(oldest) = oldest.map_err(|error| error.to_error())? else {
             return Ok(());
         };
-        // Some of them together: a record for each would never end.
+        // Several together, not one record for each tombstone.
         if oldest.after(self.tombstone_retention + FORGET_INTERVAL) > now {
             return Ok(());
         }

@@ -1,12 +1,15 @@
-//! `tierkv admin recover`: what a single node can't decide by itself, decided by an operator.
+//! `tierkv admin recover`: decisions that a node can't make alone and its operator makes.
 //!
-//! Two things must agree before a node may go on: what is in its directory, and the
-//! cluster's record in coordination, which lists the logs that count (REP-RECORD). A
-//! [`Recovery`] looks at both while the node does not run. Carried out, it makes the
-//! directory whole first, then promises an epoch above everything seen anywhere, and last
-//! swaps the record for one that lists this node's log and names no master: the next start
-//! wins mastership in the ordinary way. A crash in between leaves a node that refuses to
-//! start, and can be recovered again.
+//! Before a node starts, its data directory must agree with the cluster's record in
+//! coordination, which lists the logs in sync (REP-RECORD). A [`Recovery`] examines both while
+//! the node does not run. It is carried out in three steps:
+//!
+//! 1. repair the directory;
+//! 2. promise an epoch above every epoch seen in the directory or in coordination;
+//! 3. swap the record for one that lists this node's log and names no master.
+//!
+//! The next start then wins mastership in the ordinary way. A crash in between leaves a node
+//! that refuses to start and can be recovered again.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -16,7 +19,7 @@ use tierkv_protocol::replication::{ClusterState, Listed, StateError};
 use tierkv_storage::{RealDisk, Repair, StorageError, StorageSettings};
 use tierkv_types::{ClusterId, Epoch, LogId, NodeId, Position};
 
-/// Why a recovery can't be thought of, or failed.
+/// Why a recovery is refused, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// The node's directory.
@@ -28,7 +31,7 @@ pub enum RecoverError {
     /// The coordination store.
     #[error(transparent)]
     Coordination(#[from] CoordinationError),
-    /// The cluster has other members, which know better.
+    /// The cluster has other members, whose logs may hold more.
     #[error(
         "the record names the members {members}; this command recovers a cluster whose only \
          member is {node}"
@@ -36,28 +39,28 @@ pub enum RecoverError {
     OtherMembers {
         /// The node.
         node: NodeId,
-        /// Their names.
+        /// The members' names.
         members: String,
     },
-    /// Somebody else changed the record meanwhile.
-    #[error("the cluster's record was changed by somebody else meanwhile; recover again")]
+    /// The record was changed during the recovery.
+    #[error("the cluster's record was changed during the recovery; recover again")]
     Contended,
 }
 
 /// One thing that keeps the node from starting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Its kind, a name for programs.
+    /// Its kind, as a name for programs.
     pub problem: &'static str,
-    /// What was found, with file and place.
+    /// What was found, with file and offset.
     pub what: String,
-    /// What a recovery does about it; `None` if it can't do anything.
+    /// What a recovery does about it; `None` if it can't repair it.
     pub remedy: Option<String>,
-    /// What is lost by that, or by leaving it.
+    /// What is lost by the remedy, or without one.
     pub loss: String,
 }
 
-/// Sound records that are given up, in one file.
+/// Sound records in one file that are given up.
 pub use tierkv_storage::GivenUp;
 
 /// A node that does not run, and the record of its cluster, examined.
@@ -84,11 +87,11 @@ pub struct RecoveryDone {
 }
 
 impl Recovery {
-    /// Locks the node's directory and examines it, and the cluster's `record` as
-    /// coordination holds it. Changes nothing.
+    /// Locks the node's directory, and examines it and the cluster's `record` in coordination.
+    /// Changes nothing.
     ///
     /// # Errors
-    /// [`RecoverError`], in words for an operator.
+    /// [`RecoverError`]; its text is for operators.
     pub async fn examine(
         cluster: ClusterId,
         node: NodeId,
@@ -136,13 +139,13 @@ impl Recovery {
         })
     }
 
-    /// What is wrong.
+    /// The problems found.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// Sound records that are given up, as far as they could be found.
+    /// Sound records that are given up, as far as they were found.
     #[must_use]
     pub fn given_up(&self) -> &[GivenUp] {
         self.repair.given_up()
@@ -160,10 +163,10 @@ impl Recovery {
         self.findings.iter().any(|finding| finding.remedy.is_some())
     }
 
-    /// Does it, and says loudly in the log what.
+    /// Carries the recovery out, and logs a warning with what it did.
     ///
     /// # Errors
-    /// [`RecoverError`]; it may be done again, from a new examination.
+    /// [`RecoverError`]; retry it with a new examination.
     pub async fn carry_out(
         &mut self,
         coordination: &dyn Coordination,
@@ -196,7 +199,7 @@ impl Recovery {
             node = %self.node,
             log_id = %repaired.log_id,
             %epoch,
-            "an operator made this node's log the only one that counts"
+            "an operator made this node's log the only one in sync"
         );
         Ok(RecoveryDone {
             log_id: repaired.log_id,
@@ -207,7 +210,7 @@ impl Recovery {
     }
 }
 
-/// The record in `bytes`, if there are any; the inner `None` if nobody can read it.
+/// The record in `bytes`; `None` without bytes, the inner `None` if it can't be decoded.
 fn readable(bytes: Option<&Bytes>) -> Result<Option<Option<ClusterState>>, StateError> {
     match bytes.map(|bytes| ClusterState::decode(bytes)) {
         None => Ok(None),
@@ -217,7 +220,7 @@ fn readable(bytes: Option<&Bytes>) -> Result<Option<Option<ClusterState>>, State
     }
 }
 
-/// What is wrong with the cluster's record, judged as a starting node does (COORD-BACK,
+/// The problem with the cluster's record, by the checks of a starting node (COORD-BACK,
 /// REP-LOGID).
 fn record_problem(
     cluster: &ClusterId,
@@ -229,14 +232,12 @@ fn record_problem(
 ) -> Option<Finding> {
     let seen = seen.map_or(Epoch::ZERO, |state| state.epoch);
     let remedy = Some(
-        "the record is replaced by one of a later epoch than any seen, which lists this node's \
-         log alone"
-            .to_owned(),
+        "the record is replaced by one of a new epoch that lists only this node's log".to_owned(),
     );
     let (problem, what, loss) = match found {
         None if is_unreadable => (
             "record-unreadable",
-            format!("nobody can read coordination's record of cluster {cluster}"),
+            format!("coordination's record of cluster {cluster} can't be decoded"),
             "no data",
         ),
         None if seen > Epoch::ZERO => (
@@ -245,7 +246,7 @@ fn record_problem(
                 "coordination has no record of cluster {cluster}, but node {node} saw one of \
                  epoch {seen}"
             ),
-            "no data; what else the coordination store held is begun anew",
+            "no data; everything else in the coordination store starts empty",
         ),
         None => return None,
         Some(state) if state.epoch < seen => (
@@ -255,9 +256,9 @@ fn record_problem(
                  epoch {seen}: an old backup was restored",
                 state.epoch
             ),
-            "no data; what else the coordination store held since that backup stays lost",
+            "no data; other changes in the coordination store since that backup stay lost",
         ),
-        // A repair that makes another log is told of by itself.
+        // A repair that makes another log is reported on its own.
         Some(_) if repair.is_due() && repair.log_id().is_none() => return None,
         Some(state) if repair.log_id().is_none_or(|log| !state.lists(node, log)) => {
             let log = repair.log_id();
@@ -269,8 +270,8 @@ fn record_problem(
                      ({log}, up to record {})",
                     repair.kept()
                 ),
-                "everything that was acknowledged and is not in this directory: if it is not \
-                 the one that the node wrote last, bring that one back instead",
+                "every acknowledged write that is not in this directory; if the node last wrote \
+                 another directory, restore that one instead",
             )
         }
         Some(_) => return None,

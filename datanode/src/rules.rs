@@ -1,49 +1,48 @@
 //! The rules of the write path that a simulation switches off, one at a time, to show that
 //! each is needed.
 
-/// A rule that only this crate's code keeps.
+/// A rule that only code of this crate implements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// A row of the store counts only while no checkpoint has ended since it was read.
+    /// A row of the store is valid only while no checkpoint has ended since it was read.
     RowsNotOvertaken,
-    /// Only what still holds the version that expired is expired.
+    /// Only a key that still holds the version that expired is removed.
     ExpiredStillHeld,
-    /// Every answer to a write is a master's.
+    /// Only a master answers a write.
     MasterJudges,
     /// A request that was applied, or will be, is answered and not applied again (I8).
     RequestsRemembered,
-    /// A request is refused whose outcome may be forgotten (TXN-IDS).
+    /// A request whose outcome may be forgotten is refused (TXN-IDS).
     BirthsChecked,
-    /// What the log did not take is taken back.
+    /// Records that the log refused are removed from the appended state.
     RefusedTakenBack,
-    /// Writes are judged by everything appended, not by what is applied.
+    /// Writes are judged against the appended state, not the applied one.
     JudgedByAppended,
-    /// An answer waits for the commit of what it was judged by (REP-APPLY).
+    /// An answer waits for the commit of the records it depends on (REP-APPLY).
     AnswersWait,
-    /// New versions are above all that was seen before (I5).
+    /// New versions are above all versions seen before (I5).
     VersionsAboveSeen,
-    /// A swap that was not answered may have been made or not (COORD-CAS).
+    /// A swap without an answer has an unknown outcome (COORD-CAS).
     UnknownIsUnknown,
-    /// A promise is durable before the machine hears of it (REP-PROMISE).
+    /// A promise is durable before it is reported to the machine (REP-PROMISE).
     PromisesKept,
-    /// The machine hears that records are applied once they are.
+    /// Records are reported to the machine as applied only after they are.
     AppliedFirst,
-    /// Writers are answered once their deletes are confirmed, or waited for long enough
+    /// Writers are answered once their deletes are confirmed, or the wait for that timed out
     /// (CACHE-DELETE).
     DeletesBeforeAnswers,
-    /// Deletes that were not confirmed are delivered again until they are.
+    /// Deletes are retried until they are confirmed.
     DeletesRepeated,
-    /// No mark passes a delete that was not confirmed (CACHE-MARK).
+    /// No mark is written past an unconfirmed delete (CACHE-MARK).
     MarksAfterDeletes,
     /// A new master withholds marks where deletes of an earlier one may be missing
     /// (CACHE-REDELIVER).
     MarksWithheld,
-    /// Platform time passes as the boot-time clock does, whatever happens to the wall clock
-    /// (CLOCK-STEADY).
+    /// Platform time follows the boot-time clock, not steps of the wall clock (CLOCK-STEADY).
     TimeSteady,
-    /// After a restart platform time goes on from what was stored (CLOCK-STEADY).
+    /// After a restart platform time continues from the stored time (CLOCK-STEADY).
     TimeStored,
-    /// In another boot the wall clock is believed only once the kernel calls it synchronised
+    /// After a reboot the wall clock is used only once the kernel reports it synchronised
     /// (CLOCK-STEADY).
     WallSynchronised,
     /// A founder follows the steps of the wall clock until its first write, and no longer
@@ -51,12 +50,12 @@ pub(crate) enum Rule {
     FounderSettles,
 }
 
-/// Which rules are in force: all of them, but in a simulation that switches one off.
+/// The rules in force: all, except in a simulation that switches one off.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rules {
     #[cfg(test)]
     off: Option<Rule>,
-    /// Whether others may go on at a seam.
+    /// Whether other tasks may run at a seam.
     #[cfg(test)]
     has_seams: bool,
 }
@@ -71,8 +70,8 @@ impl Rules {
         }
     }
 
-    /// A place at which other threads may go on: a simulation has one thread, and lets its
-    /// other tasks go on here.
+    /// A place where other threads may run in production. A simulation has one thread and lets
+    /// its other tasks run here.
     #[cfg(test)]
     pub(crate) async fn seam(self) {
         if self.has_seams {
@@ -80,7 +79,7 @@ impl Rules {
         }
     }
 
-    /// A place at which other threads may go on; nothing is done about that here.
+    /// Does nothing outside of simulations.
     #[cfg(not(test))]
     #[allow(clippy::unused_self)]
     pub(crate) fn seam(self) -> std::future::Ready<()> {

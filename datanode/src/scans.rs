@@ -1,7 +1,7 @@
 //! Scans and counts: one snapshot of a range, read at the master.
 //!
-//! What is acknowledged is applied, and the mastership is confirmed after the question
-//! arrived, so the snapshot is as fresh as a `LATEST` read (REP-CONFIRM).
+//! Acknowledged writes are applied, and the mastership is confirmed after the request arrived,
+//! so the snapshot is as fresh as a `LATEST` read (REP-CONFIRM).
 
 use std::sync::Arc;
 
@@ -24,20 +24,20 @@ use crate::{ownership::Ownership, service::Service};
 /// A scan under way.
 struct Scan {
     snapshot: Snapshot,
-    /// The cluster clock shortly before the snapshot: what has expired by then is hidden.
+    /// The cluster clock shortly before the snapshot: keys expired by then are hidden.
     clock: Version,
     owned: Arc<Ownership>,
-    /// How many more items are wanted.
+    /// How many more items to return.
     left: u64,
 }
 
 impl Service {
-    /// Streams the items of a range in the order of their keys, until `deadline` or `stop`:
-    /// a store whose snapshots are open can't be closed.
+    /// Streams the items of a range in key order, until `deadline` or `stop`: the store can't be
+    /// closed while snapshots are open.
     ///
     /// # Errors
     /// `InvalidArgument`, `NotMaster`, `WrongOwner`, `ResourceExhausted` if too many scans
-    /// are open, `DeadlineExceeded`, and failures of storage; so may the stream end.
+    /// are open, `DeadlineExceeded`, and failures of storage. The stream may end with them too.
     pub(crate) async fn scan(
         &self,
         request: ScanRequest,
@@ -94,13 +94,13 @@ impl Service {
         min_version: u64,
         routed_by: u64,
     ) -> Result<Scan, Error> {
-        let range = range.ok_or_else(|| Error::invalid("a scan names its range"))?;
+        let range = range.ok_or_else(|| Error::invalid("a scan needs a range"))?;
         let range = ItemRange::from_bytes(range.start, range.end)?;
         self.sequencer.confirm(|_| ())?;
         let owned = self.owned.now();
         owned.check_map(routed_by)?;
-        // Read before: of a key that is put anew after the snapshot, in time before it would
-        // have expired, the snapshot has the old item, and a later clock would hide it.
+        // Read before the snapshot. Otherwise a key put again after the snapshot, just before
+        // its expiry, would be hidden: the snapshot has the old item, expired by a later clock.
         let clock = self.sequencer.now();
         let snapshot = self.storage.snapshot(range).await.map_err(refused)?;
         if Version::from_bits(min_version) > snapshot.version() {
@@ -143,7 +143,7 @@ impl Scan {
         if self.owned.owns_all() {
             return self.snapshot.count(self.clock).await.map_err(refused);
         }
-        // Only its key tells an item's slot.
+        // An item's slot is computed from its key, so each is checked.
         let mut count = 0;
         while let Some(reply) = self.next().await? {
             count += reply.items.len() as u64;
@@ -161,7 +161,7 @@ fn scanned((key, item): (ItemKey, Item)) -> ScannedItem {
     }
 }
 
-// By value, as `map_err` hands it over.
+// By value, for `map_err`.
 #[allow(clippy::needless_pass_by_value)]
 fn refused(error: StorageError) -> Error {
     if !error.is_passing() {

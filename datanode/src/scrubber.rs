@@ -1,4 +1,4 @@
-//! Has the storage read everything again, once a day, and tells what is damaged.
+//! Lets storage read and verify all data once a day, and reports damage.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,16 +6,15 @@ use metrics::{Gauge, gauge};
 use tierkv_rpc::{Pace, Worker};
 use tierkv_storage::{Scrubbed, Storage};
 
-/// How long after its start a node reads everything for the first time: by then its caches
-/// are warm.
+/// The time from a node's start to its first scrub: by then its caches are warm.
 const FIRST_SCRUB: Duration = Duration::from_secs(600);
-/// How often it does so again.
+/// The time between two scrubs.
 const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
-/// How much of the disk's time a scrub may take.
+/// The rate limit of a scrub.
 const BYTES_PER_SECOND: u64 = 16 << 20;
 
-/// The scrubber of one data node. Damage is reported and stops nobody: what is damaged is
-/// refused where it is asked for, all else is served.
+/// The scrubber of one data node. Damage is reported and does not stop the node: reads of
+/// damaged keys are refused, all others are served.
 pub(crate) struct Scrubber {
     storage: Arc<Storage>,
     damaged: Gauge,
@@ -59,14 +58,14 @@ impl Worker for Scrubber {
     }
 
     fn is_cancellable(&self) -> bool {
-        // It only reads, and for hours if there is much.
+        // It only reads, and may take hours.
         true
     }
 
     async fn work(&mut self) -> Pace {
         match self.storage.scrub(BYTES_PER_SECOND).await {
             Ok(scrubbed) => self.report(&scrubbed),
-            Err(error) => tracing::warn!(%error, "a scrub of the disk broke off"),
+            Err(error) => tracing::warn!(%error, "a scrub of the disk failed before its end"),
         }
         Pace::Idle(SCRUB_INTERVAL)
     }

@@ -1,13 +1,12 @@
-//! Gives every write its place in the log, its version and its answer.
+//! Gives every write its index in the log, its version and its answer.
 //!
 //! One lock guards the replication machine and the *appended state*: what keys will hold
 //! once everything appended is committed, and which requests will have been applied.
-//! Conditions, `existed` and repeated requests are judged by that state, and an answer that
-//! depends on a record of it waits for that record's commit (REP-APPLY).
+//! Conditions, `existed` and retried requests are judged against that state. An answer that
+//! depends on one of its records waits for that record's commit (REP-APPLY).
 //!
-//! Checksums and copies are made before the lock is taken or after it is let go of. Readers
-//! don't take it: whether this node may act as master, and the cluster clock, stand beside
-//! it.
+//! Checksums and copies are made outside of the lock. Readers don't take it: whether this node
+//! may act as master is an atomic, and so is the cluster clock.
 
 mod waiters;
 
@@ -36,13 +35,13 @@ use crate::{
 /// The sequencer of one data node.
 pub(crate) struct Sequencer {
     state: Mutex<State>,
-    /// The cluster clock. Only who holds the lock ticks it, so that versions are in the
-    /// order of the log.
+    /// The cluster clock. It is ticked only under the lock, so that versions are in the order
+    /// of the log.
     cluster_clock: HybridClock,
     /// Whether this node may act as master, as of the last event.
     is_acting: AtomicBool,
     storage: Arc<Storage>,
-    /// What the cluster clock is fed by.
+    /// The input of the cluster clock.
     time: Arc<PlatformClock>,
     rules: Rules,
 }
@@ -50,12 +49,12 @@ pub(crate) struct Sequencer {
 struct State {
     replica: Replica,
     appended: Appended,
-    /// Up to where appended records were given out to be applied.
+    /// The last appended record that was released to be applied.
     released: Index,
     waiters: Waiters,
 }
 
-/// A moment, by the clocks that judging needs.
+/// One moment on each clock that judging needs.
 #[derive(Clone, Copy)]
 struct Moment {
     now: Instant,
@@ -64,16 +63,15 @@ struct Moment {
     platform: u64,
 }
 
-/// A judged proposal, and the last appended record that its answer depends on; zero if that
-/// is none.
+/// The answer to a proposal, and the last appended record that it depends on; zero: none.
 struct Judgement {
     answer: Answer,
     depends_on: Index,
 }
 
 impl Sequencer {
-    /// A sequencer whose log ends in `tail`, the records that the store does not hold yet,
-    /// and in which no version is above `seen`.
+    /// `tail`: the records at the end of the log that the store does not hold yet; `seen`: no
+    /// version in the log is above it.
     pub(crate) fn new(
         replica: Replica,
         seen: Version,
@@ -114,12 +112,12 @@ impl Sequencer {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock is a broken invariant: the driver halts the process on
-        // it, and until then the state is as the panicking step left it.
+        // A panic under the lock is a broken invariant, and the driver halts the process. Until
+        // then the state is as the panicking step left it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the machine what happened.
+    /// Steps the machine with an event; appends its commands to `commands`.
     pub(crate) fn step(&self, event: Event, commands: &mut Vec<Command>) {
         let is_tick = matches!(event, Event::Tick);
         let mut state = self.lock();
@@ -132,7 +130,7 @@ impl Sequencer {
         }
     }
 
-    /// Shows readers, under the lock, whether this node may act as master.
+    /// Publishes to readers, under the lock, whether this node may act as master.
     fn publish(&self, state: &State, now: BootTime) {
         let is_acting = state.replica.confirm(now).is_ok();
         self.is_acting.store(is_acting, Ordering::Release);
@@ -150,16 +148,16 @@ impl Sequencer {
         }
     }
 
-    /// What to say of the mastership now; `NotMaster` if it may not be acted on.
-    pub(crate) fn confirm<T>(&self, say: impl FnOnce(&Mastership) -> T) -> Result<T, Error> {
+    /// Applies `read` to the mastership; `NotMaster` if this node may not act as master now.
+    pub(crate) fn confirm<T>(&self, read: impl FnOnce(&Mastership) -> T) -> Result<T, Error> {
         let state = self.lock();
         let now = self.time.boot_time();
-        // What is answered here holds for readers, too, from now on.
+        // Readers must see the same result from now on.
         self.publish(&state, now);
-        state.replica.confirm(now).map(say).map_err(not_master)
+        state.replica.confirm(now).map(read).map_err(not_master)
     }
 
-    /// The last position of the log, the commit index, and whether this node masters.
+    /// The last position of the log, the commit index, and the mastership if this node is master.
     pub(crate) fn standing(&self) -> (Position, Index, Option<Mastership>) {
         let state = self.lock();
         let replica = &state.replica;
@@ -173,15 +171,14 @@ impl Sequencer {
     /// The cluster's time now. Takes no lock.
     pub(crate) fn now(&self) -> Version {
         if self.time.is_founding() {
-            // It may be set back, so it is not held on to.
+            // The time may be set back, so the cluster clock does not keep it.
             let platform = Version::from_millis(self.time.millis());
             return self.cluster_clock.last().max(platform);
         }
         self.cluster_clock.now(self.time.millis())
     }
 
-    /// The cluster's time now; `None` while a founder's may be set back, for nothing was
-    /// written.
+    /// The cluster's time now; `None` before a founder's first write, as it may be set back.
     pub(crate) fn settled_now(&self) -> Option<Version> {
         (!self.time.is_founding()).then(|| self.now())
     }
@@ -189,7 +186,7 @@ impl Sequencer {
     /// Appends the record that opens a term (REP-NOOP).
     pub(crate) fn append_noop(&self, position: Position) -> Result<(), Error> {
         let mut state = self.lock();
-        // The record that opens a founder's term must not hold its clock up (CLOCK-STEADY).
+        // A founder's first record must not keep its clock from being set back (CLOCK-STEADY).
         let platform = match self.time.is_founding() {
             true => 0,
             false => self.time.millis(),
@@ -201,11 +198,11 @@ impl Sequencer {
         queued.map(drop).map_err(|error| error.to_error())
     }
 
-    /// Judges writes, in order. Each is refused, gets its place in the log, or comes back
-    /// because memory and `rows` don't say what its keys hold; those that got a place are
+    /// Judges writes, in order. Each is refused, gets its index in the log, or is returned
+    /// because what its keys hold is neither in memory nor in `rows`. Those with an index are
     /// logged together.
     pub(crate) fn propose(&self, proposals: Vec<Proposal>, rows: &Rows) -> Verdicts {
-        // Before the time is read: no step comes between a write's version and its expiry.
+        // Before the time is read, so that the clock does not step between version and expiry.
         self.time.settle();
         let boot_time = self.time.boot_time();
         let moment = Moment {
@@ -233,7 +230,7 @@ impl Sequencer {
         }
         let queued = self.storage.append(records);
         if let Err(error) = &queued {
-            // The log takes all or nothing, and it took nothing: so did this node.
+            // The log takes all records or none, and it took none.
             if !self.rules.lack(Rule::RefusedTakenBack) {
                 state.take_back(before);
             }
@@ -242,14 +239,14 @@ impl Sequencer {
             }
         }
         self.sort(&mut state, before.index, judgements, &mut verdicts);
-        // The log is woken once nobody waits for the lock any more.
+        // Wakes the log after the lock is released.
         drop(state);
         drop(queued);
         verdicts
     }
 
-    /// Parts answers by what they wait for. Those that depend on records after `before`,
-    /// which went to the log together, wait for the last of these.
+    /// Groups answers by the record that they wait for. Records after `before` were logged
+    /// together, so answers that depend on one of them wait for the last.
     fn sort(
         &self,
         state: &mut State,
@@ -261,7 +258,7 @@ impl Sequencer {
         let mut waiting: Vec<(Index, Vec<Answer>)> = Vec::new();
         for Judgement { answer, depends_on } in judgements {
             if depends_on <= applied || self.rules.lack(Rule::AnswersWait) {
-                // The one that is repeated may not be out of the cache yet.
+                // The keys of the first attempt may not be deleted from the cache yet.
                 let is_repeated = answer.result.as_ref().is_ok_and(|it| it.replayed);
                 match is_repeated
                     .then(|| state.waiters.wait_for_applied())
@@ -293,7 +290,7 @@ impl Sequencer {
         }
     }
 
-    /// Judges one write by what its keys hold, and gives it its place.
+    /// Judges one write by what its keys hold, and gives it its index.
     fn judge(
         &self,
         state: &mut State,
@@ -317,8 +314,8 @@ impl Sequencer {
         Judgement { answer, depends_on }
     }
 
-    /// The answer to a write, with its record if it makes one; `depends_on` is then that
-    /// record's index, else the one of the last appended record that the answer is judged by.
+    /// The answer to a write, and its record if it is to be logged. `depends_on` is set to that
+    /// record's index, else to the index of the last appended record that the answer depends on.
     fn sequence(
         &self,
         state: &mut State,
@@ -328,7 +325,7 @@ impl Sequencer {
         depends_on: &mut Index,
     ) -> Result<(Sequenced, Option<Arc<Record>>), Error> {
         let (write, fingerprint) = (proposal.write, proposal.fingerprint);
-        // Also a refusal is a master's word.
+        // Also for a refusal: only a master may give one.
         let is_master = state.replica.confirm(moment.boot_time);
         if !self.rules.lack(Rule::MasterJudges) {
             is_master.map_err(not_master)?;
@@ -371,13 +368,13 @@ impl Sequencer {
         Ok((answer, Some(state.append(position, version, payload))))
     }
 
-    /// What writes are judged by before it is applied.
+    /// The appended state, which writes are judged against.
     fn appended<'a>(&self, state: &'a State) -> Option<&'a Appended> {
         (!self.rules.lack(Rule::JudgedByAppended)).then_some(&state.appended)
     }
 
-    /// What became, or will have become, of a request, and the appended record that applies
-    /// it; zero if it is applied (TXN-IDS).
+    /// The outcome of a request that was applied or appended, and the index of its record; zero
+    /// if it was applied (TXN-IDS).
     fn outcome(&self, state: &State, random: &[u8; 16]) -> Option<(Index, Outcome)> {
         if self.rules.lack(Rule::RequestsRemembered) {
             return None;
@@ -386,9 +383,9 @@ impl Sequencer {
         appended.or_else(|| Some((Index::ZERO, self.storage.outcome(random)?)))
     }
 
-    /// What the keys of a write hold that matter to it, but for those that have an appended
-    /// change; `None` if only the store can tell of one. It is all looked up before anything
-    /// is judged by it: what memory knows now it may evict in the next moment.
+    /// What the keys that a write depends on hold, without those that have an appended change.
+    /// `None` if one must be read from the store. All are looked up before the write is judged,
+    /// because memory may evict them at any time.
     fn priors(&self, state: &State, write: &WriteRequest, rows: &Rows) -> Option<Priors> {
         let mut priors = Priors::new();
         let appended = self.appended(state);
@@ -401,13 +398,13 @@ impl Sequencer {
         Some(priors)
     }
 
-    /// What a key holds that has no appended change; `None` if only the store can tell.
+    /// What a key without appended changes holds; `None` if it must be read from the store.
     fn prior(&self, key: &ItemKey, need: Need, rows: &Rows) -> Option<PriorValue> {
         match self.storage.get(key.as_bytes()) {
             Residence::Found(item) => Some(PriorValue::Held(item).reduced_to(need)),
             Residence::Absent => Some(PriorValue::Absent),
-            // The generation is read after memory was asked: while it stands, nothing that
-            // memory held has gone to the store since the rows were read.
+            // The generation is read after the lookup in memory. If it is unchanged, no checkpoint
+            // has moved anything from memory to the store since the rows were read.
             Residence::Unknown
                 if rows.generation == self.storage.generation()
                     || self.rules.lack(Rule::RowsNotOvertaken) =>
@@ -418,12 +415,11 @@ impl Sequencer {
         }
     }
 
-    /// Appends a record that expires those of `candidates`, keys with the versions that
-    /// expired, that still hold these versions. `generation` is the store's from before the
-    /// candidates were looked for. Answers how many are expired.
+    /// Appends a record that removes the `candidates` that still hold the version that expired.
+    /// `generation`: the store's before the candidates were read. Returns how many it removes.
     ///
     /// # Errors
-    /// `NotMaster`, or why the log took nothing.
+    /// `NotMaster`, or the log's error.
     pub(crate) fn expire(
         &self,
         candidates: Vec<(ItemKey, Version)>,
@@ -447,12 +443,12 @@ impl Sequencer {
     /// Appends a record that forgets the tombstones up to a version.
     ///
     /// # Errors
-    /// `NotMaster`, or why the log took nothing.
+    /// `NotMaster`, or the log's error.
     pub(crate) fn forget_tombstones(&self, up_to: Version) -> Result<(), Error> {
         self.append_own(&mut self.lock(), Payload::Forget { up_to })
     }
 
-    /// Appends a record that no client asked for.
+    /// Appends a record of the node's own, not of a client.
     fn append_own(&self, state: &mut State, payload: Payload) -> Result<(), Error> {
         let before = state.replica.last();
         self.time.settle();
@@ -467,7 +463,7 @@ impl Sequencer {
         })
     }
 
-    /// Whether a key's last change in the appended state is the one of this version.
+    /// Whether this version is the key's last change in the appended state.
     fn still_holds(&self, state: &State, key: &ItemKey, version: Version, generation: u64) -> bool {
         if self.rules.lack(Rule::ExpiredStillHeld) {
             return true;
@@ -478,12 +474,12 @@ impl Sequencer {
         match self.storage.get(key.as_bytes()) {
             Residence::Found(item) => item.version == version,
             Residence::Absent => false,
-            // Nothing has gone to the store since it was asked, so it was asked rightly.
+            // No checkpoint has ended since the store was read, so its answer is still right.
             Residence::Unknown => self.storage.generation() == generation,
         }
     }
 
-    /// The records that a commit lets be applied. They stay appended until they are.
+    /// The records that a commit allows to apply. They stay appended until they are applied.
     pub(crate) fn release(&self, up_to: Index) -> Vec<Arc<Record>> {
         let mut state = self.lock();
         let released = state.released;
@@ -491,15 +487,15 @@ impl Sequencer {
         state.appended.between(released, up_to).cloned().collect()
     }
 
-    /// Takes in that released records are applied: memory tells what they changed from here
-    /// on, and whoever waited for them may be answered once the cache is told.
+    /// Removes applied records from the appended state: memory has their changes now. Answers
+    /// that wait for them may be sent once the cache has deleted their keys.
     pub(crate) fn applied(&self, records: &[Arc<Record>], up_to: Index) -> Settling {
         let mut state = self.lock();
         records.iter().for_each(|record| state.appended.pop(record));
         let now = self.time.boot_time();
         let mut nothing = Vec::new();
         state.replica.step(now, Event::Applied(up_to), &mut nothing);
-        assert!(nothing.is_empty(), "applying commands nothing");
+        assert!(nothing.is_empty(), "applying gives no commands");
         self.publish(&state, now);
         state.waiters.applied(up_to)
     }
@@ -521,7 +517,7 @@ impl Sequencer {
 }
 
 impl Judgement {
-    /// Of a write whose time is over.
+    /// The answer to a write whose deadline passed.
     fn late(proposal: &Proposal) -> Self {
         Self {
             answer: Answer {
@@ -536,8 +532,8 @@ impl Judgement {
         }
     }
 
-    /// Takes in that the records after `last` were not logged, and why: nothing is left of
-    /// an answer that depends on one of them.
+    /// Turns an answer that depends on a record after `last` into `error`: these records were
+    /// not logged.
     fn lose_after(&mut self, last: Index, error: &StorageError) {
         if self.depends_on > last {
             self.answer.result = Err(error.to_error());
@@ -566,8 +562,8 @@ fn repeated(write: &WriteRequest, fingerprint: u32, outcome: &Outcome) -> Result
     })
 }
 
-/// The id under which a request that arrives for the first time is remembered. One that was
-/// named by a key is born now.
+/// The id under which a new request is remembered. A request named by an idempotency key is
+/// born now.
 const fn born(name: &RequestName, now: Version) -> RequestId {
     match *name {
         RequestName::Id(id) => id,
@@ -578,17 +574,17 @@ const fn born(name: &RequestName, now: Version) -> RequestId {
     }
 }
 
-/// Whether a request is of an age at which its outcome would still be known (TXN-IDS).
+/// Checks that a request is young enough for its outcome to be still remembered (TXN-IDS).
 fn check_age(name: &RequestName, now: Version) -> Result<(), Error> {
     match name {
         RequestName::Id(id) => check_birth(id, now),
-        // Its earlier attempts arrived before this one was given up, and what came of them is
-        // remembered for two minutes.
+        // Outcomes are remembered for two minutes, so an earlier attempt's may be forgotten.
         RequestName::Key {
             received_millis, ..
         } if *received_millis < RequestId::horizon(now) => Err(Error::new(
             Code::DeadlineExceeded,
-            "the write was on its way for over two minutes; nothing was done by this attempt",
+            "the write took over two minutes to reach the data node; nothing was done by this \
+             attempt",
         )),
         RequestName::Key { .. } => Ok(()),
     }
@@ -599,15 +595,15 @@ fn check_birth(id: &RequestId, now: Version) -> Result<(), Error> {
     if id.birth_millis > now.millis().saturating_add(lead) {
         return Err(Error::birth_refused(
             now.millis(),
-            "the request id is born in the future; its birth is in platform time, as the \
-             session's greeting and every answer tell it",
+            "the request id is born in the future; make its birth from the platform time in the \
+             session's greeting and in every answer",
         ));
     }
     if id.birth_millis < RequestId::horizon(now) {
         return Err(Error::birth_refused(
             now.millis(),
-            "the request id is over two minutes old, so whether it was applied is not known \
-             any more: read the key, and make a new id (its birth is in platform time)",
+            "the request id is over two minutes old, so whether it was applied is no longer known: \
+             read the key, and make a new id (its birth is in platform time)",
         ));
     }
     Ok(())
@@ -620,7 +616,7 @@ fn not_master(refusal: Refusal) -> Error {
 }
 
 impl State {
-    /// Makes the next record and takes it in.
+    /// Makes the next record and adds it to the appended state.
     fn append(&mut self, position: Position, version: Version, payload: Payload) -> Arc<Record> {
         let record = Arc::new(Record {
             position,
@@ -632,7 +628,7 @@ impl State {
         record
     }
 
-    /// Undoes what was appended after `last`: the log took none of it.
+    /// Removes the records after `last` from the appended state: the log took none of them.
     fn take_back(&mut self, last: Position) {
         self.replica.retract(last);
         self.appended.truncate(last.index);

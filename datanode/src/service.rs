@@ -1,4 +1,4 @@
-//! Frames of requests: reads are answered at once or loaded, writes go their way.
+//! Frames of requests: reads are answered from memory or the store, writes are sequenced.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub(crate) struct Service {
     pub(crate) sequencer: Arc<Sequencer>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) owned: Arc<Owned>,
-    /// What is in force in the memory tier.
+    /// The memory tier's limits in force.
     pub(crate) memory: watch::Receiver<MemoryLimits>,
     /// How long operations take.
     pub(crate) times: TierTimes,
@@ -109,7 +109,7 @@ impl FrameHandler for Service {
     }
 }
 
-/// Sends the answers of one frame's writes, and frees the places that they took.
+/// Sends the answers of one frame's writes, and frees the permits that they took.
 struct FrameAnswers {
     replies: Replies<Reply>,
     /// When the frame arrived.
@@ -139,13 +139,13 @@ impl Service {
         }
     }
 
-    /// What all reads of a frame that has just arrived share.
+    /// The view for all reads of a frame that has just arrived.
     pub(crate) fn view(&self) -> ReadView {
         ReadView {
-            // `LATEST`, confirmed reads and cache fills all need a master that may confirm
-            // now; one question answers for the frame, since it is asked after it arrived.
+            // `LATEST`, confirmed reads and cache fills all need a proof of mastership after the
+            // frame arrived. One proof is enough for the whole frame.
             confirmed: self.sequencer.confirm_read(),
-            // Before any key is read: what is absent then is absent as of this version.
+            // Before any key is read: an absent key is absent as of this version.
             as_of: self.storage.applied().1,
             clock: self.sequencer.now(),
             owned: self.owned.now(),
@@ -203,7 +203,7 @@ impl Service {
     }
 
     fn vouch(&self, cluster: &str, view: &ReadView) -> Result<reply::Kind, Error> {
-        // Exactly: a round that has started must not be missed.
+        // Under the lock: a round that has started must not be missed.
         let (epoch, round) = (self.sequencer).confirm(|term| (term.epoch(), term.started()))?;
         if cluster != self.cluster {
             return Err(Error::new(
@@ -215,7 +215,7 @@ impl Service {
             epoch: epoch.0,
             round: round.0,
             placement_version: view.owned.version(),
-            // The embedded pool has one node for ever.
+            // The embedded pool always has one node.
             pool_version: 1,
             slots: view.owned.runs().to_vec(),
             clock: view.clock.to_bits(),
@@ -223,14 +223,14 @@ impl Service {
     }
 }
 
-/// What is answered to a request of no kind.
+/// The answer to a request without a kind.
 fn no_kind(view: &ReadView) -> Error {
-    let unknown = || Error::invalid("a request says neither read nor write nor vouch");
+    let unknown = || Error::invalid("a request has neither a read nor a write nor a vouch");
     view.confirmed.clone().err().unwrap_or_else(unknown)
 }
 
-/// The write in memory of its own: what the memory tier keeps must not pin the frame it
-/// came in.
+/// Copies the write's bytes: what the memory tier keeps must not keep the whole frame in
+/// memory.
 fn detached(write: WriteRequest) -> WriteRequest {
     let operations = (write.operations.into_iter())
         .map(|operation| Operation {
@@ -252,7 +252,7 @@ fn detached(write: WriteRequest) -> WriteRequest {
     }
 }
 
-/// A write's answer as it goes over the wire.
+/// A write's answer as a wire message.
 fn applied(sequenced: Sequenced) -> WriteReply {
     let results = (sequenced.effects.into_iter()).map(|effect| {
         let (value, version) = effect.previous.unzip();

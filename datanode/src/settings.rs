@@ -1,4 +1,4 @@
-//! What an operator says about a data node.
+//! The settings of a data node.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,18 +8,18 @@ use tierkv_types::{
     limits::{DEFAULT_STREAM_BYTES, MAX_PEER_CONNECTIONS},
 };
 
-/// Settings of one data node.
+/// The settings of one data node.
 #[derive(Clone, Debug)]
 pub struct DataNodeSettings {
-    /// The node's name, kept over restarts.
+    /// The node's name; the same over restarts.
     pub node: NodeId,
     /// The cluster it belongs to.
     pub cluster: ClusterId,
-    /// Where it listens; port 0 takes a free one.
+    /// The address it listens on; port 0 takes a free port.
     pub listen: SocketAddr,
-    /// Most connections of other tiers.
+    /// Most connections from other tiers.
     pub connections: usize,
-    /// Most bytes of answers that wait for other tiers.
+    /// Most bytes of answers that wait to be sent to other tiers.
     pub stream_bytes: usize,
     /// Its log, memory tier and store.
     pub storage: StorageSettings,

@@ -1,4 +1,4 @@
-//! Stores platform time now and then, and reports how far the wall clock is from it.
+//! Stores platform time regularly, and reports the wall clock's distance from it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,11 +12,11 @@ use crate::platform_clock::PlatformClock;
 
 /// How often the clocks are compared.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How often platform time is stored while the wall clock is left alone.
+/// How often platform time is stored while the wall clock is not stepped.
 const STORE_INTERVAL: Duration = Duration::from_secs(10);
-/// By how many milliseconds the wall clock must be stepped to be stored at once.
+/// After a step of the wall clock by so many milliseconds the time is stored at once.
 const STEP_MILLIS: u64 = 500;
-/// From how many milliseconds on the distance between the clocks is logged.
+/// A distance between the clocks of so many milliseconds is logged.
 const NOTABLE_MILLIS: u64 = 1_000;
 /// How often an alarm is logged again while it lasts.
 const ALARM_INTERVAL: Duration = Duration::from_secs(600);
@@ -25,9 +25,9 @@ const ALARM_INTERVAL: Duration = Duration::from_secs(600);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Distance {
     Near,
-    /// More than 1 s: it is drawn to.
+    /// More than 1 s: platform time is drawn towards it.
     Notable,
-    /// More than 1 min: it is left alone, and an operator should know.
+    /// More than 1 min: platform time is not drawn towards it, and an alarm is logged.
     Far,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Timekeeper {
     storage: Arc<Storage>,
     stored: Option<TimeReading>,
     distance: Distance,
-    /// What was logged last of a far wall clock.
+    /// The reading of the last logged alarm.
     alarmed: Option<TimeReading>,
     ahead: Gauge,
     alarm: Gauge,
@@ -78,8 +78,8 @@ impl Timekeeper {
             }
             Distance::Notable if self.distance != Distance::Notable => tracing::warn!(
                 seconds,
-                "the wall clock is ahead (or, below 0, behind); platform time follows by a \
-                 thousandth of the time that passes"
+                "the wall clock is ahead of platform time (below 0: behind); platform time follows \
+                 it at a thousandth of the passing time"
             ),
             Distance::Far if self.is_alarm_due(reading) => {
                 self.alarmed = Some(*reading);
@@ -95,7 +95,7 @@ impl Timekeeper {
         self.distance = distance;
     }
 
-    /// Whether a far wall clock is news, or was logged long ago.
+    /// Whether an alarm is new, or was logged long ago.
     fn is_alarm_due(&self, reading: &TimeReading) -> bool {
         let since = self
             .alarmed
@@ -103,7 +103,7 @@ impl Timekeeper {
         self.distance != Distance::Far || since.is_none_or(|since| since >= ALARM_INTERVAL)
     }
 
-    /// Whether what is stored would be of little use to the next process.
+    /// Whether the stored time is too old, or wrong after a step, for the next process.
     fn is_store_due(&self, reading: &TimeReading) -> bool {
         let Some(stored) = &self.stored else {
             return true;
@@ -122,7 +122,7 @@ impl Worker for Timekeeper {
     async fn work(&mut self) -> Pace {
         let reading = self.time.reading();
         self.report(&reading);
-        // A founder begins anew if it ends before its first write.
+        // A founder stores no time before its first write; it starts anew.
         if self.time.is_founding() || !self.is_store_due(&reading) {
             return Pace::Idle(INTERVAL);
         }
@@ -131,7 +131,7 @@ impl Worker for Timekeeper {
             Err(error) if error.is_passing() => {
                 tracing::debug!(%error, "platform time could not be stored yet");
             }
-            // Storage has failed, and the node stops for that.
+            // Storage has failed, so the node stops.
             Err(_) => return Pace::Done,
         }
         Pace::Idle(INTERVAL)
@@ -156,7 +156,7 @@ fn ahead_millis(reading: &TimeReading) -> i64 {
     signed(reading.wall_millis).saturating_sub(signed(reading.platform_millis))
 }
 
-#[allow(clippy::cast_precision_loss)] // Of thousands of years nobody reads the milliseconds.
+#[allow(clippy::cast_precision_loss)] // Exact for thousands of years.
 fn seconds(millis: i64) -> f64 {
     millis as f64 / 1_000.0
 }

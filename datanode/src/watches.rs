@@ -1,12 +1,13 @@
 //! Watches: the committed changes of a prefix, in the order of this cluster's log.
 //!
-//! A watch asks its tail of the log for the next records when its stream is asked for the
-//! next reply, and not before: one that nobody reads holds up nothing, and what it has read
-//! counts for as long as it rests. A reply holds as many changes as go into a frame. Where a record has more, it comes in
-//! several replies, and the position of each but the last one stands within it.
+//! A watch reads the next records from its tail of the log only when its stream asks for the
+//! next reply. A watch that nobody reads therefore blocks nothing, and the changes it has
+//! already read count against its stream's bytes until they are sent. A reply holds as many
+//! changes as fit into a frame. A record with more changes is sent in several replies; the
+//! positions of all but the last of them are within the record.
 //!
-//! What a log holds was this cluster's to change when it was logged, so nothing is left out
-//! for a slot that has moved since: nobody else would tell it.
+//! A watch also sends changes of slots that have moved to another cluster since: this cluster
+//! owned them when it logged the change, and no other cluster's log has it.
 
 use std::{collections::VecDeque, mem, sync::Arc};
 
@@ -30,15 +31,15 @@ use tokio::{
 
 use crate::sequencer::Sequencer;
 
-/// How often a watch of a quiet prefix tells how far the log went on, so that its position
-/// does not expire; and how often it looks whether this node is still master.
+/// How often a watch of a quiet prefix reports the end of the log, so that its position
+/// does not expire. At the same interval it checks that this node is still master.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The pause before the log's files are tried again that could not be opened, because all
-/// descriptors were in use.
+/// The pause before opening the log's files is tried again, after all file descriptors were in
+/// use.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(200);
 
-/// The replies of a watch; an error is the last one.
+/// The replies of a watch. An error ends the stream.
 pub(crate) type WatchReplies = BoxStream<'static, Result<WatchReply, Error>>;
 
 /// All watches of one data node.
@@ -72,11 +73,11 @@ impl Watches {
         }
     }
 
-    /// Begins a watch.
+    /// Starts a watch.
     ///
     /// # Errors
-    /// `NotMaster`, `InvalidArgument`, `TokenExpired` if the log does not hold the records
-    /// after the position, `ResourceExhausted` over the limit; so may the stream end.
+    /// `NotMaster`, `InvalidArgument`, `TokenExpired` if the log no longer holds the records
+    /// after the position, `ResourceExhausted` over the limit. The stream may end with them too.
     pub(crate) async fn watch(
         &self,
         request: WatchRequest,
@@ -90,18 +91,20 @@ impl Watches {
                  max_node_watches; end some, or retry later"
             )));
         };
-        // A master has applied all that was ever committed, so nothing that is missing here
-        // is merely late.
+        // A master has applied everything committed, so a record that it lacks will not come.
         self.sequencer.confirm(|_| ())?;
         let tail = match from {
-            Some(Place { record, told: 1.. }) => self.storage.tail_with(record).await,
+            Some(Place {
+                record,
+                changes_sent: 1..,
+            }) => self.storage.tail_with(record).await,
             from => self.storage.tail(from.map(|place| place.record)).await,
         };
         let tail = tail.map_err(|error| refused(&error))?;
         let mut ticks = interval_at(Instant::now() + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watch = Watch {
-            told: from.unwrap_or_else(|| Place::after(tail.cursor())),
+            sent: from.unwrap_or_else(|| Place::after(tail.cursor())),
             pieces: VecDeque::new(),
             held: share.nothing(),
             cluster: self.cluster.clone(),
@@ -122,12 +125,14 @@ impl Watches {
         Ok(replies.boxed())
     }
 
-    /// Where to go on, if the request says so.
+    /// Where the watch resumes; `None` if the request names no position.
     fn place(&self, request: &WatchRequest) -> Result<Option<Place>, Error> {
         let [position] = request.positions.as_slice() else {
             return match request.positions.is_empty() {
                 true => Ok(None),
-                false => Err(Error::invalid("a data node is watched from one position")),
+                false => Err(Error::invalid(
+                    "a watch at a data node resumes from one position",
+                )),
             };
         };
         if position.cluster != self.cluster.as_str() {
@@ -144,7 +149,7 @@ impl Watches {
                 },
                 version: Version::from_bits(position.version),
             },
-            told: position.changes_told,
+            changes_sent: position.changes_told,
         }))
     }
 }
@@ -153,24 +158,27 @@ impl Watches {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     record: Cursor,
-    /// How many of the record's changes were told, of any prefix; 0: all of them.
-    told: u32,
+    /// How many of the record's changes, of any prefix, were sent; 0: all of them.
+    changes_sent: u32,
 }
 
 impl Place {
     const fn after(record: Cursor) -> Self {
-        Self { record, told: 0 }
+        Self {
+            record,
+            changes_sent: 0,
+        }
     }
 }
 
-/// Changes that go into one reply, and where a watch stands behind them.
+/// The changes of one reply, and the watch's place after them.
 struct Piece {
     changes: Vec<WatchedChange>,
     bytes: usize,
     behind: Place,
 }
 
-/// A watch's seat among those that the node serves.
+/// One of the [`MAX_NODE_WATCHES`] places for watches, held while a watch runs.
 struct Seat {
     open: Gauge,
     _permit: OwnedSemaphorePermit,
@@ -196,14 +204,14 @@ impl Drop for Seat {
 struct Watch {
     cluster: ClusterId,
     sequencer: Arc<Sequencer>,
-    /// What it is of.
+    /// The keys it watches.
     range: ItemRange,
     tail: Tail,
-    /// Up to where replies have told.
-    told: Place,
-    /// What was read and not told yet.
+    /// The place after the last change sent.
+    sent: Place,
+    /// Changes that were read and not sent yet.
     pieces: VecDeque<Piece>,
-    /// Counts them.
+    /// The bytes of `pieces`.
     held: HeldBytes,
     ticks: Interval,
     has_begun: bool,
@@ -214,7 +222,7 @@ impl Watch {
     async fn next(&mut self) -> Result<WatchReply, Error> {
         if !self.has_begun {
             self.has_begun = true;
-            return Ok(self.reply(Vec::new(), self.told));
+            return Ok(self.reply(Vec::new(), self.sent));
         }
         loop {
             if let Some(piece) = self.pieces.pop_front() {
@@ -227,19 +235,19 @@ impl Watch {
                 return Ok(self.reply(changes, behind));
             }
             tokio::select! {
-                // A busy log must not keep a lost mastership from being noticed.
+                // First, so that a lost mastership is noticed also while the log is busy.
                 biased;
                 _ = self.ticks.tick() => {
                     self.sequencer.confirm(|_| ())?;
                     let behind = Place::after(self.tail.cursor());
-                    // Within a record, the tail stands before it until it was read.
-                    if self.told.told == 0 && self.told != behind {
+                    // Within a record: the tail's cursor is before the record until it is read.
+                    if self.sent.changes_sent == 0 && self.sent != behind {
                         return Ok(self.reply(Vec::new(), behind));
                     }
                 }
                 () = self.tail.ready() => {
                     let stretch = match self.tail.read().await {
-                        // The log's files can't be opened for now. The watch has time.
+                        // All file descriptors are in use: retry later.
                         Err(TailError::Storage(error)) if error.is_shortage() => {
                             sleep(SHORTAGE_PAUSE).await;
                             continue;
@@ -254,20 +262,20 @@ impl Watch {
         }
     }
 
-    /// The changes of records that are of the prefix and were not told yet, cut into replies.
+    /// The changes of the prefix that were not sent yet, cut into replies.
     fn cut(&self, stretch: &Stretch) -> VecDeque<Piece> {
         let mut pieces = VecDeque::new();
         let (mut changes, mut bytes) = (Vec::new(), 0);
         let mut last = None;
         for record in stretch.records() {
             let here = Cursor::of(record);
-            // Of the first record some changes may have been told.
-            let told = match here == self.told.record {
-                true => self.told.told,
+            // Some changes of the first record may have been sent.
+            let sent = match here == self.sent.record {
+                true => self.sent.changes_sent,
                 false => 0,
             };
             for (nth, change) in (0..).zip(Effects::of(record).changes) {
-                if nth < told || !self.range.contains(change.key.as_bytes()) {
+                if nth < sent || !self.range.contains(change.key.as_bytes()) {
                     continue;
                 }
                 let change = watched(change, record.version);
@@ -276,9 +284,9 @@ impl Watch {
                     let behind = match last == Some(here) {
                         true => Place {
                             record: here,
-                            told: nth,
+                            changes_sent: nth,
                         },
-                        // All of the records before this one.
+                        // After the last record that gave a change.
                         false => Place::after(last.unwrap_or(here)),
                     };
                     pieces.push_back(Piece {
@@ -292,8 +300,8 @@ impl Watch {
                 last = Some(here);
             }
         }
-        if !changes.is_empty() || self.told.told > 0 {
-            // Behind the whole stretch.
+        if !changes.is_empty() || self.sent.changes_sent > 0 {
+            // After the whole stretch.
             let behind = Place::after(self.tail.cursor());
             pieces.push_back(Piece {
                 changes,
@@ -305,8 +313,11 @@ impl Watch {
     }
 
     fn reply(&mut self, changes: Vec<WatchedChange>, behind: Place) -> WatchReply {
-        self.told = behind;
-        let Place { record, told } = behind;
+        self.sent = behind;
+        let Place {
+            record,
+            changes_sent,
+        } = behind;
         let Cursor { position, version } = record;
         WatchReply {
             changes,
@@ -315,7 +326,7 @@ impl Watch {
                 epoch: position.epoch.0,
                 index: position.index.0,
                 version: version.to_bits(),
-                changes_told: told,
+                changes_told: changes_sent,
             }),
         }
     }
@@ -332,7 +343,7 @@ fn watched(change: &Change, version: Version) -> WatchedChange {
     }
 }
 
-/// About how many bytes a change takes in a reply.
+/// An estimate of a change's bytes in a reply.
 fn weight(change: &WatchedChange) -> usize {
     const FIXED: usize = 48;
     FIXED + change.item_key.len() + change.value.as_ref().map_or(0, Bytes::len)
@@ -341,7 +352,7 @@ fn weight(change: &WatchedChange) -> usize {
 fn refused(error: &TailError) -> Error {
     match error {
         TailError::Trimmed(_) | TailError::Unknown(_) => {
-            tracing::info!(%error, "a watch can't go on");
+            tracing::info!(%error, "a watch can't resume");
         }
         TailError::Storage(error) if error.is_passing() => {
             tracing::warn!(%error, "a watch was refused");

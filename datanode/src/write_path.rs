@@ -1,5 +1,5 @@
-//! A frame's writes, from room in memory to their answers. None waits for another of its
-//! frame: each is answered as soon as its own answer may be given.
+//! A frame's writes, from the wait for room in memory to their answers. No write waits for
+//! another one of its frame: each is answered as soon as its own answer is ready.
 
 use std::{future::Future, sync::Arc};
 
@@ -17,29 +17,29 @@ use crate::{
     sequencer::Sequencer,
 };
 
-/// Takes answers in, in any order.
+/// Receives answers, in any order.
 pub(crate) trait Answers: Sync {
-    /// Passes some on; may wait until there is room for them.
+    /// Sends some answers; may wait for room in the stream.
     fn give(&self, answers: Vec<Answer>) -> impl Future<Output = ()> + Send;
 }
 
-/// The way of writes through one data node.
+/// The write path of one data node.
 #[derive(Clone)]
 pub(crate) struct WritePath {
     pub(crate) sequencer: Arc<Sequencer>,
     pub(crate) storage: Arc<Storage>,
 }
 
-/// What came of one of several things that are waited for at the same time.
+/// The result of one of several concurrent waits.
 enum Step {
-    /// Answers were given.
+    /// Answers were sent.
     Answered,
-    /// Rows were read for these, or could not be.
+    /// Rows were read for these proposals, or reading failed.
     Loaded(Vec<Proposal>, Result<Rows, Error>),
 }
 
 impl WritePath {
-    /// Sequences writes and answers each of them; at its deadline at the latest.
+    /// Sequences writes and answers each of them by its deadline.
     pub(crate) async fn write(&self, proposals: Vec<Proposal>, answers: &impl Answers) {
         let proposals = self.await_room(proposals, answers).await;
         if proposals.is_empty() {
@@ -49,8 +49,8 @@ impl WritePath {
         self.finish(verdicts, answers).await;
     }
 
-    /// Waits for the memory tier's bound: a slow disk slows writers and never fills memory.
-    /// Hands out the writes that still have time then.
+    /// Waits until the memory tier has room (backpressure from a slow disk), and returns the
+    /// writes whose deadlines have not passed.
     async fn await_room(
         &self,
         mut proposals: Vec<Proposal>,
@@ -66,14 +66,14 @@ impl WritePath {
             (late, proposals) = late_and_others(proposals, first, |proposal| proposal.deadline);
             let error = Error::new(
                 Code::DeadlineExceeded,
-                "the disk did not keep up with the writes before this one; nothing was done",
+                "the write waited for the disk until its deadline; nothing was done, retry later",
             );
             answers.give(refuse(late, &error)).await;
         }
         proposals
     }
 
-    /// Reads the rows that proposals depend on; those that are late by then are refused.
+    /// Reads the rows that proposals depend on; refuses those whose deadlines pass meanwhile.
     async fn load(&self, mut unknown: Vec<Proposal>, answers: &impl Answers) -> Step {
         while let Some(first) = unknown.iter().map(|proposal| proposal.deadline).min() {
             let loading = load(&self.storage, &unknown);
@@ -84,14 +84,14 @@ impl WritePath {
             (late, unknown) = late_and_others(unknown, first, |proposal| proposal.deadline);
             let error = Error::new(
                 Code::DeadlineExceeded,
-                "what the write depends on could not be read in time; nothing was done",
+                "the keys that the write depends on could not be read in time; nothing was done",
             );
             answers.give(refuse(late, &error)).await;
         }
         Step::Answered
     }
 
-    /// Gives the answers as they come, and judges what is unknown once its rows are read.
+    /// Sends answers when they are ready, and judges unknown proposals once their rows are read.
     async fn finish(&self, verdicts: Verdicts, answers: &impl Answers) {
         let mut steps: FuturesUnordered<BoxFuture<'_, Step>> = FuturesUnordered::new();
         let mut next = Some(verdicts);
@@ -107,7 +107,7 @@ impl WritePath {
                 }
                 let is_all = unknown.is_empty() && steps.is_empty();
                 if is_all && pending.len() <= 1 {
-                    // Nearly always: one wait, and no other beside it.
+                    // Nearly always: nothing to load, only waits for commits.
                     for pending in pending {
                         settle(pending, answers).await;
                     }
@@ -137,7 +137,7 @@ impl WritePath {
     }
 }
 
-/// Parts what is late at `now` from what is not.
+/// Splits off what is late at `now`.
 fn late_and_others<T>(
     waiting: Vec<T>,
     now: Instant,
@@ -146,7 +146,7 @@ fn late_and_others<T>(
     (waiting.into_iter()).partition(|waiting| deadline(waiting) <= now)
 }
 
-/// Gives answers once what they depend on is committed, each at its deadline at the latest.
+/// Sends answers once the record they depend on is committed, each by its deadline.
 async fn settle(pending: PendingAnswers, answers: &impl Answers) {
     let PendingAnswers {
         answers: mut waiting,
@@ -171,7 +171,7 @@ async fn settle(pending: PendingAnswers, answers: &impl Answers) {
     }
 }
 
-/// What is answered where nobody knows whether what an answer depends on is committed.
+/// The answers when it is unknown whether the record they depend on is committed.
 fn doubt(answers: Vec<Answer>) -> Vec<Answer> {
     let doubtful = answers.into_iter().map(|answer| Answer {
         result: Err(match answer.result {
@@ -179,9 +179,9 @@ fn doubt(answers: Vec<Answer>) -> Vec<Answer> {
                 "the write was logged and not yet committed when its time was over; read the \
                  key, or send it again with the same request id",
             ),
-            // What it was judged by is not committed yet, and may never be (REP-APPLY).
+            // The write it was judged by is not committed yet, and may never be (REP-APPLY).
             Err(error) if is_judged(error.code) => Error::unavailable(
-                "what the write was judged by was not committed in time; nothing was done",
+                "an earlier write of the same keys was not committed in time; nothing was done",
             ),
             Err(error) => error,
         }),
@@ -190,7 +190,7 @@ fn doubt(answers: Vec<Answer>) -> Vec<Answer> {
     doubtful.collect()
 }
 
-/// Whether a refusal of this code says something of what the write was judged by.
+/// Whether an error of this code depends on what the keys held.
 const fn is_judged(code: Code) -> bool {
     matches!(
         code,

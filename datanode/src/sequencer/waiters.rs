@@ -1,4 +1,4 @@
-//! Who waits for the commit of which record.
+//! [`Waiters`]: the answers that wait for the commit of a record.
 
 use std::{
     collections::VecDeque,
@@ -9,30 +9,30 @@ use std::{
 use tierkv_types::Index;
 use tokio::sync::oneshot;
 
-/// So many may wait before it is looked who gave up.
+/// With fewer waiters than this, those that gave up are not looked for.
 const FEW: usize = 1_024;
 
-/// Who is told once the records up to an index are committed, applied and invalidated.
+/// Is notified once the records up to an index are committed, applied and invalidated.
 struct Waiter {
     index: Index,
     done: oneshot::Sender<()>,
 }
 
-/// Those who wait for one commit, which is applied, to be out of the cache too. Others may
-/// join them until it is.
+/// The waiters of one commit that is applied: they wait until its keys are deleted from the
+/// cache. More waiters may join until then.
 #[derive(Clone)]
 pub(crate) struct Settling(Arc<Mutex<Option<Vec<oneshot::Sender<()>>>>>);
 
 impl Settling {
-    /// It is out of the cache, or was waited for long enough.
+    /// Notifies them: the keys are deleted from the cache, or the wait for that timed out.
     pub(crate) fn done(self) {
         for waiter in self.lock().take().into_iter().flatten() {
-            // A peer that went away needs no answer.
+            // A dropped receiver needs no answer.
             let _ = waiter.send(());
         }
     }
 
-    /// Waits as well; `None` if nobody has to wait any more.
+    /// Adds a waiter; `None` if the waiters were already notified.
     fn join(&self) -> Option<oneshot::Receiver<()>> {
         let (done, settled) = oneshot::channel();
         self.lock().as_mut()?.push(done);
@@ -40,44 +40,44 @@ impl Settling {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Vec<oneshot::Sender<()>>>> {
-        // No step in between leaves it unsound.
+        // A panic between steps leaves the value valid.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Those who wait.
+/// All waiters of a sequencer.
 #[derive(Default)]
 pub(super) struct Waiters {
     /// For records that are not applied yet, in the order of their indexes.
     ahead: VecDeque<Waiter>,
-    /// At so many of them, those who gave up are let go of.
+    /// At this length of `ahead`, waiters that gave up are removed.
     many: usize,
-    /// For the last commit that was applied. Commits settle in their order.
+    /// Those of the last applied commit. Commits settle in order.
     settling: Option<Settling>,
 }
 
 impl Waiters {
-    /// Waits for a record that is not applied yet.
+    /// Adds a waiter for a record that is not applied yet.
     pub(super) fn wait(&mut self, index: Index) -> oneshot::Receiver<()> {
         if self.ahead.len() >= self.many.max(FEW) {
-            // While a disk stalls, those come and give up.
+            // While a disk stalls, waiters come and give up.
             self.ahead.retain(|waiter| !waiter.done.is_closed());
             self.many = 2 * self.ahead.len();
         }
         let (done, committed) = oneshot::channel();
-        // Mostly the last.
+        // Mostly at the end.
         let place = self.ahead.partition_point(|waiter| waiter.index <= index);
         self.ahead.insert(place, Waiter { index, done });
         committed
     }
 
-    /// Waits until everything that is applied is out of the cache too; `None` if it is.
+    /// Waits until all applied changes are deleted from the cache; `None` if they are.
     pub(super) fn wait_for_applied(&self) -> Option<oneshot::Receiver<()>> {
         self.settling.as_ref()?.join()
     }
 
-    /// The records up to `index` are applied: those who wait for them wait for the cache
-    /// alone.
+    /// Records that the records up to `index` are applied: their waiters now wait only for the
+    /// cache.
     pub(super) fn applied(&mut self, index: Index) -> Settling {
         let count = self.ahead.partition_point(|waiter| waiter.index <= index);
         let rest = self.ahead.split_off(count);
