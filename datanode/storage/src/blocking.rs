@@ -1,19 +1,19 @@
-//! Work that blocks, out of the way of tasks.
+//! Runs blocking work outside of async tasks.
 
 use crate::StorageError;
 
-/// Where work that blocks is done.
+/// Where blocking work runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blocking {
-    /// On a thread that may block.
+    /// On a thread for blocking work.
     Threads,
-    /// Where it is asked for: a simulation has one thread, and a disk that answers at once.
+    /// On the caller's thread: a simulation has one thread, and its disk never blocks.
     #[cfg_attr(not(any(test, feature = "conformance")), allow(dead_code))]
     Here,
 }
 
 impl Blocking {
-    /// Does the work and waits for its end; see [`blocking`].
+    /// Runs the work and waits for it; see [`blocking`].
     pub(crate) async fn run<T: Send + 'static>(
         self,
         work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
@@ -25,8 +25,8 @@ impl Blocking {
     }
 }
 
-/// Runs what blocks on a thread that may. It runs to its end, also when the caller goes
-/// away; it does not when the runtime is shutting down.
+/// Runs blocking work on a thread for it. The work runs to its end even if the caller is
+/// dropped, unless the runtime shuts down.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> Result<T, StorageError> {

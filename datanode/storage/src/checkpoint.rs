@@ -1,10 +1,10 @@
-//! Checkpoints: what memory pins goes to the store, then whole log segments may go.
+//! Checkpoints: write pinned entries to the store, then let log segments be removed.
 //!
-//! STORE-CHECKPOINT: between two applied records the active entries are frozen, with the
-//! index A of the last one. Frozen entries and where the log stood at A are written in
-//! one transaction, which this process's incarnation must still own. Only when that is
-//! durable do the entries become evictable and the segments up to A removable. A
-//! checkpoint that failed and may be tried again writes the same frozen entries again.
+//! STORE-CHECKPOINT: between two applied records the active entries are frozen; A is the
+//! index of the last applied record. The frozen entries and the log's state at A are written
+//! in one transaction, which fails if another incarnation has claimed the store. Only when it
+//! is durable do the entries become evictable and the segments up to A removable. A retry
+//! after a failed checkpoint writes the same frozen entries.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -24,10 +24,10 @@ use crate::{
     store::{CheckpointBatch, StoreMeta},
 };
 
-/// How many askers for an explicit checkpoint may wait in line.
+/// Most requests for an explicit checkpoint that may wait.
 pub(crate) const CHECKPOINT_ASKERS: usize = 64;
 
-/// Entries set aside for the store, and where the log stood at them.
+/// Entries frozen for the store, and the log's state at that moment.
 #[derive(Debug)]
 struct Frozen {
     meta: StoreMeta,
@@ -35,7 +35,7 @@ struct Frozen {
     unstored: Unstored,
 }
 
-/// An explicit wish for a checkpoint.
+/// A request for a checkpoint.
 #[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) reply: oneshot::Sender<Result<(), StorageError>>,
@@ -43,8 +43,8 @@ pub(crate) struct Ask {
     pub(crate) last: bool,
 }
 
-/// The task that makes the checkpoints, one after the other. Nothing cancels it: it ends
-/// after the last one asked for, or once all who could ask are gone.
+/// The task that takes the checkpoints, one after the other. Nothing cancels it: it ends
+/// after the request marked `last`, or once all senders of requests are dropped.
 #[derive(Debug)]
 pub(crate) struct Checkpointer {
     core: Arc<Core>,
@@ -71,19 +71,19 @@ impl Checkpointer {
         let period = self.core.settings.checkpoint_interval;
         let mut interval = tokio::time::interval_at(Instant::now() + period, period);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // After a failure that passes, memory's pressure alone asks in vain until the
-        // next tick: the disk would be tried in a tight loop.
+        // Set after a failure that may pass. Until the next tick or request, memory pressure is
+        // then ignored, so that the disk is not retried in a tight loop.
         let mut held = false;
         let core = Arc::clone(&self.core);
         loop {
             let done = tokio::select! {
                 biased;
                 ask = self.asks.recv() => match ask {
-                    // Who closes has given up waiting: the log has it all.
+                    // The closing caller has stopped waiting; the log has everything.
                     Some(ask) if ask.last && ask.reply.is_closed() => return,
                     Some(ask) => {
                         let done = self.checkpoint().await;
-                        // Whoever asked may have gone away meanwhile.
+                        // The receiver may be dropped.
                         let _ = ask.reply.send(done.clone());
                         if ask.last {
                             return;
@@ -113,7 +113,7 @@ impl Checkpointer {
         if let Some(error) = self.core.failure.get() {
             return Err(error);
         }
-        // One that failed before comes first: until it is stored nothing can be frozen.
+        // The entries of a failed checkpoint first: no others can be frozen before they are stored.
         if let Some(frozen) = self.frozen.take()
             && let Err(error) = self.store(&frozen).await
         {
@@ -129,7 +129,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Sets the active entries aside, if the store has not all of what was applied.
+    /// Freezes the active entries, unless the store has everything that was applied.
     fn freeze(&self) -> Option<Frozen> {
         let mut applying = locked(&self.core.applying);
         if applying.progress().position == locked(&self.core.stored).applied {
@@ -153,8 +153,8 @@ impl Checkpointer {
             forgotten: frozen.unstored.forgotten,
             rows: frozen.unstored.rows(),
             outcomes: frozen.unstored.outcomes.clone(),
-            // By the log alone: the clock of a process that ran ahead of it is lost with the
-            // process, and then older ids count again.
+            // By the clock of the log alone: the clock of a process may be ahead of it, and is lost
+            // with the process. Older ids would then be accepted again.
             request_horizon: RequestId::horizon(frozen.meta.clock),
         };
         let count = batch.changes.len();
@@ -163,7 +163,7 @@ impl Checkpointer {
         let is_short = shortage.is_some();
         let before = std::mem::replace(&mut *locked(&self.core.shortage), shortage.cloned());
         if before.is_some() != is_short {
-            // Writers that wait for room are to be refused, or let on, at once.
+            // Writers that wait for room must be refused, or continue, at once.
             self.core.room.notify_waiters();
         }
         stored?;

@@ -24,8 +24,8 @@ use crate::{
     tail::tails::Tails,
 };
 
-/// How often a read that checkpoints outrun is repeated before it is given up. One that
-/// takes as long as this many checkpoints is no use to anyone.
+/// How often a read is retried when a checkpoint ended during it. A read that takes longer
+/// than so many checkpoints fails.
 pub(crate) const LOAD_ATTEMPTS: usize = 16;
 
 /// The parts of one node's storage.
@@ -39,29 +39,29 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) node_state: NodeState,
     pub(crate) failure: Arc<Failure>,
-    /// Everything applied but the items. Held over every record's effects, so that a freeze
-    /// falls between two records.
+    /// The applied state without the items. Locked while a record's effects are applied, so
+    /// that a freeze falls between two records.
     pub(crate) applying: Mutex<Fold>,
-    /// Told of what was applied. It answers [`Storage::applied`](crate::Storage::applied),
-    /// too, without waiting for a long `apply`.
+    /// Receives applied records. [`Storage::applied`](crate::Storage::applied) reads it too, and
+    /// so does not wait for a long `apply`.
     pub(crate) tails: Arc<Tails>,
     pub(crate) stored: Mutex<Stored>,
-    /// Of everything applied.
+    /// The remembered outcomes of applied requests.
     pub(crate) requests: Mutex<Requests>,
-    /// Places that outcomes take which the store does not have.
+    /// The places that outcomes take which are not in the store.
     pub(crate) unstored_places: AtomicUsize,
     pub(crate) open_snapshots: Open,
-    /// What the last checkpoint could not store for, if space or descriptors were short.
+    /// Why the last checkpoint failed, if disk space or descriptors were short.
     pub(crate) shortage: Mutex<Option<StorageError>>,
-    /// Told when pinned bytes became fewer.
+    /// Notified when pinned bytes became fewer.
     pub(crate) room: Notify,
-    /// Told when there is enough to checkpoint.
+    /// Notified when there is enough to checkpoint.
     pub(crate) pressure: Notify,
     pub(crate) lock: Mutex<Option<Arc<dyn DiskLock>>>,
     pub(crate) blocking: Blocking,
 }
 
-/// Where the store stands.
+/// The state of the log that the store holds.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) applied: Position,
@@ -69,12 +69,12 @@ pub(crate) struct Stored {
 }
 
 impl Core {
-    /// Whether what only memory has is under its bounds.
+    /// Whether entries and outcomes that are not in the store are under their limits.
     pub(crate) fn has_room(&self) -> bool {
         self.limit_reached().is_none()
     }
 
-    /// The bound of what only memory has that is reached.
+    /// The name of the limit of unstored entries or outcomes that is reached.
     pub(crate) fn limit_reached(&self) -> Option<&'static str> {
         if self.memory.pinned_bytes() >= self.settings.pinned_limit_bytes {
             return Some(meters::PINNED);
@@ -84,12 +84,12 @@ impl Core {
         are_many.then_some(meters::REQUESTS)
     }
 
-    /// What the last checkpoint could not store for, if space or descriptors were short.
+    /// Why the last checkpoint failed, if disk space or descriptors were short.
     pub(crate) fn shortage(&self) -> Option<StorageError> {
         locked(&self.shortage).clone()
     }
 
-    /// Makes a change of a small file. A failure that does not pass is storage's own.
+    /// Changes a small file. A failure that can't pass fails the whole storage.
     pub(crate) fn change(
         &self,
         change: impl FnOnce() -> Result<(), StorageError>,
@@ -106,7 +106,7 @@ impl Core {
         done
     }
 
-    /// Takes in that storage can't go on: the node must stop, and nobody waits for room.
+    /// Records that storage failed: the node must stop, and waits for room end.
     pub(crate) fn fail(&self, error: StorageError) {
         self.failure.set(error);
         self.room.notify_waiters();

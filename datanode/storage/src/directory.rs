@@ -1,4 +1,4 @@
-//! A node's directory: who may use it, and how its log is written.
+//! A node's directory: its lock, and how its log is synced.
 
 use std::{path::Path, sync::Arc};
 
@@ -9,8 +9,8 @@ use crate::{
     node_state::NodeState,
 };
 
-/// Makes the directories, locks them, reads the node state and sees whether the log is to
-/// be believed. Blocks.
+/// Makes the directories, locks them, reads the node state and checks whether the log may
+/// lack acknowledged writes. Blocks.
 pub(crate) fn enter(
     settings: &StorageSettings,
     disk: Arc<dyn Disk>,
@@ -39,8 +39,8 @@ pub(crate) fn lock(dir: &Path, disk: &dyn Disk) -> Result<Box<dyn DiskLock>, Sto
     })
 }
 
-/// Says in the node state how the log will be written. What an earlier process of this
-/// boot wrote is synced first, if from now on all that is there is to be durable. Blocks.
+/// Records in the node state how the log will be synced. If every record is to be durable from
+/// now on, first syncs what an earlier process of this boot wrote. Blocks.
 pub(crate) fn enter_sync_mode(
     place: &LogPlace,
     log: &LogFound,
@@ -50,8 +50,8 @@ pub(crate) fn enter_sync_mode(
     match place.sync {
         WalSync::Interval(_) => state.set_unsynced_boot(Some(place.disk.boot_id().map_err(fail)?)),
         WalSync::Always | WalSync::Never => {
-            // What an earlier process wrote and had no time to sync may be in the system's
-            // memory alone, and reads like all else.
+            // What an earlier process wrote without a sync may be only in the page cache, and can't
+            // be told from the rest by reading.
             log.sync(place)?;
             state.set_unsynced_boot(None)
         }

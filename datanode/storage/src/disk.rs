@@ -1,8 +1,8 @@
 //! All file I/O of a node's storage (LOG-DISK): log, node state and store.
 //!
-//! `kill -9` proves nothing about durability: the page cache survives it. So files are
-//! touched only through [`Disk`], writes are separate from flushes, and tests put a disk
-//! underneath that loses, tears and reorders what was not synced.
+//! A test with `kill -9` proves nothing about durability: the page cache survives it. So all
+//! file access goes through [`Disk`], writes are separate from flushes, and tests use a disk
+//! that loses, tears and reorders unsynced writes.
 
 mod real;
 #[cfg(any(test, feature = "conformance"))]
@@ -14,18 +14,18 @@ pub use self::real::RealDisk;
 #[cfg(any(test, feature = "conformance"))]
 pub use self::test::{Tear, TestDisk};
 
-/// One boot of a machine: what was written and not synced survives nothing but this.
+/// The id of one boot of a machine. Unsynced writes are lost when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootId(pub [u8; 16]);
 
-/// Which disk it is: where two answer the same, the same path is the same file.
+/// The identity of a disk: on two handles with the same id, the same path is the same file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DiskId(pub u64);
 
-/// Directories and the files in them. A new, renamed or removed name is durable only
-/// once its directory was synced.
+/// Directories and the files in them. A created, renamed or removed name is durable only after
+/// its directory was synced.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
-    /// Tells whether two handles lead to the same files.
+    /// The disk's id: equal for two handles that lead to the same files.
     fn id(&self) -> DiskId;
 
     /// Makes a directory and its parents, unless they exist.
@@ -46,13 +46,13 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// `NotFound`, and those of the system.
     fn open(&self, file: &Path) -> io::Result<Box<dyn DiskFile>>;
 
-    /// The names of the files in a directory, in no order.
+    /// The names of the files in a directory, unordered.
     ///
     /// # Errors
     /// `NotFound`, and those of the system.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
-    /// Gives a file another name in the same directory; replaces a file of that name.
+    /// Renames a file within its directory; replaces a file of that name.
     ///
     /// # Errors
     /// `NotFound`, and those of the system.
@@ -64,8 +64,8 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// `NotFound`, and those of the system.
     fn remove(&self, file: &Path) -> io::Result<()>;
 
-    /// Opens a directory, so that its names can be made durable at a moment when no other
-    /// file can be opened.
+    /// Opens a directory, so that its names can be synced later even if no more files can be
+    /// opened then.
     ///
     /// # Errors
     /// `NotFound`, and those of the system.
@@ -85,8 +85,8 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Those of the system.
     fn boot_id(&self) -> io::Result<BootId>;
 
-    /// Takes the exclusive lock that `file` stands for, making the file if needed;
-    /// `None` if another process or [`Disk`] user holds it. It is held until dropped.
+    /// Takes the exclusive lock on `file`, creating the file if needed; `None` if another
+    /// process or [`Disk`] user holds it. The lock is held until dropped.
     ///
     /// # Errors
     /// Those of the system.
@@ -95,7 +95,7 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
 
 /// One open file.
 pub trait DiskFile: fmt::Debug + Send + Sync {
-    /// Reads at `offset` until `buffer` is full or the file ends; answers how much.
+    /// Reads at `offset` until `buffer` is full or the file ends; returns the bytes read.
     ///
     /// # Errors
     /// Those of the system.
@@ -104,25 +104,24 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     /// Writes all of `bytes` at `offset`. They are not durable yet.
     ///
     /// # Errors
-    /// Those of the system; after one any part may have been written.
+    /// Those of the system; after an error any part may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Makes the file's content and length durable.
     ///
     /// # Errors
-    /// Those of the system; after one nothing is known of what was written since the
-    /// last success, and trying again would not find out.
+    /// Those of the system. After an error the state of everything written since the last
+    /// success is unknown, and a retry does not make it known.
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Makes the file at least `bytes` long, zeros where nothing was written, with the
-    /// space set aside so that writing there can't run out of it.
+    /// Makes the file at least `bytes` long, filled with zeros, and allocates the space, so that
+    /// writing there can't fail for lack of space.
     ///
     /// # Errors
     /// `StorageFull`, and those of the system.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
 
-    /// Cuts the file to `bytes`, or lets it grow to that with zeros for which no space
-    /// is set aside.
+    /// Cuts the file to `bytes`, or extends it with zeros without allocating space.
     ///
     /// # Errors
     /// Those of the system.
@@ -137,21 +136,21 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
 
 /// An open directory.
 pub trait DiskDir: fmt::Debug + Send + Sync {
-    /// Makes the names in it durable.
+    /// Makes its names durable.
     ///
     /// # Errors
-    /// Those of the system; after one the directory's state is unknown.
+    /// Those of the system; after an error the directory's state is unknown.
     fn sync(&self) -> io::Result<()>;
 }
 
 /// An exclusive lock, held until dropped.
 pub trait DiskLock: fmt::Debug + Send + Sync {}
 
-/// The end of a name under which a file is out of the way, `.` and `why` and a number: the
-/// lowest one that none of `names` has in it.
+/// The ending for the name of a file that is set aside: `.`, `why` and the lowest number that
+/// gives an ending which is in none of `names`.
 pub(crate) fn free_ending(names: &[String], why: &str) -> String {
     let endings = (1_u32..).map(|number| format!(".{why}-{number}"));
     let is_free = |ending: &String| !names.iter().any(|name| name.contains(ending));
-    // There are fewer files than numbers.
+    // There are more numbers than files.
     endings.into_iter().find(is_free).unwrap_or_default()
 }

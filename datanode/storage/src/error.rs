@@ -1,4 +1,4 @@
-//! Why storage could not do what it was asked.
+//! [`StorageError`]: the errors of a node's storage.
 
 use std::{
     io,
@@ -9,8 +9,8 @@ use std::{
 use rustix::io::Errno;
 use tierkv_types::{Code, Error};
 
-/// A refusal or failure of a node's storage. It is cheap to clone, because a failure of
-/// the log is told to everyone who waits for it.
+/// An error of a node's storage. It is cheap to clone, because a failure of the log is
+/// returned to every caller that waits for it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StorageError {
     /// Another process uses the directory.
@@ -19,37 +19,37 @@ pub enum StorageError {
         /// The directory.
         dir: PathBuf,
     },
-    /// What is on disk is not what was written there. It is never served nor cut off.
+    /// Data on disk is not what was written. It is never served and never cut off.
     #[error(
-        "{} is damaged at {place}: {what}; `tierkv admin recover --data-dir DIR` says what can \
+        "{} is damaged at {place}: {what}; `tierkv admin recover --data-dir DIR` shows what can \
          be kept", file.display()
     )]
     Damaged {
         /// The damaged file.
         file: PathBuf,
-        /// Where in it: a byte offset, a row.
+        /// The place in the file: a byte offset or a row.
         place: String,
-        /// What is wrong there.
+        /// The damage.
         what: String,
     },
-    /// The log was written without a sync a record, and the machine has been restarted
-    /// since: what was acknowledged last may be missing (REP-LOGID).
+    /// The log was written without a sync for each record, and the machine was restarted
+    /// since: the last acknowledged writes may be missing (REP-LOGID).
     #[error(
         "the log in {} was written with wal.sync = interval, and the machine was restarted \
-         since without a clean stop: acknowledged writes may be missing; to go on with what \
-         is there, run `tierkv admin recover --data-dir DIR`", dir.display()
+          since without a clean stop: acknowledged writes may be missing; to continue without \
+          them, run `tierkv admin recover --data-dir DIR`", dir.display()
     )]
     Unsynced {
         /// The node's directory.
         dir: PathBuf,
     },
-    /// What is there does not make a whole, and no part of it can be given up soundly.
+    /// The directory lacks data, and no part of it can be given up to make it consistent.
     #[error(
-        "{} can't be recovered from what is in its directory: {what}; bring a backup of the \
-         whole directory back, or begin with an empty one", file.display()
+        "{} can't be recovered from its directory: {what}; restore a backup of the whole \
+         directory, or start with an empty one", file.display()
     )]
     Unrecoverable {
-        /// The file that misses something.
+        /// The incomplete file.
         file: PathBuf,
         /// What is missing.
         what: String,
@@ -64,20 +64,20 @@ pub enum StorageError {
         /// The newest format version that this release knows.
         known: u64,
     },
-    /// The disk is full. Nothing was done, and the node lives.
-    #[error("no space left for {}; free some", file.display())]
+    /// The disk is full. Nothing was done; the node keeps running.
+    #[error("no disk space left for {}; free some", file.display())]
     NoSpace {
-        /// What could not grow.
+        /// The file that could not grow.
         file: PathBuf,
     },
-    /// The process, or the machine, has as many files open as it may. Nothing was done, and
-    /// the node lives.
+    /// All file descriptors of the process or the machine are in use. Nothing was done; the
+    /// node keeps running.
     #[error(
-        "{} can't be opened, for all file descriptors are in use; close connections, or raise \
-         the limit (ulimit -n)", file.display()
+        "{} can't be opened: all file descriptors are in use; close connections, or raise the \
+         limit (ulimit -n)", file.display()
     )]
     NoDescriptors {
-        /// What could not be opened.
+        /// The file that could not be opened.
         file: PathBuf,
     },
     /// A named limit is reached. Nothing was done.
@@ -88,7 +88,7 @@ pub enum StorageError {
         /// Its value.
         bytes: u64,
     },
-    /// A named limit of things that are open at once is reached. Nothing was done.
+    /// A named limit of things open at once is reached. Nothing was done.
     #[error("the limit {limit} of {count} is reached; wait until one of them ends")]
     TooManyOpen {
         /// The limit's name.
@@ -96,17 +96,17 @@ pub enum StorageError {
         /// Its value.
         count: usize,
     },
-    /// Snapshots have kept the store from tidying up for too long: none is opened until it
-    /// has. Nothing was done.
-    #[error("snapshots must pause until the store has tidied up; try again in a moment")]
+    /// Open snapshots have kept the store from truncating its write-ahead file for too long. No
+    /// new snapshot is opened until it has done so. Nothing was done.
+    #[error("the store must truncate its write-ahead file before the next snapshot; retry")]
     Untidy,
     /// Storage is closing or closed. Nothing was done.
     #[error("storage is closed; retry when the node is back")]
     Closed,
-    /// Something else holds the store for the moment, or checkpoints outran a read.
+    /// The store is locked, or checkpoints ended during each try of a read.
     #[error("the store is busy; retry")]
     Busy,
-    /// A newer process has taken the store over: this one must stop.
+    /// A newer process has claimed the store: this one must stop.
     #[error("a newer process has taken over {}; this one must stop", dir.display())]
     Superseded {
         /// The node's directory.
@@ -115,11 +115,11 @@ pub enum StorageError {
     /// The operating system failed a file operation.
     #[error("could not {action} {}: {source}; check the disk, then restart the node", path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: Arc<io::Error>,
     },
     /// The SQL store failed.
@@ -128,18 +128,18 @@ pub enum StorageError {
         path.display()
     )]
     Sql {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
         /// The store's file.
         path: PathBuf,
-        /// What the driver said.
+        /// The driver's error.
         source: Arc<sqlx::Error>,
     },
 }
 
 impl StorageError {
-    /// The failure of `action` on `path`; what is short for the moment is told apart from a
-    /// broken disk.
+    /// The error of `action` on `path`. A shortage of space or descriptors has its own variant,
+    /// apart from a broken disk.
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace {
@@ -164,14 +164,14 @@ impl StorageError {
         }
     }
 
-    /// Whether disk space or descriptors are short: writes are refused, and it is tried
-    /// again until there are some (LOG-SPACE).
+    /// Whether disk space or descriptors are short: writes are refused, and the operation is
+    /// retried until there are some (LOG-SPACE).
     #[must_use]
     pub const fn is_shortage(&self) -> bool {
         matches!(self, Self::NoSpace { .. } | Self::NoDescriptors { .. })
     }
 
-    /// Whether the node lives on and may try again later.
+    /// Whether the node keeps running and may retry later.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         matches!(
@@ -185,7 +185,7 @@ impl StorageError {
         )
     }
 
-    /// The error as other tiers see it; details of this machine stay in its log.
+    /// The error sent to other tiers; details of this machine stay in its log.
     #[must_use]
     pub fn to_error(&self) -> Error {
         match self {
@@ -196,14 +196,14 @@ impl StorageError {
                 "the data node's limit {limit} of {count} is reached; retry when one of them ended"
             )),
             Self::Untidy => Error::exhausted(
-                "scans must pause until the data node's store has tidied up; try again in a moment",
+                "the data node's store must truncate its write-ahead file before a new scan; retry",
             ),
             Self::NoSpace { .. } => {
                 Error::exhausted("the data node has no disk space left; free some, then retry")
             }
             Self::NoDescriptors { .. } => Error::exhausted(
-                "the data node can't open another file, for all file descriptors are in use; \
-                 close connections or raise the limit (ulimit -n), then retry",
+                "the data node can't open another file: all file descriptors are in use; close \
+                 connections or raise the limit (ulimit -n), then retry",
             ),
             Self::Closed
             | Self::Locked { .. }
@@ -224,7 +224,7 @@ impl StorageError {
     }
 }
 
-/// Whether a file can't be opened because too many are.
+/// Whether a file can't be opened because all descriptors are in use.
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),

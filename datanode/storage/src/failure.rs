@@ -1,11 +1,11 @@
-//! The one failure that ends a node's storage.
+//! [`Failure`]: the first failure that stops a node's storage.
 
 use tokio::sync::watch;
 
 use crate::StorageError;
 
-/// Set once, by whoever finds that storage can't go on: a failed write or fsync leaves
-/// the state of the file unknown, so nothing is retried and the process must stop.
+/// Set once, when storage can't continue: after a failed write or fsync the state of the file
+/// is unknown, so nothing is retried and the process must stop.
 #[derive(Debug)]
 pub(crate) struct Failure(watch::Sender<Option<StorageError>>);
 
@@ -14,7 +14,7 @@ impl Failure {
         Self(watch::Sender::new(None))
     }
 
-    /// Records the failure, unless one is recorded already.
+    /// Records the failure, unless there is an earlier one.
     pub(crate) fn set(&self, error: StorageError) {
         self.0.send_if_modified(|failure| {
             let first = failure.is_none();
@@ -30,12 +30,12 @@ impl Failure {
         self.0.borrow().clone()
     }
 
-    /// Resolves when storage has failed, and only then.
+    /// Waits until storage has failed.
     pub(crate) async fn wait(&self) -> StorageError {
         let mut failure = self.0.subscribe();
         match failure.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(error)) => error.clone(),
-            // The sender is `self`, so it can't be gone.
+            // The sender is in `self`, so it is not dropped.
             Ok(None) | Err(_) => StorageError::Closed,
         }
     }

@@ -1,4 +1,4 @@
-//! What a key holds, and what memory alone can say of it.
+//! What a key holds: [`Item`], [`Entry`] with tombstones, [`Residence`] for lookups in memory.
 
 use bytes::Bytes;
 use tierkv_types::{ChangeKind, Version};
@@ -8,31 +8,31 @@ use tierkv_types::{ChangeKind, Version};
 pub struct Item {
     /// The version that wrote it.
     pub version: Version,
-    /// When it expires, by the cluster clock; `None` never. Whoever serves it judges.
+    /// When it expires, by the cluster clock; `None`: never. The reader checks it.
     pub expires: Option<Version>,
-    /// The value; empty is not absent.
+    /// The value; an empty value is not an absent one.
     pub value: Bytes,
 }
 
 impl Item {
-    /// Whether its time has not come at `now`.
+    /// Whether it is not expired at `now`.
     #[must_use]
     pub fn is_live(&self, now: Version) -> bool {
         self.expires.is_none_or(|expires| expires > now)
     }
 }
 
-/// What the last change of a key left behind.
+/// The state of a key after its last change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A value.
     Value(Item),
-    /// Nothing but the version that deleted it.
+    /// Deleted, by this version.
     Tombstone(Version),
 }
 
 impl Entry {
-    /// What a change of this version leaves behind.
+    /// The entry after a change of this version.
     #[must_use]
     pub fn of(kind: &ChangeKind, version: Version) -> Self {
         match kind {
@@ -60,13 +60,13 @@ impl Entry {
     }
 }
 
-/// What memory knows of a key, without asking the store.
+/// The result of a lookup in memory, without reading the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Residence {
-    /// It holds this.
+    /// The key holds this.
     Found(Item),
-    /// It is known to be absent.
+    /// The key is absent.
     Absent,
-    /// Only the store knows: use [`Storage::load`](crate::Storage::load).
+    /// Not in memory: read the store with [`Storage::load`](crate::Storage::load).
     Unknown,
 }

@@ -8,16 +8,18 @@
 //! ```
 //!
 //! The log is the source of truth and the replication stream; the store is a checkpoint
-//! of it; memory holds at least what the store does not have yet (I7). Start-up: store
+//! of it; memory holds at least what the store does not have yet (I7). After a start, store
 //! plus committed log is exactly the committed state before the crash.
 //!
-//! Reading order: `state` (what a record means), [`Storage`] (the whole, and its promises),
-//! [`disk`] (through which all files of the log are touched), `log` (segments and group
-//! commit), `node_state` (what a node may never forget), `stored_time` (how late it was),
-//! both in a `small_file` that is replaced as a whole, `memory` (the memory tier),
-//! [`store`] (the SQL side), `core` (all of these together), `opening` and `recovery` (a
-//! start), `checkpoint`, `snapshot` (one state of all of it), `repair` (where a start
-//! refuses), `scrub`, `tail` (for watchers, who follow the log).
+//! Reading order:
+//!
+//! - `state` (the effects of a record), [`Storage`] (the API);
+//! - [`disk`] (all file access), `log` (segments and group commit), `node_state` (what must
+//!   survive restarts: log id, promise, cluster state) and `stored_time` (platform time), both
+//!   in a `small_file` that is replaced as a whole;
+//! - `memory` (the memory tier), [`store`] (the SQL store), `core` (what they share);
+//! - `opening` and `recovery` (a start), `checkpoint`, `snapshot` (a consistent read of a
+//!   range), `repair` (when a start refuses), `scrub`, `tail` (applied records for watchers).
 
 mod blocking;
 mod checkpoint;
@@ -72,8 +74,8 @@ pub use self::{
 #[cfg(any(test, feature = "conformance"))]
 pub use self::steps::Steps;
 
-/// Locks `mutex`, also after a holder panicked: each critical section here leaves its
-/// data sound at every step, and a panic in production ends the process.
+/// Locks `mutex`, also after a panic of a holder: each critical section here leaves its data
+/// valid at every step, and a panic in production ends the process.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

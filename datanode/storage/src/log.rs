@@ -1,14 +1,13 @@
 //! The commit log: segments of checksummed records, made durable in groups.
 //!
-//! Reading order: `segment` (a file and its header), `scan` (what a start finds in the
-//! files, and what it cuts or refuses), `search` (sound records behind a damaged place),
-//! `queue` (what waits to be written; the side that
-//! callers see), `writer` (the one thread that writes), `reader` (records that are in the
-//! files, for those who follow the log).
+//! Reading order: `segment` (a file and its header), `scan` (reads the files at a start, cuts
+//! a torn end, refuses damage), `search` (finds sound records after a damaged place), `queue`
+//! (records that wait to be written; the API for callers), `writer` (the one thread that
+//! writes), `reader` (reads records back for tails).
 //!
-//! The files live in a directory of their own, `log/`. A segment is named by its number,
-//! twenty digits and `.log`; `spare` is the next one's space, set aside early so that a
-//! full disk is noticed before a record was accepted.
+//! The files are in the directory `log/`. A segment's name is its number in twenty digits and
+//! `.log`. `spare` is the space of the next segment, allocated early, so that a full disk is
+//! noticed before a record is accepted.
 
 mod queue;
 mod reader;
@@ -42,7 +41,7 @@ use crate::{StorageError, locked, state::Progress};
 
 /// Bytes of queued records over which writers wait (`Storage::room`).
 pub(crate) const LOG_QUEUE_BYTES: usize = 16 << 20;
-/// Bytes of queued records over which they are refused.
+/// Bytes of queued records over which more are refused.
 pub(crate) const LOG_QUEUE_LIMIT_BYTES: usize = 64 << 20;
 
 /// A running log.
@@ -54,8 +53,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// A log whose files are in order, and who writes it: nothing is written until
-    /// [`Log::run`], or somebody else who steps the writer.
+    /// The log over recovered files, and its writer. Nothing is written before [`Log::run`],
+    /// or before a simulation steps the writer.
     pub(crate) fn new(start: LogStart) -> (Self, LogWriter) {
         let (publisher, durable) = watch::channel(start.last);
         let progress = Progress {
@@ -73,10 +72,10 @@ impl Log {
         (log, LogWriter::new(start, queue, publisher))
     }
 
-    /// Gives the writer a thread of its own.
+    /// Starts the writer's thread.
     ///
     /// # Errors
-    /// `Io` if the system gives no thread.
+    /// `Io` if the thread can't be started.
     pub(crate) fn run(&self, writer: LogWriter) -> Result<(), StorageError> {
         let dir = writer.dir().to_owned();
         let thread = std::thread::Builder::new()
@@ -100,12 +99,12 @@ impl Log {
         &self.durable
     }
 
-    /// Lets whole segments at or below `index` go.
+    /// Lets segments whose records are all at or below `index` be removed.
     pub(crate) fn release(&self, index: Index) {
         self.queue.release(index);
     }
 
-    /// Accepts no more records; those queued are still written.
+    /// Refuses more records; queued ones are still written.
     pub(crate) fn refuse(&self) {
         self.queue.refuse();
     }
@@ -114,7 +113,7 @@ impl Log {
     pub(crate) fn close(&self) {
         self.queue.close();
         if let Some(thread) = locked(&self.thread).take() {
-            // A panic in the thread has been told already, and it ends the process.
+            // A panic in the thread was already reported, and it ends the process.
             let _ = thread.join();
         }
     }

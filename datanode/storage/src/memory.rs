@@ -1,27 +1,27 @@
-//! The memory tier: what the store does not have yet, and what it does and is cheap to
-//! have here.
+//! The memory tier: entries that the store does not have yet, and a cache of those it has.
 //!
-//! Each key lives in one of the shards, by its slot. Within a shard it moves
+//! Each key belongs to one shard, by its slot. Within a shard an entry moves
 //!
 //! ```text
 //! apply ──► active ──freeze──► frozen ──settle, once stored──► clean ──evicted──► (store)
 //! ```
 //!
-//! Active and frozen entries (values and tombstones) are pinned: nothing evicts them
-//! before the store has them (I7). Clean ones are values only, bounded by records and by
-//! bytes, under a policy that may change while running. A key is never clean while it is
-//! active or frozen, and every step happens under its shard's lock, so a reader sees no
-//! gap and never an older value after a newer one (I5).
+//! Active and frozen entries (values and tombstones) are pinned: they are not evicted before
+//! the store has them (I7). Clean entries are values only, limited by records and by bytes,
+//! with an eviction policy that may change at run time. A key is never clean while it is
+//! active or frozen, and every move is under its shard's lock. So a reader never misses an
+//! entry and never sees an older value after a newer one (I5).
 //!
-//! A value read from the store is let in only if no checkpoint ended since the read
-//! began (the *generation*): else the read may predate an entry that has come and gone.
+//! A value read from the store is admitted only if no checkpoint ended since the read began
+//! (the *generation*). Otherwise the read may be older than an entry that has left memory
+//! since.
 //!
 //! Reading order: [`Memory`], then `clean` (the clean entries of one shard), `packed` (one
-//! of them), `slab` (all of them, in queues; `chunked` holds them), `policy` (which goes first).
+//! entry), `slab` (all entries, in queues; `chunked` stores them), `policy` (eviction order).
 //!
-//! The clean part is our own because of what it costs: with mimalloc, a million entries of
-//! 36 B keys and 224 B values took 396 B each here and 474 to 491 B in foyer-memory 0.22,
-//! which also can't change its policy while it runs.
+//! The clean part is our own code because of its memory use: with mimalloc, a million entries
+//! of 36 B keys and 224 B values take 396 B each here, and 474 to 491 B in foyer-memory 0.22,
+//! which also can't change its policy at run time.
 
 mod chunked;
 mod clean;
@@ -46,9 +46,9 @@ use crate::{Entry, Item, MemoryLimits, Residence, locked, meters::EVICTIONS};
 
 /// Shards of a node's memory tier.
 pub(crate) const SHARDS: usize = 64;
-/// For so many active entries a shard keeps room from one checkpoint to the next.
+/// Most active entries that a shard keeps capacity for after a checkpoint.
 const KEPT_ENTRIES: usize = 1_024;
-/// What a pinned entry costs beside its key and value.
+/// An estimate of a pinned entry's bytes beside key and value.
 const PINNED_OVERHEAD_BYTES: u64 = 128;
 
 /// The entries of a shard that a checkpoint is writing.
@@ -61,22 +61,22 @@ struct Shard {
     clean: Clean,
 }
 
-/// What a pinned entry weighs, in bytes.
+/// A pinned entry's bytes.
 fn weight(key: &ItemKey, item: Option<&Item>) -> u64 {
     let value = item.map_or(0, |item| item.value.len());
     key.as_bytes().len() as u64 + value as u64 + PINNED_OVERHEAD_BYTES
 }
 
-/// What came of offering memory a value that was read from the store.
+/// The result of admitting a value that was read from the store.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// The key holds this now: memory's own entry if it has one, else what was offered.
+    /// What the key holds now: memory's own entry if it has one, else the value from the store.
     Settled(Option<Item>),
-    /// A checkpoint ended meanwhile: read the store again.
+    /// A checkpoint ended since the read: read the store again.
     Outrun,
 }
 
-/// What memory pinned of a range at one moment.
+/// The pinned entries of a range at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Pinned {
     active: Vec<(ItemKey, Entry)>,
@@ -84,8 +84,8 @@ pub(crate) struct Pinned {
 }
 
 impl Pinned {
-    /// The entries of `range` in the order of their keys, and what they weigh. Of a key that
-    /// is both active and frozen, the active one counts.
+    /// The entries of `range` in key order, and their bytes. Of a key that is both active and
+    /// frozen, the active entry is returned.
     pub(crate) fn sorted(self, range: &ItemRange) -> (Vec<(ItemKey, Entry)>, u64) {
         let mut entries = self.active;
         for frozen in self.frozen {
@@ -106,9 +106,9 @@ impl Pinned {
 #[derive(Debug)]
 pub(crate) struct Memory {
     shards: Box<[Mutex<Shard>]>,
-    /// Held while the shards' bounds change, so that all have theirs from the same limits.
+    /// Locked while the shards' limits change, so that all shards get the same limits.
     limiting: Mutex<()>,
-    /// Bytes of the largest entry that a shard may keep, or a little more.
+    /// Bytes of the largest entry that a shard may keep (an upper estimate).
     largest_bytes: AtomicU64,
     generation: AtomicU64,
     applied_bytes: AtomicU64,
@@ -117,7 +117,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// An empty one of `shards` shards, over which `limits` are split.
+    /// An empty memory tier of `shards` shards, over which `limits` are split.
     pub(crate) fn new(limits: MemoryLimits, shards: usize) -> Self {
         let shard = |nth| {
             Mutex::new(Shard {
@@ -137,7 +137,7 @@ impl Memory {
         }
     }
 
-    /// Changes policy and bounds of the clean entries. On return the bounds hold.
+    /// Changes policy and limits of the clean entries. On return the limits hold.
     pub(crate) fn set_limits(&self, limits: MemoryLimits) {
         let _one_at_a_time = locked(&self.limiting);
         let count = self.shards.len();
@@ -154,23 +154,22 @@ impl Memory {
         &self.shards[Slot::of(key).index() % self.shards.len()]
     }
 
-    /// Copies an entry into memory of its own, so that keeping it pins nothing else, unless
-    /// it is too large for any shard. Done without a lock: a copy may be of 1 MiB.
+    /// Copies an entry into its own allocation, so that it keeps no larger buffer alive; `None`
+    /// if it is too large for any shard. Takes no lock: a value may have 1 MiB.
     fn packed(&self, key: &ItemKey, item: &Item) -> Option<PackedItem> {
         let bytes = size(PackedItem::bytes_of(key.as_bytes(), item)).bytes;
         let keep = bytes <= self.largest_bytes.load(Ordering::Relaxed);
         keep.then(|| PackedItem::new(key.as_bytes(), item))
     }
 
-    /// Takes in what a committed change left of a key. The caller applies changes one after
-    /// the other.
+    /// Stores the entry of a committed change. The caller applies changes one after the other.
     pub(crate) fn apply(&self, key: &ItemKey, entry: Entry) {
         let added = weight(key, entry.item());
         self.applied_bytes.fetch_add(added, Ordering::Relaxed);
         let mut shard = locked(self.shard(key.as_bytes()));
         shard.clean.remove(key.as_bytes());
         let replaced = shard.active.insert(key.clone(), entry);
-        // Counted before the lock goes: a freeze moves exactly what it finds.
+        // Counted under the lock, so that a freeze moves exactly the counted entries.
         self.active_bytes.fetch_add(added, Ordering::Relaxed);
         if let Some(replaced) = &replaced {
             let removed = weight(key, replaced.item());
@@ -178,17 +177,17 @@ impl Memory {
         }
     }
 
-    /// What memory knows of a key.
+    /// Looks a key up.
     pub(crate) fn get(&self, key: &[u8]) -> Residence {
         locked(self.shard(key)).get(key)
     }
 
-    /// How many checkpoints have ended; to be read before the store is.
+    /// The number of ended checkpoints; read it before the store.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Offers what the store holds for a key, read since `generation` was. Memory wins.
+    /// Admits a key's item read from the store after `generation`. An entry in memory wins.
     pub(crate) fn admit(&self, key: &ItemKey, item: Option<Item>, generation: u64) -> Admission {
         let packed = item.as_ref().and_then(|item| self.packed(key, item));
         let mut shard = locked(self.shard(key.as_bytes()));
@@ -208,13 +207,13 @@ impl Memory {
         Admission::Settled(item)
     }
 
-    /// Makes the active entries frozen and answers them. The caller lets no change be
-    /// applied meanwhile, and nothing is frozen.
+    /// Freezes the active entries and returns them. The caller applies no change meanwhile,
+    /// and no entries are frozen before.
     pub(crate) fn freeze(&self) -> Vec<FrozenEntries> {
         let frozen = self.shards.iter().map(|shard| {
             let mut shard = locked(shard);
             debug_assert!(shard.frozen.is_empty(), "frozen entries would be lost");
-            // As many are to come, mostly; growing to that again would move them all.
+            // Mostly as many entries follow; growing the map again would move them all.
             let next = HashMap::with_capacity(shard.active.len().min(KEPT_ENTRIES));
             shard.frozen = Arc::new(std::mem::replace(&mut shard.active, next));
             Arc::clone(&shard.frozen)
@@ -225,13 +224,13 @@ impl Memory {
         frozen
     }
 
-    /// The frozen entries are in the store for good: they become clean.
+    /// Makes the frozen entries clean, once they are durable in the store.
     pub(crate) fn settle(&self) {
         // First the generation, then the entries: a store read that missed this
         // checkpoint must not find an entry gone and the generation unchanged.
         self.generation.fetch_add(1, Ordering::AcqRel);
         for shard in &self.shards {
-            // Nothing else changes what is frozen, so the copies are of what goes.
+            // Nothing else changes the frozen entries, so the copies stay valid.
             let frozen = Arc::clone(&locked(shard).frozen);
             let packed = frozen.iter().filter_map(|(key, entry)| {
                 let packed = self.packed(key, entry.item()?)?;
@@ -239,7 +238,7 @@ impl Memory {
             });
             let packed: Vec<(&ItemKey, PackedItem)> = packed.collect();
             let mut shard = locked(shard);
-            // The last use but this one's, so many entries are freed without the lock.
+            // `frozen` keeps the entries alive, so they are freed outside of the lock.
             shard.frozen = FrozenEntries::default();
             let mut evicted = 0;
             for (key, packed) in packed {
@@ -253,10 +252,10 @@ impl Memory {
         self.frozen_bytes.store(0, Ordering::Relaxed);
     }
 
-    /// The pinned entries of a range. The caller lets no change be applied meanwhile, and
-    /// reads the generation afterwards: if it has changed, some may have gone to the store.
+    /// The pinned entries of a range. The caller applies no change meanwhile, and reads the
+    /// generation afterwards: if it has changed, some entries may have moved to the store.
     ///
-    /// Takes about 15 ns for each active entry, of the range or not.
+    /// Takes about 15 ns for each active entry, in the range or not.
     pub(crate) fn pinned(&self, range: &ItemRange) -> Pinned {
         let mut pinned = Pinned::default();
         for shard in &self.shards {
@@ -266,13 +265,13 @@ impl Memory {
             pinned
                 .active
                 .extend(active.map(|(key, entry)| (key.clone(), entry.clone())));
-            // Nothing changes these any more: they can be looked through later.
+            // Frozen entries do not change, so they are filtered later.
             pinned.frozen.push(Arc::clone(&shard.frozen));
         }
         pinned
     }
 
-    /// What everything that was ever applied weighs together.
+    /// The bytes of all entries ever applied.
     pub(crate) fn applied_bytes(&self) -> u64 {
         self.applied_bytes.load(Ordering::Relaxed)
     }
@@ -281,7 +280,7 @@ impl Memory {
         self.active_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes that nothing may evict.
+    /// Bytes of pinned entries.
     pub(crate) fn pinned_bytes(&self) -> u64 {
         self.active_bytes() + self.frozen_bytes.load(Ordering::Relaxed)
     }
@@ -316,7 +315,7 @@ impl Shard {
 }
 
 fn largest_bytes(limits: MemoryLimits, shards: usize) -> u64 {
-    // The first shard has the largest part.
+    // The first shard has the largest share.
     let bound = share(limits, 0, shards);
     if bound.records == 0 { 0 } else { bound.bytes }
 }

@@ -1,8 +1,8 @@
-//! What writers meet at storage's bounds, counted by the limit's name.
+//! Metrics of storage: waits and refusals at each limit, and times of log and checkpoint.
 
 use crate::StorageError;
 
-/// Named by what an operator would change, or look at.
+/// Limit names: the setting to change, or the resource to check.
 pub(crate) const PINNED: &str = "pinned_limit_bytes";
 pub(crate) const REQUESTS: &str = "remembered_requests";
 pub(crate) const LOG_QUEUE: &str = "log_queue_bytes";
@@ -32,7 +32,7 @@ pub(crate) fn show() {
     metrics::describe_histogram!(CHECKPOINT_SECONDS, "Time to store a checkpoint.");
     metrics::describe_counter!(
         EVICTIONS,
-        "Stored entries that left memory for others, or for a lower bound."
+        "Clean entries evicted from memory."
     );
     metrics::counter!(EVICTIONS).increment(0);
     for name in [SYNC_SECONDS, BATCH_RECORDS, CHECKPOINT_SECONDS] {
@@ -47,7 +47,7 @@ pub(crate) fn show() {
     }
 }
 
-/// Counts a refusal, if it is one of a limit.
+/// Counts a refusal, if a limit was the reason.
 pub(crate) fn refused(error: &StorageError) {
     let limit = match error {
         StorageError::Exhausted { limit, .. } => limit,
@@ -58,8 +58,8 @@ pub(crate) fn refused(error: &StorageError) {
     metrics::counter!(REFUSALS, "limit" => limit).increment(1);
 }
 
-/// A batch of writes that waits for room. Dropped before it has any, it gave up: then that
-/// counts as a refusal.
+/// A batch of writes that waits for room. If it is dropped without [`Waiting::done`], the writer
+/// gave up, which counts as a refusal.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     limit: &'static str,
@@ -67,7 +67,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Counts the beginning of a wait.
+    /// Counts a new wait.
     pub(crate) fn on(limit: &'static str) -> Self {
         metrics::counter!(WAITS, "limit" => limit).increment(1);
         Self {
@@ -76,7 +76,7 @@ impl Waiting {
         }
     }
 
-    /// The wait is over: whoever goes on is told by storage itself.
+    /// Ends the wait; whether the writes are then refused is storage's own result.
     pub(crate) fn done(mut self) {
         self.has_room = true;
     }

@@ -1,4 +1,4 @@
-//! What a node may never forget, in one small file that is replaced atomically.
+//! The node state: log id, promise and cluster state, in one file that is replaced atomically.
 //!
 //! The file `node-state` (numbers little-endian):
 //!
@@ -11,7 +11,7 @@
 //! 24      8  highest promised epoch (REP-PROMISE)
 //! 32      1  sum of: 1 if there is a cluster state, 2 if there is a boot id
 //!     0, 16  the boot of the machine in which the log was last written without a sync
-//!            a record (REP-LOGID); cleared once all of it is synced
+//!            for each record (REP-LOGID); cleared once all of it is synced
 //!         …  the highest cluster state seen (COORD-BACK), opaque here
 //! ```
 //!
@@ -38,17 +38,17 @@ const HAS_CLUSTER_STATE: u8 = 1;
 const HAS_BOOT: u8 = 2;
 const FILE: &str = "node-state";
 
-/// The facts themselves.
+/// The content of the node state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NodeFacts {
     pub(crate) log_id: LogId,
     pub(crate) promised: Epoch,
     pub(crate) cluster_state: Option<Bytes>,
-    /// The boot in which the log was last written without a sync a record.
+    /// The boot in which the log was last written without a sync for each record.
     pub(crate) unsynced_boot: Option<BootId>,
 }
 
-/// The file and what it holds.
+/// The file and its content.
 #[derive(Debug)]
 pub(crate) struct NodeState {
     disk: Arc<dyn Disk>,
@@ -70,8 +70,8 @@ impl NodeState {
         })
     }
 
-    /// Gives a file that is of no use another name, and is a node without one from now on;
-    /// durable on return. Answers the new name, if there was a file. Blocks.
+    /// Renames a damaged file, so that the node has no node state; durable on return. Returns
+    /// the new name, if there was a file. Blocks.
     pub(crate) fn set_aside(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>, StorageError> {
         let path = dir.join(FILE);
         let failed = |error| StorageError::io("set aside", &path, error);
@@ -86,7 +86,7 @@ impl NodeState {
         Ok(Some(aside))
     }
 
-    /// Replaces all facts; durable on return. Blocks.
+    /// Replaces the whole content; durable on return. Blocks.
     pub(crate) fn restore(&self, restored: NodeFacts) -> Result<(), StorageError> {
         self.change(|facts| *facts = restored)
     }
@@ -109,14 +109,14 @@ impl NodeState {
         self.change(|facts| facts.log_id = log_id)
     }
 
-    /// Says that records may be in the log that are not synced, and in which boot of the
-    /// machine; or that none are. Durable on return. Blocks.
+    /// Records in which boot of the machine unsynced records may have been written to the log;
+    /// `None`: all are synced. Durable on return. Blocks.
     pub(crate) fn set_unsynced_boot(&self, boot: Option<BootId>) -> Result<(), StorageError> {
         self.change(|facts| facts.unsynced_boot = boot)
     }
 
-    /// Raises the promised epoch, and takes the cluster state if there is one; durable on
-    /// return. A lower epoch than the one promised changes nothing of it. Blocks.
+    /// Raises the promised epoch, and stores the cluster state if there is one; durable on
+    /// return. A lower epoch than the promised one does not lower it. Blocks.
     pub(crate) fn promise(
         &self,
         epoch: Epoch,
@@ -172,7 +172,7 @@ impl NodeFacts {
     fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, StorageError> {
         let damaged = |what: &str| StorageError::damaged(path, 0, what);
         if bytes.len() < HEADER_BYTES || bytes[..8] != MAGIC {
-            return Err(damaged("this is no node state"));
+            return Err(damaged("it is no node state"));
         }
         let number = |at: usize| {
             let mut word = [0; 8];

@@ -1,4 +1,4 @@
-//! A start, step by step: the directory, the store, the log, and all of them put together.
+//! A start, step by step: the directory, the store, the log, then the storage over them.
 
 use std::sync::{Arc, Mutex, atomic::AtomicUsize};
 
@@ -24,21 +24,21 @@ use crate::{
     tail::{cursor::Cursor, tails::Tails},
 };
 
-/// Smallest segment that may be set; tests use it.
+/// The smallest allowed segment size, in bytes; tests use it.
 const MIN_SEGMENT_BYTES: u64 = 4096;
 
-/// A storage of which nothing runs yet: whoever has the parts drives them.
+/// A storage whose threads and tasks are not started yet.
 pub(crate) struct Parts {
     pub(crate) core: Arc<Core>,
     pub(crate) recovered: Recovered,
     /// Writes the log.
     pub(crate) writer: LogWriter,
     pub(crate) checkpointer: Checkpointer,
-    /// Asks for checkpoints.
+    /// Sends requests for checkpoints.
     pub(crate) asks: mpsc::Sender<Ask>,
 }
 
-/// A directory that nobody else may have.
+/// A locked directory.
 pub(crate) struct Entered {
     settings: StorageSettings,
     disk: Arc<dyn Disk>,
@@ -48,7 +48,7 @@ pub(crate) struct Entered {
 }
 
 impl Entered {
-    /// Takes the directory in `settings.dir`, making it if there is none.
+    /// Locks the directory `settings.dir`, creating it if there is none.
     pub(crate) async fn take(
         settings: StorageSettings,
         disk: Arc<dyn Disk>,
@@ -72,14 +72,14 @@ impl Entered {
         })
     }
 
-    /// Opens the store that is in the directory.
+    /// Opens the store in the directory.
     pub(crate) async fn open_store(&self) -> Result<Arc<dyn Store>, StorageError> {
         let path = self.settings.dir.join(recovery::STORE_FILE);
         let store = SqliteStore::open(Arc::clone(&self.disk), &path, self.settings.sync);
         Ok(Arc::new(store.await?))
     }
 
-    /// Claims the store, recovers the log, and puts everything together.
+    /// Claims the store, recovers the log, and builds the storage over them.
     pub(crate) async fn open(self, store: Arc<dyn Store>) -> Result<Parts, StorageError> {
         let incarnation = Incarnation(rand::random());
         let state = store.claim(incarnation).await?;
@@ -120,12 +120,12 @@ impl Entered {
     }
 }
 
-/// A directory whose log is in order.
+/// A directory whose log is recovered.
 struct Opened {
     entered: Entered,
     place: LogPlace,
     log: LogFiles,
-    /// Up to where the store has everything.
+    /// The log's state up to which the store has everything.
     stored: Progress,
     recovered: Recovered,
 }

@@ -1,10 +1,10 @@
-//! What a start finds, and how store, log and node state must agree.
+//! Recovery at a start: checks that store, log and node state agree.
 //!
-//! The store holds the effect of all records up to its applied index; the log must hold
-//! every record after it. What does not fit together is refused, in words, for what was
-//! acknowledged may be missing. One case goes on, under a new log id (REP-LOGID): a log
-//! that is gone, or ends before what the store holds. The node is then no member of its
-//! cluster until it is readmitted, so nobody believes it.
+//! The store holds the effects of all records up to its applied index; the log must hold
+//! every record after it. If they do not agree, the start is refused with an error, because
+//! acknowledged writes may be missing. In one case the start continues, under a new log id
+//! (REP-LOGID): the log is missing, or ends before what the store holds. The node is then not
+//! a member of its cluster until it is readmitted.
 
 use std::{path::Path, sync::Arc};
 
@@ -23,21 +23,21 @@ use crate::{
 /// The store's file in a node's directory.
 pub(crate) const STORE_FILE: &str = "store.sqlite";
 
-/// What storage held when it was opened.
+/// The state of storage when it was opened.
 #[derive(Clone, Debug)]
 pub struct Recovered {
-    /// The log's id; a new one if the log was made or given up (REP-LOGID).
+    /// The log's id; a new one if the log was created or given up (REP-LOGID).
     pub log_id: LogId,
     /// The last record of the log.
     pub last: Position,
-    /// The highest index known to be committed: what the records carry, and at least
-    /// what the store holds.
+    /// The highest index known to be committed: the highest that a record carries, or the
+    /// store's applied index if that is higher.
     pub commit: Index,
     /// The last record whose effect the store holds; memory is empty.
     pub applied: Index,
     /// The highest version seen anywhere.
     pub clock: Version,
-    /// The platform time that was stored last, if there is any.
+    /// The platform time that was stored last, if any.
     pub time: Option<TimeReading>,
     /// The records after `applied`, in order. They are not applied.
     pub tail: Vec<Arc<Record>>,
@@ -49,8 +49,8 @@ pub struct Recovered {
     pub cluster_state: Option<Bytes>,
 }
 
-/// Reads the log and makes it agree with the store, making or replacing it where that is
-/// sound. Blocks.
+/// Reads the log and checks it against the store. Creates or replaces the log where that is
+/// safe. Blocks.
 pub(crate) fn recover(
     place: &mut LogPlace,
     node_state: &NodeState,
@@ -65,9 +65,9 @@ pub(crate) fn recover(
             tracing::error!(
                 log_ends = %log.last(),
                 store_holds = %meta.applied,
-                "the log ends before what the store holds; it is given up and gets a new id"
+                "the log ends before what the store holds; it is replaced by one with a new id"
             );
-            // Newest first, so that what is left by a crash still ends too early.
+            // Newest first, so that after a crash the remaining log still ends too early.
             for number in place.numbers()?.into_iter().rev() {
                 place.remove(&place.path(number))?;
             }
@@ -77,7 +77,7 @@ pub(crate) fn recover(
     } else if meta.applied.index > Index::ZERO {
         tracing::error!(
             store_holds = %meta.applied,
-            "the log is gone; a new one, with a new id, is begun after what the store holds"
+            "the log is missing; a new one with a new id starts after what the store holds"
         );
     }
     let mut log = match found {
@@ -109,7 +109,7 @@ pub(crate) fn recover(
     Ok((log, recovered))
 }
 
-/// Begins a log of a new id after what the store holds.
+/// Creates a log with a new id after what the store holds.
 pub(crate) fn begin(
     place: &mut LogPlace,
     node_state: &NodeState,
@@ -117,7 +117,7 @@ pub(crate) fn begin(
 ) -> Result<LogFound, StorageError> {
     // Zero stands for "none" in a fresh store.
     place.log_id = LogId(rand::random::<u64>().max(1));
-    // The id is remembered before a file bears it: a segment of another id is damage.
+    // The id is stored before a file has it, because a segment of another id is damage.
     node_state.set_log_id(place.log_id)?;
     let header = SegmentHeader {
         log_id: place.log_id,
@@ -142,7 +142,7 @@ pub(crate) fn begin(
     })
 }
 
-/// Whether log, node state and store are of one node.
+/// Checks that log, node state and store belong to the same node.
 fn check_identity(
     log: &LogFound,
     node_state: &NodeState,
@@ -153,7 +153,7 @@ fn check_identity(
         return Err(StorageError::damaged(
             &node_state.path(),
             0,
-            "the file is missing, so nobody knows what this node promised",
+            "the file is missing, so this node's promise is unknown",
         ));
     };
     if facts.log_id != log.log_id {
@@ -166,7 +166,7 @@ fn check_identity(
             ),
         ));
     }
-    // A log that was just begun is entered in the store before its first record.
+    // A new log's id is written to the store before its first record.
     let has_records = log.last() != log.before;
     if has_records && meta.log_id != log.log_id && meta.log_id != LogId::default() {
         return Err(StorageError::Damaged {
@@ -181,7 +181,7 @@ fn check_identity(
     Ok(())
 }
 
-/// Whether the log continues exactly what the store holds.
+/// Checks that the log continues exactly after what the store holds.
 pub(crate) fn check_overlap(log: &LogFound, meta: &StoreMeta) -> Result<(), StorageError> {
     let first = &log.segments[0];
     if log.before.index > meta.applied.index {
@@ -209,7 +209,7 @@ pub(crate) fn check_overlap(log: &LogFound, meta: &StoreMeta) -> Result<(), Stor
     Ok(())
 }
 
-/// The place of a node's log in its directory.
+/// The location of a node's log.
 pub(crate) fn place(disk: &Arc<dyn crate::Disk>, settings: &crate::StorageSettings) -> LogPlace {
     LogPlace {
         disk: Arc::clone(disk),

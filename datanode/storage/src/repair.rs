@@ -1,26 +1,24 @@
-//! What an operator decides where a start refuses: what is found in a node's directory,
-//! what of it can be kept, and the keeping.
+//! Repair of a node's directory when a start refuses it and an operator decides.
 //!
-//! A start never cuts what may have been acknowledged. [`Repair::examine`] looks at a
-//! directory as a start would, goes on where a start stops, and says in [`Finding`]s what is
-//! wrong, what can be done about it and what is lost by that; it changes nothing.
-//! [`Repair::carry_out`] then does it, in an order in which a crash at any moment leaves a
-//! directory that a start either opens or refuses, and that can be examined again:
+//! A start never cuts off what may have been acknowledged. [`Repair::examine`] makes the checks
+//! of a start, but continues after a problem. It returns [`Finding`]s: each has the problem, the
+//! remedy and what is lost by it. It changes nothing. [`Repair::carry_out`] then applies the
+//! remedies. A crash at any moment leaves a directory that a start either opens or refuses, and
+//! that can be examined again:
 //!
 //! ```text
 //!   1  a damaged store is set aside                    (the log reaches back to record 1)
 //!   2  sound records of the log go into the store      (again: those after what it holds)
 //!   3  the node state gets another log id              (the old files are foreign from now)
-//!   4  the old segments are set aside, newest first    (all of use in them is in the store)
+//!   4  the old segments are set aside, newest first    (their usable records are in the store)
 //!   5  a log of a new id begins after the store        (REP-LOGID)
 //! ```
 //!
-//! Nothing is deleted: what is set aside keeps its name, with something added. The node is
-//! a member of its cluster only when the cluster's record lists the new log: that is for
-//! the caller to do, last.
+//! Nothing is deleted: a file that is set aside keeps its name and gets an ending. The node is
+//! a member of its cluster only when the cluster's record lists the new log. The caller changes
+//! the record, as the last step.
 //!
-//! Reading order: this file (what is asked and answered), `examine` (the judgement),
-//! `carry_out`.
+//! Reading order: this file (the API), `examine`, `carry_out`.
 
 mod carry_out;
 mod examine;
@@ -42,22 +40,22 @@ use crate::{
     store::{self, StoreMeta},
 };
 
-/// What kind of thing is wrong. The names are for programs.
+/// The kind of a problem. The names are for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Problem {
     /// A record or a header of the log is not what was written, or a segment is missing.
     LogDamaged,
-    /// The log was written without a sync a record, in another boot of the machine.
+    /// The log was written without a sync for each record, in another boot of the machine.
     LogUnsynced,
-    /// There is no log, but a store that is ahead of an empty one.
+    /// There is no log, but the store has records applied.
     LogMissing,
     /// The log ends before what the store holds.
     LogShort,
     /// The log is another node's, or an earlier recovery stopped half-way.
     LogForeign,
-    /// The file of what a node may never forget is missing.
+    /// The node state is missing.
     NodeStateMissing,
-    /// That file is damaged.
+    /// The node state is damaged.
     NodeStateDamaged,
     /// The store can't be used.
     StoreDamaged,
@@ -89,20 +87,20 @@ impl fmt::Display for Problem {
     }
 }
 
-/// One thing that is wrong.
+/// One problem found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What kind of thing.
+    /// Its kind.
     pub problem: Problem,
-    /// What was found, with file and place.
+    /// What was found, with file and place in it.
     pub what: String,
-    /// What a recovery does about it; `None` if it can't do anything.
+    /// What a recovery does about it; `None` if it can't repair it.
     pub remedy: Option<String>,
-    /// What is lost by that, or by leaving it.
+    /// What is lost by the remedy, or without one.
     pub loss: String,
 }
 
-/// Sound records of which nothing can be made any more, in one file.
+/// Sound records in one file that can't be used any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {
     /// The file.
@@ -122,12 +120,12 @@ pub struct Repair {
     examined: Examined,
 }
 
-/// What an examination found and what is to be done.
+/// The result of an examination, and the steps to carry out.
 struct Examined {
     node: NodeFound,
-    /// What the store holds that is kept; nothing if there is none or it is set aside.
+    /// The state of the store that is kept; empty if there is none or it is set aside.
     meta: StoreMeta,
-    /// The log whose records count; `None` if there is none.
+    /// The log whose records are used; `None` if there is none.
     log_id: Option<LogId>,
     /// The last record that is kept, in store or log.
     kept: Position,
@@ -140,17 +138,17 @@ struct Examined {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Plan {
-    /// The store is set aside and made again from the log.
+    /// Set the store aside and rebuild it from the log.
     rebuild_store: bool,
-    /// The log is set aside, and another begins.
+    /// Set the log aside and create another.
     renew_log: bool,
-    /// The log's sound records are brought into the store before.
+    /// Apply the log's sound records to the store before that.
     take_records: bool,
-    /// The node state is made again.
+    /// Write the node state again.
     restore_node_state: bool,
 }
 
-/// What is known of the node itself.
+/// The node state, as far as it can be read.
 #[derive(Debug)]
 enum NodeFound {
     Sound(NodeFacts),
@@ -168,12 +166,12 @@ impl NodeFound {
 }
 
 impl Repair {
-    /// Locks a node's directory, which must be there, and looks at everything in it. Changes
-    /// nothing but that a lock file is made.
+    /// Locks a node's existing directory and examines everything in it. Changes nothing, except
+    /// that it creates a lock file.
     ///
     /// # Errors
     /// `Locked` if the node runs, `Newer` if a newer release wrote something,
-    /// `Unrecoverable` if no whole can be made of what is there, and failures of the disk.
+    /// `Unrecoverable` if the directory can't be made consistent, and failures of the disk.
     pub async fn examine(
         settings: StorageSettings,
         disk: Arc<dyn Disk>,
@@ -207,13 +205,13 @@ impl Repair {
         })
     }
 
-    /// What is wrong.
+    /// The problems found.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.examined.findings
     }
 
-    /// Sound records that are given up, as far as they could be found.
+    /// Sound records that are given up, as far as they were found.
     #[must_use]
     pub fn given_up(&self) -> &[GivenUp] {
         &self.examined.given_up
@@ -243,14 +241,14 @@ impl Repair {
         self.examined.log_id
     }
 
-    /// The highest cluster state that the node saw, if that is still known.
+    /// The highest cluster state that the node saw, if the node state has it.
     #[must_use]
     pub fn cluster_state(&self) -> Option<Bytes> {
         self.examined.node.facts()?.cluster_state.clone()
     }
 
-    /// Makes a promise durable before it returns (REP-PROMISE). What is due must have been
-    /// carried out before.
+    /// Makes a promise durable before it returns (REP-PROMISE). A repair that is due must be
+    /// carried out first.
     ///
     /// # Errors
     /// Failures of the disk.

@@ -1,4 +1,4 @@
-//! How full a node's storage is, each queue beside the bound that it runs into.
+//! How full a node's storage is: each queue beside its limit.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ pub struct StorageReport {
     pub pinned_bytes: u64,
     /// The bytes over which writers wait.
     pub pinned_limit_bytes: u64,
-    /// Bytes of entries that memory keeps though the store has them.
+    /// Bytes of clean entries in memory.
     pub clean_bytes: u64,
-    /// How many those are.
+    /// The number of clean entries.
     pub clean_entries: usize,
     /// Bytes that the log takes on disk.
     pub log_bytes: u64,
@@ -25,15 +25,15 @@ pub struct StorageReport {
     pub segments: usize,
     /// Bytes that wait to be written to the log, or are being written.
     pub log_queue_bytes: u64,
-    /// The bytes waiting for the log over which writers wait.
+    /// The bytes of that queue over which writers wait.
     pub log_queue_limit_bytes: u64,
-    /// Places that requests take whose outcomes are remembered; nearly all take one.
+    /// Places taken by remembered outcomes of requests; nearly all take one.
     pub requests: usize,
-    /// How many of these make writers wait.
+    /// The places over which writers wait.
     pub requests_limit: usize,
-    /// Snapshots that are open.
+    /// Open snapshots.
     pub open_snapshots: usize,
-    /// How many may be; more are refused.
+    /// The limit of open snapshots; more are refused.
     pub open_snapshots_limit: usize,
     /// The last record of the log that is durable.
     pub durable: Position,

@@ -1,8 +1,8 @@
-//! Reads everything on disk again, to find damage before somebody needs what it hit.
+//! Reads and verifies everything on disk, to find damage before the data is needed.
 //!
-//! A start reads only what it needs and a reader only what it asks for; what neither comes
-//! across may have decayed unnoticed. A scrub verifies every record of the log's finished
-//! segments and every row of the store, slowly, and reports what is wrong with its place.
+//! A start and a read verify only what they read, so damage elsewhere stays unnoticed. A scrub
+//! verifies every record of the log's finished segments and every row of the store, slowly, and
+//! reports each damage with its place.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use tokio::time::{Instant, sleep};
 
 use crate::{Storage, StorageError, blocking::blocking, log::verify};
 
-/// Rows that are read together.
+/// Rows in one read.
 const ROWS_TOGETHER: usize = 32;
-/// Damages that one scrub reports; there may be more.
+/// Most damages that one scrub reports.
 const MAX_DAMAGES: usize = 100;
 
-/// What a scrub found.
+/// The result of a scrub.
 #[derive(Debug, Default)]
 pub struct Scrubbed {
     /// Segments of the log that were read.
     pub segments: usize,
-    /// Records in them.
+    /// Records in these segments.
     pub records: u64,
-    /// Rows of the store.
+    /// Rows of the store that were read.
     pub rows: u64,
-    /// What is not as it was written, with file and place; a hundred at most.
+    /// The damage found, with file and place; a hundred at most.
     pub damage: Vec<StorageError>,
 }
 
@@ -33,7 +33,7 @@ impl Storage {
     /// `bytes_per_second`.
     ///
     /// # Errors
-    /// Failures of disk and store other than damage, which is in the answer.
+    /// Failures of disk and store. Damage is no error; it is in the result.
     pub async fn scrub(&self, bytes_per_second: u64) -> Result<Scrubbed, StorageError> {
         let mut pace = Pace::new(bytes_per_second);
         let mut scrubbed = Scrubbed::default();
@@ -50,7 +50,7 @@ impl Storage {
     ) -> Result<(), StorageError> {
         let place = self.core.log_place.clone();
         let numbers = blocking(move || place.numbers()).await?;
-        // The last one is being written to.
+        // Without the last segment, which is being written.
         for number in numbers.iter().take(numbers.len().saturating_sub(1)) {
             let (place, number) = (self.core.log_place.clone(), *number);
             match blocking(move || verify(&place, number)).await {
@@ -59,7 +59,7 @@ impl Storage {
                     scrubbed.records += records;
                     pace.wait(bytes).await;
                 }
-                // It has gone meanwhile.
+                // The segment was removed meanwhile.
                 Ok(None) => {}
                 Err(error @ StorageError::Damaged { .. }) => scrubbed.damage.push(error),
                 Err(error) => return Err(error),
@@ -77,7 +77,7 @@ impl Storage {
         while scrubbed.damage.len() < MAX_DAMAGES {
             let some = match self.core.store.scrub(after, ROWS_TOGETHER).await {
                 Ok(some) => some,
-                // A page that can't be read hides what comes after it.
+                // After a page that can't be read, later rows can't be found.
                 Err(error @ StorageError::Damaged { .. }) => {
                     scrubbed.damage.push(error);
                     return Ok(());
@@ -96,7 +96,7 @@ impl Storage {
     }
 }
 
-/// Spreads the reading over time.
+/// Limits the rate of reading.
 struct Pace {
     bytes_per_second: u64,
     began: Instant,
@@ -112,7 +112,7 @@ impl Pace {
         }
     }
 
-    /// Waits until so many more bytes may have been read.
+    /// Waits so long that reading `bytes` keeps the rate.
     async fn wait(&mut self, bytes: u64) {
         self.bytes += bytes;
         let micros = u128::from(self.bytes) * 1_000_000 / u128::from(self.bytes_per_second);

@@ -1,4 +1,4 @@
-//! What an operator may set about a data node's storage.
+//! The settings of a data node's storage.
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
@@ -7,15 +7,14 @@ const MIB: u64 = 1 << 20;
 /// When an appended record counts as durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WalSync {
-    /// After an fsync: an acknowledged write survives the machine's crash.
+    /// After an fsync: an acknowledged write survives a crash of the machine.
     #[default]
     Always,
-    /// After the write alone, with an fsync this long after it at the latest: it survives
-    /// the process's crash, and the machine's but for what was written last. After a
-    /// crash of the machine the node is trusted again only when an operator, or its
-    /// cluster, says so (REP-LOGID).
+    /// After the write, with an fsync at most this long after it. The write survives a crash
+    /// of the process; a crash of the machine may lose the last writes. After that the node
+    /// is used again only once an operator, or its cluster, readmits it (REP-LOGID).
     Interval(Duration),
-    /// After the write alone, with no fsync ever. Only for data that is thrown away.
+    /// After the write, without any fsync. Only for data that may be lost.
     Never,
 }
 
@@ -29,16 +28,16 @@ impl WalSync {
     }
 }
 
-/// Which clean entry goes first when memory is full.
+/// Which clean entry is evicted first when memory is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EvictionPolicy {
-    /// `lru`: the one whose last use is longest ago.
+    /// `lru`: the one whose last use is longest ago (least recently used).
     Lru,
-    /// `lfu`: the one used least often lately, counting also uses before it came.
+    /// `lfu`: the one used least often recently, counting uses before its admission too.
     Lfu,
-    /// `fifo`: the one that came first.
+    /// `fifo`: the one admitted first.
     Fifo,
-    /// `s3fifo`: the one that came first and was not used since, new ones before old.
+    /// `s3fifo`: the one admitted first and not used since, new entries before old ones.
     #[default]
     S3Fifo,
 }
@@ -71,38 +70,38 @@ impl FromStr for EvictionPolicy {
     }
 }
 
-/// A name that is none of an [`EvictionPolicy`].
+/// A name that is no [`EvictionPolicy`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no eviction policy {0:?}; there are lru, lfu, fifo and s3fifo")]
 pub struct UnknownEvictionPolicy(String);
 
-/// Bounds of the entries that memory keeps though the store has them.
+/// Limits of the clean entries in memory.
 ///
-/// They are split evenly over the memory tier's 64 shards, so that together these never
-/// keep more. An entry larger than a shard's part is not kept, and of fewer records than
-/// shards each record is another shard's.
+/// They are split evenly over the memory tier's 64 shards, so that all shards together never
+/// keep more. An entry larger than a shard's share is not kept. With fewer records than shards,
+/// some shards keep one record and the others none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// Which entry goes first. Default `S3Fifo`.
+    /// Which entry is evicted first. Default `S3Fifo`.
     pub policy: EvictionPolicy,
     /// Most entries. Default [`MemoryLimits::UNBOUNDED`]; 0 keeps none.
     pub max_records: u64,
-    /// Most bytes: keys, values and all that finds and orders them, as far as they can be
+    /// Most bytes: keys, values, and the index and queues of the entries, as far as they can be
     /// counted. Default 512 MiB; 0 keeps none.
     pub max_bytes: u64,
 }
 
 impl MemoryLimits {
-    /// A bound that nothing reaches.
+    /// A limit that is never reached.
     pub const UNBOUNDED: u64 = u64::MAX;
 
-    /// A bound of records as operators say it, where 0 is none.
+    /// The limit of records from an operator's setting, where 0 is no limit.
     #[must_use]
     pub const fn records_from(said: u64) -> u64 {
         if said == 0 { Self::UNBOUNDED } else { said }
     }
 
-    /// The bound of records as operators say it: 0 if there is none.
+    /// The limit of records as an operator's setting: 0 if there is none.
     #[must_use]
     pub const fn said_records(&self) -> u64 {
         if self.max_records == Self::UNBOUNDED {
@@ -126,7 +125,7 @@ impl Default for MemoryLimits {
 /// Settings of one node's storage.
 #[derive(Clone, Debug)]
 pub struct StorageSettings {
-    /// The directory that holds everything; made if it is missing.
+    /// The directory of all files; created if it is missing.
     pub dir: PathBuf,
     /// Size of one log segment, allocated whole. Default 64 MiB.
     pub segment_bytes: u64,
@@ -136,13 +135,13 @@ pub struct StorageSettings {
     pub checkpoint_bytes: u64,
     /// Bytes of entries not yet stored over which writers wait. Default 256 MiB.
     pub pinned_limit_bytes: u64,
-    /// What is kept in memory of what is stored, to begin with: it may be changed while
-    /// running. Default: see [`MemoryLimits`].
+    /// The first limits of the clean entries in memory; they may be changed at run time.
+    /// Default: see [`MemoryLimits`].
     pub memory: MemoryLimits,
     /// How long records stay in the log once the store has them, by the cluster clock, for
     /// watchers, rejoining nodes and the cache. Default 10 min.
     pub log_retention: Duration,
-    /// Bytes of log over which records go sooner than that. Default 8 GiB.
+    /// Bytes of log over which records are removed earlier. Default 8 GiB.
     pub log_limit_bytes: u64,
     /// When a record counts as durable. Default `Always`.
     pub sync: WalSync,

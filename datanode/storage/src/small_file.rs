@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use crate::{StorageError, disk::Disk};
 
-/// What a file holds; `None` if there is none. Blocks.
+/// A file's content; `None` if there is no file. Blocks.
 pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
     let file = match disk.open(path) {
         Ok(file) => file,
@@ -21,13 +21,13 @@ pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, Stor
     Ok(Some(content))
 }
 
-/// Replaces a file's content, making the file if there is none; durable on return. The old
-/// content or the new one is there at every moment: the new one is whole and durable under
-/// another name before it takes this one. Blocks.
+/// Replaces a file's content, creating the file if there is none; durable on return. The file
+/// has the old or the new content at every moment: the new content is written and synced under
+/// another name and then renamed. Blocks.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
     let new = path.with_extension("new");
     let dir = path.parent().unwrap_or(path);
-    // Before anything changes: later it might not be opened any more.
+    // Opened first: later all file descriptors might be in use.
     let names = disk.dir(dir);
     let names = names.map_err(|error| StorageError::io("open", dir, error))?;
     match disk.remove(&new) {

@@ -1,5 +1,4 @@
-//! One state of a range: what was applied at one moment, read while writes and checkpoints
-//! go on.
+//! Snapshots: one state of a range, read while writes and checkpoints go on.
 //!
 //! ```text
 //!   pinned entries, copied at the moment ──┐
@@ -8,11 +7,11 @@
 //! ```
 //!
 //! The transaction begins first, then the pinned entries are copied while nothing is being
-//! applied. What was applied up to the copy is then in one of the two, unless entries went
-//! from memory to the store after the transaction began; the generation tells, and it is
-//! tried again. What the transaction has of later changes of a key is covered by the copy:
-//! a checkpoint stores only what was applied, and what is applied and not settled is
-//! pinned.
+//! applied. Everything applied up to the copy is then in one of the two, unless entries moved
+//! from memory to the store after the transaction began. The generation shows that, and the
+//! snapshot is retried. A pinned entry is never older than the transaction's row of its key, so
+//! it hides the row: a checkpoint stores only applied changes, and an applied change is pinned
+//! until it is settled.
 
 pub(crate) mod open;
 
@@ -36,17 +35,17 @@ use crate::{
     store::StoreSnapshot,
 };
 
-/// What an item takes beside its key and value, about.
+/// An estimate of an item's bytes beside its key and value.
 const ITEM_OVERHEAD_BYTES: usize = 64;
 
-/// One state of a range, read once from its start to its end. The store can't tidy up
-/// behind it while it is open, so whoever opens one drops it after a bounded time.
+/// One state of a range, read once from its start to its end. The store can't truncate its
+/// write-ahead file while a snapshot is open, so it must be dropped within a bounded time.
 #[derive(Debug)]
 pub struct Snapshot {
     index: Index,
     version: Version,
     pinned: Peekable<vec::IntoIter<(ItemKey, Entry)>>,
-    /// Rows that were read and not handed out.
+    /// Rows that were read and not returned yet.
     rows: VecDeque<(ItemKey, Item)>,
     /// `None` once it has no more rows.
     store: Option<Box<dyn StoreSnapshot>>,
@@ -54,7 +53,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes one; see [`Storage::snapshot`](crate::Storage::snapshot).
+    /// Opens a snapshot; see [`Storage::snapshot`](crate::Storage::snapshot).
     pub(crate) async fn open(core: &Arc<Core>, range: ItemRange) -> Result<Self, StorageError> {
         let applied_bytes = core.memory.applied_bytes();
         let limit_bytes = core.settings.pinned_limit_bytes;
@@ -63,11 +62,11 @@ impl Snapshot {
         let entered = open.enter(applied_bytes, limit_bytes, has_unstored);
         let mut place = entered.inspect_err(|error| {
             if matches!(error, StorageError::Untidy) && open.count() == 0 {
-                // All that it waits for is a checkpoint.
+                // It waits only for a checkpoint.
                 core.pressure.notify_one();
             }
         })?;
-        // Lives as long as somebody waits for this.
+        // Dropped with this future: then the copy is not needed any more.
         let asker = Arc::new(());
         for _ in 0..LOAD_ATTEMPTS {
             let generation = core.memory.generation();
@@ -97,7 +96,7 @@ impl Snapshot {
         Err(StorageError::Busy)
     }
 
-    /// The last record that was applied at its moment.
+    /// The last record applied at the snapshot's moment.
     #[must_use]
     pub const fn index(&self) -> Index {
         self.index
@@ -109,8 +108,8 @@ impl Snapshot {
         self.version
     }
 
-    /// The next items in the order of their keys, those among them that have expired: about
-    /// `bytes` of them, and one that is larger comes alone. None at the end.
+    /// The next items in key order, expired ones too: about `bytes` of them; a larger item comes
+    /// alone. Empty at the end.
     ///
     /// # Errors
     /// `Damaged` if a row's checksum does not match, and failures of the store. There are
@@ -136,8 +135,8 @@ impl Snapshot {
         }
     }
 
-    /// How many items are not expired at `now`, none of which was handed out yet. Values are
-    /// not read, and the checksums of their rows not verified.
+    /// Counts the items that are not expired at `now` and were not returned yet. Values are not
+    /// read, and the checksums of their rows are not verified.
     ///
     /// # Errors
     /// Failures of the store.
@@ -152,13 +151,13 @@ impl Snapshot {
             count += u64::from(is_live);
             pinned.push(key);
         }
-        // What is pinned counts as memory has it, the rows of these keys not at all.
+        // Pinned keys are counted from memory, so their rows are subtracted.
         let covered = store.count_among(&pinned, now).await?;
         let stored = store.count(now).await?;
         Ok(count + stored - covered)
     }
 
-    /// About what the next item takes, or the entry that says that there is none.
+    /// An estimate of the bytes of the next item or tombstone.
     fn peek(&mut self) -> Option<usize> {
         let row = self.rows.front();
         let pinned = self.pinned.peek();
@@ -174,7 +173,7 @@ impl Snapshot {
         Some(key.as_bytes().len() + value + ITEM_OVERHEAD_BYTES)
     }
 
-    /// Takes the next key; `None` if it is a deleted one. A pinned entry hides the row.
+    /// Takes the next key; `None` if it is deleted. A pinned entry hides the row.
     fn take(&mut self) -> Option<(ItemKey, Item)> {
         let Some((row, _)) = self.rows.front() else {
             return self.pinned.next().and_then(item);
@@ -198,27 +197,27 @@ fn item((key, entry): (ItemKey, Entry)) -> Option<(ItemKey, Item)> {
     }
 }
 
-/// What was pinned of a range between two records.
+/// The pinned entries of a range between two records.
 struct Moment {
     index: Index,
     version: Version,
     pinned: Vec<(ItemKey, Entry)>,
 }
 
-/// The work of copying what is pinned of a range. It goes on when whoever asked for it goes
-/// away, so it holds the place that it takes.
+/// The copying of a range's pinned entries. It continues after its caller is dropped, so it
+/// owns its place among the open snapshots.
 struct Copying {
     core: Arc<Core>,
     range: ItemRange,
-    /// The one of memory before the store's transaction began.
+    /// Memory's generation before the store's transaction began.
     generation: u64,
     asker: Weak<()>,
     place: Place,
 }
 
 impl Copying {
-    /// Makes the copy, once those before it are made; gives the place back, and `None` if
-    /// entries have gone to the store since the generation.
+    /// Makes the copy after the copies before it. Returns the place, and `None` if entries have
+    /// moved to the store since `generation`.
     async fn run(mut self) -> Result<(Place, Option<Moment>), StorageError> {
         // The semaphore is never closed.
         let turn = Arc::clone(&self.core.open_snapshots.copying)
@@ -228,7 +227,7 @@ impl Copying {
         let blocking = self.core.blocking;
         let copying = move || {
             if self.asker.strong_count() == 0 {
-                // Nobody hears this.
+                // The caller is gone, so no one receives this error.
                 return Err(StorageError::Closed);
             }
             let moment = self.copy().map(|(index, version, pinned)| {
@@ -249,7 +248,7 @@ impl Copying {
     fn copy(&self) -> Option<(Index, Version, Pinned)> {
         let memory = &self.core.memory;
         let applying = locked(&self.core.applying);
-        // Looked at before, too: a copy in vain would keep others from applying for nothing.
+        // Checked before the copy too, so that no useless copy delays `apply`.
         if memory.generation() != self.generation {
             return None;
         }
@@ -259,8 +258,8 @@ impl Copying {
             applying.progress().clock,
         );
         drop(applying);
-        // Entries leave memory only after the generation has changed: one that the copy
-        // missed changed it before the copy was made.
+        // Entries leave memory only after the generation has changed. If the copy missed one, the
+        // generation changed before the copy.
         (memory.generation() == self.generation).then_some((index, version, pinned))
     }
 }

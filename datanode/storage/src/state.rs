@@ -1,7 +1,7 @@
-//! The replicated state: what a log record means, said once.
+//! The replicated state: the effects of a log record, defined only here.
 //!
-//! Every member of a cluster reads the same log and so comes to the same state. What a
-//! record does to that state stands in this room and nowhere else:
+//! Every member of a cluster applies the same log and so gets the same state. What a record does
+//! to that state is defined in this module and nowhere else:
 //!
 //! ```text
 //!             ┌── Effects (what one record does) ──┐
@@ -9,14 +9,13 @@
 //!             └── Progress (where the log stands) ─┘          rows of small tables
 //! ```
 //!
-//! A fold is taken by whoever applies records: the running node, and a repair. A start reads
-//! only frames of what the store has, so it takes their progress alone; and a sequencer
-//! keeps what is not applied yet in an [`Appended`], from the same effects.
+//! The running node and a repair apply records with a [`Fold`]. A start reads only the headers
+//! of records that the store has, so it follows only their [`Progress`]. A sequencer keeps the
+//! effects of records that are not applied yet in an [`Appended`].
 //!
 //! Reading order: `effects` (one record), `progress` and `epochs` (position, clock), `fold`
-//! (the two together, and what the store lacks of them), `appended` (what is not applied
-//! yet), `outcome` and `requests` (what became of requests), `table` (the small tables),
-//! `item_hash`.
+//! (both, and what the store lacks of them), `appended` (records not applied yet), `outcome`
+//! and `requests` (outcomes of requests), `table` (the small tables), `item_hash`.
 
 mod appended;
 mod effects;

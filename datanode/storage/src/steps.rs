@@ -1,5 +1,5 @@
-//! A storage whose log and checkpoints its caller drives, for simulations: one thread, and
-//! every step when the caller says so.
+//! A storage for simulations: the caller drives log and checkpoints, step by step, on one
+//! thread.
 
 use std::{future::Future, pin::Pin};
 
@@ -8,7 +8,7 @@ use crate::{
     log::{LogWriter, Turn},
 };
 
-/// What threads and tasks do in a running storage.
+/// The steps that threads and tasks make in a running storage.
 pub struct Steps {
     writer: LogWriter,
     checkpoints: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -22,13 +22,13 @@ impl Steps {
         }
     }
 
-    /// Writes what is queued for the log, syncs and publishes it, or does what else the log
-    /// has to do; answers whether there was anything.
+    /// Makes one step of the log: writes, syncs and publishes queued records, or does other
+    /// pending work of it. Returns whether there was anything to do.
     pub fn write_log(&mut self) -> bool {
         self.writer.step() != Turn::Idle
     }
 
-    /// The task that makes the checkpoints, once.
+    /// The task that takes the checkpoints; `None` after the first call.
     pub fn take_checkpoints(&mut self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         self.checkpoints.take()
     }

@@ -1,4 +1,4 @@
-//! A node's storage as the data node uses it.
+//! [`Storage`]: the API of a node's storage.
 
 use std::{
     borrow::Borrow,
@@ -30,17 +30,17 @@ use crate::{
     stored_time,
 };
 
-/// Places of outcomes not yet stored that trigger a checkpoint at once: writes to few keys
-/// make few entries, and as many of these as any.
+/// Places of unstored outcomes that trigger a checkpoint at once: many writes to few keys make
+/// few entries, but one outcome each.
 const OUTCOMES_PER_CHECKPOINT: usize = 1 << 18;
-/// How long closing waits for the last checkpoint, and how long for the store after it.
+/// How long closing waits for the last checkpoint, and then for the store.
 const LAST_CHECKPOINT_TIME: Duration = Duration::from_secs(5);
 const STORE_CLOSE_TIME: Duration = Duration::from_secs(2);
 
 /// Commit log, memory tier and store of one node.
 ///
-/// The data node appends records, waits until they are durable and committed, then
-/// applies them. Reads ask memory first and the store for what memory doesn't know.
+/// The data node appends records, waits until they are durable and committed, then applies
+/// them. Reads look in memory first, then in the store.
 #[derive(Debug)]
 pub struct Storage {
     pub(crate) core: Arc<Core>,
@@ -49,12 +49,12 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Opens the storage in `settings.dir`, making it if there is none, and recovers.
+    /// Opens the storage in `settings.dir`, creating it if there is none, and recovers it.
     ///
     /// # Errors
-    /// `Locked` if another process uses the directory; `Damaged`, with file and place, if
-    /// what is there is not what was written (a torn end of the log is cut, it was never
-    /// acknowledged); `Newer` if a newer release wrote it; failures of disk and store.
+    /// `Locked` if another process uses the directory; `Damaged`, with file and place, if data
+    /// is not what was written (a torn end of the log was never acknowledged and is cut);
+    /// `Newer` if a newer release wrote it; failures of disk and store.
     pub async fn open(
         settings: StorageSettings,
         disk: Arc<dyn Disk>,
@@ -62,7 +62,7 @@ impl Storage {
         Self::open_with(settings, disk, |store| store).await
     }
 
-    /// Opens the storage with something of the caller's around the store.
+    /// Opens the storage with the caller's wrapper around the store.
     pub(crate) async fn open_with(
         settings: StorageSettings,
         disk: Arc<dyn Disk>,
@@ -88,8 +88,8 @@ impl Storage {
         Ok((Arc::new(storage), recovered))
     }
 
-    /// Opens a storage over `store` whose log and checkpoints the caller drives: no thread,
-    /// and no task.
+    /// Opens a storage over `store` without a thread or task: the caller drives log and
+    /// checkpoints.
     ///
     /// # Errors
     /// Those of [`Storage::open`].
@@ -116,21 +116,20 @@ impl Storage {
         Ok((Arc::new(storage), recovered, steps))
     }
 
-    /// Queues records for the log and returns at once; they are durable when
-    /// [`Storage::durable`] says so. The log begins with them when the answer is dropped,
-    /// so that nobody is woken under a caller's lock. A caller awaits [`Storage::room`]
-    /// first.
+    /// Queues records for the log and returns at once; [`Storage::durable`] reports when they
+    /// are durable. The log's thread is woken when the returned `Queued` is dropped, so that a
+    /// caller can release its locks first. Wait for [`Storage::room`] before.
     ///
     /// # Errors
-    /// All or none of the records is taken. `Exhausted` if the queue or a record is over
-    /// its limit, `NoSpace` if the disk is full, `NoDescriptors` if no file can be opened,
-    /// `Closed`, or the failure of the log.
+    /// All records are taken, or none. `Exhausted` if the queue or a record is over its limit,
+    /// `NoSpace` if the disk is full, `NoDescriptors` if no file can be opened, `Closed`, or
+    /// the failure of the log.
     ///
     /// # Panics
-    /// If the records don't continue the log: without gaps, by epochs that don't fall, by
+    /// If the records don't continue the log: indexes without gaps, epochs that don't fall,
     /// versions that grow.
     pub fn append<R: Into<Arc<Record>>>(&self, records: Vec<R>) -> Result<Queued, StorageError> {
-        // A failed log closes its queue a moment after it has told of the failure.
+        // A failed log reports the failure before it closes its queue.
         if let Some(error) = self.core.failure.get() {
             return Err(error);
         }
@@ -145,42 +144,41 @@ impl Storage {
         appended.inspect_err(meters::refused)
     }
 
-    /// The last record that is durable. The sender goes away when the log has failed or
-    /// was closed.
+    /// The last record that is durable. The sender is dropped when the log fails or is closed.
     #[must_use]
     pub fn durable(&self) -> watch::Receiver<Position> {
         self.core.log.durable().clone()
     }
 
-    /// Resolves when storage has failed: the process must stop. Never otherwise.
+    /// Waits until storage has failed; the process must then stop.
     pub async fn failed(&self) -> StorageError {
         self.core.failure.wait().await
     }
 
-    /// Makes a promise durable before it returns: no lower epoch than `epoch` is
-    /// acknowledged any more (REP-PROMISE). Also keeps the cluster state, if there is one
-    /// (COORD-BACK). A lower epoch than an earlier one's changes nothing of that.
+    /// Makes a promise durable before it returns: no epoch below `epoch` is acknowledged any
+    /// more (REP-PROMISE). Also stores the cluster state, if there is one (COORD-BACK). An epoch
+    /// below an earlier promise does not lower that.
     ///
     /// # Errors
-    /// `NoSpace` if the disk is full, `NoDescriptors` if no file can be opened, and nothing was
-    /// changed; else the failure of the disk, which is storage's own.
+    /// `NoSpace` if the disk is full, `NoDescriptors` if no file can be opened: nothing was
+    /// changed. Else a failure of the disk, which fails the storage.
     pub async fn promise(
         &self,
         epoch: Epoch,
         cluster_state: Option<Bytes>,
     ) -> Result<(), StorageError> {
         let core = Arc::clone(&self.core);
-        // A caller that goes away leaves a change half-made for nobody: it is finished.
+        // The change is finished even if the caller is dropped.
         let promising = move || core.change(|| core.node_state.promise(epoch, cluster_state));
         self.core.blocking.run(promising).await
     }
 
-    /// Stores the platform time, durably before it returns, for the next process to go on from
+    /// Stores the platform time, durably before it returns; the next process continues from it
     /// (CLOCK-STEADY).
     ///
     /// # Errors
-    /// `NoSpace` if the disk is full, and what was stored before is still there; else the
-    /// failure of the disk, which is storage's own.
+    /// `NoSpace` if the disk is full: the earlier stored time remains. Else a failure of the
+    /// disk, which fails the storage.
     pub async fn store_time(&self, reading: TimeReading) -> Result<(), StorageError> {
         let core = Arc::clone(&self.core);
         let storing = move || {
@@ -190,9 +188,9 @@ impl Storage {
         self.core.blocking.run(storing).await
     }
 
-    /// Waits until what the store does not have yet, what waits for the log and the
-    /// remembered requests are under their bounds. Returns at once if they will not be, for
-    /// space or descriptors are short or storage has failed: `append` then says why.
+    /// Waits until unstored entries, the log's queue and the remembered requests are under
+    /// their limits. Returns at once if space or descriptors are short or storage has failed:
+    /// `append` then returns the reason.
     pub async fn room(&self) {
         let queue = self.core.log.queue();
         let mut waiting: Option<Waiting> = None;
@@ -237,7 +235,7 @@ impl Storage {
             "I1: record {} is applied before it is durable",
             last.position
         );
-        // Prepared before anybody has to wait for it.
+        // Prepared before the lock is taken.
         let followed = core.tails.prepare(records);
         let unstored = {
             let mut applying = locked(&core.applying);
@@ -257,7 +255,7 @@ impl Storage {
                 }
             }
             drop(requests);
-            // In the order of applying.
+            // Under the lock, so that records are published in order.
             core.tails.publish(followed, last);
             let unstored = applying.unstored_places();
             core.unstored_places
@@ -278,24 +276,24 @@ impl Storage {
         (last.position.index, last.version)
     }
 
-    /// What became of a request that was applied, if it is still remembered, by the random
-    /// part of its id.
+    /// The outcome of an applied request, by the random part of its id, if it is still
+    /// remembered.
     #[must_use]
     pub fn outcome(&self, random: &[u8; 16]) -> Option<Outcome> {
         locked(&self.core.requests).get(random)
     }
 
-    /// Forgets requests that no master accepts any more, as the cluster clock says
-    /// (TXN-IDS); writers may be waiting for that. Returns whether it was all of them: more
-    /// than a few thousand would hold writers up.
+    /// Forgets requests that no master accepts any more at `now` of the cluster clock
+    /// (TXN-IDS); writers may wait for that. Forgets a few thousand at most, so that writers
+    /// wait only shortly, and returns whether that was all.
     pub fn forget_requests(&self, now: Version) -> bool {
         let is_all = locked(&self.core.requests).forget(RequestId::horizon(now));
         self.core.room.notify_waiters();
         is_all
     }
 
-    /// Up to `limit` stored keys that expire at `now` or earlier, with the versions that
-    /// wrote them. Memory may know of newer changes.
+    /// Up to `limit` stored keys that expire at `now` or earlier, with the versions that wrote
+    /// them. Memory may have newer changes.
     ///
     /// # Errors
     /// Failures of the store.
@@ -315,26 +313,26 @@ impl Storage {
         self.core.store.oldest_tombstone().await
     }
 
-    /// What memory alone knows of a key, by its item key's bytes.
+    /// Looks a key up in memory, by the bytes of its item key.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Residence {
         self.core.memory.get(key)
     }
 
-    /// How many times entries have gone from memory's keeping to the store's. Read it
-    /// *after* [`Storage::get`] answered `Unknown`: as long as it is what it was before a
-    /// [`Storage::load`], what that load answered for the key still holds.
+    /// The number of ended checkpoints. Read it *after* [`Storage::get`] returned `Unknown`:
+    /// if it is the same as before a [`Storage::load`], the item that the load returned for the
+    /// key is still valid.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.core.memory.generation()
     }
 
-    /// What each of `keys` holds, in their order: memory first, then one batched read of
-    /// the store for what memory doesn't know. Values read are kept in memory.
+    /// What each of `keys` holds, in their order: from memory, else by one batched read of the
+    /// store. Values read from the store are kept in memory.
     ///
     /// # Errors
-    /// `Damaged` if a row's checksum does not match, `Busy` if checkpoints outran the
-    /// read too often, and failures of the store.
+    /// `Damaged` if a row's checksum does not match, `Busy` if a checkpoint ended during each
+    /// try, and failures of the store.
     pub async fn load(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError> {
         let memory = &self.core.memory;
         let mut items = vec![None; keys.len()];
@@ -369,43 +367,43 @@ impl Storage {
         Err(StorageError::Busy)
     }
 
-    /// One state of a range: everything applied at one moment after the call. While it is
-    /// open the store's write-ahead file only grows, and what was pinned of the range stays
-    /// in memory: it is to be dropped within a bounded time.
+    /// One state of a range: everything applied at one moment after the call. While it is open
+    /// the store's write-ahead file only grows, and the range's pinned entries stay in memory,
+    /// so it must be dropped within a bounded time.
     ///
     /// # Errors
-    /// `TooManyOpen` over the limit `open_snapshots`, `Exhausted` if those that are open keep
-    /// too much in memory, `Untidy` if snapshots have kept the store's write-ahead file
-    /// growing for too long, `Busy` if checkpoints outran it too often, and failures of the
-    /// store.
+    /// `TooManyOpen` over the limit `open_snapshots`, `Exhausted` if open snapshots keep too
+    /// much in memory, `Untidy` if snapshots have kept the store's write-ahead file growing for
+    /// too long, `Busy` if a checkpoint ended during each try, and failures of the store.
     pub async fn snapshot(&self, range: ItemRange) -> Result<Snapshot, StorageError> {
         Snapshot::open(&self.core, range).await
     }
 
-    /// Follows the log after `after`, which must be a record of it that is applied; without
-    /// one, after the last record applied. The default cursor is the log's beginning.
+    /// Follows the log after `after`, which must be an applied record of it; `None`: after the
+    /// last applied record. The default cursor is the log's beginning.
     ///
     /// # Errors
-    /// `Unknown` if it is none, `Trimmed` if the records after it are gone; failures of the
-    /// disk.
+    /// `Unknown` if `after` is no applied record, `Trimmed` if the records after it left the
+    /// log; failures of the disk.
     pub async fn tail(&self, after: Option<Cursor>) -> Result<Tail, TailError> {
         Tail::open(Arc::clone(&self.core.tails), after).await
     }
 
-    /// Follows the log from `first` on, which must be a record of it that is applied: it is
-    /// the first one that the tail hands out.
+    /// Follows the log from `first` on, which must be an applied record of it: the tail returns
+    /// it first.
     ///
     /// # Errors
-    /// `Unknown` if it is none, `Trimmed` if it is gone; failures of the disk.
+    /// `Unknown` if `first` is no applied record, `Trimmed` if it left the log; failures of
+    /// the disk.
     pub async fn tail_with(&self, first: Cursor) -> Result<Tail, TailError> {
         Tail::open_with(Arc::clone(&self.core.tails), first).await
     }
 
-    /// Makes a checkpoint of everything applied so far.
+    /// Takes a checkpoint of everything applied so far.
     ///
     /// # Errors
-    /// `NoSpace`, `NoDescriptors` and `Busy`, after which it will be tried again;
-    /// `Superseded` and other failures, which are storage's own; `Closed`.
+    /// `NoSpace`, `NoDescriptors` and `Busy`, after which it is retried; `Superseded` and other
+    /// failures, which fail the storage; `Closed`.
     pub async fn checkpoint(&self) -> Result<(), StorageError> {
         self.ask(false).await
     }
@@ -417,15 +415,15 @@ impl Storage {
         answer.await.map_err(|_| StorageError::Closed)?
     }
 
-    /// Takes no more records, makes a last checkpoint of what was applied, writes the rest
-    /// of the log out, closes the store and gives the directory up. Closing again does nothing.
+    /// Refuses more records, takes a last checkpoint, writes the rest of the log, closes the
+    /// store and unlocks the directory. Closing again does nothing.
     ///
-    /// A checkpoint that takes longer than 5 s is not waited for: what it would have stored
-    /// is in the log and comes back at the next start.
+    /// It waits for the checkpoint for at most 5 s: the log has what it would have stored, and
+    /// the next start reads it from there.
     ///
     /// # Errors
-    /// The failure of the log or of the last checkpoint; everything is closed all the
-    /// same, and what was durable stays so.
+    /// The failure of the log or of the last checkpoint; everything is closed anyway, and what
+    /// was durable stays durable.
     pub async fn close(&self) -> Result<(), StorageError> {
         self.close_within(LAST_CHECKPOINT_TIME).await
     }
@@ -438,12 +436,12 @@ impl Storage {
         // Before the log's thread ends, so that it still removes what is stored now.
         let stored = match timeout(time, self.ask(true)).await {
             Ok(stored) => {
-                // It ends after its last answer; a panic in it has been told already.
+                // The task ends after its last reply; a panic in it was already reported.
                 let _ = checkpointer.await;
                 stored
             }
             Err(_) => {
-                let why = "the last checkpoint takes too long, the log has what it would store";
+                let why = "the last checkpoint takes too long; the log has its content";
                 tracing::warn!(?time, "{why}");
                 Ok(())
             }
@@ -453,14 +451,13 @@ impl Storage {
             core.log.close();
             let is_sound = core.failure.get().is_none();
             if is_sound && let WalSync::Interval(_) = core.settings.sync {
-                // Its thread has synced the rest of it.
+                // The log's thread has synced the rest of the log.
                 return core.node_state.set_unsynced_boot(None);
             }
             Ok(())
         };
         let marked = self.core.blocking.run(closing).await;
-        // A checkpoint under way keeps the store open; until it ends, nobody else may have
-        // the directory.
+        // A checkpoint under way keeps the store open. The directory stays locked until it ends.
         let lock = locked(&self.core.lock).take();
         let store = Arc::clone(&self.core.store);
         let closing = tokio::spawn(async move {
@@ -477,10 +474,9 @@ impl Storage {
         }
     }
 
-    /// Changes policy and bounds of the entries that memory keeps though the store has
-    /// them. On return the bounds hold; entries that go are read from the store again.
-    /// Blocks for about 0.3 µs for each entry that goes, shard by shard, so that others
-    /// wait for a part of that.
+    /// Changes policy and limits of the clean entries in memory. On return the limits hold;
+    /// evicted entries are read from the store again. Blocks for about 0.3 µs for each evicted
+    /// entry, one shard at a time, so that readers wait only for one shard's part.
     pub fn set_memory(&self, limits: MemoryLimits) {
         self.core.memory.set_limits(limits);
     }

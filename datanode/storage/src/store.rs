@@ -1,4 +1,4 @@
-//! The SQL side of a data node: a checkpoint of the log, and what memory does not hold.
+//! The interface of a data node's store: a checkpoint of the log, read on misses in memory.
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -26,10 +26,10 @@ use crate::{
     state::{EpochTable, Progress},
 };
 
-/// Most snapshots of a store that are open at once.
+/// Most snapshots of a store open at once.
 pub const OPEN_SNAPSHOTS: usize = MAX_OPEN_SCANS;
 
-/// Where a store stands, replaced whole by each checkpoint.
+/// The state of the log that a store holds, replaced by each checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreMeta {
     /// The log whose checkpoint this is; 0 if there was none yet.
@@ -41,7 +41,7 @@ pub struct StoreMeta {
 }
 
 impl StoreMeta {
-    /// Where a store of this log stands once it has all that was folded.
+    /// The state of a store of this log once it has everything that was folded.
     pub(crate) const fn at(log_id: LogId, progress: &Progress) -> Self {
         Self {
             log_id,
@@ -51,20 +51,20 @@ impl StoreMeta {
     }
 }
 
-/// What a store holds beside items, tombstones and outcomes, as a start finds it.
+/// The content of a store without items, tombstones and outcomes, for a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreState {
-    /// Where the store stands.
+    /// The state of the log that the store holds.
     pub meta: StoreMeta,
     /// The rows of all small tables, sorted by table and key; each has a value.
     pub rows: Vec<Row>,
 }
 
 impl StoreState {
-    /// From where records are to be folded on; `path` is the store's.
+    /// The progress after which records are to be folded; `path` is the store's.
     ///
     /// # Errors
-    /// `Damaged` if the rows of the epochs are not what was written.
+    /// `Damaged` if the rows of the epochs are damaged.
     pub(crate) fn progress(&self, path: &Path) -> Result<Progress, StorageError> {
         let epochs = EpochTable::from_rows(&self.rows);
         Ok(Progress {
@@ -75,45 +75,45 @@ impl StoreState {
     }
 }
 
-/// What one checkpoint writes, all or nothing.
+/// What one checkpoint writes, atomically.
 #[derive(Clone, Debug, Default)]
 pub struct CheckpointBatch {
-    /// Where the store stands afterwards.
+    /// The state of the log that the store holds afterwards.
     pub meta: StoreMeta,
-    /// Keys with what their last change left behind. No key twice.
+    /// Keys with their state after their last change. No key twice.
     pub changes: Vec<(ItemKey, Entry)>,
-    /// Tombstones up to this version go, those of this batch too.
+    /// Tombstones up to this version are removed, those of this batch too.
     pub forgotten: Option<Version>,
     /// Rows of small tables that changed since the last checkpoint. A row without a value
     /// is removed, if it is there. No row twice.
     pub rows: Vec<Row>,
-    /// Requests that were applied since the last checkpoint, in the order in which they
-    /// were applied. The key of an outcome is `id.random`: one with the same random part
-    /// replaces an earlier one, whatever its birth.
+    /// Requests that were applied since the last checkpoint, in that order. The key of an
+    /// outcome is `id.random`: it replaces an earlier outcome with the same random part,
+    /// whatever its birth.
     pub outcomes: Vec<(RequestId, Outcome)>,
-    /// Requests that were born before this millisecond may go.
+    /// Outcomes of requests born before this millisecond may be removed.
     pub request_horizon: u64,
 }
 
-/// Some rows of a store that were verified.
+/// The result of verifying some rows of a store.
 #[derive(Debug, Default)]
 pub struct ScrubbedRows {
-    /// How many there were.
+    /// The number of rows.
     pub rows: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// The last of them: where to go on. `None` if there are no more.
+    /// The last row's key, to continue after. `None` if there are no more.
     pub last: Option<ItemKey>,
-    /// Which of them are not as they were written.
+    /// The damaged rows.
     pub damage: Vec<StorageError>,
 }
 
-/// A data node's store. The suite in `conformance` says what each must do.
+/// A data node's store. The suite in `conformance` tests what each must do.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// Makes `incarnation` the only run of a process that may write, and returns where
-    /// the store stands, with the rows of small tables. Earlier ones are refused from now
-    /// on, wherever they are.
+    /// Makes `incarnation` the only run of a process that may write. Writes of earlier
+    /// incarnations are refused from now on, on any machine. Returns the store's state with the
+    /// rows of small tables.
     ///
     /// # Errors
     /// `Damaged`, `Newer`, and failures of the database.
@@ -125,23 +125,22 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// `Damaged` names the row; failures of the database.
     async fn get_many(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StorageError>;
 
-    /// What it holds of a range now, to be read while checkpoints go on. At most
-    /// [`OPEN_SNAPSHOTS`] are to be open at once, each for a bounded time: what is written
-    /// meanwhile takes more room.
+    /// A snapshot of a range, read while checkpoints go on. At most [`OPEN_SNAPSHOTS`] may be
+    /// open at once, each for a bounded time, because the store grows meanwhile.
     ///
     /// # Errors
     /// `Busy` if too many are open; failures of the database.
     async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError>;
 
-    /// The outcome of every applied request, in no order: one for each `id.random`, the one
-    /// that was applied last. Some of them may be older than the last horizon.
+    /// The outcome of every applied request, unordered: for each `id.random` the one applied
+    /// last. Some may be older than the last horizon.
     ///
     /// # Errors
     /// `Damaged`, and failures of the database.
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError>;
 
-    /// Up to `limit` keys that expire at `now` or earlier, with the versions that wrote
-    /// them; those that expired first come first.
+    /// Up to `limit` keys that expire at `now` or earlier, with the versions that wrote them,
+    /// in the order of their expiry.
     ///
     /// # Errors
     /// Failures of the database.
@@ -160,8 +159,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Verifies up to `limit` rows of keys after `after`, in the store's order.
     ///
     /// # Errors
-    /// `Damaged` if rows can't be read at all, and failures of the database; rows that
-    /// can be read and are damaged are in the answer.
+    /// `Damaged` if rows can't be read at all, and failures of the database. Rows that can be
+    /// read and are damaged are in the result.
     async fn scrub(
         &self,
         after: Option<ItemKey>,
@@ -172,38 +171,38 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// cancelled.
     ///
     /// # Errors
-    /// `Superseded` if another incarnation has claimed the store; `NoSpace` and `Busy`
-    /// wrote nothing and may be tried again; failures of the database.
+    /// `Superseded` if another incarnation has claimed the store; `NoSpace` and `Busy`, after
+    /// which nothing was written and a retry is possible; failures of the database.
     async fn checkpoint(
         &self,
         incarnation: Incarnation,
         batch: CheckpointBatch,
     ) -> Result<(), StorageError>;
 
-    /// Closes the store; nothing may be asked of it afterwards.
+    /// Closes the store; it must not be used afterwards.
     async fn close(&self);
 }
 
-/// A range of a store as it was at one moment, read once from its start to its end. It ends
-/// when it is dropped.
+/// A range of a store at one moment, read once from its start to its end. Dropping it ends
+/// the transaction.
 #[async_trait]
 pub trait StoreSnapshot: fmt::Debug + Send + 'static {
-    /// The next rows in the order of their keys: at least one, and no more once they have
-    /// `bytes` together; none at the end. Every row's checksum is verified.
+    /// The next rows in key order: at least one, until they have `bytes` together; none at the
+    /// end. Every row's checksum is verified.
     ///
     /// # Errors
     /// `Damaged` names the row; failures of the database.
     async fn next(&mut self, bytes: usize) -> Result<Vec<(ItemKey, Item)>, StorageError>;
 
-    /// How many rows from here on are not expired at `now`; it is at its end then. Their
-    /// values are not read.
+    /// Counts the remaining rows that are not expired at `now`; the snapshot is at its end
+    /// then. Values are not read.
     ///
     /// # Errors
     /// Failures of the database.
     async fn count(&mut self, now: Version) -> Result<u64, StorageError>;
 
-    /// How many of `keys`, no key twice, have a row that is not expired at `now`, wherever
-    /// they are.
+    /// Counts those of `keys`, no key twice, that have a row not expired at `now`, read before
+    /// or not.
     ///
     /// # Errors
     /// Failures of the database.

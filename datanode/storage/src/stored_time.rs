@@ -1,4 +1,4 @@
-//! The platform time that a node goes on from after a restart (CLOCK-STEADY), in one small
+//! The platform time that a node continues from after a restart (CLOCK-STEADY), in one small
 //! file that is replaced as a whole.
 //!
 //! The file `platform-time` (numbers little-endian):
@@ -16,8 +16,8 @@
 //! 57      8  what the time namespace adds to the boot-time clock, in nanoseconds
 //! ```
 //!
-//! A node can do without it: its time is then at least that of the log. So a file that
-//! can't be read is as good as none.
+//! A node starts without the file too: its time is then at least that of the log. So a file
+//! that can't be read is ignored.
 
 use std::{
     path::{Path, PathBuf},
@@ -37,7 +37,7 @@ fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 
-/// What the last process stored, if that can be read. Blocks.
+/// The reading that the last process stored, if it can be read. Blocks.
 ///
 /// # Errors
 /// Failures of the disk.
@@ -59,7 +59,7 @@ pub(crate) fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<TimeReading>, S
 /// Stores a reading; durable on return. Blocks.
 ///
 /// # Errors
-/// `NoSpace`, and the old one is still there; other failures of the disk.
+/// `NoSpace`: the old reading remains; other failures of the disk.
 pub(crate) fn write(
     disk: &dyn Disk,
     dir: &Path,

@@ -1,4 +1,4 @@
-//! Applied records in their order, for whoever follows the log.
+//! [`Tail`]: applied records in order, for watchers.
 //!
 //! ```text
 //!  apply ─┬─► history: the records applied last, in memory ─┐
@@ -6,9 +6,9 @@
 //!         └─► log's segments ──► reader: what is older ─────┘
 //! ```
 //!
-//! A [`Tail`] is asked for records and hands out what comes after its [`Cursor`]; it keeps
-//! nothing of what it handed out. One that does not ask costs nothing and holds nothing
-//! back: when it asks again and the log has let go of its records, it is told so.
+//! A [`Tail`] returns the records after its [`Cursor`] and keeps none of them. A tail that is
+//! not read costs nothing and keeps no records in the log: if they have left the log by its next
+//! read, that returns an error.
 
 pub(crate) mod cursor;
 mod error;
@@ -28,18 +28,18 @@ use crate::{
     log::{Spot, find, find_record},
 };
 
-/// Follows the applied records of a log, from a cursor on.
+/// Reads the applied records of a log after a cursor.
 #[derive(Debug)]
 pub struct Tail {
     shared: Arc<Tails>,
     applied: watch::Receiver<Cursor>,
     cursor: Cursor,
-    /// Where the next record is in the log's files, if it was looked for.
+    /// The next record's place in the log's files, if it was read from there.
     spot: Option<Spot>,
 }
 
 impl Tail {
-    /// Begins to follow; see [`Storage::tail`](crate::Storage::tail).
+    /// See [`Storage::tail`](crate::Storage::tail).
     pub(crate) async fn open(shared: Arc<Tails>, after: Option<Cursor>) -> Result<Self, TailError> {
         shared.history.join();
         let mut tail = Self {
@@ -54,7 +54,7 @@ impl Tail {
         Ok(tail)
     }
 
-    /// Begins to follow with a record; see [`Storage::tail_with`](crate::Storage::tail_with).
+    /// See [`Storage::tail_with`](crate::Storage::tail_with).
     pub(crate) async fn open_with(shared: Arc<Tails>, first: Cursor) -> Result<Self, TailError> {
         let mut tail = Self::open(shared, None).await?;
         if first.position.index > tail.cursor.position.index {
@@ -66,13 +66,13 @@ impl Tail {
         Ok(tail)
     }
 
-    /// After which record it stands: everything up to it was handed out.
+    /// The last record that was returned.
     #[must_use]
     pub const fn cursor(&self) -> Cursor {
         self.cursor
     }
 
-    /// Waits until there are records to read. May be dropped at any time.
+    /// Waits until there are records to read. Safe to cancel.
     pub async fn ready(&mut self) {
         let index = self.cursor.position.index;
         let more = (self.applied).wait_for(|applied| applied.position.index > index);
@@ -80,11 +80,11 @@ impl Tail {
         drop(more.await);
     }
 
-    /// The next records, at least one and not much more than 64 KiB of them; waits for
-    /// them. May be dropped at any time, and then has handed nothing out.
+    /// The next records, at least one and not much more than 64 KiB; waits for them. Safe to
+    /// cancel: the cursor then stays where it was.
     ///
     /// # Errors
-    /// `Trimmed` if they left the log; damage of the log and failures of the disk.
+    /// `Trimmed` if the next records left the log; damage of the log and failures of the disk.
     pub async fn read(&mut self) -> Result<Stretch, TailError> {
         let mut is_sure = false;
         loop {
@@ -105,8 +105,8 @@ impl Tail {
                 })
                 .await;
             let (records, next) = match read {
-                // The spot may be the end of a segment that left the log, all of which was
-                // handed out: then the next record is at the beginning of the one after it.
+                // The place may be the end of a removed segment whose records were all returned.
+                // Then the next record is at the start of the following segment.
                 Err(TailError::Trimmed(_)) if !is_sure => {
                     is_sure = true;
                     self.spot = None;
@@ -122,7 +122,7 @@ impl Tail {
         }
     }
 
-    /// Goes to a record of which a client says that it was handed out to it.
+    /// Seeks to a record that a client names as the last one it received.
     async fn seek(&mut self, after: Cursor) -> Result<(), TailError> {
         let last = self.cursor;
         let (index, found) = (after.position.index, &self.shared.history);
@@ -154,7 +154,7 @@ impl Tail {
         let turn = Arc::clone(&shared.file_reads).acquire_owned().await;
         blocking(move || {
             let done = work(&shared);
-            // The work goes on when whoever asked goes away: the turn lasts as long as it.
+            // The read continues if the caller is dropped, so it holds the permit until its end.
             drop(turn);
             Ok(done)
         })

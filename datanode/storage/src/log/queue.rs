@@ -1,4 +1,4 @@
-//! What waits for the log's thread.
+//! [`Queue`]: the records that wait for the log's thread.
 
 use std::{
     sync::{Arc, Condvar, Mutex},
@@ -14,11 +14,11 @@ use super::{
 };
 use crate::{StorageError, locked, state::Progress};
 
-/// Records that are written together.
+/// Records to be written together.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) records: Vec<Arc<Record>>,
-    /// What they take when they are encoded.
+    /// Their encoded bytes.
     bytes: u64,
 }
 
@@ -29,10 +29,9 @@ impl Batch {
     }
 }
 
-/// Records that were queued. When it is dropped, the log's thread is woken: whoever queues
-/// under a lock of its own lets go of that first. Nobody may wait for the records while
-/// holding it; in the head of a `match` it lives to the end of the arms, so it is bound and
-/// dropped there.
+/// Queued records. Dropping it wakes the log's thread, so a caller that queues under a lock
+/// releases the lock first. Never wait for the records while it is alive. As a temporary in the
+/// head of a `match` it would live to the end of the arms: bind it to a variable and drop that.
 #[derive(Debug)]
 pub struct Queued(Option<Arc<Queue>>);
 
@@ -44,52 +43,52 @@ impl Drop for Queued {
     }
 }
 
-/// What the thread is to do next.
+/// The thread's next work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Write the batch.
     Write,
-    /// Let segments at or below this index go.
+    /// Remove segments whose records are all at or below this index.
     Release(Index),
-    /// Look again whether there is space.
+    /// Check again whether there is space.
     Retry,
-    /// Everything is written: end.
+    /// End: everything is written.
     End,
 }
 
 #[derive(Debug)]
 struct State {
     pending: Batch,
-    /// Up to where records were accepted.
+    /// The progress after the last accepted record.
     progress: Progress,
     release: Option<Index>,
-    /// Nothing more is accepted.
+    /// Records are refused from now on.
     refusing: bool,
-    /// The thread ends once everything accepted is written.
+    /// The thread ends once all accepted records are written.
     closing: bool,
     ended: bool,
     /// Bytes of the batch that the thread is writing.
     writing: u64,
     /// Bytes left in the segment that the thread writes to, before `writing`.
     left: u64,
-    /// What is short where no segment follows the current one.
+    /// Why there is no next segment: the shortage of space or descriptors.
     shortage: Option<StorageError>,
     segments: usize,
 }
 
-/// The records that were accepted and are not written yet. They are encoded by the thread,
-/// out of the way of those who queue them.
+/// The accepted records that are not written yet. The thread encodes them, so that callers do
+/// not wait for that.
 #[derive(Debug)]
 pub(crate) struct Queue {
     state: Mutex<State>,
     work: Condvar,
-    /// Told whenever the queue became shorter, or will never do so again.
+    /// Notified when the queue became shorter, or never will again.
     pub(crate) shorter: Notify,
     record_limit: u64,
 }
 
 impl State {
-    /// Whether so many more bytes may be queued.
+    /// Checks that so many more bytes may be queued.
     fn check_room(&self, bytes: u64) -> Result<(), StorageError> {
         if self.refusing || self.ended {
             return Err(StorageError::Closed);
@@ -100,7 +99,7 @@ impl State {
         {
             return Err(shortage.clone());
         }
-        // An oversized append is let through when nothing waits, else it never could be.
+        // An append over the limit is accepted when the queue is empty, else it never could be.
         if queued > 0 && queued + bytes > LOG_QUEUE_LIMIT_BYTES as u64 {
             return Err(StorageError::Exhausted {
                 limit: "log_queue_limit_bytes",
@@ -110,10 +109,10 @@ impl State {
         Ok(())
     }
 
-    /// What there is to do at once; what is pending goes into `batch`.
+    /// The work to do now; moves pending records into `batch`.
     fn work(&mut self, batch: &mut Batch) -> Option<Work> {
-        // First, for under load there is always something to write, and the log would
-        // never become shorter.
+        // First: under load there are always records to write, and segments would never be
+        // removed.
         if let Some(index) = self.release.take() {
             return Some(Work::Release(index));
         }
@@ -179,20 +178,20 @@ impl Queue {
         Ok(Queued(Some(Arc::clone(self))))
     }
 
-    /// Whether writers may add to the queue without waiting. Where no segment follows they
-    /// may try: they are refused in words, where they would wait for ever.
+    /// Whether writers may add to the queue without waiting. True also if there is no next
+    /// segment: writers then get an error instead of waiting forever.
     pub(crate) fn has_room(&self) -> bool {
         let state = locked(&self.state);
         state.pending.bytes < LOG_QUEUE_BYTES as u64 || state.shortage.is_some()
     }
 
-    /// Whether nothing is accepted any more.
+    /// Whether no more records are accepted.
     pub(crate) fn is_over(&self) -> bool {
         let state = locked(&self.state);
         state.refusing || state.ended
     }
 
-    /// Why records are refused that don't fit into the current segment.
+    /// Why there is no next segment.
     #[cfg(test)]
     pub(super) fn shortage(&self) -> Option<StorageError> {
         locked(&self.state).shortage.clone()
@@ -213,22 +212,21 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Accepts nothing more.
+    /// Refuses more records.
     pub(super) fn refuse(&self) {
         locked(&self.state).refusing = true;
         self.shorter.notify_waiters();
     }
 
-    /// Accepts nothing more and lets the thread end.
+    /// Refuses more records, and lets the thread end.
     pub(super) fn close(&self) {
         self.refuse();
         locked(&self.state).closing = true;
         self.work.notify_one();
     }
 
-    /// Waits for work. For `Write` the pending records have been swapped into `batch`,
-    /// whose buffers serve the next ones. With `retry_after`, `Retry` comes at the latest
-    /// then.
+    /// Waits for work. For `Write`, the pending records were swapped into `batch`, whose
+    /// buffers are reused. With `retry_after`, returns `Retry` after that time at the latest.
     pub(super) fn next(&self, batch: &mut Batch, retry_after: Option<Duration>) -> Work {
         batch.clear();
         let mut state = locked(&self.state);
@@ -254,14 +252,14 @@ impl Queue {
         }
     }
 
-    /// What there is to do at once, as [`Queue::next`] hands it out.
+    /// The work to do now, as [`Queue::next`] returns it.
     #[cfg(any(test, feature = "conformance"))]
     pub(super) fn try_next(&self, batch: &mut Batch) -> Option<Work> {
         batch.clear();
         locked(&self.state).work(batch)
     }
 
-    /// Waits for space to be freed, or for anything else that may have changed.
+    /// Waits for a release, another change, or `pause` at most.
     pub(super) fn pause(&self, pause: Duration) -> Option<Index> {
         let state = locked(&self.state);
         let waited = self.work.wait_timeout(state, pause);
@@ -269,7 +267,7 @@ impl Queue {
         state.release.take()
     }
 
-    /// Tells callers where the thread stands.
+    /// Publishes the thread's progress to callers.
     pub(super) fn progress(
         &self,
         left: u64,
@@ -292,7 +290,7 @@ impl Queue {
         locked(&self.state).closing
     }
 
-    /// The thread ends: nothing more is accepted.
+    /// The thread ended: refuses more records.
     pub(super) fn end(&self) {
         locked(&self.state).ended = true;
         self.shorter.notify_waiters();

@@ -1,9 +1,8 @@
-//! Reads applied records out of the log's files, beside the thread that writes them.
+//! Reads applied records from the log's files, while the log's thread writes.
 //!
-//! Nothing is kept open between two reads: a reader that rests holds no file, so a segment
-//! that leaves the log gives its space back at once, and is noticed as missing. Only what
-//! is known to be applied is looked at, so whatever is not a sound record there is damage,
-//! but for the zeros that end a segment.
+//! No file stays open between two reads. So the space of a removed segment is free at once,
+//! and the next read notices that it is missing. Only applied records are read, so anything
+//! that is not a sound record is damage, except the zeros at the end of a segment.
 
 use std::{collections::BTreeMap, io::ErrorKind, sync::Mutex};
 
@@ -23,16 +22,16 @@ use crate::{
     tail::{Cursor, TailError},
 };
 
-/// Bytes that a search reads at once.
+/// Bytes per read in a search.
 const SEARCH_BYTES: usize = 1 << 20;
-/// Bytes that a verification reads at once: they stay in the processor's cache.
+/// Bytes per read in a verification: they fit the processor's cache.
 const VERIFY_BYTES: usize = 256 << 10;
 /// Bytes between two waypoints of a segment, at least.
 const WAYPOINT_BYTES: u64 = 1 << 20;
-/// Waypoints that are kept; over it the oldest go. They cover 16 GiB of log.
+/// Most waypoints; over it the oldest are removed. They cover 16 GiB of log.
 const MAX_WAYPOINTS: usize = 1 << 14;
 
-/// Where in the log's files the records after `last` begin.
+/// The place in the log's files where the records after `last` begin.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spot {
     segment: u64,
@@ -40,13 +39,13 @@ pub(crate) struct Spot {
     last: Cursor,
 }
 
-/// Where some records begin, as earlier reads found it: a search for a record does not
-/// have to begin at its segment's first one.
+/// The places of some records, from earlier reads, so that a search does not have to begin at
+/// its segment's first record.
 #[derive(Debug, Default)]
 pub(crate) struct Waypoints(Mutex<BTreeMap<Index, (u64, u64)>>);
 
 impl Waypoints {
-    /// Remembers where a record begins, unless a place shortly before it is known.
+    /// Stores a record's place, unless there is one shortly before it.
     fn note(&self, record: Index, segment: u64, offset: u64) {
         let mut known = locked(&self.0);
         if let Some((_, (number, at))) = known.range(..=record).next_back()
@@ -61,7 +60,7 @@ impl Waypoints {
         }
     }
 
-    /// The last known place in a segment at or before a record.
+    /// The last stored place in a segment at or before a record.
     fn before(&self, record: Index, segment: u64) -> Option<(Index, u64)> {
         let known = locked(&self.0);
         let (index, (number, offset)) = known.range(..=record).next_back()?;
@@ -69,12 +68,12 @@ impl Waypoints {
     }
 }
 
-/// Finds where the records after `after` begin, and makes sure that it is a record of this
+/// Finds the place of the records after `after`, and checks that `after` is a record of this
 /// log. It must be applied. Blocks.
 ///
 /// # Errors
-/// `Trimmed` if the records after it may be gone, `Unknown` if another record stands in its
-/// place.
+/// `Trimmed` if the records after it may have left the log, `Unknown` if another record has its
+/// index.
 pub(crate) fn find(
     place: &LogPlace,
     after: Cursor,
@@ -82,7 +81,7 @@ pub(crate) fn find(
 ) -> Result<Spot, TailError> {
     let next = after.position.index.next();
     for number in place.numbers()?.into_iter().rev() {
-        // Segments leave the oldest first: with this one, all before it are gone.
+        // Segments are removed oldest first: if this one is missing, so are all before it.
         let Some(segment) = kept(place, number)? else {
             break;
         };
@@ -108,11 +107,10 @@ pub(crate) fn find(
     Err(TailError::Trimmed(after.position))
 }
 
-/// Finds where a record itself begins, and makes sure that it is the one of this log. It
-/// must be applied. Blocks.
+/// Finds the place of a record, and checks that it is in this log. It must be applied. Blocks.
 ///
 /// # Errors
-/// `Trimmed` if it may be gone, `Unknown` if another record stands in its place.
+/// `Trimmed` if it may have left the log, `Unknown` if another record has its index.
 pub(crate) fn find_record(
     place: &LogPlace,
     of: Cursor,
@@ -138,7 +136,7 @@ pub(crate) fn find_record(
             },
             false => find_index(segment, Index(index.0 - 1), waypoints)?,
         };
-        // What is there is read again by whoever follows; here it is only looked at.
+        // Only checks the record; the tail reads it again.
         let (records, _) = spot.read(place, waypoints, index, 1)?;
         return match records
             .first()
@@ -160,7 +158,7 @@ fn search(segment: Segment, after: Cursor, waypoints: &Waypoints) -> Result<Spot
     }
 }
 
-/// Finds where the records after the one of an index begin, which is in this segment.
+/// Finds the place after the record `sought`, which is in this segment.
 fn find_index(segment: Segment, sought: Index, waypoints: &Waypoints) -> Result<Spot, TailError> {
     let header = segment.header;
     let (mut index, begin) = waypoints
@@ -170,7 +168,7 @@ fn find_index(segment: Segment, sought: Index, waypoints: &Waypoints) -> Result<
     while records.has_next()? {
         let frame = records.frame()?;
         if frame.position.index != index {
-            return Err(records.damaged("another record stands in its place").into());
+            return Err(records.damaged("another record has its index").into());
         }
         if records.at == 0 {
             waypoints.note(index, header.number, records.offset());
@@ -191,11 +189,11 @@ fn find_index(segment: Segment, sought: Index, waypoints: &Waypoints) -> Result<
     Err(records.damaged("an applied record is missing").into())
 }
 
-/// Verifies a finished segment; returns how many records it has, and its bytes, or `None` if
-/// it left the log. Blocks.
+/// Verifies a finished segment. Returns the numbers of its records and bytes, or `None` if it
+/// left the log. Blocks.
 ///
 /// # Errors
-/// `Damaged` if something in it is not as it was written, or the disk's failure.
+/// `Damaged` if its content is not what was written, or the disk's failure.
 pub(crate) fn verify(place: &LogPlace, number: u64) -> Result<Option<(u64, u64)>, StorageError> {
     let Some(segment) = kept(place, number)? else {
         return Ok(None);
@@ -208,18 +206,18 @@ pub(crate) fn verify(place: &LogPlace, number: u64) -> Result<Option<(u64, u64)>
         if frame.position.index != expected {
             let stands = frame.position;
             return Err(records.damaged(format!(
-                "record {stands} stands where record {expected} should be"
+                "record {stands} is in the place of record {expected}"
             )));
         }
         records.skip(frame.len);
         expected = expected.next();
     }
-    // Zeros are all that follows the last one.
+    // Only zeros may follow the last record.
     while records.bring(1)? {
         let rest = &records.piece[records.at..];
         if let Some(place) = rest.iter().position(|byte| *byte != 0) {
             records.skip(place);
-            return Err(records.damaged("there are bytes behind the last record"));
+            return Err(records.damaged("there are bytes after the last record"));
         }
         let length = rest.len();
         records.skip(length);
@@ -233,9 +231,8 @@ impl Spot {
         self.last
     }
 
-    /// Reads the next records, at least one and about `bytes` of them, none after `up_to`,
-    /// which is applied and not before the next one. Answers where the ones after them
-    /// begin. Blocks.
+    /// Reads the next records: at least one, about `bytes` of them, none after `up_to`, which
+    /// must be applied and not before the next record. Returns the place after them too. Blocks.
     ///
     /// # Errors
     /// `Trimmed` if the next record left the log, `Damaged` if it is not sound.
@@ -255,7 +252,7 @@ impl Spot {
         waypoints.note(self.last.position.index.next(), self.segment, self.offset);
         let mut records = vec![self.take(&mut source)?];
         while self.last.position.index < up_to && source.holds_next() {
-            // What is before a damaged record is sound; the next read tells the damage.
+            // The records before a damaged one are sound; the next read reports the damage.
             let Ok(record) = self.take(&mut source) else {
                 break;
             };
@@ -264,7 +261,7 @@ impl Spot {
         Ok((records, self))
     }
 
-    /// Takes the next record, which is in the piece, if it continues the last one.
+    /// Takes the next record of the piece, and checks that it continues the last one.
     fn take(&mut self, source: &mut Records) -> Result<Record, StorageError> {
         let (record, length) = source.record()?;
         let (last, next) = (self.last, record.position);
@@ -287,7 +284,7 @@ impl Spot {
         Ok(Records::new(segment, self.offset, bytes))
     }
 
-    /// Opens the segment that this spot moved to, for the one before has no more records.
+    /// Opens the next segment, after the last record of the one before.
     fn open_next(
         &self,
         place: &LogPlace,
@@ -305,7 +302,7 @@ impl Spot {
         if header.log_id != place.log_id || header.previous() != self.last.position {
             return Err(before
                 .damaged(format!(
-                    "the log goes on after record {} in a segment that begins after record {}",
+                    "after record {} the log continues in a segment that begins after record {}",
                     self.last.position,
                     header.previous()
                 ))
@@ -327,10 +324,10 @@ fn kept(place: &LogPlace, number: u64) -> Result<Option<Segment>, StorageError> 
 /// The records of one segment, read a piece at a time.
 struct Records {
     segment: Segment,
-    /// Where in the file the piece begins.
+    /// The piece's offset in the file.
     base: u64,
     piece: Bytes,
-    /// Where in the piece the next record begins.
+    /// The next record's offset in the piece.
     at: usize,
     piece_bytes: usize,
 }
@@ -348,16 +345,16 @@ impl Records {
         }
     }
 
-    /// Whether there is one more record; then all of it is in the piece.
+    /// Whether there is one more record; makes the piece hold all of it.
     fn has_next(&mut self) -> Result<bool, StorageError> {
-        // No record fits into less than a length word before the file's end.
+        // Less than a length word before the file's end is no record.
         if !self.bring(LENGTH_WORD_BYTES)? {
             return Ok(false);
         }
         match self.length() {
             Some(0) | None => Ok(false),
             Some(length) if length > record::MAX_RECORD_BYTES => {
-                Err(self.damaged("a record's length is more than a record can have"))
+                Err(self.damaged("a record's length is over the largest possible"))
             }
             Some(length) if !self.bring(length)? => {
                 Err(self.damaged("a record is longer than its file"))
@@ -366,19 +363,19 @@ impl Records {
         }
     }
 
-    /// Whether one more record is in the piece as a whole.
+    /// Whether the piece holds one more whole record.
     fn holds_next(&self) -> bool {
         let left = self.piece.len() - self.at;
         (self.length()).is_some_and(|length| length > 0 && length <= left)
     }
 
-    /// What the next record's length word says, if it is in the piece.
+    /// The next record's length, if its length word is in the piece.
     fn length(&self) -> Option<usize> {
         let word = self.piece[self.at..].first_chunk::<LENGTH_WORD_BYTES>()?;
         Some(u32::from_le_bytes(*word) as usize)
     }
 
-    /// Makes the piece hold `bytes` from the next record on, if the file has them.
+    /// Makes the piece hold `bytes` from the next record on; `false` if the file has fewer.
     fn bring(&mut self, bytes: usize) -> Result<bool, StorageError> {
         if self.piece.len() - self.at >= bytes {
             return Ok(true);
@@ -415,7 +412,7 @@ impl Records {
                 found: (*found).into(),
                 known: record::FORMAT.into(),
             },
-            // A record that is applied was whole once: torn is damaged here.
+            // An applied record was once whole, so a torn one is damaged.
             DecodeError::End | DecodeError::Torn | DecodeError::Damaged(_) => {
                 self.damaged(error.to_string())
             }

@@ -1,12 +1,12 @@
-//! What a start finds in the log's files: the records, or why it must not start.
+//! Reads the log's files at a start: returns the records, or the reason not to start.
 //!
-//! A crash may tear what was being written, and only that: the last batch. So the log
-//! ends where a record is torn or was never begun, unless something shows that more had
-//! been acknowledged there (LOG-TORN): a later segment, or a later sound record that
-//! carries a commit index at or above the place. Then it is damage and refused.
+//! A crash can tear only the batch that was being written, the last one. So the log ends at
+//! the first torn or missing record, unless a later segment or record shows that the missing
+//! one was acknowledged (LOG-TORN): there is a later segment, or a later sound record whose
+//! commit index is at or above the missing one. Then the log is damaged and refused.
 //!
-//! What the store holds needs no reading: of segments that lie before that, and are only
-//! kept for a while, a start looks at the headers alone.
+//! Records that the store has are not needed: of segments before these, which are only kept
+//! for the retention, a start reads only the headers.
 
 use std::{cmp::Ordering, path::Path, sync::Arc};
 
@@ -22,34 +22,34 @@ use super::segment::{
 };
 use crate::{StorageError, state::Progress};
 
-/// The least that a disk writes whole or not at all.
+/// Bytes that a disk writes atomically.
 const SECTOR_BYTES: usize = 512;
 #[allow(clippy::cast_possible_truncation)]
 const HEADER_BYTES: usize = SEGMENT_HEADER_BYTES as usize;
 
-/// What a log's files hold.
+/// The content of a log's files.
 #[derive(Clone, Debug)]
 pub(crate) struct LogFound {
     pub(crate) log_id: LogId,
-    /// In order, none missing; at least one.
+    /// In order, without gaps; at least one.
     pub(crate) segments: Vec<ClosedSegment>,
-    /// Where the next record goes in the last segment.
+    /// The next record's offset in the last segment.
     pub(crate) offset: u64,
-    /// Where the records that were read begin: the position before the first one.
+    /// The position before the first record that was read.
     pub(crate) before: Position,
-    /// The last record, the highest version that one carries, and each epoch's first index
-    /// as far as it is in these files.
+    /// The last record, the highest version of a record, and the first index of each epoch in
+    /// these files.
     pub(crate) progress: Progress,
-    /// The highest commit index that a record read carries.
+    /// The highest commit index in a record that was read.
     pub(crate) commit: Index,
-    /// The records after the index that the caller holds already.
+    /// The records after the index up to which the caller has them.
     pub(crate) tail: Vec<Arc<Record>>,
 }
 
-/// What is done with each record after the index that a reader holds already.
+/// Called with each record after the index up to which the caller has them.
 pub(crate) type Keep<'a> = dyn FnMut(Record) -> Result<(), StorageError> + 'a;
 
-/// Reads the log in `place`, cuts a torn end off, and keeps the records after `applied`.
+/// Reads the log in `place`, cuts off a torn end, and returns the records after `applied`.
 /// `None` if there is no segment at all.
 pub(crate) fn scan(place: &LogPlace, applied: Index) -> Result<Option<LogFound>, StorageError> {
     place.drop_spare()?;
@@ -68,8 +68,8 @@ pub(crate) fn scan(place: &LogPlace, applied: Index) -> Result<Option<LogFound>,
     Ok(Some(log))
 }
 
-/// Reads the log in `place` as a start does and changes nothing. Answers what it holds and
-/// the bytes of its last segment; `None` if there is no segment at all.
+/// Reads the log in `place` as a start does and changes nothing. Returns its content and the
+/// bytes of its last segment; `None` if there is no segment at all.
 pub(crate) fn inspect(
     place: &LogPlace,
     applied: Index,
@@ -80,7 +80,7 @@ pub(crate) fn inspect(
     let mut bytes = Bytes::new();
     let segments = (numbers.iter()).map(|number| open(place, *number).map(Segment::close));
     let segments = segments.collect::<Result<Vec<ClosedSegment>, StorageError>>()?;
-    // The one that holds the last record applied, to see that the store agrees with it.
+    // From the segment with the last applied record, to check it against the store.
     let begins_before = |segment: &ClosedSegment| segment.header.first <= applied;
     let unread = segments.iter().rposition(begins_before).unwrap_or(0);
     let last = segments.len().saturating_sub(1);
@@ -96,10 +96,10 @@ pub(crate) fn inspect(
     Ok(found.map(|log| (log, bytes)))
 }
 
-/// Reads the sound records of a log that a start refuses, from the segment that continues
-/// what a store up to `applied` holds, up to the first place that is not sound; changes
-/// nothing. A segment whose header is damaged counts as one of the log `expected` if its
-/// records fit. `None` if no segment continues the store.
+/// Reads the sound records of a log that a start refuses: from the segment that continues a
+/// store at `applied` up to the first damaged place. Changes nothing. A segment with a damaged
+/// header is taken as one of the log `expected` if its records fit. `None` if no segment
+/// continues the store.
 pub(crate) fn salvage(
     place: &LogPlace,
     applied: Position,
@@ -110,7 +110,7 @@ pub(crate) fn salvage(
     for number in place.numbers()? {
         match open(place, number) {
             Ok(segment) => segments.push(segment.close()),
-            // Where none can be made of it, `join` misses it.
+            // A segment without a usable header: `join` reports the gap.
             Err(StorageError::Damaged { .. }) => {
                 segments.extend(headless(place, number, applied, expected)?);
             }
@@ -130,7 +130,7 @@ pub(crate) fn salvage(
         let joined = log.join(&segment);
         let read = joined.and_then(|()| {
             let bytes = bytes_of(place, &segment.path)?;
-            // What stands behind the end is for the caller to judge.
+            // The caller judges what follows the end.
             let read = log.read(&segment, &bytes, applied.index, false, keep);
             log.segments.push(segment);
             read
@@ -144,19 +144,19 @@ pub(crate) fn salvage(
     Ok(found)
 }
 
-/// Whether the length word at `at` was never written, as far as it is in the sector in
-/// which it begins. Of a batch that the power cut, that sector may be missing and the next
-/// one there; then the whole record but its length is.
+/// Whether the part of the length word at `at` that is in its first sector is zero. After a
+/// power cut during a batch, that sector may be missing and the next one written: then the
+/// record is there without the start of its length.
 fn lacks_the_end_of_a_sector(at: usize, rest: &[u8]) -> bool {
     const LENGTH_WORD_BYTES: usize = 4;
     let left = SECTOR_BYTES - at % SECTOR_BYTES;
     left <= LENGTH_WORD_BYTES && rest.iter().take(left).all(|byte| *byte == 0)
 }
 
-/// Stands for the epoch before a segment whose header can't be read.
+/// The epoch before a segment whose header can't be read.
 const UNKNOWN_EPOCH: Epoch = Epoch(u64::MAX);
 
-/// A segment whose header is damaged, with the one that its first record lets it have.
+/// A segment with a damaged header, with a header made from its first record.
 fn headless(
     place: &LogPlace,
     number: u64,
@@ -170,7 +170,7 @@ fn headless(
     };
     let first = frame.position.index;
     let previous_epoch = match first.0.cmp(&applied.index.next().0) {
-        // What the store holds already is not looked at again.
+        // Records that the store has are not checked again.
         Ordering::Less => frame.position.epoch,
         Ordering::Equal => applied.epoch,
         Ordering::Greater => UNKNOWN_EPOCH,
@@ -199,7 +199,7 @@ pub(super) fn open(place: &LogPlace, number: u64) -> Result<Segment, StorageErro
     Ok(Segment { path, file, header })
 }
 
-/// What a file holds, whatever that is.
+/// A file's bytes.
 pub(super) fn bytes_of(place: &LogPlace, path: &Path) -> Result<Bytes, StorageError> {
     let file = place.disk.open(path);
     let file = file.map_err(|error| StorageError::io("open", path, error))?;
@@ -211,9 +211,8 @@ pub(super) fn bytes_of(place: &LogPlace, path: &Path) -> Result<Bytes, StorageEr
     Ok(bytes.into())
 }
 
-/// Turns everything behind the last sound record back into zeros. Left-overs of a torn
-/// batch could otherwise line up behind a record written later and be taken for its
-/// successors.
+/// Overwrites everything after the last sound record with zeros. Otherwise the rest of a torn
+/// batch could directly follow a record written later and be read as its successors.
 fn clear(place: &LogPlace, path: &Path, bytes: &[u8], end: usize) -> Result<(), StorageError> {
     let rest = &bytes[end..];
     let is_clear = rest.iter().all(|byte| *byte == 0);
@@ -236,7 +235,7 @@ fn clear(place: &LogPlace, path: &Path, bytes: &[u8], end: usize) -> Result<(), 
 }
 
 impl LogFound {
-    /// Opens the log to be written to.
+    /// Opens the log for writing.
     pub(crate) fn open(mut self, place: &LogPlace) -> Result<LogFiles, StorageError> {
         let Some(active) = self.segments.pop() else {
             unreachable!("a log has at least one segment");
@@ -249,7 +248,7 @@ impl LogFound {
         })
     }
 
-    /// Makes durable what an earlier process of this boot may have left to the system.
+    /// Syncs what an earlier process of this boot may have left unsynced.
     pub(crate) fn sync(&self, place: &LogPlace) -> Result<(), StorageError> {
         for ClosedSegment { path, .. } in &self.segments {
             let file = place.disk.open(path);
@@ -296,7 +295,7 @@ impl LogFound {
         }
         let follows = self.segments.last().is_none_or(|last| {
             let is_next = last.header.number + 1 == header.number;
-            // Nothing was read of one that was skipped but its header.
+            // Of a skipped segment only the header was read.
             let continues = match self.offset {
                 0 => last.header.previous() < header.previous(),
                 _ => self.last() == header.previous(),
@@ -306,8 +305,8 @@ impl LogFound {
         if follows {
             return Ok(());
         }
-        // The one before was whole and durable when this one was begun, so what is
-        // missing was lost from there.
+        // The segment before was complete and durable when this one was created, so the missing
+        // records were lost from it.
         let (file, offset) = self
             .segments
             .last()
@@ -323,7 +322,7 @@ impl LogFound {
         ))
     }
 
-    /// Reads a segment's records; `offset` is where they end, also after an error.
+    /// Reads a segment's records; sets `offset` to their end, also after an error.
     fn read(
         &mut self,
         segment: &ClosedSegment,
@@ -344,8 +343,8 @@ impl LogFound {
                 Ok(frame) => {
                     let mut record = None;
                     if frame.position.index > applied {
-                        // A buffer of its own, so that one value kept in memory does not
-                        // keep a whole segment there.
+                        // Copied, so that one value kept in memory does not keep the buffer of a
+                        // whole segment.
                         let own = Bytes::copy_from_slice(&bytes[at..at + frame.len]);
                         let decoded = record::decode(&own, 0);
                         record = Some(decoded.map_err(|error| damaged(error.to_string()))?.0);
@@ -365,7 +364,7 @@ impl LogFound {
                     });
                 }
                 Err(DecodeError::End | DecodeError::Torn) => {
-                    // What a later segment says about an early end is judged by `join`.
+                    // In an earlier segment, `join` judges an early end.
                     if is_last {
                         self.check_end(at, &bytes[at..]).map_err(damaged)?;
                     }
@@ -375,7 +374,7 @@ impl LogFound {
         }
     }
 
-    /// Takes a sound record in, if it is the next one.
+    /// Advances by a sound record, if it is the next one.
     fn take(&mut self, frame: &RecordHeader) -> Result<(), String> {
         let advanced = self.progress.advance(frame.position, frame.version);
         advanced.map_err(|broken| broken.to_string())?;
@@ -383,20 +382,20 @@ impl LogFound {
         Ok(())
     }
 
-    /// Whether the log may end at `at`, before `rest`, which does not begin with a record.
+    /// Checks that the log may end at `at`, before `rest`, which does not begin with a record.
     fn check_end(&self, at: usize, rest: &[u8]) -> Result<(), String> {
         let missing = self.last().index.next();
         if self.commit >= missing {
             return Err(format!(
-                "record {missing} is missing, but an earlier one says it was committed"
+                "record {missing} is missing, but an earlier one shows that it was committed"
             ));
         }
         if !lacks_the_end_of_a_sector(at, rest) && record::is_whole_but_for_its_length(rest) {
             return Err(format!("the length of record {missing} is damaged"));
         }
         let mut at = 0;
-        // Zeros hold no record; a length word begins with a byte that is none, or at most
-        // three bytes later.
+        // Zeros are no record. A length word has a nonzero byte among its first four, so a
+        // record begins at most three bytes before one.
         while let Some(skip) = rest[at..].iter().position(|byte| *byte != 0) {
             at += skip;
             for start in at.saturating_sub(3)..=at {
@@ -406,7 +405,7 @@ impl LogFound {
                     && frame.commit >= missing
                 {
                     return Err(format!(
-                        "record {missing} can't be read, but record {} says it was committed",
+                        "record {missing} can't be read, but record {} shows that it was committed",
                         frame.position
                     ));
                 }

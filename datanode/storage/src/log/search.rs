@@ -1,5 +1,5 @@
-//! Sound records behind a place where a log breaks off: nothing leads to them any more, so
-//! they are found by trying every byte. They are counted, to say what a recovery gives up.
+//! Finds sound records after a damaged place of a log, by trying every byte. They are counted,
+//! to report what a recovery gives up.
 
 use std::path::{Path, PathBuf};
 
@@ -9,20 +9,20 @@ use tierkv_types::{Epoch, Index, record::RecordHeader};
 use super::{LogPlace, scan::bytes_of};
 use crate::StorageError;
 
-/// Records of one file of which a log can't make use.
+/// Records in one file after a damaged place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FoundBehind {
     pub(crate) file: PathBuf,
-    /// Where the first of them begins, in bytes.
+    /// The first record's offset, in bytes.
     pub(crate) offset: u64,
     pub(crate) records: u64,
     pub(crate) first: Index,
     pub(crate) last: Index,
-    /// The highest epoch of them.
+    /// Their highest epoch.
     pub(crate) epoch: Epoch,
 }
 
-/// Looks through all files of the log in `place` for sound records after `last`.
+/// Searches all files of the log in `place` for sound records after `last`.
 pub(crate) fn search(place: &LogPlace, last: Index) -> Result<Vec<FoundBehind>, StorageError> {
     let mut found = Vec::new();
     for number in place.numbers()? {
@@ -35,8 +35,8 @@ pub(crate) fn search(place: &LogPlace, last: Index) -> Result<Vec<FoundBehind>, 
 fn search_bytes(file: &Path, bytes: &Bytes, last: Index) -> Option<FoundBehind> {
     let mut found: Option<FoundBehind> = None;
     let mut at = 0;
-    // The length word of a record is never zero as a whole, and its first byte that is none
-    // is at most three bytes in.
+    // A record's length word has a nonzero byte, so a record begins at most three bytes before
+    // the next one.
     while let Some(skip) = bytes[at..].iter().position(|byte| *byte != 0) {
         let begin = (at + skip).saturating_sub(3).max(at);
         let frame = (begin..=at + skip)

@@ -1,7 +1,5 @@
-//! One file of the log.
-//!
-//! A segment begins with a header of 64 bytes (numbers little-endian), then come
-//! records back to back, then zeros to its allocated end:
+//! One file of the log: a header of 64 bytes (numbers little-endian), records without gaps,
+//! then zeros to its allocated end:
 //!
 //! ```text
 //! at  bytes
@@ -40,7 +38,7 @@ const SPARE: &str = "spare";
 /// Bytes before a segment's first record.
 pub(crate) const SEGMENT_HEADER_BYTES: u64 = 64;
 
-/// Where a log lives and how its files are made.
+/// A log's directory, and how its files are created.
 #[derive(Clone, Debug)]
 pub(crate) struct LogPlace {
     pub(crate) disk: Arc<dyn Disk>,
@@ -50,14 +48,14 @@ pub(crate) struct LogPlace {
     pub(crate) sync: WalSync,
 }
 
-/// What a segment's header says.
+/// A segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub(crate) log_id: LogId,
     pub(crate) number: u64,
     pub(crate) first: Index,
     pub(crate) previous_epoch: Epoch,
-    /// At least the version of the record before the first, 0 if that is not known.
+    /// At least the version of the record before the first, 0 if unknown.
     pub(crate) clock: Version,
 }
 
@@ -69,7 +67,7 @@ pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
 }
 
-/// A file of the log that is not open: however many there are, they take no descriptors.
+/// A file of the log that is not open, so it takes no descriptor.
 #[derive(Clone, Debug)]
 pub(crate) struct ClosedSegment {
     pub(crate) path: PathBuf,
@@ -83,7 +81,7 @@ impl Segment {
     }
 }
 
-/// The files of a log that is written to.
+/// The files of a log open for writing.
 #[derive(Debug)]
 pub(crate) struct LogFiles {
     /// Their directory.
@@ -92,15 +90,15 @@ pub(crate) struct LogFiles {
     pub(crate) older: Vec<ClosedSegment>,
     /// The segment that is written to.
     pub(crate) active: Segment,
-    /// Where the next record goes in it.
+    /// The next record's offset in it.
     pub(crate) offset: u64,
 }
 
-/// An open file of no use but its descriptor: whatever else is opened in the process, the
-/// log has one for its next segment.
+/// An open file that only reserves a descriptor: the log can open its next segment even when
+/// the process has no other descriptor left.
 pub(crate) type Reserve = Option<Box<dyn DiskDir>>;
 
-/// Space set aside for the next segment.
+/// Space allocated for the next segment.
 #[derive(Debug)]
 pub(crate) struct Spare(Box<dyn DiskFile>);
 
@@ -134,7 +132,7 @@ impl SegmentHeader {
             return Err(damaged("the segment is shorter than its header"));
         };
         if bytes[..8] != MAGIC {
-            return Err(damaged("this is no segment of a log"));
+            return Err(damaged("it is no segment of a log"));
         }
         let number = |at: usize| {
             let mut word = [0; 8];
@@ -169,7 +167,7 @@ fn header_checksum(bytes: &[u8; 64]) -> u32 {
 }
 
 impl LogPlace {
-    /// The numbers of the segments there are, in order.
+    /// The numbers of all segments, in order.
     pub(crate) fn numbers(&self) -> Result<Vec<u64>, StorageError> {
         let names = match self.disk.list(&self.dir) {
             Ok(names) => names,
@@ -186,11 +184,11 @@ impl LogPlace {
         self.dir.join(format!("{number:020}{SUFFIX}"))
     }
 
-    /// Sets aside the space of one segment. Where the file can't be opened for lack of
-    /// descriptors, the one of `reserve` is closed for it.
+    /// Allocates the space of one segment. If all descriptors are in use, the one of `reserve`
+    /// is closed and used for the file.
     ///
     /// # Errors
-    /// `NoSpace` and `NoDescriptors` leave nothing behind and may be tried again.
+    /// `NoSpace` and `NoDescriptors` leave nothing behind and may be retried.
     pub(crate) fn set_aside(&self, reserve: &mut Reserve) -> Result<Spare, StorageError> {
         let path = self.dir.join(SPARE);
         let file = match self.disk.create(&path) {
@@ -210,7 +208,7 @@ impl LogPlace {
         Ok(Spare(file))
     }
 
-    /// Removes what a process before this one had set aside.
+    /// Removes the spare space of an earlier process.
     pub(crate) fn drop_spare(&self) -> Result<(), StorageError> {
         let path = self.dir.join(SPARE);
         match self.disk.remove(&path) {
@@ -233,9 +231,9 @@ impl LogPlace {
         Ok(Segment { path, file, header })
     }
 
-    /// Makes set-aside space the segment that `header` describes. Its name appears only
-    /// after its header is durable, so a named segment without one is damage. `names` is the
-    /// log's directory: nothing is opened, for it could not be taken back half-way.
+    /// Turns spare space into the segment with `header`. The file gets its name only after its
+    /// header is durable, so a named segment without a header is damage. `names` is the log's
+    /// directory, already open: an open that fails half-way could not be undone.
     pub(crate) fn begin(
         &self,
         spare: Spare,
@@ -277,7 +275,7 @@ impl LogPlace {
         synced.map_err(|error| in_allocated_space("sync", &self.dir, error))
     }
 
-    /// Makes a file durable as far as the operator wants it.
+    /// Syncs a file, unless the sync mode has no syncs.
     pub(crate) fn flush(&self, file: &dyn DiskFile) -> std::io::Result<()> {
         if self.sync.syncs() {
             file.sync_data()
@@ -287,8 +285,8 @@ impl LogPlace {
     }
 }
 
-/// A failure where the space was set aside before: it is never one of space, whatever the
-/// system calls it, and it stops the node (LOG-SPACE).
+/// The error of a write into allocated space. It is never `NoSpace`, whatever the system
+/// reports, and it stops the node (LOG-SPACE).
 pub(crate) fn in_allocated_space(
     action: &'static str,
     path: &Path,

@@ -1,4 +1,4 @@
-//! The log's one thread: collects what is queued, writes it at once, syncs once, tells.
+//! The log's thread: collects queued records, writes them, syncs once, reports them durable.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ use crate::{
     meters::{BATCH_RECORDS, SYNC_SECONDS},
 };
 
-/// How often it is tried again where space or descriptors are short.
+/// Pause between retries while space or descriptors are short.
 const SHORTAGE_RETRY: Duration = Duration::from_millis(200);
 
 /// What a log needs to run.
@@ -36,18 +36,18 @@ pub(crate) struct LogStart {
     pub(crate) last: Position,
     /// At least the highest version in the log.
     pub(crate) clock: Version,
-    /// How long records stay once the store has them, by their versions.
+    /// How long records are kept once the store has them, by their versions.
     pub(crate) retention: Duration,
-    /// Bytes over which they go sooner.
+    /// Bytes over which they are removed earlier.
     pub(crate) limit_bytes: u64,
     pub(crate) failure: Arc<Failure>,
-    /// Kept until the writer is gone: nobody else may have the directory before.
+    /// Held until the writer is dropped, so that no other process uses the directory before.
     pub(crate) lock: Arc<dyn DiskLock>,
-    /// Where the next segment is set aside.
+    /// Where the next segment's space is allocated.
     pub(crate) blocking: Blocking,
 }
 
-/// What a turn of the writer came to.
+/// The result of one turn of the writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// It did something.
@@ -73,29 +73,29 @@ pub(crate) struct LogWriter {
     offset: u64,
     spare: Option<Spare>,
     reserve: Reserve,
-    /// The thread that sets the next spare aside; it has the reserve meanwhile.
+    /// The thread that allocates the next spare; it has the reserve meanwhile.
     making: Option<JoinHandle<Made>>,
-    /// Why there is no spare, though there should be one.
+    /// Why allocating the next spare failed.
     shortage: Option<StorageError>,
     /// The last record written, and its version.
     last: Position,
     clock: Version,
-    /// The store has everything up to here.
+    /// The store has everything up to this index.
     released: Index,
     retention: Duration,
     limit_bytes: u64,
-    /// Since when something is written that is not synced; only under `Interval`.
+    /// Time of the first unsynced write; only under `Interval`.
     unsynced: Option<Instant>,
     batch: Batch,
-    /// The batch as it is written.
+    /// The encoded batch.
     encoded: Vec<u8>,
     blocking: Blocking,
 }
 
-/// A reused buffer that a burst has made larger than this is given back.
+/// A reused buffer larger than this is freed after a burst.
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
 
-/// What a thread that set space aside has to say.
+/// The result of the thread that allocates a spare.
 #[derive(Debug)]
 struct Made {
     spare: Result<Spare, StorageError>,
@@ -148,8 +148,8 @@ impl LogWriter {
         &self.place.dir
     }
 
-    /// Runs until the log is closed or has failed. A failure is final: what a file holds
-    /// after a failed write or sync is unknown, so nothing is tried again.
+    /// Runs until the log is closed or has failed. A failure is final: after a failed write or
+    /// sync the file's content is unknown, so nothing is retried.
     pub(super) fn run(mut self) {
         loop {
             let mut batch = std::mem::take(&mut self.batch);
@@ -161,7 +161,7 @@ impl LogWriter {
         }
     }
 
-    /// Does what there is to do, if anything; what the thread does in a loop.
+    /// Does one turn of the thread's loop, if there is work.
     #[cfg(any(test, feature = "conformance"))]
     pub(crate) fn step(&mut self) -> Turn {
         let mut batch = std::mem::take(&mut self.batch);
@@ -193,14 +193,14 @@ impl LogWriter {
         if let Some(error) = error {
             self.failure.set(error);
         }
-        // Nobody may find the directory free while this process still makes a file in it.
+        // The directory must stay locked while this process still creates a file in it.
         drop(self.making.take().map(JoinHandle::join));
         self.queue.end();
         Turn::Over
     }
 
-    /// Makes a batch durable, then tells. It is written in as many pieces as it needs
-    /// segments, nearly always one.
+    /// Makes a batch durable, then reports it. It is written in one piece for each segment it
+    /// needs, nearly always one.
     fn commit(&mut self) -> Result<(), StorageError> {
         let began = Instant::now();
         let batch = std::mem::take(&mut self.batch);
@@ -244,7 +244,7 @@ impl LogWriter {
             .map_err(|error| in_allocated_space("sync", path, error))
     }
 
-    /// How long there may be nothing to do: the disk is to be asked again, or a sync is due.
+    /// How long to wait for work at most, until the next retry or sync is due.
     fn patience(&self) -> Option<Duration> {
         let sync = self.unsynced.map(|since| self.sync_in(since));
         let is_asking = self.shortage.is_some() || self.making.is_some();
@@ -266,7 +266,7 @@ impl LogWriter {
         }
     }
 
-    /// Makes durable what is written and was only to be so after a while.
+    /// Syncs what was written and not synced yet.
     fn sync(&mut self) -> Result<(), StorageError> {
         if self.unsynced.take().is_none() {
             return Ok(());
@@ -277,8 +277,8 @@ impl LogWriter {
             .map_err(|error| in_allocated_space("sync", path, error))
     }
 
-    /// Goes on in a new segment. All of the old one is durable by now, so that a gap
-    /// before a later segment can only be damage.
+    /// Continues in a new segment. The old one is durable before, so that a gap before a later
+    /// segment can only be damage.
     fn rotate(&mut self) -> Result<(), StorageError> {
         self.sync()?;
         let spare = self.await_spare()?;
@@ -299,8 +299,8 @@ impl LogWriter {
         Ok(())
     }
 
-    /// The next segment's space, waiting while it can't be had: records already accepted
-    /// can't be refused any more.
+    /// The next segment's space. Waits until it can be allocated: accepted records can't be
+    /// refused any more.
     fn await_spare(&mut self) -> Result<Spare, StorageError> {
         loop {
             if let Some(spare) = self.spare.take() {
@@ -329,10 +329,9 @@ impl LogWriter {
         }
     }
 
-    /// Sets the next segment's space aside once the current one is half full, so that a full
-    /// disk, or a lack of descriptors, is known before any record depends on it (LOG-SPACE). A
-    /// thread of its own does it, for it writes as much as a segment holds; its end is looked
-    /// at with a later batch.
+    /// Allocates the next segment's space once the current one is half full, so that a full
+    /// disk, or a lack of descriptors, is noticed before a record depends on it (LOG-SPACE). It
+    /// writes a whole segment, so a separate thread does it, and a later batch collects its result.
     fn prepare(&mut self) -> Result<(), StorageError> {
         let is_late = self.offset >= self.place.segment_bytes / 4 * 3;
         let is_short = self.shortage.is_some();
@@ -341,13 +340,13 @@ impl LogWriter {
             return Ok(());
         }
         let made = match self.making.take() {
-            // Before the segment is full it must be known whether another one follows.
+            // The result must be known before the segment is full.
             Some(making) if making.is_finished() || is_late => self.join(making),
             Some(making) => {
                 self.making = Some(making);
                 return Ok(());
             }
-            // A disk that was full answers at once, mostly, and writers wait for the answer.
+            // A full disk mostly fails at once, and writers wait for the result.
             None if is_short || self.blocking == Blocking::Here => {
                 self.place.set_aside(&mut self.reserve)
             }
@@ -364,7 +363,7 @@ impl LogWriter {
                         self.making = Some(making);
                         return Ok(());
                     }
-                    // The system gives no thread for now: writers wait meanwhile.
+                    // No thread can be started now: writers wait meanwhile.
                     Err(_) => self.place.set_aside(&mut self.reserve),
                 }
             }
@@ -402,15 +401,15 @@ impl LogWriter {
         self.progress(false);
     }
 
-    /// The store has everything up to `index`: what was kept long enough goes.
+    /// The store has everything up to `index`: removes segments past their retention.
     fn release(&mut self, index: Index) {
         self.released = self.released.max(index);
         self.trim();
     }
 
-    /// Removes segments that the store has whole, oldest first, so that what is left is
-    /// always one run: those whose last record is older than the retention, and more if
-    /// the log takes more than its limit. The one written to stays.
+    /// Removes segments whose records the store has, oldest first, so that the log has no gaps:
+    /// those whose last record is older than the retention, and more if the log is over its
+    /// limit. The active segment stays.
     fn trim(&mut self) {
         while let Some(oldest) = self.older.front() {
             let next = self.older.get(1);
@@ -425,8 +424,8 @@ impl LogWriter {
                 break;
             }
             if let Err(error) = self.place.remove(&oldest.path) {
-                // Nothing is lost by keeping it; the next checkpoint comes here again.
-                tracing::warn!(%error, "a log segment that is no longer needed stays");
+                // Keeping it loses nothing; the next checkpoint retries.
+                tracing::warn!(%error, "a log segment that is no longer needed could not be removed");
                 break;
             }
             self.older.pop_front();

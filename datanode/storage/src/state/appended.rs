@@ -1,7 +1,7 @@
-//! What the records of the log that are not applied yet will do: the appended state.
+//! The appended state: the effects of log records that are not applied yet.
 //!
-//! Conditions, repeated requests and `existed` are judged by it, so that writes need not
-//! wait for one another's commits (REP-APPLY).
+//! Conditions, retried requests and `existed` are judged against it, so that writes do not
+//! wait for the commits of earlier writes (REP-APPLY).
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -11,19 +11,19 @@ use tierkv_types::{Index, ItemKey, Record};
 use super::{effects::Effects, outcome::Outcome};
 use crate::Entry;
 
-/// The records that are appended and not applied, and what they leave behind. A suffix can
-/// be dropped: one that the log did not take, or that a new master does not have.
+/// The records that are appended and not applied, and their effects. A suffix can be dropped,
+/// if the log did not take it or a new master does not have it.
 #[derive(Debug, Default)]
 pub struct Appended {
     records: VecDeque<Arc<Record>>,
-    /// For each key that they change, what the last change leaves.
+    /// For each changed key, its entry after the last change.
     entries: HashMap<ItemKey, (Index, Entry)>,
-    /// For each request that they apply, by the random part of its id, what becomes of it.
+    /// The outcome of each request, by the random part of its id.
     outcomes: HashMap<[u8; 16], (Index, Outcome)>,
 }
 
 impl Appended {
-    /// Takes in the next record.
+    /// Adds the next record.
     ///
     /// # Panics
     /// If it is not the one after the last.
@@ -31,7 +31,7 @@ impl Appended {
         let index = record.position.index;
         assert!(
             self.last().is_none_or(|last| last.next() == index),
-            "record {} is appended out of its turn",
+            "record {} is appended out of order",
             record.position
         );
         self.note(&record);
@@ -60,13 +60,13 @@ impl Appended {
         self.records.truncate(kept);
         self.entries.clear();
         self.outcomes.clear();
-        // What the dropped ones covered is what the others left.
+        // Entries hidden by the dropped records must show again, so the rest is added anew.
         let records = std::mem::take(&mut self.records);
         records.iter().for_each(|record| self.note(record));
         self.records = records;
     }
 
-    /// Lets go of the first record: it is applied, and its effects are visible elsewhere.
+    /// Removes the first record: it is applied, and its effects are visible elsewhere.
     ///
     /// # Panics
     /// If the first record is another one.
@@ -74,7 +74,7 @@ impl Appended {
         let first = self.records.pop_front();
         assert!(
             first.is_some_and(|first| first.position == applied.position),
-            "record {} is applied out of its turn",
+            "record {} is applied out of order",
             applied.position
         );
         let index = applied.position.index;
@@ -94,13 +94,13 @@ impl Appended {
         }
     }
 
-    /// What a key will hold, and which record says so; `None` if none changes it.
+    /// A key's entry and the index of the record that makes it; `None` if none changes the key.
     #[must_use]
     pub fn entry(&self, key: &ItemKey) -> Option<&(Index, Entry)> {
         self.entries.get(key)
     }
 
-    /// What will become of a request, and which record applies it; `None` if none does.
+    /// A request's outcome and the index of its record; `None` if none applies it.
     #[must_use]
     pub fn outcome(&self, random: &[u8; 16]) -> Option<&(Index, Outcome)> {
         self.outcomes.get(random)

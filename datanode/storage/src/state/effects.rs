@@ -1,26 +1,26 @@
-//! What one record does to the replicated state.
+//! [`Effects`]: what one record does to the replicated state.
 
 use tierkv_types::{Change, ItemKey, Payload, Record, RequestId, Version, Write};
 
 use super::{outcome::Outcome, table::Row};
 use crate::Entry;
 
-/// What a record does, wherever it stands. This is the one place that reads a payload.
+/// The effects of a record, independent of its position. No other code reads payloads.
 #[derive(Debug)]
 pub struct Effects<'a> {
     version: Version,
     write: Option<&'a Write>,
-    /// The keys that it changes, in order, and what becomes of each. Watchers are told of
-    /// these, and the cache forgets the keys.
+    /// The changes of keys, in order. They are sent to watchers, and their keys are deleted from
+    /// the cache.
     pub changes: &'a [Change],
-    /// Tombstones of deletions up to this version go.
+    /// Tombstones of deletions up to this version are removed.
     pub forgotten: Option<Version>,
-    /// Rows of small tables that it writes or removes.
+    /// Rows of small tables that are written or removed.
     pub rows: Vec<Row>,
 }
 
 impl<'a> Effects<'a> {
-    /// What `record` does.
+    /// The effects of `record`.
     #[must_use]
     pub fn of(record: &'a Record) -> Self {
         let nothing = Self {
@@ -48,21 +48,20 @@ impl<'a> Effects<'a> {
         }
     }
 
-    /// Each key that it changes, with what the change leaves there: a value with its
-    /// expiry, or a tombstone.
+    /// Each changed key with its new entry: a value with its expiry, or a tombstone.
     pub fn entries(&self) -> impl Iterator<Item = (&'a ItemKey, Entry)> + use<'a> {
         let version = self.version;
         let changes = self.changes.iter();
         changes.map(move |change| (&change.key, Entry::of(&change.kind, version)))
     }
 
-    /// The name of the request that it applies.
+    /// The id of the applied request.
     #[must_use]
     pub fn request(&self) -> Option<&'a RequestId> {
         self.write.map(|write| &write.request)
     }
 
-    /// The request that it applies, and what became of it.
+    /// The applied request, and its outcome.
     #[must_use]
     pub fn outcome(&self) -> Option<(RequestId, Outcome)> {
         let write = self.write?;

@@ -1,4 +1,4 @@
-//! The first index of each epoch, and the rows that keep it.
+//! The first index of each epoch, and the rows that store it.
 
 use std::path::Path;
 
@@ -12,20 +12,19 @@ use crate::StorageError;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EpochTable(Vec<(Epoch, Index)>);
 
-/// A row of [`Table::EPOCHS`] that is not an epoch with its first index, or that does not
-/// come after the row before it.
+/// A row of [`Table::EPOCHS`] that is malformed or out of order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MalformedEpoch {
     key: Bytes,
 }
 
 impl MalformedEpoch {
-    /// The error of whoever read the row from the store in `path`.
+    /// The error of a reader of the store in `path`.
     pub(crate) fn in_store(&self, path: &Path) -> StorageError {
         StorageError::Damaged {
             file: path.to_owned(),
             place: format!("the row of epoch {}", self.key.escape_ascii()),
-            what: "it is not an epoch with its first index, or out of order".to_owned(),
+            what: "it is not an epoch with its first index, or is out of order".to_owned(),
         }
     }
 }
@@ -53,7 +52,7 @@ impl EpochTable {
         Ok(table)
     }
 
-    /// Enters that `epoch` began with the record `first`; returns the row that stores it.
+    /// Adds an epoch with its first index; returns the row that stores it.
     pub(crate) fn begin(&mut self, epoch: Epoch, first: Index) -> Row {
         self.0.push((epoch, first));
         row(epoch, first)
@@ -64,7 +63,7 @@ impl EpochTable {
         self.0.iter().copied()
     }
 
-    /// The epoch that wrote the record `index`, if it began in this table.
+    /// The epoch of the record `index`, if this table has it.
     pub(crate) fn of(&self, index: Index) -> Option<Epoch> {
         let begun = self.0.iter().rev().find(|(_, first)| *first <= index);
         begun.map(|(epoch, _)| *epoch)

@@ -1,4 +1,4 @@
-//! Record by record: the replicated state but for its items, and what the store lacks of it.
+//! [`Fold`]: the replicated state without its items, and the part that the store lacks.
 
 use std::collections::BTreeMap;
 
@@ -12,31 +12,31 @@ use super::{
     table::{Row, Table},
 };
 
-/// What a record did, and the outcome of the request that it applies.
+/// A record's effects, and the outcome of its request.
 pub(crate) type Folded<'r, 'f> = (Effects<'r>, Option<&'f (RequestId, Outcome)>);
 
-/// The state that records make when they are taken in one after the other. Items go
-/// elsewhere, for they are many: whoever folds takes them from the [`Effects`].
+/// The state after records are applied one after the other. It has no items, as these are many:
+/// the caller takes them from the [`Effects`].
 #[derive(Debug)]
 pub(crate) struct Fold {
     progress: Progress,
     unstored: Unstored,
 }
 
-/// What records did that the store does not have yet, beside their items.
+/// The effects that the store does not have yet, without items.
 #[derive(Debug, Default)]
 pub(crate) struct Unstored {
-    /// Up to where tombstones are forgotten.
+    /// The version up to which tombstones are forgotten.
     pub(crate) forgotten: Option<Version>,
-    /// What requests were answered.
+    /// Requests and their outcomes.
     pub(crate) outcomes: Vec<(RequestId, Outcome)>,
-    /// Places that these take.
+    /// The places that the outcomes take.
     pub(crate) outcome_places: usize,
     rows: BTreeMap<(Table, Bytes), Option<Bytes>>,
 }
 
 impl Fold {
-    /// Goes on from where a store stands.
+    /// Continues from a store's progress.
     pub(crate) fn after(progress: Progress) -> Self {
         Self {
             progress,
@@ -44,11 +44,11 @@ impl Fold {
         }
     }
 
-    /// Takes in the next record; answers its effects, of which the items are still to be
-    /// taken in by the caller, and its outcome.
+    /// Applies the next record. Returns its effects, whose items the caller must apply, and its
+    /// outcome.
     ///
     /// # Errors
-    /// [`Discontinuity`] if it is not the next one, and nothing was taken in.
+    /// [`Discontinuity`] if it is not the next record; nothing is changed then.
     pub(crate) fn take<'r>(&mut self, record: &'r Record) -> Result<Folded<'r, '_>, Discontinuity> {
         let epoch = self.progress.advance(record.position, record.version)?;
         let mut effects = Effects::of(record);
@@ -68,17 +68,17 @@ impl Fold {
         Ok((effects, outcome))
     }
 
-    /// Up to where records were taken in.
+    /// The progress after the last record.
     pub(crate) const fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// Places that outcomes take which the store does not have.
+    /// The places of outcomes that the store does not have.
     pub(crate) const fn unstored_places(&self) -> usize {
         self.unstored.outcome_places
     }
 
-    /// Hands out what the store does not have yet, and counts it as stored.
+    /// Returns what the store does not have yet, and counts it as stored.
     pub(crate) fn take_unstored(&mut self) -> Unstored {
         std::mem::take(&mut self.unstored)
     }

@@ -1,4 +1,4 @@
-//! A hash of what a key holds: a row's checksum, and what members compare.
+//! The hash of a key's item: a row's checksum, and what members compare.
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -9,9 +9,9 @@ const FIXED_BYTES: usize = 8 + 1 + 8 + 16;
 
 /// XXH3-128 of a key and what it holds: key, version, expiry and value.
 ///
-/// The value is hashed first, so that a large one is not copied, then everything else with
-/// that hash in front of it; numbers are little-endian. The fixed part comes first and has
-/// one length, so that no two different items have the same bytes.
+/// The value is hashed on its own, so that a large one is not copied; then its hash together
+/// with everything else. Numbers are little-endian. The fixed part comes first and has one
+/// length, so that two different items never have the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ItemHash([u8; 16]);
 

@@ -1,20 +1,20 @@
-//! What became of a request.
+//! [`Outcome`]: the result of a request.
 
 use tierkv_types::{ChangeKind, Version, Write};
 
-/// So many bytes of an outcome beyond what fits one place take another.
+/// Bytes of an outcome, beyond those that fit one place, that take another place.
 const PLACE_BYTES: usize = 64;
 
-/// What became of a request.
+/// The result of an applied request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The version of everything it changed.
     pub version: Version,
-    /// What it asked for; 0 if that is not known.
+    /// The fingerprint of its content; 0 if unknown.
     pub fingerprint: u32,
-    /// Which of its operations deleted a key that was there.
+    /// Which of its operations deleted a present key.
     pub existed: Existed,
-    /// The numbers that its increments left, in their order.
+    /// The numbers after its increments, in their order.
     pub numbers: Vec<i64>,
 }
 
@@ -38,7 +38,7 @@ impl Outcome {
         }
     }
 
-    /// How many places it takes of `REQUEST_LIMIT`.
+    /// The places it takes of `REQUEST_LIMIT`.
     pub(crate) fn places(&self) -> usize {
         let bytes = self.existed.as_bytes().len() + 8 * self.numbers.len();
         1 + bytes / PLACE_BYTES
@@ -50,7 +50,7 @@ impl Outcome {
 pub struct Existed(Vec<u8>);
 
 impl Existed {
-    /// Whether the operation at this place deleted a key that was there.
+    /// Whether the operation at this place deleted a present key.
     #[must_use]
     pub fn contains(&self, place: usize) -> bool {
         self.0
@@ -58,7 +58,7 @@ impl Existed {
             .is_some_and(|byte| byte & (1 << (place % 8)) != 0)
     }
 
-    /// Eight places a byte, the lowest bit first; no zero at the end.
+    /// Eight places in a byte, lowest bit first; zero bytes at the end are dropped.
     pub(crate) fn from_bytes(mut bytes: Vec<u8>) -> Self {
         while bytes.last() == Some(&0) {
             bytes.pop();

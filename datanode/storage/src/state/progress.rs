@@ -1,4 +1,4 @@
-//! How far a run of records has come.
+//! [`Progress`]: the position, clock and epochs after a run of records.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use tierkv_types::{Position, Version};
 
 use super::{epochs::EpochTable, table::Row};
 
-/// Where a run of records stands: its last one, the clock, and which epochs it has seen.
+/// A run of records: its last position, the clock, and the epochs seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) position: Position,
@@ -18,7 +18,7 @@ pub(crate) struct Progress {
 /// A record that can't be the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Discontinuity {
-    /// It leaves a gap, stands where another one does, or is of an epoch that is over.
+    /// It leaves a gap, has the index of an earlier record, or is of an earlier epoch.
     Position { last: Position, next: Position },
     /// Its version is not above the one before (I5).
     Version { next: Position },
@@ -28,7 +28,7 @@ impl fmt::Display for Discontinuity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Position { last, next } => {
-                write!(f, "record {next} stands where {last} should be continued")
+                write!(f, "record {next} does not continue {last}")
             }
             Self::Version { next } => write!(
                 f,
@@ -39,10 +39,10 @@ impl fmt::Display for Discontinuity {
 }
 
 impl Progress {
-    /// Takes in the next record; answers the row of its epoch, if that begins with it.
+    /// Advances by the next record. Returns the row of its epoch, if the epoch begins with it.
     ///
     /// # Errors
-    /// [`Discontinuity`], and nothing was taken in.
+    /// [`Discontinuity`]; nothing is changed then.
     pub(crate) fn advance(
         &mut self,
         next: Position,

@@ -1,9 +1,9 @@
-//! Which requests were applied, and what they were answered (I8, TXN-IDS).
+//! The outcomes of applied requests (I8, TXN-IDS).
 //!
-//! A request's key is the random part of its id. It is remembered while a master would
-//! still accept it, and forgotten together with the others born in the same second; how
-//! long the log is kept has no say in it. Checkpoints bring fresh outcomes into the store,
-//! so that store plus log always hold every outcome that counts.
+//! A request's key is the random part of its id. Its outcome is remembered as long as a master
+//! would accept the request, independent of the log's retention. All requests born in the same
+//! second are forgotten together. Checkpoints write new outcomes to the store, so store plus
+//! log always hold every remembered outcome.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +12,22 @@ use tierkv_types::{RequestId, Version};
 
 use super::outcome::{Existed, Outcome};
 
-/// Places for remembered requests, over which writers wait for the oldest to be forgotten.
-/// Nearly every request takes one: as many as 69,000 writes a second make in two minutes, in
-/// about three quarters of a GiB.
+/// Most places for remembered requests; over it writers wait until the oldest are forgotten.
+/// Nearly every request takes one place: it is enough for 69,000 writes a second over two
+/// minutes, in about three quarters of a GiB.
 pub(crate) const REQUEST_LIMIT: usize = 8 << 20;
 
 const MILLIS_PER_SECOND: u64 = 1_000;
-/// Requests that are forgotten together, while writers wait: about a millisecond's worth.
+/// Most requests forgotten at once while writers wait: about a millisecond's work.
 const FORGOTTEN_TOGETHER: usize = 10_000;
-/// Parts of the table, each with a hash table of its own: one that grows moves its entries
-/// while writers wait, and this many make that a millisecond.
+/// Parts of the table, each with its own hash table. A hash table that grows moves its entries
+/// while writers wait; with so many parts that takes about a millisecond.
 const PARTS: usize = 256;
 
 /// The random part of a request's id.
 type RequestKey = [u8; 16];
 
-/// An outcome in few bytes: millions of them are held.
+/// An outcome in few bytes, as there are millions.
 #[derive(Clone, Copy, Debug)]
 struct Packed {
     version: Version,
@@ -37,9 +37,9 @@ struct Packed {
     number: i64,
     /// The first sixteen places of `existed`.
     existed: [u8; 2],
-    /// Whether it is a whole outcome; else the rest is kept aside.
+    /// Whether this is the whole outcome; else the rest is in `Requests::long`.
     is_whole: bool,
-    /// Whether `number` is one.
+    /// Whether `number` is set.
     has_number: bool,
 }
 
@@ -47,7 +47,7 @@ struct Packed {
 #[derive(Debug, Default)]
 struct Second {
     keys: Vec<RequestKey>,
-    /// Places that all of them take.
+    /// The places of all of them.
     places: usize,
 }
 
@@ -76,20 +76,20 @@ impl Default for Requests {
     }
 }
 
-/// Which part of the table a request is in, by its last byte: a UUID of version 7 begins
-/// with its time.
+/// The part of the table for a request, by its last byte: the first bytes of a UUID of version
+/// 7 are its time.
 const fn part(key: &RequestKey) -> usize {
     key[15] as usize % PARTS
 }
 
-#[allow(clippy::cast_possible_truncation)] // Compared with numbers cut the same way.
+#[allow(clippy::cast_possible_truncation)] // Compared with numbers truncated the same way.
 const fn short(second: u64) -> u32 {
     second as u32
 }
 
 impl Requests {
-    /// Remembers what became of a request. What was known under the same key before, which
-    /// an earlier release allowed for requests of different births, is replaced.
+    /// Remembers a request's outcome. Replaces an outcome with the same key, which an earlier
+    /// release allowed for requests of different births.
     pub(crate) fn insert(&mut self, id: &RequestId, outcome: &Outcome) {
         if id.birth_millis < self.horizon {
             return;
@@ -122,7 +122,7 @@ impl Requests {
         self.places += outcome.places();
     }
 
-    /// What became of the request with this random part.
+    /// The outcome of the request with this random part.
     pub(crate) fn get(&self, key: &RequestKey) -> Option<Outcome> {
         let packed = self.parts[part(key)].get(key)?;
         let rest = (!packed.is_whole).then(|| self.long.get(key)).flatten();
@@ -142,9 +142,9 @@ impl Requests {
         })
     }
 
-    /// Forgets what was born in seconds that ended before `horizon`, in milliseconds of
-    /// platform time, but only so much of it as holds nobody up; returns whether that was
-    /// all. The horizon never goes back.
+    /// Forgets requests born in seconds that ended before `horizon`, in milliseconds of
+    /// platform time. Forgets a limited number at once, so that writers wait only shortly, and
+    /// returns whether that was all. The horizon never goes back.
     pub(crate) fn forget(&mut self, horizon: u64) -> bool {
         self.horizon = self.horizon.max(horizon);
         let mut left = FORGOTTEN_TOGETHER;
@@ -157,12 +157,12 @@ impl Requests {
             let gone = born.keys.split_off(kept);
             left -= gone.len();
             for key in &gone {
-                // One that was remembered again since is of a later second.
+                // A request that was remembered again has a later second.
                 if let EntryRef::Occupied(known) = self.parts[part(key)].entry_ref(key)
                     && known.get().second == second
                 {
                     known.remove();
-                    // Mostly there is none at all.
+                    // Mostly `long` is empty.
                     if !self.long.is_empty() {
                         self.long.remove(key);
                     }
@@ -176,7 +176,7 @@ impl Requests {
         true
     }
 
-    /// How many places are taken of [`REQUEST_LIMIT`].
+    /// The places taken of [`REQUEST_LIMIT`].
     pub(crate) const fn places(&self) -> usize {
         self.places
     }

@@ -1,13 +1,13 @@
 //! Small replicated tables: rows of (table, key, value).
 //!
-//! What a record leaves behind beside items, tombstones and outcomes is a row here, so a
-//! new kind of record needs no new column in any store. A store keeps the rows as they
-//! are and never looks into them.
+//! State beside items, tombstones and outcomes is stored as rows of small tables, so a new kind
+//! of record needs no new column in any store. A store keeps the rows unchanged and does not
+//! interpret them.
 
 use bytes::Bytes;
 
-/// Which small table a row is in. The numbers are on disk and never reused; a release that
-/// does not know one must not open the store that holds it, which its schema version says.
+/// The table of a row. The numbers are on disk and never reused. A release must not open a
+/// store with a table that it does not know; the store's schema version ensures that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Table(u8);
 
@@ -22,7 +22,7 @@ impl Table {
         Self(number)
     }
 
-    /// Its number, as stores keep it.
+    /// Its number, as it is stored.
     #[must_use]
     pub const fn number(self) -> u8 {
         self.0
@@ -41,6 +41,6 @@ pub struct Row {
 }
 
 impl Row {
-    /// Longest key of a row, in bytes: an item key fits.
+    /// Longest key of a row, in bytes; an item key fits.
     pub const MAX_KEY_BYTES: usize = 2_048;
 }
