@@ -1,14 +1,14 @@
-//! A vector in pieces: it grows without moving what it holds.
+//! A vector in chunks: it grows without moving its elements.
 //!
-//! A shard may hold hundreds of thousands of entries. One vector would copy them all
-//! under the shard's lock each time it grows, and leave the allocator its last one.
+//! A shard may hold hundreds of thousands of entries. A single vector would copy them all under
+//! the shard's lock each time it grows, and leave its old memory to the allocator.
 
 use std::ops::{Index, IndexMut};
 
-/// Elements of a chunk. A power of two, so that finding one takes no division.
+/// Elements in a chunk: a power of two, so that an access takes no division.
 const CHUNK_LEN: usize = 1024;
 
-/// The elements, all chunks but the last one full.
+/// The elements; all chunks except the last are full.
 #[derive(Debug)]
 pub(super) struct Chunked<T>(Vec<Vec<T>>);
 

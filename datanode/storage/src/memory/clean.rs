@@ -1,7 +1,7 @@
-//! One shard's clean entries: found by key, bounded by records and by bytes.
+//! One shard's clean entries: a cache limited by records and by bytes.
 //!
-//! The slab holds them, a table of u32 finds them by hash, the policy says which one goes
-//! when the next would be too much. All of it is under the shard's lock.
+//! The slab stores the entries, a table of u32 finds them by hash, the policy chooses which to
+//! evict. All of it is under the shard's lock.
 
 use std::hash::BuildHasher;
 
@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{EvictionPolicy, Item, MemoryLimits};
 
-/// The index gives memory back once it has more than so many places an entry.
+/// The index shrinks once it has more than so many places per entry.
 const MAX_SPARSENESS: usize = 4;
-/// Smallest index that gives memory back.
+/// The smallest index that shrinks.
 const MIN_SPARSE: usize = 64;
 
 /// The clean entries of a shard.
@@ -27,12 +27,12 @@ pub(super) struct Clean {
     policy: Box<dyn Policy>,
     kind: EvictionPolicy,
     bound: Size,
-    /// Seeded anew in each process: a client can't choose keys that collide.
+    /// Seeded randomly in each process, so that a client can't choose keys that collide.
     hasher: DefaultHashBuilder,
 }
 
 impl Clean {
-    /// None yet, under this shard's `bound`.
+    /// Without entries, limited by this shard's `bound`.
     pub(super) fn new(kind: EvictionPolicy, bound: Size) -> Self {
         Self {
             slab: Slab::new(),
@@ -44,12 +44,12 @@ impl Clean {
         }
     }
 
-    /// How many entries there are, and what they take with all that finds and orders them.
+    /// The number of entries, and their bytes with index and queues.
     pub(super) fn size(&self) -> Size {
         self.slab.size()
     }
 
-    /// What a key holds, if that is kept. Counts as a use.
+    /// A key's item, if it is kept. Counts as a use.
     pub(super) fn get(&mut self, key: &[u8]) -> Option<Item> {
         if self.slab.len() == 0 {
             return None;
@@ -59,8 +59,8 @@ impl Clean {
         Some(self.slab.slot(at).item.item())
     }
 
-    /// Keeps an entry, in the place of its key's last one, and answers how many had to go
-    /// for it. One that alone is over the bound is not kept, and its key's last one goes.
+    /// Keeps an entry, replacing its key's earlier one; returns how many were evicted for it. An
+    /// entry that alone is over the bound is not kept, and its key's earlier one is removed.
     pub(super) fn insert(&mut self, item: PackedItem) -> usize {
         let hash = self.hash(item.key());
         let found = self.find(hash, item.key());
@@ -85,7 +85,7 @@ impl Clean {
         evicted
     }
 
-    /// Forgets a key, because what it holds has changed.
+    /// Removes a key, because its item has changed.
     pub(super) fn remove(&mut self, key: &[u8]) {
         if self.slab.len() == 0 {
             return;
@@ -95,8 +95,8 @@ impl Clean {
         }
     }
 
-    /// Changes policy and bound and answers how many entries had to go: those that the
-    /// policy that ends would have let go first.
+    /// Changes policy and bound; returns how many entries were evicted, in the order of the
+    /// earlier policy.
     pub(super) fn limit(&mut self, kind: EvictionPolicy, bound: Size) -> usize {
         self.bound = bound;
         let evicted = self.evict(Size::default());
@@ -108,7 +108,7 @@ impl Clean {
         evicted
     }
 
-    /// Lets entries go until `more` would fit.
+    /// Evicts entries until `more` fits.
     fn evict(&mut self, more: Size) -> usize {
         let mut evicted = 0;
         while self.slab.size().plus(more).exceeds(self.bound) {
@@ -151,14 +151,14 @@ impl Clean {
     }
 
     fn hash(&self, key: &[u8]) -> u32 {
-        // The lower half of a hash that is spread over all of it.
+        // The lower half of the hash; all its bits are well distributed.
         #[allow(clippy::cast_possible_truncation)]
         let hash = self.hasher.hash_one(key) as u32;
         hash
     }
 }
 
-/// The part of `limits` that shard `nth` of `shards` has: all parts together are the whole.
+/// The share of `limits` of shard `nth` of `shards`; all shares add up to `limits`.
 pub(super) fn share(limits: MemoryLimits, nth: usize, shards: usize) -> Size {
     let (nth, shards) = (nth as u64, shards as u64);
     let part = |whole: u64| whole / shards + u64::from(nth < whole % shards);
@@ -168,7 +168,7 @@ pub(super) fn share(limits: MemoryLimits, nth: usize, shards: usize) -> Size {
     }
 }
 
-/// A kept hash as the table wants it: it looks at the topmost and at the lowest bits.
+/// A stored hash for the table, which uses the highest and the lowest bits.
 const fn spread(hash: u32) -> u64 {
     (hash as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }

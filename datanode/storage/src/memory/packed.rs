@@ -5,11 +5,11 @@
 //! tag = key length (15 bits) │ whether there is an expiry (top bit)
 //! ```
 //!
-//! Everything is copied in, whatever its size: an entry that lives for days never pins
-//! the network frame or the log buffer it came in. A reader gets slices of the block,
-//! which costs a reference count and no allocation. [`Bytes`] made from a vector would
-//! allocate its count on the first such slice, 32 bytes that every entry ever read would
-//! keep; here the count lies in front of the bytes.
+//! Everything is copied, whatever its size, so that an entry never keeps the network frame or
+//! log buffer it came from in memory. A reader gets slices of the block, which costs a
+//! reference count and no allocation. [`Bytes`] made from a vector would allocate its count on
+//! the first slice: 32 bytes more for every entry that was ever read. Here the count is in
+//! front of the bytes.
 
 use bytes::Bytes;
 use tierkv_types::{
@@ -22,13 +22,13 @@ use crate::Item;
 const TAG_BYTES: usize = 2;
 const VERSION_BYTES: usize = 8;
 const HAS_EXPIRY: u16 = 1 << 15;
-/// Of the reference count that [`Bytes`] keeps in a block, and of what the allocator may
-/// need to align it: mimalloc asks for 7 bytes more than the block, where one of align 1
-/// would fit, and so for a block of the next size.
+/// Bytes for the reference count that [`Bytes`] keeps in a block, and for its alignment:
+/// mimalloc allocates 7 bytes more for it than for a block of alignment 1, which can take the
+/// next block size.
 const HEAD_BYTES: usize = 16;
 /// Smallest block.
 const MIN_BLOCK_BYTES: usize = 64;
-/// What a block too large to hold its bytes inline takes elsewhere: count and vector.
+/// Bytes outside of a block too large for inline bytes: count and vector.
 const OUTER_BLOCK_BYTES: usize = 32;
 
 const _: () = assert!(MAX_NAMESPACE_BYTES + 1 + MAX_KEY_BYTES < HAS_EXPIRY as usize);
@@ -40,7 +40,7 @@ pub(super) struct PackedItem(Bytes);
 impl PackedItem {
     /// Copies `key` and `item`. The key is an item key's bytes.
     pub(super) fn new(key: &[u8], item: &Item) -> Self {
-        // An item key is checked where it is made, and shorter than the tag allows.
+        // An item key is checked when it is created, and is shorter than the tag allows.
         #[allow(clippy::cast_possible_truncation)]
         let length = key.len() as u16;
         let version = item.version.to_bits().to_le_bytes();
@@ -56,12 +56,12 @@ impl PackedItem {
         ]))
     }
 
-    /// What keeping this takes, in bytes of memory, whatever allocator counts them.
+    /// The bytes of memory that this takes, with any allocator.
     pub(super) fn bytes(&self) -> u64 {
         packed_bytes(self.0.len())
     }
 
-    /// What [`PackedItem::bytes`] would be of this key and item.
+    /// [`PackedItem::bytes`] for this key and item.
     pub(super) fn bytes_of(key: &[u8], item: &Item) -> u64 {
         let expires = item.expires.map_or(0, |_| VERSION_BYTES);
         packed_bytes(TAG_BYTES + VERSION_BYTES + expires + key.len() + item.value.len())
@@ -72,7 +72,7 @@ impl PackedItem {
         &self.0[start..end]
     }
 
-    /// What the key holds. The value is a slice of this entry's block.
+    /// The key's item. The value is a slice of this entry's block.
     pub(super) fn item(&self) -> Item {
         let (start, end) = self.key_range();
         let version = self.version_at(TAG_BYTES);
@@ -102,7 +102,7 @@ impl PackedItem {
     }
 }
 
-/// Bytes and their reference count in one block, of a size that allocators have anyway.
+/// Bytes and their reference count in one block, of a size class of allocators.
 struct Inline<const N: usize>([u8; N]);
 
 impl<const N: usize> AsRef<[u8]> for Inline<N> {
@@ -147,7 +147,7 @@ fn pack(parts: &[&[u8]]) -> Bytes {
     }
 }
 
-/// Largest block that holds count and bytes; over it a second one costs little.
+/// Largest block with count and bytes; for larger ones a second block costs little.
 const MAX_INLINE_BLOCK_BYTES: usize = 1024;
 
 fn packed_bytes(length: usize) -> u64 {
@@ -160,8 +160,8 @@ fn packed_bytes(length: usize) -> u64 {
     (block + outer) as u64
 }
 
-/// Size of the block for `length` bytes: four sizes to a doubling, as mimalloc,
-/// jemalloc and tcmalloc have them, so that what they would waste is counted.
+/// Size of the block for `length` bytes: four size classes to a doubling, as in mimalloc,
+/// jemalloc and tcmalloc, so that the bytes they waste are counted.
 fn block_bytes(length: usize) -> usize {
     let block = (length + HEAD_BYTES).max(MIN_BLOCK_BYTES);
     let step = (1 << block.ilog2()) / 4;

@@ -1,5 +1,5 @@
-//! Which clean entry goes first: the order of a shard's entries, kept in the slab's
-//! queues, and what a policy must remember beside them.
+//! Eviction policies: the order of a shard's entries in the slab's queues, and other state of
+//! a policy.
 //!
 //! Reading order: [`Policy`], then `fifo`, `lru`, `s3fifo` (with `ghost`), `lfu` (with
 //! `sketch`).
@@ -16,22 +16,22 @@ use std::fmt;
 use super::slab::{Queue, Size, Slab, Slot};
 use crate::EvictionPolicy;
 
-/// One shard's eviction policy. `bound` is the shard's, in each call.
+/// One shard's eviction policy. `bound` is the shard's limit in each call.
 pub(super) trait Policy: fmt::Debug + Send {
-    /// Takes a new entry in and answers its place. There is room for it.
+    /// Adds a new entry, for which there is room, and returns its place.
     fn admit(&mut self, slab: &mut Slab, bound: Size, slot: Slot) -> u32;
 
-    /// The entry at `at` was read, or written anew.
+    /// Records that the entry at `at` was read or replaced.
     fn hit(&mut self, slab: &mut Slab, bound: Size, at: u32);
 
-    /// The entry that goes next; `None` if there is none. The caller removes it.
+    /// The entry to evict next; `None` if there is none. The caller removes it.
     fn victim(&mut self, slab: &mut Slab, bound: Size) -> Option<u32>;
 
-    /// Where entries wait that another policy had kept.
+    /// The queue for entries that an earlier policy kept.
     fn survivors(&self) -> Queue;
 }
 
-/// A policy that knows nothing yet.
+/// A policy in its initial state.
 pub(super) fn new(policy: EvictionPolicy) -> Box<dyn Policy> {
     match policy {
         EvictionPolicy::Lru => Box::new(lru::Lru),

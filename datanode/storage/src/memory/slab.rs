@@ -1,7 +1,7 @@
 //! One shard's clean entries, without gaps, each in one of three queues.
 //!
-//! A queue is a doubly linked list of u32 indices. The last entry moves into the place of
-//! one that goes, and the shard's index is told.
+//! A queue is a doubly linked list of u32 indices. The last entry moves into the place of a
+//! removed one; the caller then updates the shard's index.
 
 use super::{chunked::Chunked, packed::PackedItem};
 
@@ -9,14 +9,14 @@ use super::{chunked::Chunked, packed::PackedItem};
 pub(super) const MAX_ENTRIES: u64 = NONE as u64;
 const NONE: u32 = u32::MAX;
 
-/// How many queues a policy may have.
+/// The number of queues for a policy.
 const QUEUES: usize = 3;
 
-/// What an entry costs beside its block: its slot, its part of the shard's index, and
-/// room that either has ahead.
+/// An entry's bytes beside its block: its slot, its part of the shard's index, and the spare
+/// capacity of both.
 pub(super) const SLOT_BYTES: u64 = 64;
 
-/// One of a policy's queues. What it is for the policy says.
+/// One of a policy's queues. The policy defines its use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Queue(u8);
 
@@ -27,7 +27,7 @@ impl Queue {
     const ALL: [Self; QUEUES] = [Self::FIRST, Self::SECOND, Self::THIRD];
 }
 
-/// How many entries, and how many bytes they take.
+/// A number of entries and of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) records: u64,
@@ -44,12 +44,12 @@ impl Size {
         }
     }
 
-    /// Whether there is no room for one more, in records or in bytes.
+    /// Whether it is at the bound or over it, in records or in bytes.
     pub(super) const fn reaches(self, bound: Self) -> bool {
         self.records >= bound.records || self.bytes >= bound.bytes
     }
 
-    /// Whether it is too much, in records or in bytes.
+    /// Whether it is over the bound, in records or in bytes.
     pub(super) const fn exceeds(self, bound: Self) -> bool {
         self.records > bound.records || self.bytes > bound.bytes
     }
@@ -62,7 +62,7 @@ impl Size {
     }
 }
 
-/// A part that does not overflow where there is no bound, and stays exact where it is small.
+/// A percentage without overflow for unbounded numbers, exact for small ones.
 const fn part(whole: u64, percent: u64) -> u64 {
     whole / 100 * percent + whole % 100 * percent / 100
 }
@@ -71,14 +71,14 @@ const fn part(whole: u64, percent: u64) -> u64 {
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) item: PackedItem,
-    /// Of the key; kept so that the index grows without reading keys.
+    /// The key's hash, so that the index grows without reading keys.
     pub(super) hash: u32,
     /// Towards the queue's front.
     newer: u32,
     /// Towards the queue's back.
     older: u32,
     queue: Queue,
-    /// For the policy: how often the entry was hit, as far as it counts.
+    /// For the policy: the entry's hits, up to the policy's maximum.
     pub(super) frequency: u8,
 }
 
@@ -98,13 +98,13 @@ impl Slot {
         self.queue
     }
 
-    /// What this entry adds to its shard.
+    /// The size that this entry adds to its shard.
     pub(super) fn size(&self) -> Size {
         size(self.item.bytes())
     }
 }
 
-/// What an entry whose packed item takes `bytes` adds to its shard.
+/// The size that an entry with a packed item of `bytes` adds to its shard.
 pub(super) const fn size(bytes: u64) -> Size {
     Size {
         records: 1,
@@ -130,7 +130,7 @@ impl Ends {
     };
 }
 
-/// An entry that took another place, because one before it went.
+/// An entry that moved into the place of a removed one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moved {
     pub(super) from: u32,
@@ -174,7 +174,7 @@ impl Slab {
         &mut self.slots[at]
     }
 
-    /// The entry that is longest in `queue` since it came or was moved to its front.
+    /// The entry at the back of `queue`: the one longest in it.
     pub(super) fn back(&self, queue: Queue) -> Option<u32> {
         let back = self.queues[usize::from(queue.0)].back;
         (back != NONE).then_some(back)
@@ -184,7 +184,7 @@ impl Slab {
         self.slot(at).newer == NONE
     }
 
-    /// Takes an entry in at the front of `queue` and answers its place.
+    /// Adds an entry at the front of `queue` and returns its place.
     ///
     /// # Panics
     /// If there are [`MAX_ENTRIES`] already.
@@ -207,7 +207,7 @@ impl Slab {
         self.link_front(queue, at);
     }
 
-    /// Puts another item of the same key in an entry's place.
+    /// Replaces an entry's item by another one of the same key.
     pub(super) fn replace(&mut self, at: u32, item: PackedItem) {
         let slot = &mut self.slots[at];
         let ends = &mut self.queues[usize::from(slot.queue.0)];
@@ -215,7 +215,7 @@ impl Slab {
         slot.item = item;
     }
 
-    /// Takes an entry out. The last one may move into its place.
+    /// Removes an entry. The last one may move into its place.
     ///
     /// # Panics
     /// If there is none at `at`.
@@ -224,7 +224,7 @@ impl Slab {
         let Some(last) = self.slots.pop() else {
             unreachable!("an entry was unlinked, so there is one");
         };
-        // Was a place, so it is one.
+        // It was a place before, so it fits.
         #[allow(clippy::cast_possible_truncation)]
         let from = self.slots.len() as u32;
         if at == from {
@@ -237,8 +237,7 @@ impl Slab {
         (removed, Some(Moved { from, to: at }))
     }
 
-    /// Makes one queue of all, the entries of the first at the back, and forgets how
-    /// often each was hit.
+    /// Merges all queues into one, the entries of the first at the back, and clears the hits.
     pub(super) fn merge(&mut self, into: Queue) {
         let mut order = Vec::with_capacity(self.slots.len());
         for queue in Queue::ALL {
@@ -297,11 +296,11 @@ impl Slab {
 #[cfg(test)]
 impl Slab {
     pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
-        // Was a number of places, so it is one.
+        // A number of places fits.
         (0..u32::try_from(self.len()).unwrap()).map(|at| self.slot(at))
     }
 
-    /// Walks every queue both ways, and holds sizes, links and membership to what it finds.
+    /// Walks every queue both ways, and checks sizes, links and membership.
     pub(super) fn check(&self) {
         let mut seen = 0;
         for queue in Queue::ALL {

@@ -1,4 +1,4 @@
-//! The keeping, step by step (the order is in the module above).
+//! Carries a repair out, step by step (the order is in the parent module).
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
@@ -17,26 +17,26 @@ use crate::{
     store::{self, CheckpointBatch, SqliteStore, Store, StoreMeta},
 };
 
-/// Checkpoints that wait for the store while the log is read on.
+/// Most checkpoints that wait for the store while the log is read.
 const BATCHES_AHEAD: usize = 1;
 
-/// What a recovery made of a directory.
+/// The result of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repaired {
-    /// The node's log from now on: what the cluster's record must list.
+    /// The node's new log, which the cluster's record must list.
     pub log_id: LogId,
     /// The last record that was kept.
     pub last: Position,
-    /// What was set aside, under the names it has now.
+    /// The files set aside, with their new names.
     pub set_aside: Vec<PathBuf>,
 }
 
 impl Repair {
-    /// Does what is due, and makes sure that there is a log. May be done again after a crash
-    /// or a failure, from a new examination.
+    /// Carries out the repair, and creates a log if there is none. After a crash or a failure it
+    /// may be repeated with a new examination.
     ///
     /// # Errors
-    /// `NoSpace`, failures of disk and store; what was sound before still is.
+    /// `NoSpace`, failures of disk and store; sound data stays sound.
     pub async fn carry_out(&mut self) -> Result<Repaired, StorageError> {
         for finding in &self.examined.findings {
             tracing::error!(
@@ -44,7 +44,7 @@ impl Repair {
                 what = finding.what,
                 remedy = finding.remedy,
                 loss = finding.loss,
-                "an operator has the node's directory recovered"
+                "an operator started a recovery of the node's directory"
             );
         }
         for lost in &self.examined.given_up {
@@ -52,7 +52,7 @@ impl Repair {
                 file = %lost.file.display(),
                 offset = lost.offset,
                 records = lost.records,
-                "sound records behind a damaged place are given up"
+                "sound records after a damaged place are given up"
             );
         }
         let plan = self.examined.plan;
@@ -73,9 +73,9 @@ impl Repair {
         let (log_id, names) = self.renew(meta).await?;
         set_aside.extend(names);
         for file in &set_aside {
-            tracing::warn!(file = %file.display(), "set aside; nothing reads it any more");
+            tracing::warn!(file = %file.display(), "set aside a file; it is not read any more");
         }
-        tracing::warn!(%log_id, %last, "the node's directory is whole again");
+        tracing::warn!(%log_id, %last, "the node's directory is recovered");
         Ok(Repaired {
             log_id,
             last,
@@ -106,8 +106,8 @@ impl Repair {
                 facts.unsynced_boot = None;
             }
             if plan.take_records && plan.renew_log {
-                // An id that no file bears: what is there is refused until this is over. A
-                // log of which nothing is taken is refused as it is.
+                // An id that no file has, so that a start refuses the old files until the repair is
+                // done. A log whose records are not taken is refused anyway.
                 facts.log_id = LogId(rand::random::<u64>().max(1));
             }
             state.restore(facts)?;
@@ -130,7 +130,7 @@ impl Repair {
         .await
     }
 
-    /// Step 2. Answers where the store stands then.
+    /// Step 2. Returns the store's state after it.
     async fn bring_into_store(&self) -> Result<StoreMeta, StorageError> {
         let path = self.settings.dir.join(recovery::STORE_FILE);
         let store = SqliteStore::open(Arc::clone(&self.disk), &path, self.settings.sync).await?;
@@ -151,8 +151,8 @@ impl Repair {
         done.map(|()| meta)
     }
 
-    /// Writes the log's records after `meta`, which is `progress`, into the store, in as many
-    /// checkpoints as their size asks for; `meta` is where it stands after the last one.
+    /// Writes the log's records after `meta`, which equals `progress`, to the store, in as many
+    /// checkpoints as their size needs. Sets `meta` to the store's state after the last one.
     async fn feed(
         &self,
         store: &dyn Store,
@@ -166,7 +166,7 @@ impl Repair {
         let (from, log_id) = (meta.applied, meta.log_id);
         let reading = tokio::task::spawn_blocking(move || {
             let mut gathered = Gathered::after(log_id, progress);
-            // Whoever takes the batches tells why, if it ends early.
+            // If the receiver of the batches ends early, it returns the error.
             let give = |batch| {
                 batches
                     .blocking_send(batch)
@@ -235,13 +235,13 @@ impl Gathered {
             forgotten: unstored.forgotten,
             rows: unstored.rows(),
             outcomes: unstored.outcomes,
-            // None goes before a master says how late it is.
+            // No outcomes are removed: only a master knows the time.
             request_horizon: 0,
         }
     }
 }
 
-/// Gives every segment a name that is no segment's, the newest first; durable on return.
+/// Renames every segment, newest first, so that no start reads it; durable on return.
 fn set_log_aside(place: &LogPlace) -> Result<Vec<PathBuf>, StorageError> {
     let mut numbers = place.numbers()?;
     if numbers.is_empty() {

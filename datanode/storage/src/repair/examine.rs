@@ -1,4 +1,4 @@
-//! The judgement: what is wrong with a directory, and what is to be done about it.
+//! The examination: finds the problems of a directory, and plans the repair.
 
 use std::path::Path;
 
@@ -13,12 +13,12 @@ use crate::{
     store::{StoreFound, StoreMeta, StoreState},
 };
 
-/// What was found of the log.
+/// The log as it was found.
 enum Log {
     Missing,
-    /// As a start would take it.
+    /// A start would accept it.
     Sound(LogFound),
-    /// A start refuses it; what is sound of it, if anything continues the store.
+    /// A start refuses it; with its sound part, if that continues the store.
     Broken(StorageError, Option<LogFound>),
 }
 
@@ -32,12 +32,12 @@ impl Log {
     }
 }
 
-/// Nothing is done with the records: they are only looked at.
+/// Drops a record: records are only checked here.
 fn pass(_: Record) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Looks at the log and holds everything against each other. Blocks.
+/// Examines the log, and compares log, store and node state. Blocks.
 pub(super) fn examine(
     place: &LogPlace,
     store_path: &Path,
@@ -127,7 +127,7 @@ impl Examiner<'_> {
         (log_id != LogId::default()).then_some(log_id)
     }
 
-    /// Where the store stands that is kept; nothing if it is to be made again.
+    /// The state of the store that is kept; empty if it is to be rebuilt.
     fn store(&mut self, store: StoreFound) -> Result<StoreState, StorageError> {
         match with_sound_epochs(store, self.store_path) {
             StoreFound::Missing => Ok(StoreState::default()),
@@ -152,8 +152,8 @@ impl Examiner<'_> {
                     problem: Problem::RowsDamaged,
                     what,
                     remedy: None,
-                    loss: "reads of these keys answer DataLoss; the log does not reach back to \
-                           its first record, so only a backup or a peer can bring them back"
+                    loss: "reads of these keys return DataLoss; the log does not reach back to \
+                           its first record, so only a backup or a peer can restore them"
                         .to_owned(),
                 });
                 Ok(state)
@@ -164,8 +164,8 @@ impl Examiner<'_> {
                     return Err(StorageError::Unrecoverable {
                         file: self.store_path.to_owned(),
                         what: format!(
-                            "{error}; and the log, which could make it again, does not reach \
-                             back to its first record"
+                            "{error}; the log can't rebuild it, as it does not reach back to its \
+                             first record"
                         ),
                     });
                 }
@@ -175,8 +175,7 @@ impl Examiner<'_> {
         }
     }
 
-    /// What is sound of the log, if that begins with the first record ever and is of the
-    /// log `log_id`.
+    /// The sound part of the log, if it begins with record 1 and has the id `log_id`.
     fn whole_log(&self, log_id: LogId) -> Result<Option<LogFound>, StorageError> {
         let log = salvage(self.place, Position::default(), log_id, &mut pass)?;
         Ok(log.filter(|log| {
@@ -190,9 +189,9 @@ impl Examiner<'_> {
         self.find(
             problem,
             what,
-            "the store is set aside and made again from the log, which reaches back to its \
-             first record",
-            "nothing that the log holds".to_owned(),
+            "the store is set aside and rebuilt from the log, which reaches back to its first \
+             record",
+            "nothing that is in the log".to_owned(),
         );
     }
 
@@ -224,7 +223,7 @@ impl Examiner<'_> {
         }
     }
 
-    /// Which of two contradicting files is right can't be told from themselves.
+    /// Fails if log and store contradict each other: the files don't show which is right.
     fn check_overlap(&self, log: &LogFound, meta: &StoreMeta) -> Result<(), StorageError> {
         check_overlap(log, meta).map_err(|error| self.unrecoverable(&error))
     }
@@ -240,22 +239,22 @@ impl Examiner<'_> {
         }
     }
 
-    /// With an empty store and the first records gone, later ones mean nothing.
+    /// Fails if the store is empty and the first records are missing: later ones are useless.
     fn check_begin(&self, error: &StorageError) -> Result<(), StorageError> {
         let later = search(self.place, Index::ZERO)?;
         match later.iter().map(|found| found.first).min() {
             Some(first) if first > Index(1) => Err(StorageError::Unrecoverable {
                 file: self.store_path.to_owned(),
                 what: format!(
-                    "the store holds nothing, and of the log nothing can be read before record \
-                     {first} ({error})"
+                    "the store is empty, and the log can't be read before record {first} \
+                     ({error})"
                 ),
             }),
             _ => Ok(()),
         }
     }
 
-    /// Whether the log's records are this node's. Says so if that is not plain.
+    /// Whether the log's records are this node's. Adds a finding if ids contradict each other.
     fn identity(&mut self, log: &Log, meta: &StoreMeta) -> Result<bool, StorageError> {
         let Some(log) = log.found() else {
             return Ok(false);
@@ -276,9 +275,9 @@ impl Examiner<'_> {
                 self.find(
                     Problem::LogForeign,
                     format!("{contradict}: an earlier recovery stopped half-way"),
-                    "what the log holds after the store is kept, the log is set aside and \
-                     another begins",
-                    "nothing that store and log hold".to_owned(),
+                    "the log's records after the store's are kept; the log is set aside and a new \
+                     one is created",
+                    "nothing that is in store or log".to_owned(),
                 );
                 Ok(of_store)
             }
@@ -287,8 +286,8 @@ impl Examiner<'_> {
                 self.find(
                     Problem::LogForeign,
                     format!("{contradict}: the log is another node's"),
-                    "the log is set aside, and another begins after what the store holds",
-                    format!("whatever was acknowledged after record {}", meta.applied),
+                    "the log is set aside, and a new one starts after what the store holds",
+                    format!("every write acknowledged after record {}", meta.applied),
                 );
                 Ok(false)
             }
@@ -308,22 +307,22 @@ impl Examiner<'_> {
                  restarted since without a clean stop",
                 self.place.dir.display()
             ),
-            "what is there is kept, and a log of a new id begins after it",
-            "writes that were acknowledged shortly before the machine stopped may be missing; \
-             nothing on this disk tells how many"
+            "all records are kept, and a log with a new id starts after them",
+            "writes acknowledged shortly before the machine stopped may be missing; the disk does \
+             not show how many"
                 .to_owned(),
         );
     }
 
-    /// Says what is wrong with the log itself; answers what of it is given up.
+    /// Adds findings about the log itself; returns its records that are given up.
     fn log(
         &mut self,
         log: &Log,
         meta: &StoreMeta,
         kept: Position,
     ) -> Result<Vec<FoundBehind>, StorageError> {
-        let remedy = "everything sound before is brought into the store, the log is set aside \
-                      and another, of a new id, begins after it";
+        let remedy = "the sound records before it are written to the store; the log is set aside, \
+                      and one with a new id starts after them";
         match log {
             Log::Missing if meta.applied.index == Index::ZERO => {}
             Log::Missing => {
@@ -335,8 +334,8 @@ impl Examiner<'_> {
                         "there is no log in {dir}, and the store holds everything up to record {}",
                         meta.applied
                     ),
-                    "a log of a new id begins after what the store holds",
-                    format!("whatever was acknowledged after record {}", meta.applied),
+                    "a log with a new id starts after what the store holds",
+                    format!("every write acknowledged after record {}", meta.applied),
                 );
             }
             Log::Sound(log) if log.last().index < meta.applied.index => {
@@ -350,9 +349,8 @@ impl Examiner<'_> {
                         log.last(),
                         meta.applied
                     ),
-                    "the log is set aside, and another, of a new id, begins after what the \
-                     store holds",
-                    format!("whatever was acknowledged after record {}", meta.applied),
+                    "the log is set aside, and one with a new id starts after what the store holds",
+                    format!("every write acknowledged after record {}", meta.applied),
                 );
             }
             Log::Sound(_) => {}
@@ -396,9 +394,9 @@ impl Examiner<'_> {
         self.find(
             problem,
             what,
-            "it is made again, with a promise above every epoch seen in log, store and \
+            "it is written again, with a promise above every epoch seen in log, store and \
              coordination",
-            "no data; what the node promised without a trace elsewhere is forgotten, and if it \
+            "no data; promises of the node that left no trace elsewhere are forgotten, and if it \
              wrote its log with wal.sync = interval, the last writes before a restart of the \
              machine may be missing"
                 .to_owned(),
@@ -406,7 +404,7 @@ impl Examiner<'_> {
     }
 }
 
-/// A store whose epochs make no sense counts as damaged: a start would refuse it.
+/// A store with malformed epochs counts as damaged: a start would refuse it.
 fn with_sound_epochs(store: StoreFound, store_path: &Path) -> StoreFound {
     match &store {
         StoreFound::Usable { state, .. } => match EpochTable::from_rows(&state.rows) {
@@ -417,12 +415,12 @@ fn with_sound_epochs(store: StoreFound, store_path: &Path) -> StoreFound {
     }
 }
 
-/// What is lost of a log that is sound up to `kept`.
+/// The loss from a log that is sound up to `kept`.
 fn lost(kept: Position, behind: &[FoundBehind]) -> String {
     if behind.is_empty() {
         return format!(
-            "what stood after record {kept}: no sound record was found there, but one that was \
-             acknowledged may have stood at the damaged place"
+            "everything after record {kept}: no sound record was found there, but the damaged \
+             place may have had acknowledged ones"
         );
     }
     let records: u64 = behind.iter().map(|found| found.records).sum();
@@ -440,7 +438,7 @@ fn lost(kept: Position, behind: &[FoundBehind]) -> String {
         .collect();
     format!(
         "everything after record {kept}: {records} later records were found sound and are given \
-         up, {}; what can't be read any more is not counted",
+          up, {}; unreadable records are not counted",
         places.join(", ")
     )
 }

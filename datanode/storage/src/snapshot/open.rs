@@ -1,4 +1,4 @@
-//! The snapshots that are open: how many there may be, and what they may hold up.
+//! The open snapshots, and their limits: number, memory, and growth of the write-ahead file.
 
 use std::{
     collections::BTreeMap,
@@ -15,48 +15,47 @@ use tokio::{
 
 use crate::{Entry, StorageError, locked, store::OPEN_SNAPSHOTS};
 
-/// What an entry takes in a copy beside its key and value, which are shared.
+/// Bytes of an entry in a copy, beside its key and value, which are shared.
 const COPIED_ENTRY_BYTES: u64 = size_of::<(ItemKey, Entry)>() as u64;
-/// What copies may take beside what they share: the bound of what is pinned, divided by this.
+/// The limit of the copies' unshared bytes is the limit of pinned bytes, divided by this.
 const UNSHARED_PART: u64 = 2;
-/// How long checkpoints may end while snapshots are open, before these must pause. The
-/// store's write-ahead file grows for so long, and until the last one is dropped.
+/// How long checkpoints may end while snapshots are open, before new snapshots are refused. The
+/// store's write-ahead file grows for so long, and until the last open snapshot is dropped.
 pub(crate) const MAX_UNTIDY_TIME: Duration = Duration::from_secs(90);
 
-/// The snapshots that are open, and what they hold.
+/// The open snapshots, and the memory that they keep.
 ///
-/// Copies share the memory of what they were copied from, so what they hold together is in
-/// two ways less than it seems: it is at most the sum of what each copied, and at most what
-/// was pinned when the oldest one was opened and all that was applied since. One more is
-/// opened if either is under the bound; that bounds what all of them hold to about twice
-/// what may be pinned. What the copies take themselves, beside keys and values, is not
-/// shared: one more is opened if it is under a bound of its own.
+/// Copies share keys and values with the entries they were copied from. So what all of them keep
+/// has two upper limits: the sum of all copies; and what was pinned when the oldest snapshot was
+/// opened plus everything applied since. Another snapshot is opened if either is under the limit
+/// of pinned bytes, so all together keep at most about twice that limit. The copies' own memory,
+/// beside keys and values, is not shared and has a limit of its own.
 #[derive(Debug)]
 pub(crate) struct Open {
     places: Arc<Semaphore>,
     held: Arc<Mutex<Held>>,
-    /// One copy of what is pinned is made at a time: more would stand in the way of applying
-    /// one after the other.
+    /// One copy of pinned entries is made at a time: several in a row would block `apply` for
+    /// long.
     pub(super) copying: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
 struct Held {
-    /// The sum of what each copied, in bytes.
+    /// The sum of the entries copied, in bytes.
     copied: u64,
-    /// The sum of what the copies take themselves, in bytes.
+    /// The sum of the copies' own memory, in bytes.
     unshared: u64,
-    /// How many bytes had been applied when each was opened, by their numbers.
+    /// By the number of each open snapshot, the bytes applied when it was opened.
     opened: BTreeMap<u64, u64>,
-    /// The number of the next one.
+    /// The number of the next snapshot.
     next: u64,
-    /// When a checkpoint first ended while one was open, since one ended while none was. The
-    /// write-ahead file has only grown since: it begins anew with the first write after it
-    /// was folded back whole.
+    /// When a checkpoint first ended with a snapshot open, after the last one that ended with
+    /// none. Since then the write-ahead file has only grown: it starts again with the first
+    /// write after all of it was written back to the database.
     untidy_since: Option<Instant>,
 }
 
-/// An open snapshot's place among them.
+/// An open snapshot's place among the open snapshots.
 #[derive(Debug)]
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
@@ -75,7 +74,7 @@ impl Open {
         }
     }
 
-    /// How many there are.
+    /// The number of open snapshots.
     pub(crate) fn count(&self) -> usize {
         OPEN_SNAPSHOTS - self.places.available_permits()
     }
@@ -85,7 +84,7 @@ impl Open {
         self.copying.available_permits() == 0
     }
 
-    /// Takes note of a checkpoint that has just ended.
+    /// Records that a checkpoint has just ended.
     pub(crate) fn checkpointed(&self) {
         let mut held = locked(&self.held);
         match held.opened.is_empty() {
@@ -96,9 +95,9 @@ impl Open {
         }
     }
 
-    /// Takes a place, unless all are taken, those who have one hold `limit_bytes`, or the
-    /// store has to tidy up first. `applied_bytes` have been applied until now, and the store
-    /// is to get some of it if `has_unstored`.
+    /// Takes a place, unless all are taken, the open snapshots keep `limit_bytes`, or the store
+    /// must truncate its write-ahead file first. `applied_bytes` have been applied until now;
+    /// `has_unstored` if the store lacks some of them.
     pub(super) fn enter(
         &self,
         applied_bytes: u64,
@@ -116,7 +115,7 @@ impl Open {
             if has_unstored || !held.opened.is_empty() {
                 return Err(StorageError::Untidy);
             }
-            // No checkpoint is to come that would tidy up, and none that would make it worse.
+            // Nothing to store: no checkpoint will truncate the file, and none will make it grow.
             held.untidy_since = None;
         }
         let oldest = held.opened.values().next().copied();
@@ -142,7 +141,7 @@ impl Open {
 }
 
 impl Place {
-    /// Takes note of a copy of so many entries, which weigh `bytes`.
+    /// Records a copy of so many entries with `bytes` together.
     pub(super) fn copied(&mut self, entries: usize, bytes: u64) {
         let unshared = entries as u64 * COPIED_ENTRY_BYTES;
         self.copied += bytes;

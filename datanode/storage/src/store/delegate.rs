@@ -1,5 +1,4 @@
-//! A store around another, for tests: whoever changes a few of its answers writes those
-//! alone.
+//! A wrapper around a store, for tests: a test writes only the methods that it changes.
 
 use std::fmt;
 
@@ -9,8 +8,8 @@ use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
 use super::{CheckpointBatch, Store, StoreSnapshot, StoreState};
 use crate::{Item, Outcome, ScrubbedRows, StorageError};
 
-/// What is around a store. Each method is the one of [`Store`], and passes on to the inner
-/// store unless it is written.
+/// A wrapper around a store. Each method of [`Store`] calls the inner store unless it is
+/// overridden.
 #[async_trait]
 #[allow(missing_docs, clippy::missing_errors_doc)] // They are those of `Store`.
 pub trait Around: fmt::Debug + Send + Sync + 'static {
@@ -66,7 +65,7 @@ pub trait Around: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// The store that something around another one makes of it.
+/// The store made of a wrapper.
 #[derive(Debug)]
 pub struct Wrapped<A>(pub A);
 

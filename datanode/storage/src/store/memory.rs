@@ -1,5 +1,5 @@
-//! A store in memory, for simulations: the same rules as any other, no files, and the same
-//! answers on every run.
+//! A store in memory, for simulations: it follows the rules of every store, has no files, and is
+//! deterministic.
 
 mod content;
 
@@ -18,16 +18,16 @@ use self::content::{Content, Items};
 use super::{CheckpointBatch, OPEN_SNAPSHOTS, Store, StoreSnapshot, StoreState};
 use crate::{Item, Outcome, ScrubbedRows, StorageError, locked};
 
-/// What a row takes beside its key and value, about.
+/// An estimate of a row's bytes beside its key and value.
 const ROW_OVERHEAD_BYTES: usize = 64;
 
-/// What a [`MemoryStore`] holds: the disk of such a store. Clones are the same file, and a
+/// The content of a [`MemoryStore`], like a file of it. Clones are the same file, and a
 /// checkpoint is durable in it at once.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryFile(Arc<Mutex<Content>>);
 
 impl MemoryFile {
-    /// A file of its own with what this one holds now.
+    /// A separate file with a copy of the content.
     #[must_use]
     pub fn fork(&self) -> Self {
         let content = locked(&self.0).clone();
@@ -55,7 +55,7 @@ impl MemoryStore {
         }
     }
 
-    /// Does `work` with what the file holds, as long as the store is open.
+    /// Calls `work` with the file's content, if the store is open.
     fn with<T>(&self, work: impl FnOnce(&mut Content) -> T) -> Result<T, StorageError> {
         match self.is_closed.load(Ordering::Acquire) {
             true => Err(StorageError::Closed),
@@ -132,11 +132,11 @@ impl Store for MemoryStore {
     }
 }
 
-/// A range as it was: it shares the rows with the store until that writes again.
+/// A snapshot of a range: it shares the rows with the store until the next write.
 #[derive(Debug)]
 struct MemorySnapshot {
     items: Arc<Items>,
-    /// What is still to be handed out.
+    /// The range that was not returned yet.
     rest: ItemRange,
     _open: Arc<()>,
 }

@@ -20,12 +20,12 @@
 //! Hashes and checksums are verified on every read: SQLite itself has none. An earlier
 //! schema is upgraded when the store is opened.
 //!
-//! SQLite reads and writes through our [`Disk`], with a checksum on every page, so that
-//! LOG-DISK and the promise that damage is found hold for the store as for the log.
+//! SQLite reads and writes through our [`Disk`], with a checksum in every page, so that
+//! LOG-DISK and the detection of damage hold for the store as for the log.
 //!
 //! Reading order: `vfs` (SQLite's files), `errors`, `connect`, `format` (the file before
-//! SQLite opens it), `rebuild` (of files without checksums), `wal` (the write-ahead file as
-//! a start finds it), `prepare` (all that comes before SQLite opens the file), `schema`,
+//! SQLite opens it), `rebuild` (of files without checksums), `wal` (checks the write-ahead
+//! file at a start), `prepare` (all steps before SQLite opens the file), `schema`,
 //! `upgrade` (from schema 3 to 4; `earlier_meta`), `meta`, `state_rows`, `item_row`, `rows`
 //! (with `sizes`), `tombstones`, `outcomes`, `item_pages`, `snapshot`, `examine`.
 
@@ -80,22 +80,22 @@ use self::{
 use super::{CheckpointBatch, OPEN_SNAPSHOTS, Store, StoreSnapshot, StoreState};
 use crate::{Disk, Item, Outcome, ScrubbedRows, StorageError, WalSync, locked};
 
-/// How many reads run at once.
+/// Most concurrent reads.
 const READERS: u32 = 8;
-/// How many snapshots are open at once; storage lets no more be asked for.
-#[allow(clippy::cast_possible_truncation)] // They are few.
+/// Most open snapshots; storage asks for no more.
+#[allow(clippy::cast_possible_truncation)] // It is a small number.
 const SNAPSHOTS: u32 = OPEN_SNAPSHOTS as u32;
-/// Memory that a snapshot's connection keeps pages in: it reads most of them once.
+/// The page cache of a snapshot's connection, which reads most pages once.
 const SNAPSHOT_CACHE_KIB: &str = "-512";
 /// How long a snapshot's connection, with its thread, waits for the next snapshot.
 const SNAPSHOT_IDLE_TIME: Duration = Duration::from_secs(30);
-/// How long a read waits for an open connection where no more can be opened, and how often
-/// it looks.
+/// How long a read waits for a free connection when no more can be opened, and how often it
+/// checks.
 const READER_PATIENCE: Duration = Duration::from_secs(1);
 const READER_RETRY: Duration = Duration::from_millis(2);
-/// Pages of the write-ahead file after which SQLite folds it back (80 MB).
+/// Pages of the write-ahead file after which SQLite writes them back to the database (80 MB).
 const WAL_PAGES: u32 = 20_000;
-/// What the write-ahead file is cut to once it was folded back.
+/// The size to which the write-ahead file is cut after that.
 const WAL_KEPT_BYTES: &str = "67108864";
 
 /// The store in one SQLite file.
@@ -103,21 +103,21 @@ const WAL_KEPT_BYTES: &str = "67108864";
 pub struct SqliteStore {
     path: PathBuf,
     readers: SqlitePool,
-    /// Each open snapshot has a connection of its own for as long as it lasts, so that none
-    /// of them keeps reads waiting.
+    /// Each open snapshot has its own connection while it lives, so that reads do not wait for
+    /// snapshots.
     snapshots: SqlitePool,
-    /// One connection: SQLite has one writer at a time anyway, and here it waits in order.
+    /// One connection: SQLite has one writer at a time anyway, and here writers wait in order.
     writer: SqlitePool,
-    /// Until it is closed: then the files may become somebody else's.
+    /// `None` after close: another process may then use the files.
     volume: Mutex<Option<Arc<Volume>>>,
 }
 
 impl SqliteStore {
-    /// Opens the store in `path` on `disk`, making or upgrading it as needed.
+    /// Opens the store in `path` on `disk`; creates or upgrades it as needed.
     ///
     /// # Errors
-    /// `Newer` if a newer release has upgraded it, `Damaged` if it is no store of ours or
-    /// not what was written, and failures of the disk and of SQLite.
+    /// `Newer` if a newer release has upgraded it, `Damaged` if it is no store of a data node or
+    /// is damaged, and failures of the disk and of SQLite.
     pub async fn open(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -126,14 +126,14 @@ impl SqliteStore {
         Self::open_folding(disk, path, sync, WAL_PAGES).await
     }
 
-    /// Opens the store; its write-ahead file is folded back once it has `wal_pages`.
+    /// Opens the store; its write-ahead file is written back once it has `wal_pages`.
     async fn open_folding(
         disk: Arc<dyn Disk>,
         path: &Path,
         sync: WalSync,
         wal_pages: u32,
     ) -> Result<Self, StorageError> {
-        // Where somebody has it open it was looked at before, and is no longer still.
+        // If the file is open already it was checked before, and is being written now.
         if !registry::is_open(&*disk, path) {
             prepare::prepare(&disk, path, sync).await?;
         }
@@ -143,15 +143,15 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .pragma("wal_autocheckpoint", wal_pages.to_string())
             .pragma("journal_size_limit", WAL_KEPT_BYTES)
-            // Else statements of many rows keep their way back in files elsewhere.
+            // Else statements of many rows write their undo data to other files.
             .pragma("temp_store", "MEMORY");
-        // It reads ahead little: an upgrade goes through all values there are.
+        // A small read-ahead, because an upgrade reads all values.
         let writing = options.clone().row_buffer_size(ROWS_AHEAD);
         let writer = pool().max_connections(1).connect_with(writing);
         let writer = writer.await.map_err(failed)?;
         if let Err(error) = upgrade_schema(path, &writer).await {
             let error = volume.explain(error);
-            // What the attempt left in the write-ahead file goes with the connection.
+            // Closing removes what the attempt left in the write-ahead file.
             writer.close().await;
             return Err(error);
         }
@@ -199,8 +199,8 @@ impl SqliteStore {
         transaction.commit().await.map_err(failed)
     }
 
-    /// A connection to read by, once one is free. Where no more can be opened, for lack of
-    /// descriptors, it is one of those that are open.
+    /// A connection for a read, once one is free. If no more can be opened because all
+    /// descriptors are in use, it is an open one.
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StorageError> {
         let failed = |error| failure(&self.path, "read", error);
         let acquired = self.explained(self.readers.acquire().await.map_err(failed));
@@ -218,9 +218,8 @@ impl SqliteStore {
         timeout(READER_PATIENCE, freed).await.map_err(|_| shortage)
     }
 
-    /// What became of a transaction, with what the disk said. SQLite does not tell that
-    /// folding the write-ahead file back failed; a write or a sync that failed there is
-    /// final like any other.
+    /// The result of a transaction, with the disk's error. SQLite does not report a failure to
+    /// write the write-ahead file back, but a failed write or sync there is final like any other.
     fn written<T>(&self, done: Result<T, StorageError>) -> Result<T, StorageError> {
         let fatal = self.volume().and_then(|open| open.fatal());
         match fatal {
@@ -229,7 +228,7 @@ impl SqliteStore {
         }
     }
 
-    /// The same, where nothing was written.
+    /// The same, if nothing was written.
     fn explained<T>(&self, done: Result<T, StorageError>) -> Result<T, StorageError> {
         done.map_err(|error| match self.volume() {
             Some(open) => open.explain(error),
@@ -249,7 +248,7 @@ async fn upgrade_schema(path: &Path, writer: &SqlitePool) -> Result<(), StorageE
     schema::migrate(path, &mut connection).await
 }
 
-/// Connections that stay open and are not tried before each use: the file is our own.
+/// Connections that stay open and are not tested before each use: the file is our own.
 fn pool() -> SqlitePoolOptions {
     SqlitePoolOptions::new()
         .test_before_acquire(false)
@@ -340,8 +339,8 @@ impl Store for SqliteStore {
             let mut connection = self.writer.acquire().await.map_err(failed)?;
             let written = self.write(&mut connection, incarnation, &batch).await;
             if written.is_err() {
-                // SQLite may have ended the transaction by itself, and the driver counts
-                // on: the next one gets a connection that knows of none.
+                // SQLite may have ended the transaction itself while the driver counts it as
+                // open, so the next one gets a new connection.
                 connection.close_on_drop();
             }
             written

@@ -1,17 +1,17 @@
-//! Why a follower of the log can't go on.
+//! [`TailError`]: why a tail can't continue.
 
 use tierkv_types::{Code, Error, Position};
 
 use crate::StorageError;
 
-/// Why a tail can't go on.
+/// Why a tail can't continue.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TailError {
     /// The records after this one left the log.
-    #[error("the log does not hold the records after {0} any more")]
+    #[error("the log no longer holds the records after {0}")]
     Trimmed(Position),
     /// This log never held the record.
-    #[error("record {0} is none of this log, or not yet")]
+    #[error("record {0} is not in this log, or not yet")]
     Unknown(Position),
     /// Damage, and failures of the disk.
     #[error(transparent)]
@@ -19,19 +19,18 @@ pub enum TailError {
 }
 
 impl TailError {
-    /// The error as other tiers see it; details of this machine stay in its log.
+    /// The error sent to other tiers; details of this machine stay in its log.
     #[must_use]
     pub fn to_error(&self) -> Error {
         match self {
             Self::Trimmed(_) => Error::new(
                 Code::TokenExpired,
-                "the log does not go back that far any more; read the keys anew, then watch \
-                 from now",
+                "the log no longer goes back that far; read the keys anew, then watch from now",
             ),
             Self::Unknown(_) => Error::new(
                 Code::TokenExpired,
-                "the place to go on from is of another history of the data; read the keys \
-                 anew, then watch from now",
+                "the resume token belongs to another history of the data; read the keys anew, then \
+                 watch from now",
             ),
             Self::Storage(error) => error.to_error(),
         }

@@ -1,4 +1,4 @@
-//! The records applied last, in memory, shared by all who follow the log.
+//! The last applied records in memory, shared by all tails.
 
 use std::{
     collections::VecDeque,
@@ -14,22 +14,22 @@ use tierkv_types::{Index, Record, record};
 use super::{cursor::Cursor, stretch::Stretch};
 use crate::{Effects, locked};
 
-/// Bytes of records that are kept; over it the oldest go, and whoever has not read them
-/// reads the log's files.
+/// Most bytes of records kept. Over it the oldest are dropped, and tails that have not read them
+/// read the log's files.
 pub(crate) const HISTORY_BYTES: usize = 16 << 20;
-/// Bytes of records that are handed out together, unless a single record has more: this
-/// much of them a reader holds on to while it does not go on.
+/// Bytes of records returned by one read, unless a single record has more. A slow reader keeps
+/// at most this much in memory.
 pub(crate) const STRETCH_BYTES: usize = 64 << 10;
 
-/// What is kept. It is kept only while there is somebody to read it: a node without
-/// watchers pays for nothing.
+/// The kept records. Nothing is kept while there are no readers, so a node without watchers has
+/// no cost.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     readers: AtomicUsize,
     kept: Mutex<Kept>,
 }
 
-/// Records without a gap, in chunks that never change and are read without a lock.
+/// Records without gaps, in chunks that never change and are read without a lock.
 #[derive(Debug, Default)]
 struct Kept {
     chunks: VecDeque<Chunk>,
@@ -53,13 +53,13 @@ impl Chunk {
     }
 }
 
-/// About what a record takes in memory.
+/// An estimate of a record's bytes in memory.
 fn weight(record: &Record) -> usize {
     size_of::<Record>() + size_of_val(Effects::of(record).changes) + record::encoded_len(record)
 }
 
-/// Parts records into chunks of about [`STRETCH_BYTES`]. Their keys and values are shared
-/// with the memory tier, not copied.
+/// Splits records into chunks of about [`STRETCH_BYTES`]. Keys and values are shared with the
+/// memory tier, not copied.
 fn chunks(records: &[Arc<Record>]) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     let mut rest = records;
@@ -81,19 +81,19 @@ fn chunks(records: &[Arc<Record>]) -> Vec<Chunk> {
 }
 
 impl History {
-    /// Takes note of one more reader: what is applied from now on is kept.
+    /// Adds a reader: records applied from now on are kept.
     pub(crate) fn join(&self) {
         self.readers.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Takes note of one reader less.
+    /// Removes a reader.
     pub(crate) fn leave(&self) {
         if self.readers.fetch_sub(1, Ordering::SeqCst) == 1 {
             *locked(&self.kept) = Kept::default();
         }
     }
 
-    /// Prepares records that are about to be applied; none while nobody reads.
+    /// Prepares records that are about to be applied; none without readers.
     pub(crate) fn prepare<R: Clone + Into<Arc<Record>>>(&self, records: &[R]) -> Vec<Chunk> {
         if self.readers.load(Ordering::SeqCst) == 0 {
             return Vec::new();
@@ -102,14 +102,14 @@ impl History {
         chunks(&records)
     }
 
-    /// Takes in records that were just applied, in order.
+    /// Adds records that were just applied, in order.
     pub(crate) fn push(&self, chunks: Vec<Chunk>) {
         if self.readers.load(Ordering::SeqCst) == 0 {
             return;
         }
         let mut kept = locked(&self.kept);
         for chunk in chunks {
-            // Nothing was kept while nobody read, or while the last reader left.
+            // There is a gap if records were applied without readers.
             let follows =
                 (kept.chunks.back()).is_some_and(|last| last.last().next() == chunk.first());
             if !follows {
@@ -144,7 +144,7 @@ impl History {
         Stretch::after(index, chunks)
     }
 
-    /// Where the record of an index stands, if it is kept.
+    /// The cursor of the record of an index, if it is kept.
     pub(crate) fn find(&self, index: Index) -> Option<Cursor> {
         let kept = locked(&self.kept);
         let at = kept.chunks.partition_point(|chunk| chunk.last() < index);
@@ -154,7 +154,7 @@ impl History {
         Some(Cursor::of(record))
     }
 
-    /// Bytes that are kept.
+    /// Bytes of the kept records.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         locked(&self.kept).bytes

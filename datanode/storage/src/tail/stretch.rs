@@ -1,4 +1,4 @@
-//! Records that are handed out together.
+//! [`Stretch`]: records returned by one read.
 
 use std::sync::Arc;
 
@@ -6,18 +6,18 @@ use tierkv_types::{Index, Record};
 
 use super::cursor::Cursor;
 
-/// Some records that follow one another.
+/// Some consecutive records.
 #[derive(Debug)]
 pub struct Stretch {
     chunks: Vec<Arc<[Arc<Record>]>>,
-    /// Records of the first chunk that don't belong to it.
+    /// Records at the start of the first chunk to skip.
     skip: usize,
     pub(super) end: Cursor,
 }
 
 impl Stretch {
-    /// What is after `index` in chunks of which the first one holds the next record; `None`
-    /// if that is nothing.
+    /// The records after `index` in `chunks`, whose first one holds the next record; `None` if
+    /// there are none.
     pub(super) fn after(index: Index, chunks: Vec<Arc<[Arc<Record>]>>) -> Option<Self> {
         let skip = index.next().0 - chunks.first()?.first()?.position.index.0;
         Some(Self {

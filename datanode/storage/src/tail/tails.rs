@@ -1,4 +1,4 @@
-//! What all who follow the log share.
+//! [`Tails`]: the state that all tails of a storage share.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use super::{
 };
 use crate::log::{LogPlace, Waypoints};
 
-/// Reads of the log's files for tails at the same time; more wait. Those at the end of the
-/// log need none.
+/// Most concurrent reads of the log's files for tails; more wait. Tails at the end of the log
+/// read none.
 pub(super) const MAX_FILE_READS: usize = 4;
 
-/// What all tails of a storage share, and what applying tells them.
+/// The state that all tails of a storage share; `apply` publishes records here.
 #[derive(Debug)]
 pub(crate) struct Tails {
     pub(super) place: LogPlace,
@@ -37,7 +37,7 @@ impl Tails {
         }
     }
 
-    /// Follows the last record applied.
+    /// A receiver of the last record applied.
     pub(super) fn subscribe(&self) -> watch::Receiver<Cursor> {
         self.applied.subscribe()
     }
@@ -47,12 +47,12 @@ impl Tails {
         *self.applied.borrow()
     }
 
-    /// Prepares what [`Tails::publish`] takes in: a copy of records, if anybody follows.
+    /// Prepares the chunks for [`Tails::publish`]: copies of records, if there are tails.
     pub(crate) fn prepare<R: Clone + Into<Arc<Record>>>(&self, records: &[R]) -> Vec<Chunk> {
         self.history.prepare(records)
     }
 
-    /// Takes in records whose effects are visible from now on, up to `last`.
+    /// Publishes records up to `last`, whose effects are visible from now on.
     pub(crate) fn publish(&self, prepared: Vec<Chunk>, last: Cursor) {
         self.history.push(prepared);
         self.applied.send_replace(last);

@@ -1,4 +1,4 @@
-//! First in, first out: the entry that came first goes first, read or not.
+//! First in, first out: the entry admitted first is evicted first, read or not.
 //!
 //! A hit writes nothing. The order is that of the queue at a counter; see L. A. Belady,
 //! "A study of replacement algorithms for a virtual-storage computer", IBM Systems

@@ -1,14 +1,14 @@
-//! The ghost queue of S3-FIFO: fingerprints of entries that left the small queue lately.
+//! The ghost queue of S3-FIFO: fingerprints of entries that recently left the small queue.
 //!
-//! A fingerprint has a bucket of its own choice, which forgets its oldest one for it. Over
-//! all buckets they are forgotten at about the age at which one queue would forget them,
-//! for 4 bytes a fingerprint and no index.
+//! A fingerprint's bits choose its bucket, which forgets its oldest fingerprint for it. Over all
+//! buckets, fingerprints are forgotten at about the same age as in a single queue, but it takes
+//! only 4 bytes for each and no index.
 
 /// Fingerprints of a bucket: half a cache line.
 const BUCKET_FINGERPRINTS: usize = 8;
-/// Buckets are added, and may be ahead of need, by this part.
+/// The number of buckets grows by, and may exceed the need by, one part in this many.
 const GROWTH_DIVISOR: usize = 8;
-/// What no fingerprint is.
+/// Marks a free place; no fingerprint has this value.
 const EMPTY: u32 = 0;
 
 /// The newest fingerprint first.
@@ -26,7 +26,7 @@ impl Ghost {
         }
     }
 
-    /// Remembers `hash`, among `capacity` of them or a few more.
+    /// Remembers `hash`; keeps about `capacity` hashes, or a few more.
     pub(super) fn remember(&mut self, hash: u32, capacity: usize) {
         let wanted = capacity.div_ceil(BUCKET_FINGERPRINTS).max(1);
         if wanted > self.buckets.len() || wanted < self.buckets.len() / 2 {
@@ -35,7 +35,7 @@ impl Ghost {
         self.push(fingerprint(hash));
     }
 
-    /// Whether `hash` is remembered; it is forgotten with that.
+    /// Returns whether `hash` is remembered, and forgets it.
     pub(super) fn take(&mut self, hash: u32) -> bool {
         if self.buckets.is_empty() {
             return false;

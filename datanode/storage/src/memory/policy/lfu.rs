@@ -1,5 +1,5 @@
-//! Least frequently used, as W-TinyLFU: an entry stays if it was used more often than
-//! the one that would go for it, over a window of time that includes what is long gone.
+//! Least frequently used, as W-TinyLFU: an entry stays if it was recently used more often than
+//! the entry that would be evicted for it. Uses before an entry's admission count too.
 //!
 //! G. Einziger, R. Friedman, B. Manes, "TinyLFU: a highly efficient cache admission
 //! policy", ACM Transactions on Storage 13(4), 2017.
@@ -11,9 +11,9 @@
 //!                                                            └──► protected (80 %) ─┘
 //! ```
 //!
-//! A counter in each entry (plain LFU with aging) would be smaller, but forgets an entry
-//! that is evicted once, and a scan of new keys then competes with it on equal terms.
-//! Here a key's frequency outlives it, in a sketch of 8 bytes an entry.
+//! A counter in each entry (plain LFU with aging) would be smaller, but is lost when the entry
+//! is evicted, so that keys of a scan then compete with it on equal terms. Here a key's
+//! frequency outlives its entry, in a sketch of 8 bytes for each entry.
 
 use super::{Policy, sketch::Sketch};
 use crate::memory::slab::{Queue, Size, Slab, Slot};
@@ -23,7 +23,7 @@ const PROBATION: Queue = Queue::SECOND;
 const PROTECTED: Queue = Queue::THIRD;
 
 const WINDOW_PERCENT: u64 = 1;
-/// 80 % of what the window leaves.
+/// 80 % of the rest after the window.
 const PROTECTED_PERCENT: u64 = 79;
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Policy for Lfu {
     fn admit(&mut self, slab: &mut Slab, bound: Size, slot: Slot) -> u32 {
         self.sketch.add(slot.hash, slab.len());
         let at = slab.push_front(WINDOW, slot);
-        // There is room: what the window has no room for need not be compared.
+        // There is room: what overflows the window moves on without a comparison.
         spill(slab, WINDOW, bound.percent(WINDOW_PERCENT));
         at
     }
@@ -82,8 +82,8 @@ impl Policy for Lfu {
     }
 }
 
-/// Moves from the back of `queue` to probation what is over its share. One entry stays,
-/// however large.
+/// Moves what is over the share of `queue` from its back to probation. One entry stays, however
+/// large.
 fn spill(slab: &mut Slab, queue: Queue, share: Size) {
     while slab.size_of(queue).exceeds(share) && slab.size_of(queue).records > 1 {
         let Some(at) = slab.back(queue) else {

@@ -1,4 +1,4 @@
-//! Least recently used: the entry whose last use is longest ago goes first.
+//! Least recently used: the entry whose last use is longest ago is evicted first.
 //!
 //! R. L. Mattson, J. Gecsei, D. R. Slutz, I. L. Traiger, "Evaluation techniques for
 //! storage hierarchies", IBM Systems Journal 9(2), 1970.

@@ -1,9 +1,10 @@
-//! S3-FIFO and W-TinyLFU once more, told from their papers with the plainest
-//! collections, exact counts and one bound in entries. What the tier does is held to them.
+//! Reference versions of S3-FIFO and W-TinyLFU for tests: written from the papers with plain
+//! collections, exact counts and one limit in entries. The tier's hit ratios are compared with
+//! theirs.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-/// A cache that is only simulated: asked for a key, says whether it had it, and has it then.
+/// A simulated cache: a request for a key returns whether it was a hit, and admits the key.
 pub(super) trait Simulation {
     fn request(&mut self, key: usize) -> bool;
 }

@@ -1,5 +1,5 @@
-//! S3-FIFO: three queues, each first in, first out; what nobody asks for again leaves
-//! soon, through the small one.
+//! S3-FIFO: three queues, each first in, first out. An entry that is not read again is soon
+//! evicted from the small queue.
 //!
 //! J. Yang, Y. Zhang, Z. Qiu, Y. Yue, K. V. Rashmi, "FIFO queues are all you need for
 //! cache eviction", SOSP 2023.
@@ -11,8 +11,8 @@
 //!  new, but in ghost ──────────────────► main
 //! ```
 //!
-//! A hit only counts, up to 3, so most hits of hot entries write nothing. Where both
-//! bounds are set, the small queue has its share as soon as it has it in one of them.
+//! A hit only increments a counter, up to 3, so most hits of hot entries write nothing. If both
+//! limits are set, the small queue is full as soon as it has its share of one of them.
 
 use super::{Policy, ghost::Ghost};
 use crate::memory::slab::{Queue, Size, Slab, Slot};
@@ -24,8 +24,8 @@ const SMALL_PERCENT: u64 = 10;
 const MAX_FREQUENCY: u8 = 3;
 /// Hits after which an entry leaves the small queue for the main one.
 const PROMOTING_FREQUENCY: u8 = 2;
-/// Most entries that one eviction passes over because they were hit. Passing over is paid
-/// for by those hits, but one reader should not wait for thousands.
+/// Most entries that one eviction skips because they were hit. The work is amortised over these
+/// hits, but a single reader should not wait for thousands.
 const MAX_SECOND_CHANCES: usize = 1024;
 
 #[derive(Debug)]
@@ -90,8 +90,8 @@ impl Policy for S3Fifo {
     }
 }
 
-/// How many entries the main queue has once the small one has its share, which is what
-/// the ghost remembers. Counted by what is there: a bound in bytes doesn't tell.
+/// The entries of the main queue when the small one has its share; the ghost remembers so many.
+/// Computed from the entries present, as a limit in bytes gives no number of entries.
 fn main_records(slab: &Slab) -> usize {
     slab.len() - slab.len() / 10
 }

@@ -1,5 +1,5 @@
-//! A count-min sketch of 4-bit counters that ages: how often a key was used lately,
-//! whether it is kept or not.
+//! A count-min sketch of 4-bit counters with aging: an estimate of how often a key was recently
+//! used, whether its entry is kept or not.
 //!
 //! G. Cormode, S. Muthukrishnan, "An improved data stream summary: the count-min sketch
 //! and its applications", Journal of Algorithms 55(1), 2005; small counters and aging as
@@ -7,7 +7,7 @@
 
 /// Independent counters of a key; the estimate is the least of them.
 const ROWS: u32 = 4;
-/// Where a 4-bit counter ends.
+/// The largest value of a 4-bit counter.
 const MAX_COUNT: u64 = 15;
 /// Bits of a counter.
 const COUNTER_BITS: u32 = 4;
@@ -15,14 +15,14 @@ const COUNTER_BITS: u32 = 4;
 const ROW_COUNTERS: u32 = 4;
 /// Smallest sketch, in words.
 const MIN_WORDS: usize = 16;
-/// After so many uses an entry kept, all counters are halved.
+/// All counters are halved after so many uses per kept entry.
 const SAMPLE_FACTOR: usize = 10;
-/// Every counter's lower three bits, which are what halving leaves.
+/// The lower three bits of every counter, which remain after halving.
 const HALVED: u64 = 0x7777_7777_7777_7777;
 
 #[derive(Debug)]
 pub(super) struct Sketch {
-    /// As many as entries, rounded up to a power of two.
+    /// As many words as entries, rounded up to a power of two.
     words: Vec<u64>,
     /// Uses counted since the last halving, and half of those before.
     uses: usize,
@@ -36,12 +36,12 @@ impl Sketch {
         }
     }
 
-    /// Counts a use of the key with this hash, where `entries` are kept.
+    /// Counts a use of the key with this hash; `entries` are kept.
     pub(super) fn add(&mut self, hash: u32, entries: usize) {
         self.fit(entries);
         let least = self.estimate(hash);
         if least < MAX_COUNT {
-            // Only the least ones, which leaves those that other keys raised as they are.
+            // Only the smallest counters; larger ones were raised by other keys.
             for row in 0..ROWS {
                 let (word, shift) = self.place(hash, row);
                 if (self.words[word] >> shift) & MAX_COUNT == least {
@@ -58,7 +58,7 @@ impl Sketch {
         }
     }
 
-    /// How often the key was used lately: at least that, at most [`MAX_COUNT`].
+    /// An estimate of the key's recent uses: not below the true number, at most [`MAX_COUNT`].
     pub(super) fn estimate(&self, hash: u32) -> u64 {
         if self.words.is_empty() {
             return 0;
@@ -70,8 +70,8 @@ impl Sketch {
         counts.min().unwrap_or(0)
     }
 
-    /// Grows or shrinks with the number of entries. Of a doubled sketch both halves say
-    /// what the whole said, so no estimate changes; where halves become one, none falls.
+    /// Grows or shrinks with the number of entries. Doubling copies the words into both halves,
+    /// so no estimate changes. Halving takes the greater counters, so no estimate falls.
     fn fit(&mut self, entries: usize) {
         let wanted = entries.next_power_of_two().max(MIN_WORDS);
         if self.words.is_empty() {
@@ -100,7 +100,7 @@ impl Sketch {
         ];
         let mixed = u64::from(hash).wrapping_mul(MULTIPLIERS[row as usize]);
         let mixed = mixed ^ (mixed >> 32);
-        // The words are a power of two, and a mask of their number fits what indexes them.
+        // The number of words is a power of two, so a masked hash is a valid index.
         #[allow(clippy::cast_possible_truncation)]
         let word = mixed as usize & (self.words.len() - 1);
         #[allow(clippy::cast_possible_truncation)]

@@ -1,4 +1,4 @@
-//! What a store in memory holds, all of it in the order of keys.
+//! The content of a store in memory, in key order.
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
@@ -12,19 +12,19 @@ pub(super) type Items = BTreeMap<ItemKey, Item>;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
-    /// Who may write.
+    /// The incarnation that may write.
     incarnation: Option<Incarnation>,
     meta: StoreMeta,
-    /// Shared with snapshots: they keep the rows that they began with.
+    /// Shared with snapshots, which keep the rows from their start.
     pub(super) items: Arc<Items>,
     pub(super) tombstones: BTreeMap<ItemKey, Version>,
     rows: BTreeMap<(Table, Bytes), Bytes>,
-    /// A page for each checkpoint, as they were written. A page goes as a whole, like those
-    /// of other stores.
+    /// One page for each checkpoint, in order. A page is removed as a whole, as in other
+    /// stores.
     outcomes: Vec<Vec<(RequestId, Outcome)>>,
 }
 
-/// The items of a range, in the order of their keys.
+/// The items of a range, in key order.
 pub(super) fn within<'a>(
     items: &'a Items,
     range: &'a ItemRange,
@@ -49,7 +49,7 @@ impl Content {
         }
     }
 
-    /// Writes a batch, if `incarnation` may write; returns whether it may.
+    /// Writes a batch if `incarnation` may write; returns whether it may.
     pub(super) fn checkpoint(&mut self, incarnation: Incarnation, batch: CheckpointBatch) -> bool {
         if self.incarnation != Some(incarnation) {
             return false;
@@ -105,7 +105,7 @@ impl Content {
             .collect()
     }
 
-    /// Goes through rows as a scrub does. Nothing in memory is damaged.
+    /// Counts rows like a scrub. Rows in memory are never damaged.
     pub(super) fn scrub(&self, after: Option<&ItemKey>, limit: usize) -> ScrubbedRows {
         let mut scrubbed = ScrubbedRows::default();
         let begin = after.map_or(Bound::Unbounded, Bound::Excluded);

@@ -1,4 +1,4 @@
-//! How SQLite opens a database of ours.
+//! The options with which SQLite opens a store.
 
 use std::{path::Path, time::Duration};
 
@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use super::vfs::{self, volume::Volume};
 use crate::{StorageError, WalSync};
 
-/// How long a transaction waits for another process's.
+/// How long a transaction waits for one of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How SQLite opens the file of `volume`.

@@ -1,5 +1,5 @@
-//! Where a store stands, as the schemas 1 to 3 keep it: a row of meta, whose checksum
-//! covers a table of epochs.
+//! A store's state in the schemas 1 to 3: a row of meta, whose checksum covers the table of
+//! epochs too.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ use crate::{
     store::{StoreMeta, StoreState},
 };
 
-/// Where the store stands, with the epochs as rows of the small table that they have now;
-/// `None` if it was never claimed. In a transaction.
+/// The store's state, with the epochs as rows of their small table; `None` if it was never
+/// claimed. In a transaction.
 pub(super) async fn read(
     path: &Path,
     connection: &mut SqliteConnection,
 ) -> Result<Option<StoreState>, StorageError> {
-    let failed = |error| failure(path, "read where it stands", error);
+    let failed = |error| failure(path, "read its state", error);
     let row: Option<(i64, i64, i64, i64, i64)> = sqlx::query_as(
         "SELECT log_id, applied_epoch, applied_index, clock, checksum FROM meta WHERE id = 1",
     )

@@ -1,10 +1,10 @@
-//! What SQLite's failures mean, and how damage is named.
+//! Converts SQLite's errors, and makes errors for damage.
 
 use std::{path::Path, sync::Arc};
 
 use crate::StorageError;
 
-/// The place of damage that SQLite found and did not name.
+/// The place of damage that SQLite found without naming the place.
 pub(super) const SOME_PAGE: &str = "a page";
 
 const SQLITE_BUSY: u32 = 5;
@@ -13,7 +13,7 @@ const SQLITE_CORRUPT: u32 = 11;
 const SQLITE_FULL: u32 = 13;
 const SQLITE_NOTADB: u32 = 26;
 
-/// What a failure of SQLite means. Its primary result codes are the low byte.
+/// The error for a failure of SQLite. Its primary result code is the low byte.
 pub(super) fn failure(path: &Path, action: &'static str, error: sqlx::Error) -> StorageError {
     let code = error
         .as_database_error()
@@ -48,7 +48,7 @@ pub(super) fn damaged(
     }
 }
 
-/// A row whose checksum is not the one of what it holds.
+/// A row whose checksum does not match.
 pub(super) fn damaged_row(path: &Path, key: &[u8]) -> StorageError {
     let place = format!("the row of key {}", key.escape_ascii());
     damaged(path, place, "its checksum does not match")

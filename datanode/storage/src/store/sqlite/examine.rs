@@ -1,5 +1,5 @@
-//! A store's file looked at from outside: all of it is read and verified, nothing is
-//! changed. And how a file that is of no use is put aside.
+//! Examines a store's file for a repair: reads and verifies all of it and changes nothing. Also
+//! sets a damaged file aside.
 
 use std::{
     io,
@@ -24,33 +24,33 @@ use crate::{
     Disk, StorageError, WalSync, blocking::blocking, disk::free_ending, store::StoreState,
 };
 
-/// Tombstones that are read at once.
+/// Tombstones per read.
 const PAGE_ROWS: usize = 1_000;
-/// What `PRAGMA integrity_check` answers for a file without faults.
+/// The result of `PRAGMA integrity_check` for a sound file.
 const SOUND: &str = "ok";
-/// Result code of a statement that the schema does not fit: ours fit the one we wrote.
+/// Result code of a statement that does not fit the schema: only a damaged schema causes it.
 const SQLITE_ERROR: u32 = 1;
 
-/// What a look at a store's file found.
+/// The result of examining a store's file.
 #[derive(Debug)]
 pub(crate) enum StoreFound {
-    /// There is none.
+    /// There is no file.
     Missing,
     /// It can be opened.
     Usable {
         state: StoreState,
-        /// How many rows are damaged, and the first of them: reads of these answer so.
+        /// The number of damaged rows, and the first one's error; reads of these rows fail.
         damaged_rows: u64,
         first_damaged: Option<StorageError>,
     },
-    /// A start would refuse it, or keys of it can't be found.
+    /// A start would refuse it, or some keys can't be found in it.
     Damaged(StorageError),
 }
 
-/// Reads all of the store in `path`, which nobody may have open.
+/// Reads all of the store in `path`, which must not be open elsewhere.
 ///
 /// # Errors
-/// `Newer`, and failures that are not the file's.
+/// `Newer`, and failures other than damage of the file.
 pub(crate) async fn examine(
     disk: &Arc<dyn Disk>,
     path: &Path,
@@ -66,7 +66,7 @@ pub(crate) async fn examine(
     }
 }
 
-/// Whether only a damaged file can make SQLite say this to statements of ours.
+/// Whether SQLite returns this error to our statements only for a damaged file.
 fn is_damage(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
@@ -89,7 +89,7 @@ async fn verify(
         let (disk, path) = (Arc::clone(disk), path.to_owned());
         blocking(move || {
             let found = format::look(&*disk, &path)?;
-            // Of a file without checksums nothing in its write-ahead file says what was
+            // The write-ahead file of a store without checksums does not show what was
             // synced.
             if found == Found::Checked {
                 wal::check(&*disk, &path)?;
@@ -112,8 +112,8 @@ async fn verify(
         found
     };
     let verified = verified.await;
-    // SQLite makes a verdict of its own of a page that it could not read, and names no
-    // place. A failure of the disk says nothing of the file.
+    // For a page that can't be read SQLite returns its own result without a place. A failure of
+    // the disk is no damage of the file.
     match (volume.failure(), volume.damage(), verified) {
         (Some(failure), ..) => Err(failure),
         (None, Some(damage), _) => Err(damage),
@@ -190,7 +190,7 @@ async fn items(
     let mut pages = ItemPages::new(format);
     loop {
         let page = pages.next(connection).await;
-        let page = page.map_err(|error| failure(path, "read its rows", error))?;
+        let page = page.map_err(|error| failure(path, "read rows", error))?;
         if page.is_empty() {
             return Ok(());
         }
@@ -205,7 +205,7 @@ async fn deletions(
     connection: &mut SqliteConnection,
     rows: &mut DamagedRows,
 ) -> Result<(), StorageError> {
-    let failed = |error| failure(path, "read its tombstones", error);
+    let failed = |error| failure(path, "read tombstones", error);
     let mut after = Vec::new();
     loop {
         let page: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
@@ -228,11 +228,11 @@ async fn deletions(
     }
 }
 
-/// Gives the store in `path`, and what is beside it, names under which no start looks;
-/// durable on return. Answers the new name, if there was a store. Blocks.
+/// Renames the store in `path` and its other files, so that no start uses them; durable on
+/// return. Returns the new name, if there was a store. Blocks.
 ///
-/// The file itself goes first: a write-ahead file whose store is gone is of no effect, but
-/// a store whose write-ahead file is gone could pass for an earlier state of itself.
+/// The store's file is renamed first: a write-ahead file without a store has no effect, but a
+/// store without its write-ahead file would be read as an earlier state.
 pub(crate) fn set_aside(
     disk: &dyn Disk,
     path: &Path,
@@ -248,7 +248,7 @@ pub(crate) fn set_aside(
     for role in [Role::WriteAhead, Role::Journal] {
         rename(disk, &role.path(path), &role.path(&aside))?;
     }
-    // One of the first releases had its write-ahead index in a file.
+    // The first releases had the write-ahead index in a file.
     rename(
         disk,
         &rebuild::index_path(path),
@@ -258,7 +258,7 @@ pub(crate) fn set_aside(
     Ok(is_there.then_some(aside))
 }
 
-/// Renames a file that may be missing; answers whether it was there.
+/// Renames a file that may be missing; returns whether there was one.
 fn rename(disk: &dyn Disk, from: &Path, to: &Path) -> Result<bool, StorageError> {
     match disk.rename(from, to) {
         Ok(()) => Ok(true),

@@ -1,11 +1,12 @@
-//! The database file before SQLite opens it: that it is there, ours, and with checksums.
+//! The database file before SQLite opens it: creates it, and checks that it is a store with
+//! page checksums.
 //!
-//! A new one is written as one well-formed page, under another name, and takes its name
-//! when it is durable. So SQLite finds a file whose header reserves the bytes of the
-//! checksums, which it can't be asked for.
+//! A new file is written as one well-formed page under another name, and renamed when it is
+//! durable. Its header reserves the bytes of the checksums, which SQLite itself can't be asked
+//! to do.
 //!
-//! What a header says about the form of pages SQLite reads before it can verify the
-//! page, so it is verified here: it is the same for every store of ours.
+//! SQLite reads the page format from the header before the page can be verified. So the header
+//! is checked here: these bytes are the same for every store.
 
 use std::{
     io,
@@ -18,28 +19,28 @@ use super::vfs::{
 };
 use crate::{StorageError, WalSync, disk::Disk};
 
-/// What a file begins with: SQLite's letters, pages of 4096 bytes.
+/// The start of a file: SQLite's letters, pages of 4096 bytes.
 const MAGIC: [u8; 18] = *b"SQLite format 3\0\x10\x00";
-/// Where the header says how files are written and read: 1 with a rollback journal, 2
+/// The header's bytes for the journal mode of writes and reads: 1 with a rollback journal, 2
 /// with a write-ahead file.
 const VERSIONS: std::ops::Range<usize> = 18..20;
-/// Where the header says how many bytes of each page are reserved.
+/// The header's byte for the number of reserved bytes in each page.
 const RESERVED_AT: usize = 20;
-/// How full inner pages get, which is fixed.
+/// How full inner pages get; these values are fixed.
 const FRACTIONS: [u8; 3] = [64, 32, 32];
-/// Bytes of the header that are the same for every store of ours.
+/// Bytes of the header that are the same for every store.
 const FIXED_BYTES: usize = 24;
 
-/// How SQLite shall write a new file.
+/// How SQLite is to write a new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writing {
-    /// In place, with nothing to come back to.
+    /// In place, without a rollback.
     InPlace,
     /// Through a write-ahead file.
     Ahead,
 }
 
-/// What is in the place of a store.
+/// The kind of file in the place of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Nothing,
@@ -47,14 +48,14 @@ pub(super) enum Found {
     Checked,
 }
 
-/// Where a file is made until it is durable.
+/// The name of a new file until it is durable.
 pub(super) fn new_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     name.into()
 }
 
-/// Says which kind of file is in the place of the store.
+/// Returns the kind of file in the place of the store.
 pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found, StorageError> {
     let failed = |error| StorageError::io("read", path, error);
     let file = match disk.open(path) {
@@ -62,14 +63,14 @@ pub(super) fn look(disk: &dyn Disk, path: &Path) -> Result<Found, StorageError> 
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(failed(error)),
     };
-    // What an earlier release left when it died in its first moment.
+    // An earlier release that crashed right after its start left an empty file.
     if file.size().map_err(failed)? == 0 {
         return Ok(Found::Nothing);
     }
     let mut page: Page = [0; PAGE_BYTES];
     file.read_at(0, &mut page).map_err(failed)?;
     let foreign = || {
-        let what = "this is no store of a data node, or its header is damaged";
+        let what = "it is no store of a data node, or its header is damaged";
         Err(StorageError::damaged(path, 0, what))
     };
     if page[..MAGIC.len()] != MAGIC || page[RESERVED_AT + 1..FIXED_BYTES] != FRACTIONS {
@@ -111,17 +112,17 @@ fn empty_page(writing: Writing) -> Page {
     let mut put = |at: usize, number: u32| {
         page[at..at + 4].copy_from_slice(&number.to_be_bytes());
     };
-    // How often the file was changed; how many pages it has.
+    // The file's change counter, and its number of pages.
     put(24, 1);
     put(28, 1);
     // The schema's format, and its text as UTF-8.
     put(44, 4);
     put(56, 1);
-    // Of which change the number of pages is, and by which release of SQLite: one that
-    // is old enough for every reader.
+    // The change counter of the number of pages, and the release of SQLite that wrote it: one
+    // old enough for every reader.
     put(92, 1);
     put(96, 3_037_002);
-    // The root of the schema: an empty leaf, whose cells end where our bytes begin.
+    // The root of the schema: an empty leaf, whose cells end before the checksum's bytes.
     page[100] = 13;
     let end = u16::try_from(MARK_AT).unwrap_or(u16::MAX);
     page[105..107].copy_from_slice(&end.to_be_bytes());
@@ -138,7 +139,7 @@ impl Writing {
     }
 }
 
-/// Makes a file that was written in place one that is written ahead.
+/// Switches a file that was written in place to a write-ahead file.
 pub(super) fn write_ahead_from_now_on(
     disk: &dyn Disk,
     path: &Path,
@@ -157,14 +158,14 @@ pub(super) fn write_ahead_from_now_on(
     Ok(())
 }
 
-/// Gives what was made under another name the name of the store.
+/// Renames the new file to the store's name.
 pub(super) fn take_name(disk: &dyn Disk, path: &Path, sync: WalSync) -> Result<(), StorageError> {
     disk.rename(&new_path(path), path)
         .map_err(|error| StorageError::io("name", path, error))?;
     sync_dir(disk, path, sync)
 }
 
-/// Removes a database that was not finished, and all beside it.
+/// Removes an unfinished database and its other files.
 pub(super) fn clear(disk: &dyn Disk, path: &Path, sync: WalSync) -> Result<(), StorageError> {
     let files = [Role::Main, Role::WriteAhead, Role::Journal];
     let mut is_changed = false;
@@ -177,7 +178,7 @@ pub(super) fn clear(disk: &dyn Disk, path: &Path, sync: WalSync) -> Result<(), S
     Ok(())
 }
 
-/// Removes a file if it is there; answers whether it was.
+/// Removes a file if there is one; returns whether there was.
 pub(super) fn remove(disk: &dyn Disk, path: &Path) -> Result<bool, StorageError> {
     match disk.remove(path) {
         Ok(()) => Ok(true),

@@ -1,4 +1,4 @@
-//! All rows of items, read page by page in bounded memory.
+//! Reads all rows of items, page by page in bounded memory.
 
 use futures::TryStreamExt;
 use sqlx::{AssertSqlSafe, SqliteConnection};
@@ -10,16 +10,16 @@ const PAGE_ROWS: usize = 1_000;
 /// Bytes of rows after which a page ends.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// Which columns the rows of items have.
+/// The columns of the rows of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ItemFormat {
     /// Those of the schemas 1 to 3.
     Earlier,
-    /// Those of the newest one.
+    /// Those of the newest schema.
     Newest,
 }
 
-/// Reads all rows of the table `item` in the order of their keys.
+/// Reads all rows of the table `item` in key order.
 #[derive(Debug)]
 pub(super) struct ItemPages {
     statement: String,
@@ -53,7 +53,7 @@ impl ItemPages {
         if self.is_at_end {
             return Ok(page);
         }
-        // Of constants.
+        // The text is made of constants.
         let query = sqlx::query(AssertSqlSafe(self.statement.as_str()));
         let mut rows = query.bind(&self.after).fetch(connection);
         let mut bytes = 0;

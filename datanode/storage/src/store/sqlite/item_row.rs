@@ -1,4 +1,4 @@
-//! An item's row, as each schema keeps it.
+//! An item's row in each schema.
 
 use bytes::Bytes;
 use sqlx::{FromRow, sqlite::SqliteRow};
@@ -6,27 +6,26 @@ use tierkv_types::{Slot, Version};
 
 use crate::{Item, ItemHash};
 
-/// The columns of the newest schema, in the order in which [`ItemRow::read`] takes them.
+/// The columns of the newest schema, in the order of [`ItemRow::read`].
 ///
-/// The value is the last one: who reads the others alone does not read the pages that a
-/// long value goes on in.
+/// The value is the last one, so that a read of only the others does not read the overflow
+/// pages of a long value.
 pub(super) const COLUMNS: &str = "key, slot, version, expires, hash, value";
 
-/// The columns of the schemas 1 to 3, in the order in which [`ItemRow::read_earlier`] takes
-/// them.
+/// The columns of the schemas 1 to 3, in the order of [`ItemRow::read_earlier`].
 pub(super) const EARLIER_COLUMNS: &str = "key, version, expires, value, checksum";
 
-/// What a row of the table `item` holds.
+/// The content of a row of the table `item`.
 #[derive(Debug)]
 pub(super) struct ItemRow {
     pub(super) key: Vec<u8>,
     pub(super) item: Item,
-    /// Whether all of it is as it was written.
+    /// Whether its checksum matches.
     pub(super) is_sound: bool,
 }
 
 impl ItemRow {
-    /// Takes a row of [`COLUMNS`].
+    /// Reads a row of [`COLUMNS`].
     pub(super) fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         type Columns = (Vec<u8>, i64, i64, Option<i64>, Vec<u8>, Vec<u8>);
         let (key, slot, version, expires, hash, value) = Columns::from_row(row)?;
@@ -40,7 +39,7 @@ impl ItemRow {
         })
     }
 
-    /// Takes a row of [`EARLIER_COLUMNS`].
+    /// Reads a row of [`EARLIER_COLUMNS`].
     pub(super) fn read_earlier(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         type Columns = (Vec<u8>, i64, Option<i64>, Vec<u8>, i64);
         let (key, version, expires, value, checksum) = Columns::from_row(row)?;
@@ -53,8 +52,8 @@ impl ItemRow {
         })
     }
 
-    /// The hash that the row has in the newest schema. A damaged row gets one that does not
-    /// match: it must not vouch for what is damaged.
+    /// The row's hash in the newest schema. A damaged row gets a hash that does not match, so
+    /// that the damage stays detected.
     pub(super) fn hash(&self) -> [u8; 16] {
         let hash = *ItemHash::of(&self.key, &self.item).as_bytes();
         match self.is_sound {
@@ -63,7 +62,7 @@ impl ItemRow {
         }
     }
 
-    /// About how much memory it takes, in bytes.
+    /// An estimate of its memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>() + self.key.len() + self.item.value.len()
     }

@@ -1,4 +1,4 @@
-//! The row that says where the store stands and who may write.
+//! The row of meta: the log's state in the store, and the incarnation that may write.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::{
     store::{StoreMeta, StoreState},
 };
 
-/// What the row holds beside the incarnation.
+/// The row without the incarnation.
 #[derive(Clone, Debug, Default)]
 struct Stand {
     meta: StoreMeta,
@@ -23,13 +23,13 @@ struct Stand {
 
 type Columns = (i64, i64, i64, i64, Vec<u8>, i64);
 
-/// Makes `incarnation` the writer and reads where the store stands. In a transaction.
+/// Makes `incarnation` the writer and reads the store's state. In a transaction.
 pub(super) async fn claim(
     path: &Path,
     connection: &mut SqliteConnection,
     incarnation: Incarnation,
 ) -> Result<StoreState, StorageError> {
-    let failed = |error| failure(path, "read where it stands", error);
+    let failed = |error| failure(path, "read its state", error);
     let fresh = Stand::default();
     sqlx::query(
         "INSERT INTO meta
@@ -47,13 +47,13 @@ pub(super) async fn claim(
     state.ok_or_else(|| missing(path))
 }
 
-/// Where the store stands, with the rows of the small tables; `None` if it was never
-/// claimed. In a transaction.
+/// The store's state, with the rows of the small tables; `None` if it was never claimed. In a
+/// transaction.
 pub(super) async fn read(
     path: &Path,
     connection: &mut SqliteConnection,
 ) -> Result<Option<StoreState>, StorageError> {
-    let failed = |error| failure(path, "read where it stands", error);
+    let failed = |error| failure(path, "read its state", error);
     let row: Option<Columns> = sqlx::query_as(
         "SELECT log_id, applied_epoch, applied_index, clock, row_sum, checksum
          FROM meta WHERE id = 1",
@@ -70,15 +70,15 @@ pub(super) async fn read(
     };
     let stand = Stand::verified(path, row)?;
     if stand.sum != sum {
-        let what = "there are other rows than the sum in meta is of";
+        let what = "the rows do not match their sum in meta";
         return Err(damaged(path, "the small tables", what));
     }
     let meta = stand.meta;
     Ok(Some(StoreState { meta, rows }))
 }
 
-/// Replaces where the store stands and writes rows of the small tables, if `incarnation` is
-/// the writer; returns whether it is. In a transaction.
+/// Replaces the store's state and writes rows of the small tables, if `incarnation` is the
+/// writer; returns whether it is. In a transaction.
 pub(super) async fn write(
     path: &Path,
     connection: &mut SqliteConnection,
@@ -107,8 +107,8 @@ pub(super) async fn write(
     Ok(true)
 }
 
-/// Writes what an earlier schema had in its row of meta, and rows made of the rest, after
-/// it was verified. In a transaction.
+/// Writes the verified state of an earlier schema as row of meta and as rows of the small
+/// tables. In a transaction.
 pub(super) async fn upgrade(
     path: &Path,
     connection: &mut SqliteConnection,
@@ -143,7 +143,7 @@ fn missing(path: &Path) -> StorageError {
 }
 
 impl Stand {
-    /// What the columns hold, if the checksum matches.
+    /// The content of the columns, if the checksum matches.
     fn verified(path: &Path, row: Columns) -> Result<Self, StorageError> {
         let (log_id, epoch, index, clock, sum, stored) = row;
         let damaged = || damaged(path, "the row of meta", "its checksum does not match");

@@ -1,9 +1,9 @@
-//! Outcomes of requests: a row for many, mostly one a checkpoint, so that remembering
-//! millions of them costs a few statements.
+//! Outcomes of requests. A row holds many, mostly all of one checkpoint, so that millions of
+//! outcomes take few statements.
 //!
-//! The key of an entry is the random part of its request id; the birth is part of what the
-//! entry holds. An entry replaces those of the same key before it, in its row or in rows of
-//! lower ids: that is seen when they are read.
+//! The key of an entry is the random part of its request id; the birth is part of the entry. An
+//! entry replaces earlier ones with the same key, in its row or in rows with lower ids; readers
+//! resolve that.
 //!
 //! A row's `entries` (numbers little-endian), one after the other:
 //!
@@ -12,11 +12,11 @@
 //!     8  birth of the request id, milliseconds
 //!    16  random part of the request id: the key
 //!     8  version
-//!     4  fingerprint of what was asked
-//!     2  length of the next part; the highest bit says that numbers follow it
-//!     …  which operations deleted a key that was there, one bit each, lowest first
+//!     4  fingerprint of the request's content
+//!     2  length of the next part; the highest bit is set if numbers follow it
+//!     …  which operations deleted a present key, one bit each, lowest first
 //!     2  how many numbers follow                (only with that bit)
-//!     …  the numbers that increments left, signed, eight bytes each
+//!     …  the numbers after increments, signed, eight bytes each
 //! ```
 
 use std::{mem::swap, path::Path};
@@ -29,12 +29,12 @@ use crate::{Outcome, StorageError, state::Existed};
 
 /// Places of outcomes after which a row is closed: a few MB.
 const PLACES_PER_ROW: usize = 1 << 16;
-/// Says in a length that numbers follow; no length is as large.
+/// Set in a length if numbers follow; no length is as large.
 const HAS_NUMBERS: u16 = 1 << 15;
 const FIXED_BYTES: usize = 8 + 16 + 8 + 4 + 2;
 
-/// Adds what was applied since the last checkpoint, and lets rows go whose requests were
-/// all born before `horizon`. In a transaction.
+/// Adds the outcomes since the last checkpoint, and removes rows whose requests were all born
+/// before `horizon`. In a transaction.
 pub(super) async fn write(
     connection: &mut SqliteConnection,
     outcomes: &[(RequestId, Outcome)],
@@ -62,7 +62,7 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Takes the outcomes of one row off the front.
+/// Takes the outcomes of one row from the front.
 fn row<'a>(rest: &mut &'a [(RequestId, Outcome)]) -> &'a [(RequestId, Outcome)] {
     let mut places = 0;
     let fits = |(_, outcome): &&(RequestId, Outcome)| {
@@ -75,7 +75,7 @@ fn row<'a>(rest: &mut &'a [(RequestId, Outcome)]) -> &'a [(RequestId, Outcome)] 
     outcomes
 }
 
-/// All outcomes there are, one for each random part.
+/// All outcomes, one for each random part.
 pub(super) async fn read(
     path: &Path,
     connection: &mut SqliteConnection,
@@ -93,7 +93,7 @@ pub(super) async fn read(
             return Err(damaged(path, place, "its checksum does not match"));
         }
     }
-    // Those of one key keep their order, so the last of them is the one to keep.
+    // The sort is stable, so the last one of a key is the newest.
     outcomes.sort_by_key(|(id, _)| id.random);
     outcomes.dedup_by(|later, kept| {
         let is_replaced = later.0.random == kept.0.random;

@@ -1,9 +1,9 @@
-//! All that comes before SQLite opens the file of a store.
+//! The steps before SQLite opens the file of a store:
 //!
-//! - Where there is none, an empty one is made.
-//! - One of the first releases has no room for checksums. It is copied, table by table, into
-//!   a new file that then takes its place; until then it is what counts.
-//! - A write-ahead file that lost something it held durably is refused.
+//! - If there is no file, an empty one is created.
+//! - A file of the first releases has no room for checksums. It is copied, table by table, into
+//!   a new file, which replaces it at the end.
+//! - A write-ahead file that lost durable content is refused.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use crate::{
     disk::{Disk, free_ending},
 };
 
-/// Sees to it that `path` is a database of ours whose pages carry checksums.
+/// Makes `path` a database of a data node whose pages have checksums.
 pub(super) async fn prepare(
     disk: &Arc<dyn Disk>,
     path: &Path,
@@ -46,17 +46,17 @@ pub(super) async fn prepare(
     }
     let (disk, path) = (Arc::clone(disk), path.to_owned());
     blocking(move || {
-        // What a process before this one made may not have its name for good yet.
+        // The name of a file from an earlier process may not be durable yet.
         sync_dir(&*disk, &path, sync)?;
         wal::check(&*disk, &path)
     })
     .await
 }
 
-/// Makes an empty store in `path`.
+/// Creates an empty store in `path`.
 fn found_new(disk: &dyn Disk, path: &Path, sync: WalSync) -> Result<(), StorageError> {
-    // Without its database such a file holds nothing; beside a new one it would be
-    // taken for a part of that. But the database may come back.
+    // Without its database such a file is useless, and beside a new one SQLite would use it.
+    // It is kept under another name, because the database may be restored.
     put_aside(disk, &Role::WriteAhead.path(path))?;
     remove(disk, &Role::Journal.path(path))?;
     sync_dir(disk, path, sync)?;
@@ -65,7 +65,7 @@ fn found_new(disk: &dyn Disk, path: &Path, sync: WalSync) -> Result<(), StorageE
     take_name(disk, path, sync)
 }
 
-/// Gives a file that holds something, if there is one, a name under which nobody looks.
+/// Renames a file, if there is a nonempty one, so that nothing uses it.
 fn put_aside(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
     let failed = |error| StorageError::io("put aside", path, error);
     let size = match disk.open(path) {
@@ -83,7 +83,7 @@ fn put_aside(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
     tracing::error!(
         file = %path.display(),
         aside = %aside.display(),
-        "there is a write-ahead file and no store; it is put aside"
+        "there is a write-ahead file without a store; it is set aside"
     );
     disk.rename(path, &aside).map_err(failed)
 }

@@ -1,10 +1,9 @@
-//! A store of the first releases, copied into a file whose pages carry checksums.
+//! Copies a store of the first releases into a file whose pages have checksums.
 //!
-//! The copy goes by tables, not by pages, and keeps the schema version: what `schema`
-//! makes of it afterwards is another matter. It is written in place and without a
-//! journal, for until it is whole and durable nobody needs it; only then it takes the
-//! old file's name. Before that the old one's write-ahead file must be gone for good,
-//! or the next start would take it for the new one's.
+//! The copy is made table by table and keeps the schema version; `schema` upgrades it later.
+//! It is written in place and without a journal, because it is not used before it is complete
+//! and durable. Then it gets the old file's name. Before that the old file's write-ahead file
+//! must be durably removed, or the next start would use it with the new file.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,7 +24,7 @@ use super::{
 };
 use crate::{StorageError, WalSync, blocking::blocking, disk::Disk};
 
-/// Puts a file with checksums in the place of the plain one in `path`.
+/// Replaces the file without checksums in `path` by one with checksums.
 pub(super) async fn rebuild(
     disk: &Arc<dyn Disk>,
     path: &Path,
@@ -36,10 +35,9 @@ pub(super) async fn rebuild(
     let (disk, path) = (Arc::clone(disk), path.to_owned());
     blocking(move || {
         if let Err(error) = copied {
-            // The room it takes may be what is lacking. If it stays, the next start
-            // removes it.
+            // It may take the space that is lacking. If it stays, the next start removes it.
             if let Err(error) = format::clear(&*disk, &new, sync) {
-                tracing::warn!(%error, "an unfinished copy of the store stays");
+                tracing::warn!(%error, "an unfinished copy of the store is removed at the next start");
             }
             return Err(error);
         }
@@ -54,7 +52,7 @@ pub(super) async fn rebuild(
     .await
 }
 
-/// Where earlier releases had the write-ahead index, which is in memory now.
+/// The file of the write-ahead index in earlier releases; it is in memory now.
 pub(super) fn index_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-shm");
@@ -88,15 +86,15 @@ async fn copy(
     let closed = connection.close().await;
     copied.map_err(explain)?;
     closed.map_err(|error| explain(failure(path, "rebuild", error)))?;
-    // SQLite does not tell of what went wrong while it closed the old file; that one is
-    // folded by then.
+    // SQLite does not report failures while it closes the old file, whose write-ahead file was
+    // written back before.
     match new_volume.fatal().or_else(|| old_volume.fatal()) {
         Some(error) => Err(error),
         None => Ok(()),
     }
 }
 
-/// Copies everything in the file of `old`, once that is folded and found whole.
+/// Copies everything in the file of `old`, after writing back its write-ahead file and a check.
 async fn copy_tables(
     connection: &mut SqliteConnection,
     path: &Path,
@@ -108,7 +106,7 @@ async fn copy_tables(
         .execute(&mut *connection)
         .await
         .map_err(failed)?;
-    // Folded while it is whole: its write-ahead file is about to go.
+    // Written back first, because its write-ahead file is removed later.
     let (is_busy, _, _): (i64, i64, i64) = sqlx::query_as("PRAGMA old.wal_checkpoint(TRUNCATE)")
         .fetch_one(&mut *connection)
         .await
@@ -116,7 +114,7 @@ async fn copy_tables(
     if is_busy != 0 {
         return Err(StorageError::Busy);
     }
-    // What is damaged must not get checksums that vouch for it.
+    // Damaged data must not get valid checksums.
     let verdict: String = sqlx::query_scalar("PRAGMA old.integrity_check(1)")
         .fetch_one(&mut *connection)
         .await
@@ -133,7 +131,7 @@ async fn copy_tables(
     copied.await.map_err(failed)
 }
 
-/// Makes the tables and indexes of the file `old`, and copies the rows. In a transaction.
+/// Creates the tables and indexes of the file `old`, and copies the rows. In a transaction.
 async fn copy_schema(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let schema: Vec<(String, String, String)> = sqlx::query_as(
         "SELECT type, name, sql FROM old.sqlite_schema WHERE sql IS NOT NULL
@@ -156,7 +154,7 @@ async fn copy_schema(connection: &mut SqliteConnection) -> Result<(), sqlx::Erro
     Ok(())
 }
 
-/// Copies what says whose file it is and of which schema version. In a transaction.
+/// Copies the application id and the schema version. In a transaction.
 async fn copy_marks(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     for mark in ["user_version", "application_id"] {
         let read = AssertSqlSafe(format!("PRAGMA old.{mark}"));

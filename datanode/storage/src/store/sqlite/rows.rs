@@ -1,4 +1,4 @@
-//! The rows of keys: many a statement, each verified.
+//! Reads and writes the rows of keys, many in one statement; verifies each row.
 
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
@@ -51,7 +51,7 @@ pub(super) async fn read(
         rest = after;
         // The text is one of the constants above.
         let mut query = sqlx::query(AssertSqlSafe(SELECT[nth].as_str()));
-        // A key asked twice costs nothing and finds one row: it fills the places left.
+        // The last key fills the unused places: a repeated key costs nothing and finds one row.
         let filling = std::iter::repeat_n(last, size - chunk.len());
         for key in chunk.iter().chain(filling) {
             query = query.bind(key.as_bytes().as_ref());
@@ -68,7 +68,7 @@ pub(super) async fn read(
     Ok(items.collect())
 }
 
-/// What a row of [`COLUMNS`] holds, if its hash and its slot match.
+/// The key and item in a row of [`COLUMNS`], if its hash and its slot match.
 pub(super) fn verified(path: &Path, row: &SqliteRow) -> Result<(Vec<u8>, Item), StorageError> {
     let row = ItemRow::read(row).map_err(|error| failure(path, "read", error))?;
     match row.is_sound {
@@ -77,7 +77,7 @@ pub(super) fn verified(path: &Path, row: &SqliteRow) -> Result<(Vec<u8>, Item), 
     }
 }
 
-/// The keys that expire at `now` or before, those that expired first coming first.
+/// The keys that expire at `now` or before, in the order of their expiry.
 pub(super) async fn expired(
     path: &Path,
     connection: &mut SqliteConnection,
@@ -97,7 +97,7 @@ pub(super) async fn expired(
         let key: Vec<u8> = row.get(0);
         let place = format!("the row of key {}", key.escape_ascii());
         let key = ItemKey::from_bytes(key.into());
-        let key = key.map_err(|_| damaged(path, place, "this is no key"))?;
+        let key = key.map_err(|_| damaged(path, place, "it is no key"))?;
         Ok((
             key,
             Version::from_bits(row.get::<i64, _>(1).cast_unsigned()),
@@ -115,7 +115,7 @@ pub(super) async fn scrub(
 ) -> Result<ScrubbedRows, StorageError> {
     let failed = |error| failure(path, "read", error);
     let after = after.as_ref().map_or(&[][..], |key| key.as_bytes());
-    // Of constants.
+    // The text is made of constants.
     let rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT {COLUMNS} FROM item WHERE key > ? ORDER BY key LIMIT ?"
     )))
@@ -138,7 +138,7 @@ pub(super) async fn scrub(
             Ok(key) => scrubbed.last = Some(key),
             Err(_) => {
                 let place = format!("the row of key {}", row.key.escape_ascii());
-                scrubbed.damage.push(damaged(path, place, "this is no key"));
+                scrubbed.damage.push(damaged(path, place, "it is no key"));
             }
         }
     }

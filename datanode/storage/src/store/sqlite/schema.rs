@@ -1,4 +1,4 @@
-//! The tables, and how an older file becomes a newer one.
+//! The tables, and the upgrades from older schemas.
 
 use std::path::Path;
 
@@ -10,19 +10,19 @@ use super::{
 };
 use crate::StorageError;
 
-/// Marks a file as a store of ours: the letters TKVs.
+/// Marks a file as a store of a data node: the letters TKVs.
 const APPLICATION_ID: i64 = 0x544B_5673;
 
-/// How a schema version becomes the next one.
+/// The upgrade of a schema version to the next one.
 enum Step {
-    /// By statements alone.
+    /// By statements.
     Sql(&'static str),
     /// By `upgrade::to_4`.
     To4,
 }
 
-/// The step from each schema version to the next. A step that was released is never
-/// changed; a new one is added.
+/// The step from each schema version to the next. A released step is never changed; a new one
+/// is added.
 const STEPS: [Step; 4] = [
     Step::Sql(
         "
@@ -68,15 +68,15 @@ const STEPS: [Step; 4] = [
     CREATE INDEX outcome_newest ON outcome (newest);
 ",
     ),
-    // Entries of outcomes may have numbers, which a release that knows none must not meet.
+    // Entries of outcomes may have numbers, which older releases can't read.
     Step::Sql(""),
-    // Slots and hashes of items, and small tables. The entries of outcomes are what they
-    // were, but a later one of the same random part replaces an earlier one: a release that
-    // does not do that must not meet them.
+    // Slots and hashes of items, and small tables. The format of outcomes is unchanged, but a
+    // later entry with the same random part replaces an earlier one, which older releases do
+    // not do.
     Step::To4,
 ];
 
-/// Brings the file to the newest schema version, in one transaction.
+/// Upgrades the file to the newest schema version, in one transaction.
 pub(super) async fn migrate(
     path: &Path,
     connection: &mut SqliteConnection,
@@ -84,7 +84,7 @@ pub(super) async fn migrate(
     migrate_to(path, connection, STEPS.len()).await
 }
 
-/// Brings the file to the schema version `newest`, in one transaction.
+/// Upgrades the file to the schema version `newest`, in one transaction.
 pub(super) async fn migrate_to(
     path: &Path,
     connection: &mut SqliteConnection,
@@ -104,7 +104,7 @@ pub(super) async fn migrate_to(
             }
             Step::To4 => upgrade::to_4(path, &mut transaction).await?,
         }
-        // A pragma takes no parameters; the number is ours.
+        // A pragma takes no parameters; the number is a constant of ours.
         let stamp = AssertSqlSafe(format!("PRAGMA user_version = {}", number + 1));
         sqlx::raw_sql(stamp)
             .execute(&mut *transaction)
@@ -129,11 +129,7 @@ pub(super) async fn version(
         .await
         .map_err(failed)?;
     if application != APPLICATION_ID && (application, version) != (0, 0) {
-        return Err(damaged(
-            path,
-            "its header",
-            "this is no store of a data node",
-        ));
+        return Err(damaged(path, "its header", "it is no store of a data node"));
     }
     let version = usize::try_from(version).unwrap_or(usize::MAX);
     if version > STEPS.len() {

@@ -1,15 +1,15 @@
-//! How many rows one statement handles.
+//! The numbers of rows that statements handle.
 //!
-//! A statement of many rows costs little more than one of a single row. There are few
-//! sizes, so that each text is prepared once.
+//! A statement for many rows costs little more than one for a single row. There are few sizes,
+//! so that each statement is prepared once.
 
-/// The sizes that there are.
+/// All sizes.
 pub(super) const SIZES: [usize; 6] = [1, 4, 16, 64, 256, 1_000];
 
 /// One statement for each of [`SIZES`].
 pub(super) type Statements = [String; SIZES.len()];
 
-/// The statements that `text` makes of what stands for `size` rows: `row`, so many times.
+/// A statement for each size: `text` applied to `row` repeated so many times.
 pub(super) fn statements(row: &str, text: impl Fn(&str) -> String) -> Statements {
     SIZES.map(|size| text(&repeated(row, size)))
 }
@@ -19,14 +19,14 @@ pub(super) fn repeated(row: &str, size: usize) -> String {
     vec![row; size].join(",")
 }
 
-/// The place in [`SIZES`] of the smallest one that holds `count`, or of the largest.
+/// The index in [`SIZES`] of the smallest size for `count` rows, or of the largest size.
 pub(super) fn size_over(count: usize) -> usize {
     let over = SIZES.iter().position(|size| *size >= count);
     over.unwrap_or(SIZES.len() - 1)
 }
 
-/// Cuts `rows` into pieces of exactly these sizes, the largest first. Each comes with the
-/// place of its size in [`SIZES`].
+/// Cuts `rows` into pieces of exactly these sizes, the largest first, each with the index of
+/// its size in [`SIZES`].
 pub(super) fn pieces<T>(rows: &[T]) -> impl Iterator<Item = (usize, &[T])> {
     let mut rest = rows;
     std::iter::from_fn(move || {

@@ -1,8 +1,7 @@
-//! One state of the store, read while others write: a read transaction on a connection of
-//! its own.
+//! A snapshot of the store: a read transaction on its own connection, while others write.
 //!
-//! As long as it is open, SQLite keeps what was written since in its write-ahead file and
-//! can't begin that file anew; whoever opens one bounds its time.
+//! While it is open, SQLite keeps later writes in its write-ahead file and can't start that file
+//! again, so the caller limits a snapshot's time.
 
 use std::{
     iter::repeat_n,
@@ -25,17 +24,17 @@ use super::{
 };
 use crate::{Item, StorageError, store::StoreSnapshot};
 
-/// Rows that SQLite's thread reads ahead of whoever takes them. Each may be of limit size,
-/// so these few are what a snapshot of large values has in memory beyond what it hands out.
+/// Rows that SQLite's thread reads ahead. Each may have the largest size, so a snapshot of large
+/// values has so many in memory beyond those it returns.
 pub(super) const ROWS_AHEAD: usize = 8;
-/// Rows that one statement goes through at most: small ones end a piece by their number,
-/// and a count that nobody waits for any more ends after so many.
+/// Most rows that one statement reads: it limits a piece of small rows, and a count whose
+/// caller is gone ends after so many.
 const ROWS_A_STATEMENT: i64 = 1 << 16;
-/// What a row takes beside its key and value, about.
+/// An estimate of a row's bytes beside its key and value.
 const ROW_OVERHEAD_BYTES: usize = 64;
 
-/// A row is hidden once its time has come; times are below 2^63, so a negative number is
-/// none that comes.
+/// The condition of a row that is not expired. Times are below 2^63, so a negative number
+/// never expires.
 const LIVE: &str = "(expires IS NULL OR expires < 0 OR expires > ?)";
 
 /// A snapshot of the SQLite store.
@@ -44,9 +43,9 @@ pub(super) struct SqliteSnapshot {
     path: PathBuf,
     volume: Arc<Volume>,
     transaction: Transaction<'static, Sqlite>,
-    /// What is still to be handed out.
+    /// The range that was not returned yet.
     rest: ItemRange,
-    /// What each of the last rows took.
+    /// The bytes of each of the last rows.
     row_bytes: usize,
 }
 
@@ -78,10 +77,10 @@ impl SqliteSnapshot {
     }
 
     async fn read(&mut self, bytes: usize) -> Result<Vec<(ItemKey, Item)>, StorageError> {
-        let failed = |error| failure(&self.path, "read its rows", error);
+        let failed = |error| failure(&self.path, "read rows", error);
         let mut found: Vec<(ItemKey, Item)> = Vec::new();
         let mut gathered = 0;
-        // Of constants.
+        // The text is made of constants.
         let mut stream = sqlx::query(AssertSqlSafe(format!(
             "SELECT {COLUMNS} FROM item WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
         )))
@@ -105,29 +104,29 @@ impl SqliteSnapshot {
         Ok(found)
     }
 
-    /// How many rows to ask for. What is read ahead of the last one taken is read again, so
-    /// these are no more than what rows like the last ones take to be enough.
+    /// The number of rows to request. Rows read ahead and not used are read again, so it is only
+    /// as many as needed if rows are like the last ones.
     fn rows_for(&self, bytes: usize) -> i64 {
         let rows = bytes.div_ceil(self.row_bytes.max(ROW_OVERHEAD_BYTES));
         i64::try_from(rows).map_or(ROWS_A_STATEMENT, |rows| rows.clamp(1, ROWS_A_STATEMENT))
     }
 
-    /// Counts rows from where the rest begins, and moves that on; answers how many were seen
-    /// and how many of them are live.
+    /// Counts some rows at the start of the rest, and advances it; returns the numbers of all
+    /// rows and of live ones.
     async fn count_some(&mut self, now: Version) -> Result<(i64, i64), StorageError> {
         let statement = format!(
             "SELECT count(*), coalesce(sum(live), 0), max(key) FROM
              (SELECT key, {LIVE} AS live FROM item WHERE key >= ? AND key < ?
               ORDER BY key LIMIT {ROWS_A_STATEMENT})"
         );
-        // Of constants.
+        // The text is made of constants.
         let row = sqlx::query(AssertSqlSafe(statement))
             .bind(now.to_bits().cast_signed())
             .bind(&self.rest.start()[..])
             .bind(&self.rest.end()[..])
             .fetch_one(&mut *self.transaction)
             .await
-            .map_err(|error| failure(&self.path, "count its rows", error))?;
+            .map_err(|error| failure(&self.path, "count rows", error))?;
         if let Some(last) = row.get::<Option<Vec<u8>>, _>(2) {
             self.rest = self.rest.after(&item_key(&self.path, last)?);
         }
@@ -154,9 +153,9 @@ impl SqliteSnapshot {
             rest = after;
             let places = repeated("?", size);
             let statement = format!("SELECT count(*) FROM item WHERE key IN ({places}) AND {LIVE}");
-            // Of constants and question marks.
+            // The text is made of constants and question marks.
             let mut query = sqlx::query_scalar(AssertSqlSafe(statement));
-            // A key asked twice finds one row: it fills the places left.
+            // The last key fills the unused places: a repeated key finds one row.
             for key in chunk.iter().chain(repeat_n(last, size - chunk.len())) {
                 query = query.bind(&key.as_bytes()[..]);
             }
@@ -164,7 +163,7 @@ impl SqliteSnapshot {
                 .bind(now.to_bits().cast_signed())
                 .fetch_one(&mut *self.transaction)
                 .await
-                .map_err(|error| failure(&self.path, "count its rows", error))?;
+                .map_err(|error| failure(&self.path, "count rows", error))?;
             live += some;
         }
         Ok(live.cast_unsigned())
@@ -193,6 +192,6 @@ fn item_key(path: &Path, key: Vec<u8>) -> Result<ItemKey, StorageError> {
     let key = Bytes::from(key);
     ItemKey::from_bytes(key.clone()).map_err(|_| {
         let place = format!("the row of key {}", key.escape_ascii());
-        damaged(path, place, "this is no key")
+        damaged(path, place, "it is no key")
     })
 }

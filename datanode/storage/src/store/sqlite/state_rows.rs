@@ -1,9 +1,9 @@
 //! The rows of the small tables, and the sum that shows whether one is missing.
 //!
-//! A row has a checksum of its own, so that a damaged one is named. The sum of the hashes
-//! of all rows is in meta, under meta's checksum: with it no row can get lost or come back
-//! unnoticed. A checkpoint takes the hashes of the rows that it replaces out of the sum and
-//! adds those of the new ones, so it reads no others.
+//! Each row has a checksum, so that an error names the damaged row. The sum of the hashes of all
+//! rows is in meta, under meta's checksum, so that a lost or an extra row is noticed. A
+//! checkpoint subtracts the hashes of the rows that it replaces and adds those of the new ones,
+//! so it reads no other rows.
 
 use std::{collections::BTreeMap, path::Path, sync::LazyLock};
 
@@ -67,7 +67,7 @@ impl RowSum {
     }
 }
 
-/// What the hash and the checksum of a row are taken of.
+/// The bytes for a row's hash and checksum.
 fn hashed(table: Table, key: &[u8], value: &[u8]) -> Vec<u8> {
     // A key has two thousand bytes at most.
     let length = u32::try_from(key.len()).unwrap_or(u32::MAX);
@@ -121,8 +121,7 @@ pub(super) async fn read(
     Ok((rows, sum))
 }
 
-/// Writes and removes rows, and brings `sum` from all rows before to all rows after it. In
-/// a transaction.
+/// Writes and removes rows, and updates `sum` for all rows. In a transaction.
 pub(super) async fn write(
     path: &Path,
     connection: &mut SqliteConnection,

@@ -1,7 +1,7 @@
-//! Tombstones: the versions of deletions, kept until the log says that they may go.
+//! Tombstones: the versions of deletions, kept until a record of the log forgets them.
 //!
-//! A key written again keeps the tombstone of its earlier deletion for that while; the
-//! item's row decides whether the key is there.
+//! A key that is written again keeps the tombstone of its earlier deletion until then. Whether
+//! the key is present depends only on the item's row.
 
 use std::sync::LazyLock;
 
@@ -39,7 +39,7 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Lets tombstones up to a version go. In a transaction.
+/// Removes tombstones up to a version. In a transaction.
 pub(super) async fn forget(
     connection: &mut SqliteConnection,
     up_to: Version,
@@ -51,7 +51,7 @@ pub(super) async fn forget(
     Ok(())
 }
 
-/// The version of the oldest one.
+/// The version of the oldest tombstone.
 pub(super) async fn oldest(
     connection: &mut SqliteConnection,
 ) -> Result<Option<Version>, sqlx::Error> {

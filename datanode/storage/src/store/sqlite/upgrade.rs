@@ -1,11 +1,10 @@
-//! From schema 3 to schema 4: every item's row is written again, with its slot and a hash
-//! in place of the checksum, and the table of epochs becomes rows of the small tables.
+//! The upgrade from schema 3 to schema 4: every item's row is written again, with its slot and
+//! a hash instead of the checksum, and the table of epochs becomes rows of the small tables.
 //!
-//! It is one transaction, so that a crash or a full disk leaves the old tables. What it
-//! writes goes to the write-ahead file first and is folded back afterwards: that takes
-//! about as much free space as the store has bytes, and twice that until the write-ahead
-//! file is cut again. In memory are a page of rows and what is kept of any long transaction:
-//! some 16 bytes for each page of 4 KiB that it wrote.
+//! It is one transaction, so that a crash or a full disk leaves the old tables. Its writes go to
+//! the write-ahead file first and are written back afterwards. That needs about as much free
+//! space as the store has bytes, and twice that until the write-ahead file is cut again. It needs
+//! memory for a page of rows, and some 16 bytes for each page of 4 KiB that it wrote.
 
 use std::path::Path;
 
@@ -22,8 +21,8 @@ use super::{
 };
 use crate::StorageError;
 
-/// The order of these is such that each table takes the page that another gives up: a new
-/// store has no free page.
+/// Ordered so that each new table reuses the page of a dropped one: a new store has no free
+/// page.
 const BEFORE_THE_ROWS: &str = "
     DROP INDEX item_expires;
     CREATE TABLE state_row (
@@ -46,7 +45,7 @@ const BEFORE_THE_ROWS: &str = "
     ) WITHOUT ROWID;
 ";
 
-/// After so many rows each it is logged how many are written.
+/// The progress is logged after so many rows each.
 const ROWS_A_REPORT: usize = 1_000_000;
 
 const AFTER_THE_ROWS: &str = "
@@ -55,13 +54,13 @@ const AFTER_THE_ROWS: &str = "
     CREATE INDEX item_expires ON item (expires) WHERE expires >= 0;
 ";
 
-/// Makes schema 4 of schema 3. In a transaction.
+/// Upgrades schema 3 to schema 4. In a transaction.
 pub(super) async fn to_4(
     path: &Path,
     connection: &mut SqliteConnection,
 ) -> Result<(), StorageError> {
     let failed = |error| failure(path, "upgrade its schema", error);
-    // A damaged one is refused, as a start refuses it: a new checksum would vouch for it.
+    // A damaged row of meta is refused, as at a start: it must not get a valid checksum.
     let state = earlier_meta::read(path, connection).await?;
     sqlx::raw_sql(BEFORE_THE_ROWS)
         .execute(&mut *connection)
@@ -85,7 +84,7 @@ pub(super) async fn to_4(
             tracing::error!(
                 file = %path.display(),
                 key = %row.key.escape_ascii(),
-                "the row is damaged; it stays so, and reads of the key are refused"
+                "the row is damaged and stays damaged: reads of the key are refused"
             );
         }
         insert(connection, &page).await.map_err(failed)?;
@@ -108,11 +107,11 @@ pub(super) async fn to_4(
 async fn insert(connection: &mut SqliteConnection, rows: &[ItemRow]) -> Result<(), sqlx::Error> {
     for (nth, piece) in pieces(rows) {
         let places = repeated("(?,?,?,?,?,?)", SIZES[nth]);
-        // Of constants and question marks.
+        // The text is made of constants and question marks.
         let text = AssertSqlSafe(format!("INSERT INTO item_4 ({COLUMNS}) VALUES {places}"));
         let mut query = sqlx::query(text);
         for row in piece {
-            // What a damaged one says of its expiry is no reason to remove it.
+            // The expiry of a damaged row is not trusted, so the row is not removed.
             let expires = row.item.expires.filter(|_| row.is_sound);
             let expires = expires.map(|expires| expires.to_bits().cast_signed());
             query = query

@@ -1,29 +1,29 @@
-//! SQLite's files, through our [`Disk`](crate::Disk).
+//! The VFS through which SQLite uses our [`Disk`](crate::Disk).
 //!
-//! Left to itself SQLite does its own I/O, and two promises would not cover the store:
+//! With SQLite's own I/O, two rules would not hold for the store:
 //!
-//! - LOG-DISK: tests lose, tear and reorder what was not synced. What SQLite does past
-//!   the test disk survives every test, whether or not it would survive a power cut.
-//! - Damage is found and never served. SQLite has no checksums: a flipped bit in a row
-//!   is found by the row's own one, but in a key, or in a page that leads to rows, it
-//!   makes rows silently absent. Here each page of the database carries a checksum, and
-//!   each frame of the write-ahead file is held against one in memory.
+//! - LOG-DISK: tests lose, tear and reorder unsynced writes. Files that SQLite writes past the
+//!   test disk survive every test, whether or not they would survive a power cut.
+//! - Damage is found and never served. SQLite has no checksums. A flipped bit in a row is found
+//!   by the row's hash, but in a key, or in a page that leads to rows, it makes rows silently
+//!   absent. Here each page of the database has a checksum, and each frame of the write-ahead
+//!   file is compared with a checksum in memory.
 //!
-//! This is a VFS in SQLite's sense, registered once a process under the name `tierkv`,
-//! for write-ahead mode within one process. Locks and the write-ahead index are in
-//! memory; the lock on the node's directory keeps other processes out.
+//! The VFS is registered once a process under the name `tierkv`, for write-ahead mode within
+//! one process. Locks and the write-ahead index are in memory; the lock on the node's directory
+//! keeps other processes out.
 //!
-//! - A name is durable before what depends on it: the first sync after a file was made
+//! - A name is durable before anything depends on it: the first sync after a file was created
 //!   syncs the directory, and so does a removal.
-//! - A full disk is SQLite's `FULL`, and passes (LOG-SPACE). Every other failure to write
-//!   and every failed sync is final, also where SQLite ignores it, as it does when it
-//!   folds the write-ahead file back: nothing is written any more.
-//! - A torn page of the database is not damage: only folding writes there, and the page
-//!   is then in the write-ahead file, which SQLite opens before it reads the first page.
+//! - A full disk is SQLite's `FULL`, and passes (LOG-SPACE). Every other failed write and every
+//!   failed sync is final: nothing is written any more. SQLite ignores such failures when it
+//!   writes the write-ahead file back; they are final too.
+//! - A torn page of the database is not damage: the database is written only from the
+//!   write-ahead file, which still has the page then, and which SQLite opens first.
 //!
-//! Reading order: `role` (which file of a database), `volume` (an open database),
-//! `registry` (which database a name stands for), `file` (reads and writes), `checksum` (pages), `frames` and `seal` (the
-//! write-ahead file), `locks`, `shared_memory`, `faults` (what the disk said in full).
+//! Reading order: `role` (the files of a database), `volume` (an open database), `registry`
+//! (finds a database by its name), `file` (reads and writes), `checksum` (pages), `frames` and
+//! `seal` (the write-ahead file), `locks`, `shared_memory`, `faults` (the disk's errors).
 
 pub(super) mod checksum;
 mod faults;
@@ -49,16 +49,16 @@ use self::{
     role::Role,
 };
 
-/// The name under which SQLite knows this VFS.
+/// The name of this VFS in SQLite.
 pub(super) const NAME: &str = "tierkv";
 
-/// What a disk promises: a crash leaves the bytes beside a write what they were. Neither
-/// that writes are atomic nor that they keep their order.
+/// The only guarantee of a disk: a crash does not change the bytes beside a write. Writes are
+/// neither atomic nor ordered.
 const DEVICE: i32 = vars::SQLITE_IOCAP_POWERSAFE_OVERWRITE;
-/// What SQLite assumes that a disk writes at once.
+/// The sector size that SQLite assumes.
 const SECTOR_BYTES: i32 = 4096;
 
-/// Makes SQLite know this VFS; answers its error code if it can't.
+/// Registers this VFS in SQLite; returns SQLite's error code on failure.
 pub(super) fn register() -> Result<(), i32> {
     static REGISTERED: OnceLock<Result<(), i32>> = OnceLock::new();
     *REGISTERED.get_or_init(|| {
@@ -70,11 +70,11 @@ pub(super) fn register() -> Result<(), i32> {
     })
 }
 
-/// The VFS; what it knows is in the registry.
+/// The VFS; its state is in the registry.
 #[derive(Debug)]
 struct DiskVfs;
 
-/// The file of a database behind `handle`, for what SQLite does with no other.
+/// The file of a database behind `handle`, for calls that SQLite makes only for these.
 fn stored(handle: &mut Handle) -> VfsResult<&mut Stored> {
     match handle {
         Handle::Stored(file) => Ok(file),
@@ -93,7 +93,7 @@ impl Vfs for DiskVfs {
         };
         let (volume, role) = registry::find(path).ok_or(vars::SQLITE_CANTOPEN)?;
         let is_read_only = options.mode().is_readonly() || volume.is_read_only();
-        // SQLite makes the files beside the database. That one is made before (`format`).
+        // SQLite creates only the other files; the database is created before (`format`).
         let creates = match options.mode() {
             OpenMode::ReadWrite { create } => create != CreateMode::None && role != Role::Main,
             OpenMode::ReadOnly => false,
@@ -101,7 +101,7 @@ impl Vfs for DiskVfs {
         let path = volume.path(role);
         let file = loop {
             let (action, opened) = match volume.disk().open(&path) {
-                // One that is missing holds what an empty one does.
+                // A missing file reads like an empty one.
                 Err(error)
                     if volume.is_read_only()
                         && role == Role::WriteAhead
@@ -112,7 +112,7 @@ impl Vfs for DiskVfs {
                 Err(error) if creates && error.kind() == io::ErrorKind::NotFound => {
                     volume.check_writable(vars::SQLITE_CANTOPEN)?;
                     match volume.disk().create(&path) {
-                        // Another connection was quicker.
+                        // Another connection created it first.
                         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                         Ok(file) => {
                             volume.add_name();

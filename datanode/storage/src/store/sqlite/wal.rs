@@ -1,10 +1,10 @@
-//! The write-ahead file as a start finds it, read before SQLite reads it.
+//! Checks the write-ahead file at a start, before SQLite reads it.
 //!
-//! SQLite takes the file up to its last whole transaction and says nothing of the rest.
-//! Mostly the rest was never synced; but a seal in it (`vfs::seal`) says that it was, and
-//! then it is damaged. The file's format is SQLite's (all numbers big-endian): a header of
-//! 32 bytes, then frames of a header and a page. The checksums form a chain over all that
-//! was written before, and the salts change each time the file begins anew.
+//! SQLite uses the file up to its last complete transaction and ignores the rest without an
+//! error. Mostly the rest was never synced. But if a seal in it (`vfs::seal`) shows that it was,
+//! the file is damaged. The file's format is SQLite's (all numbers big-endian): a header of 32
+//! bytes, then frames of a header and a page. Each checksum covers everything before it too,
+//! and the salts change each time the file starts again.
 
 use std::{io, path::Path};
 
@@ -19,9 +19,9 @@ use crate::{
     disk::{Disk, DiskFile},
 };
 
-/// The first four bytes; the last bit says that checksums take words as big-endian.
+/// The first four bytes. The last bit: checksums use big-endian words.
 const MAGIC: u32 = 0x377F_0682;
-/// How many frames are read at once.
+/// Frames per read.
 const FRAMES_A_READ: usize = 64;
 
 /// The running checksum of the file.
@@ -32,7 +32,7 @@ struct Chain {
 }
 
 impl Chain {
-    /// Takes bytes in: pairs of words, as the file format describes.
+    /// Adds bytes, as pairs of words, by the file format.
     fn add(&mut self, bytes: &[u8]) {
         let [first, second] = &mut self.sums;
         for pair in bytes.chunks_exact(8) {
@@ -61,7 +61,7 @@ fn number(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(word)
 }
 
-/// Refuses a write-ahead file that lost something it held durably. Blocks.
+/// Refuses a write-ahead file that lost durable content. Blocks.
 pub(super) fn check(disk: &dyn Disk, store: &Path) -> Result<(), StorageError> {
     let path = Role::WriteAhead.path(store);
     let failed = |error| StorageError::io("read", &path, error);
@@ -72,7 +72,7 @@ pub(super) fn check(disk: &dyn Disk, store: &Path) -> Result<(), StorageError> {
     };
     let mut header = [0; FILE_HEADER_BYTES];
     file.read_at(0, &mut header).map_err(failed)?;
-    // A header that never reached the disk: it is synced before the first transaction.
+    // The header was never synced. It is synced before the first transaction, so there is none.
     if header == [0; FILE_HEADER_BYTES] {
         return Ok(());
     }
@@ -99,16 +99,16 @@ pub(super) fn check(disk: &dyn Disk, store: &Path) -> Result<(), StorageError> {
         Some(frames) => Err(StorageError::damaged(
             &path,
             frame_offset(run.sound) as u64,
-            format!("{frames} frames were synced, the chain of checksums breaks here"),
+            format!("{frames} frames were synced, but the checksum of this one does not match"),
         )),
     }
 }
 
-/// How far the file is sound.
+/// The sound frames at the start of the file.
 struct Run {
     /// Frames from the start whose checksums match.
     sound: usize,
-    /// Those of them up to the end of a transaction.
+    /// Those up to the end of the last complete transaction.
     committed: usize,
 }
 
@@ -141,7 +141,7 @@ fn follow(file: &dyn DiskFile, mut chain: Chain, salts: [u8; 8]) -> io::Result<R
     }
 }
 
-/// How many frames a seal says were synced, if one says so of more than `committed`.
+/// The number of synced frames in the last seal, if it is more than `committed`.
 fn last_sealed(file: &dyn DiskFile, salts: [u8; 8], committed: usize) -> io::Result<Option<usize>> {
     let mut found = None;
     let mut seal = Seal {

@@ -1,7 +1,7 @@
-//! The checksum that every page of the database file carries.
+//! The checksum of every page of the database file.
 //!
-//! A page's last eight bytes are ours; SQLite keeps off them because the header of the
-//! file reserves them (numbers little-endian):
+//! It is in a page's last eight bytes, which SQLite does not use because the file's header
+//! reserves them (numbers little-endian):
 //!
 //! ```text
 //! at    bytes
@@ -9,9 +9,9 @@
 //! 4092      4  CRC-32C of the page's number, four bytes, and of the bytes before this one
 //! ```
 //!
-//! The number is in it so that a page that the disk wrote to the wrong place is found.
-//! A page of zeros is a page that was never written: a file that grows has such holes,
-//! and SQLite takes none of its own pages for one.
+//! The checksum covers the number, so that a page that the disk wrote to a wrong place is found.
+//! A page of zeros was never written: a growing file has such holes, and no page of SQLite's has
+//! only zeros.
 
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: usize = 4096;
@@ -25,7 +25,7 @@ const CHECKSUM_AT: usize = PAGE_BYTES - 4;
 /// The bytes of a page.
 pub(crate) type Page = [u8; PAGE_BYTES];
 
-/// What a page turned out to be.
+/// The result of verifying a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Sound,
@@ -44,7 +44,7 @@ fn checksum(page: &Page, offset: u64) -> [u8; 4] {
     crc32c::crc32c_append(number, &page[..CHECKSUM_AT]).to_le_bytes()
 }
 
-/// Puts the checksum into a page that is written at `offset`.
+/// Sets the checksum of a page that is written at `offset`.
 pub(crate) fn seal(page: &mut Page, offset: u64) {
     page[MARK_AT..CHECKSUM_AT].copy_from_slice(&MARK);
     let checksum = checksum(page, offset);

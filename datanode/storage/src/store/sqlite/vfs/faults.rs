@@ -1,4 +1,4 @@
-//! What the disk said, in full: SQLite passes a number on and swallows some of those.
+//! The disk's errors in full: SQLite passes on only a code, and ignores some errors.
 
 use std::{
     path::Path,
@@ -10,9 +10,9 @@ use crate::{StorageError, locked};
 /// The failures of one database's files.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    /// The first failure after which nothing may be written any more: a write or a sync
-    /// that failed leaves a state that nobody knows, and the system reports a failed sync
-    /// once only, so that a second try would succeed without having made anything durable.
+    /// The first failure after which nothing may be written any more. A failed write or sync
+    /// leaves an unknown state. The system reports a failed sync only once, so that a retry
+    /// would succeed without making anything durable.
     fatal: OnceLock<StorageError>,
     last: Mutex<Last>,
 }
@@ -21,24 +21,24 @@ pub(super) struct Faults {
 struct Last {
     failure: Option<StorageError>,
     damage: Option<StorageError>,
-    /// Where a page of zeros was read, should SQLite have expected another one.
+    /// The offset of a page of zeros that was read, in case SQLite expected content.
     blank: Option<u64>,
 }
 
 impl Faults {
-    /// Notes a failure after which the files are still what they were.
+    /// Records a failure that did not change the files.
     pub(super) fn note(&self, error: StorageError) {
         locked(&self.last).failure = Some(error);
     }
 
-    /// Notes a failure that ends all writing.
+    /// Records a failure that ends all writes.
     pub(super) fn end(&self, error: StorageError) {
         locked(&self.last).failure = Some(error.clone());
-        // The first one tells best what happened.
+        // The first failure is kept: it is the cause.
         let _ = self.fatal.set(error);
     }
 
-    /// Notes that something read is not what was written.
+    /// Records damage in data that was read.
     pub(super) fn damaged(&self, file: &Path, offset: u64, what: &str) {
         let error = StorageError::damaged(file, offset, what);
         tracing::error!(%error, "the store is damaged");

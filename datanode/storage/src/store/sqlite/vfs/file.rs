@@ -1,4 +1,4 @@
-//! One file in SQLite's hands.
+//! One file that SQLite has open.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::{disk::DiskFile, locked};
 
-/// Bytes of the database's header, which SQLite reads by themselves when it opens the
-/// file. They can't be verified then: a power cut may have torn the rest of the first
-/// page, and the whole one is in the write-ahead file. What SQLite makes of them is
-/// verified before it opens the file, see `format`.
+/// Bytes of the database's header, which SQLite reads alone when it opens the file. They can't
+/// be verified then: a power cut may have torn the first page, and the complete page is in the
+/// write-ahead file. The bytes that SQLite uses are checked before it opens the file, see
+/// `format`.
 const HEADER_BYTES: usize = 100;
 
 /// An open file.
@@ -29,7 +29,7 @@ const HEADER_BYTES: usize = 100;
 pub(super) enum Handle {
     /// A file of a database.
     Stored(Stored),
-    /// What SQLite throws away when it closes it: kept in memory.
+    /// A temporary file, kept in memory.
     Scratch(Vec<u8>),
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Stored {
     is_read_only: bool,
     level: LockLevel,
     pub(super) index: SharedMemoryUse,
-    /// Set when the last frame written ends a transaction that was not synced yet.
+    /// The seal to write after the next sync, if the last frame ends a transaction.
     unsealed: Option<Seal>,
 }
 
@@ -113,8 +113,8 @@ impl Stored {
         if offset + buffer.len() <= HEADER_BYTES {
             return self.fetch(offset, buffer);
         }
-        // Part of a page, as SQLite reads the end of a long value, is read with the rest
-        // of its page, for the checksum covers it all.
+        // SQLite reads only a part of a page at the end of a long value. The whole page is read
+        // then, as the checksum covers all of it.
         let (mut read, mut page) = (0, [0; PAGE_BYTES]);
         while read < buffer.len() {
             let (at, inside) = (offset + read, (offset + read) % PAGE_BYTES);
@@ -135,8 +135,8 @@ impl Stored {
         let read = self.fetch(offset, page)?;
         let what = match checksum::verify(page, offset as u64) {
             Verdict::Sound if read == PAGE_BYTES => return Ok(read),
-            // SQLite asks for pages behind the end of the file, or for holes, only when it
-            // will overwrite them; if it expected more it says so, and then the place counts.
+            // SQLite reads pages after the end of the file, or holes, only to overwrite them. If it
+            // expected content it returns an error, for which the place is noted.
             _ if read == 0 => {
                 self.volume.faults.blank(offset as u64);
                 return Ok(read);
@@ -145,7 +145,7 @@ impl Stored {
                 self.volume.faults.blank(offset as u64);
                 return Ok(read);
             }
-            Verdict::Sound | Verdict::Blank => "the page is not whole",
+            Verdict::Sound | Verdict::Blank => "the page is incomplete",
             Verdict::Damaged => "the checksum of the page does not match",
         };
         self.volume.faults.damaged(&self.path, offset as u64, what);
@@ -200,9 +200,9 @@ impl Stored {
     fn write_frame(&mut self, offset: usize, bytes: &[u8]) -> VfsResult<()> {
         let part = Part::of(offset, bytes.len());
         match part {
-            // The file begins anew: nothing is left of what it held.
+            // The file starts again: all earlier frames are invalid.
             Part::FileHeader => self.volume.frames.forget(0, usize::MAX),
-            // The page behind it is not touched.
+            // The page after it is unchanged.
             Part::FrameHeader(_) => {}
             Part::Page(_) | Part::Frame(_) | Part::Other => {
                 self.volume.frames.forget(offset, bytes.len());
@@ -230,8 +230,8 @@ impl Stored {
         Ok(())
     }
 
-    /// Leaves behind the transaction that it was synced. A full disk is no failure here:
-    /// the transaction is durable without it.
+    /// Writes a seal after a synced transaction. A full disk is no failure here: the transaction
+    /// is durable without it.
     fn write_seal(&self, seal: Seal) -> VfsResult<()> {
         let bytes = seal.to_bytes();
         let offset = seal.offset();
@@ -272,7 +272,7 @@ impl Stored {
 }
 
 impl Drop for Stored {
-    /// However the file is closed, its locks end with it.
+    /// Releases the file's locks, however it is closed.
     fn drop(&mut self) {
         self.unlock(LockLevel::Unlocked);
         let Self { volume, index, .. } = self;

@@ -1,10 +1,9 @@
-//! What the frames of the write-ahead file hold, as a checksum each, in memory.
+//! A checksum in memory for each frame of the write-ahead file.
 //!
-//! A frame here is SQLite's: one page in the write-ahead file, with the header before it
-//! (the frames of log records and of the wire are others). A frame is a header of 24 bytes
-//! and a page; they follow each other behind the file's header of 32 bytes. SQLite verifies them when it recovers the file, and believes the
-//! disk from then on. So the checksum of each page that was written, or was read in the
-//! recovery, stays here, and each later read is held against it.
+//! A frame here is SQLite's (not one of the log or the wire): a header of 24 bytes and a page.
+//! Frames follow the file's header of 32 bytes without gaps. SQLite verifies them only when it
+//! recovers the file. So the checksum of each page that was written, or read in the recovery, is
+//! kept here, and each later read is compared with it.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -17,7 +16,7 @@ pub(crate) const FRAME_HEADER_BYTES: usize = 24;
 /// Bytes of a frame.
 pub(crate) const FRAME_BYTES: usize = FRAME_HEADER_BYTES + PAGE_BYTES;
 
-/// What a range of the write-ahead file is.
+/// The part of the write-ahead file that a range is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// The file's header.
@@ -50,7 +49,7 @@ impl Part {
     }
 }
 
-/// Where a frame begins in the file.
+/// A frame's offset in the file.
 pub(crate) fn frame_offset(frame: usize) -> usize {
     FILE_HEADER_BYTES + frame * FRAME_BYTES
 }
@@ -82,8 +81,8 @@ impl Frames {
         }
     }
 
-    /// Whether the page of a frame is what it was. The first look at one is believed: it
-    /// is SQLite's recovery, which verifies by itself.
+    /// Whether the page of a frame is unchanged. The first read of a frame is accepted: it is by
+    /// SQLite's recovery, which verifies it.
     pub(super) fn is_sound(&self, frame: usize, page: &[u8]) -> bool {
         let known = {
             let known = self.0.read().unwrap_or_else(PoisonError::into_inner);

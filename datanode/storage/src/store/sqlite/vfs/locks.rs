@@ -1,32 +1,32 @@
-//! The locks that connections of one process take on one database.
+//! The locks of one process's connections on one database.
 //!
-//! Another process is kept out by the lock on the node's directory, so a table in memory
-//! is all it takes. The rules are SQLite's: those of the five levels on the database file
-//! (`xLock`) and those of the eight slots of the write-ahead index (`xShmLock`).
+//! The lock on the node's directory keeps other processes out, so tables in memory are enough.
+//! The rules are SQLite's: for the five levels on the database file (`xLock`) and for the eight
+//! slots of the write-ahead index (`xShmLock`).
 
 use sqlite_plugin::flags::LockLevel;
 
-/// How many slots the write-ahead index has.
+/// The number of slots of the write-ahead index.
 pub(super) const SLOTS: usize = 8;
 
-/// Somebody else's lock is in the way.
+/// Another holder's lock conflicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Busy;
 
-/// Who holds what on the database file.
+/// The locks on the database file.
 #[derive(Debug, Default)]
 pub(super) struct FileLocks {
-    /// How many hold at least `Shared`.
+    /// The number of holders of at least `Shared`.
     shared: u32,
-    /// Whether one of them holds `Reserved` or more.
+    /// Whether one holder has `Reserved` or more.
     reserved: bool,
-    /// Whether that one lets nobody else in any more: `Pending` or `Exclusive`.
+    /// Whether that holder keeps new ones out: `Pending` or `Exclusive`.
     closing: bool,
 }
 
 impl FileLocks {
-    /// Raises one holder from `held` to `wanted`; answers what it holds then. With `Busy`
-    /// it may hold `Pending` all the same, which keeps newcomers away while it waits.
+    /// Raises one holder from `held` to `wanted`. After `Busy` it may hold `Pending`, which
+    /// keeps new holders out while it waits.
     pub(super) fn raise(&mut self, held: &mut LockLevel, wanted: LockLevel) -> Result<(), Busy> {
         if *held >= wanted {
             return Ok(());
@@ -86,7 +86,7 @@ pub(super) struct Held {
     exclusive: u8,
 }
 
-/// Who holds which slot of the write-ahead index.
+/// The locks on the slots of the write-ahead index.
 #[derive(Debug, Default)]
 pub(super) struct SlotLocks([Slot; SLOTS]);
 
@@ -110,7 +110,7 @@ impl SlotLocks {
         slots.filter_map(move |(nth, slot)| (bits & 1 << nth != 0).then_some(slot))
     }
 
-    /// Takes slots together with other sharers: all or none.
+    /// Takes shared locks on slots: all or none.
     pub(super) fn share(&mut self, held: &mut Held, bits: u8) -> Result<(), Busy> {
         let wanted = bits & !held.shared & !held.exclusive;
         if self.of(wanted).any(|slot| slot.exclusive) {
@@ -121,11 +121,11 @@ impl SlotLocks {
         Ok(())
     }
 
-    /// Takes slots alone: all or none.
+    /// Takes exclusive locks on slots: all or none.
     pub(super) fn exclude(&mut self, held: &mut Held, bits: u8) -> Result<(), Busy> {
         let wanted = bits & !held.exclusive;
-        // A slot that this connection shares itself counts as taken: SQLite gives such a
-        // one up before, and two that wait for each other would wait for ever.
+        // A slot that this connection shares itself counts as taken: SQLite releases it first.
+        // Otherwise two connections could wait for each other forever.
         if self
             .of(wanted)
             .any(|slot| slot.exclusive || slot.sharers > 0)
@@ -137,7 +137,7 @@ impl SlotLocks {
         Ok(())
     }
 
-    /// Gives slots up, however they were taken.
+    /// Releases slots, shared or exclusive.
     pub(super) fn release(&mut self, held: &mut Held, bits: u8) {
         self.of(held.shared & bits)
             .for_each(|slot| slot.sharers -= 1);

@@ -1,8 +1,8 @@
-//! Which database a name in SQLite's hands belongs to.
+//! Finds an open database by the name that SQLite uses.
 //!
-//! SQLite knows files by name only, and a VFS is registered for the whole process. So a
-//! database that is open has a number here, and that number is the file name that SQLite
-//! gets; what SQLite derives from it (`7-wal`) leads to the same database.
+//! SQLite identifies files only by name, and a VFS is registered for the whole process. So an
+//! open database has a number here, which is its file name in SQLite. Names that SQLite derives
+//! from it (`7-wal`) lead to the same database.
 
 use std::{
     collections::BTreeMap,
@@ -24,13 +24,13 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
 #[derive(Debug)]
 struct Registry {
     next: u64,
-    /// Weak: a database is open as long as its store or one of SQLite's handles is. The
-    /// numbers of those that are closed go when the next one is opened.
+    /// Weak: a database is open as long as its store or one of SQLite's handles is. The numbers
+    /// of closed ones are removed when the next one is opened.
     volumes: BTreeMap<u64, Weak<Volume>>,
 }
 
 impl Registry {
-    /// What is open.
+    /// The open databases.
     fn open(&self) -> Vec<Arc<Volume>> {
         self.volumes.values().filter_map(Weak::upgrade).collect()
     }
@@ -45,14 +45,13 @@ impl Registry {
     }
 }
 
-/// Whether somebody has the database in `path` on `disk` open, other than to look at it.
+/// Whether the database in `path` on `disk` is open for writing.
 pub(crate) fn is_open(disk: &dyn Disk, path: &Path) -> bool {
     let open = locked(&REGISTRY).open();
     (open.iter()).any(|volume| volume.is_at(disk, path) && !volume.is_read_only())
 }
 
-/// The open database in `path` on `disk`: the same one for everyone who opens it, since
-/// they must meet at its locks.
+/// The open database in `path` on `disk`; the same one for all openers, which share its locks.
 pub(crate) fn enter(
     disk: &Arc<dyn Disk>,
     path: &Path,
@@ -73,8 +72,8 @@ pub(crate) fn enter(
     })
 }
 
-/// The database in `path` on `disk`, for somebody who only looks at it while nobody else
-/// has it open: what is read and fails there is nobody else's.
+/// The database in `path` on `disk`, for an examination while it is not open elsewhere. Failures
+/// there concern no other opener.
 pub(crate) fn enter_to_look(
     disk: &Arc<dyn Disk>,
     path: &Path,
@@ -87,7 +86,7 @@ pub(crate) fn enter_to_look(
     })
 }
 
-/// The database and the file of it that `name` stands for.
+/// The database and the file in it with the name `name`.
 pub(super) fn find(name: &str) -> Option<(Arc<Volume>, Role)> {
     let digits = name.bytes().take_while(u8::is_ascii_digit).count();
     let (number, suffix) = name.split_at(digits);

@@ -1,4 +1,4 @@
-//! Which file of a database one is.
+//! [`Role`]: the files of a database.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ impl Role {
         }
     }
 
-    /// Where the file of the database in `path` is.
+    /// The path of this file of the database in `path`.
     pub(crate) fn path(self, path: &Path) -> PathBuf {
         let mut name = path.as_os_str().to_owned();
         name.push(self.suffix());

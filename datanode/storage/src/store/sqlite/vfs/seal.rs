@@ -1,20 +1,21 @@
-//! The mark behind the last transaction of the write-ahead file that was synced.
+//! The seal: a mark after the last synced transaction of the write-ahead file.
 //!
-//! When SQLite recovers the file it stops at the first frame whose checksum fails: after
-//! a power cut that is where writing ended. But a flipped bit in a transaction that was
-//! acknowledged looks just the same, and what follows would silently be gone. So once a
-//! transaction is synced, a seal says so in the bytes where the next frame will begin:
+//! When SQLite recovers the file it stops at the first frame whose checksum fails. After a power
+//! cut that is the end of the written data. But a flipped bit in an acknowledged transaction
+//! looks the same, and all later frames would silently be lost. So after a transaction is
+//! synced, a seal is written where the next frame will begin:
 //!
 //! ```text
 //! at  bytes
 //!  0      8  the letters TIERKVSL
 //!  8      8  the two salts of the frames before it
-//! 16      8  how many frames there are before it (little-endian)
+//! 16      8  number of frames before it (little-endian)
 //! 24      4  CRC-32C of the bytes before
 //! ```
 //!
-//! It is not synced itself: it may be missing, and then nothing is known; but a seal that
-//! is there never lies. To SQLite it is half a frame with a wrong salt, which it skips.
+//! The seal itself is not synced, so it may be missing after a power cut. If it is there, the
+//! frames before it were synced. SQLite reads it as half a frame with a wrong salt and ignores
+//! it.
 
 use super::frames::{FRAME_HEADER_BYTES, frame_offset};
 
@@ -22,19 +23,19 @@ const MAGIC: [u8; 8] = *b"TIERKVSL";
 
 /// Bytes of a seal.
 pub(crate) const SEAL_BYTES: usize = 28;
-/// Where the salts are in a frame's header.
+/// The salts' place in a frame's header.
 const FRAME_SALTS: std::ops::Range<usize> = 8..16;
 
-/// A seal, or one that is due.
+/// A seal, written or to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seal {
     pub(crate) salts: [u8; 8],
-    /// How many frames are in front of it.
+    /// The number of frames before it.
     pub(crate) frames: usize,
 }
 
 impl Seal {
-    /// What is due once the frame with this header is synced, if it ends a transaction.
+    /// The seal to write once the frame with this header is synced, if it ends a transaction.
     pub(super) fn of(frame: usize, header: &[u8]) -> Option<Self> {
         let header: &[u8; FRAME_HEADER_BYTES] = header.try_into().ok()?;
         let mut salts = [0; 8];
@@ -46,7 +47,7 @@ impl Seal {
         })
     }
 
-    /// Where it goes: behind its frames.
+    /// Its offset: after its frames.
     pub(crate) fn offset(&self) -> usize {
         frame_offset(self.frames)
     }

@@ -1,8 +1,8 @@
 //! The write-ahead index: memory that all connections to one database share.
 //!
-//! SQLite maps a file for it, so that processes can share it. Here one process has the
-//! database, so it lives on the heap: nothing to map, nothing to lose in a crash. SQLite
-//! rebuilds it from the write-ahead file when its first user comes.
+//! SQLite normally maps a file, so that processes can share it. Here only one process has the
+//! database, so the index is on the heap. SQLite rebuilds it from the write-ahead file for its
+//! first user.
 
 use std::{
     ptr::NonNull,
@@ -15,19 +15,19 @@ use std::{
 use super::locks::{Busy, Held, SlotLocks};
 use crate::locked;
 
-/// The regions, who uses them and who holds which slot.
+/// The regions, their users, and the locks on slots.
 #[derive(Debug, Default)]
 pub(super) struct SharedMemory(Mutex<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     slots: SlotLocks,
-    /// Connections that have mapped something and not let go of it.
+    /// Connections that have mapped regions.
     users: usize,
     regions: Vec<Region>,
 }
 
-/// Words that may change behind a shared reference, as SQLite changes them.
+/// Words that SQLite may change behind a shared reference.
 #[derive(Debug)]
 struct Region(Box<[AtomicU64]>);
 
@@ -38,7 +38,7 @@ impl Region {
     }
 }
 
-/// What one connection has of it.
+/// The mappings and locks of one connection.
 #[derive(Debug, Default)]
 pub(super) struct SharedMemoryUse {
     is_user: bool,
@@ -46,7 +46,7 @@ pub(super) struct SharedMemoryUse {
 }
 
 impl SharedMemory {
-    /// Where a region begins; it is made, of zeros, if it is missing and `extend` says so.
+    /// The start of a region. A missing region is created with zeros if `extend` is set.
     pub(super) fn map(
         &self,
         user: &mut SharedMemoryUse,
@@ -63,12 +63,12 @@ impl SharedMemory {
             shared.regions.push(Region::new(bytes));
         }
         let words: &[AtomicU64] = &shared.regions.get(region)?.0;
-        // The words stay where they are until the last user lets go.
+        // The words do not move until the last user unmaps them.
         Some(NonNull::from(words).cast())
     }
 
-    /// Lets go of everything. The last user takes the memory with it: the next one finds
-    /// none, and SQLite recovers.
+    /// Unmaps all regions. The last user frees the memory; SQLite then recovers the index for
+    /// the next one.
     pub(super) fn unmap(&self, user: &mut SharedMemoryUse) {
         let mut shared = locked(&self.0);
         shared.slots.release(&mut user.held, u8::MAX);
@@ -92,9 +92,9 @@ impl SharedMemory {
         locked(&self.0).slots.release(&mut user.held, slots);
     }
 
-    /// Orders what this thread wrote to the regions before what it reads next.
+    /// Orders this thread's earlier writes to the regions before its later reads.
     pub(super) fn barrier(&self) {
-        // A lock as well as a fence: what others did under the lock is seen, too.
+        // A lock as well as a fence, so that writes of others under the lock are seen too.
         drop(locked(&self.0));
         fence(Ordering::SeqCst);
     }

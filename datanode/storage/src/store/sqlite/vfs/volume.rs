@@ -1,4 +1,4 @@
-//! One open database: its disk, and what its connections share.
+//! One open database: its disk, and the state that its connections share.
 
 use std::{
     io,
@@ -13,25 +13,25 @@ use super::{
 };
 use crate::{StorageError, WalSync, disk::Disk, error::is_out_of_descriptors, locked};
 
-/// How the pages of a database file are kept.
+/// The page format of a database file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageFormat {
-    /// Each carries its checksum.
+    /// Each page has a checksum.
     Checked,
-    /// As the first releases wrote them; opened only to be rebuilt.
+    /// The format of the first releases, opened only to be rebuilt.
     Plain,
 }
 
 /// What may be done with a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// All that SQLite does.
+    /// Everything.
     Full,
-    /// No file is made, changed or removed, whatever SQLite wants.
+    /// Reads only: no file is created, changed or removed.
     Look,
 }
 
-/// An open database. The registry finds it until nobody has it open.
+/// An open database. The registry finds it until all users have closed it.
 #[derive(Debug)]
 pub(crate) struct Volume {
     number: u64,
@@ -44,7 +44,7 @@ pub(crate) struct Volume {
     pub(super) index: SharedMemory,
     pub(super) frames: Frames,
     pub(super) faults: Faults,
-    /// Whether a file was made since the directory was synced.
+    /// Whether a file was created since the directory was synced.
     has_new_names: Mutex<bool>,
 }
 
@@ -72,7 +72,7 @@ impl Volume {
         }
     }
 
-    /// The name under which SQLite opens it.
+    /// The name with which SQLite opens it.
     pub(crate) fn name(&self) -> String {
         self.number.to_string()
     }
@@ -85,7 +85,7 @@ impl Volume {
         self.format
     }
 
-    /// Whether it is only looked at.
+    /// Whether it is read-only.
     pub(super) fn is_read_only(&self) -> bool {
         self.access == Access::Look
     }
@@ -102,22 +102,22 @@ impl Volume {
         self.path.parent().unwrap_or(&self.path)
     }
 
-    /// The failure that ended all writing, if there was one.
+    /// The failure that ended all writes, if any.
     pub(crate) fn fatal(&self) -> Option<StorageError> {
         self.faults.fatal().cloned()
     }
 
-    /// The last damage that was read, also where SQLite went on.
+    /// The last damage that was read, even if SQLite ignored it.
     pub(crate) fn damage(&self) -> Option<StorageError> {
         self.faults.last_damage()
     }
 
-    /// The last failure of the disk, also where SQLite took it for damage.
+    /// The last failure of the disk, even if SQLite reported it as damage.
     pub(crate) fn failure(&self) -> Option<StorageError> {
         self.faults.last_failure()
     }
 
-    /// The error in full of which SQLite made `error`.
+    /// The disk's own error behind SQLite's `error`.
     pub(crate) fn explain(&self, error: StorageError) -> StorageError {
         let code = match &error {
             StorageError::Sql { source, .. } => source
@@ -131,7 +131,7 @@ impl Volume {
         let cause = match code {
             Some(vars::SQLITE_IOERR_DATA) => self.faults.last_damage(),
             Some(vars::SQLITE_CORRUPT) if is_some_page(&error) => {
-                let what = "a page that should be there was never written";
+                let what = "a page that must exist was never written";
                 let blank = self.faults.last_blank();
                 blank.map(|offset| StorageError::damaged(&self.path, offset, what))
             }
@@ -147,7 +147,7 @@ impl Volume {
         cause.unwrap_or(error)
     }
 
-    /// Refuses to write where that is not asked for, and once a write or a sync has failed.
+    /// Refuses writes if it is read-only, and after a failed write or sync.
     pub(super) fn check_writable(&self, code: i32) -> Result<(), i32> {
         if self.is_read_only() {
             return Err(vars::SQLITE_READONLY);
@@ -158,7 +158,7 @@ impl Volume {
         }
     }
 
-    /// What SQLite is told when something failed that changes nothing.
+    /// The code for SQLite after a failure that changed nothing.
     pub(super) fn failed(
         &self,
         action: &'static str,
@@ -170,7 +170,7 @@ impl Volume {
         code
     }
 
-    /// What SQLite is told when a write failed: only a full disk is survived.
+    /// The code for SQLite after a failed write. Every failure but a full disk is final.
     pub(super) fn write_failed(
         &self,
         action: &'static str,
@@ -187,8 +187,8 @@ impl Volume {
         code
     }
 
-    /// What SQLite is told when a sync failed, for lack of space or not: what was written
-    /// before is in doubt.
+    /// The code for SQLite after a failed sync. Every failure is final, also a full disk: the
+    /// state of earlier writes is unknown.
     pub(super) fn sync_failed(&self, path: &Path, error: io::Error, code: i32) -> i32 {
         self.faults.end(StorageError::Io {
             action: "sync",
@@ -198,14 +198,14 @@ impl Volume {
         code
     }
 
-    /// Remembers that a file was made.
+    /// Records that a file was created.
     pub(super) fn add_name(&self) {
         *locked(&self.has_new_names) = true;
     }
 
-    /// Makes the names of files made since the last time durable.
+    /// Makes the names of files created since the last call durable.
     pub(super) fn sync_new_names(&self) -> Result<(), i32> {
-        // Held meanwhile: who finds nothing to do may rely on it being done.
+        // Locked meanwhile, so that a caller that finds nothing to do can rely on the sync.
         let mut has_new_names = locked(&self.has_new_names);
         if *has_new_names {
             self.sync_dir(vars::SQLITE_IOERR_DIR_FSYNC)?;
@@ -214,14 +214,14 @@ impl Volume {
         Ok(())
     }
 
-    /// Makes the names in the directory durable, if the operator wants that.
+    /// Makes the names in the directory durable, unless the sync mode has no syncs.
     pub(super) fn sync_dir(&self, code: i32) -> Result<(), i32> {
         if !self.sync.syncs() {
             return Ok(());
         }
         match self.disk.sync_dir(self.dir()) {
             Ok(()) => Ok(()),
-            // The directory could not be opened: that leaves nothing in doubt.
+            // The directory could not be opened: nothing is in an unknown state.
             Err(error) if is_out_of_descriptors(&error) => {
                 Err(self.failed("open", self.dir(), error, code))
             }
@@ -230,7 +230,7 @@ impl Volume {
     }
 }
 
-/// Whether the error names no better place than "a page".
+/// Whether the error's place is only "a page".
 fn is_some_page(error: &StorageError) -> bool {
     matches!(error, StorageError::Damaged { place, .. } if place == super::super::errors::SOME_PAGE)
 }
