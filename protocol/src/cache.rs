@@ -1,9 +1,9 @@
 //! What a cache may answer: the pure rules of the cache tier.
 //!
-//! A cache is never authoritative. An entry counts only as long as its cluster's master
-//! says so, which it does by a [`Mark`] in every cache node, and the reader knows how old
-//! that word is because it remembers when it asked the master ([`Freshness`]). No clocks
-//! of two machines are ever compared (CACHE-MARK).
+//! A cache is never authoritative. An entry may be used only while its cluster's master vouches
+//! for it, by a [`Mark`] in every cache node. The reader knows how old that is, because it
+//! stores when it asked the master ([`Freshness`]). Clocks of two machines are never compared
+//! (CACHE-MARK).
 //!
 //! ```text
 //!  reader                        master                      cache node
@@ -16,13 +16,13 @@
 //!    │   mark.epoch = epoch, mark.round > r  ⇒  age = now − T     │
 //! ```
 //!
-//! Round r' was started after T and its commit index was sampled then, so everything
-//! committed before T is deleted from the node; what was filled since was read after its
-//! lease was won, so it is no older either. Hence a hit is at most `now − T` stale.
+//! Round r' was started after T, and its commit index c was sampled then. So every key changed
+//! before T was deleted from the node. A later fill was read after its lease was won, so it is
+//! no older either. Hence a hit is at most `now − T` stale.
 //!
-//! Reading order: [`entry`] (what is stored), [`mark`] (the master's word), [`slots`]
-//! (what a cluster owns), [`freshness`] (what a reader remembers), [`verdict`] (whether an
-//! entry counts), [`writer`] (when a master writes a mark).
+//! Reading order: [`entry`] (what is stored), [`mark`] (what a master writes), [`slots`] (what a
+//! cluster owns), [`freshness`] (the reader's answers), [`verdict`] (whether an entry may answer
+//! a read), [`writer`] (when a master writes a mark).
 
 pub mod entry;
 pub mod freshness;

@@ -2,8 +2,8 @@
 //!
 //! The same types run in production, driven by `datanode` and the coordinators, and in
 //! the seeded simulations of `tests/`. Reading order: [`replication`] (who commits),
-//! [`placement`] (who owns), [`cache`] (what a cache may answer), [`platform_time`] (by
-//! which clock).
+//! [`placement`] (who owns a slot), [`cache`] (what a cache may answer), [`platform_time`] (the
+//! clock).
 
 pub mod cache;
 pub mod placement;

@@ -1,8 +1,7 @@
 //! Placement: which cluster owns which slot.
 //!
-//! The [`Ring`] says which cluster *should* own a slot; the [`PlacementMap`], one
-//! versioned value in coordination, says which *does*, and at which revision each slot
-//! last moved.
+//! The [`Ring`] computes which cluster *should* own a slot. The [`PlacementMap`], a versioned
+//! value in coordination, records which *does*, and at which revision each slot last moved.
 
 mod map;
 mod ring;

@@ -1,5 +1,5 @@
-//! Platform time as one process keeps it (CLOCK-STEADY): the boot-time clock plus an offset
-//! that is drawn towards the wall clock too slowly for anybody to see.
+//! Platform time of one process (CLOCK-STEADY): the boot-time clock plus an offset that is
+//! slowly drawn towards the wall clock.
 //!
 //! ```text
 //!   founding ──settle──► going on ◄── time_after_restart(what was stored)
@@ -11,25 +11,25 @@ use std::time::Duration;
 
 use tierkv_types::{Boot, BootTime, TimeReading};
 
-/// Of the time that passes, one part in so many may be drawn.
+/// The offset may change by one part in so many of the passing time.
 pub const DRAWN_PART: u32 = 1_000;
-/// The most that is drawn at once: what platform time is counted in.
+/// The largest change at once: the unit of platform time.
 pub const MOST_DRAWN: Duration = Duration::from_millis(1);
-/// A wall clock that is further away than this is not followed: somebody set it.
+/// A wall clock further away than this is not followed: it was set.
 pub const FAR: Duration = Duration::from_secs(60);
 
-/// Platform time, whose readers add [`Self::offset_micros`] to the boot-time clock.
+/// Platform time. Readers add [`Self::offset_micros`] to the boot-time clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlatformTime {
-    /// Platform time less boot time, in microseconds.
+    /// Platform time minus boot time, in microseconds.
     offset: i64,
-    /// Up to when the time that passed was used for drawing.
+    /// The boot time of the last draw: the time since then may be used for the next.
     drawn: BootTime,
     is_founding: bool,
 }
 
 impl PlatformTime {
-    /// The time of a founder: the wall clock's, with its steps, until [`Self::settle`].
+    /// A founder's time: it follows the wall clock and its steps until [`Self::settle`].
     #[must_use]
     pub fn founding(boot_time: BootTime, wall_millis: u64) -> Self {
         Self {
@@ -38,7 +38,7 @@ impl PlatformTime {
         }
     }
 
-    /// The time that is `platform_millis` at `boot_time` and goes on from there.
+    /// A time that is `platform_millis` at `boot_time`.
     #[must_use]
     pub fn going_on(boot_time: BootTime, platform_millis: u64) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl PlatformTime {
         }
     }
 
-    /// What is added to the boot-time clock, in microseconds.
+    /// The offset to add to the boot-time clock, in microseconds.
     #[must_use]
     pub const fn offset_micros(&self) -> i64 {
         self.offset
@@ -60,13 +60,13 @@ impl PlatformTime {
         self.is_founding
     }
 
-    /// From now on there are no steps: a write is about to get its version.
+    /// Ends following the wall clock's steps, before a write gets its version.
     pub const fn settle(&mut self) {
         self.is_founding = false;
     }
 
-    /// Draws the time towards the wall clock: by a thousandth of what passed since the last
-    /// call, by a millisecond at most, and not at all while they are over a minute apart.
+    /// Draws the time towards the wall clock: by a thousandth of the time since the last call, by
+    /// 1 ms at most, and not at all while the clocks are over a minute apart.
     pub fn draw(&mut self, boot_time: BootTime, wall_millis: u64) {
         let passed = boot_time.since(self.drawn);
         self.drawn = boot_time;
@@ -84,7 +84,7 @@ impl PlatformTime {
     }
 }
 
-/// The platform time, in milliseconds, that is `offset_micros` after the boot-time clock.
+/// The platform time, in milliseconds: the boot-time clock plus `offset_micros`.
 #[must_use]
 pub fn platform_millis(boot_time: BootTime, offset_micros: i64) -> u64 {
     let micros = boot_micros(boot_time).saturating_add(offset_micros);
@@ -96,21 +96,21 @@ pub fn platform_millis(boot_time: BootTime, offset_micros: i64) -> u64 {
 pub struct StartReading {
     /// The boot-time clock.
     pub boot_time: BootTime,
-    /// What it counts from.
+    /// The boot that it counts from.
     pub boot: Option<Boot>,
-    /// The wall clock, if the kernel calls it synchronised.
+    /// The wall clock, if the kernel reports it synchronised.
     pub synchronised_wall_millis: Option<u64>,
 }
 
-/// Whether a start in this boot needs no wall clock to go on from what was stored.
+/// Whether a start in this boot can continue from the stored time without the wall clock.
 #[must_use]
 pub fn is_same_boot(stored: &TimeReading, boot: Option<Boot>) -> bool {
     boot.is_some() && stored.boot == boot
 }
 
-/// Where platform time goes on after a restart, in milliseconds: in the same boot by the
-/// boot-time clock, else by what passed on the wall clock, if that is synchronised; never
-/// below what was stored.
+/// The platform time after a restart, in milliseconds, never below the stored time. In the same
+/// boot the boot-time clock gives the time passed since; else the wall clock does, if it is
+/// synchronised.
 #[must_use]
 pub fn time_after_restart(stored: &TimeReading, now: &StartReading) -> u64 {
     let passed = if is_same_boot(stored, now.boot) {

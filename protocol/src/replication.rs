@@ -1,11 +1,10 @@
 //! Replication in a cluster: primary copy with an external configuration authority
 //! (`PacificA`, Lin et al., 2008).
 //!
-//! [`ClusterState`] is the one record in coordination that says who is master and whose
-//! logs count. [`Replica`] is one node's machine: it is told what it observes, what
-//! became durable and what time it is ([`Event`]), and answers with [`Command`]s that
-//! its driver carries out. Today it runs clusters of one member; replicas join behind
-//! the same events.
+//! [`ClusterState`] is the record in coordination that names the master and the logs in sync.
+//! [`Replica`] is one node's state machine: it takes [`Event`]s (records observed, records
+//! durable, the time) and returns [`Command`]s that its driver carries out. Today it runs
+//! clusters of one member; replicas will use the same events.
 
 mod cluster_state;
 mod command;

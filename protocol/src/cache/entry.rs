@@ -1,7 +1,7 @@
 //! Entries: what a cache node stores for one key.
 //!
-//! Format, integers little-endian; the first byte names format and kind and is never
-//! reused for another meaning:
+//! Format, integers little-endian; the first byte is format and kind, and its values are never
+//! reused:
 //!
 //! ```text
 //! 0x01  version u64  filled u64                 value …   a value without expiry
@@ -9,7 +9,7 @@
 //! 0x03  version u64  filled u64                           an absence
 //! ```
 //!
-//! No entry has length 0: that is what a lease's stub looks like (CACHE-LEASE).
+//! No entry has length 0: that is the stub of a lease (CACHE-LEASE).
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use bytes::{Buf, Bytes};
 use thiserror::Error;
 use tierkv_types::Version;
 
-/// How long an entry counts after its fill, by the cluster clock (CACHE-KEY).
+/// How long an entry may be used after its fill, by the cluster clock (CACHE-KEY).
 ///
-/// Shorter than [`REDELIVERY_WINDOW`](super::REDELIVERY_WINDOW), so that a master which
-/// cannot redeliver old deletes only has to wait.
+/// Shorter than [`REDELIVERY_WINDOW`](super::REDELIVERY_WINDOW), so that a master that can't
+/// redeliver old deletes only has to wait.
 pub const ENTRY_LIFE: Duration = Duration::from_secs(5 * 60);
 
 const VALUE: u8 = 1;
@@ -30,12 +30,12 @@ const ABSENT: u8 = 3;
 /// Most bytes that an encoded entry adds to its value.
 pub const ENTRY_OVERHEAD_BYTES: usize = 1 + 3 * size_of::<u64>();
 
-/// What a cache knows of one key.
+/// What a cache stores for one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// The key has a value.
     Value(ValueEntry),
-    /// The key has none (a negative entry).
+    /// The key is absent (a negative entry).
     Absent(AbsentEntry),
 }
 
@@ -65,13 +65,13 @@ pub struct AbsentEntry {
 /// Bytes that are no entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeEntryError {
-    /// Nothing: the stub of a lease that was not filled yet.
+    /// No bytes: the stub of a lease that was not filled yet.
     #[error("a lease's stub is no entry; treat it as a miss")]
     Stub,
-    /// The first byte names no format that this release knows.
+    /// The first byte is no format that this release can read.
     #[error("the entry has the unknown format {0}; treat it as a miss")]
     UnknownFormat(u8),
-    /// The entry ends before its fields do, or goes on after them.
+    /// The entry is shorter or longer than its fields.
     #[error("the entry has a wrong length; treat it as a miss")]
     WrongLength,
 }
@@ -113,8 +113,8 @@ impl Entry {
         }
     }
 
-    /// How long a node needs to keep the entry, from its fill: to the value's expiry, and
-    /// no longer than [`ENTRY_LIFE`]. After that it would be a miss anyway.
+    /// How long a node should keep the entry after its fill: to the value's expiry, and at most
+    /// [`ENTRY_LIFE`]. After that it is a miss.
     #[must_use]
     pub fn life(&self) -> Duration {
         match self.expires() {
@@ -134,7 +134,7 @@ impl Entry {
             || self.expires().is_some_and(|expires| expires <= clock)
     }
 
-    /// The same entry in memory of its own, so that keeping it pins no network frame.
+    /// The entry with copied bytes, so that keeping it keeps no network frame in memory.
     #[must_use]
     pub fn detached(self) -> Self {
         match self {

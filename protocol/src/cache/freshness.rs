@@ -1,4 +1,4 @@
-//! What a reader remembers of one cluster: its master's latest answers.
+//! [`Freshness`]: the latest answers of one cluster's master, kept by a reader.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -6,11 +6,11 @@ use tierkv_types::{BootTime, Epoch, Round, Slot, Version};
 
 use super::{Mark, SlotTable};
 
-/// Answers a reader remembers of one cluster. Over it the oldest is forgotten, so at one
+/// Most answers that a reader keeps of one cluster; over it the oldest is dropped. With one
 /// question every 200 ms a hit can be up to 12.8 s old.
 pub const MAX_ANSWERS: usize = 64;
 
-/// One master's answer to the question of CACHE-MARK, as the reader keeps it.
+/// A master's answer to the question of CACHE-MARK.
 #[derive(Clone, Debug)]
 pub struct Vouched {
     /// When the question was *sent*, by the reader's clock.
@@ -34,16 +34,16 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// A reader that asked nothing yet, to which every entry is stale.
+    /// Without answers: every entry is stale.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes in an answer.
+    /// Adds an answer.
     ///
-    /// One of a lower epoch than the newest is ignored: its master was deposed. One of a
-    /// higher epoch drops all others, whose marks will not be written any more.
+    /// An answer of a lower epoch than the newest is ignored: its master was deposed. One of a
+    /// higher epoch drops all others: marks of their epoch are no longer written.
     pub fn learn(&mut self, answer: Vouched) {
         if let Some(newest) = self.answers.back() {
             if answer.epoch < newest.epoch {
@@ -53,7 +53,7 @@ impl Freshness {
                 self.answers.clear();
             }
         }
-        // Answers to overlapping questions may come out of order; each is true by itself.
+        // Answers to overlapping questions may arrive out of order; each is valid by itself.
         let at = self
             .answers
             .iter()
@@ -76,18 +76,18 @@ impl Freshness {
         self.answers.back()
     }
 
-    /// The cluster clock at `now`, as far as this reader can tell: the newest answer's,
-    /// moved on by the time since its question.
+    /// An estimate of the cluster clock at `now`: the newest answer's clock plus the time since
+    /// its question.
     ///
-    /// It may run ahead by the time that the answer was under way, so a value can become
-    /// a miss that much early; never late but for an answer that is overdue.
+    /// It may be ahead by the time that the answer took, so a value can become a miss that much
+    /// too early. It is late only if an answer is overdue.
     #[must_use]
     pub fn cluster_clock(&self, now: BootTime) -> Version {
         let Some(newest) = self.newest() else {
             return Version::ZERO;
         };
         let passed = u64::try_from(now.since(newest.asked_at).as_millis()).unwrap_or(u64::MAX);
-        // 48 bits of milliseconds are what a version holds.
+        // A version has 48 bits of milliseconds.
         let millis = newest
             .clock
             .millis()
@@ -96,11 +96,11 @@ impl Freshness {
         newest.clock.max(Version::from_millis(millis))
     }
 
-    /// How stale an entry can be that was looked up after `mark` was read (CACHE-MARK).
+    /// An upper bound of the staleness of an entry looked up after `mark` was read (CACHE-MARK).
     ///
-    /// That is the age of the latest question whose answer has the *same* epoch as the
-    /// mark, a *lower* round, and says that the cluster owns `slot` since `slot_revision`.
-    /// `None`: no answer vouches for the entry.
+    /// It is the age of the latest question whose answer has the *same* epoch as the mark and a
+    /// *lower* round, and in which the cluster owns `slot` since `slot_revision`. `None`: no
+    /// answer vouches for the entry.
     #[must_use]
     pub fn age(
         &self,

@@ -1,4 +1,4 @@
-//! Marks: the master's word, in a cache node, on how far its deletes have come.
+//! Marks: a master writes into each cache node up to which index its deletes are confirmed.
 //!
 //! Format: byte `0x01`, then epoch, round and index as little-endian `u64`s.
 
@@ -10,13 +10,13 @@ const FORMAT: u8 = 1;
 /// Length of an encoded mark.
 pub const MARK_BYTES: usize = 1 + 3 * size_of::<u64>();
 
-/// "In `epoch`, `round` was vouched, and this node confirmed every delete up to `index`,
-/// the commit index sampled when the round was started" (CACHE-MARK).
+/// States: in `epoch`, `round` was vouched, and this node confirmed every delete up to `index`,
+/// the commit index sampled when the round was started (CACHE-MARK).
 ///
-/// It stays true for ever, so a late or repeated one does no harm.
+/// A mark stays true forever, so writing it late or twice does no harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// The epoch of the master that wrote it.
+    /// The epoch of the master that wrote the mark.
     pub epoch: Epoch,
     /// The vouched round.
     pub round: Round,
@@ -27,16 +27,16 @@ pub struct Mark {
 /// Bytes that are no mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeMarkError {
-    /// The first byte names no format that this release knows.
+    /// The first byte is no format that this release can read.
     #[error("the mark has an unknown format; treat it as none")]
     UnknownFormat,
-    /// The mark has not the length of its format.
+    /// The length is not that of the format.
     #[error("the mark has a wrong length; treat it as none")]
     WrongLength,
 }
 
 impl Mark {
-    /// Whether a node that holds this mark must not take `other` in its place.
+    /// Whether a node must keep this mark and not replace it by `other`.
     #[must_use]
     pub fn outranks(&self, other: &Self) -> bool {
         (self.epoch, self.round) > (other.epoch, other.round)

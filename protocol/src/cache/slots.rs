@@ -6,37 +6,37 @@ use tierkv_types::{SLOT_COUNT, Slot};
 /// Neighbouring slots that last moved at one revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnedRun {
-    /// The first of them.
+    /// The first slot.
     pub first: u16,
-    /// How many; at least 1.
+    /// The number of slots; at least 1.
     pub count: u16,
     /// The placement revision at which they last moved.
     pub revision: u64,
 }
 
-/// Runs that are no table.
+/// Runs that make no valid table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SlotTableError {
     /// A run has no slots.
     #[error("a run of slots is empty; leave it out")]
     EmptyRun,
-    /// A run ends behind the last slot.
+    /// A run ends after the last slot.
     #[error("a run goes past slot 4095; check its first slot and count")]
     OutOfRange,
-    /// A run begins before the one ahead of it ends.
+    /// A run begins before the previous one ends.
     #[error("two runs overlap or are out of order; send them by first slot")]
     Overlap,
 }
 
-/// Which slots a cluster owns, at which revision each last moved (CACHE-KEY).
+/// The slots that a cluster owns, with the revision at which each last moved (CACHE-KEY).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotTable {
-    /// By first slot, disjoint, none empty.
+    /// Ordered by first slot, disjoint, none empty.
     runs: Box<[OwnedRun]>,
 }
 
 impl SlotTable {
-    /// Checks runs as they came over the wire.
+    /// Checks runs from the wire.
     ///
     /// # Errors
     /// If a run is empty, goes past the last slot, or overlaps the one before.

@@ -1,4 +1,4 @@
-//! Whether an entry counts for a read (I6).
+//! Decides whether an entry may answer a read (I6).
 
 use std::time::Duration;
 
@@ -6,32 +6,32 @@ use tierkv_types::{BootTime, Slot, Version};
 
 use super::{Entry, Freshness, Mark};
 
-/// What a reader asks of an answer.
+/// A reader's requirements on an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadBound {
-    /// The staleness it bears.
+    /// The largest staleness it accepts.
     pub max_age: Duration,
-    /// The least version it must see of the key; [`Version::ZERO`] for any.
+    /// The lowest version of the key it accepts; [`Version::ZERO`] for any.
     pub min_version: Version,
 }
 
-/// What becomes of an entry that was found.
+/// The use of an entry that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may be answered.
+    /// It may answer the read.
     Hit {
         /// An upper bound of its staleness.
         age: Duration,
     },
-    /// A miss: read below, and don't fill, since nobody won a lease.
+    /// A miss: read below, and don't fill, because no lease was won.
     Stale,
 }
 
 /// Judges an entry found in a cache node.
 ///
-/// `mark` is the mark of the slot's cluster in that same node, read *before* the entry;
-/// `slot_revision` the one in the key that was looked up; `cluster_clock` the reader's
-/// view of the cluster's clock ([`Freshness::cluster_clock`]).
+/// `mark`: the mark of the slot's cluster in the same node, read *before* the entry.
+/// `slot_revision`: the revision in the key that was looked up. `cluster_clock`: the reader's
+/// estimate of the cluster's clock ([`Freshness::cluster_clock`]).
 #[must_use]
 #[allow(clippy::too_many_arguments)] // Each is one input of the rule; a struct would only rename them.
 pub fn judge(

@@ -1,4 +1,4 @@
-//! When a master writes which mark into one cache node (CACHE-MARK, CACHE-REDELIVER).
+//! Decides when a master writes which mark into one cache node (CACHE-MARK, CACHE-REDELIVER).
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -6,38 +6,38 @@ use tierkv_types::{BootTime, Epoch, Index, Round};
 
 use super::Mark;
 
-/// How far back a new master redelivers deletes, and for how long it withholds its marks
-/// when its log doesn't reach back that far: over [`ENTRY_LIFE`](super::ENTRY_LIFE), so
-/// that no entry is left by then which a lost delete was meant for (CACHE-REDELIVER).
+/// How far back a new master redelivers deletes. If its log does not reach back that far, it
+/// withholds its marks for this time. It is longer than [`ENTRY_LIFE`](super::ENTRY_LIFE), so
+/// that every entry that a lost delete should have removed is too old then (CACHE-REDELIVER).
 pub const REDELIVERY_WINDOW: Duration = Duration::from_secs(8 * 60);
 
-/// Vouched rounds that wait for their deletes. Over it the newest makes way for the one
-/// that comes, so marks get coarser while a node lags, and wrong never.
+/// Most vouched rounds that wait for their deletes. Over it the newest is replaced by the next
+/// one, so marks get coarser while a node lags, but never wrong.
 pub const MAX_PENDING_ROUNDS: usize = 64;
 
-/// One master's marks for one cache node: which may be written now.
+/// One master's marks for one cache node: decides which mark may be written now.
 ///
-/// Feed it each vouched round and each delivery; write what [`MarkWriter::due`] says and
-/// tell it with [`MarkWriter::written`]. The epoch is fixed: a new mastership makes a new
+/// Call it for each vouched round and each delivery. Write the mark that [`MarkWriter::due`]
+/// returns, then call [`MarkWriter::written`]. The epoch is fixed: a new mastership makes a new
 /// writer.
 #[derive(Clone, Debug)]
 pub struct MarkWriter {
     epoch: Epoch,
     /// Marks are withheld before this instant.
     withheld_until: Option<BootTime>,
-    /// Every delete up to here was confirmed by the node.
+    /// The node confirmed every delete up to this index.
     delivered: Index,
     /// Vouched rounds whose deletes are not all confirmed; rounds and indexes increase.
     pending: VecDeque<(Round, Index)>,
     /// The highest round whose deletes are confirmed.
     ready: Option<Mark>,
-    /// What the node holds, as far as this master knows.
+    /// The round of the last mark written to the node.
     written: Option<Round>,
 }
 
 impl MarkWriter {
-    /// The writer of a master that delivers, or redelivers, every delete that the node may
-    /// have missed.
+    /// The writer of a master that delivers or redelivers every delete that the node may have
+    /// missed.
     #[must_use]
     pub const fn new(epoch: Epoch) -> Self {
         Self {
@@ -50,8 +50,8 @@ impl MarkWriter {
         }
     }
 
-    /// The writer of a master that can't redeliver what an earlier one may have left
-    /// undone: no mark is due before `until`.
+    /// The writer of a master that can't redeliver deletes which an earlier master may not have
+    /// delivered: no mark is due before `until`.
     #[must_use]
     pub const fn withheld(epoch: Epoch, until: BootTime) -> Self {
         let mut writer = Self::new(epoch);
@@ -59,7 +59,7 @@ impl MarkWriter {
         writer
     }
 
-    /// Everything that could be missing was delivered after all: marks are allowed.
+    /// Ends the withholding: all deletes that could be missing were delivered.
     pub const fn allow(&mut self) {
         self.withheld_until = None;
     }
@@ -88,7 +88,7 @@ impl MarkWriter {
         self.advance();
     }
 
-    /// The mark to write now, if the node has not got it.
+    /// The mark to write now, unless the node has it.
     #[must_use]
     pub fn due(&self, now: BootTime) -> Option<Mark> {
         if self.withheld_until.is_some_and(|until| now < until) {
@@ -97,14 +97,14 @@ impl MarkWriter {
         self.ready.filter(|mark| self.written < Some(mark.round))
     }
 
-    /// The node took `mark`.
+    /// The node stored `mark`.
     pub fn written(&mut self, mark: &Mark) {
         if mark.epoch == self.epoch {
             self.written = self.written.max(Some(mark.round));
         }
     }
 
-    /// The node may have lost its mark (eviction, restart): the same one is due again.
+    /// The node may have lost its mark (eviction, restart): the mark is due again.
     pub const fn lost(&mut self) {
         self.written = None;
     }

@@ -1,4 +1,4 @@
-//! The one versioned value that says who owns which slot.
+//! [`PlacementMap`]: the versioned value in coordination with the owner of each slot.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -6,16 +6,16 @@ use tierkv_types::{ClusterId, SLOT_COUNT, Slot};
 
 use super::ring::{Ring, WeightedCluster};
 
-/// The format this code writes and the newest it reads.
+/// The format that this code writes, and the newest that it reads.
 const FORMAT: u32 = 1;
 
-/// Who owns each slot, and at which version of this map it last moved.
+/// The owner of each slot, and the version of this map at which the slot last moved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlacementMap {
     format: u32,
     /// Grows by one with every change.
     pub version: u64,
-    /// The clusters the ring is made of.
+    /// The clusters of the ring.
     pub clusters: Vec<WeightedCluster>,
     runs: Vec<PlacementRun>,
 }
@@ -25,7 +25,7 @@ pub struct PlacementMap {
 pub struct PlacementRun {
     /// The first slot's number.
     pub first: u16,
-    /// How many slots.
+    /// The number of slots.
     pub count: u16,
     /// Their owner.
     pub cluster: ClusterId,
@@ -36,7 +36,7 @@ pub struct PlacementRun {
 /// Why a placement map could not be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PlacementError {
-    /// It is not what this code writes.
+    /// It can't be decoded.
     #[error("the placement map is not readable: {0}; restore the coordination store")]
     Unreadable(#[from] serde_json::Error),
     /// A newer release wrote it.
@@ -51,7 +51,7 @@ pub enum PlacementError {
 }
 
 impl PlacementMap {
-    /// The first map of a platform: what the ring says.
+    /// The first map of a platform, computed by the ring.
     ///
     /// # Errors
     /// [`PlacementError::NoCluster`] if no cluster has any weight.
@@ -115,7 +115,7 @@ impl PlacementMap {
         &self.runs
     }
 
-    /// Which cluster owns `slot`, and since which revision.
+    /// The owner of `slot`, and the revision since when.
     #[must_use]
     pub fn owner(&self, slot: Slot) -> (&ClusterId, u64) {
         let at = self.runs.partition_point(|run| run.first <= slot.number());
@@ -123,7 +123,7 @@ impl PlacementMap {
         (&run.cluster, run.revision)
     }
 
-    /// How many slots a cluster owns.
+    /// The number of slots that a cluster owns.
     #[must_use]
     pub fn share(&self, cluster: &ClusterId) -> u32 {
         self.runs

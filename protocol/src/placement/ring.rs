@@ -19,8 +19,8 @@ pub struct WeightedCluster {
     pub weight: u32,
 }
 
-/// Says which cluster should own a slot. The same on every machine and in every
-/// release: it hashes explicit bytes by XXH3 with seed 0.
+/// Computes which cluster should own a slot. The result is the same on every machine and in
+/// every release: it hashes explicit bytes by XXH3 with seed 0.
 pub struct Ring {
     clusters: Vec<ClusterId>,
     ring: HashRing<VirtualNode, Xxh3Builder>,
@@ -34,7 +34,7 @@ struct VirtualNode {
 
 impl Hash for VirtualNode {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // `write` and not `[u8]::hash`, which would mix in a length of the platform's width.
+        // `write`, because `[u8]::hash` would add a length of the machine's word size.
         state.write(&self.point);
     }
 }
@@ -70,7 +70,7 @@ impl Ring {
         }
     }
 
-    /// The cluster that should own `slot`; `None` if none has any weight.
+    /// The cluster that should own `slot`; `None` if no cluster has weight.
     #[must_use]
     pub fn owner(&self, slot: Slot) -> Option<&ClusterId> {
         self.ring

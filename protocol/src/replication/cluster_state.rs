@@ -1,23 +1,22 @@
-//! The record in coordination that decides who is master.
+//! [`ClusterState`]: the record in coordination that names the master.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tierkv_types::{Epoch, LogId, NodeId};
 
-/// The newest format this code reads: it may name no master.
+/// The newest format that this code reads; it may have no master.
 const FORMAT: u32 = 2;
-/// The format of a record with a master, which earlier releases read, too.
+/// The format of a record with a master, which earlier releases read too.
 const FORMAT_WITH_MASTER: u32 = 1;
 
-/// Who is master of a cluster and whose logs count; changed only by compare-and-swap
-/// (REP-RECORD).
+/// The master of a cluster and its logs in sync; changed only by compare-and-swap (REP-RECORD).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
     format: u32,
     /// The master's term.
     pub epoch: Epoch,
-    /// The one node that may commit in this term; none after an operator's recovery, until
-    /// a listed node wins the next one.
+    /// The only node that may commit in this term. `None` after an operator's recovery, until a
+    /// listed node wins the next term.
     pub master: Option<NodeId>,
     /// The logs that hold everything committed.
     pub in_sync: Vec<Listed>,
@@ -25,20 +24,20 @@ pub struct ClusterState {
     pub members: Vec<NodeId>,
 }
 
-/// A log that counts: a node alone says nothing, its disk may have been replaced
+/// A log in sync. The node's name alone is not enough, because its disk may have been replaced
 /// (REP-LOGID).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
     /// The node that keeps the log.
     pub node: NodeId,
-    /// The log's random name.
+    /// The log's random id.
     pub log_id: LogId,
 }
 
 /// Why a record could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// It is not what this code writes.
+    /// It can't be decoded.
     #[error("the cluster state is not readable: {0}; restore the coordination store")]
     Unreadable(#[from] serde_json::Error),
     /// A newer release wrote it.
@@ -67,7 +66,7 @@ impl ClusterState {
         }
     }
 
-    /// The record of a term without a master: what an operator decided the cluster to be.
+    /// The record of a term without a master, from an operator's recovery.
     #[must_use]
     pub const fn vacant(epoch: Epoch, in_sync: Vec<Listed>, members: Vec<NodeId>) -> Self {
         Self {
@@ -102,7 +101,7 @@ impl ClusterState {
         Ok(state)
     }
 
-    /// Whether this node's log, by its id, is one of those that count.
+    /// Whether this node's log, by its id, is in sync.
     #[must_use]
     pub fn lists(&self, node: &NodeId, log_id: LogId) -> bool {
         self.in_sync

@@ -1,4 +1,4 @@
-//! What the machine has its driver do, and what each of it waits for.
+//! [`Command`]s of the machine for its driver, and the condition that each waits for.
 
 use std::collections::VecDeque;
 
@@ -6,12 +6,12 @@ use tierkv_types::{Epoch, Index, Position, Round};
 
 use super::cluster_state::ClusterState;
 
-/// What the driver is to do.
+/// An action for the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Make the epoch and the highest record seen durable, then feed [`Event::Promised`](super::Event::Promised).
     Promise {
-        /// What must never be forgotten (REP-PROMISE).
+        /// The promised epoch, which must never be forgotten (REP-PROMISE).
         epoch: Epoch,
         /// The highest record that was seen (COORD-BACK).
         seen: Option<ClusterState>,
@@ -27,33 +27,33 @@ pub enum Command {
     Read,
     /// Append an empty record at this position (REP-NOOP).
     AppendNoop(Position),
-    /// Everything up to here is committed: apply it (REP-APPLY).
+    /// Everything up to this index is committed: apply it (REP-APPLY).
     Commit(Index),
-    /// This round is vouched, and this commit index was sampled before it started (REP-ROUND).
+    /// This round is vouched; the commit index was sampled before it started (REP-ROUND).
     Vouched {
         /// The round.
         round: Round,
-        /// The commit index that it carries.
+        /// The commit index of the round.
         commit: Index,
     },
-    /// Stop the process and say why: going on would break the promise.
+    /// Stop the process, for this reason: continuing would break a guarantee.
     Halt(String),
 }
 
-/// What must have happened before a command may be carried out.
+/// The condition before which a command must not be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// This epoch is promised, durably (REP-PROMISE).
+    /// The promise of this epoch is durable (REP-PROMISE).
     Promised(Epoch),
-    /// The node's own log is durable up to here.
+    /// The node's own log is durable up to this index.
     Durable(Index),
-    /// Everything up to here is applied, and whoever deletes keys from the cache has heard
-    /// of it.
+    /// Everything up to this index is applied and was sent to the task that deletes keys from
+    /// the cache.
     Applied(Index),
 }
 
 impl Command {
-    /// What it waits for; `None` if it may be carried out at once.
+    /// The condition it waits for; `None` if it may be carried out at once.
     #[must_use]
     pub const fn condition(&self) -> Option<Condition> {
         match self {
@@ -66,11 +66,11 @@ impl Command {
     }
 }
 
-/// Chooses one of so many commands, by its place.
+/// Chooses one of so many commands, by its index.
 pub type Choice = Box<dyn FnMut(usize) -> usize + Send + Sync>;
 
-/// Commands that are not carried out yet. Any of those whose conditions hold may come next;
-/// the oldest does, unless somebody else chooses.
+/// Commands that are not carried out yet. Any command whose condition holds may be next; it is
+/// the oldest, unless a [`Choice`] is set.
 pub struct CommandQueue {
     commands: VecDeque<Command>,
     promised: Epoch,
@@ -80,7 +80,7 @@ pub struct CommandQueue {
 }
 
 impl CommandQueue {
-    /// An empty one of a node that promised `promised` before, whose log is durable up to
+    /// An empty queue of a node that has promised `promised`, whose log is durable up to
     /// `durable` and applied up to `applied`.
     #[must_use]
     pub fn new(promised: Epoch, durable: Index, applied: Index) -> Self {
@@ -93,33 +93,33 @@ impl CommandQueue {
         }
     }
 
-    /// Lets `choose` say which of several commands that may be carried out comes next.
+    /// Lets `choose` select which of the ready commands is next.
     #[must_use]
     pub fn choosing(self, choose: Choice) -> Self {
         Self { choose, ..self }
     }
 
-    /// Takes commands in.
+    /// Adds commands.
     pub fn extend(&mut self, commands: impl IntoIterator<Item = Command>) {
         self.commands.extend(commands);
     }
 
-    /// An epoch is promised, durably.
+    /// Records that the promise of an epoch is durable.
     pub fn promised(&mut self, epoch: Epoch) {
         self.promised = self.promised.max(epoch);
     }
 
-    /// The node's own log is durable up to here.
+    /// Records that the node's own log is durable up to `index`.
     pub fn durable(&mut self, index: Index) {
         self.durable = self.durable.max(index);
     }
 
-    /// Everything up to here is applied.
+    /// Records that everything up to `index` is applied.
     pub fn applied(&mut self, index: Index) {
         self.applied = self.applied.max(index);
     }
 
-    /// Hands out a command that may be carried out now.
+    /// Removes and returns a command that may be carried out now.
     pub fn take_ready(&mut self) -> Option<Command> {
         let ready: Vec<usize> = (self.commands.iter().enumerate())
             .filter(|(_, command)| self.holds(command.condition()))

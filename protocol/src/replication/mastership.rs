@@ -1,5 +1,5 @@
-//! What a master keeps for its term: whose acknowledgements a commit needs, and the
-//! heartbeat rounds that say how fresh it is.
+//! [`Mastership`]: a master's state for its term: the acknowledgements that a commit needs, and
+//! the heartbeat rounds that prove its freshness.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,22 @@ use super::cluster_state::ClusterState;
 #[derive(Clone, Debug)]
 pub struct Mastership {
     epoch: Epoch,
-    /// The set that coordination holds for certain.
+    /// The record that is certainly in coordination.
     installed: ClusterState,
-    /// The index of the record that opened the term; until it is committed the master
-    /// vouches for nothing (REP-NOOP).
+    /// The index of the record that opened the term. Before it is committed the master vouches
+    /// for nothing (REP-NOOP).
     opening: Index,
-    /// Up to where each log is known to be durable.
+    /// The index up to which each log is known to be durable.
     durable: BTreeMap<NodeId, Index>,
     /// The latest round that was started, and the latest that all in sync acknowledged.
     started: Round,
     vouched: Round,
-    /// When the term's waiting time is over (REP-WAIT).
+    /// The end of the term's waiting time (REP-WAIT).
     ready_at: BootTime,
 }
 
 impl Mastership {
-    /// A term that coordination installed, to be opened by the record at `opening`.
+    /// A term whose record is in coordination, to be opened by the log record at `opening`.
     pub(super) const fn new(installed: ClusterState, opening: Index, ready_at: BootTime) -> Self {
         Self {
             epoch: installed.epoch,
@@ -67,7 +67,7 @@ impl Mastership {
         commit.0 >= self.opening.0
     }
 
-    /// Takes in that a log is durable up to `index`.
+    /// Records that a log is durable up to `index`.
     pub(super) fn acknowledge(&mut self, node: &NodeId, index: Index) {
         match self.durable.get_mut(node) {
             Some(known) => *known = (*known).max(index),
@@ -77,8 +77,8 @@ impl Mastership {
         }
     }
 
-    /// Up to where every log in sync is durable, if enough are in sync to commit at all
-    /// (REP-MIN) and that reaches the term's own first record.
+    /// The index up to which every log in sync is durable, if enough logs are in sync to commit
+    /// (REP-MIN) and it is not below the term's first record.
     pub(super) fn committable(&self) -> Option<Index> {
         if self.installed.in_sync.len() < self.installed.min_in_sync() {
             return None;
@@ -93,8 +93,8 @@ impl Mastership {
         (all >= self.opening).then_some(all)
     }
 
-    /// Starts the next round. In a cluster whose only log in sync is the master's own,
-    /// starting it is all the acknowledgement there is (REP-ROUND).
+    /// Starts the next round. If the master's own log is the only one in sync, the round is
+    /// vouched at once (REP-ROUND).
     pub(super) fn start_round(&mut self, me: &NodeId) -> Option<Round> {
         self.started = self.started.next();
         let alone = self

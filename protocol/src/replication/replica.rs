@@ -25,87 +25,86 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
 /// which an earlier master's vouching runs out (REP-WAIT).
 pub const TAKEOVER_WAIT: Duration = Duration::from_millis(1_050);
 
-/// What the machine is told.
+/// An event for the machine.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The cluster's record as a watch shows it, with its revision; `None`: there is none.
-    /// It may be an old one, seen late or twice.
+    /// The cluster's record from a watch, with its revision; `None`: there is none. It may be an
+    /// old record, seen late or twice.
     Observed(Option<(u64, ClusterState)>),
-    /// The cluster's record as a linearizable read, begun after its [`Command::Read`],
-    /// found it.
+    /// The cluster's record from a linearizable read that began after its [`Command::Read`].
     Read(Option<(u64, ClusterState)>),
-    /// The epoch that a [`Command::Promise`] named is durable.
+    /// The epoch of a [`Command::Promise`] is durable.
     Promised(Epoch),
-    /// How a [`Command::Swap`] ended.
+    /// The result of a [`Command::Swap`].
     Swapped(SwapOutcome),
-    /// The node's own log is durable up to here.
+    /// The node's own log is durable up to this position.
     Durable(Position),
-    /// What a [`Command::Commit`] named is applied: reads see it.
+    /// Everything up to the index of a [`Command::Commit`] is applied: reads see it.
     Applied(Index),
-    /// Time went by.
+    /// Time has passed.
     Tick,
 }
 
-/// How a compare-and-swap ended.
+/// The result of a compare-and-swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SwapOutcome {
-    /// The record is ours, at this revision.
+    /// Our record is installed, at this revision.
     Won(u64),
-    /// The record was another; ours was not installed.
+    /// There was another record; ours was not installed.
     Lost,
-    /// Nobody knows: both outcomes count as possible (COORD-CAS).
+    /// Unknown: both outcomes are possible (COORD-CAS).
     Unknown,
 }
 
-/// Why an operation is refused here and now.
+/// Why an operation is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// This node does not master the cluster, or does not yet act as its master.
+    /// This node is not the cluster's master, or may not act as master yet.
     #[error("this node is not the cluster's master")]
     NotMaster,
 }
 
-/// A cluster to be founded if coordination knows none.
+/// A cluster to found if coordination has no record of it.
 #[derive(Clone, Debug)]
 pub struct Founding {
     /// All nodes of the cluster.
     pub members: Vec<NodeId>,
 }
 
-/// What a node found on its own disk.
+/// The state that a node found on its own disk.
 #[derive(Clone, Debug)]
 pub struct Restored {
-    /// The log's name.
+    /// The log's id.
     pub log_id: LogId,
     /// The last record of the log, all of it durable.
     pub last: Position,
-    /// What is known to be committed.
+    /// The highest index known to be committed.
     pub commit: Index,
-    /// What the store holds of it.
+    /// The last index in the store.
     pub applied: Index,
-    /// The highest epoch it ever promised.
+    /// The highest epoch that the node promised.
     pub promised: Epoch,
-    /// The highest record it ever saw.
+    /// The highest record that the node saw.
     pub seen: Option<ClusterState>,
 }
 
 #[derive(Clone, Debug)]
 enum Role {
-    /// Waits to be told what the record says.
+    /// Waits for the record.
     Following,
-    /// Its epoch is on the way to disk.
+    /// Its promise is being made durable.
     Promising {
         expected: Option<u64>,
         next: ClusterState,
     },
-    /// Its swap is under way, or of unknown outcome and sent again. Once a try was `lost`
-    /// for certain, the record has moved on and no earlier try can land any more.
+    /// Its swap is under way, or had an unknown outcome and is retried. Once a try was certainly
+    /// `lost`, the record has changed and no earlier try can succeed any more.
     Swapping {
         expected: Option<u64>,
         next: ClusterState,
         lost: bool,
     },
-    /// It holds the term.
+    /// It is master of the term.
     Mastering(Mastership),
     /// It gave up for good.
     Halted,
@@ -124,20 +123,20 @@ pub struct Replica {
     durable: Position,
     commit: Index,
     applied: Index,
-    /// The epoch that was seen when the read under way was asked for: what it finds can't
-    /// be older, unless coordination forgot.
+    /// The epoch seen when the read under way was requested. A read that finds an older one shows
+    /// that coordination lost data.
     reading: Option<Epoch>,
     role: Role,
 }
 
 impl Replica {
-    /// A node that starts at `now` with what its disk held. It is master of nothing,
-    /// whatever the record says (REP-START).
+    /// A node that starts at `now` with the state of its disk. It is not master, even if the
+    /// record names it (REP-START).
     #[must_use]
     pub fn start(me: NodeId, founding: Founding, restored: Restored, now: BootTime) -> Self {
         assert!(
             restored.commit <= restored.last.index,
-            "committed beyond the log's end"
+            "the commit index is after the log's end"
         );
         Self {
             me,
@@ -155,8 +154,8 @@ impl Replica {
         }
     }
 
-    /// Takes in one event and says what is to be done. What must wait carries its condition
-    /// ([`Command::condition`]); the order is of no meaning.
+    /// Handles one event and appends the commands to carry out. A command that must wait has a
+    /// condition ([`Command::condition`]); the order of commands has no meaning.
     pub fn step(&mut self, now: BootTime, event: Event, commands: &mut Vec<Command>) {
         match event {
             Event::Observed(record) => self.observe(record, None, commands),
@@ -178,7 +177,7 @@ impl Replica {
         }
     }
 
-    /// Reserves the place of the next record.
+    /// Reserves the position of the next record.
     ///
     /// # Errors
     /// [`Refusal::NotMaster`] unless this node may act as master (see [`Replica::confirm`]).
@@ -191,7 +190,7 @@ impl Replica {
         Ok(self.last)
     }
 
-    /// Gives the places after `position` back: the log took none of their records.
+    /// Frees the positions after `position`: the log took none of their records.
     pub fn retract(&mut self, position: Position) {
         assert!(
             self.durable.index <= position.index,
@@ -200,14 +199,14 @@ impl Replica {
         self.last = position;
     }
 
-    /// The term under which this node may act as master now: answer `LATEST` and
-    /// confirmed reads (REP-CONFIRM), vouch, and take writes.
+    /// The term in which this node may act as master now: answer `LATEST` and confirmed reads
+    /// (REP-CONFIRM), vouch, and take writes.
     ///
     /// # Errors
-    /// [`Refusal::NotMaster`] unless this node masters, its opening record is committed and
-    /// applied (REP-NOOP), and with it everything that earlier terms acknowledged, and its
-    /// waiting time is over (REP-WAIT). A master alone in sync needs no heartbeat's
-    /// acknowledgement but its own.
+    /// [`Refusal::NotMaster`], unless all of these hold: this node is master; its opening record
+    /// is committed and applied (REP-NOOP), and with it everything that earlier terms
+    /// acknowledged; its waiting time is over (REP-WAIT). A master that is alone in sync needs
+    /// only its own acknowledgement of heartbeats.
     pub fn confirm(&self, now: BootTime) -> Result<&Mastership, Refusal> {
         match &self.role {
             Role::Mastering(term) if !term.is_waiting(now) && term.is_open(self.applied) => {
@@ -217,7 +216,7 @@ impl Replica {
         }
     }
 
-    /// The term this node holds, whether or not it may answer yet.
+    /// The term of this node's mastership, even if it may not act yet.
     #[must_use]
     pub const fn mastership(&self) -> Option<&Mastership> {
         match &self.role {
@@ -226,25 +225,25 @@ impl Replica {
         }
     }
 
-    /// The last position given out.
+    /// The last reserved position.
     #[must_use]
     pub const fn last(&self) -> Position {
         self.last
     }
 
-    /// Up to where everything is applied.
+    /// The index up to which everything is applied.
     #[must_use]
     pub const fn applied(&self) -> Index {
         self.applied
     }
 
-    /// Up to where everything is committed.
+    /// The index up to which everything is committed.
     #[must_use]
     pub const fn commit(&self) -> Index {
         self.commit
     }
 
-    /// Takes in a record. `floor` is the epoch that a linearizable read must find at least.
+    /// Handles a record. `floor`: the lowest epoch that a linearizable read may find.
     fn observe(
         &mut self,
         record: Option<(u64, ClusterState)>,
@@ -261,14 +260,14 @@ impl Replica {
         if found < seen {
             return match floor {
                 Some(floor) if found < floor => self.halt(forgotten(record.is_none()), commands),
-                // A watch may show an old record late. A read tells whether it is one.
+                // A watch may show an old record late: a read shows the current one.
                 _ => self.ask(commands),
             };
         }
         let installed = record.as_ref().map(|(_, state)| state.clone());
         match std::mem::replace(&mut self.role, Role::Following) {
             Role::Following => self.stand(record, commands),
-            // The swap or the promise under way ends by itself and then looks again.
+            // The swap or promise under way will end and then read the record again.
             promising @ Role::Promising { .. } => self.role = promising,
             Role::Swapping { next, .. } if installed.as_ref() == Some(&next) => {
                 self.take_office(next, commands);
@@ -286,8 +285,8 @@ impl Replica {
         }
     }
 
-    /// Has the record read. One read at a time: what is known when it is asked for is the
-    /// floor of its answer, and of no earlier one's.
+    /// Requests a read of the record. There is one read at a time, because the epoch seen at its
+    /// request is the floor for its result and not for an earlier read's.
     fn ask(&mut self, commands: &mut Vec<Command>) {
         if self.reading.is_none() {
             self.reading = Some(self.seen.as_ref().map_or(Epoch::ZERO, |state| state.epoch));
@@ -295,7 +294,7 @@ impl Replica {
         }
     }
 
-    /// Stands for mastership if the record lets this log, and nobody else, take it.
+    /// Tries to become master, if the record lists this log and no other member.
     fn stand(&mut self, record: Option<(u64, ClusterState)>, commands: &mut Vec<Command>) {
         let (expected, members) = match &record {
             None => (None, self.founding.members.clone()),
@@ -304,7 +303,7 @@ impl Replica {
                     let why = format!(
                         "the record lists no log {} of node {}: the data directory was replaced, \
                          lost its log or belongs to another cluster; bring the right one back, \
-                         or go on with this one: `tierkv admin recover --data-dir DIR`",
+                          or continue with this one: `tierkv admin recover --data-dir DIR`",
                         self.log_id, self.me
                     );
                     return self.halt(why, commands);
@@ -327,8 +326,8 @@ impl Replica {
             log_id: self.log_id,
         };
         let next = ClusterState::new(epoch, self.me.clone(), vec![listed], members);
-        // The proposal counts as seen only once it is installed; what is made durable
-        // with the promise is the record that was read.
+        // The record stored with the promise is the one that was read. The proposed record counts
+        // as seen only once it is installed.
         if let Some((_, state)) = record {
             self.seen = Some(state);
         }
@@ -360,7 +359,7 @@ impl Replica {
     fn swapped(&mut self, outcome: SwapOutcome, commands: &mut Vec<Command>) {
         match (std::mem::replace(&mut self.role, Role::Following), outcome) {
             (Role::Swapping { next, .. }, SwapOutcome::Won(_)) => self.take_office(next, commands),
-            // Ours may have landed by an earlier try of unknown outcome: the record tells.
+            // An earlier try of unknown outcome may have succeeded: read the record.
             (Role::Swapping { expected, next, .. }, SwapOutcome::Lost) => {
                 self.role = Role::Swapping {
                     expected,
@@ -369,7 +368,7 @@ impl Replica {
                 };
                 self.ask(commands);
             }
-            // Only a swap can raise the revision that settles the doubt.
+            // Only another swap can resolve the unknown outcome, by changing the revision.
             (Role::Swapping { expected, next, .. }, SwapOutcome::Unknown) => {
                 commands.push(Command::Swap {
                     expected,
@@ -407,7 +406,7 @@ impl Replica {
     fn log_is_durable(&mut self, position: Position, commands: &mut Vec<Command>) {
         assert!(
             position.index <= self.last.index,
-            "durable beyond what was given out"
+            "durable after the last reserved position"
         );
         self.durable = self.durable.max(position);
         if let Role::Mastering(term) = &mut self.role {
@@ -438,15 +437,15 @@ impl Replica {
     }
 }
 
-/// Why coordination can't be believed any more (COORD-BACK).
+/// Why coordination's record can't be trusted any more (COORD-BACK).
 const fn forgotten(record_is_gone: bool) -> &'static str {
     if record_is_gone {
         "coordination has no record of this cluster, but this node has seen one: the \
-         coordination store was wiped; bring it back, or go on with what this node knows: \
+          coordination store was wiped; bring it back, or continue with this node's state: \
          `tierkv admin recover --data-dir DIR`"
     } else {
         "coordination went back to an earlier epoch: an old backup was restored; bring the \
-         newest back, or go on with what this node knows: `tierkv admin recover --data-dir DIR`"
+          newest back, or continue with this node's state: `tierkv admin recover --data-dir DIR`"
     }
 }
 

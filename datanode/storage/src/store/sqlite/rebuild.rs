@@ -37,7 +37,7 @@ pub(super) async fn rebuild(
         if let Err(error) = copied {
             // It may take the space that is lacking. If it stays, the next start removes it.
             if let Err(error) = format::clear(&*disk, &new, sync) {
-                tracing::warn!(%error, "an unfinished copy of the store is removed at the next start");
+                tracing::warn!(%error, "an unfinished copy of the store could not be removed");
             }
             return Err(error);
         }
