@@ -1,4 +1,4 @@
-//! A data node's write path as it ships, under one deterministic scheduler.
+//! Simulation of a data node's production write path under one deterministic scheduler.
 //!
 //! ```text
 //!  world (plain code, no future) ──step, advance──► scheduler ──polls──► the node's tasks
@@ -8,13 +8,13 @@
 //!    └──────────────────── what happened ─────────► trace (its hash says what ran)
 //! ```
 //!
-//! Whatever runs is a task of the scheduler, and whatever happens by chance is drawn from
-//! the seed, so that one seed is one run: [`Trace::hash`](trace::Trace::hash) is the same.
+//! All code runs as tasks of the scheduler, and every random decision is drawn from the seed. So
+//! a seed always gives the same run, with the same [`Trace::hash`](trace::Trace::hash).
 //!
-//! Reading order: [`scheduler`] (who runs next, and when time moves), [`clock`], [`trace`],
-//! [`chance`] and [`pace`] (draws, and answers that take their time), then what stands
-//! around the node: [`coordination`], [`cache`], [`paced_store`]; then [`world`],
-//! which runs it all and checks it, and [`rules_off`].
+//! Reading order: [`scheduler`] (which task runs next, and when time moves), [`clock`],
+//! [`trace`], [`chance`] and [`pace`] (random draws, and delays); then the node's surroundings:
+//! [`coordination`], [`cache`], [`paced_store`]; then [`world`], which runs and checks
+//! everything, and [`rules_off`].
 
 mod cache;
 mod chance;

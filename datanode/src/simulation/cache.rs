@@ -1,7 +1,7 @@
-//! A cache tier that doesn't confirm, doesn't answer, or answers late.
+//! A simulated cache tier that refuses, does not answer, or answers late.
 //!
-//! Underneath is the embedded cache as it ships; around it are the faults, and a ledger of
-//! what happened to it in what order, so that a world can check what each mark vouched for.
+//! It wraps the production embedded cache with faults, and with a ledger of all events in order,
+//! so that a world can check what each mark vouched for.
 //!
 //! Reading order: this file, then `ledger`.
 
@@ -21,22 +21,22 @@ use self::ledger::Ledger;
 pub(super) use self::ledger::{CacheEvent, CachedKey, Held};
 use super::{chance::Chance, pace::Pace, trace::Trace};
 
-/// So much that nothing is ever evicted: which entry goes is not drawn from the seed.
+/// Large enough that nothing is evicted: evictions do not depend on the seed.
 const CAPACITY_BYTES: u64 = 1 << 30;
 
-/// What goes wrong, in calls of a hundred each; what is left goes well.
+/// The faults, each in calls of a hundred; the other calls succeed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CacheFaults {
-    /// Deletes and marks that are refused: of a delete's keys some may be gone.
+    /// Deletes and marks that are refused; some of a delete's keys may be deleted.
     pub(super) undelivered: u32,
-    /// Deletes and marks that are never answered, whether or not they arrived. A mark that
-    /// did not may arrive later.
+    /// Deletes and marks that are never answered, whether or not they arrived. A mark that did
+    /// not arrive may arrive later.
     pub(super) unanswered: u32,
     /// Deletes and marks that arrived and are answered late.
     pub(super) late: u32,
     /// Longest time until a late answer, in milliseconds; not 0.
     pub(super) late_millis: u64,
-    /// How slow everything else is.
+    /// The delays of all other calls.
     pub(super) pace: Pace,
 }
 
@@ -57,11 +57,11 @@ pub(super) struct FaultyCache {
     trace: Trace,
     faults: Mutex<CacheFaults>,
     ledger: Mutex<Ledger>,
-    /// Marks that may yet arrive.
+    /// Marks that may still arrive.
     marks_on_their_way: Mutex<Vec<(ClusterId, Mark)>>,
 }
 
-/// What becomes of a delete or a mark.
+/// The fate of a delete or a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Confirmed,
@@ -90,22 +90,22 @@ impl FaultyCache {
         })
     }
 
-    /// Changes what goes wrong from here on.
+    /// Changes the faults from here on.
     pub(super) fn set_faults(&self, faults: CacheFaults) {
         *self.faults.lock().unwrap() = faults;
     }
 
-    /// What happened since the last call, in order.
+    /// The events since the last call, in order.
     pub(super) fn take_events(&self) -> Vec<CacheEvent> {
         self.ledger.lock().unwrap().take_events()
     }
 
-    /// What it holds: at most, for entries end by themselves.
+    /// The entries it may hold; some may have expired.
     pub(super) fn held(&self) -> Held {
         self.ledger.lock().unwrap().held()
     }
 
-    /// The cache's own task: late marks arrive.
+    /// The cache's own task: delivers late marks.
     pub(super) async fn run(self: Arc<Self>) {
         loop {
             let within = self.faults().late_millis;
@@ -150,7 +150,7 @@ impl FaultyCache {
         fate
     }
 
-    /// Removes keys, and keeps book of it: the embedded cache does not wait in between.
+    /// Removes keys and adds that to the ledger; the embedded cache does not wait in between.
     async fn remove(&self, keys: &[CacheKey<'_>]) {
         let removed = self.inner.delete(keys).await;
         removed.expect("the embedded cache confirms");

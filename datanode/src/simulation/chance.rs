@@ -1,4 +1,4 @@
-//! Chance: every draw comes from the world's seed.
+//! Random draws, all from the world's seed.
 
 use std::sync::Mutex;
 
@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub(super) struct Chance(Mutex<StdRng>);
 
 impl Chance {
-    /// The draws of `part` in the world of `seed`. Each part has its own, so that a draw
-    /// more in one part does not change what another part draws.
+    /// The draws of `part` in the world of `seed`. Each part has its own generator, so that an
+    /// additional draw in one part does not change the draws of another.
     pub(super) fn of(seed: u64, part: &str) -> Self {
         let own = xxh3_64_with_seed(part.as_bytes(), seed);
         Self(Mutex::new(StdRng::seed_from_u64(own)))
@@ -27,7 +27,7 @@ impl Chance {
         self.0.lock().unwrap().random_range(0..bound)
     }
 
-    /// The place of one of `count` things, of which there is at least one.
+    /// An index below `count`, which is not 0.
     pub(super) fn index(&self, count: usize) -> usize {
         self.0.lock().unwrap().random_range(0..count)
     }

@@ -1,4 +1,4 @@
-//! Time in the simulation: one virtual time, and the clocks that machines read off it.
+//! Time in the simulation: one virtual time, and the clocks of machines, derived from it.
 
 use std::{
     sync::{
@@ -25,20 +25,20 @@ impl VirtualTime {
     }
 }
 
-/// The clocks of one machine. It does not read tokio's clock, which would be the real one
-/// for whoever asks from outside the scheduler.
+/// The clocks of one machine. They do not read tokio's clock, which is the real one outside of
+/// the scheduler.
 #[derive(Debug)]
 pub(super) struct MachineClock {
     time: VirtualTime,
-    /// When the machine booted, each time, in virtual time.
+    /// The virtual time of each boot.
     boots: Mutex<Vec<u64>>,
-    /// What the wall clock is ahead of virtual time.
+    /// How far the wall clock is ahead of virtual time.
     wall_ahead: AtomicI64,
     is_synchronised: AtomicBool,
 }
 
 impl MachineClock {
-    /// The clocks of a machine that boots now and believes that it is `wall_millis`.
+    /// The clocks of a machine that boots now with the wall clock at `wall_millis`.
     pub(super) fn new(time: VirtualTime, wall_millis: i64) -> Self {
         let now = time.millis();
         Self {
@@ -49,28 +49,28 @@ impl MachineClock {
         }
     }
 
-    /// The machine boots anew: its boot time begins at zero.
+    /// Reboots the machine: its boot time begins at zero.
     pub(super) fn reboot(&self) {
         self.boots.lock().unwrap().push(self.time.millis());
     }
 
-    /// Somebody sets the wall clock forward, or back.
+    /// Sets the wall clock forward, or back.
     pub(super) fn step_wall(&self, by_millis: i64) {
         self.wall_ahead.fetch_add(by_millis, Ordering::Relaxed);
     }
 
-    /// Whether the kernel is to call the wall clock synchronised, from now on.
+    /// Sets whether the kernel reports the wall clock synchronised.
     pub(super) fn synchronise(&self, is_synchronised: bool) {
         let flag = &self.is_synchronised;
         flag.store(is_synchronised, Ordering::Relaxed);
     }
 
-    /// What the wall clock is ahead of virtual time, in milliseconds.
+    /// How far the wall clock is ahead of virtual time, in milliseconds.
     pub(super) fn wall_ahead(&self) -> i64 {
         self.wall_ahead.load(Ordering::Relaxed)
     }
 
-    /// When a boot-time reading was taken, in virtual time.
+    /// The virtual time of a boot-time reading.
     pub(super) fn moment(&self, boot: Boot, boot_time: BootTime) -> u64 {
         let number = usize::from(boot.id[0]) | usize::from(boot.id[1]) << 8;
         let since_boot = u64::try_from(boot_time.since_boot().as_millis()).unwrap();

@@ -1,14 +1,14 @@
-//! A coordination store that loses, delays and repeats: one cluster's record, and what
-//! can go wrong on the way to it and back.
+//! A simulated coordination store for one cluster's record, which loses, delays and repeats
+//! requests and answers.
 //!
 //! ```text
 //!  life 1's client ──swap──► in flight ──lands──► history ──shown late──► watchers
 //!  life 2's client ──read────────────────────────► newest
 //! ```
 //!
-//! The store outlives the nodes. A swap is in flight from the moment it is sent, so it may
-//! land after its sender's end. A read finds the newest record at some moment between its
-//! question and its answer; a watch may show any older one late, and again.
+//! The store outlives the nodes. A swap is in flight once it is sent, so it may take effect
+//! after its sender's end. A read returns the newest record at some moment between request and
+//! answer; a watch may show any older record, late or again.
 //!
 //! Reading order: this file (the store), `client` (the traits, as one life of a node
 //! sees them).
@@ -27,16 +27,16 @@ use tokio::{
 pub(super) use self::client::Client;
 use super::{chance::Chance, pace::Pace, trace::Trace};
 
-/// What goes wrong, in calls of a hundred each.
+/// The faults, each in calls of a hundred.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CoordinationFaults {
     /// Calls that are refused, with nothing done.
     pub(super) unavailable: u32,
-    /// Swaps whose outcome the sender does not learn: they landed, will land, or never do.
+    /// Swaps with an unknown outcome: they took effect, will, or never do.
     pub(super) unknown: u32,
     /// Turns of the store's own task in which a watch shows an older record.
     pub(super) old: u32,
-    /// How slow it is.
+    /// The store's delays.
     pub(super) pace: Pace,
     /// Longest time between two turns of the store's own task, in milliseconds; not 0.
     pub(super) turn_millis: u64,
@@ -64,7 +64,7 @@ pub(super) struct FaultyCoordination {
 #[derive(Debug)]
 struct State {
     faults: CoordinationFaults,
-    /// Every record there was, the newest last. At first there is none.
+    /// All records, the newest last; empty at first.
     history: Vec<Option<Versioned>>,
     revision: u64,
     in_flight: Vec<Flight>,
@@ -85,21 +85,21 @@ struct Flight {
     life: u64,
     /// The revision to replace; `None`: there must be no record.
     expected: Option<Revision>,
-    /// What to install; `None` removes.
+    /// The record to install; `None` removes it.
     value: Option<Bytes>,
-    /// Set once it has landed.
+    /// Set once it took effect.
     landed: Arc<OnceLock<Swap>>,
 }
 
-/// What becomes of a swap and of its answer.
+/// The fate of a swap and of its answer.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     Answered,
-    /// It lands, the answer is lost.
+    /// It takes effect, but the answer is lost.
     AnswerLost,
-    /// It never lands, and nobody says so.
+    /// It never takes effect, and there is no answer.
     Lost,
-    /// It lands some time, and nobody says so.
+    /// It takes effect later, and there is no answer.
     Delayed,
     /// Certainly nothing is done.
     Refused,
@@ -129,12 +129,12 @@ impl FaultyCoordination {
         })
     }
 
-    /// The store as a life of a node asks it.
+    /// The store's client for a life of a node.
     pub(super) fn client(self: &Arc<Self>, life: u64) -> Arc<Client> {
         Arc::new(Client::new(Arc::clone(self), life))
     }
 
-    /// Changes what goes wrong from here on.
+    /// Changes the faults from here on.
     pub(super) fn set_faults(&self, faults: CoordinationFaults) {
         self.state().faults = faults;
     }
@@ -154,7 +154,7 @@ impl FaultyCoordination {
         self.state().proposals[known..].to_vec()
     }
 
-    /// The store's own task: lands swaps that are in flight and shows records to watchers.
+    /// The store's own task: carries out swaps in flight and shows records to watchers.
     pub(super) async fn run(self: Arc<Self>) {
         loop {
             let within = self.state().faults.turn_millis;
@@ -190,7 +190,7 @@ impl FaultyCoordination {
         }
     }
 
-    /// A swap sets out.
+    /// Puts a swap in flight.
     fn send(&self, life: u64, expected: Option<Revision>, value: Option<Bytes>) -> Flight {
         let mut state = self.state();
         if let Some(value) = value.clone() {
@@ -208,7 +208,7 @@ impl FaultyCoordination {
         flight
     }
 
-    /// What becomes of a swap, and what its sender is told.
+    /// Decides the fate of a swap, and returns its sender's answer.
     fn settle(&self, flight: &Flight) -> Result<Swap, CoordinationError> {
         let mut state = self.state();
         let fate = self.fate(state.faults);
@@ -224,7 +224,7 @@ impl FaultyCoordination {
                 state.forget(flight);
                 unknown
             }
-            // It was late, and landed before it could be refused.
+            // It was late, and took effect before it could be refused.
             Fate::Refused if flight.landed.get().is_some() => unknown,
             Fate::Refused => {
                 state.forget(flight);
@@ -247,7 +247,7 @@ impl FaultyCoordination {
         [Fate::AnswerLost, Fate::Lost, Fate::Delayed][self.chance.index(3)]
     }
 
-    /// The record, as it is at this moment.
+    /// The record at this moment.
     fn read(&self, life: u64) -> Result<Option<Versioned>, CoordinationError> {
         let state = self.state();
         if self.chance.percent(state.faults.unavailable) {
@@ -284,7 +284,7 @@ impl State {
         self.history.last().cloned().flatten()
     }
 
-    /// Lands a swap, unless it has landed.
+    /// Carries out a swap, unless it took effect before.
     fn land(&mut self, flight: &Flight) -> Swap {
         self.forget(flight);
         *flight.landed.get_or_init(|| {
@@ -300,14 +300,14 @@ impl State {
         })
     }
 
-    /// It is in flight no more.
+    /// Removes a swap from those in flight.
     fn forget(&mut self, flight: &Flight) {
         self.in_flight
             .retain(|other| !Arc::ptr_eq(&other.landed, &flight.landed));
     }
 }
 
-/// Without the record's bytes: there are random ids in them.
+/// Without the record's bytes, as they contain random ids.
 impl std::fmt::Display for Flight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let expected = self.expected.unwrap_or_default();

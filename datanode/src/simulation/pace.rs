@@ -1,4 +1,4 @@
-//! Answers that take their time.
+//! Random delays of answers.
 
 use std::{future::poll_fn, task::Poll};
 
@@ -6,26 +6,26 @@ use tokio::time::{Duration, sleep};
 
 use super::chance::Chance;
 
-/// How long a simulated part waits at each end of a call.
+/// The delays of a simulated part before and after a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// Most steps of the scheduler that may go to other tasks meanwhile.
+    /// Most steps of other tasks during a delay.
     pub(super) steps: u64,
-    /// Of a hundred waits, how many are long.
+    /// Long delays of a hundred.
     pub(super) late: u32,
-    /// Longest of these, in milliseconds of virtual time; not 0.
+    /// The longest of these, in milliseconds of virtual time; not 0.
     pub(super) late_millis: u64,
 }
 
 impl Pace {
-    /// Every answer at once.
+    /// Without delays.
     pub(super) const PROMPT: Self = Self {
         steps: 0,
         late: 0,
         late_millis: 1,
     };
 
-    /// Waits as long as chance will have it.
+    /// Waits for a random time.
     pub(super) async fn wait(self, chance: &Chance) {
         for _ in 0..chance.below(self.steps + 1) {
             give_way().await;
@@ -36,7 +36,7 @@ impl Pace {
     }
 }
 
-/// Pending once, and woken at once: any other task may be polled first.
+/// Pending once and woken at once, so that any other task may be polled first.
 pub(super) async fn give_way() {
     let mut gave_way = false;
     poll_fn(|context| {

@@ -1,5 +1,5 @@
-//! A store whose answers take their time, so that checkpoints overtake reads, and whose
-//! checkpoints find the database busy or the disk full.
+//! A store with delayed answers, so that checkpoints overtake reads, and with checkpoints that
+//! find the database busy or the disk full.
 
 use std::{
     fmt,
@@ -16,14 +16,14 @@ use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
 
 use super::{chance::Chance, pace::Pace, trace::Trace};
 
-/// What goes wrong, in checkpoints of a hundred each, and how slow it all is.
+/// The faults, each in checkpoints of a hundred, and the delays.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StoreFaults {
     /// Checkpoints that are refused because something else holds the database.
     pub(super) busy: u32,
     /// Checkpoints that are refused because the disk is full.
     pub(super) full: u32,
-    /// How long a call waits before it takes effect, and again before it is answered.
+    /// The delay of a call before it takes effect, and again before its answer.
     pub(super) pace: Pace,
 }
 
@@ -35,7 +35,7 @@ impl StoreFaults {
     };
 }
 
-/// What every call asks; the world keeps it to change what goes wrong.
+/// Read by every call; the world keeps a handle to change the faults.
 #[derive(Debug)]
 pub(super) struct StoreWeather {
     chance: Chance,
@@ -52,7 +52,7 @@ impl StoreWeather {
         })
     }
 
-    /// Changes what goes wrong from here on.
+    /// Changes the faults from here on.
     pub(super) fn set_faults(&self, faults: StoreFaults) {
         *self.faults.lock().unwrap() = faults;
     }
@@ -62,7 +62,7 @@ impl StoreWeather {
         pace.wait(&self.chance).await;
     }
 
-    /// Waits, lets `call` take effect, notes its name, and waits again.
+    /// Waits, runs `call`, notes its name in the trace, and waits again.
     async fn around<T>(&self, name: &str, call: impl Future<Output = T>) -> T {
         self.wait().await;
         let answer = call.await;
@@ -82,8 +82,8 @@ impl StoreWeather {
     }
 }
 
-/// A store under some weather. The weather outlives it: each life of a node has its own
-/// wrapper over the same rows.
+/// A store with faults and delays. They outlive it: each life of a node has its own wrapper over
+/// the same rows.
 pub(super) struct PacedStore {
     inner: Arc<dyn Store>,
     weather: Arc<StoreWeather>,

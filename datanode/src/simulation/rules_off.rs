@@ -1,11 +1,10 @@
-//! Each rule is needed: switched off alone, it is noticed within the default seeds, and for
-//! what it is there for.
+//! Each rule is needed: if it alone is switched off, one of the default seeds fails, and for the
+//! reason that the rule exists for.
 
 use super::world::{Broken, Off, SEEDS, run};
 use crate::rules::Rule;
 
-/// Lives through the default seeds until one notices what is missing, which must be for one
-/// of these reasons.
+/// Runs the default seeds until one fails, which must be for one of these reasons.
 fn missed(off: Off, reasons: &[&str]) {
     let first = (0..SEEDS).find_map(|seed| match run(seed, off) {
         Ok(_) => None,
@@ -19,7 +18,7 @@ fn missed(off: Off, reasons: &[&str]) {
     );
 }
 
-/// A write is judged by a state that was not.
+/// A write is judged by a wrong state.
 const JUDGED: &[&str] = &[
     "judged by another state",
     "applies what had to be refused",
@@ -86,7 +85,7 @@ fn promises_must_outlive_the_process() {
 
 #[test]
 fn what_is_told_to_be_applied_must_be() {
-    // A request that is gone from the appended state, and in no other yet, is applied again.
+    // A request removed from the appended state and in no other state yet is applied again.
     let reasons = [JUDGED, &["REP-APPLY", "REP-CONFIRM", "I8"]].concat();
     missed(Off::Rule(Rule::AppliedFirst), &reasons);
 }

@@ -1,25 +1,25 @@
-//! Who runs next, and when time moves: nobody but the scheduler decides either.
+//! The scheduler: it alone decides which task runs next and when time moves.
 //!
-//! The world is plain code that calls [`Scheduler::step`] and [`Scheduler::advance`].
-//! A step polls one task that is woken, chosen from the seed, on the caller's stack. Tasks
-//! use tokio's timers and channels; the runtime behind them only keeps the timers:
+//! The world is synchronous code that calls [`Scheduler::step`] and [`Scheduler::advance`].
+//! A step polls one woken task, chosen from the seed, on the caller's stack. Tasks use tokio's
+//! timers and channels; the runtime behind them only keeps the timers:
 //!
-//! - Its clock is paused, and a paused clock moves by itself only while `block_on` waits
-//!   for something. The one future that is ever given to `block_on` is
-//!   [`tokio::time::advance`], which does not wait: it moves the clock, lets the due timers
-//!   wake their tasks and is done. Every call checks that no time but this went by.
-//! - tokio takes a *budget* from what it polls, and channels answer `Pending` when it is
-//!   used up, to be polled again by a runtime that gives out a new one. No runtime polls
-//!   here, so tasks run unconstrained.
-//! - What goes past the scheduler is refused with a panic: `tokio::spawn` (the task would
-//!   run inside `advance`) and `spawn_blocking` (a thread). A thread of somebody else's,
-//!   as the SQL driver starts, can't be seen from here.
+//! - Its clock is paused, and a paused clock moves by itself only while `block_on` waits. The
+//!   only future ever given to `block_on` is [`tokio::time::advance`], which does not wait: it
+//!   moves the clock, wakes the tasks of due timers and ends. Every call checks that no other
+//!   time has passed.
+//! - tokio gives a polled task a *budget*, and channels return `Pending` when it is used up, so
+//!   that the runtime polls the task again with a new budget. No runtime polls here, so tasks
+//!   run unconstrained.
+//! - Work outside of the scheduler causes a panic: `tokio::spawn` (the task would run inside
+//!   `advance`) and `spawn_blocking` (a thread). Threads of other libraries, like the SQL
+//!   driver's, are not noticed.
 //!
-//! What is still random, and so must not be in what runs here: a `tokio::select!` that is
-//! not `biased` (the branch it polls first is drawn from the thread's own random numbers,
-//! which only an unstable option of tokio seeds), the order of a `HashMap` whose hasher is
-//! seeded by the process, `rand::random`, and real clocks. `tokio::sync::watch` draws in
-//! which of its lists a receiver waits; nothing comes of that, since waking sets a flag.
+//! Code that runs here must not use these sources of randomness: a `tokio::select!` that is not
+//! `biased` (its first branch is drawn from the thread's own random numbers, which only an
+//! unstable option of tokio seeds), the order of a `HashMap` whose hasher is seeded by the
+//! process, `rand::random`, and real clocks. `tokio::sync::watch` randomly chooses the list in
+//! which a receiver waits; that has no effect, since waking only sets a flag.
 
 use std::{
     cell::RefCell,
@@ -41,7 +41,7 @@ use tokio::{
 
 use super::{chance::Chance, clock::VirtualTime, trace::Trace};
 
-/// Steps after which something that must end has not ended.
+/// The limit of steps for something that must end.
 const ENDLESS: usize = 1_000_000;
 
 /// The scheduler of one world.
@@ -58,7 +58,7 @@ pub(super) struct Scheduler {
 }
 
 struct Task {
-    /// Whose it is: a life of a node, a client.
+    /// Its owner: a life of a node, or a client.
     group: String,
     name: String,
     flag: Arc<Flag>,
@@ -66,7 +66,7 @@ struct Task {
     future: Unconstrained<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
-/// That a task is woken.
+/// Set when a task is woken.
 struct Flag(AtomicBool);
 
 impl Wake for Flag {
@@ -105,7 +105,7 @@ impl Scheduler {
         }
     }
 
-    /// The trace, in which every part of the world notes what happens to it.
+    /// The trace, to which every part of the world adds its events.
     pub(super) const fn trace(&self) -> &Trace {
         &self.trace
     }
@@ -115,7 +115,7 @@ impl Scheduler {
         &self.time
     }
 
-    /// Does what needs tokio's context and is no task: timers are made only in there.
+    /// Calls a function in tokio's context, which the creation of timers needs.
     pub(super) fn within<T>(&self, work: impl FnOnce() -> T) -> T {
         let done = {
             let _context = self.runtime.enter();
@@ -125,7 +125,7 @@ impl Scheduler {
         done
     }
 
-    /// Adds a task, woken.
+    /// Adds a woken task.
     pub(super) fn spawn(
         &mut self,
         group: &str,
@@ -142,7 +142,7 @@ impl Scheduler {
         });
     }
 
-    /// Ends all tasks of a group where they stand, in the order in which they were
+    /// Drops all tasks of a group at their current point, in the order in which they were
     /// spawned, as the end of their process does.
     pub(super) fn kill_group(&mut self, group: &str) {
         self.kill(|task| task.group == group);
@@ -160,12 +160,12 @@ impl Scheduler {
         self.within(|| drop(killed));
     }
 
-    /// How many tasks a group has that are not done.
+    /// The number of unfinished tasks of a group.
     pub(super) fn alive(&self, group: &str) -> usize {
         self.tasks.iter().filter(|task| task.group == group).count()
     }
 
-    /// Polls one of the woken tasks; answers whether there was one.
+    /// Polls one of the woken tasks; returns whether there was one.
     pub(super) fn step(&mut self) -> bool {
         let woken: Vec<usize> = (0..self.tasks.len())
             .filter(|at| self.tasks[*at].flag.0.load(Ordering::Relaxed))
@@ -189,8 +189,8 @@ impl Scheduler {
         true
     }
 
-    /// Moves time on and wakes the tasks whose timers are due. Finer than milliseconds it
-    /// does not go, for tokio's timers don't.
+    /// Moves time on and wakes the tasks whose timers are due. The unit is a millisecond, as for
+    /// tokio's timers.
     pub(super) fn advance(&mut self, millis: u64) {
         self.time.advance(millis);
         let by = Duration::from_millis(millis);
@@ -204,8 +204,8 @@ impl Scheduler {
         assert!(settled, "tasks wake each other for ever");
     }
 
-    /// Runs everything until `future` is done, and answers what it did. Time goes on
-    /// whenever no task is woken.
+    /// Runs all tasks until `future` is done, and returns its result. Time moves on whenever no
+    /// task is woken.
     pub(super) fn complete<T: 'static>(
         &mut self,
         group: &str,

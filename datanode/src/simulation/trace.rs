@@ -1,4 +1,4 @@
-//! What happened in a run: a hash over all of it, and the last of it in words.
+//! The trace of a run: a hash over all events, and the text of the last ones.
 
 use std::{
     collections::VecDeque,
@@ -10,13 +10,13 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::clock::VirtualTime;
 
-/// Events that a trace keeps to be read after a failure.
+/// Events whose text a trace keeps for a failure report.
 const KEPT: usize = 300;
 
 /// The trace of one run. Clones share it.
 ///
-/// Events must not contain what is not drawn from the seed: random ids (a log's, an
-/// incarnation), paths, addresses, the order of a `HashMap`.
+/// Events must contain only data that depends on the seed: no random ids (a log's, an
+/// incarnation), no paths, no addresses, no order of a `HashMap`.
 #[derive(Clone, Debug)]
 pub(super) struct Trace {
     time: VirtualTime,
@@ -34,8 +34,8 @@ impl Trace {
         Self::keeping(KEPT, time)
     }
 
-    /// A trace that keeps this many events: all of them where two runs differ and the
-    /// first difference is looked for.
+    /// A trace that keeps this many events: all of them to find the first difference between two
+    /// runs.
     pub(super) fn keeping(kept: usize, time: VirtualTime) -> Self {
         let events = Events {
             hash: Xxh3::new(),
@@ -48,7 +48,7 @@ impl Trace {
         }
     }
 
-    /// Something happened that is worth reading after a failure.
+    /// Adds an event to the hash and to the kept text.
     pub(super) fn note(&self, event: fmt::Arguments<'_>) {
         let event = format!("{:>6} ms  {event}", self.time.millis());
         let mut events = self.events();
@@ -59,12 +59,12 @@ impl Trace {
         events.last.push_back(event);
     }
 
-    /// Something happened that counts for the hash and would only fill the words.
+    /// Adds an event only to the hash.
     pub(super) fn count(&self, event: &str) {
         self.events().take_in(event);
     }
 
-    /// The hash over everything so far.
+    /// The hash over all events so far.
     pub(super) fn hash(&self) -> u64 {
         self.events().hash.digest()
     }

@@ -1,16 +1,16 @@
-//! A world of one seed: a node of many lives, its clients, and everything that can go wrong
-//! around them.
+//! The world of one seed: a node that crashes and restarts (each run is a *life*), its clients,
+//! and all faults around them.
 //!
-//! The world is plain code. At each turn the seed decides what happens next: a task is
-//! polled, the log is written, time goes on, a client asks for something, the process ends.
-//! After each turn everything that can be seen is held against the log, which is the order
-//! in which all of it must have happened.
+//! The world is synchronous code. At each turn the seed decides what happens next: a task is
+//! polled, the log is written, time passes, a client sends a request, the process ends. After
+//! each turn all visible state is checked against the log, which defines the order in which
+//! everything must have happened.
 //!
-//! Reading order: this file (turns and crashes), `weather` (what goes wrong), `node` (one
-//! life), `history` and `model` (what must be), `look` (what is seen of the node), `requests`,
-//! `writers` and `readers` (clients, and whether their answers are right), `cached` (the
-//! cache), `steady` (the clock), `ending` (how a world comes to rest); in `scenarios` nothing
-//! is left to chance.
+//! Reading order: this file (turns and crashes), `weather` (the faults of a seed), `node` (one
+//! life), `history` and `model` (the expected state), `look` (the checks of the node),
+//! `requests`, `writers` and `readers` (clients, and checks of their answers), `cached` (checks
+//! of the cache), `steady` (checks of the clock), `ending` (the end of a world); `scenarios` are
+//! reproductions without random decisions.
 
 mod cached;
 mod ending;
@@ -60,33 +60,33 @@ use crate::rules::Rule;
 
 pub(super) use self::tests::SEEDS;
 
-/// Keys of a world: few, so that everybody wants the same.
+/// Keys of a world: few, so that clients conflict.
 const KEYS: usize = 6;
-/// Turns of a world, before it comes to rest.
+/// Turns of a world before its ending.
 const TURNS: u64 = 8_000;
-/// What the wall clocks show when a world begins, in milliseconds.
+/// The wall clocks' time at a world's start, in milliseconds.
 const EPOCH_MILLIS: i64 = 1_700_000_000_000;
 
-/// What is switched off.
+/// The rule that is switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Off {
     Nothing,
     Rule(Rule),
-    /// The log is not synced: it counts as durable once it is written.
+    /// The log is not synced: a record counts as durable once it is written.
     LogSyncs,
-    /// A process goes on as the master that the one before it was (REP-START).
+    /// A process continues as the master that the one before it was (REP-START).
     FreshStarts,
 }
 
-/// What a world saw.
+/// Counts of events in a world.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) trace: u64,
-    /// Writes that were answered with success, some of them again.
+    /// Successful answers to writes, retries included.
     pub(super) acknowledged: u64,
     pub(super) replays: u64,
     pub(super) refusals: u64,
-    /// Refusals for what a key holds, or for the request's id.
+    /// Refusals because of a key's state, or of the request's id.
     pub(super) judged: u64,
     pub(super) reads: u64,
     pub(super) hits: u64,
@@ -97,12 +97,12 @@ pub(super) struct Seen {
     pub(super) expiries: u64,
     /// Steps of the wall clock under a running node.
     pub(super) steps: u64,
-    /// Starts that went on from a stored time, and those of them in another boot.
+    /// Starts that continued from a stored time, and those of them in another boot.
     pub(super) went_on: u64,
     pub(super) in_another_boot: u64,
 }
 
-/// Why a world broke off, and what happened last.
+/// Why a world failed, and its last events.
 #[derive(Debug)]
 pub(super) struct Broken {
     pub(super) why: String,
@@ -113,7 +113,7 @@ pub(super) struct World {
     chance: Chance,
     weather: Weather,
     machine: Machine,
-    // Before the scheduler: its parts end while tokio is still there.
+    // Before the scheduler, so that it is dropped while tokio is still there.
     node: Option<Node>,
     opening: Option<Rc<RefCell<Option<Opened>>>>,
     scheduler: Scheduler,
@@ -129,25 +129,25 @@ pub(super) struct World {
     writers: Writers,
     readers: Readers,
     cached: Cached,
-    /// Everything up to here was told to somebody.
+    /// A client or reader was answered with everything up to this index.
     acknowledged: Index,
-    /// What is applied in this life, and was looked at.
+    /// The last index applied in this life that was checked.
     looked: Index,
-    /// The cluster's time, as clients saw it last.
+    /// The last cluster's time that clients saw.
     clock: Version,
-    /// How far it may be from true time.
+    /// The allowed distance of the cluster's time from true time.
     steady: Option<Steady>,
-    /// Who held, and who proposed, which epoch.
+    /// The holder and the proposer of each epoch.
     offices: BTreeMap<Epoch, u64>,
     proposers: BTreeMap<Epoch, u64>,
     proposals: usize,
     seen: Seen,
 }
 
-/// Lives through the world of one seed.
+/// Runs the world of one seed.
 ///
 /// # Errors
-/// What did not hold.
+/// The check that failed.
 pub(super) fn run(seed: u64, off: Off) -> Result<Seen, Broken> {
     let mut trace = None;
     let lived = catch_unwind(AssertUnwindSafe(|| {
@@ -178,7 +178,7 @@ impl World {
         let clock = Arc::new(MachineClock::new(time.clone(), EPOCH_MILLIS));
         let (faults, notes) = (weather.coordination, trace.clone());
         let coordination = FaultyCoordination::new(seed, record_key(), faults, notes);
-        // The cache's machine is another one, and never boots.
+        // The cache runs on another machine, which is never rebooted.
         let steady = Arc::new(MachineClock::new(time.clone(), EPOCH_MILLIS));
         let cache = FaultyCache::new(seed, weather.cache, steady, trace.clone());
         scheduler.spawn("around", "coordination", Arc::clone(&coordination).run());
@@ -247,7 +247,7 @@ impl World {
         self.node.as_ref().is_some_and(Node::is_acting)
     }
 
-    // --- What happens ---
+    // --- Turns ---
 
     fn happen(&mut self) {
         self.turn += 1;
@@ -263,13 +263,13 @@ impl World {
             return self.step_wall_clock();
         }
         if self.chance.below(1_000) < 2 {
-            // A lull in which keys expire.
+            // Time without work, in which keys expire.
             return self.scheduler.advance(100 + self.chance.below(2_000));
         }
         let is_idle = !self.is_acting();
         match self.chance.below(100) {
-            // Nothing can be asked of it yet.
-            // It may wait for a clock.
+            // The node can't take requests yet.
+            // The node may wait for a clock.
             0..1 if self.node.is_none() => self.scheduler.advance(10_000),
             0..18 if is_idle => self.scheduler.advance(1 + self.chance.below(40)),
             18..20 if is_idle => self.send_writes(),
@@ -295,7 +295,7 @@ impl World {
         }
     }
 
-    /// Has the node do now what it does now and then.
+    /// Lets the node do one of its periodic tasks now.
     fn tend(&mut self) {
         let Some(node) = &self.node else { return };
         if self.chance.percent(50) {
@@ -307,7 +307,7 @@ impl World {
         });
     }
 
-    /// The process ends, with the power or without.
+    /// Ends the process, with or without a power cut.
     fn crash(&mut self) {
         self.hear();
         let is_cut = self.disk.is_cut() || self.chance.percent(50);
@@ -337,7 +337,7 @@ impl World {
         self.boot();
     }
 
-    /// Nobody serves for a while; meanwhile the wall clock may be set.
+    /// No node serves for a while; meanwhile the wall clock may be set.
     fn stay_down(&mut self, is_cut: bool) {
         let down = self.chance.below(self.weather.down);
         if down > 0 {
@@ -352,7 +352,7 @@ impl World {
         }
     }
 
-    /// Somebody, or a daemon, sets the wall clock while the node runs.
+    /// Sets the wall clock while the node runs.
     fn step_wall_clock(&mut self) {
         let step = [20, 15_000, 60_000, 3_600_000][self.chance.index(4)];
         self.trace

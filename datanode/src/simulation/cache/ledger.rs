@@ -1,4 +1,4 @@
-//! What happened to a cache, in order.
+//! The ledger of a cache: its events, in order.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use tierkv_cache::CacheKey;
 use tierkv_protocol::cache::Mark;
 use tierkv_types::Version;
 
-/// What an entry is stored under: the item key's bytes and the slot's revision.
+/// The key of an entry: the item key's bytes and the slot's revision.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::simulation) struct CachedKey {
     pub(in crate::simulation) item: Vec<u8>,
@@ -28,18 +28,18 @@ impl From<&CacheKey<'_>> for CachedKey {
 /// The version of each entry that was filled and not deleted since.
 pub(in crate::simulation) type Held = BTreeMap<CachedKey, Version>;
 
-/// One thing that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::simulation) enum CacheEvent {
     /// An entry of this version was stored.
     Filled(CachedKey, Version),
-    /// Entries and leases went, whether or not whoever asked for it will learn it.
+    /// Entries and leases were removed, whether or not the caller gets the answer.
     Removed(BTreeSet<CachedKey>),
-    /// Whoever asked for it has the answer that these keys are deleted.
+    /// The caller got the answer that these keys are deleted.
     Confirmed(BTreeSet<CachedKey>),
-    /// Whoever asked for it has the answer that some of these keys may not be deleted.
+    /// The caller got the answer that some of these keys may not be deleted.
     Refused(BTreeSet<CachedKey>),
-    /// A mark arrived while the cache held this.
+    /// A mark arrived while the cache held these entries.
     Marked(Mark, Held),
 }
 

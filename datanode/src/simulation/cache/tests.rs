@@ -1,4 +1,4 @@
-//! The cache is faulty in the ways it says, keeps true books, and each seed is one run.
+//! The cache has the configured faults, a correct ledger, and one run for each seed.
 
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
@@ -111,7 +111,7 @@ fn use_of_it(seed: u64) -> Run {
     }
 }
 
-/// What is wrong with the books, if anything is.
+/// The first error in the ledger, if any.
 fn check(events: &[CacheEvent]) {
     let (mut held, mut removed) = (Held::new(), BTreeSet::new());
     for event in events {

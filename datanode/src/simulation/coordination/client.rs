@@ -1,4 +1,4 @@
-//! The faulty store as one life of a node asks it.
+//! The faulty store's client for one life of a node.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,7 +11,7 @@ use tierkv_coordination::{
 
 use super::FaultyCoordination;
 
-/// One life's way to the store.
+/// One life's client of the store.
 #[derive(Debug)]
 pub(in crate::simulation) struct Client {
     store: Arc<FaultyCoordination>,
@@ -123,7 +123,7 @@ impl LeaderElection for Client {
     }
 }
 
-/// What the node's driver never asks for.
+/// The error of calls that the node's driver never makes.
 fn not_simulated() -> CoordinationError {
     CoordinationError::Unavailable(
         "the simulated store has one record: no prefixes, groups or elections".into(),

@@ -1,4 +1,4 @@
-//! The store is faulty in the ways it says, right in all others, and each seed is one run.
+//! The store has only the configured faults, and one run for each seed.
 
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
@@ -21,7 +21,7 @@ const FAULTY: CoordinationFaults = CoordinationFaults {
     turn_millis: 10,
 };
 
-/// What a run saw.
+/// The observations of a run.
 #[derive(Debug, Default, PartialEq)]
 struct Sightings {
     answers: BTreeSet<String>,
@@ -29,7 +29,7 @@ struct Sightings {
     landed_after_its_sender: bool,
 }
 
-/// Lives that swap as long as they live, a watcher and reads, over a faulty store.
+/// Lives that swap all the time, a watcher and reads, over a faulty store.
 fn swaps(seed: u64) -> (u64, Sightings) {
     let mut scheduler = Scheduler::new(seed);
     let trace = scheduler.trace().clone();

@@ -1,4 +1,4 @@
-//! Checkpoints overtake reads, are refused in passing, and each seed is one run.
+//! Checkpoints overtake reads, are refused for a time, and there is one run for each seed.
 
 use std::{
     cell::RefCell,
@@ -22,7 +22,7 @@ const SLOW: StoreFaults = StoreFaults {
     },
 };
 
-/// As much of a store as these tests need: rows that a checkpoint changes at one moment.
+/// A store with the features for these tests: rows that a checkpoint changes at one moment.
 #[derive(Debug, Default)]
 struct Rows(Mutex<BTreeMap<ItemKey, Entry>>);
 
@@ -117,7 +117,7 @@ fn race(seed: u64) -> (u64, Sightings) {
     let rows: Arc<dyn Store> = Arc::new(Rows::default());
     let store = PacedStore::over(Arc::clone(&rows), Arc::clone(&weather));
     let seen = Rc::new(RefCell::new(Sightings::default()));
-    // The newest that was begun, and the newest that succeeded.
+    // The newest checkpoint that was started, and the newest that succeeded.
     let checkpoints = Rc::new(RefCell::new((0, 0)));
     let (writing, noted, counted) = (
         Arc::clone(&store),

@@ -1,4 +1,4 @@
-//! The scheduler keeps order, time and budget to itself.
+//! Only the scheduler controls order, time and budget.
 
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -8,7 +8,7 @@ use tokio::{
 use super::*;
 use crate::simulation::pace::{Pace, give_way};
 
-/// A small world of everything that the node's tasks use of tokio.
+/// A small world that uses every tokio feature of the node's tasks.
 fn bustle(seed: u64) -> (u64, String) {
     let mut scheduler = Scheduler::new(seed);
     let trace = scheduler.trace().clone();
@@ -123,7 +123,7 @@ fn no_budget_keeps_a_channel_from_answering() {
         }
         assert_eq!(received, 10_000);
     });
-    // What this runtime polls has a budget of far fewer messages.
+    // A task polled by this runtime has a budget of far fewer messages.
     let outer = Builder::new_current_thread().build().unwrap();
     outer.block_on(async { scheduler.step() });
     assert_eq!(scheduler.alive("one"), 0, "it was sent to wait");

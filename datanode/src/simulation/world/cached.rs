@@ -1,4 +1,4 @@
-//! What happened in the cache, held against the log.
+//! Checks the cache's ledger against the log.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::{
     history::When,
 };
 
-/// When what was deleted from the cache, and filled.
+/// When keys were deleted from the cache and filled.
 #[derive(Debug, Default)]
 pub(super) struct Cached {
     /// By item key: the turn of the last removal.
@@ -57,8 +57,8 @@ impl World {
         }
     }
 
-    /// CACHE-MARK: the cache holds nothing that is older than what the mark vouches for,
-    /// but what is out of use.
+    /// CACHE-MARK: the cache holds no entry older than the mark vouches for, except entries too
+    /// old to be used.
     fn check_mark(&mut self, mark: Mark, held: &Held) {
         assert!(
             mark.index <= self.history.committed(),

@@ -1,15 +1,15 @@
-//! How a world comes to rest: nothing goes wrong any more, everybody is answered, and what
-//! is there is what the log says, also after one more start.
+//! The end of a world: without faults, all requests are answered, and the state equals the log's,
+//! also after one more start.
 
 use super::{World, readers::GROUP, weather::Weather};
 
-/// Virtual time within which everything must have settled, in milliseconds.
+/// The limit of virtual time for this, in milliseconds.
 const PATIENCE_MILLIS: u64 = 15_000;
-/// Turns that this takes at most.
+/// The limit of turns for this.
 const MOST_TURNS: u64 = 100_000;
 
 impl World {
-    /// Nothing goes wrong from here on.
+    /// Ends all faults.
     pub(super) fn calm_down(&mut self) {
         let fair = Weather::FAIR;
         self.weather = fair;
@@ -46,7 +46,7 @@ impl World {
         self.read_all();
     }
 
-    /// Every key, as the log has it: what reads tell is checked where they are answered.
+    /// Reads every key; the answers are checked where they arrive.
     fn read_all(&mut self) {
         let before = self.seen.reads;
         for key in self.keys.clone() {
@@ -66,7 +66,7 @@ impl World {
         );
     }
 
-    /// Runs until a master serves and nobody waits for anything.
+    /// Runs until a master serves and no client waits.
     pub(super) fn settle(&mut self, what: &str) {
         let until = self.now().millis + PATIENCE_MILLIS;
         for _ in 0..MOST_TURNS {

@@ -1,4 +1,4 @@
-//! What the log holds, record by record: the order in which everything must have happened.
+//! The history of the log, record by record: the order in which everything must have happened.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,7 +15,7 @@ pub(super) struct When {
     pub(super) turn: u64,
 }
 
-/// The log, as far as anybody could have seen it.
+/// The records of the log that could have been seen.
 #[derive(Debug, Default)]
 pub(super) struct History {
     records: Vec<Logged>,
@@ -31,11 +31,11 @@ pub(super) struct History {
 #[derive(Debug)]
 struct Logged {
     record: Arc<Record>,
-    /// What is told of it.
+    /// What the client is answered.
     effects: Vec<Effect>,
 }
 
-/// What a record left of a key.
+/// The state of a key after a record.
 #[derive(Debug)]
 struct Left {
     by: Index,
@@ -57,7 +57,7 @@ impl History {
         &self.records[place(index) - 1].record
     }
 
-    /// What the client of a record's write is told.
+    /// What the client of a record's write is answered.
     pub(super) fn effects(&self, index: Index) -> &[Effect] {
         &self.records[place(index) - 1].effects
     }
@@ -69,7 +69,7 @@ impl History {
             .map(|logged| &logged.record)
     }
 
-    /// Takes in the next record, and what is to be told of it.
+    /// Adds the next record, and the answer for its client.
     pub(super) fn push(&mut self, record: Arc<Record>, effects: Vec<Effect>) {
         let (index, version) = (record.position.index, record.version);
         assert_eq!(index, self.last().next(), "the log has a gap");
@@ -97,7 +97,7 @@ impl History {
         self.records.push(Logged { record, effects });
     }
 
-    /// Forgets the records after `last`: a crash took them.
+    /// Removes the records after `last`: a crash lost them.
     pub(super) fn truncate(&mut self, last: Index) {
         self.records.truncate(place(last));
         self.first_write = self.first_write.filter(|first| *first <= last);
@@ -152,8 +152,8 @@ impl History {
             .map_or(Version::ZERO, |left| left.version)
     }
 
-    /// The records from `first` to `last` before each of which, or after the last, a key of
-    /// `keys` holds something else, as the indexes after which that is so.
+    /// The indexes from `first` to `last` after which the state of a key of `keys` changed, as
+    /// the distinct states in that range.
     pub(super) fn states(&self, keys: &[ItemKey], first: Index, last: Index) -> Vec<Index> {
         let lefts = keys.iter().filter_map(|key| self.keys.get(key)).flatten();
         let changes = lefts.map(|left| left.by);
@@ -164,7 +164,7 @@ impl History {
         states
     }
 
-    /// Everything up to here is committed.
+    /// Records that everything up to `index` is committed.
     pub(super) fn commit(&mut self, up_to: Index) {
         self.committed = self.committed.max(up_to);
     }
@@ -173,7 +173,7 @@ impl History {
         self.committed
     }
 
-    /// Everything up to here is applied.
+    /// Records that everything up to `index` is applied.
     pub(super) fn apply(&mut self, up_to: Index, now: When) {
         if self.applied.len() < place(up_to) {
             self.applied.resize(place(up_to), now);

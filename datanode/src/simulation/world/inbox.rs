@@ -1,4 +1,4 @@
-//! What tasks tell the world: it is plain code, and looks after every step.
+//! Messages from tasks to the world, which reads them after every step.
 
 use std::sync::Mutex;
 
@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::proposal::Answer;
 
-/// A master's word, as a reader gets it.
+/// A master's answer to a vouch question.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Word {
     pub(super) epoch: Epoch,
@@ -16,7 +16,7 @@ pub(super) struct Word {
     pub(super) clock: Version,
 }
 
-/// What a task has to tell.
+/// A message of a task.
 pub(super) enum News {
     /// A write is answered.
     Written(Answer),
@@ -24,7 +24,7 @@ pub(super) enum News {
     Read(u64, Option<ReadReply>),
     /// A reader missed in the cache and asks the master.
     Missed(ItemKey, oneshot::Sender<ReadReply>),
-    /// A reader asks for the master's word.
+    /// A reader asks the master to vouch.
     Asked(oneshot::Sender<Word>),
     /// A reader answers from the cache.
     Hit(Hit),
@@ -37,11 +37,11 @@ pub(super) struct Hit {
     pub(super) version: Version,
     /// The value, if the key has one.
     pub(super) value: Option<bytes::Bytes>,
-    /// It must be as new as this millisecond.
+    /// It must not be older than this millisecond.
     pub(super) as_of_millis: u64,
 }
 
-/// News, in the order in which they came.
+/// The messages, in order.
 #[derive(Default)]
 pub(super) struct Inbox(Mutex<Vec<News>>);
 

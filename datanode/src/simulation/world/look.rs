@@ -1,4 +1,4 @@
-//! What is seen of a world after each turn, held against the log.
+//! Checks of a world's visible state against the log, after each turn.
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -9,7 +9,7 @@ use tierkv_types::{Epoch, Index, Payload};
 use super::{Off, World, inbox::News, weather::DIR};
 
 impl World {
-    /// Looks at everything after a turn.
+    /// Runs all checks after a turn.
     pub(super) fn look(&mut self) {
         self.wake();
         self.look_at_log();
@@ -48,7 +48,7 @@ impl World {
         self.node = Some(node);
     }
 
-    /// I1: the log holds what was acknowledged, and the store what it says.
+    /// I1: the log holds all acknowledged records, and the store the state it claims.
     fn check_recovered(&mut self, found: &Recovered) {
         let (last, applied) = (found.last.index, found.applied);
         self.trace.note(format_args!(
@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    /// Takes in what was appended, and how far it is committed; I2 of those who hold office.
+    /// Reads appended records and the commit index; checks I2 for masters.
     fn look_at_log(&mut self) {
         let Some(node) = &self.node else { return };
         let (_, commit, term) = node.sequencer.standing();
@@ -121,7 +121,7 @@ impl World {
         }
     }
 
-    /// Takes in what tasks have to tell.
+    /// Handles the messages of tasks.
     pub(super) fn hear(&mut self) {
         for news in self.inbox.take() {
             match news {
@@ -134,7 +134,7 @@ impl World {
         }
     }
 
-    /// I4, I5, I7: what memory tells is what the applied records say, whole records only.
+    /// I4, I5, I7: memory holds the state of the applied records, whole records only.
     fn look_at_memory(&mut self) {
         let Some(node) = &self.node else { return };
         let (applied, _) = node.storage.applied();
@@ -175,7 +175,7 @@ impl World {
         }
     }
 
-    /// A process that gave up, or whose machine is off, ends.
+    /// Ends a process that halted, or whose machine is off.
     fn look_after_process(&mut self) {
         let stopped = self.node.as_ref().and_then(|node| node.stopped.take());
         if let Some(why) = stopped {
@@ -183,13 +183,13 @@ impl World {
             assert!(may_be, "a healthy node gave up: {why}");
             return self.crash();
         }
-        // What is left of it goes on for a moment, and must not acknowledge anything.
+        // Its remaining tasks run for a moment, and must not acknowledge anything.
         if self.disk.is_cut() && self.chance.percent(5) {
             self.crash();
         }
     }
 
-    /// Lets syncs of the log lie, once there is a master.
+    /// Makes syncs of the log report success without syncing, once there is a master.
     fn sabotage(&self) {
         if self.machine.off == Off::LogSyncs && self.is_acting() {
             let log = format!("{DIR}/log/");

@@ -1,5 +1,4 @@
-//! What a write must do to the state that it finds: the model that the node's own judgement
-//! is held against.
+//! The model of a write's effects, with which the node's own judgement is compared.
 
 use tierkv_storage::Item;
 use tierkv_types::{
@@ -9,16 +8,16 @@ use tierkv_types::{
 
 use crate::judgement::Effect;
 
-/// A write that is applied, and what it does beside that.
+/// A write that is applied, and its effects.
 #[derive(Debug)]
 pub(super) struct Applied {
     pub(super) changes: Vec<Change>,
-    /// What its client is told.
+    /// The client's answer.
     pub(super) effects: Vec<Effect>,
 }
 
-/// Applies `write` at `version` to the state in which each key holds what `prior` says, at
-/// `now` of the cluster clock.
+/// Applies `write` at `version` to the state that `prior` returns for each key, at `now` of the
+/// cluster clock.
 ///
 /// # Errors
 /// The code with which it must be refused.
@@ -103,7 +102,7 @@ fn number(item: &Item) -> Option<i64> {
     (number.to_string() == text).then_some(number)
 }
 
-/// What a client is told of a write that was applied before: previous values are forgotten.
+/// The answer for a write that was applied before: without previous values.
 pub(super) fn remembered(changes: &[Change]) -> Vec<Effect> {
     let effects = changes.iter().map(|change| Effect {
         existed: change.kind == ChangeKind::Delete { existed: true },
@@ -116,7 +115,7 @@ pub(super) fn remembered(changes: &[Change]) -> Vec<Effect> {
     effects.collect()
 }
 
-/// What a change of this version leaves behind.
+/// A key's state after a change of this version.
 pub(super) fn left_by(change: &Change, version: Version) -> Option<Item> {
     let (expires, value) = match &change.kind {
         ChangeKind::Put { value, expires } => (*expires, value.clone()),

@@ -1,5 +1,5 @@
-//! One life of the node: everything that a process of it runs, as a group of tasks that a
-//! crash ends where they stand.
+//! One life of the node: all parts of a process as a group of tasks, which a crash ends at any
+//! point.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
@@ -41,13 +41,13 @@ use crate::{
     timekeeper::Timekeeper, write_path::WritePath,
 };
 
-/// How long a writer waits at most for the cache to confirm.
+/// How long a writer waits for the cache to confirm.
 pub(super) const INVALIDATION_WAIT: Duration = Duration::from_millis(50);
 
 /// How long a tombstone stays.
 const TOMBSTONE_RETENTION: Duration = Duration::from_secs(1);
 
-/// What a process has before its parts are put together.
+/// A process whose storage is being opened.
 pub(super) struct Booted {
     pub(super) storage: Arc<Storage>,
     pub(super) found: Recovered,
@@ -55,10 +55,10 @@ pub(super) struct Booted {
     pub(super) time: Arc<PlatformClock>,
 }
 
-/// What opening the storage comes to.
+/// The result of opening the storage.
 pub(super) type Opened = Result<Booted, StorageError>;
 
-/// What outlives the process.
+/// The parts that outlive the process.
 pub(super) struct Machine {
     pub(super) seed: u64,
     pub(super) off: Off,
@@ -77,9 +77,9 @@ pub(super) struct Node {
     pub(super) sequencer: Arc<Sequencer>,
     pub(super) steps: Steps,
     owned: Arc<Owned>,
-    /// The driver stops when it is gone.
+    /// Dropping it stops the driver.
     _stop: watch::Sender<bool>,
-    /// Why it stopped by itself.
+    /// Why the driver stopped by itself.
     pub(super) stopped: Rc<RefCell<Option<String>>>,
 }
 
@@ -96,7 +96,7 @@ pub(super) fn group(life: u64) -> String {
     format!("life {life}")
 }
 
-/// Who owns the slots: this cluster, all of them.
+/// The owner of the slots: this cluster owns all of them.
 pub(super) fn placement() -> PlacementMap {
     let alone = WeightedCluster {
         id: cluster(),
@@ -106,7 +106,7 @@ pub(super) fn placement() -> PlacementMap {
 }
 
 impl Machine {
-    /// Begins a life: its storage is opened by a task.
+    /// Starts a life: a task opens its storage.
     pub(super) fn boot(
         &self,
         scheduler: &mut Scheduler,
@@ -145,8 +145,8 @@ impl Machine {
         })
     }
 
-    /// Puts the parts of a node together, as the process does. `former` is the machine of
-    /// the life before, where that is not to be forgotten.
+    /// Starts the parts of a node, as the process does. `former`: the machine of the previous
+    /// life, if the life continues with it.
     pub(super) fn start(
         &self,
         scheduler: &mut Scheduler,
@@ -214,7 +214,7 @@ impl Machine {
     }
 }
 
-/// Runs a driver; returns what stops it, and where it says why it stopped by itself.
+/// Runs a driver; returns the handle that stops it, and the cell for its reason to stop.
 fn drive(
     scheduler: &mut Scheduler,
     group: &str,
@@ -231,7 +231,7 @@ fn drive(
     (stop, stopped)
 }
 
-/// A worker at work.
+/// A running worker.
 async fn work(mut worker: impl Worker) {
     loop {
         match worker.work().await {
@@ -260,7 +260,7 @@ fn replica(found: &Recovered, clock: &dyn Clock) -> Replica {
 }
 
 impl Node {
-    /// Begins a reclaimer anew: its first round comes at once.
+    /// Restarts the reclaimer: its first round is at once.
     pub(super) fn reclaim(&self, scheduler: &mut Scheduler) {
         scheduler.kill_task(&self.group, "reclaimer");
         let (sequencer, storage) = (Arc::clone(&self.sequencer), Arc::clone(&self.storage));
@@ -268,7 +268,7 @@ impl Node {
         scheduler.spawn(&self.group, "reclaimer", work(reclaimer));
     }
 
-    /// The cluster's time, as somebody may hold on to it: zero while it may be set back.
+    /// The cluster's time; zero while it may be set back.
     pub(super) fn clock(&self) -> Version {
         self.sequencer.settled_now().unwrap_or_default()
     }
@@ -280,12 +280,12 @@ impl Node {
         }
     }
 
-    /// Whether it may answer as a master, now.
+    /// Whether it may answer as a master now.
     pub(super) fn is_acting(&self) -> bool {
         self.sequencer.confirm(|_| ()).is_ok()
     }
 
-    /// Reads one key, as a frame that asks for no other does.
+    /// Reads one key, as for a frame with one read.
     pub(super) fn read(&self, key: ItemKey) -> impl Future<Output = Option<ReadReply>> + 'static {
         let (sequencer, storage) = (Arc::clone(&self.sequencer), Arc::clone(&self.storage));
         let owned = Arc::clone(&self.owned);

@@ -23,12 +23,12 @@ use super::{
 
 /// Readers under way at once.
 const MOST_READERS: usize = 6;
-/// The staleness that readers bear.
+/// The staleness that readers accept.
 const BOUND: ReadBound = ReadBound {
     max_age: Duration::from_secs(5),
     min_version: Version::ZERO,
 };
-/// How long a reader takes for what it does itself.
+/// How long a reader's own work takes.
 const PACE: Pace = Pace {
     steps: 3,
     late: 10,
@@ -37,11 +37,11 @@ const PACE: Pace = Pace {
 /// The group of their tasks.
 pub(super) const GROUP: &str = "readers";
 
-/// A read that the master is asked.
+/// A read sent to the master.
 struct Reading {
     key: ItemKey,
     asking: Asking,
-    /// Who wants the answer beside the world.
+    /// Gets the answer too, beside the world.
     tell: Option<oneshot::Sender<ReadReply>>,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Readers {
     through: Rc<Through>,
 }
 
-/// What a reader through the cache needs.
+/// The parts that a reader through the cache needs.
 struct Through {
     cache: Arc<FaultyCache>,
     clock: MachineClock,
@@ -94,7 +94,7 @@ impl Readers {
         self.under_way.len()
     }
 
-    /// The connections of all reads broke.
+    /// Breaks the connections of all reads.
     pub(super) fn cut_off(&mut self) {
         self.under_way.clear();
     }
@@ -174,7 +174,7 @@ impl Through {
     }
 }
 
-/// What is filled of a master's answer.
+/// The cache entry for a master's answer.
 fn entry_of(read: ReadReply) -> Entry {
     let (version, filled) = (
         Version::from_bits(read.version),
@@ -192,7 +192,7 @@ fn entry_of(read: ReadReply) -> Entry {
 }
 
 impl World {
-    /// Somebody reads the latest.
+    /// Sends a read with `LATEST`.
     pub(super) fn send_read(&mut self) {
         if self.readers.under_way() < MOST_READERS {
             let key = self.keys[self.chance.index(KEYS)].clone();
@@ -222,7 +222,7 @@ impl World {
         });
     }
 
-    /// Somebody reads through the cache, or asks for the master's word.
+    /// Starts a reader through the cache, or asks the master to vouch.
     pub(super) fn use_cache(&mut self) {
         if self.scheduler.alive(GROUP) >= MOST_READERS {
             return;
@@ -232,14 +232,14 @@ impl World {
             self.scheduler
                 .spawn(GROUP, "asks", async move { through.ask().await });
         } else {
-            // Those that are written less, so that there are hits.
+            // Keys that are written less often, so that there are hits.
             let key = self.keys[KEYS / 2 + self.chance.index(KEYS / 2)].clone();
             self.scheduler
                 .spawn(GROUP, "reads", async move { through.read(key).await });
         }
     }
 
-    /// The master's word, if there is a master.
+    /// The master's answer to a vouch question, if there is a master.
     pub(super) fn give_word(&self, tell: oneshot::Sender<Word>) {
         let Some(node) = &self.node else { return };
         let sequencer = &node.sequencer;
@@ -277,8 +277,8 @@ impl World {
         }
     }
 
-    /// Holds an answer against the states between question and answer; returns the record
-    /// that it shows.
+    /// Checks an answer against the states between request and answer; returns the record that it
+    /// shows.
     fn check_read(&self, reading: &Reading, read: &ReadReply, applied: Index) -> Index {
         let (key, asking) = (reading.key.as_bytes(), reading.asking);
         let (version, clock) = (
@@ -331,7 +331,7 @@ impl World {
         index
     }
 
-    /// I6: a hit is no older than it says.
+    /// I6: a hit is not older than its age.
     pub(super) fn judge_hit(&mut self, hit: &Hit) {
         let key = hit.key.as_bytes();
         let seen = self.history.applied_before(hit.as_of_millis);

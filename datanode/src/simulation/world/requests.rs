@@ -1,4 +1,4 @@
-//! What clients ask for: conflicts, repetitions, and what must be refused.
+//! The clients' requests: conflicts, retries, and requests that must be refused.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ impl World {
         let known = self.writers.asked.len();
         match self.chance.below(100) {
             0..8 if known > 0 => {
-                // Mostly one of the last: what was sent long ago is refused.
+                // Mostly a recent one: old requests are refused.
                 let last = known - 1 - self.chance.index(known.min(12));
                 [last, self.chance.index(known)][usize::from(self.chance.percent(20))]
             }
@@ -41,7 +41,7 @@ impl World {
         if self.chance.percent(20) {
             return RequestName::Key {
                 random,
-                // Each attempt has its own.
+                // Each attempt has its own time.
                 received_millis: 0,
             };
         }
@@ -56,8 +56,8 @@ impl World {
         })
     }
 
-    /// When a coordinator received an attempt that arrives at `now`: mostly just now, and now
-    /// and then so long ago that earlier attempts may be forgotten.
+    /// When a coordinator received an attempt that arrives at `now`: mostly just now, sometimes
+    /// so long ago that earlier attempts may be forgotten.
     pub(super) fn draw_received(&self, now: Version) -> u64 {
         let age = match self.chance.below(100) {
             0..4 => 115_000 + self.chance.below(60_000),
@@ -77,7 +77,7 @@ impl World {
             true => 1,
             false => 2 + self.chance.index(3),
         };
-        // Some keys are wanted by all, and some are left alone.
+        // Some keys are written often, some seldom.
         let first = self.chance.index(KEYS).min(self.chance.index(KEYS));
         let operations = (0..count).map(|nth| Operation {
             key: self.keys[(first + nth) % KEYS].clone(),
@@ -125,7 +125,7 @@ impl World {
                     ttl,
                 }
             }
-            // No segment takes it.
+            // It fits no segment.
             _ => OperationKind::Put {
                 value: vec![b'l'; 20 << 10].into(),
                 ttl,
@@ -134,7 +134,7 @@ impl World {
     }
 }
 
-/// A request, for the trace.
+/// The text of a request for the trace.
 pub(super) fn words(write: &WriteRequest) -> String {
     let mut words = String::new();
     for condition in &write.conditions {

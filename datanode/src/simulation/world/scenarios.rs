@@ -1,4 +1,4 @@
-//! Scenarios in which nothing goes wrong by chance: reproductions of what was broken once.
+//! Scenarios without random faults: reproductions of earlier bugs.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,16 +16,16 @@ use crate::{
 };
 
 const TIME: Duration = Duration::from_secs(20);
-/// Over this no record fits a segment.
+/// A record over this fits no segment.
 const LARGE: usize = 20 << 10;
 
-/// A node that is stepped by the scenario.
+/// A node that the scenario steps.
 struct Stage {
     world: World,
 }
 
 impl Stage {
-    /// A node that serves, in fair weather.
+    /// A node that serves, without faults.
     fn set() -> Self {
         let mut world = World::new(0, Off::Nothing);
         world.calm_down();
@@ -84,7 +84,7 @@ impl Stage {
         assert_eq!(refused.err().unwrap().code, Code::ResourceExhausted);
     }
 
-    /// Steps until what is committed is no longer what is applied.
+    /// Steps until a committed record is not applied yet.
     fn until_committed(&mut self, index: Index) {
         self.world.write_log();
         while self.node().sequencer.standing().1 < index {
@@ -104,8 +104,8 @@ fn number(answer: Result<Sequenced, Error>) -> (Option<i64>, bool) {
     (sequenced.effects[0].number, sequenced.replayed)
 }
 
-/// A record is committed and not applied yet when the log refuses a later frame: what the
-/// record did, and that its request was applied, is still known (I8).
+/// The log refuses a frame while an earlier record is committed and not applied yet: the
+/// record's effects and its request must still be known (I8).
 #[test]
 fn taking_a_frame_back_forgets_nothing_that_is_about_to_be_applied() {
     let mut stage = Stage::set();

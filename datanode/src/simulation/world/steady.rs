@@ -1,22 +1,22 @@
-//! CLOCK-STEADY: the cluster's time, held against true time, which only the world knows.
+//! CLOCK-STEADY: compares the cluster's time with true time, which only the world knows.
 
 use tierkv_types::{Clock, TimeReading, Version};
 
 use super::{super::clock::signed, World, node::Booted};
 
-/// Up to how many milliseconds readings may be apart that are rounded down and compared.
+/// The allowed difference of rounded readings, in milliseconds.
 const ROUNDING: i64 = 2;
-/// A wall clock that is further away, in milliseconds, must not be drawn to.
+/// A wall clock further away than this, in milliseconds, must not be followed.
 const FAR: i64 = 60_000;
 
-/// What the cluster's time may be ahead of true time, in microseconds.
+/// How far the cluster's time may be ahead of true time, in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Steady {
     least: i64,
     most: i64,
-    /// When that held, in virtual milliseconds.
+    /// When these limits were computed, in virtual milliseconds.
     at: u64,
-    /// What the wall clock was ahead of the cluster's time then, in milliseconds.
+    /// How far the wall clock was ahead of the cluster's time then, in milliseconds.
     gap: i64,
 }
 
@@ -30,8 +30,8 @@ impl Steady {
         }
     }
 
-    /// Some milliseconds later: a thousandth of them may have been drawn, towards the wall
-    /// clock.
+    /// The limits some milliseconds later: the time may have been drawn towards the wall clock by
+    /// a thousandth of them.
     fn later(&mut self, at: u64, gap: i64) {
         let drawn = signed(at - self.at);
         if self.gap.abs() <= FAR + ROUNDING {
@@ -54,11 +54,11 @@ impl Steady {
 }
 
 impl World {
-    /// The cluster's time passes as true time does, whatever happens to the wall clock.
+    /// Checks that the cluster's time follows true time, and not steps of the wall clock.
     pub(super) fn check_time(&mut self) {
         let Some(node) = &self.node else { return };
         if !self.history.has_writes() {
-            // It may be a founder's, which steps.
+            // A founder's time may step.
             self.steady = None;
             return;
         }
@@ -74,11 +74,11 @@ impl World {
         }
     }
 
-    /// After a restart the time goes on from what was stored: in the same boot as if nothing
-    /// had happened, else by what passed on a synchronised wall clock.
+    /// Checks that after a restart the time continues from the stored one: in the same boot by
+    /// the boot-time clock, else by a synchronised wall clock.
     pub(super) fn check_time_at_start(&mut self, booted: &Booted) {
         let Some(stored) = booted.found.time.filter(|_| self.history.has_writes()) else {
-            // It ended within a second of its first write.
+            // The process ended within a second of its first write.
             self.steady = None;
             return;
         };
@@ -106,7 +106,7 @@ impl World {
             "CLOCK-STEADY: after a restart it is {now}, and should be {expected}"
         );
         match &mut self.steady {
-            // What was drawn since the last reading was stored is lost.
+            // Changes of the offset since the last stored reading are lost.
             Some(steady) if is_same_boot => {
                 let lost = passed;
                 (steady.least, steady.most) = (steady.least - lost, steady.most + lost);
@@ -116,7 +116,7 @@ impl World {
     }
 }
 
-/// Where the time is to go on: never below the versions in the log.
+/// The time to continue from: never below the versions in the log.
 fn expected(stored: &TimeReading, counted: i64, seen: Version) -> i64 {
     (signed(stored.platform_millis) + counted).max(signed(seen.millis()))
 }

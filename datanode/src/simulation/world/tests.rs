@@ -4,9 +4,9 @@ use std::{thread, time::Instant};
 
 use super::*;
 
-/// Seeds that are lived through with all rules in force, and until a missing one is noticed.
+/// Seeds that run with all rules in force, and at most until a rule that is off is noticed.
 pub(in crate::simulation) const SEEDS: u64 = 1_000;
-/// Threads that live through them.
+/// Threads that run them.
 const THREADS: usize = 2;
 
 #[test]

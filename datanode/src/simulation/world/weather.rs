@@ -1,5 +1,4 @@
-//! What a seed's world is like: how small its files are, and what goes wrong around its
-//! node.
+//! The parameters of a seed's world: the sizes of its files, and the faults around its node.
 
 use std::time::Duration;
 
@@ -19,9 +18,9 @@ pub(super) struct Weather {
     pub(super) coordination: CoordinationFaults,
     pub(super) cache: CacheFaults,
     pub(super) store: StoreFaults,
-    /// Lives of a hundred in which the power fails.
+    /// Lives of a hundred that end with a power cut.
     pub(super) power_cuts: u32,
-    /// Of ten thousand turns: process ends, and long times in which nothing happens.
+    /// Of ten thousand turns: ends of the process, and long idle times.
     pub(super) kills: u64,
     pub(super) naps: u64,
     /// Steps of the wall clock between two lives, in milliseconds either way; not 0.
@@ -86,7 +85,7 @@ impl Weather {
     }
 }
 
-/// Small files and short times, so that logs rotate and checkpoints overtake everybody.
+/// Small files and short times, so that logs rotate and checkpoints overtake reads.
 pub(super) fn settings(chance: &Chance) -> StorageSettings {
     let one = |of: &[u64]| of[chance.index(of.len())];
     let memory = MemoryLimits {

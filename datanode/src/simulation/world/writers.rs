@@ -1,4 +1,4 @@
-//! Clients that write: what they ask for, and whether the answers are what the log says.
+//! Clients that write: their requests, and checks of the answers against the log.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,21 +19,21 @@ use crate::{
 /// Attempts under way at once.
 const MOST_ATTEMPTS: usize = 24;
 
-/// What was known when something was asked.
+/// The state that was known when a request was sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asking {
-    /// Everything up to here had been told to somebody.
+    /// Everything up to this index had been answered to a client.
     pub(super) acknowledged: Index,
     pub(super) clock: Version,
 }
 
-/// A write that somebody asked for.
+/// A write that a client requested.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) write: WriteRequest,
-    /// Attempts that may have been logged, or may yet be: under way, or of unknown outcome.
+    /// Attempts that were or may still be logged: under way, or of unknown outcome.
     open: u32,
-    /// It was told that the write is done.
+    /// The client was answered that the write is done.
     is_done: bool,
 }
 
@@ -41,18 +41,18 @@ pub(super) struct Asked {
 struct Attempt {
     asked: usize,
     asking: Asking,
-    /// When a coordinator received it; counts if the write is named by a key.
+    /// When a coordinator received it; used if the write is named by an idempotency key.
     received: u64,
 }
 
-/// The clients that write, and what they know.
+/// The clients that write, and their state.
 #[derive(Debug, Default)]
 pub(super) struct Writers {
     pub(super) asked: Vec<Asked>,
-    /// By the random part of the name and what is asked for.
+    /// By the random part of the name and the request's content.
     named: BTreeMap<([u8; 16], u32), usize>,
     attempts: BTreeMap<u64, Attempt>,
-    /// Those of which nobody knows whether they are done.
+    /// Writes of unknown outcome.
     doubtful: Vec<usize>,
     last_attempt: u64,
 }
@@ -70,12 +70,12 @@ impl Writers {
         self.attempts.len()
     }
 
-    /// How many writes nobody knows the outcome of.
+    /// The number of writes of unknown outcome.
     pub(super) fn doubtful(&self) -> usize {
         self.doubtful.len()
     }
 
-    /// The connections of all attempts broke: nobody learns what became of them.
+    /// Breaks the connections of all attempts: their outcomes stay unknown.
     pub(super) fn cut_off(&mut self) {
         for attempt in std::mem::take(&mut self.attempts).into_values() {
             self.doubtful.push(attempt.asked);
@@ -98,7 +98,7 @@ impl Writers {
 }
 
 impl World {
-    /// Somebody sends a frame of writes, if not too many are under way.
+    /// Sends a frame of writes, if not too many are under way.
     pub(super) fn send_writes(&mut self) {
         if self.node.is_none() || self.writers.under_way() >= MOST_ATTEMPTS {
             return;
@@ -108,7 +108,7 @@ impl World {
         self.send_frame(writes);
     }
 
-    /// Sends again what nobody knows the outcome of; returns whether there was anything.
+    /// Retries writes of unknown outcome; returns whether there were any.
     pub(super) fn send_doubtful(&mut self) -> bool {
         if self.node.is_none() || self.writers.doubtful.is_empty() {
             return false;
@@ -158,7 +158,7 @@ impl World {
         });
     }
 
-    /// A write to every key that nothing can refuse.
+    /// A write to every key that can't be refused.
     pub(super) fn send_last_writes(&mut self) {
         let writes = self.keys.clone().into_iter().map(|key| {
             let kind = OperationKind::Put {
@@ -177,9 +177,9 @@ impl World {
         self.send_frame(writes);
     }
 
-    // --- What is logged ---
+    // --- Checks of logged records ---
 
-    /// Holds a write that was logged against the state before it; answers what it does.
+    /// Checks a logged write against the state before it; returns its effects.
     pub(super) fn judge_logged(&mut self, record: &Record) -> Vec<Effect> {
         let position = record.position;
         let last = self.history.last();
@@ -215,7 +215,7 @@ impl World {
                     "I8: record {position} applies a request again"
                 );
                 assert!(asked.open > 0, "record {position} applies what was refused");
-                // It was judged by the clock that gave the version before.
+                // It was judged at the time of the previous version.
                 let now = Version::from_bits(record.version.to_bits() - 1);
                 let applied = model::apply(&asked.write, record.version, now, |key| {
                     self.history.at(key.as_bytes(), last)
@@ -229,12 +229,12 @@ impl World {
                 );
                 applied.effects
             }
-            // No client asked for what changes no key.
+            // A record that changes no key is no client's.
             _ => Vec::new(),
         }
     }
 
-    // --- What is answered ---
+    // --- Checks of answers ---
 
     pub(super) fn judge_written(&mut self, answer: Answer) {
         let Answer { id, result, .. } = answer;
@@ -281,7 +281,7 @@ impl World {
             index <= applied,
             "REP-APPLY: write {id} is answered before it is applied"
         );
-        // It is answered for good; a second attempt's answer changes nothing.
+        // The write is answered; a second attempt's answer changes nothing.
         asked.open -= 1;
         asked.is_done = true;
         if sequenced.replayed {
@@ -308,7 +308,7 @@ impl World {
         self.acknowledged = self.acknowledged.max(index);
     }
 
-    /// CACHE-DELETE: the cache was asked to delete its keys, and answered or was waited for.
+    /// CACHE-DELETE: the cache confirmed the deletes of its keys, or the wait timed out.
     fn check_deletes(&self, id: u64, record: &Record) {
         let index = record.position.index;
         let applied = self.history.applied(index).expect("it is applied");
@@ -373,7 +373,7 @@ impl World {
         }
     }
 
-    /// A repetition was refused, which says nothing of the attempt before it.
+    /// Handles a refused retry, which shows nothing about the attempt before it.
     fn doubt_on(&mut self, at: usize) {
         let asked = &self.writers.asked[at];
         if asked.open > 0 && !asked.is_done {
@@ -381,7 +381,7 @@ impl World {
         }
     }
 
-    /// Whether a refusal holds of a state that was committed between question and answer.
+    /// Whether a refusal is right for a state committed between request and answer.
     fn is_right(&self, attempt: Attempt, error: &Error) -> bool {
         let write = &self.writers.asked[attempt.asked].write;
         let node = self.node.as_ref().expect("an answer of nobody");
