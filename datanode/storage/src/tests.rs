@@ -1,4 +1,4 @@
-//! The promises of storage as a whole.
+//! Tests of storage as a whole.
 
 mod close;
 mod crash;
@@ -41,7 +41,7 @@ pub(crate) fn record(epoch: u64, index: u64, changes: Vec<Change>) -> Record {
             epoch: Epoch(epoch),
             index: Index(index),
         },
-        // As if each record were committed before the next one is made.
+        // As if each record were committed before the next one is created.
         commit: Index(index - 1),
         version: Version::from_bits(index * 10),
         payload: if changes.is_empty() {
@@ -87,7 +87,7 @@ fn settings(dir: &Path) -> StorageSettings {
         segment_bytes: 16 << 10,
         // Checkpoints come when a test asks for them.
         checkpoint_interval: Duration::from_secs(3_600),
-        // The log keeps nothing that the store has.
+        // The log keeps no records that the store has.
         log_retention: Duration::ZERO,
         ..StorageSettings::new(dir)
     }
@@ -97,7 +97,7 @@ pub(crate) async fn open(dir: &Path, disk: impl Disk) -> (Arc<Storage>, Recovere
     Storage::open(settings(dir), Arc::new(disk)).await.unwrap()
 }
 
-/// Records as the storage hands them out.
+/// Records as storage returns them.
 pub(crate) fn shared(records: &[Record]) -> Vec<Arc<Record>> {
     records.iter().cloned().map(Arc::new).collect()
 }

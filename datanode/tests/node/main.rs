@@ -1,4 +1,4 @@
-//! One data node over a real disk, asked as a server coordinator asks it.
+//! Tests of one data node over a real disk, through the interface of server coordinators.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
@@ -145,7 +145,7 @@ async fn a_new_master_neither_writes_nor_confirms_before_its_waiting_time_is_ove
     stage.stop().await;
 }
 
-/// Starts a node that must give up, and returns its words.
+/// Starts a node that must halt, and returns its reason.
 async fn gives_up(dir: &Path) -> String {
     let stage = Stage::start(dir, &["c1"]).await;
     timeout(DEADLINE, stage.node.failed())
@@ -220,7 +220,7 @@ async fn an_expired_key_is_hidden_at_once_and_reclaimed_through_the_log() {
         before = read;
         sleep(Duration::from_millis(20)).await;
     }
-    // A deletion finds nothing, though the key is still in the log and the store.
+    // A deletion finds no key, although it is still in the log and the store.
     let absent = stage.change(&short, OperationKind::Delete).await.unwrap();
     assert_eq!(existed(&absent), [false]);
     stage

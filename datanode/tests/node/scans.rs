@@ -1,4 +1,4 @@
-//! Scans and counts of one data node, asked as a server coordinator asks it.
+//! Scans and counts of one data node, through the interface of server coordinators.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -44,7 +44,7 @@ fn map(version: u64, clusters: &[&str]) -> PlacementMap {
     map
 }
 
-/// A node that masters its cluster, which owns everything, and a connection for scans of it.
+/// A node that is master of a cluster with all slots, and a connection for scans.
 struct Scannable {
     stage: Stage,
     client: DataNodeClient<Channel>,
@@ -102,7 +102,7 @@ impl Scannable {
     }
 }
 
-/// A connection of its own.
+/// A separate connection.
 fn connect(stage: &Stage) -> DataNodeClient<Channel> {
     let channel = unhurried_channel(&stage.node.address().to_string()).unwrap();
     DataNodeClient::new(channel).max_decoding_message_size(MAX_TIER_FRAME_BYTES)
@@ -128,7 +128,7 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     }
 }
 
-/// The node's own word for a refusal.
+/// The node's own error code of a refusal.
 // By value, as `map_err` hands it over.
 #[allow(clippy::needless_pass_by_value)]
 fn ours(status: Status) -> Error {
@@ -158,8 +158,8 @@ fn names(items: &[ScannedItem]) -> Vec<String> {
     keys.collect()
 }
 
-/// A node whose store has three hundred keys, some of which have changed in memory since;
-/// with what each key's version is now.
+/// A node whose store has three hundred keys, some of which have changed in memory since, and
+/// the current version of each key.
 async fn spread_over_the_tiers(dir: &Path) -> (Scannable, BTreeMap<String, u64>) {
     let stage = Scannable::start(dir).await;
     let mut expected = BTreeMap::new();
@@ -264,7 +264,7 @@ async fn a_scan_that_nobody_reads_does_not_keep_a_node_from_stopping() {
     let mut resting = stage.open(scan(b""), DEADLINE).await.unwrap();
     assert!(resting.message().await.unwrap().is_some());
     stage.stop().await;
-    // The folder is free for the next process at once.
+    // The directory is unlocked at once.
     let stage = Scannable::start(dir.path()).await;
     assert_eq!(stage.count(b"").await.unwrap(), 40);
     drop(resting);
@@ -339,7 +339,7 @@ async fn what_makes_no_sense_is_refused_in_words() {
     stage.stop().await;
 }
 
-/// Nobody takes the answers of as many scans as may be open: writes go on, more scans are
+/// The answers of as many scans as may be open are not read: writes go on, more scans are
 /// refused, and at their deadline the places are free again.
 #[tokio::test(flavor = "multi_thread")]
 async fn scans_that_nobody_reads_hold_nothing_up_and_end_at_their_deadline() {
@@ -348,11 +348,11 @@ async fn scans_that_nobody_reads_hold_nothing_up_and_end_at_their_deadline() {
     for number in 0..30 {
         stage.put(&named(number), vec![7; 1 << 20]).await;
     }
-    // The time of all of them is over when the test is, even where opening them takes long.
+    // All deadlines pass within the test, even if opening the scans takes long.
     let (began, time) = (Instant::now(), Duration::from_secs(4));
     let mut unread = Vec::new();
     for _ in 0..MAX_OPEN_SCANS {
-        // What nobody reads fills its connection's window, which is nobody else's here.
+        // Unread answers fill the window of their own connection only.
         unread.push(open(connect(&stage.stage), scan(b""), time).await.unwrap());
     }
     if began.elapsed() < time {

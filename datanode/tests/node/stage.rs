@@ -1,4 +1,4 @@
-//! A node, what it needs, and a connection to it.
+//! [`Stage`]: a node, its surroundings, and a connection to it.
 
 use std::{
     path::Path,
@@ -96,7 +96,7 @@ impl Stage {
         Self::on(coordination, StorageSettings::new(dir.join("n1"))).await
     }
 
-    /// Starts the node over a coordination store that is there.
+    /// Starts the node over an existing coordination store.
     pub(crate) async fn on(
         coordination: Arc<MemoryCoordination>,
         storage: StorageSettings,
@@ -180,7 +180,7 @@ impl Stage {
         .await
     }
 
-    /// How far the node's log goes.
+    /// The end of the node's log.
     pub(crate) async fn log_index(&self) -> u64 {
         let channel = channel(&self.node.address().to_string()).unwrap();
         let mut client = internal::data_node_client::DataNodeClient::new(channel);
@@ -244,7 +244,7 @@ pub(crate) async fn launch(
         .unwrap()
 }
 
-/// Which changes of a write deleted a key that was there.
+/// Which changes of a write deleted a present key.
 pub(crate) fn existed(answer: &WriteReply) -> Vec<bool> {
     (answer.results.iter())
         .map(|result| result.existed)

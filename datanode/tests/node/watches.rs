@@ -1,4 +1,4 @@
-//! Watches of one data node by itself, opened as a server coordinator opens them.
+//! Watches of one data node, through the interface of server coordinators.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use tonic::{Streaming, transport::Channel};
 
 use crate::stage::{DEADLINE as PATIENCE, Stage, key};
 
-/// The item keys of the default namespace that begin with this.
+/// The item keys of the default namespace with this prefix.
 fn prefix(prefix: &str) -> Bytes {
     [b"default\0", prefix.as_bytes()].concat().into()
 }
@@ -50,7 +50,7 @@ impl Watchable {
         Self { stage, watches }
     }
 
-    /// Writes, and answers what a watcher is to hear of it.
+    /// Writes, and returns the changes that a watch must send.
     async fn write(&self, item: &str, kind: OperationKind) -> WatchedChange {
         let (value, ttl) = match &kind {
             OperationKind::Put { value, ttl } => (Some(value.clone()), *ttl),
@@ -109,7 +109,7 @@ async fn next(replies: &mut Streaming<WatchReply>) -> Result<WatchReply, Error> 
         .expect("the watch ended without an error"))
 }
 
-/// A watch and how far it told.
+/// A watch and its last position.
 struct Watching {
     replies: Streaming<WatchReply>,
     position: WatchPosition,
@@ -145,7 +145,7 @@ async fn every_change_of_the_prefix_is_told_once_and_in_order() {
     told.push(stage.delete("a/never-there").await);
     assert_eq!(watch.changes(told.len()).await, told);
 
-    // Expiry is told when the master reclaims the key.
+    // An expiry is sent when the master reclaims the key.
     let value = Bytes::from_static(b"short");
     let ttl = Some(Duration::from_millis(50));
     let expiring = stage.write("a/e", OperationKind::Put { value, ttl }).await;
@@ -271,7 +271,7 @@ async fn watches_that_nobody_reads_hold_nobody_up_and_too_many_are_refused() {
             assert_eq!(reading.changes(10).await, told[told.len() - 10..]);
         }
     }
-    // One that rested for longer than what memory keeps has missed nothing.
+    // A watch that was not read for longer than the history in memory misses nothing.
     let mut late = resting.pop().unwrap();
     assert_eq!(late.changes(WRITES).await, told);
     drop(resting);

@@ -1,4 +1,4 @@
-//! What becomes of writes: conditions, increments, previous values, and repeated requests.
+//! Writes: conditions, increments, previous values, and retried requests.
 
 use std::{
     path::Path,
@@ -38,7 +38,7 @@ async fn a_delete_says_whether_the_key_was_there_also_when_only_the_store_knows(
     );
     stage.stop().await;
 
-    // Nothing is in memory now.
+    // Memory is empty now.
     let stage = Stage::ready(dir.path()).await;
     let deleted = stage.change(&a, OperationKind::Delete).await.unwrap();
     assert_eq!(existed(&deleted), [false]);
@@ -47,7 +47,7 @@ async fn a_delete_says_whether_the_key_was_there_also_when_only_the_store_knows(
     stage.stop().await;
 }
 
-/// The answer to a request that is sent again.
+/// The answer to a retry.
 fn replayed(first: &WriteReply) -> WriteReply {
     WriteReply {
         replayed: true,
@@ -98,7 +98,7 @@ async fn a_request_is_applied_once_whenever_it_is_repeated() {
     stage.stop().await;
 }
 
-/// What is forgotten must be refused, else it could be applied again (TXN-IDS).
+/// A forgotten request must be refused, else it could be applied again (TXN-IDS).
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_of_another_time_are_refused() {
     let dir = TempDir::new().unwrap();
@@ -120,7 +120,7 @@ async fn requests_of_another_time_are_refused() {
     stage.stop().await;
 }
 
-/// An idempotency key, as an attempt brings it that a coordinator received so long ago.
+/// An idempotency key of an attempt that a coordinator received so long ago.
 fn keyed(stage: &Stage, hash: u8, ago: Duration) -> RequestName {
     let ago = u64::try_from(ago.as_millis()).unwrap();
     RequestName::Key {
@@ -162,7 +162,7 @@ async fn a_key_is_applied_once_over_restarts_too() {
     stage.stop().await;
 }
 
-/// TXN-KEYS: what is refused leaves nothing behind.
+/// TXN-KEYS: a refused request is not remembered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_whose_write_was_refused_is_free() {
     let dir = TempDir::new().unwrap();
@@ -178,8 +178,8 @@ async fn a_key_whose_write_was_refused_is_free() {
     stage.stop().await;
 }
 
-/// TXN-KEYS: a key is remembered for two minutes after its first arrival, and an attempt
-/// that took longer is refused, for the key may be forgotten.
+/// TXN-KEYS: a key is remembered for two minutes after its first arrival. An attempt that took
+/// longer is refused, because the key may be forgotten.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_remembered_for_two_minutes() {
     let dir = TempDir::new().unwrap();
@@ -284,12 +284,12 @@ async fn a_write_is_all_or_nothing_and_only_if_its_conditions_hold() {
     failed(stage.apply(swap(first.version)).await);
     stage.stop().await;
 
-    // Now only the store knows what they hold.
+    // Now their values are only in the store.
     let stage = Stage::ready(dir.path()).await;
     failed(stage.apply(swap(first.version)).await);
     let third = stage.apply(swap(second.version)).await.unwrap();
     assert!(third.version > second.version);
-    // Of conditional writes under way at once one is applied.
+    // One of several concurrent conditional writes is applied.
     let racing = (0..50).map(|_| stage.apply(swap(third.version)));
     let outcomes = futures::future::join_all(racing).await;
     let won = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
@@ -315,8 +315,8 @@ async fn each_increment_counts_once() {
     let refused = stage.change(&text, increment(1)).await.unwrap_err();
     assert_eq!(refused.code, Code::InvalidArgument);
 
-    // What a request was answered is told again, also by the next process, and from both
-    // the store and the tail of the log.
+    // A retry gets the same answer, also from the next process, from the store and from the tail
+    // of the log.
     let (one, many) = (request_id(0), request_id(0));
     let add = stage.write(&counter, increment(-5), one).await.unwrap();
     assert_eq!(numbers(&add), [195]);
@@ -364,7 +364,7 @@ async fn a_touch_keeps_the_value_also_where_only_the_store_has_it() {
     stage.put(&a, "value").await;
     stage.stop().await;
 
-    // Nothing is in memory now.
+    // Memory is empty now.
     let stage = Stage::ready(dir.path()).await;
     let (id, named) = (request_id(0), touch(Some(hour)));
     let first = stage.write(&a, named.clone(), id).await.unwrap();
@@ -413,7 +413,7 @@ async fn previous_values_are_told_where_they_are_asked_for() {
     assert_eq!((of_a.existed, of_a.previous_version), (true, version));
     assert_eq!((of_b.existed, of_b.previous_value.clone()), (false, None));
     assert_eq!((of_c.existed, of_c.number), (false, 4));
-    // They are not remembered; what was done is.
+    // Previous values are not remembered; the outcome is.
     let again = stage.apply(asking).await.unwrap();
     assert!(again.replayed && again.version == answer.version);
     assert_eq!(again.results[0].previous_value, None);
@@ -421,13 +421,13 @@ async fn previous_values_are_told_where_they_are_asked_for() {
     stage.stop().await;
 }
 
-/// Memory lets go of one key for another, and a write needs both.
+/// Memory evicts one key for another, and a write needs both.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_memory_does_not_hold_together_are_judged_together() {
     let dir = TempDir::new().unwrap();
     let stage = Stage::ready(dir.path()).await;
     let all = || (0..).map(|number: u32| key(&format!("k{number}")));
-    // Memory has 64 parts, of one record each.
+    // Memory has 64 shards, of one record each.
     let part = |item: &ItemKey| Slot::of(item.as_bytes()).index() % 64;
     let first = key("k0");
     let mut neighbours = all().skip(1).filter(|item| part(item) == part(&first));
@@ -465,7 +465,7 @@ async fn with_small_records(dir: &Path) -> Stage {
     stage
 }
 
-/// What the log refuses never was: nothing may have been judged by it.
+/// No write may be judged by a record that the log refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_refusal_is_judged_by_a_write_that_the_log_refused() {
     let dir = TempDir::new().unwrap();
@@ -487,8 +487,8 @@ async fn no_refusal_is_judged_by_a_write_that_the_log_refused() {
     stage.stop().await;
 }
 
-/// Taking back what the log refused forgets nothing that it took, also not what is
-/// committed and about to be applied (I8).
+/// Removing refused records from the appended state keeps the accepted ones, also committed ones
+/// that are about to be applied (I8).
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_taken_back_takes_no_increment_with_it() {
     const TASKS: usize = 8;
@@ -516,7 +516,7 @@ async fn what_is_taken_back_takes_no_increment_with_it() {
             let mut told = Vec::new();
             while told.len() < INCREMENTS {
                 let id = request_id(0);
-                // In the frame of a refused one it is refused, too, and nothing was done.
+                // A write in the frame of a refused one is refused too, and nothing was done.
                 if let Ok(answer) = stage.write(&counter, increment(1), id).await {
                     let again = stage.write(&counter, increment(1), id).await;
                     if let Ok(again) = again {

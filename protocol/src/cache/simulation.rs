@@ -1,15 +1,15 @@
 //! The rules under a seeded simulation: readers, masters (deposed ones too), one cache
 //! node, and a network that loses, delays and reorders.
 //!
-//! Every seed is a world of its own: how often keys change, how much is lost, who pauses
-//! and where, when masters fall and the slot moves. Checked is I6: an accepted hit was
-//! current at some instant within its age before the read, and no older than the read's
-//! `min_version`. The machines are those of production; what a rule means to the world
-//! around them can be switched off ([`Rules`]), and then the default seeds must find the
-//! hole. To replay a failure, run [`world::run`] with the printed seed.
+//! Each seed makes a world: how often keys change, how many messages are lost, where processes
+//! pause, when masters are deposed and the slot moves. The check is I6: an accepted hit was
+//! current at some instant within its age before the read, and is not older than the read's
+//! `min_version`. The machines are those of production. Each rule can be switched off in the
+//! world around them ([`Rules`]); then the default seeds must find a violation. To replay a
+//! failure, run [`world::run`] with the printed seed.
 //!
-//! Reading order: [`climate`] (what a world is like), [`history`] (the truth), [`node`],
-//! [`master`], [`reader`], [`world`].
+//! Reading order: [`climate`] (the parameters of a world), [`history`] (the true values),
+//! [`node`], [`master`], [`reader`], [`world`].
 
 mod climate;
 mod history;
@@ -28,9 +28,9 @@ const SEEDS: u64 = 2_000;
 struct Rules {
     /// CACHE-LEASE: a fill needs the lease's token.
     lease_token: bool,
-    /// CACHE-CONFIRM: what is filled was read by a confirmed read.
+    /// CACHE-CONFIRM: a fill comes from a confirmed read.
     confirmed_read: bool,
-    /// CACHE-CONFIRM: and read after the lease was won.
+    /// CACHE-CONFIRM: that read began after the lease was won.
     read_after_lease: bool,
     /// CACHE-DELETE: deletes follow the commit.
     delete_after_commit: bool,
@@ -98,7 +98,7 @@ fn i6_no_hit_is_older_than_its_bound() {
         }
     }
     println!("{SEEDS} seeds: {total:?}");
-    // A simulation in which nothing happens would show nothing.
+    // A simulation without events would prove nothing.
     assert!(total.hits > 20 * SEEDS, "{total:?}");
     assert!(total.hits_after_failover > SEEDS, "{total:?}");
     assert!(total.hits_after_move > SEEDS, "{total:?}");
@@ -114,7 +114,7 @@ fn a_seed_replays() {
     }
 }
 
-/// The default seeds must find the hole that `off` leaves.
+/// The default seeds must find a violation without the rules of `off`.
 fn caught(off: impl Fn(&mut Rules)) {
     let mut rules = ALL;
     off(&mut rules);

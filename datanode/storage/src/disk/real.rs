@@ -24,7 +24,7 @@ struct RealFile(File);
 #[derive(Debug)]
 struct RealDir(File);
 
-/// The lock is the open file's; closing it, also by dying, gives it up.
+/// The lock belongs to the open file; closing it releases the lock, also at the process's end.
 #[derive(Debug)]
 struct RealLock {
     _file: File,
@@ -36,12 +36,12 @@ impl Disk for RealDisk {
     }
 
     fn id(&self) -> DiskId {
-        // The file system is one, however often it is reached; no other disk is zero.
+        // All handles reach the same file system; no other disk has the id zero.
         DiskId(0)
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        // What users store is for no other user of the machine.
+        // Stored data must not be readable by other users of the machine.
         DirBuilder::new().recursive(true).mode(0o700).create(dir)
     }
 
@@ -127,7 +127,7 @@ impl DiskFile for RealFile {
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let before = self.size()?;
-        // First all or nothing, so that a full disk is not filled any further.
+        // Allocated first, all or nothing, so that a full disk is not filled further.
         match fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
             Ok(()) | Err(Errno::OPNOTSUPP) => write_zeros(&self.0, before, bytes),
             Err(error) => Err(error.into()),
@@ -143,9 +143,9 @@ impl DiskFile for RealFile {
     }
 }
 
-/// Writes zeros over new space. Space that is only set aside costs a journal commit of the
-/// file system with the first sync after each write into it, and that waits for whatever
-/// else is written there: syncs of 100 ms and more, where these take a few.
+/// Writes zeros over new space. In space that is only allocated, the first sync after each
+/// write needs a journal commit of the file system, which waits for all other writes there:
+/// such syncs take 100 ms and more instead of a few.
 fn write_zeros(file: &File, mut from: u64, to: u64) -> io::Result<()> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while from < to {

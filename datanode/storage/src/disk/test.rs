@@ -1,4 +1,4 @@
-//! A disk in memory that forgets, on demand, what was not synced.
+//! A disk in memory that loses unsynced writes on demand.
 //!
 //! Reading order: [`TestDisk`] and its switches, `inode` (bytes and lengths), `names`.
 
@@ -25,15 +25,15 @@ use crate::locked;
 /// How a crash treats the sectors of a file that were written but not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tear {
-    /// Those up to some point are there, the ones behind it are not.
+    /// The sectors up to some point survive, the ones after it do not.
     InOrder,
-    /// Each is there or not, whatever the others are.
+    /// Each sector survives or not, independent of the others.
     AnyOrder,
 }
 
-/// A disk in memory. [`TestDisk::crash`] is a power cut: it answers the disk as the next
-/// boot finds it, with what was synced and an arbitrary part of the rest, and everything
-/// from before the cut is dead. Clones share the disk.
+/// A disk in memory. [`TestDisk::crash`] is a power cut: it returns the disk of the next boot,
+/// with everything synced and an arbitrary part of the rest. All handles from before the cut
+/// fail. Clones share the disk.
 ///
 /// Bytes are lost by sector, lengths apart from bytes, names in the order of each
 /// directory; between files and directories there is no order at all.
@@ -47,7 +47,7 @@ pub struct TestDisk {
 #[derive(Debug, Default)]
 struct State {
     boot: u64,
-    /// The one whose handles work.
+    /// The life whose handles work.
     life: u64,
     inodes: Vec<Inode>,
     names: Names,
@@ -70,7 +70,7 @@ struct State {
 /// Chooses files and directories by their path.
 type Choice = dyn Fn(&Path) -> bool + Send + Sync;
 
-/// Of which files and directories a sync is a lie.
+/// The files and directories whose syncs succeed without syncing.
 #[derive(Default)]
 struct IgnoredSyncs(Option<Box<Choice>>);
 
@@ -103,7 +103,7 @@ struct TestDir {
     path: PathBuf,
 }
 
-/// What an open file or directory takes.
+/// The descriptor of an open file or directory.
 #[derive(Debug)]
 struct Descriptor {
     disk: TestDisk,
@@ -112,7 +112,7 @@ struct Descriptor {
 impl Drop for Descriptor {
     fn drop(&mut self) {
         let mut state = locked(&self.disk.state);
-        // Those of an earlier life went with it.
+        // Descriptors of an earlier life were closed with it.
         if state.life == self.disk.life {
             state.open -= 1;
         }
@@ -151,7 +151,7 @@ impl TestDisk {
         }
     }
 
-    /// A disk on which these files have been for long.
+    /// A disk with these files, all durable.
     pub fn holding(files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Self {
         let mut state = State::default();
         for (path, content) in files {
@@ -164,8 +164,7 @@ impl TestDisk {
         Self::booted(state)
     }
 
-    /// Another disk in the same state, what was not synced included, with all switches
-    /// where they were at first.
+    /// A copy of the disk, with unsynced writes, and with all switches reset.
     #[must_use]
     pub fn fork(&self) -> Self {
         let state = locked(&self.state);
@@ -176,8 +175,7 @@ impl TestDisk {
         })
     }
 
-    /// Cuts the power; `seed` decides what of the unsynced survives. All switches are
-    /// back where they were at first.
+    /// Cuts the power; `seed` decides which unsynced writes survive. Resets all switches.
     #[must_use]
     pub fn crash(&self, seed: u64, tear: Tear) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
@@ -217,7 +215,7 @@ impl TestDisk {
         }
     }
 
-    /// Whether the power was cut, as [`TestDisk::cut_after`] said.
+    /// Whether the power was cut by [`TestDisk::cut_after`].
     #[must_use]
     pub fn is_cut(&self) -> bool {
         locked(&self.state).calls_left == Some(0)
@@ -228,8 +226,7 @@ impl TestDisk {
         locked(&self.state).space = bytes;
     }
 
-    /// Lets no more than `count` files and directories be open from now on; those that are
-    /// stay so.
+    /// Allows at most `count` open files and directories from now on; open ones stay open.
     pub fn set_descriptors(&self, count: Option<usize>) {
         locked(&self.state).descriptors = count;
     }
@@ -245,14 +242,14 @@ impl TestDisk {
         locked(&self.state).syncs_left = Some(count);
     }
 
-    /// Lets syncs of the files and directories that `ignores` names lie: they succeed and
-    /// make nothing durable.
+    /// Makes syncs of the files and directories selected by `ignores` succeed without making
+    /// anything durable.
     pub fn ignore_syncs(&self, ignores: impl Fn(&Path) -> bool + Send + Sync + 'static) {
         locked(&self.state).ignored_syncs.0 = Some(Box::new(ignores));
     }
 
-    /// Lets the power fail after `calls` more calls that change something: every later
-    /// call of any kind fails. [`TestDisk::crash`] then boots what is left.
+    /// Cuts the power after `calls` more calls that change something: every later call of any
+    /// kind fails. [`TestDisk::crash`] then boots the remaining disk.
     pub fn cut_after(&self, calls: u64) {
         locked(&self.state).calls_left = Some(calls);
     }
@@ -277,7 +274,7 @@ impl TestDisk {
         Some(state.inodes[inode].content().to_vec())
     }
 
-    /// Changes bytes behind everyone's back, durably: what a failing disk does.
+    /// Changes bytes durably without a write, like a failing disk.
     ///
     /// # Panics
     /// If there is no such file or it is shorter.
@@ -334,7 +331,7 @@ impl State {
         self.names.get(file).ok_or_else(missing)
     }
 
-    /// Takes space for as many of `bytes` as there is; answers how many those are.
+    /// Takes up to `bytes` of free space; returns how many.
     fn take_space(&mut self, bytes: usize) -> usize {
         let Some(space) = &mut self.space else {
             return bytes;

@@ -23,7 +23,7 @@ fn place(disk: &TestDisk) -> LogPlace {
     }
 }
 
-/// Opens the log, beginning it if there is none.
+/// Opens the log, creating it if there is none.
 fn open(disk: &TestDisk) -> (Log, LogFound, Arc<Failure>) {
     let place = place(disk);
     let found = scan(&place, Index::ZERO).unwrap().unwrap_or_else(|| {
@@ -120,7 +120,7 @@ async fn whole_segments_go_once_they_are_released() {
     assert_eq!(found.last().index, Index(51));
 }
 
-/// A write that stopped at any byte of the last record is cut, and the log goes on there.
+/// A write that stopped at any byte of the last record is cut off, and the log continues there.
 #[tokio::test]
 async fn a_torn_tail_is_cut_at_every_byte() {
     let whole = TestDisk::default();
@@ -156,7 +156,7 @@ async fn damage_before_the_end_is_refused_with_its_place() {
     let begins = |nth: usize| usize::try_from(SEGMENT_HEADER_BYTES).unwrap() + nth * length;
     let path = Path::new("/log/00000000000000000001.log");
     let whole = TestDisk::default();
-    // The records after the damaged one say that it was committed.
+    // The records after the damaged one show that it was committed.
     filled(&whole, 10).await;
     let bytes = whole.content(path).unwrap();
     for nth in [0, 3, 7] {
@@ -220,7 +220,7 @@ async fn a_failed_sync_ends_the_log_and_is_never_tried_again() {
     assert_eq!(disk.syncs(), syncs);
 }
 
-/// LOG-SPACE: a full disk refuses writes in words; room brings them back.
+/// LOG-SPACE: on a full disk writes fail with an error; with free space they succeed again.
 #[tokio::test]
 async fn a_full_disk_refuses_and_is_survived() {
     let disk = TestDisk::default();
@@ -286,7 +286,7 @@ async fn a_log_that_cannot_open_its_next_file_refuses_and_is_survived() {
     assert_eq!(open(&disk).1.tail, records(1, next));
 }
 
-/// Others may open as many files as there can be: the log goes on with those it has.
+/// If other code uses all descriptors, the log continues with those it has.
 #[tokio::test]
 async fn a_log_needs_no_more_descriptors_than_it_began_with() {
     let disk = TestDisk::default();
@@ -312,7 +312,7 @@ async fn records_accepted_before_the_disk_was_full_wait_for_space() {
     let (log, _, failure) = open(&disk);
     disk.set_space(Some(0));
     log.append(records(1, 40)).unwrap();
-    // The thread finds out on its own time: nothing may be accepted once it has.
+    // The thread notices it later: nothing may be accepted after that.
     let found_out = async {
         loop {
             let shorter = log.queue().shorter.notified();
@@ -357,8 +357,8 @@ async fn a_gap_is_never_written() {
     let _ = log.append(shared(&[record]));
 }
 
-/// The sector in which a record's length word ends may be the one that a power cut lost,
-/// while the rest of the record, in the next one, is there: it was never acknowledged.
+/// A power cut may lose the sector with a record's length word and keep the rest of the record
+/// in the next sector: the record was never acknowledged.
 #[tokio::test]
 async fn a_length_word_lost_with_its_sector_is_torn() {
     let header = usize::try_from(SEGMENT_HEADER_BYTES).unwrap();

@@ -1,4 +1,4 @@
-//! The memory tier against checkpoints, and its limits.
+//! The memory tier during checkpoints, and its limits.
 
 use std::sync::atomic::AtomicBool;
 
@@ -215,14 +215,14 @@ fn limits_change_while_running_and_hold_at_once() {
     memory.set_limits(limits(EvictionPolicy::Lfu, 0));
     assert_eq!((kept(&memory), memory.clean_bytes()), (0, 0));
     assert_eq!(get(&memory, "pinned"), Residence::Found(item(5_001)));
-    // Room again: what comes is kept again.
+    // Room again: new entries are kept.
     memory.set_limits(limits(EvictionPolicy::Fifo, 64));
     store(&memory);
     assert_eq!(get(&memory, "pinned"), Residence::Found(item(5_001)));
     assert_eq!(memory.clean_entries(), 1);
 }
 
-/// A writer that checkpoints, a reader, and an operator that never makes up his mind.
+/// A writer with checkpoints, a reader, and changing limits at the same time.
 #[test]
 fn no_change_of_limits_brings_an_outdated_value_back() {
     const NAMES: u64 = 200;
@@ -271,7 +271,7 @@ fn no_change_of_limits_brings_an_outdated_value_back() {
     assert_eq!(memory.clean_entries() as u64, NAMES);
 }
 
-/// Adds up what is counted under one name.
+/// The sum of the counts under one name.
 #[derive(Debug, Default)]
 struct Evictions(Arc<AtomicU64>);
 

@@ -1,4 +1,4 @@
-//! What every store must do, as a suite that each backend's tests run.
+//! The conformance suite of stores, which each backend's tests run.
 
 mod outcomes;
 mod small_tables;
@@ -16,8 +16,8 @@ use crate::{Entry, Item, Row, StorageError, state::epoch_row};
 /// Gives the suite stores of one backend.
 #[async_trait]
 pub trait StoreBackend: Send + Sync {
-    /// Opens the store called `name`, which is empty the first time and keeps what it
-    /// held after that, also while it is still open elsewhere.
+    /// Opens the store called `name`, also while it is still open elsewhere. It is empty the
+    /// first time and keeps its content after that.
     async fn open(&self, name: &str) -> Arc<dyn Store>;
 }
 
@@ -75,7 +75,7 @@ fn meta(index: u64) -> StoreMeta {
     }
 }
 
-/// A store with these rows that stands at [`meta`] of `index`.
+/// A store with these rows and the state [`meta`] of `index`.
 fn state(index: u64, rows: &[Row]) -> StoreState {
     StoreState {
         meta: meta(index),
@@ -97,7 +97,7 @@ fn batch(index: u64, changes: Vec<(ItemKey, Option<Item>)>) -> CheckpointBatch {
     }
 }
 
-/// Unwraps what the backend may not refuse.
+/// Unwraps a result that must not be an error.
 #[track_caller]
 fn granted<T>(done: Result<T, StorageError>) -> T {
     match done {

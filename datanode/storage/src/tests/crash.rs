@@ -1,5 +1,5 @@
-//! Power cuts at random moments, from seeds: what was acknowledged is there afterwards,
-//! and nothing that is there was never written.
+//! Power cuts at random moments, from seeds: afterwards all acknowledged records are there, and
+//! none that was never written.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -11,14 +11,14 @@ use crate::{
 
 const SEEDS: u64 = 300;
 const LIVES: usize = 4;
-/// Where the node lives on its disk.
+/// The node's directory.
 const DIR: &str = "/node";
 
 /// One node living several lives, each ended by a power cut.
 struct Life {
     random: StdRng,
     disk: TestDisk,
-    /// The log as far as anyone could have seen it, and what was appended behind that.
+    /// The records that could have been seen, and those appended after them.
     log: Vec<Record>,
     acknowledged: usize,
     promised: u64,
@@ -26,7 +26,7 @@ struct Life {
 }
 
 impl Life {
-    /// Opens, checks what survived against what was acknowledged, and goes on from it.
+    /// Opens, checks that all acknowledged records survived, and continues from there.
     async fn wake(&mut self, seed: u64) -> Arc<Storage> {
         let (storage, found) = open(Path::new(DIR), self.disk.clone()).await;
         let survived = usize::try_from(found.last.index.0).unwrap();
@@ -69,7 +69,7 @@ impl Life {
                     let name = format!("k{}", self.random.random_range(0..8));
                     let length = self.random.random_range(0..largest);
                     let value = self.random.random_bool(0.8);
-                    // Each byte another, so that a lost sector can't look like any other.
+                    // All bytes differ, so that a lost sector does not look like another one.
                     let bytes: Bytes = (0..length).map(|_| self.random.random()).collect();
                     let index = self.log.len() as u64 + 1;
                     let mut record = record(
@@ -77,7 +77,7 @@ impl Life {
                         index,
                         vec![change(&name, value.then_some(bytes))],
                     );
-                    // The truth of this node: what it has acknowledged so far.
+                    // The records that this node has acknowledged so far.
                     record.commit = Index(self.acknowledged as u64);
                     self.log.push(record.clone());
                     record
@@ -110,7 +110,7 @@ async fn lives(seed: u64, tear: Tear, largest: usize) {
         life.live(&storage, largest).await;
         let cut = life.random.random();
         life.disk = life.disk.crash(cut, tear);
-        // The old process is gone with the power; here it must only not linger.
+        // The old process ended with the power; here its tasks must end too.
         drop(storage);
     }
     life.wake(seed).await.close().await.unwrap();
@@ -135,9 +135,9 @@ async fn acknowledged_records_survive_torn_writes() {
     for_all_seeds(Tear::InOrder, 3_000).await;
 }
 
-/// Sectors of one write may reach the disk in any order. Records here span at most two
-/// sectors: of a longer one, first and last sector can survive without the middle, which
-/// by LOG-TORN is damage and refused, not guessed about.
+/// Sectors of one write may reach the disk in any order. Records here have at most two sectors.
+/// Of a longer one, the first and last sector can survive without the middle, which is damage by
+/// LOG-TORN and refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_records_survive_reordered_writes() {
     for_all_seeds(Tear::AnyOrder, 400).await;

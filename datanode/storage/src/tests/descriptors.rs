@@ -1,4 +1,4 @@
-//! No file can be opened for a while: what is open goes on, and the rest is refused in words.
+//! No file can be opened for a while: open files keep working, other work fails with an error.
 
 use futures::future::try_join_all;
 use tempfile::TempDir;
@@ -11,7 +11,7 @@ fn is_short(error: &StorageError) -> bool {
     matches!(error, StorageError::NoDescriptors { .. }) && error.is_passing()
 }
 
-/// Commits records from `next` on; answers which one was refused, and why.
+/// Commits records from `next` on; returns the refused one and the error.
 async fn until_refused(storage: &Storage, mut next: u64) -> (u64, StorageError) {
     loop {
         storage.room().await;

@@ -1,4 +1,4 @@
-//! A node that the first release left behind: its store has no page checksums.
+//! A node of the first release: its store has no page checksums.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ fn left_behind() -> TestDisk {
         let content = std::fs::read(Path::new(FIXTURE).join(file)).unwrap();
         (Path::new(DIR).join(file), content)
     });
-    // As it is beside a store whose process was killed.
+    // Like the files of a killed process.
     let index = Path::new(DIR).join("store.sqlite-shm");
     TestDisk::holding(files.into_iter().chain([(index, vec![1; 100])]))
 }

@@ -1,4 +1,4 @@
-//! Reads against checkpoints: no reader sees a key go back, nor a stored entry vanish.
+//! Reads during checkpoints: no reader sees an older value again, or misses a stored entry.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -10,9 +10,9 @@ use crate::{MemoryLimits, RealDisk, Residence, WalSync};
 const KEYS: u64 = 16;
 const ROUNDS: u64 = 1_500;
 
-/// Every key is written again and again, in turns with deletes of odd ones, while
-/// checkpoints run without a pause and clean entries are evicted at once. Each reader
-/// knows what was applied before it asked, and holds memory and store to it.
+/// Every key is written again and again, in turns with deletes of odd ones, while checkpoints
+/// run without a pause and clean entries are evicted at once. Each reader checks memory and
+/// store against the changes that were applied before its read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn loads_never_go_back_while_checkpoints_run() {
     for max_bytes in [1, 1 << 20] {
@@ -79,8 +79,8 @@ async fn loads_never_go_back_while_checkpoints_run() {
     }
 }
 
-/// A record is in the store whole or not at all, and exactly those up to the index that
-/// the store says, though records are applied on another thread without a pause.
+/// A record is in the store completely or not at all, and the store has exactly the records up
+/// to its applied index, while another thread applies records without a pause.
 #[tokio::test]
 async fn a_checkpoint_falls_between_two_records() {
     let dir = TempDir::new().unwrap();
@@ -137,8 +137,8 @@ fn is_value(nth: u64, round: u64) -> bool {
     nth.is_multiple_of(2) || (round / KEYS).is_multiple_of(2)
 }
 
-/// What was found must be the state after some round between the last one applied before
-/// the read and one past the last applied after it (applied, and not yet told).
+/// The item found must be the state after some round between the last one applied before the
+/// read and one past the last applied after it (applied, but not published yet).
 fn check(nth: usize, found: Option<&Item>, before: u64, after: u64) {
     let nth = nth as u64;
     match found {

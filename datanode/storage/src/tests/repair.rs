@@ -1,5 +1,5 @@
-//! For each kind of ruin: the refusal, what an examination says, what a recovery keeps, and
-//! power cuts at every call of it.
+//! For each kind of damage: the refusal, the findings of an examination, the records that a
+//! recovery keeps, and power cuts at every call of it.
 
 use std::path::PathBuf;
 
@@ -15,16 +15,16 @@ use crate::{
 
 /// Enough for several segments of the tests' size.
 const RECORDS: u64 = 60;
-/// What the store holds where only a part was stored.
+/// The last record in a store that has only a part of them.
 const STORED: u64 = 20;
 
-/// Where the node's directory is on its disk.
+/// The path of the node's directory.
 const DIR: &str = "/node";
 
 /// A node's directory.
 struct Node {
     disk: TestDisk,
-    /// What was acknowledged.
+    /// The acknowledged records.
     log: Vec<Record>,
     log_id: LogId,
 }
@@ -49,7 +49,7 @@ impl Node {
     async fn cut_off(stored: u64) -> Self {
         let (disk, log) = (TestDisk::default(), history());
         let mut kept = settings(Path::new(DIR));
-        // The log keeps what the store has, too.
+        // The log also keeps the records that the store has.
         kept.log_retention = std::time::Duration::from_secs(3_600);
         let opened = Storage::open(kept, Arc::new(disk.clone())).await;
         let (storage, found) = opened.unwrap();
@@ -105,7 +105,7 @@ impl Node {
         self.disk.sync_dir(file.parent().unwrap()).unwrap();
     }
 
-    /// Leaves a store of which nothing can be read.
+    /// Makes the store unreadable.
     fn lose_store(&self) {
         let store = self.path("store.sqlite");
         let length = self.disk.content(&store).unwrap().len();
@@ -118,7 +118,7 @@ impl Node {
         self.disk.damage(file, offset, &[byte ^ 0x20]);
     }
 
-    /// The index of a segment's `nth` record, from 0, and where it begins.
+    /// The index of a segment's `nth` record, from 0, and its offset.
     fn record_in(&self, number: u64, nth: usize) -> (u64, usize) {
         let content = Bytes::from(self.disk.content(&self.segment(number)).unwrap());
         let mut at = 64;
@@ -153,7 +153,7 @@ impl Node {
         }
     }
 
-    /// Opens the node and holds it against the records up to `kept`; it must take more.
+    /// Opens the node and compares it with the records up to `kept`; it must accept more.
     async fn check(&self, kept: u64, when: &str) -> LogId {
         let (storage, found) = open(Path::new(DIR), self.disk.clone()).await;
         let log = &self.log[..usize::try_from(kept).unwrap()];
@@ -204,16 +204,16 @@ impl Node {
     }
 }
 
-/// A way to ruin a directory of [`Node::cut_off`].
+/// A way to damage a directory of [`Node::cut_off`].
 struct Ruin {
     name: &'static str,
-    /// What the store has before.
+    /// The last record in the store before.
     stored: u64,
-    /// Does it; answers the last record that can be kept, and how many later ones are known
-    /// to be given up.
+    /// Damages the directory. Returns the last record that can be kept, and the number of later
+    /// ones that are given up.
     ruin: fn(&Node) -> (u64, u64),
     problem: Problem,
-    /// What a start says, in part; nothing if it goes on under a new log id.
+    /// A part of a start's error; empty if the start continues under a new log id.
     words: &'static str,
 }
 
@@ -394,7 +394,7 @@ const RUINS: &[Ruin] = &[
     },
 ];
 
-/// A store is set aside and made again: the log keeps its id, for it lost nothing.
+/// A store is set aside and rebuilt: the log keeps its id, because it lost nothing.
 fn keeps_its_log(problem: Problem) -> bool {
     matches!(problem, Problem::StoreDamaged | Problem::RowsDamaged)
 }
@@ -443,9 +443,9 @@ async fn every_ruin_is_refused_examined_and_recovered() {
     }
 }
 
-/// The power is cut after every call of a recovery that changes something. What a start then
-/// finds it refuses, or it opens the same state under a log id that nobody lists; and a
-/// recovery from there ends as the first would have.
+/// The power is cut after every call of a recovery that changes something. A start then refuses
+/// the directory, or opens the same state under a log id that is not listed. A recovery from
+/// there ends like an uninterrupted one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recovery_can_be_cut_anywhere_and_done_again() {
     for ruin in RUINS {
@@ -504,7 +504,7 @@ async fn a_lost_node_state_is_made_again_above_everything_seen() {
         }
         assert!(node.refused().await.contains("node-state is damaged"));
         let repaired = node.recover().await;
-        // The log is sound and is gone on with.
+        // The log is sound and is continued.
         assert_eq!(repaired.log_id, node.log_id);
         assert_eq!(repaired.set_aside.len(), usize::from(is_damaged));
         node.is_whole().await;
@@ -537,7 +537,7 @@ async fn a_store_that_the_log_does_not_reach_back_for_is_refused_in_words() {
         "an examination changed something"
     );
 
-    // The same for a store that is gone: the log begins behind what it would have held.
+    // The same for a missing store: the log begins after the records it would have.
     node.remove(&node.path("store.sqlite"));
     let refused = node.examine().await.err().unwrap().to_string();
     assert!(
@@ -555,7 +555,7 @@ async fn tamper(node: &Node, sql: &'static str) {
 async fn a_damaged_page_is_named_and_the_store_made_again() {
     const PAGE_BYTES: usize = 4096;
     let sound = Node::cut_off(40).await;
-    // Who opens and leaves the store folds its write-ahead file.
+    // Opening and closing the store writes its write-ahead file back.
     tamper(&sound, "BEGIN IMMEDIATE; COMMIT").await;
     let pages = sound.disk.content(&sound.path("store.sqlite")).unwrap();
     let pages = pages.len() / PAGE_BYTES;
@@ -615,7 +615,7 @@ async fn damaged_rows_are_found_and_made_again_if_the_log_has_them() {
 async fn a_sound_and_a_fresh_directory_need_nothing() {
     let node = Node::cut_off(STORED).await;
     node.is_whole().await;
-    // Also one whose end is torn, which a start cuts by itself.
+    // Also a log with a torn end, which a start cuts off.
     let last = node.segments();
     let content = node.disk.content(&node.segment(last)).unwrap();
     let end = content.iter().rposition(|byte| *byte != 0).unwrap();

@@ -77,7 +77,7 @@ async fn a_checkpoint_lets_old_segments_go_and_pinned_bytes_fall() {
     assert!(before.segments > 5 && before.pinned_bytes > 100_000);
     assert_eq!(before.stored, Index::ZERO);
     storage.checkpoint().await.unwrap();
-    // The log's thread removes the files on its own time; a later record tells that it did.
+    // The log's thread removes the files later; a durable later record shows that it did.
     commit(&storage, vec![put(1, 201, "k", 1)]).await;
     storage.checkpoint().await.unwrap();
     let after = storage.report();
@@ -216,8 +216,8 @@ async fn a_failed_sync_is_told_to_everyone_and_stops_storage() {
     assert!(storage.close().await.is_err());
 }
 
-/// What the store lacks of outcomes is bounded too: a few keys that are overwritten again
-/// and again take no room.
+/// The number of unstored outcomes is limited too: a few keys that are overwritten again and
+/// again take no room.
 #[tokio::test]
 async fn outcomes_that_the_store_lacks_take_room_until_they_are_stored() {
     let dir = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! What the log keeps once the store has it, and how a log that syncs late is believed.
+//! Retention of stored records in the log, and starts after a log with late syncs.
 
 use tempfile::TempDir;
 
@@ -26,12 +26,12 @@ async fn kept(settings: StorageSettings, records: u64) -> (Arc<Storage>, TestDis
         }
     }
     storage.checkpoint().await.unwrap();
-    // The log's thread lets segments go on its own time: closing waits for it.
+    // The log's thread removes segments later: closing waits for it.
     storage.close().await.unwrap();
     (storage, disk)
 }
 
-/// The index of the first record in each segment that is left, oldest first.
+/// The index of the first record in each remaining segment, oldest first.
 fn firsts(disk: &TestDisk) -> Vec<u64> {
     let files = disk.files();
     let segments = files
@@ -71,7 +71,7 @@ async fn a_log_over_its_limit_keeps_less() {
     assert_eq!(storage.report().log_bytes, 5 * (16 << 10));
 }
 
-/// What is only kept for others must not make a start slow, nor stop it.
+/// Records kept only for the retention must not make a start slow, nor stop it.
 #[tokio::test]
 async fn a_start_reads_only_what_the_store_lacks() {
     let dir = TempDir::new().unwrap();
@@ -122,7 +122,7 @@ async fn a_log_that_syncs_late_syncs_all_the_same() {
     storage.close().await.unwrap();
 }
 
-/// REP-LOGID: what an earlier boot did not sync may be missing, and nobody can tell.
+/// REP-LOGID: records that an earlier boot did not sync may be missing without a trace.
 #[tokio::test]
 async fn a_log_left_unsynced_is_not_believed_in_another_boot() {
     let dir = TempDir::new().unwrap();
@@ -152,8 +152,8 @@ async fn a_log_left_unsynced_is_not_believed_in_another_boot() {
     }
 }
 
-/// A process that dies loses nothing that the system has; one that comes after it and
-/// promises more than it did syncs it first.
+/// A killed process loses nothing that it wrote. A next process with a stricter sync mode syncs
+/// these records first.
 #[tokio::test]
 async fn a_log_left_unsynced_is_synced_before_more_is_promised() {
     let dir = TempDir::new().unwrap();

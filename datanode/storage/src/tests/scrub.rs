@@ -1,4 +1,4 @@
-//! Damage is found where nobody reads.
+//! A scrub finds damage that no read meets.
 
 use tempfile::TempDir;
 

@@ -1,12 +1,12 @@
 //! The crash model: a node lives several lives over a disk that loses what was not synced.
 //!
-//! A life is a script drawn from a seed: appends, applies, checkpoints, reads, restarts.
-//! Somewhere in it, at a call to the disk that the seed picks, the power fails; the next
-//! life begins with what the disk kept. All of storage runs over that disk, the store too.
-//! After each start and at every read, what is there is held against a model:
+//! A life is a script drawn from a seed: appends, applies, checkpoints, reads, restarts. At a
+//! call to the disk that the seed selects, the power fails; the next life begins with what the
+//! disk kept. All of storage runs over that disk, the store too. After each start and at every
+//! read, the content is compared with a model:
 //!
-//! - I1: what was acknowledged is there, and nothing that was never appended;
-//! - I5, I7: every key reads exactly what the applied records say, however little memory
+//! - I1: every acknowledged record is there, and none that was never appended;
+//! - I5, I7: every key reads exactly the state of the applied records, however little memory
 //!   keeps;
 //! - I8: every applied request has its outcome, and no other has one;
 //! - a promise is never taken back, and a scrub finds no damage.
@@ -36,11 +36,11 @@ const SEEDS: u64 = 10_000;
 const HOLE_SEEDS: u64 = 1_000;
 /// Lives that run at once.
 const TOGETHER: usize = 8;
-/// How long the lives of one seed may take; they take some milliseconds.
+/// The time limit for the lives of one seed; they take some milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs seeds until one breaks a rule; answers which, and what it said, or how often a node
-/// had to be recovered.
+/// Runs seeds until one breaks a rule; returns the seed and its error, or how often a node had
+/// to be recovered.
 pub(super) async fn first_broken(
     seeds: impl IntoIterator<Item = u64>,
     script: Script,

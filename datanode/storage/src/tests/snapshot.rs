@@ -1,4 +1,4 @@
-//! Snapshots: whatever goes on meanwhile, one holds what was applied at its index.
+//! Snapshots: each holds the state applied at its index, whatever happens meanwhile.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,7 +27,7 @@ fn everything() -> ItemRange {
     ItemRange::of_prefix("test", b"").unwrap()
 }
 
-/// All that a snapshot has, asked for in pieces of `bytes`.
+/// All items of a snapshot, read in pieces of `bytes`.
 async fn read(snapshot: &mut Snapshot, bytes: usize) -> Vec<(ItemKey, Item)> {
     let mut found = Vec::new();
     loop {
@@ -114,7 +114,7 @@ fn random_range(random: &mut StdRng) -> ItemRange {
     }
 }
 
-/// Takes snapshots of random ranges until `done`; answers how many it held against `records`.
+/// Takes snapshots of random ranges until `done`; returns how many it compared with `records`.
 async fn take_snapshots(
     storage: Arc<Storage>,
     records: Arc<Vec<Record>>,
@@ -194,10 +194,10 @@ struct Stepped {
 
 #[derive(Debug)]
 struct Steps {
-    /// Checkpoints may begin to be written; may be said to be written.
+    /// Checkpoints may begin to write; may report that they are written.
     write: Semaphore,
     written: Semaphore,
-    /// Snapshots may be handed out; so many were opened.
+    /// Snapshots may be returned; so many were opened.
     hand_out: Semaphore,
     opened: Semaphore,
 }
@@ -271,7 +271,7 @@ async fn begun(storage: &Storage) {
     storage.checkpoint().await.unwrap();
 }
 
-/// One after which `a` is new, `b` is deleted and `d` is there.
+/// A record after which `a` is new, `b` is deleted and `d` is there.
 fn changed() -> Record {
     let changes = vec![
         change("a", value("new")),
@@ -320,8 +320,8 @@ async fn frozen_entries_count_before_and_after_they_are_written() {
     }
 }
 
-/// Between the store's snapshot and the copy of what is pinned, entries go from memory to
-/// the store: they are in neither, and it has to begin again.
+/// Between the store's snapshot and the copy of pinned entries, entries move from memory to the
+/// store: they are in neither, and the snapshot must be retried.
 #[tokio::test]
 async fn entries_that_go_to_the_store_meanwhile_are_not_lost() {
     let dir = TempDir::new().unwrap();
@@ -403,7 +403,7 @@ async fn no_more_are_open_than_the_limit_and_closing_waits_for_none() {
     assert!(matches!(closed, Err(StorageError::Closed)), "{closed:?}");
 }
 
-/// Waits for something that other tasks bring about without any time passing.
+/// Waits for a result of other tasks that needs no time to pass.
 async fn until(mut is_so: impl FnMut() -> bool) {
     deadline(async {
         while !is_so() {
@@ -413,8 +413,8 @@ async fn until(mut is_so: impl FnMut() -> bool) {
     .await;
 }
 
-/// Copying what is pinned is not undone when whoever opens a snapshot goes away: so long its
-/// place is taken. Who waits for the one copy at a time gives its place back at once.
+/// A copy of pinned entries continues when the caller of a snapshot is dropped, and keeps its
+/// place until its end. A dropped caller that waits for its turn to copy frees its place at once.
 #[test]
 fn one_that_is_given_up_keeps_its_place_until_its_copy_is_over() {
     let runtime = Builder::new_current_thread()
@@ -456,8 +456,8 @@ fn one_that_is_given_up_keeps_its_place_until_its_copy_is_over() {
     });
 }
 
-/// Once they have kept the write-ahead file growing for long, the first that is refused while
-/// none is open asks for the checkpoint that ends it.
+/// After snapshots have kept the write-ahead file growing for long, the first one refused while
+/// none is open requests the checkpoint that ends it.
 #[tokio::test]
 async fn they_pause_for_the_store_and_go_on_after_a_checkpoint() {
     let dir = TempDir::new().unwrap();
@@ -498,7 +498,7 @@ async fn what_they_hold_together_is_bounded() {
     let (storage, _) = opened.unwrap();
     commit(&storage, vec![put(1, 1, "a", 900)]).await;
     let first = storage.snapshot(everything()).await.unwrap();
-    // As long as little was written since, they hold the same.
+    // While little was written since, they share their memory.
     let same = storage.snapshot(everything()).await.unwrap();
     drop(same);
     storage.checkpoint().await.unwrap();
@@ -510,7 +510,7 @@ async fn what_they_hold_together_is_bounded() {
     );
     assert_eq!(storage.report().open_snapshots, 1);
     drop(first);
-    // Those that hold nothing may be as old as they like.
+    // Snapshots without pinned entries may be of any age.
     let elsewhere = ItemRange::of_prefix("test", b"b").unwrap();
     let holds_nothing = storage.snapshot(elsewhere).await.unwrap();
     storage.checkpoint().await.unwrap();

@@ -1,5 +1,4 @@
-//! Whoever follows the log gets every applied record once and in order, wherever it comes
-//! from, or is told that it can't.
+//! A tail returns every applied record once and in order, from memory or files, or an error.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
@@ -59,7 +58,7 @@ async fn a_tail_gets_what_is_applied_from_now_on() {
     let early = tokio::time::timeout(Duration::from_millis(20), tail.ready()).await;
     assert!(early.is_err(), "there is nothing to read yet");
 
-    // Appended and durable is not applied: it is not told.
+    // A record that is appended and durable but not applied is not returned.
     storage.append(records[3..5].to_vec()).unwrap();
     durable(&storage, Index(5)).await;
     let early = tokio::time::timeout(Duration::from_millis(20), tail.read()).await;
@@ -85,7 +84,7 @@ async fn a_tail_goes_on_from_any_record_over_many_segments_and_a_restart() {
     assert!(storage.report().segments > 10);
     storage.close().await.unwrap();
 
-    // Nothing is in memory now.
+    // Memory is empty now.
     let storage = keeping(dir.path(), &disk.kill(), 16 << 10).await;
     let mut from_the_start = storage.tail(Some(Cursor::default())).await.unwrap();
     assert_eq!(read(&mut from_the_start, 200).await, records);
@@ -118,7 +117,7 @@ async fn a_record_larger_than_what_is_read_at_once_comes_whole() {
     storage.close().await.unwrap();
 }
 
-/// A follower that has part of a record begins with that record again.
+/// A tail of a reader that has part of a record begins with that record again.
 #[tokio::test]
 async fn a_tail_begins_with_any_record_over_many_segments_and_a_restart() {
     let dir = TempDir::new().unwrap();
@@ -131,7 +130,7 @@ async fn a_tail_begins_with_any_record_over_many_segments_and_a_restart() {
         commit(&storage, some.to_vec()).await;
     }
     let check = async |storage: &Storage, when: &str| {
-        // Backwards and forwards: places that were found before help or don't.
+        // Backwards and forwards: with and without places from earlier reads.
         for first in (0..200).rev().chain(0..200) {
             let from = Cursor::of(&records[first]);
             let mut tail = storage.tail_with(from).await.unwrap();
@@ -225,7 +224,7 @@ async fn a_tail_that_falls_behind_what_the_log_keeps_is_told() {
     storage.close().await.unwrap();
 }
 
-/// Whoever was handed out all of a segment does not need it any more.
+/// A tail that returned all of a segment does not need it any more.
 #[tokio::test]
 async fn a_tail_at_the_end_of_a_segment_that_left_the_log_goes_on_behind_it() {
     let dir = TempDir::new().unwrap();
@@ -309,15 +308,15 @@ async fn a_damaged_record_is_told_and_none_after_it() {
             TailError::Storage(StorageError::Damaged { ref file, .. }) if *file == segment
         );
         assert!(is_damage, "{offset}: {refused}");
-        // Nor is it passed over to find a record behind it.
+        // The damage is not skipped to find a record after it.
         let refused = storage.tail(after(&records[18])).await.unwrap_err();
         assert!(matches!(refused, TailError::Storage(_)), "{refused}");
         storage.close().await.unwrap();
     }
 }
 
-/// Records come in batches of any size while tails read, rest, leave and come back where
-/// they were, over restarts and crashes: each gets exactly the records applied, once.
+/// Records come in batches of any size while tails read, pause, end and continue at their
+/// cursor, over restarts and crashes: each gets exactly the records applied, once.
 #[tokio::test]
 async fn any_interleaving_hands_out_each_record_once() {
     for seed in 0..60 {
@@ -326,7 +325,7 @@ async fn any_interleaving_hands_out_each_record_once() {
         let mut disk = TestDisk::default();
         let mut storage = keeping(dir.path(), &disk, 16 << 10).await;
         let mut written: Vec<Record> = Vec::new();
-        // How many records each follower has, and its tail while it follows.
+        // The number of records that each reader has, and its tail while it reads.
         let mut followers: Vec<(usize, Option<Tail>)> = (0..4).map(|_| (0, None)).collect();
         for _ in 0..120 {
             match random.random_range(0..10) {
@@ -383,8 +382,8 @@ async fn any_interleaving_hands_out_each_record_once() {
     }
 }
 
-/// Tails read the files while the log's thread writes on, begins new segments and removes
-/// old ones: they get every record, or are told that they fell behind, and never a gap.
+/// Tails read the files while the log's thread writes, creates new segments and removes old
+/// ones: they get every record or an error that they fell behind, and never a gap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn tails_race_the_thread_that_writes_and_trims() {
     const RECORDS: u64 = 12_000;
@@ -397,7 +396,7 @@ async fn tails_race_the_thread_that_writes_and_trims() {
             ..settings(dir.path())
         };
         let (storage, _) = Storage::open(settings, Arc::new(RealDisk)).await.unwrap();
-        // Before anybody follows, so that the files have to be read.
+        // Before there are tails, so that the files must be read.
         commit(&storage, puts(1..=2_000, 500)).await;
         let followers: Vec<_> = (0..3_u64)
             .map(|nth| tokio::spawn(follow(Arc::clone(&storage), nth * 300, RECORDS)))
@@ -416,8 +415,8 @@ async fn tails_race_the_thread_that_writes_and_trims() {
     }
 }
 
-/// Follows from the record of an index to the one of another; begins again at the end of
-/// what is applied when it fell behind, and answers how often that was.
+/// Reads from the record of one index to that of another. If it fell behind it restarts at the
+/// last applied record; returns how often.
 async fn follow(storage: Arc<Storage>, from: u64, to: u64) -> u64 {
     let mut fell_behind = 0;
     let mut after = match from {

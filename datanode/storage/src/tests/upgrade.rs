@@ -1,6 +1,5 @@
-//! A node that an earlier release left behind when it was killed: part of what it was told
-//! is in its store, part in the log alone. All of it is there, whatever becomes of the store's
-//! schema when it is opened.
+//! A node of an earlier release that was killed: some of its writes are in its store, some only
+//! in the log. All of them are there after the upgrade of the store's schema.
 
 use std::path::PathBuf;
 
@@ -26,7 +25,7 @@ fn fixture() -> Fixture {
 fn settings(dir: &Path) -> StorageSettings {
     StorageSettings {
         segment_bytes: SEGMENT_BYTES,
-        // The log goes on holding what it held.
+        // The log still has its records.
         log_retention: Duration::from_secs(600),
         ..super::settings(dir)
     }
@@ -85,7 +84,7 @@ async fn check_state(storage: &Storage, state: &State, when: &str) {
     assert_eq!(storage.load(&keys).await.unwrap(), items, "{when}");
 }
 
-/// What is remembered of an answered write.
+/// The remembered outcome of an answered write.
 fn outcome(write: &NamedWrite) -> Outcome {
     let operations = write.operations.iter();
     Outcome {
@@ -112,7 +111,7 @@ fn check_outcomes(storage: &Storage, fixture: &Fixture, stored_alone: bool, when
     }
 }
 
-/// The keys that are over at the end of each stored time to live, and before it.
+/// The keys that are expired at the end of each stored time to live, and before it.
 async fn check_expired(storage: &Storage, fixture: &Fixture, when: &str) {
     let with_end = (fixture.stored.items.iter())
         .filter_map(|item| Some((item, item.expires.map(Version::from_bits)?)));
@@ -134,7 +133,7 @@ async fn check_expired(storage: &Storage, fixture: &Fixture, when: &str) {
     }
 }
 
-/// What a watch is told that goes on from the stored token, and that it is told no more.
+/// Checks that a watch from the stored token gets its changes and no more.
 async fn check_watch(storage: &Storage, fixture: &Fixture, when: &str) {
     let watch = &fixture.watch;
     let after = Cursor {
@@ -177,7 +176,7 @@ async fn check_watch(storage: &Storage, fixture: &Fixture, when: &str) {
     );
 }
 
-/// Checks that everything is in the node as it was left. Nothing is stored by that.
+/// Checks that the node has everything that it had. Stores nothing.
 async fn check(dir: &Path, disk: impl Disk, fixture: &Fixture, when: &str) -> Arc<Storage> {
     let log = &fixture.log;
     let (storage, found) = open(dir, disk, when).await;

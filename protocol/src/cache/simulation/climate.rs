@@ -1,4 +1,4 @@
-//! What a seed's world is like: how often what happens. Times are milliseconds.
+//! The parameters of a seed's world: how often each event happens. Times are in milliseconds.
 
 use rand::{Rng, rngs::StdRng};
 
@@ -16,7 +16,7 @@ pub(super) struct Climate {
     /// How often the masters lose the node, and for how long at most.
     pub(super) cut_off_every: u64,
     pub(super) cut_off_for: u64,
-    /// From here on nobody writes, falls, moves or is cut off.
+    /// From here on there are no writes, depositions, moves or network cuts.
     pub(super) calm_from: u64,
     /// The largest bound of a read.
     pub(super) max_age: u64,
@@ -36,7 +36,7 @@ impl Climate {
         }
     }
 
-    /// A few seconds in which everything happens at once.
+    /// A few seconds with many events.
     fn quick(rng: &mut StdRng) -> Self {
         Self {
             until: 12_000,
@@ -58,7 +58,7 @@ impl Climate {
         }
     }
 
-    /// Many minutes, for what takes long.
+    /// Many minutes, for slow effects.
     fn slow(rng: &mut StdRng) -> Self {
         Self {
             until: 1_500_000,
@@ -77,8 +77,8 @@ impl Climate {
         }
     }
 
-    /// Trouble first, in which logs are cut, then quiet for as long as a new master
-    /// withholds its marks, and longer: what was lost in the trouble shows now.
+    /// First many faults, in which logs are cut; then none, for longer than a new master withholds
+    /// its marks, so that the effects of lost deletes show.
     fn aftermath(rng: &mut StdRng) -> Self {
         let calm_from = rng.random_range(50_000..150_000);
         Self {

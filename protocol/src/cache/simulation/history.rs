@@ -1,4 +1,4 @@
-//! The truth: what each key's value was, and when. Times are milliseconds of the world.
+//! The true value of each key at each time. Times are milliseconds of the world.
 
 use tierkv_types::Version;
 
@@ -16,7 +16,7 @@ pub(super) struct Change {
 /// When a value expires, in the world's time.
 pub(super) type Expiry = Option<u64>;
 
-/// What a key was.
+/// The state of a key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Present {
     pub(super) version: Version,
@@ -36,7 +36,7 @@ impl History {
         self.0.last()
     }
 
-    /// What the key was at `time`.
+    /// The key's state at `time`.
     pub(super) fn at(&self, time: u64) -> Option<Present> {
         let before = self.0.partition_point(|change| change.at <= time);
         let change = self.0[..before].last()?;
@@ -47,7 +47,7 @@ impl History {
         })
     }
 
-    /// Whether `entry` was what the key was at some instant of `from..=to`.
+    /// Whether `entry` was the key's state at some instant of `from..=to`.
     ///
     /// An instant has a millisecond here, so an end counts as within: two events of one
     /// millisecond may have happened in either order.

@@ -1,4 +1,4 @@
-//! A master as the cache sees it: rounds, deletes on their way, marks.
+//! A master's side of the cache protocol: rounds, deletes in flight, marks.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use tierkv_types::{BootTime, Epoch, Index};
 use super::{Rules, node::NodeKey};
 use crate::cache::{MarkWriter, REDELIVERY_WINDOW, SlotTable};
 
-/// One process that won an epoch. It doesn't learn that it was deposed.
+/// One process that won an epoch. It does not notice that it was deposed.
 pub(super) struct Master {
     pub(super) epoch: Epoch,
     /// The latest round it started.

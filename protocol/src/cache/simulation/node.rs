@@ -1,4 +1,4 @@
-//! One cache node: entries, stubs of leases, marks. It may forget anything at any time.
+//! One cache node: entries, stubs of leases, marks. It may lose any of them at any time.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! A reader: what it remembers of each cluster, and one read on its way.
+//! A reader: its answers from each cluster, and the steps of one read.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) const ANY_REVISION: u64 = 0;
 
 /// One client coordinator.
 pub(super) struct Reader {
-    /// What it remembers, by cluster.
+    /// Its answers, by cluster.
     pub(super) freshness: [Freshness; 2],
     /// How far its boot clock is from the world's time.
     pub(super) offset: u64,
@@ -79,11 +79,11 @@ pub(super) fn slot() -> Slot {
     Slot::new(SLOT).unwrap()
 }
 
-/// One read on its way; between two steps it may pause for as long as it likes.
+/// One read in progress; between two steps it may pause for any time.
 pub(super) struct Read {
     pub(super) reader: usize,
     pub(super) key: usize,
-    /// Where the reader believes the slot to be, and since which revision.
+    /// The slot's cluster and revision in the reader's placement map.
     pub(super) cluster: usize,
     pub(super) revision: u64,
     pub(super) bound: ReadBound,
@@ -93,7 +93,7 @@ pub(super) struct Read {
     pub(super) step: Step,
 }
 
-/// What a read does next.
+/// The next step of a read.
 pub(super) enum Step {
     /// Read the first of mark and entry.
     First,

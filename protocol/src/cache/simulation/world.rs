@@ -1,6 +1,6 @@
 //! The world: two clusters, one slot, one cache node, some readers, and chance.
 //!
-//! Reading order: this file (what can happen, and when), [`clusters`] (the masters' side),
+//! Reading order: this file (the events, and when they happen), [`clusters`] (the masters' side),
 //! [`reads`] (the readers' side, and the check of I6).
 
 mod clusters;
@@ -27,7 +27,7 @@ const READERS: usize = 3;
 /// What the cluster clocks show when the world begins, in milliseconds.
 const CLOCK_OFFSET: u64 = 1_700_000_000_000;
 
-/// What a run saw, so that a test can tell that something happened.
+/// Counts of a run's events, so that a test can check that there were some.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outcome {
     pub(super) hits: u64,

@@ -1,4 +1,4 @@
-//! A file's bytes: as the page cache has them, and as they would survive.
+//! A file's bytes: in the page cache, and on the medium.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use rand::{Rng, rngs::StdRng};
 
 use super::Tear;
 
-/// What the hardware writes whole or not at all.
+/// Bytes that the hardware writes atomically.
 const SECTOR_BYTES: usize = 512;
 
 #[derive(Clone, Debug, Default)]
@@ -15,13 +15,13 @@ pub(super) struct Inode {
     durable: Vec<u8>,
     /// Sectors that may differ between the two.
     dirty: BTreeSet<usize>,
-    /// Lengths that the file had since it was synced. A changed length is metadata: the
-    /// journal may have kept each of them, whatever became of the bytes.
+    /// Lengths that the file had since it was synced. A length is metadata: the journal may have
+    /// stored any of them, independent of the bytes.
     lengths: Vec<usize>,
 }
 
 impl Inode {
-    /// A file that has been there for long.
+    /// A durable file.
     pub(super) fn settled(content: Vec<u8>) -> Self {
         Self {
             durable: content.clone(),
@@ -48,7 +48,7 @@ impl Inode {
         self.touch(start, end);
     }
 
-    /// Cuts the file, or lets zeros grow at its end.
+    /// Cuts the file, or extends it with zeros.
     pub(super) fn set_length(&mut self, length: usize) {
         let before = self.content.len();
         if length != before {

@@ -1,4 +1,4 @@
-//! Names of files: as they are, and as they would survive.
+//! Names of files: in the page cache, and on the medium.
 
 use std::{
     collections::BTreeMap,
@@ -16,8 +16,7 @@ pub(super) struct Names {
     pending: BTreeMap<PathBuf, Vec<Change>>,
 }
 
-/// A change of names that is there whole or not at all: each path now leads to that file,
-/// or nowhere.
+/// An atomic change of names: each path now leads to that file, or to none.
 type Change = Vec<(PathBuf, Option<usize>)>;
 
 fn apply(names: &mut BTreeMap<PathBuf, usize>, change: Change) {

@@ -1,4 +1,4 @@
-//! Clean entries against a naive model, and their books against a recount.
+//! Compares clean entries with a naive model, and their counters with a recount.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -280,7 +280,7 @@ fn a_change_of_policy_keeps_the_order_and_forgets_frequencies() {
         clean.check();
     }
     assert_eq!(clean.order(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]);
-    // Under the policy that ends, the first in went first; only then the other one rules.
+    // Evictions by the old policy first (first in, first out), then the new policy applies.
     let evicted = clean.limit(
         EvictionPolicy::Lru,
         Size {

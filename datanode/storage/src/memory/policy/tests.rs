@@ -1,5 +1,5 @@
-//! Hit ratios of the whole tier, held to the papers' algorithms; and what drives one
-//! policy alone, for its own tests.
+//! Compares the tier's hit ratios with the papers' algorithms. Also a driver for the tests of
+//! single policies.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tierkv_types::{ItemKey, Version};
@@ -21,7 +21,7 @@ const KEYS: usize = 100_000;
 const REQUESTS: usize = 1_000_000;
 const CAPACITY: usize = 10_000;
 const SKEW: f64 = 0.99;
-/// How far a hit ratio may be from its reference's.
+/// The allowed difference of a hit ratio from its reference's.
 const TOLERANCE: f64 = 0.005;
 
 /// A policy over entries known by their hashes, bounded in records.
@@ -112,7 +112,7 @@ fn item() -> Item {
     }
 }
 
-/// The part of `requests` that the tier answers, each miss being let in.
+/// The hit ratio of `requests`, if each miss is admitted.
 fn ratio(limits: MemoryLimits, shards: usize, keys: &[ItemKey], requests: &[usize]) -> f64 {
     let memory = Memory::new(limits, shards);
     let mut hits = 0;

@@ -12,7 +12,7 @@ fn range(prefix: &[u8]) -> ItemRange {
     range
 }
 
-/// All that a snapshot has, asked for in pieces of `bytes`.
+/// All items of a snapshot, read in pieces of `bytes`.
 async fn all(mut snapshot: Box<dyn StoreSnapshot>, bytes: usize) -> Vec<(ItemKey, Item)> {
     let mut found = Vec::new();
     loop {

@@ -51,7 +51,7 @@ async fn sqlite_keeps_the_rules_of_a_store() {
     conformance::run(&in_memory).await;
 }
 
-/// Changes rows behind the store's back; their pages get fitting checksums.
+/// Changes rows without the store; their pages get valid checksums.
 pub(crate) async fn tamper(disk: &Arc<dyn Disk>, path: &Path, sql: &'static str) {
     let volume = registry::enter(disk, path, PageFormat::Checked, WalSync::Always);
     let options = connect_options(path, &volume, WalSync::Always).unwrap();

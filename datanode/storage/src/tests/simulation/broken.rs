@@ -59,8 +59,8 @@ async fn applying_before_the_commit_is_caught() {
     is_caught(Broken::EarlyApply).await;
 }
 
-/// A store that says a checkpoint is durable while it still has it in memory. What it
-/// answers is right, as long as the power stays on.
+/// A store that reports a checkpoint as durable while it is still in memory. Its answers are
+/// right as long as the power stays on.
 #[derive(Debug)]
 pub(super) struct LateStore {
     store: Arc<dyn Store>,

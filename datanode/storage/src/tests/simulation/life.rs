@@ -14,7 +14,7 @@ use crate::{
 const LIVES: usize = 3;
 /// Steps of a life that no power cut ends.
 const STEPS: usize = 40;
-/// Calls to the disk among which the one is chosen after which the power fails.
+/// The power fails after one of so many calls to the disk.
 const CALLS: u64 = 500;
 const KEYS: usize = 10;
 /// The same for a recovery, which takes fewer.
@@ -23,7 +23,7 @@ const RECOVERY_CALLS: u64 = 60;
 const PACE_MILLIS: u64 = 2_000;
 const EPOCH_MILLIS: u64 = 1_700_000_000_000;
 
-/// Breaks off with words when a rule does not hold.
+/// Returns an error if a rule does not hold.
 macro_rules! rule {
     ($holds:expr, $($words:tt)+) => {
         if !$holds {
@@ -36,7 +36,7 @@ macro_rules! rule {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Recoveries {
     pub(crate) all: u64,
-    /// In how many of them the power failed.
+    /// The number of recoveries in which the power failed.
     pub(crate) cut: u64,
 }
 
@@ -48,12 +48,12 @@ pub(crate) struct Lives {
     /// The largest value that is written, in bytes.
     largest: usize,
     keys: Vec<ItemKey>,
-    /// The log as far as anyone could have seen it, and what was appended behind that.
+    /// The records that could have been seen, and those appended after them.
     log: Vec<Record>,
-    /// How much of it has been acknowledged, and applied in this life.
+    /// The last records acknowledged, and applied in this life.
     acknowledged: usize,
     applied: usize,
-    /// What the keys hold after everything appended, and after everything applied.
+    /// The keys' state after everything appended, and after everything applied.
     appended_state: Model,
     applied_state: Model,
     promised: u64,
@@ -67,7 +67,7 @@ pub(crate) struct Lives {
 }
 
 impl Lives {
-    /// Lives through one seed; answers how often the node had to be recovered.
+    /// Runs one seed; returns how often the node had to be recovered.
     pub(crate) async fn run(seed: u64, script: Script) -> Result<Recoveries, String> {
         let mut random = StdRng::seed_from_u64(seed);
         let policies = [
@@ -186,8 +186,8 @@ impl Lives {
         }
     }
 
-    /// Starts, and holds what was found against what must be there. `None` if the power
-    /// failed meanwhile.
+    /// Starts, and compares the content with what must be there. `None` if the power failed
+    /// meanwhile.
     async fn wake(&mut self) -> Result<Option<Arc<Storage>>, String> {
         let mut opened = self.open().await;
         if matches!(opened, Err(StorageError::Damaged { .. })) && self.script.has_holes {
@@ -233,7 +233,7 @@ impl Lives {
         opened.await
     }
 
-    /// Has the node's directory recovered; in half of the cases the power fails meanwhile.
+    /// Recovers the node's directory; in half of the cases the power fails meanwhile.
     async fn recover(&mut self) -> Result<Result<(), StorageError>, String> {
         self.recoveries.all += 1;
         if self.random.random_bool(0.5) {
@@ -249,7 +249,7 @@ impl Lives {
         self.recover_once().await
     }
 
-    /// Recovers and accepts what is lost by that. Nothing of it may have been acknowledged.
+    /// Recovers, and accepts the loss, which must not include acknowledged records.
     async fn recover_once(&self) -> Result<Result<(), StorageError>, String> {
         let examined = Repair::examine(self.settings.clone(), Arc::new(self.disk.clone())).await;
         let mut repair = match examined {
@@ -318,7 +318,7 @@ impl Lives {
         self.applied = to;
     }
 
-    /// Every key reads what the applied records say, from memory and from the store.
+    /// Checks that every key reads the state of the applied records, from memory and store.
     async fn check_keys(
         &self,
         storage: &Storage,
@@ -386,7 +386,7 @@ impl Lives {
         let failed = deadline(durable.wait_for(|at| at.index >= last))
             .await
             .is_err();
-        // What is durable may have been acknowledged, whatever came after it.
+        // Durable records may have been acknowledged, whatever came after them.
         let reached = usize::try_from(durable.borrow().index.0).unwrap_or(usize::MAX);
         self.acknowledged = self.acknowledged.max(reached);
         match failed {
@@ -412,7 +412,7 @@ impl Lives {
                 epoch: Epoch(self.epoch),
                 index: Index(index),
             },
-            // The truth of this node: what it has acknowledged so far.
+            // The records that this node has acknowledged so far.
             commit: Index(self.acknowledged as u64),
             version,
             payload,
@@ -440,7 +440,7 @@ impl Lives {
             let kind = if self.random.random_bool(0.75) {
                 let length = self.random.random_range(0..self.largest);
                 ChangeKind::Put {
-                    // Each byte another, so that no lost sector looks like any other.
+                    // All bytes differ, so that a lost sector does not look like another one.
                     value: (0..length).map(|_| self.random.random::<u8>()).collect(),
                     expires: self.random.random_bool(0.2).then(|| version.next()),
                 }

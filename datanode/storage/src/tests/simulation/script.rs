@@ -1,4 +1,4 @@
-//! What a life consists of, and which rule is switched off in it.
+//! The steps of a life, and the rule that is switched off in it.
 
 use rand::{Rng, rngs::StdRng};
 
@@ -31,7 +31,7 @@ pub(crate) struct Script {
     pub(crate) has_holes: bool,
 }
 
-/// One thing that happens in a life.
+/// One step of a life.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     Append,

@@ -33,7 +33,7 @@ impl World {
         match event {
             MasterEvent::Round => self.start_round(cluster, master),
             MasterEvent::Acknowledged { round, commit } => {
-                // The members of a later epoch acknowledge an earlier one no more.
+                // The members of a later epoch no longer acknowledge an earlier one.
                 if self.is_live(cluster, master) || !self.rules.vouched_rounds_only {
                     self.send(MasterEvent::Vouched { round, commit }.at(cluster, master));
                 }
@@ -152,7 +152,7 @@ impl World {
             self.send_or_lose(MasterEvent::DeleteArrives { index, key }.at(cluster, master));
         }
         self.write_mark(cluster, master);
-        // A deposed master goes on for a while, then finds out.
+        // A deposed master continues for a while, then notices it.
         if self.is_live(cluster, master) || self.percent(80) {
             let again = MasterEvent::Retry.at(cluster, master);
             self.soon(self.climate.retry_every * 2, again);
@@ -201,8 +201,7 @@ impl World {
         }
     }
 
-    /// The node can't be reached by masters for a while; whoever can't reach it any more
-    /// may fall, too.
+    /// Masters can't reach the node for a while; they may be deposed meanwhile.
     pub(super) fn cut_off(&mut self) {
         self.soon(self.climate.cut_off_every * 2, Event::CutOff);
         let duration = self.rng.random_range(0..=self.climate.cut_off_for);

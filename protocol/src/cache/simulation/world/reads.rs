@@ -71,7 +71,7 @@ impl World {
     pub(super) fn start_read(&mut self, reader: usize) {
         self.soon(self.climate.read_every * 2, Event::Read { reader });
         let key = self.rng.random_range(0..KEYS);
-        // The reader's placement may be an old one.
+        // The reader's placement map may be old.
         let known = self.placements.len();
         let stale = usize::from(self.percent(15)).min(known - 1);
         let (cluster, revision) = self.placements[known - 1 - stale];

@@ -1,4 +1,4 @@
-//! A flipped byte anywhere is found, with file and place, or it does not matter.
+//! A flipped byte anywhere is found, with file and place, or has no effect.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tierkv_types::{Epoch, Index, LogId, Position};
@@ -32,8 +32,8 @@ fn item(number: u64, checkpoint: u64) -> Item {
     }
 }
 
-/// What a key holds after all checkpoints: each after the first writes some keys again.
-/// None changes the shape of the tree, so that no page is free and each is read.
+/// A key's item after all checkpoints: each after the first writes some keys again.
+/// No checkpoint changes the shape of the tree, so that no page is free and each is read.
 fn expected() -> Vec<Option<Item>> {
     let held = (0..KEYS).map(|number| {
         let last = (1..=CHECKPOINTS).rev().find(|nth| writes(*nth, number));
@@ -69,7 +69,7 @@ fn rows(checkpoint: u64) -> Vec<Row> {
     ]
 }
 
-/// Where the store stands after all checkpoints.
+/// The store's state after all checkpoints.
 fn state() -> StoreState {
     StoreState {
         meta: meta(CHECKPOINTS),
@@ -111,7 +111,7 @@ async fn read_all(disk: TestDisk) -> Result<(StoreState, Vec<Option<Item>>), Sto
     read
 }
 
-/// Has SQLite read the trees in which no key of the test lives, too.
+/// Makes SQLite also read the trees without keys of the test.
 async fn read_every_page(store: &SqliteStore) -> Result<(), StorageError> {
     store.outcomes().await?;
     store.oldest_tombstone().await?;
@@ -128,8 +128,8 @@ async fn read_every_page(store: &SqliteStore) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Flips bits of every byte of `file`, one byte after the other, and answers in how many
-/// the store noticed.
+/// Flips bits of every byte of `file`, one byte after the other, and returns in how many cases
+/// the store noticed it.
 async fn flip_each_byte(whole: &TestDisk, file: &'static str) -> usize {
     let bytes = whole.content(Path::new(file)).unwrap();
     let mut random = StdRng::seed_from_u64(bytes.len() as u64);

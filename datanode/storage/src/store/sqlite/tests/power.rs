@@ -1,4 +1,4 @@
-//! Power cuts at each single call, full disks, syncs that fail and syncs that lie.
+//! Power cuts at each single call, full disks, failing syncs, and syncs without effect.
 
 use tierkv_types::{Epoch, Index, LogId, Position};
 
@@ -8,8 +8,8 @@ use crate::{Row, Table, disk::Tear, state::epoch_row, store::StoreState};
 const STORE: &str = "/n/store";
 const KEYS: u64 = 40;
 const ME: Incarnation = Incarnation(1);
-/// Pages of the write-ahead file after which these stores fold it back: so few that it
-/// happens all the time.
+/// Pages of the write-ahead file after which these stores write it back: few, so that it happens
+/// often.
 const WAL_PAGES: u32 = 12;
 
 fn key(number: u64) -> ItemKey {
@@ -44,7 +44,7 @@ fn changed_row(checkpoint: u64) -> Option<Row> {
     })
 }
 
-/// What a key holds after a checkpoint: each writes all of them, or removes them.
+/// A key's item after a checkpoint: each checkpoint writes all keys, or removes them.
 fn held(number: u64, checkpoint: u64) -> Option<Item> {
     let is_there = checkpoint > 0 && !(number + checkpoint).is_multiple_of(5);
     is_there.then(|| Item {
@@ -83,7 +83,7 @@ async fn checkpoint(store: &SqliteStore, nth: u64) -> Result<(), StorageError> {
     store.checkpoint(ME, batch).await
 }
 
-/// Which checkpoint the store of a disk stands at, with exactly what that one wrote.
+/// The last checkpoint in a disk's store, after a check of its content.
 async fn standing(disk: &TestDisk) -> Result<u64, StorageError> {
     let store = open_folding(disk).await?;
     let read = async {
@@ -102,8 +102,8 @@ async fn standing(disk: &TestDisk) -> Result<u64, StorageError> {
     Ok(nth)
 }
 
-/// Boots a disk after its power was cut, in several ways, and checks where the store
-/// stands: at what was acknowledged, or at the next, whole.
+/// Boots a disk after a power cut, in several ways, and checks that the store has exactly the
+/// acknowledged checkpoint, or the one after it.
 async fn check_after_cut(disk: &TestDisk, acknowledged: u64, when: &str) {
     for (seed, tear) in [
         (1, Tear::AnyOrder),
@@ -237,7 +237,7 @@ async fn a_failed_sync_is_final_also_while_folding() {
         assert!(matches!(failure, StorageError::Io { .. }), "{words}");
         assert!(words.contains("could not sync /n/store"), "{words}");
         assert!(words.contains("the disk failed"), "{words}");
-        // The disk works again, but nobody knows what it lost.
+        // The disk works again, but its lost writes are unknown.
         disk.fail_syncs_after(u64::MAX);
         let calls = disk.calls();
         let again = checkpoint(&store, last + 1).await.unwrap_err();
@@ -250,8 +250,8 @@ async fn a_failed_sync_is_final_also_while_folding() {
     assert!(failures > 4, "{failures}");
 }
 
-/// Makes checkpoints on a disk whose syncs lie, then cuts the power: answers whether any
-/// way of losing what was not synced shows it.
+/// Takes checkpoints on a disk whose syncs have no effect, then cuts the power. Returns whether
+/// any loss of unsynced writes shows it.
 async fn shows_a_lie(lies: fn(&Path) -> bool) -> bool {
     for seed in 0..20 {
         let disk = TestDisk::default();
@@ -270,7 +270,7 @@ async fn shows_a_lie(lies: fn(&Path) -> bool) -> bool {
     false
 }
 
-/// The tests above can fail: without any one of the syncs they would.
+/// The tests above detect missing syncs: without any one sync they fail.
 #[tokio::test]
 async fn a_sync_that_lies_is_noticed_after_a_power_cut() {
     assert!(!shows_a_lie(|_| false).await);

@@ -1,4 +1,4 @@
-//! The small tables, slots and hashes, changed behind the store's back.
+//! The small tables, slots and hashes, changed without the store.
 
 use tierkv_types::{Epoch, Index, Slot};
 
@@ -87,7 +87,7 @@ async fn a_row_that_is_changed_lost_added_or_moved_is_missed() {
     }
 }
 
-/// A checkpoint that replaces a row reads it: what it finds damaged it does not cover up.
+/// A checkpoint that replaces a row reads it first, so it does not hide a damaged row.
 #[tokio::test]
 async fn a_damaged_row_is_not_replaced() {
     let disk: Arc<dyn Disk> = Arc::new(filled().await);

@@ -1,5 +1,5 @@
-//! Stores of earlier schemas become stores of the newest one, through power cuts and full
-//! disks, and what is damaged stays damaged.
+//! Upgrades of earlier schemas to the newest one, with power cuts and full disks; damaged rows
+//! stay damaged.
 
 use tierkv_types::{Epoch, Index, LogId, Position};
 
@@ -176,7 +176,7 @@ async fn check(disk: &TestDisk, version: usize, keys: &[u64], when: &str) {
         let refused = store.get_many(&[key(DAMAGED)]).await.unwrap_err();
         assert!(refused.to_string().contains("n\\x00key-01005"), "{refused}");
     }
-    // What a damaged row says of its expiry removes nothing: the damage would go unnoticed.
+    // The expiry in a damaged row removes nothing: the damage would stay unnoticed.
     let expiring = (keys.iter()).filter(|number| number.is_multiple_of(3) && **number != DAMAGED);
     let expired = store
         .expired(Version::from_bits(1 << 40), 10_000)
@@ -200,7 +200,7 @@ async fn check(disk: &TestDisk, version: usize, keys: &[u64], when: &str) {
     store.close().await;
 }
 
-/// Where an examination finds that a store stands, and how many rows are damaged.
+/// The state of a store by an examination, and the number of damaged rows.
 async fn examined(disk: &TestDisk) -> (StoreState, u64) {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let found = examine(&disk, Path::new(STORE), WalSync::Always).await;
