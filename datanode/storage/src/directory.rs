@@ -51,7 +51,7 @@ pub(crate) fn enter_sync_mode(
         WalSync::Interval(_) => state.set_unsynced_boot(Some(place.disk.boot_id().map_err(fail)?)),
         WalSync::Always | WalSync::Never => {
             // What an earlier process wrote without a sync may be only in the page cache, and can't
-            // be told from the rest by reading.
+            // be distinguished from the rest by reading.
             log.sync(place)?;
             state.set_unsynced_boot(None)
         }

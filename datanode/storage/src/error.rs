@@ -36,8 +36,8 @@ pub enum StorageError {
     /// since: the last acknowledged writes may be missing (REP-LOGID).
     #[error(
         "the log in {} was written with wal.sync = interval, and the machine was restarted \
-          since without a clean stop: acknowledged writes may be missing; to continue without \
-          them, run `tierkv admin recover --data-dir DIR`", dir.display()
+         since without a clean stop: acknowledged writes may be missing; to continue without \
+         them, run `tierkv admin recover --data-dir DIR`", dir.display()
     )]
     Unsynced {
         /// The node's directory.

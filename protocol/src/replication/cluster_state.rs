@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(vacant.master, None);
     }
 
-    /// Earlier releases read what names a master, and say of the rest that it is newer.
+    /// Earlier releases read records with a master, and refuse others as newer.
     #[test]
     fn a_record_with_a_master_keeps_its_format() {
         let expected = concat!(

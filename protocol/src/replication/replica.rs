@@ -303,7 +303,7 @@ impl Replica {
                     let why = format!(
                         "the record lists no log {} of node {}: the data directory was replaced, \
                          lost its log or belongs to another cluster; bring the right one back, \
-                          or continue with this one: `tierkv admin recover --data-dir DIR`",
+                         or continue with this one: `tierkv admin recover --data-dir DIR`",
                         self.log_id, self.me
                     );
                     return self.halt(why, commands);
@@ -441,11 +441,11 @@ impl Replica {
 const fn forgotten(record_is_gone: bool) -> &'static str {
     if record_is_gone {
         "coordination has no record of this cluster, but this node has seen one: the \
-          coordination store was wiped; bring it back, or continue with this node's state: \
+         coordination store was wiped; bring it back, or continue with this node's state: \
          `tierkv admin recover --data-dir DIR`"
     } else {
         "coordination went back to an earlier epoch: an old backup was restored; bring the \
-          newest back, or continue with this node's state: `tierkv admin recover --data-dir DIR`"
+         newest back, or continue with this node's state: `tierkv admin recover --data-dir DIR`"
     }
 }
 

@@ -1,7 +1,7 @@
 //! A clean entry's key, version, expiry and value, packed into one allocation.
 //!
 //! ```text
-//! tag: u16 LE │ version: u64 LE │ expiry: u64 LE, if the tag says so │ key │ value
+//! tag: u16 LE │ version: u64 LE │ expiry: u64 LE, if the tag has it │ key │ value
 //! tag = key length (15 bits) │ whether there is an expiry (top bit)
 //! ```
 //!

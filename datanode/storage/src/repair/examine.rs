@@ -438,7 +438,7 @@ fn lost(kept: Position, behind: &[FoundBehind]) -> String {
         .collect();
     format!(
         "everything after record {kept}: {records} later records were found sound and are given \
-          up, {}; unreadable records are not counted",
+         up, {}; unreadable records are not counted",
         places.join(", ")
     )
 }

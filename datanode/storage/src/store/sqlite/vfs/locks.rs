@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(locks.raise(&mut reader, LockLevel::Reserved), Err(Busy));
         assert_eq!(locks.raise(&mut writer, LockLevel::Exclusive), Err(Busy));
         assert_eq!(writer, LockLevel::Pending);
-        // While it waits nobody new comes in, and who is in may go.
+        // While it waits, new holders are kept out, and present ones may leave.
         let mut late = LockLevel::Unlocked;
         assert_eq!(locks.raise(&mut late, LockLevel::Shared), Err(Busy));
         locks.lower(&mut reader, LockLevel::Unlocked);
