@@ -1,9 +1,9 @@
-//! What an operator may configure: one TOML file, then the environment, then flags; the
-//! later one wins.
+//! The configuration: one TOML file, overridden by the environment, overridden by flags.
 //!
 //! Reading order: [`keys`] declares every key once, with its default and its meaning;
-//! [`setting`] is how the values are written, [`bounds`] which of them make sense,
-//! [`layers`] where they come from, and [`reader`] reads them from there. [`sample`] prints the declarations as a file.
+//! [`setting`] parses and prints values, [`bounds`] checks them, [`layers`] collects them from
+//! file, environment and flags, and [`reader`] reads each key from these layers. [`sample`]
+//! prints the declarations as a file.
 
 mod bounds;
 mod byte_size;
@@ -27,11 +27,11 @@ pub(crate) use self::{
 /// Where the value of a key came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Nobody said anything.
+    /// The key is not set.
     Default,
     /// This file.
     File(PathBuf),
-    /// This variable.
+    /// This environment variable.
     Environment(String),
     /// The command line.
     Flag,
@@ -48,12 +48,12 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One key as it is set.
+/// One key and its effective value.
 #[derive(Clone, Debug)]
-pub(crate) struct Told {
-    /// The whole key, as in `wal.sync`.
+pub(crate) struct Entry {
+    /// The full key, as in `wal.sync`.
     pub(crate) key: &'static str,
-    /// What it means.
+    /// Its documentation.
     pub(crate) meaning: String,
     /// Its value as TOML writes it.
     pub(crate) toml: String,
@@ -63,14 +63,14 @@ pub(crate) struct Told {
     pub(crate) origin: Origin,
 }
 
-/// A value that can't be used.
+/// An invalid value, or another error of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
-    /// The key, or what stands in its place.
+    /// The key, or `the file`.
     pub(crate) key: String,
-    /// Where it stands.
+    /// Where it was set.
     pub(crate) origin: Origin,
-    /// What is wrong and what would be right.
+    /// The error message: what is wrong and what would be valid.
     pub(crate) words: String,
 }
 
@@ -80,38 +80,38 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that was found.
+/// The loaded configuration, with everything that was wrong.
 pub(crate) struct Loaded {
-    /// What is to be used, if there are no problems.
+    /// The configuration; use it only if there are no problems.
     pub(crate) configuration: Configuration,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
     /// All keys, in the order of their declaration.
-    pub(crate) told: Vec<Told>,
-    /// What is ignored.
+    pub(crate) entries: Vec<Entry>,
+    /// Settings that are ignored.
     pub(crate) warnings: Vec<String>,
-    /// What can't be used.
+    /// Errors; with any of them the platform does not start.
     pub(crate) problems: Vec<Problem>,
 }
 
-/// The help of an option that sets `key`: what it means, and its default.
+/// The help text of an option that sets `key`: its meaning and its default.
 pub(crate) fn help(key: &str) -> String {
     let loaded = layers::load(&ConfigurationArguments::default(), &[], &[]);
-    let told = loaded.told.into_iter().find(|told| told.key == key);
-    told.map_or_else(String::new, |told| {
-        let meaning = told.meaning.trim_end_matches('.');
+    let entry = loaded.entries.into_iter().find(|entry| entry.key == key);
+    entry.map_or_else(String::new, |entry| {
+        let meaning = entry.meaning.trim_end_matches('.');
         format!(
             "{meaning}; sets {key} [default: {}]",
-            told.toml.trim_matches('"')
+            entry.toml.trim_matches('"')
         )
     })
 }
 
 impl Loaded {
-    /// The configuration; warnings go to the log.
+    /// Returns the configuration and logs the warnings.
     ///
     /// # Errors
-    /// All problems, in words.
+    /// All problems in one message.
     pub(crate) fn accept(self) -> Result<Configuration, String> {
         for warning in &self.warnings {
             tracing::warn!("{warning}");

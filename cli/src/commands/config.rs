@@ -63,23 +63,23 @@ fn as_text(loaded: &Loaded) -> String {
         Some(file) => format!("file: {}\n", file.display()),
         None => "file: none (--config or TIERKV_CONFIG names one)\n".to_owned(),
     };
-    for told in &loaded.told {
-        let (key, value, origin) = (told.key, &told.toml, &told.origin);
+    for entry in &loaded.entries {
+        let (key, value, origin) = (entry.key, &entry.toml, &entry.origin);
         text.push_str(&format!(
             "\n{key} = {value}    ({origin})\n    {}\n",
-            told.meaning
+            entry.meaning
         ));
     }
     text
 }
 
 fn as_json(loaded: &Loaded) -> Value {
-    let keys: Vec<Value> = (loaded.told.iter())
-        .map(|told| {
-            let mut fields = origin(&told.origin);
-            fields["key"] = told.key.into();
-            fields["value"] = told.json.clone();
-            fields["meaning"] = told.meaning.as_str().into();
+    let keys: Vec<Value> = (loaded.entries.iter())
+        .map(|entry| {
+            let mut fields = origin(&entry.origin);
+            fields["key"] = entry.key.into();
+            fields["value"] = entry.json.clone();
+            fields["meaning"] = entry.meaning.as_str().into();
             fields
         })
         .collect();

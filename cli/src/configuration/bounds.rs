@@ -1,41 +1,41 @@
-//! Which values make sense. A bound is checked whoever set the value, so that a key and
-//! another that it depends on are judged together.
+//! Bounds of values. They are checked on the merged configuration, so that bounds between two
+//! keys hold wherever the keys were set.
 
 use std::time::Duration;
 
-use super::{ByteSize, Configuration, Problem, Told, keys::Limits};
+use super::{ByteSize, Configuration, Entry, Problem, keys::Limits};
 
 /// Smallest file of the log.
 const MIN_SEGMENT: ByteSize = ByteSize(64 << 10);
-/// Largest file of the log: it is allocated whole.
+/// Largest file of the log: it is allocated at once.
 const MAX_SEGMENT: ByteSize = ByteSize(1 << 30);
-/// Fewest files that the log must be allowed: one is written while another is let go.
+/// Fewest files that `wal.max_bytes` must allow: one is written while another is removed.
 const MIN_SEGMENTS: u64 = 2;
 /// Longest time that acknowledged writes may stay unsynced.
 const MAX_SYNC_INTERVAL: Duration = Duration::from_secs(60);
 /// Shortest and longest time that records stay in the log.
 const RETENTION: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 86_400)];
-/// Smallest bound of the memory for what is not stored: a write of the largest size fits.
+/// Smallest bound of pinned memory: a write of the largest size fits.
 const MIN_PINNED: ByteSize = ByteSize(1 << 20);
 /// Smallest cache.
 const MIN_CACHE: ByteSize = ByteSize(1 << 20);
-/// Least and greatest staleness that reads bear. Reads go on while a new master takes over
-/// only if they bear 1.05 F + 1 s (REP-TIMES), F being the silence after which a master is
-/// suspected: 2.05 s for the F that clusters have, 1 s. The greatest one is enough for the
-/// longest F, 30 s, and ends well before an entry's life in the cache, 5 min (CACHE-KEY);
-/// also, a coordinator counts as ready for so long after its masters fell silent.
+/// Least and greatest staleness bound of reads. Reads continue during a failover only if their
+/// bound is at least 1.05 F + 1 s (REP-TIMES), where F is the time without a heartbeat after
+/// which a master is suspected: 2.05 s for F = 1 s, as clusters have it. The greatest bound
+/// suffices for the longest F, 30 s, and is well below an entry's life in the cache, 5 min
+/// (CACHE-KEY). A coordinator is also ready for this long after its masters last answered.
 const MAX_STALENESS: [Duration; 2] = [Duration::from_millis(2_050), Duration::from_secs(60)];
-/// Fewest connections: some at each door.
+/// Fewest connections: some to gRPC and some to REST.
 const MIN_CONNECTIONS: u64 = 16;
-/// Smallest bound on what waits for clients: an answer of the largest size fits.
+/// Smallest bound of the bytes buffered for clients: an answer of the largest size fits.
 const MIN_STREAM_BYTES: ByteSize = ByteSize(32 << 20);
-/// Shortest and longest time that a connection may keep its door waiting.
+/// Shortest and longest timeout of a connection.
 const DOOR_TIME: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(3_600)];
 /// Shortest and longest time between checkpoints.
 const CHECKPOINT_INTERVAL: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(3_600)];
 
-/// What is out of bounds.
-pub(super) fn check(configuration: &Configuration, told: &[Told]) -> Vec<Problem> {
+/// Returns a problem for each value that is out of bounds.
+pub(super) fn check(configuration: &Configuration, entries: &[Entry]) -> Vec<Problem> {
     let Configuration {
         cache,
         reads,
@@ -46,7 +46,7 @@ pub(super) fn check(configuration: &Configuration, told: &[Told]) -> Vec<Problem
         ..
     } = configuration;
     let mut checks = Checks {
-        told,
+        entries,
         problems: Vec::new(),
     };
     let segment = wal.segment_bytes;
@@ -67,7 +67,7 @@ pub(super) fn check(configuration: &Configuration, told: &[Told]) -> Vec<Problem
     checks.that(
         "wal.max_bytes",
         wal.max_bytes.0 >= segment.0.saturating_mul(MIN_SEGMENTS),
-        || format!("it is at least {MIN_SEGMENTS} times wal.segment_bytes, which is {segment}"),
+        || format!("use at least {MIN_SEGMENTS} times wal.segment_bytes, which is {segment}"),
     );
     checks.time("wal.retention_ms", wal.retention_ms, RETENTION);
     let (kept, pinned) = (memory.max_bytes, memory.pinned_max_bytes);
@@ -83,17 +83,17 @@ pub(super) fn check(configuration: &Configuration, told: &[Told]) -> Vec<Problem
         store.checkpoint_bytes,
         ByteSize(1),
     );
-    // Else writers would wait for a checkpoint that nothing makes at once.
+    // Otherwise writers would wait at the pinned bound, and no checkpoint would start at once.
     checks.that(
         "store.checkpoint_bytes",
         store.checkpoint_bytes <= pinned,
-        || format!("it is at most memory.pinned_max_bytes, which is {pinned}"),
+        || format!("use at most memory.pinned_max_bytes, which is {pinned}"),
     );
     checks.problems
 }
 
 struct Checks<'a> {
-    told: &'a [Told],
+    entries: &'a [Entry],
     problems: Vec<Problem>,
 }
 
@@ -102,11 +102,11 @@ impl Checks<'_> {
         if holds {
             return;
         }
-        if let Some(told) = self.told.iter().find(|told| told.key == key) {
+        if let Some(entry) = self.entries.iter().find(|entry| entry.key == key) {
             self.problems.push(Problem {
                 key: key.to_owned(),
-                origin: told.origin.clone(),
-                words: format!("{} is out of bounds: {}", told.toml, right()),
+                origin: entry.origin.clone(),
+                words: format!("{} is out of bounds: {}", entry.toml, right()),
             });
         }
     }
@@ -115,7 +115,7 @@ impl Checks<'_> {
         self.that(
             "limits.connections",
             limits.connections >= MIN_CONNECTIONS,
-            || format!("it is at least {MIN_CONNECTIONS}"),
+            || format!("use at least {MIN_CONNECTIONS}"),
         );
         self.at_least("limits.stream_bytes", limits.stream_bytes, MIN_STREAM_BYTES);
         for (key, millis) in [
@@ -130,18 +130,18 @@ impl Checks<'_> {
     }
 
     fn at_least(&mut self, key: &str, size: ByteSize, least: ByteSize) {
-        self.that(key, size >= least, || format!("it is at least {least}"));
+        self.that(key, size >= least, || format!("use at least {least}"));
     }
 
     fn at_most(&mut self, key: &str, size: ByteSize, most: ByteSize) {
-        self.that(key, size <= most, || format!("it is at most {most}"));
+        self.that(key, size <= most, || format!("use at most {most}"));
     }
 
     fn time(&mut self, key: &str, millis: u64, [least, most]: [Duration; 2]) {
         let time = Duration::from_millis(millis);
         self.that(key, (least..=most).contains(&time), || {
             let (least, most) = (least.as_millis(), most.as_millis());
-            format!("it is from {least} to {most}")
+            format!("use a value from {least} to {most}")
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Sizes as people write them.
+//! Sizes in bytes, written with or without a unit.
 
 use std::{fmt, str::FromStr};
 
@@ -11,11 +11,11 @@ const UNITS: [(&str, u64); 5] = [
     ("B", 1),
 ];
 
-/// A number of bytes; written as one, or with a unit: `512 MiB`, `8GiB`.
+/// A number of bytes, written without or with a unit: `4096`, `512 MiB`, `8GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ByteSize(pub(crate) u64);
 
-/// What is no size.
+/// The text is not a size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a size is a number of bytes or has a unit of B, KiB, MiB, GiB or TiB, as in 512 MiB")]
 pub(crate) struct NoSize;
@@ -40,7 +40,7 @@ impl FromStr for ByteSize {
 }
 
 impl fmt::Display for ByteSize {
-    /// In the largest unit that tells it exactly.
+    /// In the largest unit that is exact.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let exact =
             (UNITS.iter()).find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit));
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn invalid_sizes_are_refused() {
         for text in [
             "",
             "MiB",
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_told_exactly_and_comes_back() {
+    fn a_size_is_printed_exactly_and_parsed_back() {
         for (bytes, text) in [
             (0, "0 B"),
             (1, "1 B"),

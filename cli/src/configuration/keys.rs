@@ -1,5 +1,6 @@
 //! Every key, declared once: its meaning, its type and its default. The file, the
-//! environment, `--set`, `config check`, `config sample` and `--help` all come from here.
+//! environment, `--set`, `config check`, `config sample` and `--help` all use these
+//! declarations.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -16,8 +17,8 @@ use tierkv_types::{NodeId, limits::DEFAULT_MAX_STALENESS};
 use super::{ByteSize, reader::Reader, setting::SyncMode};
 use crate::descriptors::Descriptors;
 
-/// Declares a section: a struct with a documented field a key, and how it is read. Field
-/// docs are told to operators word for word.
+/// Declares a section: a struct with one documented field for each key, and a function that
+/// reads it. Operators see the field docs verbatim.
 macro_rules! section {
     (
         $(#[$about:meta])*
@@ -46,13 +47,13 @@ macro_rules! section {
 }
 
 section! {
-    /// Where things are: the keys outside any section.
+    /// Paths and addresses: the keys outside any section.
     Places at "" {
-        /// Where everything is kept. A relative path begins at the working directory.
+        /// Folder of all data. A relative path is relative to the working directory.
         data_dir: PathBuf = PathBuf::from("tierkv-data");
-        /// Where gRPC is served; port 0 takes a free one.
+        /// Address of the gRPC server; port 0 takes a free one.
         grpc_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 7400));
-        /// Where REST is served; port 0 takes a free one.
+        /// Address of the REST server; port 0 takes a free one.
         rest_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 7480));
     }
 }
@@ -60,7 +61,7 @@ section! {
 section! {
     /// The embedded cache.
     Cache at "cache." {
-        /// How much the embedded cache may hold.
+        /// Size limit of the embedded cache.
         max_bytes: ByteSize = ByteSize(256 << 20);
     }
 }
@@ -68,12 +69,12 @@ section! {
 section! {
     /// The REST gateway.
     Rest at "rest." {
-        /// Host names that REST answers to, beside localhost and the addresses of loopback.
-        /// While it listens on loopback only, or if any are listed, it answers to no others: a
-        /// web page can have any other name lead here.
+        /// Host names that REST accepts, besides localhost and the loopback addresses. While REST
+        /// listens on loopback only, or if any are listed, all others are refused, because a web
+        /// page can make any other name resolve to this machine.
         allowed_hosts: Vec<HostName> = Vec::new();
-        /// Origins of web pages that may use REST, as in "https://app.example.com". What
-        /// browsers send for pages of other origins is refused.
+        /// Origins of web pages that may use REST, as in "https://app.example.com". Browser
+        /// requests from pages of other origins are refused.
         allowed_origins: Vec<WebOrigin> = Vec::new();
     }
 }
@@ -81,8 +82,8 @@ section! {
 section! {
     /// Reads.
     Reads at "reads." {
-        /// How stale an answer may be where the read names no bound of its own, from 2050 to
-        /// 60000. The cache answers only within it.
+        /// How stale an answer may be if the read has no bound of its own, from 2050 to 60000. The
+        /// cache answers only within this bound.
         max_staleness_ms: u64 = millis(DEFAULT_MAX_STALENESS);
     }
 }
@@ -90,20 +91,20 @@ section! {
 section! {
     /// The commit log.
     Wal at "wal." {
-        /// When an acknowledged write is on the disk: "always" before the acknowledgement,
-        /// or "interval" at most wal.sync_interval_ms later, which a crash of the machine can
-        /// lose.
+        /// When an acknowledged write is synced to disk: "always" before the acknowledgement, or
+        /// "interval" at most wal.sync_interval_ms later; a crash of the machine can lose the
+        /// writes in between.
         sync: SyncMode = SyncMode::Always;
-        /// Longest time to the sync of what was acknowledged, where wal.sync is "interval".
+        /// Longest time until acknowledged writes are synced, if wal.sync is "interval".
         sync_interval_ms: u64 = 100;
-        /// Size of one file of the log. A write larger than it is refused.
+        /// Size of one file of the log. A write larger than this is refused.
         segment_bytes: ByteSize = ByteSize(defaults().segment_bytes);
-        /// Size of the log on disk over which records go sooner than wal.retention_ms, as soon
-        /// as the store has them.
+        /// Size limit of the log on disk. Over it, records are removed before wal.retention_ms,
+        /// once the store has them.
         max_bytes: ByteSize = ByteSize(defaults().log_limit_bytes);
-        /// How long records stay in the log once the store has them, for watchers, rejoining
-        /// nodes and the cache. Under 8 minutes a restarted master may do without the cache
-        /// for a while.
+        /// How long records stay in the log once the store has them, for watchers, rejoining nodes
+        /// and the cache. Under 8 minutes, a restarted master may have to do without the cache for
+        /// a while.
         retention_ms: u64 = millis(defaults().log_retention);
     }
 }
@@ -111,14 +112,15 @@ section! {
 section! {
     /// The memory tier.
     Memory at "memory." {
-        /// Which stored record leaves memory first when a bound is reached: "s3fifo", "lru",
-        /// "lfu" or "fifo". `tierkv admin memory` changes this and the next two while running.
+        /// Which stored record is evicted from memory first when a bound is reached: "s3fifo",
+        /// "lru", "lfu" or "fifo". `tierkv admin memory` changes this key and the next two at run
+        /// time.
         policy: EvictionPolicy = defaults().memory.policy;
-        /// Most records kept in memory that the store has too; 0 is no bound.
+        /// Most stored records kept in memory; 0 means no bound.
         max_records: u64 = 0;
-        /// Most bytes of those records, with what it takes to find them.
+        /// Most bytes of these records, including what it takes to index them.
         max_bytes: ByteSize = ByteSize(defaults().memory.max_bytes);
-        /// Bytes of records that the store does not have yet over which writers wait.
+        /// Bytes of records that the store does not have yet; at this bound writers wait.
         pinned_max_bytes: ByteSize = ByteSize(defaults().pinned_limit_bytes);
     }
 }
@@ -126,48 +128,46 @@ section! {
 section! {
     /// The SQL store.
     Store at "store." {
-        /// Longest time between two checkpoints while there is something to store.
+        /// Longest time between two checkpoints while there are records to store.
         checkpoint_interval_ms: u64 = millis(defaults().checkpoint_interval);
-        /// Bytes of records not yet stored that make a checkpoint at once.
+        /// Bytes of records not yet stored that start a checkpoint at once.
         checkpoint_bytes: ByteSize = ByteSize(defaults().checkpoint_bytes);
     }
 }
 
 section! {
-    /// Limits of the doors that users come in by.
+    /// Limits of the gRPC and REST servers.
     Limits at "limits." {
-        /// Most connections at all doors together; what is over it is closed at once. Never
-        /// more than 4/5 of the file descriptors that the process may have (ulimit -Hn): the
-        /// rest is for files.
+        /// Most connections to gRPC and REST together; further ones are closed at once. At most 4/5
+        /// of the file descriptors of the process (ulimit -Hn): the rest is for files.
         connections: u64 = doors().connections as u64;
-        /// Bytes of answers that wait for clients which have not taken them, in each tier. Over
-        /// it streams wait for room, and connections whose clients take nothing are closed.
+        /// Most bytes of answers buffered for slow clients, in each tier. At the bound streams
+        /// wait, and connections whose clients read nothing are closed.
         stream_bytes: ByteSize = ByteSize(doors().stream_bytes as u64);
-        /// How long the head of a request may take to arrive; of gRPC, the first bytes of a
-        /// connection.
+        /// Timeout for the head of a REST request, and for the first bytes of a gRPC connection.
         head_timeout_ms: u64 = millis(doors().head_timeout);
-        /// How long the body of a request may take to arrive; streams are free of it.
+        /// Timeout for the body of a request; streams are exempt.
         body_timeout_ms: u64 = millis(doors().body_timeout);
-        /// How long a REST connection may have nothing to do before it is closed.
+        /// How long a REST connection may be idle before it is closed.
         rest_idle_timeout_ms: u64 = millis(doors().rest_idle_timeout);
-        /// How often a gRPC client is asked whether it lives.
+        /// How often a gRPC client is pinged.
         grpc_ping_interval_ms: u64 = millis(doors().ping_interval);
-        /// How long it may take to answer before its connection is closed.
+        /// How long a client may take to answer a ping before its connection is closed.
         grpc_ping_timeout_ms: u64 = millis(doors().ping_timeout);
     }
 }
 
 impl Limits {
-    /// Most bytes of answers that wait for clients.
+    /// Most bytes of answers buffered for clients.
     pub(crate) fn stream_bytes(&self) -> usize {
         usize::try_from(self.stream_bytes.0).unwrap_or(usize::MAX)
     }
 }
 
-/// Everything that may be configured.
+/// The whole configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Configuration {
-    /// Where things are.
+    /// Paths and addresses.
     pub(crate) places: Places,
     /// The embedded cache.
     pub(crate) cache: Cache,
@@ -175,7 +175,7 @@ pub(crate) struct Configuration {
     pub(crate) rest: Rest,
     /// Reads.
     pub(crate) reads: Reads,
-    /// Limits of the doors.
+    /// Limits of the gRPC and REST servers.
     pub(crate) limits: Limits,
     /// The commit log.
     pub(crate) wal: Wal,
@@ -199,7 +199,7 @@ impl Configuration {
         }
     }
 
-    /// A client coordinator of the name `node`, in a process with these descriptors.
+    /// Settings of the client coordinator `node`, in a process with these descriptors.
     pub(crate) fn client_coordinator(
         &self,
         node: NodeId,
@@ -226,7 +226,7 @@ impl Configuration {
         }
     }
 
-    /// A data node's storage in `dir`.
+    /// Settings of a data node's storage in `dir`.
     pub(crate) fn storage(&self, dir: PathBuf) -> StorageSettings {
         let Self {
             wal, memory, store, ..
@@ -254,12 +254,12 @@ impl Configuration {
     }
 }
 
-/// How the doors are bounded if nobody says anything.
+/// The default limits of the gRPC and REST servers.
 fn doors() -> ConnectionLimits {
     ConnectionLimits::default()
 }
 
-/// What storage does if nobody says anything: where it has a default, that is the key's.
+/// The default settings of storage, which are the defaults of its keys.
 fn defaults() -> StorageSettings {
     StorageSettings::default()
 }

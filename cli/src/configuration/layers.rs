@@ -1,4 +1,4 @@
-//! Where values come from: the file, over it the environment, over that the flags.
+//! The layers of values: the file, overridden by the environment, overridden by flags.
 
 use std::{
     env,
@@ -23,25 +23,25 @@ use super::{
 
 /// All variables begin with this.
 const PREFIX: &str = "TIERKV_";
-/// A variable that is no key, but this few letters away from one, is taken for a slip.
+/// An unknown variable within this edit distance of a key's is reported as a typo.
 const SLIP_LETTERS: usize = 2;
-/// What the layer of flags is called.
+/// Name of the layer of flags.
 const FLAG: &str = "flag";
 
-/// Where the configuration comes from, for every command that has one.
+/// The options of every command that reads the configuration.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ConfigurationArguments {
     /// A TOML file; `tierkv config sample` prints one.
     #[arg(long, value_name = "FILE", env = "TIERKV_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// Sets a key, as in wal.sync=interval; repeat it for several. `tierkv config check`
-    /// lists the keys.
+    /// Set a key, as in wal.sync=interval; repeat it for several. `tierkv config check` lists
+    /// the keys.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) set: Vec<(String, String)>,
 }
 
 impl ConfigurationArguments {
-    /// Reads everything. `flags` are the keys that have options of their own.
+    /// Loads the configuration. `flags` are the keys with options of their own.
     pub(crate) fn load(&self, flags: &[(&'static str, String)]) -> Loaded {
         let ours = |(name, _): &(OsString, OsString)| {
             name.to_str().is_some_and(|name| name.starts_with(PREFIX))
@@ -66,8 +66,8 @@ fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())
 }
 
-/// One key that the environment or a flag sets, always as text: what looks like a number
-/// may be the name of a folder.
+/// One key set by the environment or a flag. The value is always text: one that looks like a
+/// number may be the name of a folder.
 struct Set {
     layer: &'static str,
     source: String,
@@ -87,7 +87,7 @@ impl Provider for Set {
     }
 }
 
-/// Reads `arguments.config`, the variables of `environment`, then `flags`.
+/// Loads `arguments.config`, the variables of `environment`, then `flags`.
 pub(super) fn load(
     arguments: &ConfigurationArguments,
     flags: &[(&'static str, String)],
@@ -101,19 +101,21 @@ pub(super) fn load(
     layers.add_flags(&arguments.set, flags);
     let mut reader = Reader::new(&layers.values);
     let configuration = Configuration::read(&mut reader);
-    let Reader { told, problems, .. } = reader;
+    let Reader {
+        entries, problems, ..
+    } = reader;
     layers.problems.extend(problems);
-    (layers.problems).extend(bounds::check(&configuration, &told));
+    (layers.problems).extend(bounds::check(&configuration, &entries));
     Loaded {
         configuration,
         file: arguments.config.clone(),
-        told,
+        entries,
         warnings: layers.warnings,
         problems: layers.problems,
     }
 }
 
-/// What sets keys, the lowest layer first, and what was found wrong with it.
+/// The merged layers, the lowest first, and what was wrong with them.
 struct Layers {
     keys: Keys,
     values: Figment,
@@ -175,7 +177,7 @@ impl Layers {
         }
     }
 
-    /// Adds the pairs of `--set`, and the keys that have flags of their own.
+    /// Adds the pairs of `--set`, and the keys with options of their own.
     fn add_flags(&mut self, set: &[(String, String)], own: &[(&'static str, String)]) {
         let problem = |key: &str, words: String| Problem {
             key: key.to_owned(),
@@ -213,7 +215,7 @@ fn utf8(text: &OsStr) -> Option<String> {
     text.to_str().map(str::to_owned)
 }
 
-/// The keys of `dict` and of what is nested in it, dotted.
+/// The dotted keys of `dict` and its nested sections.
 fn leaves(before: &str, dict: &Dict) -> Vec<String> {
     let mut names = Vec::new();
     for (name, value) in dict {
@@ -230,16 +232,16 @@ fn leaves(before: &str, dict: &Dict) -> Vec<String> {
     names
 }
 
-/// The keys that are declared.
+/// The declared keys.
 struct Keys(Vec<&'static str>);
 
 impl Keys {
     fn declared() -> Self {
         let nothing = Figment::new();
         let mut reader = Reader::new(&nothing);
-        // What is read tells which keys there are; of nothing, every key has its default.
+        // Reading an empty configuration lists all keys.
         let _ = Configuration::read(&mut reader);
-        Self(reader.told.iter().map(|told| told.key).collect())
+        Self(reader.entries.iter().map(|entry| entry.key).collect())
     }
 
     fn known(&self, name: &str) -> Option<&'static str> {
@@ -256,7 +258,7 @@ impl Keys {
         nearest.copied().unwrap_or_default()
     }
 
-    /// Judges a name that a file sets.
+    /// Checks a name in a file: adds a warning or a problem if it is not a key.
     fn judge(
         &self,
         name: &str,
@@ -276,7 +278,7 @@ impl Keys {
             });
             return;
         }
-        // A section in a key's place: reading the key tells that.
+        // A section instead of a key's value: reading the key reports that.
         let inside = |key: &&&str| {
             name.strip_prefix(**key)
                 .is_some_and(|rest| rest.starts_with('.'))
@@ -285,18 +287,18 @@ impl Keys {
             return;
         }
         warnings.push(format!(
-            "{} sets {name}, which is no key and is ignored; did you mean {}?",
+            "{} sets {name}, which is an unknown key and is ignored; did you mean {}?",
             path.display(),
             self.nearest(name)
         ));
     }
 
-    /// A variable that is nearly that of a key: what was meant would be ignored.
+    /// The warning for a variable that is nearly that of a key, and so probably a typo.
     fn slip(&self, name: &str) -> Option<String> {
         let mut variables = self.0.iter().map(|key| variable(key));
         let near = variables.find(|known| damerau_levenshtein(known, name) <= SLIP_LETTERS)?;
         Some(format!(
-            "the variable {name} sets no key and is ignored; did you mean {near}?"
+            "the variable {name} is unknown and is ignored; did you mean {near}?"
         ))
     }
 }

@@ -1,19 +1,19 @@
-//! Reads the values of keys from what sets them.
+//! Reads the values of keys from the merged layers.
 
 use figment::{
     Figment, Metadata, Source,
     value::{Num, Value},
 };
 
-use super::{Origin, Problem, Told, setting::Setting};
+use super::{Entry, Origin, Problem, setting::Setting};
 
-/// What the layer of the environment is called; its values are [`Origin::Environment`].
+/// Name of the layer of the environment; its values are [`Origin::Environment`].
 pub(super) const ENVIRONMENT: &str = "environment";
 
-/// What is found while keys are read, one after the other.
+/// Reads keys one after the other and collects entries and problems.
 pub(super) struct Reader<'a> {
     values: &'a Figment,
-    pub(super) told: Vec<Told>,
+    pub(super) entries: Vec<Entry>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -21,12 +21,13 @@ impl<'a> Reader<'a> {
     pub(super) const fn new(values: &'a Figment) -> Self {
         Self {
             values,
-            told: Vec::new(),
+            entries: Vec::new(),
             problems: Vec::new(),
         }
     }
 
-    /// The value of a key; the default also where it is bad, which is told.
+    /// Reads the value of a key. An invalid value is reported as a problem and replaced by the
+    /// default.
     pub(super) fn take<T: Setting>(
         &mut self,
         key: &'static str,
@@ -40,7 +41,7 @@ impl<'a> Reader<'a> {
             Ok(found) => match read(&found) {
                 Ok(value) => value,
                 Err(said) => {
-                    let words = format!("{said} is no value for it; it takes {}", T::FORM);
+                    let words = format!("{said} is not a valid value; use {}", T::FORM);
                     self.problems.push(Problem {
                         key: key.to_owned(),
                         origin: origin.clone(),
@@ -51,7 +52,7 @@ impl<'a> Reader<'a> {
             },
         };
         let words: Vec<&str> = meaning.split_whitespace().collect();
-        self.told.push(Told {
+        self.entries.push(Entry {
             key,
             meaning: words.join(" "),
             toml: value.toml(),
@@ -70,13 +71,16 @@ fn origin(metadata: &Metadata) -> Origin {
     }
 }
 
-/// The value, or what was said instead.
+/// Parses a value.
+///
+/// # Errors
+/// The value as it was written, if it is invalid.
 fn read<T: Setting>(found: &Value) -> Result<T, String> {
     let text = match found {
         Value::String(_, text) => text.clone(),
         Value::Array(_, items) if T::IS_LIST => {
             let items = items.iter().map(|item| match item {
-                // A comma would make two of it.
+                // A comma would split it in two.
                 Value::String(_, text) if !text.contains(',') => Ok(text.as_str()),
                 other => Err(shown(other)),
             });

@@ -1,12 +1,12 @@
-//! The declarations as a file that an operator begins with.
+//! The sample file: all declared keys with their docs and defaults.
 
 use super::{ConfigurationArguments, layers};
 
-/// How wide comments are, in characters.
+/// Width of comments, in characters.
 const WIDTH: usize = 90;
 
-/// A commented file with every key at its default. The keys are commented out: what an
-/// operator does not set follows the release's defaults.
+/// A file with every key at its default. The keys are commented out, so that keys that an
+/// operator does not set follow the release's defaults.
 pub(crate) fn sample() -> String {
     let loaded = layers::load(&ConfigurationArguments::default(), &[], &[]);
     let mut text = String::from(
@@ -14,26 +14,26 @@ pub(crate) fn sample() -> String {
          #\n\
          # `tierkv dev --config FILE` or TIERKV_CONFIG=FILE reads it. A variable TIERKV_ and the\n\
          # key in capitals (TIERKV_WAL_MAX_BYTES for wal.max_bytes) wins over the file, and\n\
-         # `--set KEY=VALUE` over both. `tierkv config check` tells what is set, and by whom.\n",
+         # `--set KEY=VALUE` over both. `tierkv config check` shows all values and origins.\n",
     );
     let mut section = "";
-    for told in &loaded.told {
-        let (of, name) = told.key.rsplit_once('.').unwrap_or(("", told.key));
+    for entry in &loaded.entries {
+        let (of, name) = entry.key.rsplit_once('.').unwrap_or(("", entry.key));
         if of != section {
             section = of;
             text.push_str(&format!("\n[{section}]\n"));
         } else if !text.ends_with("]\n") {
             text.push('\n');
         }
-        for line in wrapped(&told.meaning, WIDTH) {
+        for line in wrapped(&entry.meaning, WIDTH) {
             text.push_str(&format!("# {line}\n"));
         }
-        text.push_str(&format!("#{name} = {}\n", told.toml));
+        text.push_str(&format!("#{name} = {}\n", entry.toml));
     }
     text
 }
 
-/// The words in lines of at most `width` characters, where a word is not longer.
+/// Wraps words into lines of at most `width` characters; only a longer word exceeds that.
 fn wrapped(words: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in words.split_whitespace() {
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
     use crate::configuration::Origin;
 
-    /// The sample that is shipped, from this crate's folder.
+    /// Path of the shipped sample, from this crate's folder.
     const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/tierkv.toml");
 
     #[test]
@@ -63,12 +63,12 @@ mod tests {
         let shipped = fs::read_to_string(SHIPPED).unwrap();
         assert!(
             shipped == sample(),
-            "ops/tierkv.toml drifted; write it anew: tierkv config sample >ops/tierkv.toml"
+            "ops/tierkv.toml is out of date; run: tierkv config sample >ops/tierkv.toml"
         );
     }
 
     #[test]
-    fn the_sample_sets_what_it_says_once_it_is_uncommented() {
+    fn the_uncommented_sample_sets_every_key_to_its_default() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tierkv.toml");
         let set: String = sample()
@@ -87,15 +87,15 @@ mod tests {
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
         assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
         let defaults = layers::load(&ConfigurationArguments::default(), &[], &[]);
-        for (told, default) in loaded.told.iter().zip(&defaults.told) {
-            assert_eq!(told.toml, default.toml, "{}", told.key);
-            assert_eq!(told.origin, Origin::File(file.clone()), "{}", told.key);
-            assert_eq!(default.origin, Origin::Default, "{}", told.key);
+        for (entry, default) in loaded.entries.iter().zip(&defaults.entries) {
+            assert_eq!(entry.toml, default.toml, "{}", entry.key);
+            assert_eq!(entry.origin, Origin::File(file.clone()), "{}", entry.key);
+            assert_eq!(default.origin, Origin::Default, "{}", entry.key);
         }
     }
 
     #[test]
-    fn words_are_wrapped_where_they_are_apart() {
+    fn words_are_wrapped_at_spaces() {
         assert_eq!(wrapped("one two  three", 7), ["one two", "three"]);
         assert_eq!(wrapped("unbreakable", 3), ["unbreakable"]);
         assert!(wrapped("", 3).is_empty());

@@ -1,4 +1,4 @@
-//! How the values of keys are written.
+//! How values of keys are parsed and printed.
 
 use std::{
     fmt::Display,
@@ -15,18 +15,18 @@ use super::ByteSize;
 
 /// The value of a key.
 pub(super) trait Setting: Sized {
-    /// What is right, as in "it takes …".
+    /// The valid form, as in "use …".
     const FORM: &'static str;
-    /// Whether TOML may write it as a number.
+    /// Whether it may be a number in TOML.
     const IS_NUMBER: bool = false;
-    /// Whether TOML may write it as a list of strings. In the environment and in flags its
-    /// items stand between commas.
+    /// Whether it may be a list of strings in TOML. In the environment and in flags, commas
+    /// separate the items.
     const IS_LIST: bool = false;
 
-    /// Reads it; `None` if it is none.
+    /// Parses a value; `None` if it is invalid.
     fn parse(text: &str) -> Option<Self>;
 
-    /// The text that [`parse`](Self::parse) reads back.
+    /// The text that [`parse`](Self::parse) accepts.
     fn text(&self) -> String;
 
     /// The value for programs.
@@ -34,7 +34,7 @@ pub(super) trait Setting: Sized {
         self.text().into()
     }
 
-    /// The value as TOML writes it. A JSON string is one of TOML's basic strings.
+    /// The value in TOML. A JSON string is a valid basic string of TOML.
     fn toml(&self) -> String {
         Value::from(self.text()).to_string()
     }
@@ -56,7 +56,7 @@ impl Setting for SocketAddr {
     const FORM: &'static str = "an address as in \"127.0.0.1:7400\" or \"localhost:7400\"";
 
     fn parse(text: &str) -> Option<Self> {
-        // No other name is looked up: what it means may change while the platform runs.
+        // No other name is resolved: its address may change while the platform runs.
         match text.strip_prefix("localhost:") {
             Some(port) => Some(Self::from((Ipv4Addr::LOCALHOST, port.parse().ok()?))),
             None => text.parse().ok(),
@@ -119,9 +119,9 @@ impl Setting for EvictionPolicy {
     }
 }
 
-/// One of several values of a key.
+/// One item of a list value.
 pub(super) trait Item: FromStr + Display {
-    /// What is right, as in "it takes …".
+    /// The valid form of the list, as in "use …".
     const LIST_FORM: &'static str;
 }
 
@@ -154,17 +154,17 @@ impl<T: Item> Setting for Vec<T> {
     }
 
     fn toml(&self) -> String {
-        // An array of strings is written alike in both.
+        // JSON and TOML write an array of strings alike.
         self.json().to_string()
     }
 }
 
-/// When an acknowledged write is on the disk.
+/// When an acknowledged write is synced to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SyncMode {
     /// Before the acknowledgement.
     Always,
-    /// An interval later at most.
+    /// At most an interval later.
     Interval,
 }
 

@@ -7,7 +7,7 @@ use tierkv_types::NodeId;
 
 use super::*;
 use crate::{
-    configuration::{ByteSize, Told},
+    configuration::{ByteSize, Entry},
     descriptors::Descriptors,
 };
 
@@ -72,9 +72,9 @@ fn of_nothing_everything_has_the_default_of_its_owner() {
     assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
     assert!(
         loaded
-            .told
+            .entries
             .iter()
-            .all(|told| told.origin == Origin::Default)
+            .all(|entry| entry.origin == Origin::Default)
     );
     let storage = loaded.configuration.storage("dir".into());
     let default = StorageSettings::new("dir");
@@ -129,9 +129,9 @@ fn every_limit_reaches_the_doors() {
     let loaded = loaded(&fixture.arguments);
     assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
     let path = fixture.arguments.config.unwrap();
-    let of_limits = |told: &&Told| told.key.starts_with("limits.");
-    for told in loaded.told.iter().filter(of_limits) {
-        assert_eq!(told.origin, Origin::File(path.clone()), "{}", told.key);
+    let of_limits = |entry: &&Entry| entry.key.starts_with("limits.");
+    for entry in loaded.entries.iter().filter(of_limits) {
+        assert_eq!(entry.origin, Origin::File(path.clone()), "{}", entry.key);
     }
     let wanted = ConnectionLimits {
         connections: 1_000,
@@ -154,9 +154,9 @@ fn every_key_reaches_what_it_sets() {
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     let path = fixture.arguments.config.unwrap();
     // The limits have a test of their own.
-    let others = |told: &&Told| !told.key.starts_with("limits.");
-    for told in loaded.told.iter().filter(others) {
-        assert_eq!(told.origin, Origin::File(path.clone()), "{}", told.key);
+    let others = |entry: &&Entry| !entry.key.starts_with("limits.");
+    for entry in loaded.entries.iter().filter(others) {
+        assert_eq!(entry.origin, Origin::File(path.clone()), "{}", entry.key);
     }
     let places = &loaded.configuration.places;
     assert_eq!(places.data_dir, Path::new("elsewhere"));
@@ -212,13 +212,17 @@ fn the_environment_wins_over_the_file_and_flags_over_both() {
     assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
     assert_eq!(loaded.configuration.wal.retention_ms, 1_003);
     assert_eq!(loaded.configuration.places.data_dir, Path::new("007"));
-    let hosts = loaded.told.iter();
-    let hosts = hosts.filter(|told| told.key == "rest.allowed_hosts");
-    let hosts: Vec<&str> = hosts.map(|told| told.toml.as_str()).collect();
+    let hosts = loaded.entries.iter();
+    let hosts = hosts.filter(|entry| entry.key == "rest.allowed_hosts");
+    let hosts: Vec<&str> = hosts.map(|entry| entry.toml.as_str()).collect();
     assert_eq!(hosts, [r#"["kv.example.com","kv2.example.com"]"#]);
     let origin = |key: &str| {
-        let told = loaded.told.iter().find(|told| told.key == key).unwrap();
-        told.origin.clone()
+        let entry = loaded
+            .entries
+            .iter()
+            .find(|entry| entry.key == key)
+            .unwrap();
+        entry.origin.clone()
     };
     assert_eq!(origin("wal.retention_ms"), Origin::Flag);
     assert_eq!(origin("grpc_listen"), Origin::Flag);
@@ -237,21 +241,24 @@ fn unknown_keys_are_told_with_the_nearest_known_one() {
     );
     let loaded = loaded(&fixture.arguments);
     assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
-    let told = loaded.warnings.join("\n");
-    assert_eq!(loaded.warnings.len(), 4, "{told}");
+    let warnings = loaded.warnings.join("\n");
+    assert_eq!(loaded.warnings.len(), 4, "{warnings}");
     assert!(
-        told.contains("sets datadir,") && told.contains("did you mean data_dir?"),
-        "{told}"
+        warnings.contains("sets datadir,") && warnings.contains("did you mean data_dir?"),
+        "{warnings}"
     );
-    assert!(told.contains("sets wal.max_byte,"), "{told}");
-    assert!(told.contains("did you mean wal.max_bytes?"), "{told}");
-    assert!(told.contains("sets reads.max_staleness,"), "{told}");
+    assert!(warnings.contains("sets wal.max_byte,"), "{warnings}");
     assert!(
-        told.contains("did you mean reads.max_staleness_ms?"),
-        "{told}"
+        warnings.contains("did you mean wal.max_bytes?"),
+        "{warnings}"
     );
-    assert!(told.contains("sets ui.colour,"), "{told}");
-    assert!(told.contains("tierkv.toml"), "{told}");
+    assert!(warnings.contains("sets reads.max_staleness,"), "{warnings}");
+    assert!(
+        warnings.contains("did you mean reads.max_staleness_ms?"),
+        "{warnings}"
+    );
+    assert!(warnings.contains("sets ui.colour,"), "{warnings}");
+    assert!(warnings.contains("tierkv.toml"), "{warnings}");
 }
 
 #[test]
@@ -282,7 +289,7 @@ fn bad_values_are_all_told_with_key_origin_and_what_is_right() {
          [store.checkpoint_bytes]\nmany = 1\n",
     );
     let loaded = loaded(&fixture.arguments);
-    let told: Vec<String> = loaded.problems.iter().map(Problem::to_string).collect();
+    let problems: Vec<String> = loaded.problems.iter().map(Problem::to_string).collect();
     for (key, said, right) in [
         ("data_dir", "5", "path"),
         ("grpc_listen", "\"here\"", "127.0.0.1:7400"),
@@ -297,12 +304,12 @@ fn bad_values_are_all_told_with_key_origin_and_what_is_right() {
         ("rest.allowed_origins", "7", "a scheme and a host"),
         ("store.checkpoint_bytes", "a section", "number of bytes"),
     ] {
-        let words = told.iter().find(|words| words.starts_with(key));
-        let words = words.unwrap_or_else(|| panic!("{key}: {told:?}"));
+        let words = problems.iter().find(|words| words.starts_with(key));
+        let words = words.unwrap_or_else(|| panic!("{key}: {problems:?}"));
         assert!(words.contains("tierkv.toml"), "{words}");
         assert!(words.contains(said) && words.contains(right), "{words}");
     }
-    assert_eq!(told.len(), 12, "{told:?}");
+    assert_eq!(problems.len(), 12, "{problems:?}");
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     assert!(loaded.accept().is_err());
 }
@@ -406,8 +413,11 @@ const SENSELESS: &[(&[&str], &str, &str)] = &[
 #[test]
 fn what_makes_no_sense_is_told_with_its_bound() {
     for (pairs, key, words) in SENSELESS {
-        let told = problem(&loaded(&set(pairs)));
-        assert!(told.starts_with(key) && told.contains(words), "{told}");
+        let message = problem(&loaded(&set(pairs)));
+        assert!(
+            message.starts_with(key) && message.contains(words),
+            "{message}"
+        );
     }
     for pair in [
         "reads.max_staleness_ms=2050",
