@@ -7,23 +7,23 @@
 #                        and Node clients of tests/outside
 #   ops/deps.sh verify   the same as build, and cargo-deny
 #
-# It knows Debian and its children, and works as root or through sudo. The Rust toolchain
-# (https://rustup.rs) is yours to install. The servers are never started on their standard
-# ports: a policy-rc.d refuses that while packages are set up, and what a machine already
-# runs is left alone.
+# It supports Debian and its derivatives, and runs as root or through sudo. Install the Rust
+# toolchain (https://rustup.rs) yourself. The servers are never started on their standard
+# ports: a policy-rc.d prevents that while packages are set up. Services that already run are
+# not changed.
 set -eu
 
 CARGO_DENY_VERSION=0.20.2
 POLICY=/usr/sbin/policy-rc.d
 
-# etcd-client's build script always runs protoc, and needs the well-known types, which
-# Debian ships apart from it (libprotobuf-dev). sqlite-plugin's reads SQLite's header
-# through libclang.
+# The build script of etcd-client always runs protoc, and needs the well-known types, which
+# are in a separate package (libprotobuf-dev). The one of sqlite-plugin reads SQLite's header
+# with libclang.
 BUILD_PACKAGES="build-essential protobuf-compiler libprotobuf-dev libclang-dev curl python3"
 TEST_PACKAGES="etcd-server redis-server chromium chromium-driver python3-venv libfaketime"
 
-# Whatever node and npm are on the PATH are taken: Debian's npm conflicts with the nodejs of
-# others.
+# If node and npm are on the PATH, they are used: Debian's npm conflicts with other packages of
+# nodejs.
 if ! command -v node >/dev/null 2>&1 || ! command -v npm >/dev/null 2>&1; then
     TEST_PACKAGES="$TEST_PACKAGES nodejs npm"
 fi
@@ -52,14 +52,14 @@ is_installed() {
     [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
-# Prints those of the named packages that are missing.
+# Prints the missing ones of the named packages.
 missing_of() {
     for package in "$@"; do
         is_installed "$package" || printf '%s ' "$package"
     done
 }
 
-# What was installed for tests only shall not come up at the next boot either.
+# Services that were installed for tests must not start at the next boot either.
 disable_services() {
     [ -d /run/systemd/system ] || return 0
     for unit in "$@"; do
@@ -67,7 +67,7 @@ disable_services() {
     done
 }
 
-# Whether apt knows the archive's packages; fresh images ship without their lists.
+# Whether apt has package lists; fresh images ship without them.
 has_package_lists() {
     [ -n "$(apt-cache search --names-only '^redis-server$' 2>/dev/null)" ]
 }
@@ -81,14 +81,14 @@ remove_policy() {
     fi
 }
 
-# Refuses the start of services while packages are set up. A policy that is there already
-# is kept; it must say the same, else a server would come up on its standard port.
+# Prevents the start of services while packages are set up. An existing policy is kept; it
+# must do the same, otherwise a server would start on its standard port.
 place_policy() {
     if [ -e "$POLICY" ]; then
         status=0
         "$POLICY" redis-server start >/dev/null 2>&1 || status=$?
         [ "$status" -eq 101 ] ||
-            fail "$POLICY allows services to start; move it away while this runs"
+            fail "$POLICY allows services to start; move it away and try again"
         return
     fi
     trap remove_policy EXIT
@@ -127,8 +127,8 @@ install_missing() {
     done
 }
 
-# Makes the environments of the clients that tests run, beside what cargo builds. The list
-# that one was made of is left in it: another list, another environment.
+# Creates the environments of the clients that tests run, in cargo's target folder. Each keeps
+# a copy of the list it was made from, and is created again when the list changes.
 install_outside_clients() {
     top=$(cd "$(dirname "$0")/.." && pwd)
     install_python_clients "$top/tests/outside/requirements.txt" \
@@ -151,7 +151,7 @@ install_python_clients() {
     cp "$requirements" "$environment/installed.txt"
 }
 
-# The lock file has the checksums of all packages, and no script of theirs is run.
+# The lock file has the checksums of all packages; install scripts are disabled.
 install_node_clients() {
     lists=$1
     environment=$2
@@ -174,7 +174,7 @@ install_cargo_deny() {
     cargo install --locked "cargo-deny@$CARGO_DENY_VERSION"
 }
 
-[ $# -eq 1 ] || fail "say what to prepare for: $0 build | test | verify"
+[ $# -eq 1 ] || fail "usage: $0 build | test | verify"
 case $1 in
 build | test | verify) ;;
 *) fail "unknown mode $1: use build, test or verify" ;;
@@ -183,13 +183,13 @@ esac
 command -v cargo >/dev/null 2>&1 ||
     fail "cargo is not on the PATH: install a Rust toolchain from https://rustup.rs"
 command -v dpkg-query >/dev/null 2>&1 ||
-    fail "this is no Debian: install yourself: $BUILD_PACKAGES $TEST_PACKAGES"
+    fail "dpkg-query not found (not Debian?): install these yourself: $BUILD_PACKAGES $TEST_PACKAGES"
 
 install_missing "$BUILD_PACKAGES"
 case $1 in
 test)
     install_missing "$TEST_PACKAGES"
-    # The end-to-end tests load the package index that apt keeps.
+    # The end-to-end tests load apt's package index.
     has_package_lists || update_lists
     install_outside_clients
     ;;
@@ -197,4 +197,4 @@ verify)
     install_cargo_deny
     ;;
 esac
-say "everything that '$1' needs is there"
+say "everything for '$1' is installed"

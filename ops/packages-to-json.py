@@ -4,16 +4,15 @@
     apt-cache dumpavail | ops/packages-to-json.py | tierkv import --namespace packages -
 
 Reads records separated by blank lines on standard input and prints one JSON line for
-each: {"key": package name, "value": the record as it is, its last newline included}.
-What is not UTF-8 goes as "key_base64" or "value_base64".
+each: {"key": package name, "value": the unchanged record with its last newline}.
+Keys and values that are not UTF-8 are in "key_base64" and "value_base64".
 
-A package may stand in the index several times: `apt-cache dumpavail` prints the version
-that would be installed once for every architecture, the machine's own first. The first
-record of a name wins, as it does for who reads the top of `apt-cache show`; later ones
-are left out, because an import sets keys in no particular order.
+A package may be in the index several times: `apt-cache dumpavail` prints the candidate
+version once for every architecture, the machine's own first. The first record of a name
+wins, as at the top of `apt-cache show`; later ones are left out.
 
-It holds one record and the names seen so far in memory. Records without a name, or larger
-than a value may be, are left out and told on standard error; the exit status is then 1.
+Memory holds one record and the names seen so far. Records without a name, or larger than
+the limit of values, are left out and reported on standard error; the exit status is then 1.
 """
 
 import base64
@@ -21,7 +20,7 @@ import json
 import os
 import sys
 
-# The largest value that the platform takes.
+# The largest value that the platform accepts.
 MAX_RECORD_BYTES = 1 << 20
 
 
@@ -81,7 +80,7 @@ def main():
         left_out = convert(sys.stdin.buffer, sys.stdout.buffer, sys.stderr)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the lines is gone; nothing more can be written, not at exit either.
+        # The reader closed the pipe; nothing more can be written, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 1 if left_out else 0
