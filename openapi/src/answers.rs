@@ -1,6 +1,6 @@
-//! What requests are answered in JSON. Versions are strings: they exceed what a JSON number
-//! holds exactly. Keys and values stand under their plain names if they are UTF-8, else
-//! under the names with `_base64`.
+//! JSON bodies of answers. Versions are strings, because they exceed what a JSON number holds
+//! exactly. Keys and values are in `key` and `value` if they are UTF-8, else in `key_base64` and
+//! `value_base64`.
 
 use serde::{Deserialize, Serialize};
 use tierkv_proto::v1::{self, write_operation};
@@ -21,8 +21,8 @@ pub struct Written {
 pub struct Deleted {
     /// Whether the key was there.
     pub existed: bool,
-    /// The deletion's version, in decimal; of an absent key, the version up to which that
-    /// is known.
+    /// The deletion's version, in decimal; of an absent key, the version up to which its absence is
+    /// known.
     #[schema(example = "116591234567890944")]
     pub version: String,
 }
@@ -30,7 +30,7 @@ pub struct Deleted {
 /// The answer to an increment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Incremented {
-    /// The number after it, in decimal.
+    /// The resulting number, in decimal.
     #[schema(example = "1", pattern = "^-?[0-9]{1,19}$")]
     pub value: String,
     /// The new version, in decimal.
@@ -48,7 +48,7 @@ pub enum Source {
     Replica,
     /// The master of the key's cluster.
     Master,
-    /// One that this server does not know.
+    /// A tier that this server does not know.
     Unknown,
 }
 
@@ -76,14 +76,15 @@ impl Source {
     }
 }
 
-/// One tier of a read's way down; the first tier comes first.
+/// One tier in the path of a read; the first tier comes first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Hop {
     /// `client-coordinator`, `cache`, `server-coordinator` or `datanode`.
     pub tier: String,
-    /// Its name, as the topology tells it.
+    /// Its name in the topology.
     pub node: String,
-    /// Microseconds until this tier had its answer, those below it included.
+    /// Microseconds from the arrival of the read at this tier until the tier had its answer. The
+    /// times are nested: they include those of the tiers below.
     pub micros: u64,
 }
 
@@ -100,7 +101,7 @@ impl From<v1::Hop> for Hop {
 /// The answers of a batch of reads, in the order of its keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BatchGetAnswer {
-    /// One answer a key.
+    /// One answer for each key.
     pub answers: Vec<Read>,
 }
 
@@ -115,7 +116,7 @@ impl BatchGetAnswer {
     }
 }
 
-/// What one key of a batch holds.
+/// The answer for one key of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Read {
     /// The key, if it is UTF-8.
@@ -126,7 +127,7 @@ pub struct Read {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub key_base64: Option<String>,
-    /// Whether the key is there; without it there is no value.
+    /// Whether the key is present; if not, there is no value.
     pub found: bool,
     /// The value, if it is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,7 +137,7 @@ pub struct Read {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub value_base64: Option<String>,
-    /// The version, in decimal; of an absent key, the version up to which that is known.
+    /// The version, in decimal; of an absent key, the version up to which its absence is known.
     pub version: String,
     /// The tier that answered.
     pub source: Source,
@@ -146,7 +147,7 @@ pub struct Read {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub expires_at: Option<u64>,
-    /// The path the read took, if `explain` was asked for.
+    /// The path of the read, with `explain`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub path: Vec<Hop>,
 }
@@ -180,9 +181,9 @@ fn expires_at(millis: u64) -> Option<u64> {
 /// A page of a namespace, in the order of its keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Page {
-    /// The keys and what they hold.
+    /// The keys and their values.
     pub items: Vec<Item>,
-    /// There is more: ask again with this `page_token`.
+    /// Present if there are more items: the next `page_token`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub next_page_token: Option<String>,
@@ -199,7 +200,7 @@ impl Page {
     }
 }
 
-/// A key and what it holds.
+/// A key and its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Item {
     /// The key, if it is UTF-8.
@@ -244,7 +245,7 @@ impl From<v1::ScanItem> for Item {
 /// The answer to a count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counted {
-    /// How many keys there are.
+    /// The number of keys.
     pub count: u64,
 }
 
@@ -254,38 +255,38 @@ pub struct BatchWritten {
     /// The version of everything it changed, in decimal.
     #[schema(example = "116591234567890944")]
     pub version: String,
-    /// What each operation did, in their order.
+    /// The results of the operations, in their order.
     pub results: Vec<WriteResult>,
-    /// The `Idempotency-Key` had been applied before, and this is what it did then.
+    /// The write was applied before with this `Idempotency-Key`; this is its result of that time.
     pub replayed: bool,
 }
 
-/// What one operation of a batch did.
+/// The result of one operation of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WriteResult {
     /// Of a delete, and with `return_previous` of every operation: whether the key was there.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub existed: Option<bool>,
-    /// Of an increment: the number after it, in decimal.
+    /// Of an increment: the resulting number, in decimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub number: Option<String>,
-    /// With `return_previous`: what the key held before, if it is UTF-8.
+    /// With `return_previous`: the previous value, if it is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub previous_value: Option<String>,
-    /// With `return_previous`: what the key held before as base64, if it is not.
+    /// With `return_previous`: the previous value as base64, if it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub previous_value_base64: Option<String>,
-    /// With `return_previous`: the version before, in decimal.
+    /// With `return_previous`: the previous version, in decimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub previous_version: Option<String>,
 }
 
-/// What of an operation decides how its result is told.
+/// The kind of an operation, which decides the fields of its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OperationKind {
     /// Sets a key.
@@ -319,7 +320,7 @@ impl BatchWritten {
     pub fn new(kinds: &[OperationKind], return_previous: bool, wire: v1::WriteResponse) -> Self {
         let results = (kinds.iter().zip(wire.results))
             .map(|(kind, result)| {
-                // Of a request that had been applied before, only deletes are remembered so well.
+                // Of a request that was applied before, `existed` is remembered only for deletes.
                 let return_previous = return_previous && !wire.replayed;
                 WriteResult::new(*kind, return_previous, &result)
             })

@@ -60,7 +60,7 @@ pub struct Member {
     pub log_index: u64,
     /// The last record that it knows to be committed.
     pub commit_index: u64,
-    /// How stale its answers may be.
+    /// An upper bound of the staleness of its answers, in milliseconds.
     pub age_ms: u32,
 }
 
@@ -76,7 +76,7 @@ pub struct Coordinator {
     /// What it is in its tier.
     #[schema(schema_with = coordinator_role)]
     pub role: CoordinatorRole,
-    /// The epoch of its primacy; 0 without.
+    /// The epoch in which it is primary; 0 if it is not.
     pub epoch: u64,
 }
 
@@ -88,24 +88,24 @@ pub struct CacheNode {
     /// Whether it answers.
     #[schema(schema_with = cache_health)]
     pub health: CacheHealth,
-    /// Hits a lookup, 0 to 1.
+    /// Share of lookups that were hits, 0 to 1.
     pub hit_ratio: f64,
-    /// How old a hit would be now, by cluster; absent where no mark stands.
+    /// The age that a hit would have now, by cluster; absent if there is no mark.
     pub marks: Vec<CacheMark>,
 }
 
-/// How far one cache node may be believed about one cluster.
+/// The freshness of one cache node for one cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CacheMark {
     /// The cluster.
     pub cluster: String,
-    /// How old a hit would be now.
+    /// The age that a hit would have now.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub age_ms: Option<u32>,
 }
 
-/// The document's words for a role. `tierkv-types` does not know what a document is.
+/// The schema of a role, which is here because `tierkv-types` does not depend on utoipa.
 fn node_role() -> Object {
     one_of(
         "`master`, `replica`, `taking over`, `starting` or `unreachable`.",
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_release_says_is_unknown_and_no_failure() {
+    fn values_of_a_newer_release_are_unknown_and_no_failure() {
         for number in [0, 99, -1] {
             assert_eq!(member(number).role, NodeRole::Unknown);
         }

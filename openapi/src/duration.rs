@@ -1,5 +1,5 @@
-//! A span of time as REST and the command line write it: a whole number and its unit,
-//! `1500ms`, `60s`, `15m`, `12h` or `30d`.
+//! Durations in REST and on the command line: a whole number and its unit, as in `1500ms`,
+//! `60s`, `15m`, `12h` or `30d`.
 
 use tierkv_types::Error;
 
@@ -12,10 +12,10 @@ const UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
 ];
 
-/// Reads a span; answers its milliseconds, which may be none.
+/// Parses a duration and returns its milliseconds, which may be 0.
 ///
 /// # Errors
-/// `InvalidArgument`, calling the span `what`, if it is none or can't be counted.
+/// `InvalidArgument`, naming the duration `what`, if it is malformed or too long.
 pub(crate) fn parse(what: &str, text: &str) -> Result<u64, Error> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (count, unit) = text.split_at(digits);
@@ -23,13 +23,13 @@ pub(crate) fn parse(what: &str, text: &str) -> Result<u64, Error> {
         return Err(refused(what, text, "begins with no number"));
     }
     let Some((_, millis)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-        return Err(refused(what, text, "has no unit that is known"));
+        return Err(refused(what, text, "has no unit, or an unknown one"));
     };
     let span = (count.parse::<u64>().ok()).and_then(|count| count.checked_mul(*millis));
     span.ok_or_else(|| refused(what, text, "is too long to be counted"))
 }
 
-/// Says why a span is not taken, and how one is written.
+/// The error for an invalid duration: the reason, and the valid form.
 pub(crate) fn refused(what: &str, text: &str, why: &str) -> Error {
     let text = text.escape_debug();
     Error::invalid(format!(

@@ -1,4 +1,4 @@
-//! What a watch tells, as the data of server-sent events.
+//! The data of the server-sent events of a watch.
 
 use serde::{Deserialize, Serialize};
 use tierkv_proto::v1::{WatchEvent, watch_event};
@@ -60,12 +60,12 @@ pub struct RemovedEvent {
 /// The data of a `progress` event: nothing changed up to here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProgressEvent {
-    /// Where a watch goes on that has seen everything so far; the event's id, too.
+    /// The token to resume the watch from here; equal to the event's id.
     pub resume_token: String,
 }
 
 impl Change {
-    /// The change that an event tells; `None` if this server does not know its kind.
+    /// The change of an event; `None` if this server does not know its kind.
     #[must_use]
     pub fn from_wire(wire: WatchEvent) -> Option<Self> {
         let (key, key_base64) = split(&wire.key);

@@ -1,4 +1,4 @@
-//! 64-bit numbers in JSON, whose numbers are exact only up to 2^53.
+//! 64-bit integers in JSON, whose numbers are exact only up to 2^53.
 
 use std::{borrow::Cow, fmt};
 
@@ -9,8 +9,7 @@ use utoipa::{
     openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema, Type},
 };
 
-/// A whole number of 64 bits with its sign: written as a string, read from a string or a
-/// JSON number.
+/// A signed 64-bit integer: written as a string, read from a string or a JSON number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Integer(pub i64);
 
@@ -67,7 +66,7 @@ impl PartialSchema for Integer {
             .item(number.minimum(Some(i64::MIN)).maximum(Some(i64::MAX)))
             .item(text)
             .description(Some(
-                "A whole number of 64 bits with its sign, as a JSON number or in a string.",
+                "A signed 64-bit integer, as a JSON number or a string.",
             ))
             .into()
     }
@@ -79,15 +78,15 @@ impl ToSchema for Integer {
     }
 }
 
-/// Reads a version, which is digits only.
+/// Parses a version, which has only digits.
 ///
 /// # Errors
-/// `InvalidArgument`, calling it `name`.
+/// `InvalidArgument`, naming the field `name`.
 pub fn version(name: &str, text: &str) -> Result<u64, Error> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     (digits.then(|| text.parse().ok()).flatten()).ok_or_else(|| {
         Error::invalid(format!(
-            "{name} is a version, which is a decimal number of 64 bits, not '{}'",
+            "{name} must be a version, which is a decimal number of 64 bits, not '{}'",
             text.escape_debug()
         ))
     })

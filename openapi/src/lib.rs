@@ -1,11 +1,11 @@
-//! REST as data: the JSON models, and the one place where codes meet HTTP status.
+//! The JSON models of REST, and the mapping of codes to HTTP status.
 //!
-//! Reading order: [`octets`] and [`integer`] (what JSON can't hold as it is), [`object`],
-//! [`requests`] and [`answers`], [`events`] (what a watch tells), [`problem`] (what every failed request
-//! answers, RFC 9457), [`cluster`] (what `/v1/cluster` and `tierkv status --output json`
-//! answer alike), [`ttl`] and [`timeout`] (how spans of time are written). For the document
-//! alone: [`raw`], [`parameters`] and [`refusals`]. The document itself is `openapi.json` of this
-//! folder; the gateway makes it of its routes, and a test there keeps the two equal.
+//! Reading order: [`octets`] and [`integer`] (values that JSON can't hold directly), [`object`]
+//! (strict parsing), [`requests`] and [`answers`], [`events`] (of a watch), [`problem`] (the body
+//! of every failure, RFC 9457), [`cluster`] (the body of `/v1/cluster` and of `tierkv status
+//! --output json`), [`ttl`] and [`timeout`] (durations). For the OpenAPI document only: [`raw`],
+//! [`parameters`] and [`refusals`]. The document is `openapi.json` in this folder; the gateway
+//! generates it from its routes, and a test there compares the two.
 
 pub mod answers;
 pub mod cluster;

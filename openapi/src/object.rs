@@ -1,6 +1,6 @@
-//! JSON as strict as its schema. A derived reader would take more: for an object also an array,
-//! whose items it reads as the fields in the order of the source code, and for a field that is
-//! left out also `null`.
+//! Parsing of JSON as strict as its schema. A derived deserializer would accept more: an array
+//! for an object, with the fields in the order of the source code, and `null` for a missing
+//! field.
 
 use std::{fmt, marker::PhantomData};
 
@@ -23,30 +23,30 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-/// Reads one object.
+/// Parses one object.
 ///
 /// # Errors
-/// If it is none, or none of the shape `T`.
+/// If the JSON is not an object, or not of the shape `T`.
 pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     deserializer.deserialize_map(ObjectVisitor(PhantomData))
 }
 
-/// Reads a field that may be left out, but is not `null`.
+/// Parses a field that may be left out, but not be `null`.
 ///
 /// # Errors
-/// If it is none of the shape `T`.
+/// If the field is not of the shape `T`.
 pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
-/// Reads an array of objects.
+/// Parses an array of objects.
 ///
 /// # Errors
-/// If it is none, or an item is none of the shape `T`.
+/// If the JSON is not an array, or an item is not an object of the shape `T`.
 pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -62,10 +62,10 @@ pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(objects.into_iter().map(|Object(object)| object).collect())
 }
 
-/// Reads a JSON document that is one object.
+/// Parses a JSON document that is one object.
 ///
 /// # Errors
-/// If it is none, none of the shape `T`, or followed by something.
+/// If it is not an object, not of the shape `T`, or followed by more text.
 pub fn document<'de, T: Deserialize<'de>>(json: &'de [u8]) -> serde_json::Result<T> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let document = object(&mut deserializer)?;

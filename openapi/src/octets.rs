@@ -1,5 +1,5 @@
-//! Keys and values in JSON. They are any bytes, and JSON has only text: what is UTF-8 goes
-//! under its plain name, anything else under the name with `_base64`.
+//! Keys and values in JSON. They are any bytes, but JSON has only text: UTF-8 is in the field
+//! with the plain name, anything else in the one with `_base64`.
 
 use base64::{
     DecodeError, Engine,
@@ -12,7 +12,7 @@ use base64::{
 use bytes::Bytes;
 use tierkv_types::Error;
 
-/// Base64 as clients write it: with or without padding.
+/// Base64 with or without padding.
 const fn lenient(alphabet: &Alphabet) -> GeneralPurpose {
     let config =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
@@ -22,10 +22,10 @@ const fn lenient(alphabet: &Alphabet) -> GeneralPurpose {
 const STANDARD_LENIENT: GeneralPurpose = lenient(&alphabet::STANDARD);
 const URL_SAFE_LENIENT: GeneralPurpose = lenient(&alphabet::URL_SAFE);
 
-/// Reads what stands under `name` or under `name` with `_base64`; `None` if both are absent.
+/// Reads the field `name` or the one with `_base64`; `None` if both are absent.
 ///
 /// # Errors
-/// `InvalidArgument` if both are there, or if the second is no base64.
+/// `InvalidArgument` if both are there, or if the second is not base64.
 pub fn optional(
     name: &str,
     text: Option<String>,
@@ -36,15 +36,15 @@ pub fn optional(
         (Some(text), None) => Ok(Some(text.into())),
         (None, Some(base64)) => decode(&format!("{name}_base64"), base64).map(Some),
         (Some(_), Some(_)) => Err(Error::invalid(format!(
-            "{name} and {name}_base64 are two ways to say one thing; give one of them"
+            "{name} and {name}_base64 exclude each other; give one of them"
         ))),
     }
 }
 
-/// Reads what stands under `name` or under `name` with `_base64`.
+/// Reads the field `name` or the one with `_base64`.
 ///
 /// # Errors
-/// `InvalidArgument` if none or both are there, or if the second is no base64.
+/// `InvalidArgument` if none or both are there, or if the second is not base64.
 pub fn required(name: &str, text: Option<String>, base64: Option<&str>) -> Result<Bytes, Error> {
     optional(name, text, base64)?.ok_or_else(|| {
         Error::invalid(format!(
@@ -53,10 +53,10 @@ pub fn required(name: &str, text: Option<String>, base64: Option<&str>) -> Resul
     })
 }
 
-/// Reads base64 in the standard or the URL-safe alphabet (RFC 4648), padded or not.
+/// Decodes base64 in the standard or the URL-safe alphabet (RFC 4648), padded or not.
 ///
 /// # Errors
-/// `InvalidArgument`, calling it `name`.
+/// `InvalidArgument`, naming it `name`.
 pub fn decode(name: &str, base64: &str) -> Result<Bytes, Error> {
     let engine = match base64.contains(['-', '_']) {
         true => &URL_SAFE_LENIENT,
@@ -68,15 +68,14 @@ pub fn decode(name: &str, base64: &str) -> Result<Bytes, Error> {
         .map_err(|error| Error::invalid(format!("{name} is no base64: {}", why(&error, base64))))
 }
 
-/// What is wrong with base64, for whoever wrote it.
+/// What is wrong with base64, as part of an error message.
 fn why(error: &DecodeError, base64: &str) -> String {
     let whole = "give all of it, as `base64 -w0` prints it";
     match error {
         DecodeError::InvalidByte(at, _) => {
             let character = base64.get(*at..).and_then(|rest| rest.chars().next());
             format!(
-                "{:?} at place {} is none of its characters, which are letters, digits, +, /, - \
-                 and _; {whole}",
+                "{:?} at place {} is not allowed, only letters, digits, +, /, - and _; {whole}",
                 character.unwrap_or('='),
                 at + 1
             )
@@ -85,15 +84,15 @@ fn why(error: &DecodeError, base64: &str) -> String {
             format!("{length} characters are one too few or too many; {whole}")
         }
         DecodeError::InvalidLastSymbol { .. } => {
-            format!("its last character says more than a byte holds; {whole}")
+            format!("its last character has surplus bits; {whole}")
         }
         DecodeError::InvalidPadding => {
-            format!("it has a = too few or too many at its end; {whole}")
+            format!("it has too few or too many = at its end; {whole}")
         }
     }
 }
 
-/// An opaque token as it stands in URLs, headers and JSON.
+/// An opaque token in the form for URLs, headers and JSON.
 #[must_use]
 pub fn token(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)

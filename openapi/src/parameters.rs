@@ -1,5 +1,5 @@
-//! The parameters of requests as the document describes them. The gateway reads them by
-//! hand, from the raw address, because keys are any bytes.
+//! The parameters of requests, for the OpenAPI document only. The gateway parses them from the
+//! raw URL, because keys are any bytes.
 
 use utoipa::IntoParams;
 
@@ -12,8 +12,8 @@ pub struct KeyPath {
     /// The namespace.
     #[param(example = "default", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
     pub namespace: String,
-    /// The key: 1 to 1,024 bytes, percent-encoded; `+` is a plus sign. Clients rewrite the
-    /// keys `.` and `..`: they go by `batch-get` and `write`.
+    /// The key: 1 to 1,024 bytes, percent-encoded; `+` is a plus sign. Many clients rewrite the
+    /// keys `.` and `..`: use `batch-get` and `write` for them.
     #[param(example = "greeting", min_length = 1, max_length = 1024)]
     pub key: String,
 }
@@ -39,12 +39,12 @@ pub struct NamespacePath {
     pub namespace: String,
 }
 
-/// How long to wait.
+/// The timeout of a request.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct TimeoutParameter {
-    /// How long the answer may take, as in `500ms` or `2s`; 5 s unless said, at most 60 s.
-    /// A write whose time is over is refused before it is logged.
+    /// Timeout of the request, as in `500ms` or `2s`; 5 s by default, at most 60 s. A write whose
+    /// timeout is over is refused before it is logged.
     #[param(pattern = "^[1-9][0-9]{0,4}(ms|s)$", nullable = false)]
     pub timeout: Option<String>,
 }
@@ -57,13 +57,13 @@ pub struct ReadParameters {
     /// `min_version`) or `latest` (linearizable for the key).
     #[param(nullable = false)]
     pub consistency: Option<Consistency>,
-    /// The least version of the key that the answer may reflect; means `session`.
+    /// The least version of the key that the answer may reflect; implies `session`.
     #[param(pattern = "^[0-9]{1,20}$", nullable = false)]
     pub min_version: Option<String>,
     /// The request's own bound on staleness, in milliseconds.
     #[param(nullable = false)]
     pub max_staleness_ms: Option<u32>,
-    /// Adds the path that the read took, in the header `tierkv-path`.
+    /// Adds the path of the read, in the header `tierkv-path`.
     #[param(nullable = false)]
     pub explain: Option<bool>,
 }
@@ -76,7 +76,7 @@ pub struct ListingParameters {
     /// `min_version`) or `latest`.
     #[param(nullable = false)]
     pub consistency: Option<Consistency>,
-    /// The least version that the answer may reflect; means `session`.
+    /// The least version that the answer may reflect; implies `session`.
     #[param(pattern = "^[0-9]{1,20}$", nullable = false)]
     pub min_version: Option<String>,
     /// The request's own bound on staleness, in milliseconds.
@@ -84,11 +84,11 @@ pub struct ListingParameters {
     pub max_staleness_ms: Option<u32>,
 }
 
-/// Which keys are meant.
+/// Selects keys.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct SelectionParameters {
-    /// Only keys that begin so; without a prefix and a range, all keys.
+    /// Only keys with this prefix; without a prefix and a range, all keys.
     #[param(nullable = false)]
     pub prefix: Option<String>,
     /// The prefix as base64.
@@ -117,23 +117,23 @@ pub struct SelectionParameters {
     pub end_base64: Option<String>,
 }
 
-/// Which page is meant.
+/// Selects a page.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageParameters {
-    /// At most so many items; 100 unless said. A page of large values may have fewer.
+    /// The most items of the page; 100 by default. A page of large values may have fewer.
     #[param(minimum = 1, maximum = 1000, nullable = false)]
     pub limit: Option<u32>,
-    /// Where to go on: the `next_page_token` of the page before, of the same selection.
+    /// The `next_page_token` of the page before, with the same selection.
     #[param(nullable = false, pattern = "^[A-Za-z0-9_-]*$")]
     pub page_token: Option<String>,
 }
 
-/// What is watched.
+/// Selects the changes of a watch.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WatchParameters {
-    /// Only keys that begin so; without it, all keys.
+    /// Only keys with this prefix; without it, all keys.
     #[param(nullable = false)]
     pub prefix: Option<String>,
     /// The prefix as base64.
@@ -142,16 +142,16 @@ pub struct WatchParameters {
         pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
     )]
     pub prefix_base64: Option<String>,
-    /// Where to go on: the id of the last event that was seen. Without it, from now on.
+    /// The id of the last event received; the watch resumes after it. Without it, from now on.
     #[param(nullable = false, pattern = "^[A-Za-z0-9_-]*$")]
     pub resume_token: Option<String>,
 }
 
-/// How a watch that lost its connection goes on by itself.
+/// Where a browser's watch resumes after a lost connection.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct LastEventId {
-    /// The id of the last event that was seen; counts more than `resume_token`.
+    /// The id of the last event received; overrides `resume_token`.
     #[param(rename = "Last-Event-ID", nullable = false)]
     pub last_event_id: Option<String>,
 }
@@ -160,7 +160,8 @@ pub struct LastEventId {
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct TtlParameter {
-    /// The time to live, as in `1500ms`, `60s`, `15m`, `12h` or `30d`; for ever unless said.
+    /// The time to live, as in `1500ms`, `60s`, `15m`, `12h` or `30d`; without it, the key never
+    /// expires.
     #[param(pattern = "^[1-9][0-9]{0,3}(ms|s|m|h|d)$", nullable = false)]
     pub ttl: Option<String>,
 }
@@ -169,15 +170,15 @@ pub struct TtlParameter {
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct ReadConditions {
-    /// Versions in quotes that the client has: if the key is still in one of them, the answer
-    /// is 304 without the value.
+    /// The client's versions, in quotes: if the key has one of them, the answer is 304 without the
+    /// value.
     #[param(
         rename = "If-None-Match",
         nullable = false,
         pattern = r#"^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$"#
     )]
     pub if_none_match: Option<String>,
-    /// Versions in quotes: if the key is in none of them, the answer is 412.
+    /// Versions in quotes: if the key has none of them, the answer is 412.
     #[param(
         rename = "If-Match",
         nullable = false,
@@ -190,7 +191,7 @@ pub struct ReadConditions {
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct PutConditions {
-    /// `"<version>"`: only if the key is in this version; `*`: only if it is there.
+    /// `"<version>"`: only if the key has this version; `*`: only if it is present.
     #[param(
         rename = "If-Match",
         nullable = false,
@@ -206,7 +207,7 @@ pub struct PutConditions {
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct DeleteConditions {
-    /// `"<version>"`: only if the key is in this version; `*`: only if it is there.
+    /// `"<version>"`: only if the key has this version; `*`: only if it is present.
     #[param(
         rename = "If-Match",
         nullable = false,
@@ -219,9 +220,9 @@ pub struct DeleteConditions {
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct IdempotencyKey {
-    /// 1 to 255 visible characters, plain or in double quotes, such as a UUID; sent again with
-    /// every retry, the write is applied at most once. It is remembered for two minutes from
-    /// its first arrival, within its namespace.
+    /// A name for the write, such as a UUID: 1 to 255 visible characters, plain or in double
+    /// quotes. Send it again with every retry, and the write is applied at most once. It is
+    /// remembered for two minutes from its first arrival, within its namespace.
     #[param(
         rename = "Idempotency-Key",
         nullable = false,

@@ -1,4 +1,4 @@
-//! Errors as REST users see them.
+//! Errors over REST: the problem document and the HTTP status of each code.
 
 use serde::{Deserialize, Serialize};
 use tierkv_types::{Code, Error};
@@ -13,17 +13,17 @@ pub struct Problem {
     /// The platform's code.
     #[schema(example = "InvalidArgument")]
     pub code: String,
-    /// The HTTP status, again.
+    /// The HTTP status.
     #[schema(example = 400, minimum = 400, maximum = 599)]
     pub status: u16,
-    /// What kind of failure it is, the same for every request that fails so.
+    /// The kind of failure, the same for every failure with this code.
     pub title: String,
-    /// What happened to this request and what to do.
+    /// What happened, and what to do next.
     pub detail: String,
 }
 
 impl Problem {
-    /// The problem that an error is.
+    /// The problem document of an error.
     #[must_use]
     pub fn new(error: &Error) -> Self {
         Self {
@@ -55,18 +55,18 @@ pub const fn http_status(code: Code) -> u16 {
 
 const fn title(code: Code) -> &'static str {
     match code {
-        Code::InvalidArgument => "the request can't succeed as it is; correct it",
-        Code::NotFound => "there is no such thing",
+        Code::InvalidArgument => "the request is invalid; correct it",
+        Code::NotFound => "not found",
         Code::AlreadyExists => "it exists already",
         Code::ConditionFailed => "a condition did not hold; read again and decide again",
         Code::Conflict => "an older transaction holds a lock; retry",
-        Code::Unauthenticated => "say who you are",
-        Code::PermissionDenied => "you may not",
+        Code::Unauthenticated => "authentication is required",
+        Code::PermissionDenied => "permission denied",
         Code::NotMaster | Code::WrongOwner | Code::StaleEpoch | Code::Unavailable => {
             "nothing was done; retry"
         }
         Code::ResourceExhausted => "a limit is reached; wait or send less",
-        Code::TokenExpired => "the token points at history that is gone; start afresh",
+        Code::TokenExpired => "the token's history is no longer kept; start without it",
         Code::DeadlineExceeded => "the deadline passed",
         Code::OutcomeUnknown => "the write may or may not have happened; read the key",
         Code::DataLoss => "stored data is damaged; tell an operator",

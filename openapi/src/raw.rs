@@ -1,10 +1,10 @@
-//! Bodies that are no JSON.
+//! Bodies that are not JSON.
 
 use utoipa::ToSchema;
 
-// `format: binary` is what generators of clients go by: without it they take the body for
-// text, or leave the operation out.
-/// A value as it is: any bytes.
+// Generators of clients need `format: binary`: without it they treat the body as text, or leave
+// the operation out.
+/// The raw bytes of a value.
 #[derive(Clone, Debug, ToSchema)]
 #[schema(value_type = String, format = Binary)]
 pub struct RawValue(pub Vec<u8>);

@@ -1,5 +1,5 @@
-//! What requests say in JSON. A name that is not known here is refused, because ignoring a
-//! condition would be a silent overwrite.
+//! JSON bodies of requests. Unknown fields are refused, because ignoring a condition would
+//! silently overwrite a value.
 
 use serde::{Deserialize, Serialize};
 use tierkv_proto::v1::{self, condition, write_operation};
@@ -12,7 +12,7 @@ use crate::{
     octets::required,
 };
 
-/// The namespace of a body that names none.
+/// The namespace of a body without one.
 fn default_namespace() -> String {
     tierkv_types::key::DEFAULT_NAMESPACE.to_owned()
 }
@@ -30,10 +30,10 @@ pub enum Consistency {
 }
 
 impl Consistency {
-    /// The consistency of this name.
+    /// Parses the name of a consistency.
     ///
     /// # Errors
-    /// `InvalidArgument` if there is none.
+    /// `InvalidArgument` if the name is unknown.
     pub fn named(name: &str) -> Result<Self, Error> {
         match name {
             "cached" => Ok(Self::Cached),
@@ -45,7 +45,7 @@ impl Consistency {
         }
     }
 
-    /// The consistency as the tiers know it.
+    /// The consistency in the gRPC contract.
     #[must_use]
     pub const fn to_wire(self) -> v1::Consistency {
         match self {
@@ -56,8 +56,8 @@ impl Consistency {
     }
 }
 
-/// What a read asks for, as the tiers know it. Asking for a version without naming a
-/// consistency means `session`.
+/// The options of a read in the gRPC contract. A minimum version without a consistency implies
+/// `session`.
 #[must_use]
 pub fn read_options(
     consistency: Option<Consistency>,
@@ -90,7 +90,7 @@ pub struct BatchGetRequest {
     #[serde(deserialize_with = "objects")]
     #[schema(max_items = 1000)]
     pub keys: Vec<KeyName>,
-    /// How fresh the answers must be; `cached` unless said.
+    /// How fresh the answers must be; `cached` by default.
     #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub consistency: Option<Consistency>,
@@ -152,7 +152,7 @@ impl TryFrom<BatchGetRequest> for v1::BatchGetRequest {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IncrementRequest {
-    /// What to add: a whole number of 64 bits with its sign, as a JSON number or in a string.
+    /// What to add: a signed 64-bit integer, as a JSON number or a string.
     pub delta: Integer,
 }
 
@@ -164,14 +164,14 @@ pub struct WriteRequest {
     #[serde(default = "default_namespace")]
     #[schema(example = "default", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
     pub namespace: String,
-    /// What must hold; of keys that are written or of others.
+    /// Conditions on keys that the batch writes, or on others.
     #[serde(default, deserialize_with = "objects")]
     #[schema(max_items = 1000)]
     pub conditions: Vec<Condition>,
-    /// At least one, no two of one key; with the conditions at most 1,000.
+    /// At least one, no two on one key; with the conditions at most 1,000.
     #[schema(min_items = 1, max_items = 1000)]
     pub operations: Vec<WriteOperation>,
-    /// Adds what each key held before to the answer.
+    /// Adds the previous value of each key to the answer.
     #[serde(default)]
     pub return_previous: bool,
 }
@@ -197,11 +197,11 @@ pub struct Condition {
     #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub if_absent: Option<bool>,
-    /// `true`: the key must be there.
+    /// `true`: the key must be present.
     #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub if_present: Option<bool>,
-    /// The key must be there in this version.
+    /// The key must have this version.
     #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false, pattern = "^[0-9]{1,20}$")]
     pub if_version: Option<String>,
@@ -257,13 +257,13 @@ pub struct PutOperation {
         pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
     )]
     pub value_base64: Option<String>,
-    /// Time to live in milliseconds; absent: for ever.
+    /// Time to live in milliseconds; absent: the key never expires.
     #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false, minimum = 1)]
     pub ttl_ms: Option<u64>,
 }
 
-/// Adds to a number: `key` or `key_base64`, and the difference.
+/// Adds to a number: `key` or `key_base64`, and what to add.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IncrementOperation {
@@ -279,12 +279,12 @@ pub struct IncrementOperation {
         pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
     )]
     pub key_base64: Option<String>,
-    /// What to add: a whole number of 64 bits with its sign, as a JSON number or in a string.
+    /// What to add: a signed 64-bit integer, as a JSON number or a string.
     pub delta: Integer,
 }
 
-/// Sets when a key expires, and keeps its value: `key` or `key_base64`. An absent key refuses
-/// the whole batch.
+/// Sets when a key expires, and keeps its value: `key` or `key_base64`. If the key is absent, the
+/// whole batch is refused.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TouchOperation {
@@ -300,7 +300,7 @@ pub struct TouchOperation {
         pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
     )]
     pub key_base64: Option<String>,
-    /// Time to live in milliseconds, from now on; absent: for ever.
+    /// Time to live in milliseconds, from now on; absent: the key never expires.
     #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false, minimum = 1)]
     pub ttl_ms: Option<u64>,
@@ -330,7 +330,7 @@ impl TryFrom<Condition> for v1::Condition {
     fn try_from(model: Condition) -> Result<Self, Error> {
         let one = || {
             Error::invalid(
-                "a condition says one of \"if_absent\": true, \"if_present\": true and \
+                "a condition needs exactly one of \"if_absent\": true, \"if_present\": true and \
                  \"if_version\": \"<version>\"",
             )
         };
@@ -375,21 +375,21 @@ impl TryFrom<WriteOperation> for v1::WriteOperation {
     }
 }
 
-/// A time to live as the tiers know it; 0 for ever.
+/// A time to live in the gRPC contract, where 0 is none.
 fn ttl_ms(given: Option<u64>) -> Result<u64, Error> {
     match given {
         Some(0) => Err(Error::invalid(
-            "a ttl_ms of 0 is over at once; leave it out to keep the key",
+            "a key with a ttl_ms of 0 expires at once; leave ttl_ms out to keep the key",
         )),
         ttl_ms => Ok(ttl_ms.unwrap_or(0)),
     }
 }
 
-/// A namespace that was written out: an empty one is a slip.
+/// Checks a namespace. An empty one is probably a mistake, and is refused.
 fn named(namespace: String) -> Result<String, Error> {
     match namespace.is_empty() {
         true => Err(Error::invalid(
-            "the namespace is empty; leave it out to mean 'default'",
+            "the namespace is empty; name one, or leave it out for 'default'",
         )),
         false => Ok(namespace),
     }
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_says_what_it_does_and_when() {
+    fn a_batch_has_operations_and_conditions() {
         let wire = write(json!({
             "conditions": [
                 {"key": "a", "if_absent": true},
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_batch_is_refused_in_words() {
+    fn an_invalid_batch_is_refused_with_the_reason() {
         let delete = json!([{"delete": {"key": "k"}}]);
         for (body, word) in [
             (json!({}), "operations"),

@@ -1,5 +1,4 @@
-//! How long a client waits for an answer, as REST writes it: a whole number and its unit,
-//! `500ms` or `2s`.
+//! Timeouts in REST: a whole number and its unit, as in `500ms` or `2s`.
 
 use std::time::Duration;
 
@@ -7,13 +6,13 @@ use tierkv_types::{Error, limits::MAX_TIMEOUT};
 
 use crate::duration;
 
-/// What it is called in refusals.
+/// Its name in error messages.
 const NAME: &str = "timeout";
 
-/// Reads a timeout; one over the limit `max_timeout` is cut to it.
+/// Parses a timeout; one over the limit `max_timeout` is cut to it.
 ///
 /// # Errors
-/// `InvalidArgument` if it is none or is zero.
+/// `InvalidArgument` if it is malformed or zero.
 pub fn parse(text: &str) -> Result<Duration, Error> {
     match duration::parse(NAME, text)? {
         0 => Err(duration::refused(NAME, text, "is over at once")),

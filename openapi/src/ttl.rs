@@ -1,5 +1,5 @@
-//! A time to live as REST and the command line write it: a whole number and its unit,
-//! `1500ms`, `60s`, `15m`, `12h` or `30d`.
+//! Times to live in REST and on the command line: a whole number and its unit, as in `1500ms`,
+//! `60s`, `15m`, `12h` or `30d`.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tierkv_types::Error;
 
 use crate::duration;
 
-/// What it is called in refusals.
+/// Its name in error messages.
 const NAME: &str = "time to live";
 
-/// Reads a time to live.
+/// Parses a time to live.
 ///
 /// # Errors
-/// `InvalidArgument` if it is none, is zero, or is over the limit `max_ttl`.
+/// `InvalidArgument` if it is malformed, zero, or over the limit `max_ttl`.
 pub fn parse(text: &str) -> Result<Duration, Error> {
     convert::ttl(duration::parse(NAME, text)?)?.ok_or_else(|| {
         duration::refused(NAME, text, "is over at once (leave it out to keep the key)")
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_refused_in_words() {
+    fn invalid_times_are_refused_with_the_reason() {
         for (text, word) in [
             ("", "no number"),
             ("s", "no number"),

@@ -136,7 +136,7 @@ const SENSELESS: &[(&[&str], &str, &str)] = &[
     (
         &["get", "--key-base64", "YR=="],
         "",
-        "says more than a byte holds; give all of it",
+        "has surplus bits; give all of it",
     ),
     (
         &["write"],
