@@ -232,12 +232,14 @@ fn record_problem(
 ) -> Option<Finding> {
     let seen = seen.map_or(Epoch::ZERO, |state| state.epoch);
     let remedy = Some(
-        "the record is replaced by one of a new epoch that lists only this node's log".to_owned(),
+        "replace the record by one with an epoch above all epochs seen, which lists only this \
+         node's log"
+            .to_owned(),
     );
     let (problem, what, loss) = match found {
         None if is_unreadable => (
             "record-unreadable",
-            format!("coordination's record of cluster {cluster} can't be decoded"),
+            format!("coordination's record of cluster {cluster} is unreadable"),
             "no data",
         ),
         None if seen > Epoch::ZERO => (
@@ -246,7 +248,7 @@ fn record_problem(
                 "coordination has no record of cluster {cluster}, but node {node} saw one of \
                  epoch {seen}"
             ),
-            "no data; everything else in the coordination store starts empty",
+            "no data; other records of the coordination store are gone and start empty",
         ),
         None => return None,
         Some(state) if state.epoch < seen => (
@@ -270,8 +272,8 @@ fn record_problem(
                      ({log}, up to record {})",
                     repair.kept()
                 ),
-                "every acknowledged write that is not in this directory; if the node last wrote \
-                 another directory, restore that one instead",
+                "all acknowledged writes that are not in this directory: if it is not the one \
+                 that the node wrote last, restore that one instead",
             )
         }
         Some(_) => return None,

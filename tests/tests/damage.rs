@@ -434,7 +434,7 @@ async fn a_node_with_a_damaged_log_is_recovered_by_an_operator() {
     let words = run(&folder, &["admin", "recover", "--data-dir", &data]).await;
     assert_eq!(words.code, 1);
     let known = format!(
-        "{} later records were found sound and are given up",
+        "{} later records are sound but given up",
         last - index
     );
     assert!(words.stdout.contains(&known), "{}", words.stdout);

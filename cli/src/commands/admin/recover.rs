@@ -18,13 +18,13 @@ use crate::{
     output::{self, Output},
 };
 
-/// The exit status if there is something to do that was not done.
+/// The exit status if a recovery is needed and was not done.
 const DUE: u8 = 1;
 
 /// Options of `tierkv admin recover`.
 #[derive(Args)]
 pub(crate) struct RecoverArguments {
-    /// The data directory; nothing may run on it.
+    /// The data directory; no process may use it.
     #[arg(long, env = "TIERKV_DATA_DIR", default_value = "tierkv-data")]
     data_dir: PathBuf,
     /// The cluster.
@@ -33,8 +33,8 @@ pub(crate) struct RecoverArguments {
     /// The node.
     #[arg(long, default_value = "n1")]
     node: String,
-    /// Do it. Without this nothing is changed, and the exit status is 1 if there is something
-    /// to do.
+    /// Recover. Without this nothing is changed, and the exit status is 1 if a recovery is
+    /// needed.
     #[arg(long)]
     accept_loss: bool,
     /// How to print it.
@@ -42,7 +42,7 @@ pub(crate) struct RecoverArguments {
     output: Output,
 }
 
-/// Examines, prints, and recovers if told to.
+/// Examines the directory, prints the findings, and recovers with `--accept-loss`.
 pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
     let cluster = ClusterId::new(&arguments.cluster)?;
     let node = NodeId::new(&arguments.node)?;
@@ -52,8 +52,8 @@ pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
         .join(node.as_str());
     if !dir.is_dir() {
         return Err(format!(
-            "there is no node {node} of cluster {cluster} in {}: {} is no directory; --data-dir, \
-             --cluster and --node say which one",
+            "there is no node {node} of cluster {cluster} in {}: {} is not a directory; name it \
+             with --data-dir, --cluster and --node",
             arguments.data_dir.display(),
             dir.display()
         )
@@ -102,9 +102,8 @@ fn coordination_finding(offline: &Offline) -> Option<Finding> {
     Some(Finding {
         problem: "coordination-damaged",
         what: what.clone(),
-        remedy: Some("it is set aside, and the store begins anew with this cluster".to_owned()),
-        loss: "no data; what was set for the whole platform while it ran must be set again"
-            .to_owned(),
+        remedy: Some("set it aside, and start an empty one with this cluster".to_owned()),
+        loss: "no data; settings made with `tierkv admin` must be made again".to_owned(),
     })
 }
 
@@ -114,7 +113,8 @@ async fn carry_out(
     coordination_dir: &Path,
 ) -> Result<RecoveryDone, Box<dyn std::error::Error>> {
     let aside = offline.set_damaged_aside()?;
-    // It unlocks the directory; the node's own is locked still, so nothing can start on it.
+    // This unlocks the coordination directory. The node's own directory is still locked, so no
+    // node can start on it.
     drop(offline);
     let coordination = MemoryCoordination::open(coordination_dir)?;
     let mut done = recovery.carry_out(&*coordination).await?;
@@ -122,7 +122,7 @@ async fn carry_out(
     Ok(done)
 }
 
-/// Prints a line. Nobody may be reading any more; a recovery goes on all the same.
+/// Prints a line. A recovery continues even if the output is closed.
 fn say(words: fmt::Arguments<'_>) {
     drop(output::line(words.to_string()));
 }
@@ -134,15 +134,13 @@ fn print_findings(
     is_due: bool,
 ) {
     if findings.is_empty() {
-        say(format_args!(
-            "there is nothing to recover; the node can start"
-        ));
+        say(format_args!("nothing to recover: the node can start"));
     }
     for finding in findings {
         say(format_args!("found  {}", finding.what));
         match &finding.remedy {
             Some(remedy) => say(format_args!("to do  {remedy}")),
-            None => say(format_args!("to do  nothing that this command can do")),
+            None => say(format_args!("to do  this command can't repair it")),
         }
         say(format_args!("lost   {}\n", finding.loss));
     }
@@ -154,7 +152,7 @@ fn print_findings(
     }
     if is_due && !arguments.accept_loss {
         say(format_args!(
-            "\nNothing was changed. To do this: tierkv admin recover --data-dir {} --cluster {} \
+            "\nNothing was changed. To recover: tierkv admin recover --data-dir {} --cluster {} \
              --node {} --accept-loss",
             arguments.data_dir.display(),
             arguments.cluster,
@@ -168,7 +166,7 @@ fn print_done(done: &RecoveryDone) {
         say(format_args!("aside  {}", file.display()));
     }
     say(format_args!(
-        "done   the node can start; its log is {}, begun after record {}, in epoch {}",
+        "done   the node can start; its log is {} and starts after record {}, epoch {}",
         done.log_id, done.last, done.epoch
     ));
 }

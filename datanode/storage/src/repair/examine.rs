@@ -164,8 +164,8 @@ impl Examiner<'_> {
                     return Err(StorageError::Unrecoverable {
                         file: self.store_path.to_owned(),
                         what: format!(
-                            "{error}; the log can't rebuild it, as it does not reach back to its \
-                             first record"
+                            "{error}; it can't be rebuilt from the log, which does not reach \
+                             back to its first record"
                         ),
                     });
                 }
@@ -189,9 +189,9 @@ impl Examiner<'_> {
         self.find(
             problem,
             what,
-            "the store is set aside and rebuilt from the log, which reaches back to its first \
+            "set the store aside, and rebuild it from the log, which reaches back to its first \
              record",
-            "nothing that is in the log".to_owned(),
+            "nothing: the log has all records of the store".to_owned(),
         );
     }
 
@@ -246,7 +246,7 @@ impl Examiner<'_> {
             Some(first) if first > Index(1) => Err(StorageError::Unrecoverable {
                 file: self.store_path.to_owned(),
                 what: format!(
-                    "the store is empty, and the log can't be read before record {first} \
+                    "the store is empty, and no record of the log before {first} can be read \
                      ({error})"
                 ),
             }),
@@ -274,10 +274,10 @@ impl Examiner<'_> {
                 self.plan.renew_log = true;
                 self.find(
                     Problem::LogForeign,
-                    format!("{contradict}: an earlier recovery stopped half-way"),
-                    "the log's records after the store's are kept; the log is set aside and a new \
-                     one is created",
-                    "nothing that is in store or log".to_owned(),
+                    format!("{contradict}: an earlier recovery was interrupted"),
+                    "keep the log's records that the store does not have, set the log aside, and \
+                     start a new one",
+                    "nothing: all records of store and log are kept".to_owned(),
                 );
                 Ok(of_store)
             }
@@ -286,8 +286,8 @@ impl Examiner<'_> {
                 self.find(
                     Problem::LogForeign,
                     format!("{contradict}: the log is another node's"),
-                    "the log is set aside, and a new one starts after what the store holds",
-                    format!("every write acknowledged after record {}", meta.applied),
+                    "set the log aside, and start a new one after the store's last record",
+                    format!("all writes acknowledged after record {}", meta.applied),
                 );
                 Ok(false)
             }
@@ -304,12 +304,12 @@ impl Examiner<'_> {
             Problem::LogUnsynced,
             format!(
                 "the log in {} was written with wal.sync = interval, and the machine was \
-                 restarted since without a clean stop",
+                 restarted since then without a clean stop",
                 self.place.dir.display()
             ),
-            "all records are kept, and a log with a new id starts after them",
-            "writes acknowledged shortly before the machine stopped may be missing; the disk does \
-             not show how many"
+            "keep all records, and start a log with a new id after them",
+            "writes that were acknowledged shortly before the machine stopped may be missing; \
+             how many can't be found out from this disk"
                 .to_owned(),
         );
     }
@@ -321,8 +321,8 @@ impl Examiner<'_> {
         meta: &StoreMeta,
         kept: Position,
     ) -> Result<Vec<FoundBehind>, StorageError> {
-        let remedy = "the sound records before it are written to the store; the log is set aside, \
-                      and one with a new id starts after them";
+        let remedy = "store all sound records before the damage, set the log aside, and start a \
+                      new one with a new id after them";
         match log {
             Log::Missing if meta.applied.index == Index::ZERO => {}
             Log::Missing => {
@@ -331,11 +331,11 @@ impl Examiner<'_> {
                 self.find(
                     Problem::LogMissing,
                     format!(
-                        "there is no log in {dir}, and the store holds everything up to record {}",
+                        "there is no log in {dir}, and the store has everything up to record {}",
                         meta.applied
                     ),
-                    "a log with a new id starts after what the store holds",
-                    format!("every write acknowledged after record {}", meta.applied),
+                    "start a log with a new id after the store's last record",
+                    format!("all writes acknowledged after record {}", meta.applied),
                 );
             }
             Log::Sound(log) if log.last().index < meta.applied.index => {
@@ -343,14 +343,15 @@ impl Examiner<'_> {
                 self.find(
                     Problem::LogShort,
                     format!(
-                        "the log in {} ends with record {}, and the store holds everything up \
-                         to record {}",
+                        "the log in {} ends with record {}, and the store has everything up to \
+                         record {}",
                         self.place.dir.display(),
                         log.last(),
                         meta.applied
                     ),
-                    "the log is set aside, and one with a new id starts after what the store holds",
-                    format!("every write acknowledged after record {}", meta.applied),
+                    "set the log aside, and start a new one with a new id after the store's last \
+                     record",
+                    format!("all writes acknowledged after record {}", meta.applied),
                 );
             }
             Log::Sound(_) => {}
@@ -394,9 +395,9 @@ impl Examiner<'_> {
         self.find(
             problem,
             what,
-            "it is written again, with a promise above every epoch seen in log, store and \
+            "create it again, with a promised epoch above all epochs in log, store and \
              coordination",
-            "no data; promises of the node that left no trace elsewhere are forgotten, and if it \
+            "no data; epochs that the node promised and recorded nowhere else are lost. If it \
              wrote its log with wal.sync = interval, the last writes before a restart of the \
              machine may be missing"
                 .to_owned(),
@@ -419,8 +420,8 @@ fn with_sound_epochs(store: StoreFound, store_path: &Path) -> StoreFound {
 fn lost(kept: Position, behind: &[FoundBehind]) -> String {
     if behind.is_empty() {
         return format!(
-            "everything after record {kept}: no sound record was found there, but the damaged \
-             place may have had acknowledged ones"
+            "records after {kept}: none there is sound, but the damaged place may have held \
+             acknowledged ones"
         );
     }
     let records: u64 = behind.iter().map(|found| found.records).sum();
@@ -437,8 +438,8 @@ fn lost(kept: Position, behind: &[FoundBehind]) -> String {
         })
         .collect();
     format!(
-        "everything after record {kept}: {records} later records were found sound and are given \
-         up, {}; unreadable records are not counted",
+        "everything after record {kept}: {records} later records are sound but given up, {}; \
+         unreadable ones are not counted",
         places.join(", ")
     )
 }
