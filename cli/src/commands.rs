@@ -1,6 +1,6 @@
-//! The commands beside `dev`, one file each, and the options that several of them have:
-//! [`key`], [`condition`] and [`freshness`]. [`Operation`] are those that work with a running
-//! platform, from the command line and in the shell.
+//! The commands except `dev`, one file each, and their shared options: [`key`], [`condition`]
+//! and [`freshness`]. [`Operation`] are the commands for a running platform, which the command
+//! line and the shell share.
 
 pub(crate) mod admin;
 pub(crate) mod bench;
@@ -25,7 +25,7 @@ use clap::Subcommand;
 
 use crate::outcome::Outcome;
 
-/// What is done with a running platform.
+/// The commands for a running platform.
 #[derive(Subcommand)]
 pub(crate) enum Operation {
     /// Print the value of a key.
@@ -44,7 +44,7 @@ pub(crate) enum Operation {
     Scan(scan::ScanArguments),
     /// Count keys.
     Count(count::CountArguments),
-    /// Tell changes as they happen.
+    /// Print changes as they happen.
     Watch(watch::WatchArguments),
     /// Load keys from JSON lines.
     Import(import::ImportArguments),
@@ -52,13 +52,13 @@ pub(crate) enum Operation {
     Export(export::ExportArguments),
     /// Show the topology and its health.
     Status(status::StatusArguments),
-    /// What operators decide.
+    /// Commands for operators.
     #[command(subcommand)]
     Admin(admin::AdminCommand),
 }
 
 impl Operation {
-    /// Does it.
+    /// Runs the command.
     pub(crate) async fn run(self) -> Outcome {
         match self {
             Self::Get(arguments) => get::run(arguments).await,
@@ -77,12 +77,12 @@ impl Operation {
         }
     }
 
-    /// Whether Ctrl-C and SIGTERM are how it ends, so that nobody else ends it.
+    /// Whether the command handles Ctrl-C and SIGTERM itself.
     pub(crate) const fn ends_by_signal(&self) -> bool {
         matches!(self, Self::Watch(_))
     }
 
-    /// Whether it reads only: broken off, it leaves nothing behind.
+    /// Whether the command only reads, so that an interruption has no effect.
     pub(crate) const fn only_reads(&self) -> bool {
         matches!(
             self,

@@ -1,11 +1,14 @@
-//! The `tierkv` binary: runs the platform's roles, and talks to a running platform.
+//! The `tierkv` binary: runs the platform, and the commands for a running platform.
 //!
-//! Reading order: [`configuration`] is what an operator may say; [`dev`] puts every tier
-//! into this process, which has so many [`descriptors`] and one [`metrics_page`] (with each
-//! [`histogram`]); [`commands`] are the others, one file
-//! each, over [`connection`] and by [`output`]; [`shell`] runs them line by line, over what is
-//! [`kept`]; [`outcome`] is how each of them ends; [`signals`] is what ends `dev`; [`input`],
-//! [`number`], [`json_refusal`] and [`logging`] are what they say.
+//! Reading order:
+//! - [`configuration`]: the settings of an operator; [`dev`]: runs every tier in this process,
+//!   within its limit of [`descriptors`] and with one [`metrics_page`] (each [`histogram`] of
+//!   which is ours), until one of the [`signals`];
+//! - [`commands`]: the other commands, one file each; they use [`connection`], [`input`],
+//!   [`number`] and [`json_refusal`] to read, [`output`] to print, and [`outcome`] for the exit
+//!   status;
+//! - [`shell`]: runs commands line by line, with the state of [`kept`];
+//! - [`logging`].
 
 mod commands;
 mod configuration;
@@ -37,9 +40,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     name = "tierkv",
     version,
     about,
-    after_help = "Start with: tierkv dev\n\nExit status: 0 if all went well; 1 if a key to read or touch is absent, a \
+    after_help = "Start with: tierkv dev\n\nExit status: 0 on success; 1 if a key to read or touch is absent, a \
                   condition did not hold, lines of an import were left out, operations of a bench \
-                  failed or a recovery is due; 2 for any error; 3 if it is unknown whether a write happened."
+                  failed or a recovery is due; 2 for any error; 3 if the outcome of a write is unknown."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -48,7 +51,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run every tier in this process, with nothing else installed.
+    /// Run the whole platform in this process.
     Dev(dev::DevArguments),
     /// Check the configuration, or print a sample of it.
     #[command(subcommand)]

@@ -433,10 +433,7 @@ async fn a_node_with_a_damaged_log_is_recovered_by_an_operator() {
     let data = folder.data().display().to_string();
     let words = run(&folder, &["admin", "recover", "--data-dir", &data]).await;
     assert_eq!(words.code, 1);
-    let known = format!(
-        "{} later records are sound but given up",
-        last - index
-    );
+    let known = format!("{} later records are sound but given up", last - index);
     assert!(words.stdout.contains(&known), "{}", words.stdout);
     assert!(words.stdout.contains("--accept-loss"), "{}", words.stdout);
 

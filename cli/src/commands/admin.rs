@@ -1,4 +1,4 @@
-//! `tierkv admin`: what operators decide.
+//! `tierkv admin`: commands for operators.
 
 pub(crate) mod memory;
 pub(crate) mod recover;
@@ -10,13 +10,13 @@ use crate::outcome::Outcome;
 /// Commands of `tierkv admin`.
 #[derive(Subcommand)]
 pub(crate) enum AdminCommand {
-    /// Show what the data nodes keep in memory, or change it while they run.
+    /// Show or change the memory settings of running data nodes.
     Memory(memory::MemoryArguments),
-    /// Say what keeps a stopped node from starting, and go on with what can be kept.
+    /// Find out why a stopped node does not start, and recover what can be kept.
     Recover(recover::RecoverArguments),
 }
 
-/// Runs one.
+/// Runs the command.
 pub(crate) async fn run(command: AdminCommand) -> Outcome {
     match command {
         AdminCommand::Memory(arguments) => memory::run(arguments).await,

@@ -32,9 +32,9 @@ use crate::{
     output::{self, Output},
 };
 
-/// Where the keys of all runs stand; each has a prefix of its own below it.
+/// Prefix of the keys of all runs; each run adds its own.
 const PREFIX: &str = "tierkv-bench/";
-/// How often the rates are told on a terminal.
+/// How often the rates are shown on a terminal.
 const LOOK: Duration = Duration::from_secs(1);
 /// Most keys.
 const MAX_KEYS: u64 = 100_000_000;
@@ -46,14 +46,13 @@ const MAX_IN_FLIGHT: u64 = 65_536;
 /// Options of `tierkv bench`.
 #[derive(Args)]
 #[command(after_help = "\
-The keys stand under tierkv-bench/ and a prefix of the run's own, so nothing else is touched; \
-they are loaded first and removed at the end, also after Ctrl-C, which ends the run early with \
-the results so far; a second Ctrl-C leaves the keys where they are. Values that are read are \
-checked. Each operation in flight begins the next once it is answered: a platform that stands \
-still is asked for nothing more.
+The keys are under tierkv-bench/ and a prefix of this run, so no other key is touched. They are \
+loaded first and removed at the end. Ctrl-C ends the run early, prints the results so far and \
+removes the keys; a second Ctrl-C leaves them in place. Values that are read are checked. Each \
+operation in flight starts the next one once it is answered: a platform that stalls gets no new \
+operations.
 
-Exit status: 0 if all went well, 1 if operations failed or a value was wrong, 2 for any other \
-error.")]
+Exit status: 0 on success, 1 if operations failed or a value was wrong, 2 for any other error.")]
 pub(crate) struct BenchArguments {
     #[command(flatten)]
     connection: Connection,
@@ -63,7 +62,7 @@ pub(crate) struct BenchArguments {
     /// Number of keys.
     #[arg(long, default_value_t = 10_000, value_parser = |text: &str| between(text, 1, MAX_KEYS))]
     keys: u64,
-    /// How often each key is asked for.
+    /// How likely each key is to be read or written.
     #[arg(long, value_enum, default_value = "zipfian")]
     distribution: Likelihood,
     /// Keys and values as in Twitter's cache traces (36 and 224 bytes) or in YCSB (23 and 1,000).
@@ -72,19 +71,19 @@ pub(crate) struct BenchArguments {
     /// Length of every value, instead of the shape's.
     #[arg(long, value_name = "BYTES", value_parser = |text: &str| between(text, MIN_VALUE_BYTES as u64, MAX_VALUE_BYTES as u64))]
     value_bytes: Option<u64>,
-    /// Clients with connections of their own.
+    /// Number of clients, each with its own connection.
     #[arg(long, default_value_t = 1, value_parser = |text: &str| between(text, 1, MAX_CONNECTIONS))]
     connections: u64,
     /// Operations in flight, shared among the connections.
     #[arg(long, default_value_t = 64, value_parser = |text: &str| between(text, 1, MAX_IN_FLIGHT))]
     in_flight: u64,
-    /// How operations travel.
+    /// How operations are sent.
     #[arg(long, value_enum, default_value = "session")]
     protocol: Way,
     /// How long to measure, as in 500ms, 10s or 5m.
     #[arg(long, default_value = "10s", value_parser = ttl::parse)]
     duration: Duration,
-    /// Leave the keys there at the end.
+    /// Don't remove the keys at the end.
     #[arg(long)]
     keep: bool,
     /// How to print the results.
@@ -94,9 +93,9 @@ pub(crate) struct BenchArguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Likelihood {
-    /// All keys alike.
+    /// All keys equally often.
     Uniform,
-    /// A few keys very often, as YCSB has it.
+    /// A few keys very often, as in YCSB.
     Zipfian,
 }
 
@@ -108,13 +107,13 @@ enum Form {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Way {
-    /// By the SDK's session streams, many in a frame; what fails is tried again.
+    /// Over the SDK's session streams, many in a frame, with retries.
     Session,
-    /// One gRPC call each, tried once.
+    /// One gRPC call each, without retries.
     Unary,
 }
 
-/// A share of 1.
+/// Parses a share from 0 to 1.
 fn share(text: &str) -> Result<f64, String> {
     (text.parse().ok())
         .filter(|share| (0.0..=1.0).contains(share))
@@ -133,7 +132,7 @@ pub(crate) async fn run(arguments: BenchArguments) -> Outcome {
     if arguments.keep {
         output::note(format_args!("the keys stay under {prefix}"));
     } else if let Err(why) = bench.sweep(Sweep::Remove, &mut interrupts).await {
-        // What was measured is as good as before.
+        // The results are valid all the same.
         output::note(format_args!(
             "tierkv: keys are left over under {prefix}: {why}"
         ));
@@ -155,12 +154,12 @@ struct Bench {
 }
 
 impl Bench {
-    /// Connects, and chooses keys that nobody has.
+    /// Connects, and chooses a random prefix for the keys.
     async fn new(arguments: &BenchArguments) -> Result<Self, Box<dyn std::error::Error>> {
         let connection = &arguments.connection;
         let mut doors = Vec::new();
         for number in 0..usize::try_from(arguments.connections)? {
-            // The first is opened in any case: it tells why a platform can't be reached.
+            // The first is opened in any case: its error explains why a platform can't be reached.
             if arguments.protocol == Way::Session || number == 0 {
                 doors.push(Door::Session(connection.open().await?));
             }
@@ -214,7 +213,7 @@ impl Bench {
             tokio::select! {
                 ended = &mut running => break ended,
                 _ = interrupts.recv() => {
-                    // What is under way must have ended before the keys are removed.
+                    // Operations in flight must end before the keys are removed.
                     is_interrupted = true;
                     progress.end();
                 }
@@ -227,7 +226,7 @@ impl Bench {
         }
     }
 
-    /// Measures for so long, or until it is interrupted.
+    /// Measures for `duration`, or until it is interrupted.
     async fn measure(
         &self,
         duration: Duration,
@@ -249,7 +248,7 @@ impl Bench {
                 }
             }
         };
-        // What ends now still counts, and the time until it does.
+        // Operations that end now still count, and so does the time until they end.
         run.stop().await;
         let elapsed = began.elapsed();
         total.merge(&run.take());
@@ -263,12 +262,12 @@ impl Bench {
     }
 }
 
-/// Whether somebody sees standard error while it runs.
+/// Whether standard error is a terminal.
 fn is_watched() -> bool {
     stderr().is_terminal()
 }
 
-/// Takes in what was done since the last look, and tells its rates.
+/// Adds the operations since the last look to the total, and shows their rates.
 fn look(run: &Run, total: &mut Tally, since_start: Duration, since_last: Duration) {
     let tally = run.take();
     if is_watched() {

@@ -1,4 +1,4 @@
-//! What a key must be for a write to happen.
+//! The conditions of a write: absent, present, or of a version.
 
 use clap::Args;
 use tierkv::Condition;
@@ -15,7 +15,7 @@ pub(super) struct ConditionArguments {
     /// Only if the key is there; exits 1 otherwise.
     #[arg(long)]
     if_present: bool,
-    /// Only if the key is there in this version; exits 1 otherwise.
+    /// Only if the key has this version; exits 1 otherwise.
     #[arg(long, value_name = "VERSION", value_parser = number::unsigned)]
     if_version: Option<u64>,
 }

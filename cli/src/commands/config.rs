@@ -1,4 +1,4 @@
-//! `tierkv config`: what is configured, and a file to begin with.
+//! `tierkv config`: the effective configuration, and a sample file.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use crate::{
 /// What to do with the configuration.
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Print every key: its value, where that came from, and what it means.
+    /// Print every key with its value, its origin and its meaning.
     Check(CheckArguments),
     /// Print a commented file with every key at its default.
     Sample,
@@ -30,7 +30,7 @@ pub(crate) struct CheckArguments {
     output: Output,
 }
 
-/// Exits 2 if the configuration can't be used.
+/// Exits 2 if the configuration is invalid.
 pub(crate) fn run(command: &ConfigCommand) -> Outcome {
     let arguments = match command {
         ConfigCommand::Sample => {
@@ -99,7 +99,7 @@ fn as_json(loaded: &Loaded) -> Value {
     })
 }
 
-/// Where something came from: the layer, and in it the file or the variable.
+/// An origin: the layer, and its file or variable.
 fn origin(origin: &Origin) -> Value {
     match origin {
         Origin::Default => json!({"from": "default"}),

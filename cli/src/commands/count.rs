@@ -21,14 +21,14 @@ pub(crate) struct CountArguments {
     form: KeyForm,
     #[command(flatten)]
     freshness: FreshnessArguments,
-    /// Count the keys that begin with this; all of the namespace without it.
+    /// Count the keys with this prefix; without it, all keys of the namespace.
     prefix: Option<OsString>,
     /// How to print the count.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
 }
 
-/// Prints how many keys there are.
+/// Prints the number of keys.
 pub(crate) async fn run(arguments: CountArguments) -> Outcome {
     let selection = arguments.form.prefix(arguments.prefix)?;
     let options = arguments.freshness.options()?;

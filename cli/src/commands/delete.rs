@@ -20,7 +20,7 @@ use crate::{
     output::{self, Output, note, readable},
 };
 
-/// Deletions of a prefix that are under way at once.
+/// Deletions of a prefix in flight at once.
 const MAX_UNDER_WAY: usize = 256;
 
 /// Options of `tierkv delete`.
@@ -35,20 +35,21 @@ pub(crate) struct DeleteArguments {
     /// The key.
     #[arg(required_unless_present = "prefix")]
     key: Option<OsString>,
-    /// Remove all keys that begin with this, after telling how many there are and asking; an
-    /// empty one means all keys of the namespace.
+    /// Count the keys with this prefix, ask for confirmation, and remove them; an empty prefix
+    /// means all keys of the namespace.
     #[arg(long, conflicts_with_all = ["key", "if_absent", "if_present", "if_version"])]
     prefix: Option<OsString>,
     /// Don't ask.
     #[arg(long, requires = "prefix", conflicts_with = "key")]
     yes: bool,
-    /// How to print whether it was there; raw is 1 or 0. Of a prefix: how many keys were
-    /// removed.
+    /// How to print whether the key was there; raw is 1 or 0. For a prefix: the number of
+    /// removed keys.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
 }
 
-/// Removes the key and says whether it was there, or the keys of a prefix and says how many.
+/// Removes the key and prints whether it was there, or the keys of a prefix and prints their
+/// number.
 pub(crate) async fn run(arguments: DeleteArguments) -> Outcome {
     let Some(prefix) = &arguments.prefix else {
         return one(arguments).await;
@@ -76,7 +77,7 @@ pub(crate) async fn run(arguments: DeleteArguments) -> Outcome {
 }
 
 async fn one(arguments: DeleteArguments) -> Outcome {
-    // Clap sees to it that there is one.
+    // Clap makes sure that there is one.
     let key = arguments.form.read(arguments.key.unwrap_or_default())?;
     let options = DeleteOptions {
         condition: arguments.condition.condition(),
@@ -108,31 +109,31 @@ fn question(count: u64, prefix: &[u8], namespace: &str) -> String {
     }
 }
 
-/// Asks on the terminal.
+/// Asks for confirmation on the terminal.
 ///
 /// # Errors
-/// If nobody is there to answer.
+/// If there is no answer.
 fn is_agreed(question: &str) -> Result<bool, Box<dyn std::error::Error>> {
-    // Standard output is for the answer of the command.
+    // Standard output is for the result of the command.
     let mut terminal = stderr().lock();
     write!(terminal, "{question} [y/N] ")?;
     terminal.flush()?;
     let mut answer = String::new();
-    // What stands in a script of a shell is its next line, and no answer.
+    // In a script of a shell, standard input has the next line, not an answer.
     let is_script = kept::current().is_some() && !stdin().is_terminal();
     if is_script || stdin().read_line(&mut answer)? == 0 {
         writeln!(terminal)?;
-        let words = "nobody answered, so nothing was deleted; --yes deletes without asking";
+        let words = "no confirmation, so nothing was deleted; --yes deletes without asking";
         return Err(words.into());
     }
     let answer = answer.trim();
     Ok(answer.eq_ignore_ascii_case("y") || answer.eq_ignore_ascii_case("yes"))
 }
 
-/// Removes what the selection holds; returns how many keys were there.
+/// Removes the keys of the selection; returns how many of them were there.
 ///
 /// # Errors
-/// The first failure. What was deleted until then is told, and it may be run again.
+/// The first failure. Prints how many keys were deleted before it; the command may be run again.
 async fn all(client: &Client, selection: Selection) -> Result<u64, Box<dyn std::error::Error>> {
     let mut keys = client.scan_with(selection, ScanOptions::default());
     let mut under_way: JoinSet<Result<bool, Error>> = JoinSet::new();
@@ -169,7 +170,7 @@ async fn all(client: &Client, selection: Selection) -> Result<u64, Box<dyn std::
 #[derive(Default)]
 struct Tally {
     deleted: u64,
-    /// The first one; those after it are its echoes.
+    /// The first one; later ones probably have the same cause.
     failure: Option<Error>,
 }
 

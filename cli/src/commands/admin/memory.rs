@@ -1,4 +1,4 @@
-//! `tierkv admin memory`: which records the data nodes keep in memory, and how many.
+//! `tierkv admin memory`: the eviction policy and bounds of the data nodes' memory.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -24,8 +24,7 @@ use crate::{
     output::{self, Output},
 };
 
-/// How long a change may take to reach the nodes before it is told that it has not, and how
-/// often they are asked meanwhile.
+/// How long to wait until all nodes have applied a change, and how often to ask them.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(10);
 const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 
@@ -34,16 +33,16 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct MemoryArguments {
     #[command(flatten)]
     connection: Connection,
-    /// Which record leaves memory first: s3fifo, lru, lfu or fifo.
+    /// Which record is evicted first: s3fifo, lru, lfu or fifo.
     #[arg(long, value_parser = convert::policy)]
     policy: Option<EvictionPolicy>,
-    /// Most records kept in memory that the store has too; 0 is no bound.
+    /// Most stored records kept in memory; 0 means no bound.
     #[arg(long, value_parser = number::unsigned)]
     max_records: Option<u64>,
-    /// Most bytes of those records, as in "512 MiB".
+    /// Most bytes of these records, as in "512 MiB".
     #[arg(long, value_name = "SIZE")]
     max_bytes: Option<ByteSize>,
-    /// Go back to each node's own configuration.
+    /// Return to each node's own configuration.
     #[arg(long, conflicts_with_all = ["policy", "max_records", "max_bytes"])]
     reset: bool,
     /// How to print it.
@@ -52,7 +51,7 @@ pub(crate) struct MemoryArguments {
 }
 
 impl MemoryArguments {
-    /// What is to be changed, if anything.
+    /// The requested change, if any.
     fn change(&self) -> Option<Change> {
         if self.reset {
             return Some(Change::Reset(MemoryReset {}));
@@ -66,8 +65,8 @@ impl MemoryArguments {
     }
 }
 
-/// Changes what is asked for, waits until the nodes follow, and prints what is set and what
-/// is in force.
+/// Applies the requested change, waits until the nodes have applied it, and prints the settings
+/// and what each node uses.
 pub(crate) async fn run(arguments: MemoryArguments) -> Outcome {
     let client = arguments.connection.open().await?;
     let change = arguments.change();
@@ -93,7 +92,8 @@ pub(crate) async fn run(arguments: MemoryArguments) -> Outcome {
     }
 }
 
-/// What is in force once every node follows what is set, or after a while what is then.
+/// Waits until every node has applied the settings, or for a limited time, and returns the
+/// current state.
 async fn followed(client: &Client) -> Result<MemorySettings, tierkv::Error> {
     let deadline = Instant::now() + FOLLOW_LIMIT;
     loop {
@@ -111,7 +111,10 @@ async fn followed(client: &Client) -> Result<MemorySettings, tierkv::Error> {
             return Ok(settings);
         }
         if Instant::now() >= deadline {
-            output::note(format_args!("it is set, and not every node follows yet"));
+            output::note(format_args!(
+                "the change is saved, but not every node has applied it yet; run `tierkv admin \
+                 memory` again to see"
+            ));
             return Ok(settings);
         }
         sleep(FOLLOW_PAUSE).await;

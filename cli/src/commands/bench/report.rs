@@ -1,4 +1,4 @@
-//! What a bench found.
+//! The results of a bench, as text and as JSON.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,7 +7,7 @@ use tierkv_workload::{Tally, tally::Operations};
 
 use crate::output::Table;
 
-/// The latencies that are told: their names, and the share (of 1) of operations within them.
+/// The reported latencies: their names, and the share (of 1) of operations within them.
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
 
 /// The results.
@@ -19,7 +19,7 @@ pub(super) struct Report {
     pub(super) value_bytes: usize,
 }
 
-/// A line about the last moments, for a person who waits.
+/// A line with the rates since the last one.
 pub(super) fn rates(tally: &Tally, since_start: Duration, since_last: Duration) -> String {
     let part = |name: &str, operations: &Operations| {
         format!(
@@ -42,7 +42,7 @@ fn rate(operations: &Operations, time: Duration) -> f64 {
     operations.succeeded as f64 / time.as_secs_f64().max(f64::MIN_POSITIVE)
 }
 
-/// In milliseconds, with microseconds behind the point.
+/// In milliseconds with three decimals.
 fn latency(duration: Duration) -> String {
     format!("{:.3} ms", duration.as_secs_f64() * 1_000.0)
 }
@@ -137,7 +137,7 @@ impl Report {
         })
     }
 
-    /// Which share (of 1) of the reads each tier answered.
+    /// The share (of 1) of the reads that each tier answered.
     #[allow(clippy::cast_precision_loss)]
     fn sources(&self) -> Vec<(String, f64)> {
         let all = self.total.reads.succeeded.max(1) as f64;

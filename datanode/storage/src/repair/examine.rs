@@ -191,7 +191,7 @@ impl Examiner<'_> {
             what,
             "set the store aside, and rebuild it from the log, which reaches back to its first \
              record",
-            "nothing: the log has all records of the store".to_owned(),
+            "nothing: all records of the log are kept".to_owned(),
         );
     }
 
