@@ -54,10 +54,13 @@ async fn endless_input_writes_nothing() {
     let platform = Ephemeral::start().await.unwrap();
     let endless = || File::open("/dev/zero").unwrap();
     for (arguments, words) in [
-        (&["put", "k"][..], "which is the most that a key holds"),
+        (
+            &["put", "k"][..],
+            "is longer than the limit of 1048576 bytes",
+        ),
         (
             &["put", "k", "--file", "/dev/zero"],
-            "which is the most that a key holds",
+            "is longer than the limit of 1048576 bytes",
         ),
         (&["write"], "write it in several parts"),
         (&["import", "-"], "no JSON lines"),

@@ -24,14 +24,14 @@ pub(crate) struct ExportArguments {
     form: KeyForm,
     #[command(flatten)]
     freshness: FreshnessArguments,
-    /// Save the keys that begin with this; all of the namespace without it.
+    /// Save the keys with this prefix; without it, all keys of the namespace.
     prefix: Option<OsString>,
     /// Write the lines to this file instead of standard output.
     #[arg(long)]
     file: Option<PathBuf>,
 }
 
-/// Writes a line for each key; what is left of its time to live goes with it.
+/// Writes a line for each key, with its remaining time to live.
 pub(crate) async fn run(arguments: ExportArguments) -> Outcome {
     let has_prefix = arguments.prefix.is_some();
     let selection = arguments.form.prefix(arguments.prefix)?;
@@ -66,7 +66,7 @@ async fn lines(
     let mut items = client.scan_with(selection, options);
     let mut count = 0;
     while let Some(item) = items.next().await {
-        // Expiry is by the platform's time, not by this machine's.
+        // Expiry is in the platform's time, not this machine's.
         if let Some(line) = line(item?, client.platform_time()) {
             to.write_all(&line.write()?)?;
             count += 1;
@@ -82,7 +82,7 @@ fn line(item: Item, now: SystemTime) -> Option<Line> {
         None => None,
         Some(at) => {
             let left = at.duration_since(now).ok()?;
-            // A line's time to live of nothing would be for ever.
+            // A time to live of 0 in a line would mean that the key never expires.
             Some(left)
                 .filter(|left| *left >= Duration::from_millis(1))?
                 .into()

@@ -13,7 +13,7 @@ pub(super) struct FreshnessArguments {
     /// How fresh the answer must be [default: cached, or session with --min-version].
     #[arg(long, value_enum)]
     consistency: Option<Freshness>,
-    /// The least version to see, as a write or read told it.
+    /// The least version that the answer may reflect, from an earlier write or read.
     #[arg(long, value_parser = number::unsigned)]
     min_version: Option<u64>,
     /// The read's own staleness bound in milliseconds.
@@ -23,19 +23,19 @@ pub(super) struct FreshnessArguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Freshness {
-    /// At most the platform's max_staleness old; answered by the cache where possible.
+    /// At most the platform's max_staleness old; from the cache if possible.
     Cached,
     /// Like cached, and at least --min-version.
     Session,
-    /// The newest there is.
+    /// The latest value (linearizable for a key).
     Latest,
 }
 
 impl FreshnessArguments {
-    /// What they ask for together.
+    /// Combines the options.
     ///
     /// # Errors
-    /// Words, if one of them would be ignored.
+    /// If one of them would be ignored.
     pub(super) fn options(&self) -> Result<ReadOptions, String> {
         let consistency = match (self.consistency, self.min_version) {
             (None | Some(Freshness::Session), Some(version)) => Consistency::Session(version),

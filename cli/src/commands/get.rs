@@ -36,11 +36,11 @@ pub(crate) struct GetArguments {
     /// The key, or several.
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<OsString>,
-    /// Tell on standard error where a value came from, its version and age.
+    /// Print source, version and age of the value on standard error.
     #[arg(long, short)]
     verbose: bool,
-    /// Tell the tiers that the read went through and their times: in the JSON, otherwise on
-    /// standard error.
+    /// Print the path of the read: each tier with the time until it had its answer, the tiers
+    /// below included. On standard error, or in the JSON.
     #[arg(long)]
     explain: bool,
     /// How to print what was found; raw ends each value with a newline if there are several.
@@ -84,7 +84,7 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
             ]),
             (Output::Raw, Some(value)) => {
                 output::print(value)?;
-                // What follows on a terminal or in a shell must not stand in the same line.
+                // On a terminal or in a shell, the next output must start on a new line.
                 let is_followed = stdout().is_terminal() || kept::current().is_some();
                 if keys.len() > 1 || (is_followed && !value.ends_with(b"\n")) {
                     output::print("\n")?;
@@ -135,7 +135,7 @@ const fn source(source: Source) -> answers::Source {
     }
 }
 
-/// What was found, as REST tells it of a batch.
+/// The answer in REST's form for one key of a batch.
 fn read(key: &[u8], found: &Found) -> answers::Read {
     let (key, key_base64) = split(key);
     let (value, value_base64) = found.value.as_deref().map_or((None, None), split);

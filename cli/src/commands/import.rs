@@ -1,9 +1,9 @@
-//! `tierkv import`: JSON lines into keys.
+//! `tierkv import`: sets the keys of JSON lines.
 //!
-//! A line that can't be used is listed by its number and left out; the others go on. Only
-//! a platform that fails ends an import early, and then it says so: running it again is
-//! safe, since it sets the same keys to the same values. Of several lines of a key the last
-//! one wins, by [`turns`].
+//! An invalid line is reported with its number and left out; the import continues with the
+//! others. Only a failure of the platform ends an import early. Running it again is safe, since
+//! it sets the same keys to the same values. If several lines have the same key, the last one
+//! wins ([`turns`]).
 
 pub(crate) mod line;
 mod source;
@@ -31,7 +31,7 @@ use crate::{
     output,
 };
 
-/// Lines that are under way or wait for their key at once.
+/// Most lines that are in flight or wait for an earlier line of their key.
 const MAX_UNDER_WAY: usize = 256;
 /// How often a line is tried again that was refused for the birth of its request id, and the
 /// pause before each time. The client learns the platform's time from the refusal.
@@ -48,10 +48,10 @@ pub(crate) struct ImportArguments {
     file: PathBuf,
 }
 
-/// What became of one line.
+/// The outcome of one line.
 enum Fate {
     Imported,
-    /// It can't be used; the others can.
+    /// The line is invalid; the others are not affected.
     Bad(u64, String),
     /// The platform failed.
     Failed(u64, Error),
@@ -69,7 +69,7 @@ pub(crate) async fn run(arguments: ImportArguments) -> Outcome {
             next.map_err(|error| format!("{} can't be read: {error}", arguments.file.display()))?;
         bar.set_position(end);
         match bytes {
-            // Parsed here, so that bad lines are told in order.
+            // Parsed here, so that bad lines are reported in order.
             Ok(bytes) => match Line::parse(&bytes) {
                 Ok(line) => writes.begin(number, line),
                 Err(why) => tally.take(Fate::Bad(number, why), &bar),
@@ -127,7 +127,7 @@ impl Writes {
         self.under_way.len() + self.turns.waiting() >= MAX_UNDER_WAY
     }
 
-    /// What became of the next line that is done; `None` if nothing is under way.
+    /// The outcome of the next line that is done; `None` if none is in flight.
     async fn next(&mut self) -> Result<Option<Fate>, JoinError> {
         let done = self.under_way.join_next().await;
         self.settle(done)
@@ -146,7 +146,7 @@ impl Writes {
         let Some((key, fate)) = done.transpose()? else {
             return Ok(None);
         };
-        // A platform that fails is asked for no more, least of all out of order.
+        // After a failure of the platform no more lines are sent, to keep the order of a key.
         if !matches!(fate, Fate::Failed(..))
             && let Some((number, line)) = self.turns.next(&key)
         {
@@ -167,8 +167,8 @@ async fn import(client: &Client, number: u64, line: Line) -> Fate {
         let put = client.put_with(&line.key, value.clone(), options);
         match put.await {
             Ok(_) => return Fate::Imported,
-            // The client did not know the platform's time, and the line is as good as any;
-            // what an earlier try did, another one does again.
+            // The client did not know the platform's time yet. Sending the line again is safe: it
+            // sets the same key to the same value.
             Err(error) if error.is_refused_for_birth() && tries_left > 0 => {
                 tries_left -= 1;
                 sleep(BIRTH_PAUSE).await;
@@ -196,7 +196,7 @@ impl Tally {
                 self.bad += 1;
                 bar.suspend(|| output::note(format_args!("line {number}: {why}")));
             }
-            // The first failure tells; those after it are its echoes.
+            // Only the first failure is reported; later ones probably have the same cause.
             Fate::Failed(number, error) => {
                 self.failure.get_or_insert((number, error));
             }
@@ -213,8 +213,8 @@ impl Tally {
         let printed = output::line(format!("{imported} imported, {bad} bad lines left out"));
         if let Some((number, error)) = failure {
             return Err(format!(
-                "stopped at line {number}: {error}; run the import again, it sets the same \
-                 keys to the same values"
+                "stopped at line {number}: {error}; run the import again: it sets the same keys \
+                 to the same values"
             )
             .into());
         }

@@ -25,12 +25,12 @@ pub(crate) struct IncrementArguments {
     /// What to add, which may be negative.
     #[arg(default_value_t = 1, allow_negative_numbers = true, value_parser = number::signed)]
     delta: i64,
-    /// How to print the number after it.
+    /// How to print the result.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
 }
 
-/// Adds to the number and prints what it is then.
+/// Adds to the number and prints the result.
 pub(crate) async fn run(arguments: IncrementArguments) -> Outcome {
     let key = arguments.form.read(arguments.key)?;
     let client = arguments.connection.open().await?;

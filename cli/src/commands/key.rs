@@ -1,4 +1,4 @@
-//! How keys stand on the command line.
+//! Keys on the command line: as bytes of an argument, or as base64.
 
 use std::{
     ffi::OsString,
@@ -14,17 +14,17 @@ use tierkv_types::Error;
 /// The form of all keys of a command.
 #[derive(Args)]
 pub(super) struct KeyForm {
-    /// Keys, prefixes and ends of ranges are given as base64; otherwise they are the bytes of
-    /// the argument, which need not be text but can't hold a zero byte.
+    /// Keys, prefixes and ends of ranges are base64. Otherwise they are the bytes of the
+    /// argument, which need not be text but can't contain a zero byte.
     #[arg(long)]
     key_base64: bool,
 }
 
 impl KeyForm {
-    /// The key that an argument means.
+    /// The key in an argument.
     ///
     /// # Errors
-    /// `InvalidArgument` if it is no base64 and should be.
+    /// `InvalidArgument` if it should be base64 and is not.
     pub(super) fn read(&self, argument: OsString) -> Result<Vec<u8>, Error> {
         match self.key_base64 {
             true => Ok(decode("the key", &argument.to_string_lossy())?.into()),
@@ -32,7 +32,7 @@ impl KeyForm {
         }
     }
 
-    /// The keys that a prefix means; all of them without one.
+    /// The selection of a prefix; all keys without one.
     ///
     /// # Errors
     /// As [`Self::read`].

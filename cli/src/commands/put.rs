@@ -26,14 +26,13 @@ pub(crate) struct PutArguments {
     condition: ConditionArguments,
     /// The key.
     key: OsString,
-    /// The value; `-`, or none at all, reads it from standard input.
+    /// The value; with `-` or without a value it is read from standard input.
     #[arg(conflicts_with = "file", allow_hyphen_values = true)]
     value: Option<OsString>,
     /// Read the value from a file.
     #[arg(long)]
     file: Option<PathBuf>,
-    /// How long the key lives, as in 1500ms, 60s, 15m, 12h or 30d; without it, until it is
-    /// removed.
+    /// Time to live, as in 1500ms, 60s, 15m, 12h or 30d; without it, the key never expires.
     #[arg(long, value_parser = ttl::parse)]
     ttl: Option<Duration>,
     /// How to print the new version.
@@ -50,8 +49,8 @@ pub(crate) async fn run(arguments: PutArguments) -> Outcome {
             file.as_deref(),
             MAX_VALUE_BYTES,
             &format!(
-                "the value has over {MAX_VALUE_BYTES} bytes, which is the most that a key holds; \
-                 nothing was written"
+                "the value is longer than the limit of {MAX_VALUE_BYTES} bytes; nothing was \
+                 written"
             ),
         )?,
     };

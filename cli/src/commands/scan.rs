@@ -21,7 +21,7 @@ use crate::{
     output::{self, Output, Table, readable, readable_value},
 };
 
-/// Rows of a table that are aligned together; later ones keep the columns, or widen them.
+/// Rows of a table that are aligned together; later rows keep the column widths, or widen them.
 const ROWS_TOGETHER: usize = 100;
 
 /// Options of `tierkv scan`.
@@ -33,23 +33,23 @@ pub(crate) struct ScanArguments {
     form: KeyForm,
     #[command(flatten)]
     freshness: FreshnessArguments,
-    /// List the keys that begin with this; all of the namespace without it.
+    /// List the keys with this prefix; without it, all keys of the namespace.
     #[arg(conflicts_with_all = ["start", "end"])]
     prefix: Option<OsString>,
-    /// Begin with this key.
+    /// Start at this key (inclusive).
     #[arg(long)]
     start: Option<OsString>,
-    /// End before this key.
+    /// End before this key (exclusive).
     #[arg(long)]
     end: Option<OsString>,
-    /// List so many keys at most; if there are more, the last line of JSON, or otherwise standard
-    /// error, tells where to go on.
+    /// The most keys to list. If there are more, the last line of JSON, or otherwise standard
+    /// error, has the token for --page-token.
     #[arg(long, value_parser = number::small_limit)]
     limit: Option<u32>,
-    /// Go on where an earlier scan of the same keys ended.
+    /// Continue where an earlier scan of the same keys ended.
     #[arg(long)]
     page_token: Option<String>,
-    /// Leave the values out.
+    /// Print only the keys.
     #[arg(long)]
     keys_only: bool,
     /// How to print the keys.
@@ -146,7 +146,7 @@ impl Printer {
     }
 }
 
-/// An item as REST tells it.
+/// An item in REST's form.
 fn as_json(item: &Item, keys_only: bool) -> answers::Item {
     let (key, key_base64) = split(&item.key);
     let (value, value_base64) = match keys_only {

@@ -24,8 +24,8 @@ pub(crate) struct TouchArguments {
     condition: ConditionArguments,
     /// The key.
     key: OsString,
-    /// How long the key lives from now on, as in 1500ms, 60s, 15m, 12h or 30d; without it,
-    /// until it is removed.
+    /// Time to live from now on, as in 1500ms, 60s, 15m, 12h or 30d; without it, the key never
+    /// expires.
     #[arg(long, value_parser = ttl::parse)]
     ttl: Option<Duration>,
     /// How to print the new version.

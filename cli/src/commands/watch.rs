@@ -27,22 +27,22 @@ pub(crate) struct WatchArguments {
     connection: Connection,
     #[command(flatten)]
     form: KeyForm,
-    /// Watch the keys that begin with this; all of the namespace without it.
+    /// Watch the keys with this prefix; without it, all keys of the namespace.
     prefix: Option<OsString>,
-    /// Go on where an earlier watch of the same keys ended, instead of from now.
+    /// Resume where an earlier watch of the same keys ended, instead of from now.
     #[arg(long)]
     resume_token: Option<String>,
-    /// End after so many changes, and those that were told together with the last of them: a
-    /// watch goes on behind all of these.
+    /// End after this many changes. Changes that arrived together with the last one are printed,
+    /// too, because a watch resumes after all of them.
     #[arg(long, value_parser = number::limit)]
     limit: Option<u64>,
-    /// How to print changes; each line of JSON tells its resume token.
+    /// How to print changes; each line of JSON has its resume token.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
 }
 
-/// Prints changes as they happen, until it is interrupted; then standard error tells where to
-/// go on.
+/// Prints changes as they happen until it is interrupted, then the resume token on standard
+/// error.
 pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
     let prefix = arguments.prefix.map(|prefix| arguments.form.read(prefix));
     let prefix = prefix.transpose()?.unwrap_or_default();
@@ -87,15 +87,13 @@ pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says that the connection was lost, and that it is back.
+/// Reports on standard error that the connection was lost, and that it is back.
 fn note_connection(is_connected: bool, is_lost: &mut bool) {
     if !is_connected || !*is_lost {
-        output::note(
-            "the connection to the platform was lost; the watch waits for it to come back",
-        );
+        output::note("the connection to the platform was lost; reconnecting");
     }
     if is_connected {
-        output::note("connected again; the watch goes on where it was, and no change is missed");
+        output::note("connected again; the watch resumes, and no change is missed");
     }
     *is_lost = !is_connected;
 }
@@ -118,7 +116,7 @@ fn raw(event: &Event) -> Vec<u8> {
     }
 }
 
-/// The data of REST's event, and its name.
+/// The data of REST's event, with the event's name.
 fn as_json(event: &Event, resume_token: &Bytes) -> Value {
     let mut fields = Map::new();
     let mut tell = |name: &str, value: Option<Value>| {

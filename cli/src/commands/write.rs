@@ -26,10 +26,10 @@ use crate::{
     output::{self, Output, Table, readable, readable_value},
 };
 
-/// Longest batch that is read, in bytes: what a request may hold, with every byte escaped.
+/// Longest batch that is read, in bytes: the largest request, with every byte escaped.
 const MAX_BATCH_BYTES: usize = 6 * MAX_REQUEST_BYTES;
 
-/// What a batch looks like.
+/// An example of a batch, for error messages.
 const FORM: &str = r#"such as {"operations": [{"put": {"key": "a", "value": "1"}}]}"#;
 
 /// Options of `tierkv write`.
@@ -37,19 +37,19 @@ const FORM: &str = r#"such as {"operations": [{"put": {"key": "a", "value": "1"}
 pub(crate) struct WriteArguments {
     #[command(flatten)]
     connection: Connection,
-    /// A file with the batch; `-`, or none at all, is standard input. As in
+    /// A file with the batch; `-` or no file is standard input. As in
     /// {"conditions": [{"key": "a", "if_absent": true}, {"key": "b", "if_version": "7"}],
     /// "operations": [{"put": {"key": "a", "value": "1", "ttl_ms": 60000}},
     /// {"delete": {"key": "b"}}, {"increment": {"key": "c", "delta": 5}},
     /// {"touch": {"key": "d", "ttl_ms": 60000}}],
     /// "return_previous": true}; key_base64 and value_base64 take any bytes.
     file: Option<PathBuf>,
-    /// How to print what it did.
+    /// How to print the results.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
 }
 
-/// Applies the batch and prints what it did; exits 1 if a condition did not hold.
+/// Applies the batch and prints its results; exits 1 if a condition did not hold.
 pub(crate) async fn run(arguments: WriteArguments) -> Outcome {
     let file = arguments.file.as_deref();
     let body = input::read(
@@ -62,7 +62,7 @@ pub(crate) async fn run(arguments: WriteArguments) -> Outcome {
         && named != request.namespace
     {
         return Err(format!(
-            "the batch is of the namespace {} and --namespace says {named}; leave one of them out",
+            "the batch has the namespace {}, but --namespace is {named}; leave one of them out",
             request.namespace
         )
         .into());
@@ -85,7 +85,7 @@ pub(crate) async fn run(arguments: WriteArguments) -> Outcome {
     }))
 }
 
-/// Reads a batch; it is of `namespace` unless it says otherwise.
+/// Parses a batch; `namespace` is the default for its namespace.
 fn parse(body: &[u8], namespace: &str) -> Result<v1::WriteRequest, String> {
     let unusable = |error: serde_json::Error| {
         format!(
@@ -105,7 +105,7 @@ fn parse(body: &[u8], namespace: &str) -> Result<v1::WriteRequest, String> {
         .map_err(|error: tierkv_types::Error| format!("not a usable batch: {}", error.message))
 }
 
-/// The batch of a request that was read whole, so that every part has its kind.
+/// The SDK's batch of a parsed request, in which every operation and condition has its kind.
 fn batch(request: v1::WriteRequest) -> Write {
     let mut write = Write::new();
     for condition in request.conditions {
@@ -151,7 +151,7 @@ fn keys(request: &v1::WriteRequest) -> Vec<String> {
     request.operations.iter().map(key).collect()
 }
 
-/// What it did, as REST tells it.
+/// The results in REST's form.
 fn as_json(written: &Written, tells_existence: &[bool]) -> BatchWritten {
     let results = written.changes.iter().zip(tells_existence);
     let results = results.map(|(change, tells_existence)| {

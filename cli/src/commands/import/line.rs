@@ -8,16 +8,16 @@ use tierkv_openapi::octets::{decode, split};
 
 use crate::json_refusal;
 
-/// A key and its value, as a line gave them.
+/// The key and value of a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) key: Vec<u8>,
     pub(crate) value: Vec<u8>,
-    /// How long the key lives; `None`: until it is removed.
+    /// Time to live; `None`: the key never expires.
     pub(crate) ttl: Option<Duration>,
 }
 
-/// The line as JSON. A field that is not known is refused: it could have meant something.
+/// The line as JSON. An unknown field is refused, because ignoring it could lose a setting.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 struct Fields {
@@ -34,10 +34,10 @@ struct Fields {
 }
 
 impl Line {
-    /// Reads a line.
+    /// Parses a line.
     ///
     /// # Errors
-    /// Words that say what is wrong with it.
+    /// What is wrong with it.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let fields: Fields = serde_json::from_slice(bytes).map_err(|error| unusable(&error))?;
         let ttl = convert::ttl(fields.ttl_ms.unwrap_or(0));
@@ -52,7 +52,7 @@ impl Line {
         })
     }
 
-    /// The line, with its end, that reads as this; a time to live is in whole milliseconds.
+    /// Prints a line with its newline; a time to live is in whole milliseconds.
     pub(crate) fn write(&self) -> serde_json::Result<Vec<u8>> {
         let ((key, key_base64), (value, value_base64)) = (split(&self.key), split(&self.value));
         let millis = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
@@ -68,7 +68,7 @@ impl Line {
     }
 }
 
-/// What a line looks like.
+/// An example of a line, for error messages.
 const FORM: &str = r#"such as {"key": "a", "value": "1"}"#;
 
 fn unusable(error: &serde_json::Error) -> String {
@@ -78,7 +78,7 @@ fn unusable(error: &serde_json::Error) -> String {
     )
 }
 
-/// The one of two forms that is given.
+/// The value of the one field of the two that is given.
 fn either(name: &str, text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, String> {
     match (text, base64) {
         (Some(text), None) => Ok(text.into_bytes()),

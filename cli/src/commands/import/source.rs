@@ -1,5 +1,5 @@
-//! Where the lines of an import come from: a file or standard input, read by a thread of
-//! its own so that a slow disk or pipe never holds the network up.
+//! The lines of an import, from a file or standard input. A separate thread reads them, so that
+//! a slow disk or pipe does not delay the network.
 
 use std::{
     fs::File,
@@ -15,7 +15,7 @@ use crate::input;
 /// Longest line, in bytes: the largest value as base64 or with every byte escaped, and
 /// room for the rest. A longer one is left out.
 const MAX_LINE_BYTES: u64 = 8 << 20;
-/// A line of so many bytes is no line: the input is something else, or endless.
+/// A line longer than this ends the import: the input is not JSON lines, or endless.
 const MAX_SKIPPED_BYTES: u64 = 256 << 20;
 /// Lines read ahead.
 const LINES_AHEAD: usize = 64;
@@ -25,13 +25,13 @@ const READ_BUFFER: usize = 1 << 20;
 pub(super) struct Numbered {
     /// Counted from 1.
     pub(super) number: u64,
-    /// The line without its end, or why it can't be used.
+    /// The line without its newline, or why it is invalid.
     pub(super) bytes: Result<Vec<u8>, String>,
-    /// How many bytes of the source end with it.
+    /// The offset in the source after this line, in bytes.
     pub(super) end: u64,
 }
 
-/// The lines, blank ones left out.
+/// The lines, without blank ones.
 pub(super) struct Source {
     lines: mpsc::Receiver<io::Result<Numbered>>,
     bytes: Option<u64>,
@@ -85,7 +85,7 @@ impl Source {
         Self { lines, bytes }
     }
 
-    /// How many bytes there are, if that is known.
+    /// The size of the source in bytes, if it is known.
     pub(super) const fn bytes(&self) -> Option<u64> {
         self.bytes
     }
@@ -95,10 +95,10 @@ impl Source {
     }
 }
 
-/// Skips a byte-order mark; returns how many bytes it had.
+/// Skips a byte-order mark; returns its length in bytes.
 ///
 /// # Errors
-/// What to do about it, if the input is not UTF-8 but compressed or UTF-16.
+/// If the input is compressed or UTF-16 instead of UTF-8: the command that converts it.
 fn skip_mark(reader: &mut impl BufRead) -> io::Result<u64> {
     let begin = reader.fill_buf()?;
     let refused = |words: &str| Err(io::Error::new(io::ErrorKind::InvalidData, words));
@@ -118,7 +118,7 @@ fn skip_mark(reader: &mut impl BufRead) -> io::Result<u64> {
     }
 }
 
-/// The next line, without its end, and how many bytes it took.
+/// The next line without its newline, and its length in bytes with it.
 #[allow(clippy::type_complexity)] // A line or why not, and its length; a name would say no more.
 fn next_line(reader: &mut impl BufRead) -> io::Result<Option<(Result<Vec<u8>, String>, u64)>> {
     let mut line = Vec::new();
@@ -148,7 +148,7 @@ fn next_line(reader: &mut impl BufRead) -> io::Result<Option<(Result<Vec<u8>, St
         taken += more;
         if taken >= MAX_SKIPPED_BYTES {
             return Err(io::Error::other(format!(
-                "a line has over {MAX_SKIPPED_BYTES} bytes, so these are no JSON lines"
+                "a line has over {MAX_SKIPPED_BYTES} bytes, so the input is not JSON lines"
             )));
         }
     }

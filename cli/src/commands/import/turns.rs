@@ -1,5 +1,5 @@
-//! Lines of one key take turns, so that the last of them is what the key holds in the end;
-//! lines of different keys don't wait for each other.
+//! The order of lines with the same key: they are written one after the other, so that the last
+//! one wins. Lines with different keys don't wait for each other.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,7 +8,7 @@ use super::line::Line;
 /// A line and its number.
 pub(super) type Turn = (u64, Line);
 
-/// The keys that are written, and the lines that wait for them.
+/// The keys in flight, and the lines that wait for them.
 #[derive(Default)]
 pub(super) struct Turns {
     under_way: HashMap<Vec<u8>, VecDeque<Turn>>,
@@ -16,8 +16,8 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Returns the line if it may be written at once; its key is under way then. Otherwise it
-    /// waits.
+    /// Returns the line if it may be written now, and marks its key as in flight. Otherwise the
+    /// line waits.
     pub(super) fn enter(&mut self, number: u64, line: Line) -> Option<Turn> {
         match self.under_way.get_mut(&line.key) {
             Some(queue) => {
@@ -32,7 +32,7 @@ impl Turns {
         }
     }
 
-    /// Ends the turn of a line of this key, and returns the one that may be written now.
+    /// Called when a line of this key is done; returns the next line that may be written.
     pub(super) fn next(&mut self, key: &[u8]) -> Option<Turn> {
         let next = self.under_way.get_mut(key).and_then(VecDeque::pop_front);
         match next {
@@ -42,7 +42,7 @@ impl Turns {
         next
     }
 
-    /// How many lines wait.
+    /// The number of waiting lines.
     pub(super) const fn waiting(&self) -> usize {
         self.waiting
     }
