@@ -1,8 +1,8 @@
-//! `tierkv shell`: the commands line by line, over one connection.
+//! `tierkv shell`: runs the commands line by line over one connection.
 //!
-//! Reading order: [`line`] reads what a line says, by the same definitions as the command
-//! line; [`prompt`] is where lines come from, a terminal with its [`history`] and
-//! [`completion`], or a script on standard input; here they are run.
+//! Reading order: [`prompt`] reads lines from a terminal, with [`history`] and [`completion`], or
+//! from a script on standard input; [`line`] parses a line with the definitions of the command
+//! line; this file runs it.
 
 mod completion;
 mod history;
@@ -22,7 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::{
     completion::Vocabulary,
     line::{Grammar, Line, Reading},
-    prompt::{Prompter, Said},
+    prompt::{Input, Prompter},
 };
 use crate::{
     commands::Operation,
@@ -32,7 +32,7 @@ use crate::{
     output,
 };
 
-/// What a shell adds to the number of the signal that ends it.
+/// The exit status after a signal is this plus the signal's number.
 const BY_SIGNAL: u8 = 128;
 const INTERRUPTED: u8 = BY_SIGNAL + 2;
 const TERMINATED: u8 = BY_SIGNAL + 15;
@@ -40,30 +40,30 @@ const TERMINATED: u8 = BY_SIGNAL + 15;
 /// Options of `tierkv shell`.
 #[derive(Args)]
 #[command(after_help = "\
-Each line is a command with its options, in words as a POSIX shell parts and quotes them, such \
-as: put greeting 'good evening' --ttl 60s. # begins a comment. Beside the commands there are: \
-use NAMESPACE, help, help COMMAND, and exit, quit or Ctrl-D. Tab completes commands, options and \
-the keys and namespaces of this session. Ctrl-C ends the command that runs, not the shell.
+Each line is a command with its options, split and quoted as in a POSIX shell, for example: put \
+greeting 'good evening' --ttl 60s. # starts a comment. The shell also has: use NAMESPACE, help, \
+help COMMAND, and exit, quit or Ctrl-D. Tab completes commands, options, and the keys and \
+namespaces of this session. Ctrl-C ends the running command, not the shell.
 
-The history is kept in $XDG_STATE_HOME/tierkv/history, or ~/.local/state/tierkv/history, for \
-your eyes alone; values are part of it. A line that begins with a space is left out.
+The history is in $XDG_STATE_HOME/tierkv/history, or ~/.local/state/tierkv/history, readable \
+only by you. It includes values. A line that starts with a space is not kept.
 
-Exit status: of a terminal's shell 0. Of lines from a file or pipe the worst of them: 3 if it is \
-unknown whether a write happened, else 2 if there was an error, else 1 if there was a negative \
-answer, else 0; no failure keeps the lines behind it from being run.")]
+Exit status: 0 on a terminal. For lines from a file or pipe, the worst of them: 3 if the outcome \
+of a write is unknown, else 2 if there was an error, else 1 if there was a negative answer, else \
+0. A failed line does not stop the lines after it.")]
 pub(crate) struct ShellArguments {
     #[command(flatten)]
     connection: Connection,
-    /// Neither read nor write the file of earlier lines.
+    /// Neither read nor write the history file.
     #[arg(long)]
     no_history: bool,
 }
 
-/// What becomes of the shell after a line.
+/// What the shell does after a line.
 enum Next {
-    /// It goes on; the line ended so.
+    /// It continues; this is the line's exit status.
     On(ExitCode),
-    /// It ends, as the user wants.
+    /// It ends at the user's request.
     Exit,
     /// It ends by a signal.
     Killed(u8),
@@ -79,7 +79,7 @@ pub(crate) async fn run(arguments: ShellArguments) -> Outcome {
         is_terminal,
     };
     shell.vocabulary.namespace(&shell.kept.namespace());
-    // A watch listens to SIGTERM, too, after which nothing else would end this process.
+    // A watch handles SIGTERM, too, and from then on SIGTERM no longer ends this process itself.
     let terminated = signal(SignalKind::terminate())?;
     let prompter = match is_terminal {
         true => {
@@ -100,7 +100,7 @@ struct Shell {
 }
 
 impl Shell {
-    /// Connects, so that a platform that is away is told before the first line.
+    /// Connects, so that an unreachable platform is reported before the first line.
     async fn greet(&self, connection: &Connection) {
         match kept::within(Arc::clone(&self.kept), connection.open()).await {
             Ok(_) => output::note(format_args!(
@@ -108,7 +108,7 @@ impl Shell {
                 self.kept.addresses().join(", ")
             )),
             Err(error) => output::note(format_args!(
-                "tierkv: {error}\nEach line tries again; help lists the commands, Ctrl-D ends \
+                "tierkv: {error}\nEach line connects again; help lists the commands, Ctrl-D ends \
                  the shell"
             )),
         }
@@ -123,10 +123,10 @@ impl Shell {
                 said = prompter.ask(format!("tierkv:{}> ", self.kept.namespace())) => said,
             };
             let line = match said {
-                Said::Line(line) => line,
-                Said::Nothing => continue,
-                Said::End => break,
-                Said::Failed(why) => {
+                Input::Line(line) => line,
+                Input::Nothing => continue,
+                Input::End => break,
+                Input::Failed(why) => {
                     output::note(format_args!("tierkv: {why}"));
                     worst = outcome::worse(worst, ExitCode::from(FAILED));
                     break;
@@ -175,7 +175,7 @@ impl Shell {
     }
 
     async fn operate(&self, operation: Operation, terminated: &mut Signal) -> Next {
-        // Anew for each line: a Ctrl-C that ended an earlier one is over.
+        // A new listener for each line, which ignores the Ctrl-C of an earlier one.
         let mut interrupts = match signal(SignalKind::interrupt()) {
             Ok(interrupts) => interrupts,
             Err(error) => return Next::On(outcome::failed(&error)),
@@ -200,9 +200,9 @@ impl Shell {
     }
 }
 
-/// Prints what clap has to say of a line: help, or why it makes no sense.
+/// Prints clap's output for a line: help, or an error.
 fn refused(error: &clap::Error) -> ExitCode {
-    // A terminal that is gone ends the shell by itself.
+    // If the terminal is gone, the next read ends the shell.
     drop(error.print());
     match error.use_stderr() {
         true => ExitCode::from(FAILED),
@@ -218,8 +218,8 @@ fn interrupted(only_reads: bool) -> ExitCode {
         }
         false => {
             output::note(
-                "tierkv: interrupted, and whether it happened is unknown: read the key before \
-                 trying again",
+                "tierkv: interrupted, and it is unknown whether the write happened: read the key \
+                 before you retry",
             );
             ExitCode::from(UNKNOWN)
         }

@@ -63,7 +63,7 @@ async fn endless_input_writes_nothing() {
             "is longer than the limit of 1048576 bytes",
         ),
         (&["write"], "write it in several parts"),
-        (&["import", "-"], "no JSON lines"),
+        (&["import", "-"], "not JSON lines"),
     ] {
         let mut command = command(arguments);
         command

@@ -1,4 +1,4 @@
-//! What Tab makes of an unfinished line.
+//! Completion of an unfinished line by Tab.
 
 use std::{
     collections::VecDeque,
@@ -16,12 +16,12 @@ use rustyline::{
 
 use super::line::{Grammar, Words};
 
-/// Keys that are remembered, the last ones used.
+/// Most keys that are remembered, the last ones used.
 const MAX_KEYS: usize = 256;
-/// Namespaces that are remembered.
+/// Most namespaces that are remembered.
 const MAX_NAMESPACES: usize = 64;
 
-/// What the lines so far used.
+/// The keys and namespaces of the lines so far.
 #[derive(Clone, Default)]
 pub(super) struct Vocabulary(Arc<Mutex<Used>>);
 
@@ -33,7 +33,7 @@ struct Used {
 }
 
 impl Vocabulary {
-    /// Remembers what a line used.
+    /// Remembers the keys and the namespace of a line.
     pub(super) fn learn(&self, words: &Words) {
         for key in &words.keys {
             remember(&mut self.used().keys, key, MAX_KEYS);
@@ -73,7 +73,7 @@ impl Completion {
         }
     }
 
-    /// Where the last word of `line` begins, and what it may become.
+    /// The start of the last word of `line`, and its completions.
     fn candidates(&self, line: &str) -> (usize, Vec<String>) {
         let start = last_word(line);
         let before = shlex::split(&line[..start]).unwrap_or_default();
@@ -85,7 +85,7 @@ impl Completion {
         (start, words)
     }
 
-    /// What may follow the words `before`.
+    /// The candidates for the word after `before`.
     fn possible(&self, before: &[String], begun: &str) -> Vec<String> {
         let mut command = self.grammar.definition();
         let mut words = before.iter();
@@ -144,7 +144,7 @@ fn options(command: &Command) -> Vec<String> {
         .collect()
 }
 
-/// The option that a word names.
+/// The option of this name.
 fn option<'a>(command: &'a Command, word: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|argument| {
         let long = (argument.get_long()).is_some_and(|name| word == format!("--{name}"));
@@ -153,7 +153,7 @@ fn option<'a>(command: &'a Command, word: &str) -> Option<&'a Arg> {
     })
 }
 
-/// Where the last word begins, quotes heeded.
+/// The start of the last word, with quotes taken into account.
 fn last_word(line: &str) -> usize {
     let (mut start, mut quote, mut is_escaped) = (0, None, false);
     for (at, character) in line.char_indices() {
@@ -186,7 +186,7 @@ impl Completer for Completion {
         let pair = |word: String| {
             let quoted = shlex::try_quote(&word).ok()?;
             Some(Pair {
-                // The next word begins behind it.
+                // The next word starts after it.
                 replacement: format!("{quoted} "),
                 display: word,
             })

@@ -1,4 +1,4 @@
-//! Where the lines of earlier shells are kept, for their user alone.
+//! The history file, readable only by its user.
 
 use std::{
     env,
@@ -10,11 +10,11 @@ use std::{
 
 use crate::output;
 
-/// The file, made if it is not there; `None`, with words on standard error, if there can't be
-/// any.
+/// The path of the file, which is created if it is missing. `None`, with a message on standard
+/// error, if that is not possible.
 pub(super) fn file() -> Option<PathBuf> {
     let Some(path) = place(|name| env::var_os(name).map(PathBuf::from)) else {
-        output::note("tierkv: no history is kept, for HOME and XDG_STATE_HOME are not set");
+        output::note("tierkv: no history is kept: HOME and XDG_STATE_HOME are not set");
         return None;
     };
     match private(&path) {
@@ -29,7 +29,7 @@ pub(super) fn file() -> Option<PathBuf> {
     }
 }
 
-/// As the XDG base directory specification has it: a path that is not absolute is none.
+/// As in the XDG base directory specification: a path that is not absolute is ignored.
 fn place(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     let absolute = |name| variable(name).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME")
@@ -37,7 +37,7 @@ fn place(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     Some(state.join("tierkv/history"))
 }
 
-/// Sees to it that the file is there and for nobody else.
+/// Makes sure that the file exists, accessible only by its user.
 fn private(path: &Path) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         DirBuilder::new()

@@ -1,4 +1,4 @@
-//! What a line of the shell says, by the definitions of the command line.
+//! Parses a line of the shell with the definitions of the command line.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -11,12 +11,12 @@ use clap::{
 
 use crate::commands::Operation;
 
-/// The arguments whose values are keys, or begin some.
+/// The arguments whose values are keys or prefixes.
 const KEYS: [&str; 5] = ["key", "keys", "prefix", "start", "end"];
-/// The options that say the form of those: base64 is nothing to repeat as a key.
+/// The option for keys in base64, which are not remembered for completion.
 const KEY_FORM: &str = "key_base64";
-/// The arguments that the shell has values for, of its own options: a line must not take them
-/// from the environment, past those.
+/// The arguments whose defaults are the shell's own options: a line must not take them from the
+/// environment.
 const KEPT: [&str; 3] = ["address", "namespace", "timeout"];
 
 /// A command of the shell.
@@ -24,7 +24,7 @@ const KEPT: [&str; 3] = ["address", "namespace", "timeout"];
 pub(super) enum Line {
     #[command(flatten)]
     Operation(Operation),
-    /// Change the namespace of the lines that follow.
+    /// Change the namespace of the following lines.
     Use {
         /// The namespace.
         namespace: String,
@@ -49,25 +49,25 @@ pub(super) struct Words {
     pub(super) namespace: Option<String>,
 }
 
-/// What came of reading a line.
+/// The result of parsing a line.
 pub(super) enum Reading {
-    /// It is empty, or a comment.
+    /// The line is empty, or a comment.
     Nothing,
     Line(Box<Line>, Words),
-    /// Its words make no sense, or ask for help.
+    /// Clap refused the words, or they ask for help.
     Refused(clap::Error),
-    /// It has no words.
+    /// The line can't be split into words.
     Broken(&'static str),
 }
 
-/// All that a line may say.
+/// The grammar of lines.
 #[derive(Clone)]
 pub(super) struct Grammar(Command);
 
 impl Grammar {
     pub(super) fn new() -> Self {
         let mut command = without_environment(Whole::command());
-        // So that help of every command is there to be asked and completed.
+        // Builds the help of every command, to be shown and completed.
         command.build();
         Self(command)
     }

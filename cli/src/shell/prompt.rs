@@ -1,5 +1,5 @@
-//! Where the lines come from: a terminal or a script, read by a thread of its own, because
-//! a read that waits can't be ended, and a shell that is told to end must not wait for it.
+//! Reads lines from a terminal or a script. A separate thread reads, because a blocking read
+//! can't be cancelled, and the shell must not wait for it when it ends.
 
 use std::{
     io::{self, BufRead, Read, stdin},
@@ -24,25 +24,25 @@ use crate::output;
 /// Longest line of a script, in bytes: the largest value with every byte quoted, and room for
 /// the rest.
 const MAX_LINE_BYTES: usize = 8 << 20;
-/// Lines that the history keeps; older ones go.
+/// Most lines in the history; older ones are removed.
 const MAX_HISTORY_LINES: usize = 1_000;
 
-/// What came instead of a line, or the line.
-pub(super) enum Said {
+/// The result of reading a line.
+pub(super) enum Input {
     /// Without its end.
     Line(Vec<u8>),
-    /// The user gave the line up.
+    /// The user discarded the line (Ctrl-C).
     Nothing,
     End,
-    /// It can't be read any more.
+    /// Reading failed.
     Failed(String),
 }
 
-/// Asks for lines.
+/// Reads lines on request.
 pub(super) struct Prompter {
     prompts: mpsc::UnboundedSender<String>,
-    said: mpsc::Receiver<Said>,
-    /// How the terminal was before; a shell that ends while it waits for a line leaves it so.
+    said: mpsc::Receiver<Input>,
+    /// The terminal's settings before, restored when the shell ends while it waits for a line.
     terminal: Option<Termios>,
 }
 
@@ -74,7 +74,10 @@ impl Prompter {
         Self::new(None, |_| next_line(&mut stdin().lock()))
     }
 
-    fn new(terminal: Option<Termios>, mut read: impl FnMut(&str) -> Said + Send + 'static) -> Self {
+    fn new(
+        terminal: Option<Termios>,
+        mut read: impl FnMut(&str) -> Input + Send + 'static,
+    ) -> Self {
         let (prompts, mut asked) = mpsc::unbounded_channel::<String>();
         let (sender, said) = mpsc::channel(1);
         thread::spawn(move || {
@@ -92,8 +95,8 @@ impl Prompter {
     }
 
     /// Waits for the next line.
-    pub(super) async fn ask(&mut self, prompt: String) -> Said {
-        let died = || Said::Failed("the lines can't be read any more".to_owned());
+    pub(super) async fn ask(&mut self, prompt: String) -> Input {
+        let died = || Input::Failed("the lines can't be read any more".to_owned());
         if self.prompts.send(prompt).is_err() {
             return died();
         }
@@ -104,7 +107,7 @@ impl Prompter {
 impl Drop for Prompter {
     fn drop(&mut self) {
         if let Some(before) = &self.terminal {
-            // A terminal that is gone needs nothing.
+            // If the terminal is gone, there is nothing to restore.
             let _ = tcsetattr(stdin(), OptionalActions::Now, before);
         }
     }
@@ -123,19 +126,19 @@ impl Typed {
         }
     }
 
-    fn line(&mut self, prompt: &str) -> Said {
+    fn line(&mut self, prompt: &str) -> Input {
         match self.editor.readline(prompt) {
             Ok(line) => {
                 self.remember(&line);
-                Said::Line(line.into_bytes())
+                Input::Line(line.into_bytes())
             }
-            Err(ReadlineError::Interrupted) => Said::Nothing,
-            Err(ReadlineError::Eof) => Said::End,
-            Err(error) => Said::Failed(format!("the terminal can't be read: {error}")),
+            Err(ReadlineError::Interrupted) => Input::Nothing,
+            Err(ReadlineError::Eof) => Input::End,
+            Err(error) => Input::Failed(format!("the terminal can't be read: {error}")),
         }
     }
 
-    /// At once, so that it is there whatever ends the shell.
+    /// Writes the line to the file at once, so that it is kept however the shell ends.
     fn remember(&mut self, line: &str) {
         let is_new = self.editor.history_mut().add(line).unwrap_or(false);
         if let Some(path) = self.history.clone().filter(|_| is_new) {
@@ -144,7 +147,7 @@ impl Typed {
         }
     }
 
-    /// Goes on without a file that can't be used.
+    /// Continues without the file if it can't be used.
     fn unless(&mut self, done: rustyline::Result<()>) {
         if let (Err(error), Some(path)) = (done, &self.history) {
             output::note(format_args!(
@@ -156,14 +159,14 @@ impl Typed {
     }
 }
 
-fn next_line(from: &mut impl BufRead) -> Said {
+fn next_line(from: &mut impl BufRead) -> Input {
     match read_line(from) {
-        Ok(line) => line.map_or(Said::End, Said::Line),
-        Err(error) => Said::Failed(format!("standard input can't be read: {error}")),
+        Ok(line) => line.map_or(Input::End, Input::Line),
+        Err(error) => Input::Failed(format!("standard input can't be read: {error}")),
     }
 }
 
-/// The next line without its end; `None` behind the last.
+/// The next line without its newline; `None` after the last.
 fn read_line(from: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let most = MAX_LINE_BYTES as u64 + 1;

@@ -190,7 +190,7 @@ mod tests {
     async fn endless_input_is_refused() {
         let mut source = Source::read(io::repeat(b'x'), None);
         let error = source.next().await.unwrap().err().unwrap();
-        assert!(error.to_string().contains("no JSON lines"), "{error}");
+        assert!(error.to_string().contains("not JSON lines"), "{error}");
         assert!(source.next().await.is_none());
     }
 
