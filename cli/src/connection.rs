@@ -1,4 +1,4 @@
-//! Where a client command connects, and in which namespace it works.
+//! The connection options of client commands: address, namespace and timeout.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ pub(crate) struct Connection {
     /// Namespace of the keys [default: default].
     #[arg(long, short, env = "TIERKV_NAMESPACE", value_parser = NonEmptyStringValueParser::new())]
     namespace: Option<String>,
-    /// How long each operation may take, retries included, as in 500ms or 5s [default: 5s].
+    /// Timeout of each operation, retries included, as in 500ms or 5s [default: 5s].
     #[arg(long, env = "TIERKV_TIMEOUT", value_parser = timeout::parse)]
     timeout: Option<Duration>,
 }
 
 impl Connection {
-    /// The namespace of the keys: in a shell, the shell's unless the line names one.
+    /// The namespace of the keys; in a shell, the default is the shell's.
     pub(crate) fn namespace(&self) -> String {
         let kept = || kept::current().map(|kept| kept.namespace());
         self.named_namespace()
@@ -41,12 +41,12 @@ impl Connection {
         self.namespace.as_deref()
     }
 
-    /// What the lines of a shell with these options share.
+    /// The shared state of a shell with these options.
     pub(crate) fn kept(&self) -> Kept {
         Kept::new(self.addresses(), self.timeout(), self.namespace())
     }
 
-    /// A connected client; the one that is kept, in a shell.
+    /// A connected client; in a shell, the shared one.
     pub(crate) async fn open(&self) -> Result<Client, String> {
         let addresses = self.addresses();
         let kept = kept::current().filter(|kept| kept.addresses() == addresses);
@@ -68,15 +68,15 @@ impl Connection {
         let builder = addresses.iter().fold(builder, Builder::address);
         builder.connect().await.map_err(|error| match error.code() {
             Code::Unavailable => format!(
-                "{error}; does a platform serve gRPC at {}? `tierkv dev` starts one, --address \
-                 names another (its gRPC address, not the one for REST)",
+                "{error}; does a platform serve gRPC at {}? Start one with `tierkv dev`, or name \
+                 another with --address (its gRPC address, not the one of REST)",
                 addresses.join(", ")
             ),
             _ => error.to_string(),
         })
     }
 
-    /// Where it connects.
+    /// The addresses to connect to.
     pub(crate) fn addresses(&self) -> Vec<String> {
         if !self.address.is_empty() {
             return self.address.clone();
@@ -87,7 +87,7 @@ impl Connection {
         )
     }
 
-    /// How long an operation may take.
+    /// The timeout of an operation.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
             .or_else(|| kept::current().map(|kept| kept.timeout()))

@@ -1,4 +1,4 @@
-//! How many files and connections this process may have open at the same time.
+//! The limit of file descriptors of this process, and how connections share it.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -6,22 +6,22 @@ use metrics::{Gauge, gauge};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// The fewest descriptors with which a platform starts: its files, its listeners, the
-/// connections between its tiers, and some for users.
+/// The fewest descriptors with which a platform starts: for its files and listeners, the
+/// connections between its tiers, and some of users.
 const LEAST: u64 = 128;
 /// The share of the descriptors that connections of users may have; the rest is for files
 /// and for the connections between tiers.
 const SHARE_OF_USERS: [u64; 2] = [4, 5];
-/// Of what is left, the part that connections between tiers may have at one door. In one
-/// process each takes two descriptors, and there are two such doors.
+/// Connections between tiers to one server may use one in this many of the remaining
+/// descriptors. In one process each connection takes two, and there are two such servers.
 const SHARE_OF_PEERS: u64 = 8;
-/// What they always may have.
+/// The fewest connections between tiers to one server.
 const LEAST_PEERS: u64 = 10;
 /// No process may have more than this, whatever its limit.
 const SYSTEM_LIMIT: &str = "/proc/sys/fs/nr_open";
 /// This process's descriptors.
 const OPEN: &str = "/proc/self/fd";
-/// How often they are counted.
+/// How often descriptors are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The descriptors of this process.
@@ -31,7 +31,7 @@ pub(crate) struct Descriptors {
 }
 
 impl Descriptors {
-    /// So many.
+    /// Descriptors with this limit.
     pub(crate) const fn of(limit: u64) -> Self {
         Self { limit }
     }
@@ -39,7 +39,7 @@ impl Descriptors {
     /// Raises this process's soft limit to its hard one.
     ///
     /// # Errors
-    /// In words, if that is too few to start with.
+    /// If the limit is too low to start.
     pub(crate) fn raise() -> Result<Self, String> {
         let found = getrlimit(Resource::Nofile);
         let most = match (found.maximum, system_limit()) {
@@ -61,15 +61,15 @@ impl Descriptors {
         };
         if limit < LEAST {
             return Err(format!(
-                "this process may have {limit} file descriptors, and at least {LEAST} are \
-                 needed; raise the limit (ulimit -Hn, or LimitNOFILE= of systemd)"
+                "this process may use {limit} file descriptors, but needs at least {LEAST}; raise \
+                 the limit (ulimit -Hn, or LimitNOFILE= of systemd)"
             ));
         }
         tracing::info!(limit, "file descriptors");
         Ok(Self::of(limit))
     }
 
-    /// Of `wanted` connections of users, those for which there are descriptors.
+    /// Limits `wanted` connections of users to the descriptors for them.
     pub(crate) fn for_users(self, wanted: u64) -> usize {
         let [part, of] = SHARE_OF_USERS;
         let share = u64::try_from(u128::from(self.limit) * u128::from(part) / u128::from(of));
@@ -78,15 +78,14 @@ impl Descriptors {
             tracing::info!(
                 wanted,
                 share,
-                "limits.connections is more than 4/5 of the file descriptors, which is taken \
+                "limits.connections is more than 4/5 of the file descriptors; 4/5 of them is used \
                  instead"
             );
         }
         usize::try_from(wanted.min(share)).unwrap_or(usize::MAX)
     }
 
-    /// Of `wanted` connections between tiers at one door, those for which there are
-    /// descriptors.
+    /// Limits `wanted` connections between tiers to one server to the descriptors for them.
     pub(crate) fn for_peers(self, wanted: usize) -> usize {
         let [part, of] = SHARE_OF_USERS;
         let left = self.limit / of * (of - part);
@@ -94,13 +93,13 @@ impl Descriptors {
         wanted.min(usize::try_from(share).unwrap_or(usize::MAX))
     }
 
-    /// Shows in `/metrics` how many there are and how many are in use. To be called where
-    /// metrics are gathered, within a runtime.
+    /// Exports the limit and the used descriptors in `/metrics`. Call it within a runtime, after
+    /// the metrics recorder is installed.
     pub(crate) fn show(self) {
         metrics::describe_gauge!("tierkv_descriptors", "File descriptors in use.");
         metrics::describe_gauge!(
             "tierkv_descriptors_limit",
-            "The bound of tierkv_descriptors. At it no connection is taken and no file opened."
+            "The bound of tierkv_descriptors. At it no connection is accepted and no file opened."
         );
         #[allow(clippy::cast_precision_loss)] // Past 2^53 nobody reads the last digit.
         gauge!("tierkv_descriptors_limit").set(self.limit as f64);
@@ -108,13 +107,13 @@ impl Descriptors {
     }
 }
 
-/// Counts the descriptors again and again.
+/// Counts the descriptors at an interval.
 async fn count(gauge: Gauge) {
     let mut ticks = interval(COUNT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        // Counting takes one itself; where there is none, the last count stands.
+        // Counting needs a descriptor itself; if there is none, the last count remains.
         if let Ok(open) = fs::read_dir(OPEN) {
             #[allow(clippy::cast_precision_loss)]
             gauge.set(open.count().saturating_sub(1) as f64);

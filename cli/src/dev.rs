@@ -1,4 +1,4 @@
-//! `tierkv dev`: every tier in one process, talking real gRPC over loopback.
+//! `tierkv dev`: every tier in one process, with real gRPC over loopback between them.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -30,7 +30,7 @@ use crate::{
     signals::Signals,
 };
 
-/// How often it is looked whether the platform is ready.
+/// How often to check whether the platform is ready.
 const READY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Options of `tierkv dev`.
@@ -40,15 +40,15 @@ pub(crate) struct DevArguments {
     configuration: ConfigurationArguments,
     #[arg(long, value_name = "DIR", help = configuration::help("data_dir"))]
     data_dir: Option<String>,
-    /// Keep nothing: a temporary directory in place of --data-dir, removed at the end, without
-    /// waiting for the disk.
+    /// Keep no data: use a temporary directory instead of --data-dir, without syncs to disk, and
+    /// remove it at the end.
     #[arg(long)]
     ephemeral: bool,
     #[arg(long, value_name = "IP:PORT", help = configuration::help("grpc_listen"))]
     grpc_listen: Option<String>,
     #[arg(long, value_name = "IP:PORT", help = configuration::help("rest_listen"))]
     rest_listen: Option<String>,
-    /// How much the embedded cache may hold, in MiB: sets cache.max_bytes.
+    /// Size limit of the embedded cache in MiB; sets cache.max_bytes.
     #[arg(long, value_name = "MIB")]
     cache_mib: Option<u64>,
     /// How to print the addresses.
@@ -65,7 +65,7 @@ enum Output {
 }
 
 impl DevArguments {
-    /// The keys that have options of their own.
+    /// The keys with options of their own.
     fn flags(&self) -> Vec<(&'static str, String)> {
         let cache_bytes = self.cache_mib.map(|mib| format!("{mib} MiB"));
         [
@@ -80,7 +80,7 @@ impl DevArguments {
     }
 }
 
-/// Everything that runs.
+/// The running tiers.
 struct Platform {
     datanode: DataNode,
     server_coordinator: ServerCoordinator,
@@ -98,7 +98,7 @@ pub(crate) async fn run(arguments: DevArguments) -> Outcome {
         rest_listen,
         ..
     } = configuration.places;
-    // Its directory goes when it is dropped, after everything in it was closed.
+    // Dropped last, so that the directory is removed after all its files are closed.
     let throw_away = arguments.ephemeral.then(TempDir::new).transpose()?;
     let data_dir = throw_away
         .as_ref()
@@ -106,13 +106,13 @@ pub(crate) async fn run(arguments: DevArguments) -> Outcome {
     for (door, address) in [("gRPC", grpc_listen), ("REST", rest_listen)] {
         if !address.ip().is_loopback() {
             output::note(format_args!(
-                "WARNING: {door} is served on {address}, which other machines may reach, and \
-                 there is no authentication: whoever reaches it can read and change everything"
+                "WARNING: {door} is served on {address}, which other machines may reach. There is \
+                 no authentication: anyone who can connect can read and change all data"
             ));
         }
     }
     let descriptors = Descriptors::raise()?;
-    // A start may wait for a clock, or read a long log; nothing is served before it is over.
+    // A start may wait for a clock, or read a long log; nothing is served before it has ended.
     let platform = tokio::select! {
         started = start(&configuration, descriptors, arguments.ephemeral, data_dir) => started?,
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
@@ -140,25 +140,25 @@ pub(crate) async fn run(arguments: DevArguments) -> Outcome {
     };
     let Some(stopped) = stopped else {
         output::note(format_args!(
-            "tierkv: stopped at once; what was acknowledged is in the log"
+            "tierkv: stopped at once; all acknowledged writes are in the log"
         ));
         drop(throw_away);
-        // Returning would wait for what blocks, and that is why somebody asked twice.
+        // Returning would wait for blocking work, which a second signal is meant to end.
         process::exit(FAILED.into());
     };
     stopped?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a line for who started the platform, which runs on if nobody reads it: it may be
-/// piped into something that ended, or into a full disk.
+/// Prints a line on standard output. The platform continues if that fails: the output may be a
+/// closed pipe or on a full disk.
 fn say(words: impl AsRef<str>) {
     if let Err(error) = output::line(words.as_ref()) {
         tracing::warn!(%error, "standard output can't be written to");
     }
 }
 
-/// Stops from the top down, so that no tier is asked by one that still runs.
+/// Stops from the top down, so that no running tier sends requests to a stopped one.
 async fn stop(platform: Platform) -> Result<(), StorageError> {
     platform.client_coordinator.stop().await;
     platform.server_coordinator.stop().await;
@@ -232,7 +232,7 @@ async fn ready(client_coordinator: &ClientCoordinator) {
     }
 }
 
-/// What is printed once the platform serves.
+/// The text that is printed once the platform serves.
 fn announcement(
     arguments: &DevArguments,
     file: Option<&Path>,
@@ -264,12 +264,12 @@ fn announcement(
     };
     let configured = match file {
         Some(file) => file.display().to_string(),
-        None => "no file; `tierkv config check` tells what is set".to_owned(),
+        None => "no file; `tierkv config check` shows all values".to_owned(),
     };
     let after = if arguments.ephemeral {
         ""
     } else {
-        "; what was acknowledged is kept"
+        "; the data is kept"
     };
     format!(
         "TierKV is running, every tier in this process.
@@ -291,8 +291,8 @@ Ctrl-C stops it{after}."
     )
 }
 
-/// An address that a client on this machine can use: one that listens everywhere is
-/// reached by loopback.
+/// An address that clients on this machine can use: loopback for a server that listens on all
+/// addresses.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,4 +1,4 @@
-//! What commands read from files and standard input: never more than makes sense.
+//! Reads files and standard input for commands, with a size limit.
 
 use std::{
     fs::File,
@@ -8,16 +8,16 @@ use std::{
 
 use crate::kept;
 
-/// Standard input, for a command alone: the lines of a shell are in it, and not its input.
+/// Standard input of a command. Not available in a shell, whose lines come from there.
 ///
 /// # Errors
-/// What to do instead, in a shell.
+/// In a shell: what to do instead.
 pub(crate) fn standard() -> Result<io::Stdin, String> {
     match kept::current() {
         None => Ok(io::stdin()),
         Some(_) => Err(
             "a shell reads its lines from standard input, so no command in it can: name a file, \
-             or put the value in the line"
+             or write the value in the line"
                 .to_owned(),
         ),
     }
@@ -26,7 +26,7 @@ pub(crate) fn standard() -> Result<io::Stdin, String> {
 /// Reads a whole file, or standard input if none is named, of at most `limit` bytes.
 ///
 /// # Errors
-/// What can't be read, or `too_long` if there is more; as [`standard`].
+/// If reading fails; `too_long` if there is more; as [`standard`].
 pub(crate) fn read(file: Option<&Path>, limit: usize, too_long: &str) -> Result<Vec<u8>, String> {
     let Some(path) = file else {
         let read = whole(standard()?.lock(), limit);
@@ -36,7 +36,7 @@ pub(crate) fn read(file: Option<&Path>, limit: usize, too_long: &str) -> Result<
     settled(read, &path.display().to_string(), too_long)
 }
 
-/// All that there is to read, or `None` if it is more than `limit` bytes: it may be endless.
+/// Reads to the end, or returns `None` over `limit` bytes, because the input may be endless.
 fn whole(from: impl Read, limit: usize) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     from.take(limit as u64 + 1).read_to_end(&mut bytes)?;

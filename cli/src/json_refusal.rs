@@ -1,4 +1,4 @@
-//! Why JSON can't be used, in words for whoever wrote it.
+//! Error messages for invalid JSON.
 
 use serde_json::error::Category;
 
@@ -12,8 +12,8 @@ pub(crate) fn why(error: &serde_json::Error) -> String {
     match error.classify() {
         Category::Eof => format!("the JSON is cut off{place}"),
         Category::Syntax => format!(
-            "it is no JSON{place}: names and texts stand in double quotes, with a backslash \
-             before those inside, and a comma between two of them"
+            "it is no JSON{place}: names and texts need double quotes, with a backslash before \
+             quotes inside, and commas between them"
         ),
         Category::Data | Category::Io => {
             let words = error.to_string();
@@ -28,7 +28,7 @@ mod tests {
     use serde_json::{Value, from_str};
 
     #[test]
-    fn what_is_wrong_and_where_is_told() {
+    fn the_message_has_the_error_and_its_place() {
         let why = |text: &str| super::why(&from_str::<Value>(text).unwrap_err());
         assert!(why("{a").starts_with("it is no JSON at column 2: "));
         assert!(why("[1,\n nope]").starts_with("it is no JSON at line 2, column 3: "));

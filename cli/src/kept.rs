@@ -1,6 +1,6 @@
-//! What the lines of a shell share: one connection, and what each line has for granted.
+//! The state that the lines of a shell share: one connection, and default options.
 //!
-//! A command finds it by [`current`] while the shell runs it, and nothing otherwise.
+//! Inside a shell, a command gets it from [`current`].
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,12 +22,12 @@ pub(crate) struct Kept {
     client: Mutex<Option<Client>>,
 }
 
-/// What is kept for the command that runs; `None` outside of a shell.
+/// The shared state for the running command; `None` outside a shell.
 pub(crate) fn current() -> Option<Arc<Kept>> {
     KEPT.try_with(Arc::clone).ok()
 }
 
-/// Runs a command of a shell.
+/// Runs a command inside a shell.
 pub(crate) async fn within<T>(kept: Arc<Kept>, command: impl Future<Output = T>) -> T {
     KEPT.scope(kept, command).await
 }
@@ -42,22 +42,22 @@ impl Kept {
         }
     }
 
-    /// Where the shell connects.
+    /// The addresses that the shell connects to.
     pub(crate) fn addresses(&self) -> &[String] {
         &self.addresses
     }
 
-    /// How long an operation may take that says nothing else.
+    /// The default timeout of an operation.
     pub(crate) const fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// The namespace of lines that name none.
+    /// The default namespace of lines.
     pub(crate) fn namespace(&self) -> String {
         locked(&self.namespace).clone()
     }
 
-    /// Changes the namespace of the lines to come.
+    /// Changes the namespace of the following lines.
     pub(crate) fn use_namespace(&self, namespace: &str) {
         namespace.clone_into(&mut locked(&self.namespace));
     }
@@ -67,13 +67,13 @@ impl Kept {
         locked(&self.client).clone()
     }
 
-    /// Keeps a client for the lines to come.
+    /// Keeps a client for the following lines.
     pub(crate) fn keep(&self, client: Client) {
         *locked(&self.client) = Some(client);
     }
 
-    /// Lets the client go if this error says that nobody answers it: the next line connects
-    /// anew, and hears at once if it can't.
+    /// Drops the client after an error that may mean a lost connection. The next line connects
+    /// again, and fails at once if it can't.
     pub(crate) fn heed(&self, error: &(dyn std::error::Error + 'static)) {
         let code = error
             .downcast_ref::<tierkv::Error>()

@@ -1,4 +1,4 @@
-//! What is logged, and where: to standard error, as `TIERKV_LOG` says.
+//! Logging to standard error, with the levels of `TIERKV_LOG`.
 
 use std::{
     env::{self, VarError},
@@ -13,7 +13,7 @@ const DEFAULT: &str = "warn";
 /// Starts logging.
 ///
 /// # Errors
-/// What is wrong with the variable.
+/// If the variable is invalid.
 pub(crate) fn start() -> Result<(), String> {
     let filter = match env::var(VARIABLE) {
         Ok(text) => filter(&text),
@@ -24,20 +24,21 @@ pub(crate) fn start() -> Result<(), String> {
         .with_env_filter(filter?)
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
-        // It would panic where standard error is full or closed.
+        // It would panic if standard error is full or closed.
         .log_internal_errors(false)
         .init();
     Ok(())
 }
 
-/// What to log: levels, also for a part of the platform alone. Nothing is the default.
+/// Parses levels, for the whole platform or a part of it. Empty text is the default level.
 fn filter(text: &str) -> Result<EnvFilter, String> {
     let parts = text.split(',').map(str::trim);
     for part in parts.filter(|part| !part.is_empty()) {
-        // A lone word that is no level would be taken for a part's name, and silence the rest.
+        // A single word that is not a level would count as the name of a part, and silence the
+        // rest.
         let is_lone = !part.contains(['=', '[', ':']) && !part.starts_with("tierkv");
         if is_lone && part.parse::<LevelFilter>().is_err() {
-            return Err(refusal(&format!("'{part}' is no level")));
+            return Err(refusal(&format!("'{part}' is not a level")));
         }
     }
     let text = if text.trim().is_empty() {
@@ -51,7 +52,7 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
 fn refusal(why: &str) -> String {
     format!(
         "{VARIABLE} can't be used: {why}; write off, error, warn, info, debug or trace, or a \
-         level for a part of it, as in tierkv_storage=debug,warn"
+         level for a part of the platform, as in tierkv_storage=debug,warn"
     )
 }
 

@@ -1,16 +1,16 @@
-//! Whole numbers on the command line, refused in words that say which are right.
+//! Whole numbers on the command line, with error messages that name the valid range.
 
 use std::fmt::Display;
 
-/// Any number that the platform counts with.
+/// Parses an unsigned 64-bit number.
 ///
 /// # Errors
-/// What is wrong with it.
+/// If it is malformed or out of range.
 pub(crate) fn unsigned(text: &str) -> Result<u64, String> {
     between(text, 0, u64::MAX)
 }
 
-/// A number that may be negative.
+/// Parses a signed 64-bit number.
 ///
 /// # Errors
 /// As [`unsigned`].
@@ -18,10 +18,10 @@ pub(crate) fn signed(text: &str) -> Result<i64, String> {
     between(text, i64::MIN, i64::MAX)
 }
 
-/// How many of something at most.
+/// Parses a limit.
 ///
 /// # Errors
-/// As [`unsigned`]; nothing at all is no limit.
+/// As [`unsigned`]; 0 is refused, because it does not mean that there is no limit.
 pub(crate) fn limit(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(0_u64) => Err("limit: at least 1; leave it out for no limit".to_owned()),
@@ -29,7 +29,7 @@ pub(crate) fn limit(text: &str) -> Result<u64, String> {
     }
 }
 
-/// As [`limit`], where fewer can be counted.
+/// As [`limit`], for a 32-bit number.
 ///
 /// # Errors
 /// As [`limit`].
@@ -40,7 +40,7 @@ pub(crate) fn small_limit(text: &str) -> Result<u32, String> {
     }
 }
 
-/// A number from `least` to `most`.
+/// Parses a number from `least` to `most`.
 ///
 /// # Errors
 /// As [`unsigned`].

@@ -1,4 +1,4 @@
-//! How a command ends, for the person at the terminal and for scripts.
+//! How a command ends: its exit status and its error message.
 
 use std::{io, process::ExitCode};
 
@@ -6,32 +6,32 @@ use crate::output::note;
 
 use tierkv::Code;
 
-/// The exit status of whatever could not be done; 1 is left to a negative answer.
+/// The exit status of an error; 1 is for a negative answer.
 pub(crate) const FAILED: u8 = 2;
-/// The exit status of a write of which it is not known whether it happened.
+/// The exit status of a write with an unknown outcome.
 pub(crate) const UNKNOWN: u8 = 3;
 
-/// How every command ends: an exit code, or words for the person at the terminal.
+/// The result of every command: an exit code, or an error for standard error.
 pub(crate) type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
-/// How a command ends that changed something, once it is done: the exit status must not make
-/// a script do it again, whatever became of printing the answer.
+/// The exit status of a command after its change was applied. It is success even if printing the
+/// answer failed, so that a script does not repeat the change.
 pub(crate) fn done(printed: io::Result<()>) -> ExitCode {
     match printed {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => note(format_args!(
             "tierkv: it is done, but the answer could not be printed: {error}"
         )),
-        // Whoever read this has enough.
+        // The reader closed the pipe.
         _ => {}
     }
     ExitCode::SUCCESS
 }
 
-/// Prints why a command failed, and returns the exit status by which a script can tell.
+/// Prints the error of a command, and returns its exit status.
 pub(crate) fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
     if io == Some(io::ErrorKind::BrokenPipe) {
-        // Whoever read this has enough.
+        // The reader closed the pipe.
         return ExitCode::SUCCESS;
     }
     note(format_args!("tierkv: {error}"));
@@ -43,7 +43,7 @@ pub(crate) fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     }
 }
 
-/// The worse of two ends: what says more about how little is known of what was done.
+/// The worse of two exit statuses, in the order 0, 1, 2, 3.
 pub(crate) fn worse(one: ExitCode, other: ExitCode) -> ExitCode {
     let order = [
         ExitCode::SUCCESS,

@@ -1,8 +1,8 @@
-//! How commands print: one choice of forms for all of them, and tables.
+//! Output of commands: the formats that they share, and tables.
 //!
-//! Everything goes through [`print`] or [`note`], so that an output that is full or closed
-//! (`| head`) is never a panic. What [`print`] can't print is an error of the command, of
-//! which `main` and [`outcome::done`](crate::outcome::done) make an exit status.
+//! All output goes through [`print`] or [`note`], so that a full or closed output (`| head`)
+//! never causes a panic. A failure of [`print`] is an error of the command; `main` and
+//! [`outcome::done`](crate::outcome::done) turn it into an exit status.
 
 use std::{
     fmt::Display,
@@ -12,36 +12,36 @@ use std::{
 use clap::ValueEnum;
 use serde::Serialize;
 
-/// Longest cell of a table, in characters; what is longer is cut, and its length told.
+/// Longest cell of a table, in characters; a longer one is cut, and its length is appended.
 const MAX_CELL: usize = 60;
 
-/// How a command prints what it has to tell.
+/// The output format of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people: words or aligned columns, odd bytes escaped and long values cut.
+    /// For people: words or aligned columns; special bytes are escaped, long values cut.
     #[value(alias = "text")]
     Table,
-    /// For programs: JSON, as REST answers it; one line a key or event where there are many.
+    /// For programs: JSON as in REST's answers; lists have one line for each key or event.
     Json,
-    /// The bytes as they are and nothing else; a key and its value are parted by a tab.
+    /// Only the bytes; a key and its value are separated by a tab.
     #[value(alias = "value")]
     Raw,
 }
 
-/// Prints bytes as they are.
+/// Prints raw bytes.
 ///
 /// # Errors
-/// Whatever standard output says, above all that nobody reads it any more.
+/// Those of standard output, for example that it is closed.
 pub(crate) fn print(bytes: impl AsRef<[u8]>) -> io::Result<()> {
     let mut out = stdout().lock();
     out.write_all(bytes.as_ref())?;
     out.flush()
 }
 
-/// Prints a line on standard error, for a person: a command neither fails nor stops because
-/// nobody reads it.
+/// Prints a line on standard error. Failures are ignored: a command does not fail because
+/// standard error is closed.
 pub(crate) fn note(words: impl Display) {
-    // In one piece: other processes may write to the same terminal.
+    // In one write, because other processes may write to the same terminal.
     drop(stderr().lock().write_all(format!("{words}\n").as_bytes()));
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
     line(serde_json::to_vec(value)?)
 }
 
-/// Prints JSON for programs that people look at, too.
+/// Prints indented JSON.
 ///
 /// # Errors
 /// As [`print`].
@@ -69,7 +69,7 @@ pub(crate) fn pretty_json(value: &impl Serialize) -> io::Result<()> {
     line(serde_json::to_vec_pretty(value)?)
 }
 
-/// Rows of columns that stand below each other.
+/// A table of aligned columns.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
     widths: Vec<usize>,
@@ -94,12 +94,12 @@ impl Table {
         self.rows.push(row.into());
     }
 
-    /// How many rows wait to be told.
+    /// The number of rows not yet taken.
     pub(crate) const fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// The rows since the last time. Columns only grow wider from one time to the next.
+    /// Takes the rows since the last call. From call to call columns only grow wider.
     pub(crate) fn take(&mut self) -> String {
         let mut text = String::new();
         for row in self.rows.drain(..) {
@@ -112,7 +112,7 @@ impl Table {
     }
 }
 
-/// Bytes for a person's eyes: text as it is, everything else escaped, and not too much.
+/// Bytes in readable form: text unchanged, everything else escaped, and cut if too long.
 pub(crate) fn readable(bytes: &[u8]) -> String {
     let mut text = String::new();
     let mut length = 0;
@@ -140,7 +140,7 @@ pub(crate) fn readable(bytes: &[u8]) -> String {
     text
 }
 
-/// A value for a person's eyes; one that is empty is no value that is absent.
+/// A value in readable form; an empty one is marked, to distinguish it from an absent one.
 pub(crate) fn readable_value(bytes: &[u8]) -> String {
     match bytes {
         [] => "(empty)".to_owned(),

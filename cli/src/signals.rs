@@ -1,24 +1,23 @@
-//! Signals of a platform that runs: which stop it, and which it outlives.
+//! Signals of a running platform: those that stop it, and those that it survives.
 
 use std::{fs, future::poll_fn, io, task::Poll};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// A write past the limit on file sizes (`ulimit -f`); Linux's number on all common
-/// processors. Where nobody listens it ends the process.
+/// SIGXFSZ, for a write past the limit on file sizes (`ulimit -f`); Linux's number on all common
+/// processors. Without a handler it ends the process.
 const FILE_SIZE: SignalKind = SignalKind::from_raw(25);
 
-/// The signals that a running platform listens to.
+/// The signals that a running platform handles.
 pub(crate) struct Signals {
-    /// Those that ask for a stop in order.
+    /// Those that request an orderly stop.
     stops: Vec<Signal>,
-    /// Listened to, so that the write fails instead: the disk counts as full then.
+    /// Handled, so that the write fails instead of ending the process.
     _file_size: Signal,
 }
 
 impl Signals {
-    /// Listens from now on: to SIGTERM, SIGINT, and SIGHUP unless that was to be ignored, as
-    /// `nohup` has it.
+    /// Starts to handle SIGTERM, SIGINT, and SIGHUP unless it is ignored, as under `nohup`.
     ///
     /// # Errors
     /// Those of the system.
@@ -33,10 +32,10 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal that asks for a stop.
+    /// Waits for the next signal that requests a stop.
     pub(crate) async fn stop(&mut self) {
         poll_fn(|context| {
-            // All are asked, so that each of them wakes this task.
+            // Polls all, so that each of them wakes this task.
             let came = (self.stops.iter_mut())
                 .map(|signal| signal.poll_recv(context))
                 .filter(Poll::is_ready)
@@ -50,13 +49,13 @@ impl Signals {
     }
 }
 
-/// Whether a signal is ignored, by what the process was started with.
+/// Whether the process was started with this signal ignored.
 fn is_ignored(kind: SignalKind) -> bool {
     fs::read_to_string("/proc/self/status")
         .is_ok_and(|status| is_in_mask(&status, kind.as_raw_value()))
 }
 
-/// Whether `status`, the text of /proc/self/status, names a signal as ignored.
+/// Whether the signal is ignored in `status`, the text of /proc/self/status.
 fn is_in_mask(status: &str, number: i32) -> bool {
     let mask = (status.lines())
         .find_map(|line| line.strip_prefix("SigIgn:"))

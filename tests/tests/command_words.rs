@@ -141,7 +141,7 @@ const SENSELESS: &[(&[&str], &str, &str)] = &[
     (
         &["write"],
         "{operations",
-        "it is no JSON at column 2: names and texts stand in double",
+        "it is no JSON at column 2: names and texts need double",
     ),
     (
         &["write"],
