@@ -129,7 +129,7 @@ def interrupts(terminal):
         elsewhere = f"--timeout 60s --address 127.0.0.1:{mute.getsockname()[1]}"
         for line, words in [
             ("get k", r"tierkv: interrupted\r\n"),
-            ("put k v", r"tierkv: interrupted, and whether it happened is unknown"),
+            ("put k v", r"tierkv: interrupted, and it is unknown whether the write happened"),
         ]:
             terminal.types(f"{line} {elsewhere}\r")
             connection, _ = mute.accept()
