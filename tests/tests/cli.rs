@@ -355,7 +355,7 @@ fn items(from: u32, to: u32, next: &str) -> Word<ScanResponse> {
             _ => 0,
         },
     };
-    Word::Say(ScanResponse {
+    Word::Send(ScanResponse {
         items: (from..to).map(item).collect(),
         next_page_token: next.to_owned().into(),
     })
@@ -479,7 +479,7 @@ async fn changes_are_printed_as_they_happen() {
                 })),
             };
             let response = |events, token: &str| {
-                Word::Say(WatchResponse {
+                Word::Send(WatchResponse {
                     events,
                     resume_token: token.to_owned().into(),
                     is_partial: false,

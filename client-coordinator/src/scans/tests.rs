@@ -31,9 +31,9 @@ async fn collected(
     limit: u32,
 ) -> (Responses, Result<(), Error>) {
     let pages = Pages::new(range(), iter(replies).boxed(), limit);
-    let mut responses = Box::pin(pages.responses());
+    let mut stream = Box::pin(pages.responses());
     let mut responses = Responses::new();
-    while let Some(response) = responses.next().await {
+    while let Some(response) = stream.next().await {
         let ScanResponse {
             items,
             next_page_token,

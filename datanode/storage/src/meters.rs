@@ -30,10 +30,7 @@ pub(crate) fn show() {
     metrics::describe_histogram!(SYNC_SECONDS, "Time to write and sync a log batch.");
     metrics::describe_histogram!(BATCH_RECORDS, "Records made durable together.");
     metrics::describe_histogram!(CHECKPOINT_SECONDS, "Time to store a checkpoint.");
-    metrics::describe_counter!(
-        EVICTIONS,
-        "Clean entries evicted from memory."
-    );
+    metrics::describe_counter!(EVICTIONS, "Clean entries evicted from memory.");
     metrics::counter!(EVICTIONS).increment(0);
     for name in [SYNC_SECONDS, BATCH_RECORDS, CHECKPOINT_SECONDS] {
         metrics::histogram!(name).record_many(0.0, 0);
