@@ -7,10 +7,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 use tierkv::{Change, Event};
 use tierkv_openapi::octets::{decode, split, token};
-use tokio::signal::{
-    ctrl_c,
-    unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::key::{KeyForm, millis};
 use crate::{
@@ -53,6 +50,8 @@ pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
     let mut left = arguments.limit.unwrap_or(u64::MAX);
     let mut connected = watch.connected();
     let mut is_lost = false;
+    // Listened to throughout: a signal that arrives while a change is printed counts, too.
+    let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;
     loop {
         let event = tokio::select! {
@@ -61,10 +60,7 @@ pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
                 note_connection(*connected.borrow_and_update(), &mut is_lost);
                 continue;
             }
-            interrupted = ctrl_c() => {
-                interrupted?;
-                break;
-            }
+            _ = interrupted.recv() => break,
             _ = terminated.recv() => break,
         };
         let Some(event) = event.transpose()? else {
