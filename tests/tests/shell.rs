@@ -225,9 +225,10 @@ async fn lines_fail_while_the_platform_is_down_and_succeed_after() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_a_script_and_its_running_line() {
-    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = mute.local_addr().unwrap().to_string();
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        // One each: a shell may connect twice, and a connection of the one before says nothing.
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = mute.local_addr().unwrap().to_string();
         let mut shell = shell(&address, &["--timeout", "60s"]);
         let mut lines = shell.stdin.take().unwrap();
         lines.write_all(b"get a\nhelp\n").unwrap();
