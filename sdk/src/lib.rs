@@ -9,10 +9,10 @@
 //! let found = client.get("greeting").await?;
 //! assert_eq!(found.value.as_deref(), Some(&b"hello"[..]));
 //!
-//! An increment counts once, also when the network loses its answer.
+//! // An increment counts once, also when the network loses its answer.
 //! let visits = client.increment("visits", 1).await?.value;
 //!
-//! All or nothing, and only if the key is unchanged.
+//! // All or nothing, and only if the key is unchanged.
 //! let write = Write::new()
 //!     .if_version("greeting", version)
 //!     .put("greeting", "good evening")

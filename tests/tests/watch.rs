@@ -393,11 +393,12 @@ async fn resume_tokens_of_other_platforms_and_invalid_ones_are_refused() {
         Ephemeral::start().await.unwrap(),
         Ephemeral::start().await.unwrap(),
     );
-    let client = Client::builder()
-        .address(&other.grpc)
-        .connect()
-        .await
-        .unwrap();
+    let connect = async |grpc: &str| Client::builder().address(grpc).connect().await.unwrap();
+    let client = connect(&other.grpc).await;
+    // Until its first write the log of a platform is as any other's; then its versions differ.
+    client.put("first", "v").await.unwrap();
+    let here = connect(&platform.grpc).await;
+    here.put("first", "v").await.unwrap();
     let mut watcher = Watcher::new("", "");
     watcher.open(&other.grpc).await.unwrap();
     let foreign = watcher.token.clone();
