@@ -169,12 +169,12 @@ impl Shared {
     /// limit.
     fn close_stalled(&self) {
         let now = self.now();
+        // None is dropped here while the list is locked: the last drop of a share locks it.
         let shares: Vec<Arc<Share>> = (self.shares().iter())
             .filter_map(|(_, share)| share.upgrade())
-            .filter(|share| !share.line.is_over())
             .collect();
-        let mut shares: Vec<(usize, Arc<Share>)> = shares
-            .into_iter()
+        let mut shares: Vec<(usize, Arc<Share>)> = (shares.into_iter())
+            .filter(|share| !share.line.is_over())
             .map(|share| (share.held.load(Ordering::Relaxed), share))
             .collect();
         let mut staying: usize = shares.iter().map(|(held, _)| held).sum();
