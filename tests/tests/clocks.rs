@@ -121,6 +121,12 @@ impl ExpiringKey {
     }
 }
 
+/// The first write, which ends the time in which a new platform follows the wall clock.
+async fn put_first(platform: &TierKv) {
+    let client = connect(platform.grpc()).await;
+    client.put("first", "").await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_expires_at_its_time_to_live_when_the_wall_clock_is_set() {
     let clock = WallClock::new().unwrap();
@@ -173,11 +179,7 @@ async fn requests_are_remembered_for_two_minutes_of_true_time() {
     const MEMORY_MS: u64 = 120_000;
     let clock = WallClock::new().unwrap();
     let mut platform = start_by(&clock).await;
-    connect(platform.grpc())
-        .await
-        .put("first", "")
-        .await
-        .unwrap();
+    put_first(&platform).await;
     let now = platform_ms(&platform).await;
     // Requests that would be forgotten in some seconds, and in a minute.
     let attempts = [MEMORY_MS - 25_000, MEMORY_MS - 60_000].map(|age_ms| Attempt {
@@ -230,11 +232,7 @@ async fn requests_are_remembered_for_two_minutes_of_true_time() {
 async fn the_offset_of_the_wall_clock_is_measured_and_logged() {
     let clock = WallClock::new().unwrap();
     let mut platform = start_by(&clock).await;
-    connect(platform.grpc())
-        .await
-        .put("first", "")
-        .await
-        .unwrap();
+    put_first(&platform).await;
     let rest = platform.rest().to_owned();
     let is_shown = async |ahead: f64, alarm: f64| {
         let shown = poll_until(PATIENCE, || async {
@@ -285,11 +283,7 @@ async fn a_new_platform_follows_the_wall_clock_until_its_first_write() {
     platform.restart().await.unwrap();
     clock.set_ahead(-HOUR).unwrap();
     is_near(&platform, -HOUR).await;
-    connect(platform.grpc())
-        .await
-        .put("first", "")
-        .await
-        .unwrap();
+    put_first(&platform).await;
     let before = platform_ms(&platform).await;
     clock.set_ahead(HOUR).unwrap();
     sleep(Duration::from_secs(1)).await;
@@ -428,11 +422,7 @@ async fn time_between_boots_counts_if_the_wall_clock_is_synchronised() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_waits_for_the_clock_can_be_stopped() {
     let mut platform = start(None, Surroundings::default()).await;
-    connect(platform.grpc())
-        .await
-        .put("first", "")
-        .await
-        .unwrap();
+    put_first(&platform).await;
     let folder = platform.folder().clone();
     platform.stop().await.unwrap();
     // It prints no addresses while it waits, so `TierKv::start` would not return.

@@ -220,12 +220,15 @@ async fn a_failed_sync_ends_the_log_and_is_never_tried_again() {
     assert_eq!(disk.syncs(), syncs);
 }
 
-/// LOG-SPACE: on a full disk writes fail with an error; with free space they succeed again.
-#[tokio::test]
-async fn a_full_disk_refuses_and_is_survived() {
+/// Whatever a log runs short of, writes fail with an error; without the shortage they succeed
+/// again.
+async fn check_shortage<N: From<u8>>(
+    set_left: impl Fn(&TestDisk, Option<N>),
+    is_expected: fn(&StorageError) -> bool,
+) {
     let disk = TestDisk::default();
     let (log, _, failure) = open(&disk);
-    disk.set_space(Some(0));
+    set_left(&disk, Some(N::from(0)));
     let mut next = 1;
     let refused = loop {
         match log.append(records(next, next)) {
@@ -238,42 +241,9 @@ async fn a_full_disk_refuses_and_is_survived() {
         }
         assert!(next < 100, "the segment never became full");
     };
-    assert!(matches!(refused, StorageError::NoSpace { .. }));
+    assert!(is_expected(&refused), "{refused}");
     assert!(failure.get().is_none());
-    disk.set_space(None);
-    let accepted = async {
-        while log.append(records(next, next)).is_err() {
-            let shorter = log.queue().shorter.notified();
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(20), shorter).await;
-        }
-    };
-    deadline(accepted).await;
-    written(&log, next).await;
-    drop(log);
-    assert_eq!(open(&disk).1.tail, records(1, next));
-}
-
-/// LOG-SPACE holds for descriptors, too.
-#[tokio::test]
-async fn a_log_that_cannot_open_its_next_file_refuses_and_is_survived() {
-    let disk = TestDisk::default();
-    let (log, _, failure) = open(&disk);
-    disk.set_descriptors(Some(0));
-    let mut next = 1;
-    let refused = loop {
-        match log.append(records(next, next)) {
-            Ok(queued) => {
-                drop(queued);
-                written(&log, next).await;
-                next += 1;
-            }
-            Err(error) => break error,
-        }
-        assert!(next < 100, "the segment never became full");
-    };
-    assert!(matches!(refused, StorageError::NoDescriptors { .. }));
-    assert!(failure.get().is_none());
-    disk.set_descriptors(None);
+    set_left(&disk, None);
     let accepted = async {
         while log.append(records(next, next)).is_err() {
             let shorter = log.queue().shorter.notified();
@@ -284,6 +254,24 @@ async fn a_log_that_cannot_open_its_next_file_refuses_and_is_survived() {
     written(&log, next).await;
     drop(log);
     assert_eq!(open(&disk).1.tail, records(1, next));
+}
+
+/// LOG-SPACE.
+#[tokio::test]
+async fn a_full_disk_refuses_and_is_survived() {
+    check_shortage(TestDisk::set_space, |refused| {
+        matches!(refused, StorageError::NoSpace { .. })
+    })
+    .await;
+}
+
+/// LOG-SPACE holds for descriptors, too.
+#[tokio::test]
+async fn a_log_that_cannot_open_its_next_file_refuses_and_is_survived() {
+    check_shortage(TestDisk::set_descriptors, |refused| {
+        matches!(refused, StorageError::NoDescriptors { .. })
+    })
+    .await;
 }
 
 /// If other code uses all descriptors, the log continues with those it has.
