@@ -120,7 +120,8 @@ impl<C: Cache> kv_server::Kv for Door<C> {
             Ok(place) => place,
             Err(error) => return self.answer(Err(error)),
         };
-        let session = Arc::new(Session::new(Arc::clone(&self.operations), share, place));
+        let operations = Arc::clone(&self.operations);
+        let session = Arc::new(Session::new(operations, share.clone(), place));
         let greeting = Some(self.operations.greeting());
         let inbound = request.into_inner();
         Ok(Response::new(answer_frames(
@@ -128,6 +129,7 @@ impl<C: Cache> kv_server::Kv for Door<C> {
             session,
             greeting,
             SESSION_PLACES,
+            Some(share),
             self.stop.clone(),
         )))
     }

@@ -6,14 +6,14 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tierkv_cache::Cache;
 use tierkv_rpc::{
-    Exchange, FrameHandler, HeldBytes, Replies, StreamShare,
+    Exchange, FrameHandler, Replies, StreamShare,
     proto::{
         convert,
         status::to_wire,
@@ -57,8 +57,6 @@ pub(crate) const SESSIONS: PlacesFor = PlacesFor {
 pub(crate) struct Session<C> {
     operations: Arc<Operations<C>>,
     share: StreamShare,
-    /// Counts the bytes of answers that are not in a frame yet.
-    waiting: Mutex<HeldBytes>,
     _place: Place,
 }
 
@@ -108,7 +106,7 @@ impl<C: Cache> FrameHandler for Session<C> {
             }
         }
         let misses = self.read(reads, arrived, &mut answers).await;
-        self.send(answers, replies).await;
+        replies.send(answers).await;
         self.answer_later(misses, others, arrived, replies).await;
     }
 
@@ -134,18 +132,12 @@ impl<C: Cache> FrameHandler for Session<C> {
     }
 
     fn pack(&self, answers: Vec<SessionAnswer>) -> SessionResponse {
-        self.waiting().give_back(weight::<C>(&answers));
         SessionResponse {
             greeting: None,
             answers,
             platform_time_ms: self.operations.platform_time_ms().unwrap_or(0),
         }
     }
-}
-
-/// The bytes of answers, together.
-fn weight<C: Cache>(answers: &[SessionAnswer]) -> usize {
-    answers.iter().map(Session::<C>::weight).sum()
 }
 
 /// The places of an operation among those in progress.
@@ -200,11 +192,10 @@ impl Reads {
 }
 
 impl<C: Cache> Session<C> {
-    /// A session whose answers count for `share`.
+    /// A session that waits while the answers of all sessions have no room (see [`StreamShare`]).
     pub(crate) fn new(operations: Arc<Operations<C>>, share: StreamShare, place: Place) -> Self {
         Self {
             operations,
-            waiting: Mutex::new(share.nothing()),
             share,
             _place: place,
         }
@@ -241,19 +232,10 @@ impl<C: Cache> Session<C> {
             while let Some(chunk) = answered.next().await {
                 let places = chunk.iter().map(|(places, _)| places).sum();
                 let answers = chunk.into_iter().map(|(_, answer)| answer).collect();
-                session.send(answers, &replies).await;
+                replies.send(answers).await;
                 permits.answered(places);
             }
         });
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, HeldBytes> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn send(&self, answers: Vec<SessionAnswer>, replies: &Replies<SessionAnswer>) {
-        self.waiting().add(weight::<C>(&answers));
-        replies.send(answers).await;
     }
 
     /// Answers the hits and what is refused; returns the operations that must go below.

@@ -43,6 +43,7 @@ impl data_node_server::DataNode for Door {
             Arc::clone(&self.service),
             None,
             MAX_PEER_IN_FLIGHT,
+            None,
             self.stop.clone(),
         );
         Ok(Response::new(stream))

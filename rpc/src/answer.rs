@@ -15,7 +15,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use crate::serving::stopping;
+use crate::{
+    serving::stopping,
+    stream_bytes::{HeldBytes, StreamShare},
+};
 
 /// Maximum chunks of answers that wait for the transport; over it handlers wait.
 const CHUNKS_AHEAD: usize = 16;
@@ -45,9 +48,21 @@ pub trait FrameHandler: Send + Sync + 'static {
     fn pack(&self, replies: Vec<Self::Reply>) -> Self::ReplyFrame;
 }
 
+/// Answers that are sent together.
+struct Chunk<R> {
+    replies: Vec<R>,
+    /// Their size in bytes.
+    bytes: usize,
+    /// Counts those bytes while they are not in a frame, if they are enough to count.
+    held: Option<HeldBytes>,
+}
+
 /// The sink for a handler's answers. Cheap to clone.
 pub struct Replies<R> {
-    chunks: mpsc::Sender<Vec<R>>,
+    chunks: mpsc::Sender<Chunk<R>>,
+    weight: fn(&R) -> usize,
+    /// Counts the answers that are not in a frame yet; `None` if they need not count.
+    share: Option<StreamShare>,
     in_flight: Arc<Semaphore>,
     max_in_flight: usize,
 }
@@ -56,6 +71,8 @@ impl<R> Clone for Replies<R> {
     fn clone(&self) -> Self {
         Self {
             chunks: self.chunks.clone(),
+            weight: self.weight,
+            share: self.share.clone(),
             in_flight: Arc::clone(&self.in_flight),
             max_in_flight: self.max_in_flight,
         }
@@ -65,9 +82,17 @@ impl<R> Clone for Replies<R> {
 impl<R> Replies<R> {
     /// Sends answers; waits while the peer does not read, and drops them once it is gone.
     pub async fn send(&self, replies: Vec<R>) {
-        if !replies.is_empty() {
-            drop(self.chunks.send(replies).await);
+        if replies.is_empty() {
+            return;
         }
+        let bytes = replies.iter().map(self.weight).sum();
+        let held = (self.share.as_ref()).and_then(|share| share.hold(bytes));
+        let chunk = Chunk {
+            replies,
+            bytes,
+            held,
+        };
+        drop(self.chunks.send(chunk).await);
     }
 
     /// Waits until `count` more operations of this stream may be in progress. While a handler waits
@@ -118,7 +143,8 @@ impl OperationPermits {
     }
 }
 
-/// Reads the frames of `inbound`, has `handler` answer them, and streams the answers.
+/// Reads the frames of `inbound`, has `handler` answer them, and streams the answers. Those that are
+/// not in a frame yet count for `share`, if there is one.
 ///
 /// Once `stop` becomes true or loses its sender, no further frame is read and operations in
 /// progress are answered. Then the stream ends with `Unavailable`, which is a promise: operations
@@ -131,11 +157,14 @@ pub fn answer_frames<H: FrameHandler>(
     handler: Arc<H>,
     greeting: Option<H::ReplyFrame>,
     max_in_flight: usize,
+    share: Option<StreamShare>,
     stop: watch::Receiver<bool>,
 ) -> Answered<H> {
     let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let replies = Replies {
         chunks,
+        weight: H::weight,
+        share,
         in_flight: Arc::new(Semaphore::new(max_in_flight)),
         max_in_flight,
     };
@@ -153,6 +182,7 @@ pub fn answer_frames<H: FrameHandler>(
         last_word: None,
         left: VecDeque::new(),
         left_bytes: 0,
+        held: None,
     }
 }
 
@@ -192,7 +222,7 @@ pub struct Answered<H: FrameHandler> {
     greeting: Option<H::ReplyFrame>,
     /// Reads and handles frames; `None` once there are no more.
     reading: Option<Reading>,
-    chunks: mpsc::Receiver<Vec<H::Reply>>,
+    chunks: mpsc::Receiver<Chunk<H::Reply>>,
     /// Whether all chunks have arrived.
     is_over: bool,
     /// The status after the last answer, unless the stream ends normally.
@@ -201,6 +231,8 @@ pub struct Answered<H: FrameHandler> {
     left: VecDeque<H::Reply>,
     /// Their size in bytes.
     left_bytes: usize,
+    /// Counts them, if they are enough to count.
+    held: Option<HeldBytes>,
 }
 
 impl<H: FrameHandler> Unpin for Answered<H> {}
@@ -248,10 +280,14 @@ impl<H: FrameHandler> Answered<H> {
         while !self.is_over && !self.is_full() {
             match self.chunks.poll_recv(context) {
                 Poll::Ready(Some(chunk)) => {
-                    self.left_bytes += chunk.iter().map(H::weight).sum::<usize>();
+                    self.left_bytes += chunk.bytes;
                     match self.left.is_empty() {
-                        true => self.left = chunk.into(),
-                        false => self.left.extend(chunk),
+                        true => self.left = chunk.replies.into(),
+                        false => self.left.extend(chunk.replies),
+                    }
+                    match (&mut self.held, chunk.held) {
+                        (Some(held), Some(more)) => held.merge(more),
+                        (held, more) => *held = held.take().or(more),
                     }
                 }
                 Poll::Ready(None) => self.is_over = true,
@@ -264,6 +300,7 @@ impl<H: FrameHandler> Answered<H> {
     fn cut(&mut self) -> Vec<H::Reply> {
         if self.left_bytes <= FRAME_BYTES {
             self.left_bytes = 0;
+            self.held = None;
             return mem::take(&mut self.left).into();
         }
         let (mut count, mut bytes) = (0, 0);
@@ -276,6 +313,9 @@ impl<H: FrameHandler> Answered<H> {
             count += 1;
         }
         self.left_bytes -= bytes;
+        if let Some(held) = &mut self.held {
+            held.give_back(bytes);
+        }
         self.left.drain(..count).collect()
     }
 }
@@ -287,6 +327,8 @@ mod tests {
     fn replies(max_in_flight: usize) -> Replies<()> {
         Replies {
             chunks: mpsc::channel(1).0,
+            weight: |()| 0,
+            share: None,
             in_flight: Arc::new(Semaphore::new(max_in_flight)),
             max_in_flight,
         }

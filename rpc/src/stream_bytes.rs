@@ -304,6 +304,11 @@ impl HeldBytes {
         self.bytes += bytes;
     }
 
+    /// Takes over the count of `other`, of the same stream.
+    pub fn merge(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Stops counting `bytes` of them.
     pub fn give_back(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);

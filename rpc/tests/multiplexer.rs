@@ -131,7 +131,7 @@ impl DataNode for Door {
         request: tonic::Request<Streaming<RequestFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let (peer, stop) = (Arc::clone(&self.peer), self.stop.clone());
-        let stream = answer_frames(request.into_inner(), peer, None, PEER_IN_FLIGHT, stop);
+        let stream = answer_frames(request.into_inner(), peer, None, PEER_IN_FLIGHT, None, stop);
         Ok(Response::new(stream))
     }
 

@@ -59,6 +59,7 @@ impl server_coordinator_server::ServerCoordinator for Door {
             Arc::clone(&self.router),
             None,
             MAX_PEER_IN_FLIGHT,
+            None,
             self.stop.clone(),
         );
         Ok(Response::new(stream))

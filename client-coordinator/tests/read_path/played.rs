@@ -133,6 +133,7 @@ impl ServerCoordinator for Door {
             Arc::clone(&self.played),
             None,
             4096,
+            None,
             self.stop.subscribe(),
         );
         Ok(Response::new(stream))
