@@ -14,7 +14,7 @@ use std::{
 use tierkv_protocol::platform_time::{
     PlatformTime, StartReading, is_same_boot, platform_millis, time_after_restart,
 };
-use tierkv_types::{BootTime, Clock, TimeReading, Version};
+use tierkv_types::{Boot, BootTime, Clock, TimeReading, Version};
 use tokio::time::{Instant, sleep};
 
 use crate::rules::{Rule, Rules};
@@ -31,6 +31,9 @@ const FIRST_OF_A_TIME: Version = Version::from_millis(1);
 /// Platform time of the process.
 pub(crate) struct PlatformClock {
     clock: Arc<dyn Clock>,
+    /// The origin of the boot-time clock. Read once: reading it again could fail, and a stored
+    /// time without it, or with another one, would be taken for one of another boot.
+    boot: Option<Boot>,
     /// Added to the boot-time clock, in microseconds.
     offset: AtomicI64,
     is_founding: AtomicBool,
@@ -47,13 +50,14 @@ impl PlatformClock {
         seen: Version,
         rules: Rules,
     ) -> Self {
+        let boot = clock.boot();
         if seen < FIRST_OF_A_TIME {
             let time = PlatformTime::founding(clock.boot_time(), clock.wall_millis());
-            return Self::of(clock, time, rules);
+            return Self::of(clock, boot, time, rules);
         }
         let went_on = match stored {
             Some(stored) if !rules.lack(Rule::TimeStored) => {
-                after_restart(&*clock, &stored, rules).await
+                after_restart(&*clock, boot, &stored, rules).await
             }
             Some(_) | None => {
                 tracing::warn!(
@@ -63,12 +67,13 @@ impl PlatformClock {
             }
         };
         let time = PlatformTime::going_on(clock.boot_time(), went_on.max(seen.millis()));
-        Self::of(clock, time, rules)
+        Self::of(clock, boot, time, rules)
     }
 
-    fn of(clock: Arc<dyn Clock>, time: PlatformTime, rules: Rules) -> Self {
+    fn of(clock: Arc<dyn Clock>, boot: Option<Boot>, time: PlatformTime, rules: Rules) -> Self {
         Self {
             clock,
+            boot,
             offset: AtomicI64::new(time.offset_micros()),
             is_founding: AtomicBool::new(time.is_founding()),
             time: Mutex::new(time),
@@ -127,15 +132,19 @@ impl PlatformClock {
         TimeReading {
             platform_millis: self.millis_at(boot_time),
             boot_time,
-            boot: self.clock.boot(),
+            boot: self.boot,
             wall_millis: self.clock.wall_millis(),
         }
     }
 }
 
 /// The platform time to continue from, in milliseconds.
-async fn after_restart(clock: &dyn Clock, stored: &TimeReading, rules: Rules) -> u64 {
-    let boot = clock.boot();
+async fn after_restart(
+    clock: &dyn Clock,
+    boot: Option<Boot>,
+    stored: &TimeReading,
+    rules: Rules,
+) -> u64 {
     let is_believed = is_same_boot(stored, boot)
         || rules.lack(Rule::WallSynchronised)
         || is_synchronised_in_time(clock).await;
@@ -171,3 +180,6 @@ async fn is_synchronised_in_time(clock: &dyn Clock) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests;

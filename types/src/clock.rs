@@ -73,7 +73,8 @@ pub trait Clock: Send + Sync + 'static {
     /// The boot-time clock, for ages, leases and deadlines.
     fn boot_time(&self) -> BootTime;
 
-    /// The origin of the boot-time clock; `None` if the system does not report it.
+    /// The origin of the boot-time clock; `None` if the system does not report it. A process reads
+    /// it once and keeps it: it can't change while the process runs, and reading it opens files.
     fn boot(&self) -> Option<Boot>;
 
     /// The machine's wall clock, in milliseconds since the Unix epoch. It may be set at any time,
@@ -95,8 +96,7 @@ impl Clock for SystemClock {
     }
 
     fn boot(&self) -> Option<Boot> {
-        // A kernel without time namespaces has neither this file nor an offset.
-        let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        let offsets = time_namespace(fs::read_to_string("/proc/self/timens_offsets")).ok()?;
         Some(Boot {
             id: boot_id().ok()?,
             offset_nanos: boot_offset_nanos(&offsets)?,
@@ -127,6 +127,15 @@ pub fn boot_id() -> io::Result<[u8; 16]> {
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let id = u128::from_str_radix(&digits, 16).map_err(io::Error::other)?;
     Ok(id.to_be_bytes())
+}
+
+/// The offsets of the time namespace. A kernel without time namespaces has neither the file nor
+/// an offset; after any other failure the offset is unknown, and not 0.
+fn time_namespace(read: io::Result<String>) -> io::Result<String> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read,
+    }
 }
 
 /// The offset of the boot-time clock in `/proc/self/timens_offsets`; 0 if it is not listed. Each
@@ -171,6 +180,15 @@ mod tests {
         assert_eq!(boot_offset_nanos(text), Some(-99_999_999_999_975));
         assert_eq!(boot_offset_nanos(""), Some(0));
         assert_eq!(boot_offset_nanos("boottime many"), None);
+    }
+
+    #[test]
+    fn offsets_that_cannot_be_read_are_not_taken_for_none() {
+        let failed = |kind: io::ErrorKind| time_namespace(Err(kind.into()));
+        assert_eq!(failed(io::ErrorKind::NotFound).unwrap(), "");
+        let out_of_descriptors = io::Error::from_raw_os_error(24);
+        assert!(time_namespace(Err(out_of_descriptors)).is_err());
+        assert!(failed(io::ErrorKind::PermissionDenied).is_err());
     }
 
     #[test]
