@@ -129,13 +129,24 @@ impl PlatformClock {
     /// A reading of all clocks now.
     pub(crate) fn reading(&self) -> TimeReading {
         let boot_time = self.clock.boot_time();
+        let (wall_millis, is_synchronised) = wall(&*self.clock);
         TimeReading {
             platform_millis: self.millis_at(boot_time),
             boot_time,
             boot: self.boot,
-            wall_millis: self.clock.wall_millis(),
+            wall_millis,
+            is_synchronised,
         }
     }
+}
+
+/// The wall clock in milliseconds, and whether it is synchronised. The kernel's status is read
+/// before and after it: setting the clock ends the status, and a time daemon reports it only after
+/// it has set the clock. So no reading from before a correction counts as synchronised.
+fn wall(clock: &dyn Clock) -> (u64, bool) {
+    let was_synchronised = clock.is_synchronised();
+    let millis = clock.wall_millis();
+    (millis, was_synchronised && clock.is_synchronised())
 }
 
 /// The platform time to continue from, in milliseconds.
@@ -145,31 +156,57 @@ async fn after_restart(
     stored: &TimeReading,
     rules: Rules,
 ) -> u64 {
-    let is_believed = is_same_boot(stored, boot)
-        || rules.lack(Rule::WallSynchronised)
-        || is_synchronised_in_time(clock).await;
-    if !is_believed {
+    let stored = TimeReading {
+        is_synchronised: stored.is_synchronised || rules.lack(Rule::StoredSynchronised),
+        ..*stored
+    };
+    let synchronised_wall_millis = match is_same_boot(&stored, boot) {
+        true => None,
+        false => wall_after(clock, &stored, rules).await,
+    };
+    let now = StartReading {
+        boot_time: clock.boot_time(),
+        boot,
+        synchronised_wall_millis,
+    };
+    time_after_restart(&stored, &now)
+}
+
+/// The wall clock, if its distance to the stored one is the time that passed.
+async fn wall_after(clock: &dyn Clock, stored: &TimeReading, rules: Rules) -> Option<u64> {
+    if !stored.is_synchronised {
+        tracing::warn!(
+            "the wall clock was not synchronised before the machine was stopped, so the time \
+             since then is not counted: keys live that much longer"
+        );
+        return None;
+    }
+    if rules.lack(Rule::WallSynchronised) {
+        return Some(clock.wall_millis());
+    }
+    let wall = synchronised_wall(clock).await;
+    if wall.is_none() {
         tracing::warn!(
             waited = ?SYNCHRONISATION_WAIT,
             "the kernel does not call the wall clock synchronised, so the time since the \
              machine was stopped is not counted: keys live that much longer"
         );
     }
-    let now = StartReading {
-        boot_time: clock.boot_time(),
-        boot,
-        synchronised_wall_millis: is_believed.then(|| clock.wall_millis()),
-    };
-    time_after_restart(stored, &now)
+    wall
 }
 
-/// Waits until the kernel reports the wall clock synchronised; returns whether it did in time.
-async fn is_synchronised_in_time(clock: &dyn Clock) -> bool {
+/// Waits until the kernel reports the wall clock synchronised, and returns it; `None` if that
+/// takes too long.
+async fn synchronised_wall(clock: &dyn Clock) -> Option<u64> {
     let limit = Instant::now() + SYNCHRONISATION_WAIT;
     let mut is_logged = false;
-    while !clock.is_synchronised() {
+    loop {
+        let (millis, is_synchronised) = wall(clock);
+        if is_synchronised {
+            return Some(millis);
+        }
         if Instant::now() >= limit {
-            return false;
+            return None;
         }
         if !is_logged {
             let most = SYNCHRONISATION_WAIT;
@@ -178,7 +215,6 @@ async fn is_synchronised_in_time(clock: &dyn Clock) -> bool {
         }
         sleep(SYNCHRONISATION_POLL).await;
     }
-    true
 }
 
 #[cfg(test)]

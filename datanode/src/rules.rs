@@ -45,6 +45,8 @@ pub(crate) enum Rule {
     /// After a reboot the wall clock is used only once the kernel reports it synchronised
     /// (CLOCK-STEADY).
     WallSynchronised,
+    /// It is used only if it was synchronised when the time was stored, too (CLOCK-STEADY).
+    StoredSynchronised,
     /// A founder follows the steps of the wall clock until its first write, and no longer
     /// (CLOCK-STEADY).
     FounderSettles,

@@ -103,14 +103,17 @@ impl Timekeeper {
         self.distance != Distance::Far || since.is_none_or(|since| since >= ALARM_INTERVAL)
     }
 
-    /// Whether the stored time is too old, or wrong after a step, for the next process.
+    /// Whether the stored time is too old for the next process, or does not show that the wall
+    /// clock was stepped, became synchronised or is no longer synchronised.
     fn is_store_due(&self, reading: &TimeReading) -> bool {
         let Some(stored) = &self.stored else {
             return true;
         };
         let passed = reading.boot_time.since(stored.boot_time);
         let stepped = ahead_millis(reading).abs_diff(ahead_millis(stored));
-        passed >= STORE_INTERVAL || stepped >= STEP_MILLIS
+        passed >= STORE_INTERVAL
+            || stepped >= STEP_MILLIS
+            || reading.is_synchronised != stored.is_synchronised
     }
 }
 

@@ -109,16 +109,19 @@ pub fn is_same_boot(stored: &TimeReading, boot: Option<Boot>) -> bool {
 }
 
 /// The platform time after a restart, in milliseconds, never below the stored time. In the same
-/// boot the boot-time clock gives the time passed since; else the wall clock does, if it is
-/// synchronised.
+/// boot the boot-time clock gives the time passed since. In another boot the wall clock does, if
+/// it is synchronised now and was when the time was stored: between a wrong reading and a right
+/// one lies a correction, and keys would expire by it. Else no time is counted.
 #[must_use]
 pub fn time_after_restart(stored: &TimeReading, now: &StartReading) -> u64 {
     let passed = if is_same_boot(stored, now.boot) {
         let passed = now.boot_time.since(stored.boot_time).as_millis();
         u64::try_from(passed).unwrap_or(u64::MAX)
     } else {
-        let wall = now.synchronised_wall_millis.unwrap_or(0);
-        wall.saturating_sub(stored.wall_millis)
+        let wall = now
+            .synchronised_wall_millis
+            .filter(|_| stored.is_synchronised);
+        wall.map_or(0, |wall| wall.saturating_sub(stored.wall_millis))
     };
     stored.platform_millis.saturating_add(passed)
 }

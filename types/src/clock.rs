@@ -66,6 +66,9 @@ pub struct TimeReading {
     pub boot: Option<Boot>,
     /// The wall clock, in milliseconds since the Unix epoch.
     pub wall_millis: u64,
+    /// Whether the kernel reported the wall clock as synchronised. Only then is its distance to
+    /// another synchronised reading the time that passed.
+    pub is_synchronised: bool,
 }
 
 /// The clocks of a tier's machine, behind a trait so that tests control time.

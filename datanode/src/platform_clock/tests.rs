@@ -96,3 +96,95 @@ async fn the_boot_is_read_once() {
     let time = start(&clock, Some(stored)).await;
     assert_eq!(time.millis(), WALL + 2 * MINUTE);
 }
+
+/// Boots with a wall clock of the year 2000, and then with the right one: the correction is no
+/// time that passed, and keys must not expire by it.
+#[tokio::test(start_paused = true)]
+async fn a_corrected_wall_clock_is_no_time_that_passed() {
+    let clock = TestClock::new();
+    let stored = start(&clock, None).await.reading();
+    assert!(stored.is_synchronised);
+    clock.reboot(2, MINUTE);
+    let right = clock.wall_millis();
+    clock.hands().wall_millis = 946_684_800_000;
+    let time = start(&clock, Some(stored)).await;
+    assert_eq!(time.millis(), WALL, "the minute is not counted");
+    let stored = time.reading();
+    assert!(!stored.is_synchronised);
+
+    clock.reboot(3, MINUTE);
+    clock.hands().wall_millis = right + MINUTE;
+    clock.hands().is_synchronised = true;
+    let time = start(&clock, Some(stored)).await;
+    assert_eq!(time.millis(), WALL);
+    // From here on the wall clock is right at both ends.
+    let stored = time.reading();
+    clock.reboot(4, MINUTE);
+    clock.hands().is_synchronised = true;
+    let time = start(&clock, Some(stored)).await;
+    assert_eq!(time.millis(), WALL + MINUTE);
+}
+
+/// The power fails between the correction of the wall clock and the next stored time.
+#[tokio::test(start_paused = true)]
+async fn a_time_stored_before_a_correction_is_not_counted_from() {
+    let clock = TestClock::new();
+    clock.hands().is_synchronised = false;
+    clock.hands().wall_millis = 946_684_800_000;
+    let time = start(&clock, None).await;
+    let (stored, before) = (time.reading(), time.millis());
+    clock.hands().wall_millis = WALL;
+    clock.hands().is_synchronised = true;
+    clock.reboot(2, 0);
+    clock.hands().is_synchronised = true;
+    assert_eq!(start(&clock, Some(stored)).await.millis(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_waits_for_the_wall_clock_only_if_it_can_count_by_it() {
+    let clock = TestClock::new();
+    let stored = start(&clock, None).await.reading();
+    clock.reboot(2, MINUTE);
+    let began = Instant::now();
+    assert_eq!(start(&clock, Some(stored)).await.millis(), WALL);
+    assert!(began.elapsed() >= SYNCHRONISATION_WAIT);
+
+    let unsynchronised = TimeReading {
+        is_synchronised: false,
+        ..stored
+    };
+    let began = Instant::now();
+    assert_eq!(start(&clock, Some(unsynchronised)).await.millis(), WALL);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+/// A clock that is set between two readings of its status.
+#[derive(Debug)]
+struct SetClock(Arc<TestClock>);
+
+impl Clock for SetClock {
+    fn boot_time(&self) -> BootTime {
+        self.0.boot_time()
+    }
+
+    fn boot(&self) -> Option<Boot> {
+        self.0.boot()
+    }
+
+    fn wall_millis(&self) -> u64 {
+        let mut hands = self.0.hands();
+        hands.is_synchronised = !hands.is_synchronised;
+        hands.wall_millis
+    }
+
+    fn is_synchronised(&self) -> bool {
+        self.0.is_synchronised()
+    }
+}
+
+#[test]
+fn a_wall_clock_that_is_being_set_is_not_synchronised() {
+    let clock = SetClock(TestClock::new());
+    assert_eq!(wall(&clock), (WALL, false), "set by hand");
+    assert_eq!(wall(&clock), (WALL, false), "set by the time daemon");
+}

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -32,37 +32,56 @@ pub(super) struct MachineClock {
     time: VirtualTime,
     /// The virtual time of each boot.
     boots: Mutex<Vec<u64>>,
-    /// How far the wall clock is ahead of virtual time.
+    /// How far the wall clock is ahead of virtual time, and how far the right time is.
     wall_ahead: AtomicI64,
-    is_synchronised: AtomicBool,
+    right_ahead: i64,
+    /// Since which virtual time the wall clock has been synchronised, or not: every change.
+    synchronised: Mutex<Vec<(u64, bool)>>,
 }
 
 impl MachineClock {
-    /// The clocks of a machine that boots now with the wall clock at `wall_millis`.
+    /// The clocks of a machine that boots now. Its wall clock is at `wall_millis`, which is the
+    /// right time, and synchronised.
     pub(super) fn new(time: VirtualTime, wall_millis: i64) -> Self {
         let now = time.millis();
+        let ahead = wall_millis - signed(now);
         Self {
             time,
             boots: Mutex::new(vec![now]),
-            wall_ahead: AtomicI64::new(wall_millis - signed(now)),
-            is_synchronised: AtomicBool::new(true),
+            wall_ahead: AtomicI64::new(ahead),
+            right_ahead: ahead,
+            synchronised: Mutex::new(vec![(now, true)]),
         }
     }
 
-    /// Reboots the machine: its boot time begins at zero.
+    /// Reboots the machine: its boot time begins at zero, and its wall clock is not synchronised.
     pub(super) fn reboot(&self) {
         self.boots.lock().unwrap().push(self.time.millis());
+        self.note(false);
     }
 
-    /// Sets the wall clock forward, or back.
+    /// Sets the wall clock forward, or back. It is not synchronised then.
     pub(super) fn step_wall(&self, by_millis: i64) {
         self.wall_ahead.fetch_add(by_millis, Ordering::Relaxed);
+        self.note(false);
     }
 
-    /// Sets whether the kernel reports the wall clock synchronised.
-    pub(super) fn synchronise(&self, is_synchronised: bool) {
-        let flag = &self.is_synchronised;
-        flag.store(is_synchronised, Ordering::Relaxed);
+    /// A time daemon sets the wall clock right: it is synchronised.
+    pub(super) fn synchronise(&self) {
+        self.wall_ahead.store(self.right_ahead, Ordering::Relaxed);
+        self.note(true);
+    }
+
+    fn note(&self, is_synchronised: bool) {
+        let change = (self.time.millis(), is_synchronised);
+        self.synchronised.lock().unwrap().push(change);
+    }
+
+    /// Whether the wall clock was synchronised at the end of that millisecond of virtual time.
+    pub(super) fn was_synchronised(&self, at: u64) -> bool {
+        let changes = self.synchronised.lock().unwrap();
+        let last = changes.iter().rev().find(|(since, _)| *since <= at);
+        last.expect("the machine was not there yet").1
     }
 
     /// How far the wall clock is ahead of virtual time, in milliseconds.
@@ -98,7 +117,7 @@ impl Clock for MachineClock {
     }
 
     fn is_synchronised(&self) -> bool {
-        self.is_synchronised.load(Ordering::Relaxed)
+        self.was_synchronised(self.time.millis())
     }
 }
 
@@ -116,10 +135,13 @@ fn boot_time_never_jumps_and_the_wall_clock_does() {
     time.advance(5);
     clock.step_wall(-3);
     let later = booted.after(Duration::from_millis(5));
+    assert!(!clock.is_synchronised() && clock.was_synchronised(14));
     assert_eq!((clock.boot_time(), clock.wall_millis()), (later, 1_002));
     let boot = clock.boot().unwrap();
     clock.reboot();
     assert_eq!((clock.boot_time(), clock.wall_millis()), (booted, 1_002));
     assert_ne!(clock.boot(), Some(boot));
     assert_eq!(clock.moment(boot, later), 15);
+    clock.synchronise();
+    assert_eq!((clock.is_synchronised(), clock.wall_millis()), (true, 1_005));
 }

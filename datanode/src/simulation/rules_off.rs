@@ -112,6 +112,7 @@ fn time_must_pass_as_it_does() {
         Rule::TimeSteady,
         Rule::TimeStored,
         Rule::WallSynchronised,
+        Rule::StoredSynchronised,
         Rule::FounderSettles,
     ] {
         missed(Off::Rule(rule), &["CLOCK-STEADY"]);

@@ -40,7 +40,7 @@ use tierkv_storage::{
     disk::{Tear, TestDisk},
     store::MemoryFile,
 };
-use tierkv_types::{Epoch, Index, ItemKey, Version};
+use tierkv_types::{Clock, Epoch, Index, ItemKey, Version};
 
 use self::{
     cached::Cached,
@@ -100,6 +100,9 @@ pub(super) struct Seen {
     /// Starts that continued from a stored time, and those of them in another boot.
     pub(super) went_on: u64,
     pub(super) in_another_boot: u64,
+    /// Those of them with a synchronised wall clock, by whether it was when the time was stored.
+    pub(super) counted: u64,
+    pub(super) corrected: u64,
 }
 
 /// Why a world failed, and its last events.
@@ -268,9 +271,8 @@ impl World {
         }
         let is_idle = !self.is_acting();
         match self.chance.below(100) {
-            // The node can't take requests yet.
-            // The node may wait for a clock.
-            0..1 if self.node.is_none() => self.scheduler.advance(10_000),
+            // The node can't take requests yet; it may wait for a clock.
+            0..1 if self.node.is_none() => self.await_clock(),
             0..18 if is_idle => self.scheduler.advance(1 + self.chance.below(40)),
             18..20 if is_idle => self.send_writes(),
             0..8 => self.send_writes(),
@@ -346,14 +348,38 @@ impl World {
         let step = self.chance.below(self.weather.wall_steps);
         self.step_wall_by(step);
         if is_cut {
-            let is_synchronised = self.chance.percent(self.weather.synchronised);
             self.machine.clock.reboot();
-            self.machine.clock.synchronise(is_synchronised);
+            if self.chance.percent(self.weather.synchronised) {
+                self.synchronise();
+            }
         }
     }
 
-    /// Sets the wall clock while the node runs.
+    /// Time passes, after which a time daemon may have set the wall clock right.
+    fn await_clock(&mut self) {
+        self.scheduler.advance(10_000);
+        if self.chance.percent(self.weather.synchronised) {
+            self.synchronise();
+        }
+    }
+
+    /// A time daemon sets the wall clock right.
+    fn synchronise(&mut self) {
+        if !self.machine.clock.is_synchronised() {
+            self.trace
+                .note(format_args!("world: the wall clock is synchronised"));
+            // No other reading is of the same millisecond.
+            self.scheduler.advance(1);
+            self.machine.clock.synchronise();
+        }
+    }
+
+    /// Sets the wall clock while the node runs: wrong, or right again.
     fn step_wall_clock(&mut self) {
+        let is_wrong = !self.machine.clock.is_synchronised();
+        if is_wrong && self.chance.percent(self.weather.synchronised) {
+            return self.synchronise();
+        }
         let step = [20, 15_000, 60_000, 3_600_000][self.chance.index(4)];
         self.trace
             .note(format_args!("world: the wall clock is set"));
@@ -361,7 +387,12 @@ impl World {
         self.step_wall_by(step);
     }
 
-    fn step_wall_by(&self, millis: u64) {
+    fn step_wall_by(&mut self, millis: u64) {
+        if millis == 0 {
+            return;
+        }
+        // No other reading is of the same millisecond.
+        self.scheduler.advance(1);
         let step = i64::try_from(millis).unwrap();
         let back = self.chance.percent(50);
         let clock = &self.machine.clock;

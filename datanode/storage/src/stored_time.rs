@@ -11,7 +11,7 @@
 //! 16      8  platform time, in milliseconds since the Unix epoch
 //! 24      8  boot-time clock, in nanoseconds
 //! 32      8  wall clock, in milliseconds since the Unix epoch
-//! 40      1  1 if the boot is known, else 0
+//! 40      1  flags: 1 if the boot is known, plus 2 if the wall clock was synchronised
 //! 41     16  id of the boot
 //! 57      8  what the time namespace adds to the boot-time clock, in nanoseconds
 //! ```
@@ -32,6 +32,8 @@ const MAGIC: [u8; 8] = *b"TIERKVPT";
 const FORMAT: u32 = 1;
 const BYTES: usize = 65;
 const FILE: &str = "platform-time";
+const BOOT_IS_KNOWN: u8 = 1;
+const IS_SYNCHRONISED: u8 = 2;
 
 fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
@@ -78,7 +80,11 @@ fn encode(reading: &TimeReading) -> Vec<u8> {
     let boot_time = u64::try_from(boot_time).unwrap_or(u64::MAX);
     bytes.extend_from_slice(&boot_time.to_le_bytes());
     bytes.extend_from_slice(&reading.wall_millis.to_le_bytes());
-    bytes.push(u8::from(reading.boot.is_some()));
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    bytes.push(
+        flag(reading.boot.is_some(), BOOT_IS_KNOWN)
+            | flag(reading.is_synchronised, IS_SYNCHRONISED),
+    );
     let boot = reading.boot.unwrap_or(Boot {
         id: [0; 16],
         offset_nanos: 0,
@@ -102,7 +108,7 @@ fn decode(bytes: &[u8]) -> Option<TimeReading> {
     let (platform, rest) = rest.split_first_chunk()?;
     let (boot_time, rest) = rest.split_first_chunk()?;
     let (wall, rest) = rest.split_first_chunk()?;
-    let (is_known, rest) = rest.split_first()?;
+    let (flags, rest) = rest.split_first()?;
     let (id, rest) = rest.split_first_chunk()?;
     let (offset, _) = rest.split_first_chunk()?;
     let boot = Boot {
@@ -112,8 +118,9 @@ fn decode(bytes: &[u8]) -> Option<TimeReading> {
     Some(TimeReading {
         platform_millis: u64::from_le_bytes(*platform),
         boot_time: BootTime::from_boot(Duration::from_nanos(u64::from_le_bytes(*boot_time))),
-        boot: (*is_known == 1).then_some(boot),
+        boot: (flags & BOOT_IS_KNOWN != 0).then_some(boot),
         wall_millis: u64::from_le_bytes(*wall),
+        is_synchronised: flags & IS_SYNCHRONISED != 0,
     })
 }
 
@@ -137,6 +144,7 @@ mod tests {
                 offset_nanos: -3,
             }),
             wall_millis: u64::MAX,
+            is_synchronised: true,
         }
     }
 
@@ -152,7 +160,15 @@ mod tests {
             boot: None,
             ..reading(6)
         };
-        for reading in [reading(5), unknown] {
+        let unsynchronised = TimeReading {
+            is_synchronised: false,
+            ..reading(7)
+        };
+        let neither = TimeReading {
+            boot: None,
+            ..unsynchronised
+        };
+        for reading in [reading(5), unknown, unsynchronised, neither] {
             write(&disk, Path::new(DIR), &reading).unwrap();
             assert_eq!(stored(&disk), Some(reading));
         }

@@ -90,6 +90,7 @@ fn a_restart_in_the_same_boot_goes_by_the_boot_time_clock() {
         boot_time: at(1_000),
         boot: boot(1),
         wall_millis: WALL,
+        is_synchronised: true,
     };
     let now = StartReading {
         boot_time: at(4_000),
@@ -118,6 +119,7 @@ fn another_boot_goes_by_a_synchronised_wall_clock_and_never_back() {
         boot_time: at(1_000_000),
         boot: boot(1),
         wall_millis: WALL,
+        is_synchronised: true,
     };
     let after = |wall| {
         let now = StartReading {
@@ -132,6 +134,26 @@ fn another_boot_goes_by_a_synchronised_wall_clock_and_never_back() {
     assert_eq!(after(None), 5_000);
 }
 
+/// The first boot had a wall clock of the year 2000, the second one has the right one.
+#[test]
+fn the_correction_of_a_wrong_wall_clock_is_no_time_that_passed() {
+    let stored = TimeReading {
+        platform_millis: WALL + 5_000,
+        boot_time: at(1_000_000),
+        boot: boot(1),
+        wall_millis: 946_684_800_000,
+        is_synchronised: false,
+    };
+    let now = |number| StartReading {
+        boot_time: at(1_002_000),
+        boot: boot(number),
+        synchronised_wall_millis: Some(WALL + MINUTE),
+    };
+    assert_eq!(time_after_restart(&stored, &now(2)), WALL + 5_000);
+    // In the same boot no wall clock is needed.
+    assert_eq!(time_after_restart(&stored, &now(1)), WALL + 7_000);
+}
+
 #[test]
 fn the_ends_of_all_ranges_are_borne() {
     let mut time = PlatformTime::going_on(at(u64::MAX / 2_000), u64::MAX);
@@ -143,6 +165,7 @@ fn the_ends_of_all_ranges_are_borne() {
         boot_time: at(0),
         boot: boot(1),
         wall_millis: 0,
+        is_synchronised: true,
     };
     let now = StartReading {
         boot_time: at(9),

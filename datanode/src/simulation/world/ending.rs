@@ -16,9 +16,9 @@ impl World {
         self.machine.coordination.set_faults(fair.coordination);
         self.machine.cache.set_faults(fair.cache);
         self.machine.store.set_faults(fair.store);
-        self.machine.clock.synchronise(true);
         self.trace
             .note(format_args!("world: nothing goes wrong any more"));
+        self.synchronise();
         if self.disk.is_cut() {
             self.crash();
         }

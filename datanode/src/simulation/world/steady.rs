@@ -74,8 +74,9 @@ impl World {
         }
     }
 
-    /// Checks that after a restart the time continues from the stored one: in the same boot by
-    /// the boot-time clock, else by a synchronised wall clock.
+    /// Checks that after a restart the time continues from the stored one by the true time that
+    /// passed: in the same boot, and in another one if the wall clock was right at both ends. Else
+    /// no time is counted.
     pub(super) fn check_time_at_start(&mut self, booted: &Booted) {
         let Some(stored) = booted.found.time.filter(|_| self.history.has_writes()) else {
             // The process ended within a second of its first write.
@@ -93,11 +94,15 @@ impl World {
             passed
         } else {
             self.seen.in_another_boot += 1;
-            let was_ahead = signed(stored.wall_millis) - signed(stored_at);
-            let stepped = clock.wall_ahead() - was_ahead;
-            match clock.is_synchronised() {
-                true => (passed + stepped).max(0),
-                false => 0,
+            match (clock.was_synchronised(stored_at), clock.is_synchronised()) {
+                (true, true) => {
+                    self.seen.counted += 1;
+                    passed
+                }
+                (was_right, is_right) => {
+                    self.seen.corrected += u64::from(is_right && !was_right);
+                    0
+                }
             }
         };
         let expected = expected(&stored, counted, booted.found.clock);

@@ -35,7 +35,7 @@ fn every_seed_keeps_the_invariants() {
         "{SEEDS} seeds in {:?}; each: {} writes acknowledged, {} of them again, {} refused, {} \
          of these judged, {} reads, {} hits, {} marks, {} lives, {} power cuts, {} expiries; in \
          all {} steps of the wall clock, {} starts from a stored time, {} of them in another \
-         boot",
+         boot, {} of these by the wall clock and {} after its correction",
         began.elapsed(),
         mean(|seen| seen.acknowledged),
         mean(|seen| seen.replays),
@@ -50,6 +50,8 @@ fn every_seed_keeps_the_invariants() {
         sum(|seen| seen.steps),
         sum(|seen| seen.went_on),
         sum(|seen| seen.in_another_boot),
+        sum(|seen| seen.counted),
+        sum(|seen| seen.corrected),
     );
     assert!(mean(|seen| seen.acknowledged) >= 200);
     for often in [
@@ -64,6 +66,8 @@ fn every_seed_keeps_the_invariants() {
         |seen: &Seen| seen.steps,
         |seen: &Seen| seen.went_on,
         |seen: &Seen| seen.in_another_boot,
+        |seen: &Seen| seen.counted,
+        |seen: &Seen| seen.corrected,
     ] {
         assert!(sum(often) > SEEDS / 4);
     }

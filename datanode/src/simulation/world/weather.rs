@@ -25,9 +25,10 @@ pub(super) struct Weather {
     pub(super) naps: u64,
     /// Steps of the wall clock between two lives, in milliseconds either way; not 0.
     pub(super) wall_steps: u64,
-    /// Steps of the wall clock within a life, of ten thousand turns.
+    /// Steps and corrections of the wall clock within a life, of ten thousand turns.
     pub(super) steps: u64,
-    /// Boots of a hundred after which the wall clock is synchronised.
+    /// Boots, waits and settings of a wrong wall clock, of a hundred, after which it is right and
+    /// synchronised.
     pub(super) synchronised: u32,
     /// The longest time between two lives, in milliseconds; not 0.
     pub(super) down: u64,
