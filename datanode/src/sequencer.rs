@@ -586,13 +586,25 @@ fn check_age(name: &RequestName, now: Version) -> Result<(), Error> {
             "the write took over two minutes to reach the data node; nothing was done by this \
              attempt",
         )),
+        // It would be accepted for longer than two minutes from its arrival.
+        RequestName::Key {
+            received_millis, ..
+        } if *received_millis > latest(now) => Err(Error::unavailable(
+            "the client coordinator's platform time is over ten seconds ahead of the master's; \
+             nothing was done, retry",
+        )),
         RequestName::Key { .. } => Ok(()),
     }
 }
 
-fn check_birth(id: &RequestId, now: Version) -> Result<(), Error> {
+/// The latest time, in milliseconds, that a request may have at `now`.
+fn latest(now: Version) -> u64 {
     let lead = u64::try_from(MAX_REQUEST_LEAD.as_millis()).unwrap_or(u64::MAX);
-    if id.birth_millis > now.millis().saturating_add(lead) {
+    now.millis().saturating_add(lead)
+}
+
+fn check_birth(id: &RequestId, now: Version) -> Result<(), Error> {
+    if id.birth_millis > latest(now) {
         return Err(Error::birth_refused(
             now.millis(),
             "the request id is born in the future; make its birth from the platform time in the \

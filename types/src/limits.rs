@@ -42,7 +42,8 @@ pub const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 /// How long a request id is remembered after its birth, in platform time. Older ids are refused, so
 /// that a forgotten request can't be applied again: `InvalidArgument`.
 pub const REQUEST_MEMORY: Duration = Duration::from_secs(120);
-/// How far a request id's birth may be ahead of platform time. Over it: `InvalidArgument`.
+/// How far a request id's birth may be ahead of platform time. Over it: `InvalidArgument`. The
+/// arrival of an attempt with an idempotency key, too. Over it: `Unavailable`.
 pub const MAX_REQUEST_LEAD: Duration = Duration::from_secs(10);
 /// Maximum connections of other tiers at one server coordinator or data node. Over it they are
 /// closed at once.

@@ -211,6 +211,27 @@ async fn a_key_is_remembered_for_two_minutes() {
     stage.stop().await;
 }
 
+/// TXN-KEYS: an arrival in the future would count as late only after more than two minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_not_received_in_the_future() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let a = key("a");
+    let ahead = |seconds: u64| RequestName::Key {
+        random: [1; 16],
+        received_millis: stage.clock.wall_millis() + seconds * 1_000,
+    };
+    let refused = stage.write(&a, increment(1), ahead(20)).await.unwrap_err();
+    assert_eq!(refused.code, Code::Unavailable, "{refused}");
+    assert_eq!(value(&stage, &a).await, None);
+    let added = stage.write(&a, increment(1), ahead(5)).await.unwrap();
+    assert!(!added.replayed);
+    // A request that was applied is answered whenever its retry was received.
+    let again = stage.write(&a, increment(1), ahead(20)).await;
+    assert_eq!(again.unwrap(), replayed(&added));
+    stage.stop().await;
+}
+
 fn increment(delta: i64) -> OperationKind {
     OperationKind::Increment { delta }
 }

@@ -57,10 +57,11 @@ impl World {
     }
 
     /// When a coordinator received an attempt that arrives at `now`: mostly just now, sometimes
-    /// so long ago that earlier attempts may be forgotten.
+    /// so long ago that earlier attempts may be forgotten, and sometimes later by its own time.
     pub(super) fn draw_received(&self, now: Version) -> u64 {
         let age = match self.chance.below(100) {
             0..4 => 115_000 + self.chance.below(60_000),
+            4..6 => return now.millis() + self.chance.below(15_000),
             _ => self.chance.below(500),
         };
         now.millis().saturating_sub(age)

@@ -303,6 +303,11 @@ impl World {
                 !is_keyed || attempt.received >= RequestId::horizon(attempt.asking.clock),
                 "I8: write {id} is applied, and an earlier attempt may be forgotten"
             );
+            let lead = u64::try_from(MAX_REQUEST_LEAD.as_millis()).unwrap();
+            assert!(
+                !is_keyed || attempt.received <= sequenced.version.millis() + lead,
+                "I8: write {id} is applied, and was received in the future"
+            );
         }
         self.check_deletes(id, &record);
         self.acknowledged = self.acknowledged.max(index);
