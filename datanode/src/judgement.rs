@@ -10,7 +10,8 @@ use bytes::Bytes;
 use tierkv_storage::{Item, Outcome};
 use tierkv_types::{
     Change, ChangeKind, Code, Condition, ConditionKind, Error, ItemKey, OperationKind, Version,
-    WriteRequest, limits::MAX_ANSWER_BYTES,
+    WriteRequest,
+    limits::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES},
 };
 
 /// What a key holds, expired or not.
@@ -133,7 +134,8 @@ pub(crate) struct Judged {
 /// # Errors
 /// `ConditionFailed`, `InvalidArgument` for an increment of no number or with an overflow,
 /// `NotFound` for a touch of an absent key, `ResourceExhausted` if the previous values don't
-/// fit one answer, and the errors of `prior`.
+/// fit one answer or the values of touched keys are over the limit of a request, and the errors of
+/// `prior`.
 pub(crate) fn judge<'a>(
     write: WriteRequest,
     now: Version,
@@ -150,7 +152,7 @@ pub(crate) fn judge<'a>(
     let mut effects = Vec::with_capacity(write.operations.len());
     let mut expiries = Vec::new();
     let mut values = Vec::new();
-    let mut previous_bytes = 0;
+    let (mut previous_bytes, mut touched_bytes) = (0, 0);
     for operation in &write.operations {
         let mut effect = Effect::default();
         if write.return_previous {
@@ -158,13 +160,7 @@ pub(crate) fn judge<'a>(
             effect.existed = held.is_some();
             effect.previous = held.map(|item| (item.value.clone(), item.version));
             previous_bytes += held.map_or(0, |item| item.value.len());
-            if previous_bytes > MAX_ANSWER_BYTES {
-                return Err(Error::exhausted(format!(
-                    "the previous values have more than {MAX_ANSWER_BYTES} bytes together, the \
-                     limit max_answer_bytes; nothing was changed: write fewer keys at once, or \
-                     without return_previous"
-                )));
-            }
+            check_previous(previous_bytes)?;
         }
         match operation.kind {
             OperationKind::Put { .. } => {}
@@ -181,6 +177,8 @@ pub(crate) fn judge<'a>(
             OperationKind::Touch { .. } => {
                 let held = live(&operation.key, Need::Value)?;
                 let held = held.ok_or_else(|| absent(&operation.key))?;
+                touched_bytes += held.value.len();
+                check_touched(touched_bytes)?;
                 values.push(held.value.clone());
             }
         }
@@ -255,6 +253,31 @@ fn shown(key: &ItemKey) -> String {
         Some(first) if letters.len() > SHOWN_CHARACTERS => format!("{first}..."),
         _ => letters,
     }
+}
+
+/// Checks that the previous values of a write fit one answer.
+fn check_previous(bytes: usize) -> Result<(), Error> {
+    if bytes <= MAX_ANSWER_BYTES {
+        return Ok(());
+    }
+    Err(Error::exhausted(format!(
+        "the previous values have more than {MAX_ANSWER_BYTES} bytes together, the limit \
+         max_answer_bytes; nothing was changed: write fewer keys at once, or without \
+         return_previous"
+    )))
+}
+
+/// Checks the bytes of the values that a write's touches log again: not more than a request could
+/// put.
+fn check_touched(bytes: usize) -> Result<(), Error> {
+    if bytes <= MAX_REQUEST_BYTES {
+        return Ok(());
+    }
+    Err(Error::exhausted(format!(
+        "a touch writes its key's value again, and the values of the touched keys have more than \
+         {MAX_REQUEST_BYTES} bytes together, the limit max_request_bytes; nothing was changed: \
+         touch fewer keys at once"
+    )))
 }
 
 /// The error of a touch of an absent key.
@@ -508,6 +531,30 @@ mod tests {
         };
         assert_eq!(ask(16), Ok(()));
         assert_eq!(ask(17).unwrap_err().code, Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn touched_values_are_at_most_what_a_request_can_put() {
+        let large = PriorValue::Held(Item {
+            version: Version::from_bits(1),
+            expires: None,
+            value: vec![7; 1 << 20].into(),
+        });
+        let touch = || OperationKind::Touch { ttl: None };
+        let ask = |keys: usize, other: OperationKind| {
+            let names: Vec<String> = (0..keys).map(|nth| format!("k{nth}")).collect();
+            let operations = names.iter().map(|name| (name.as_str(), touch()));
+            let operations = operations.chain([("other", other)]).collect();
+            let asking = write(&[], operations);
+            judge(asking, Version::from_bits(10), |_, need| large.item(need)).map(|_| ())
+        };
+        assert_eq!(ask(4, put()), Ok(()));
+        assert_eq!(ask(3, touch()), Ok(()));
+        for refused in [ask(5, put()), ask(4, touch())] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.code, Code::ResourceExhausted);
+            assert!(error.message.contains("max_request_bytes"), "{error}");
+        }
     }
 
     #[test]

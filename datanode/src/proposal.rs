@@ -67,4 +67,6 @@ pub(crate) struct Verdicts {
     pub(crate) pending: Vec<PendingAnswers>,
     /// Proposals that depend on rows of the store: load the rows and propose again.
     pub(crate) unknown: Vec<Proposal>,
+    /// Proposals that the log's queue has no room for: wait for room and propose again.
+    pub(crate) waiting: Vec<Proposal>,
 }

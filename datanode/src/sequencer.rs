@@ -63,6 +63,13 @@ struct Moment {
     platform: u64,
 }
 
+/// The records of some proposals, to be logged together.
+struct Batch {
+    records: Vec<Arc<Record>>,
+    /// Bytes of records that the log still takes before writers have to wait.
+    room: u64,
+}
+
 /// The answer to a proposal, and the last appended record that it depends on; zero: none.
 struct Judgement {
     answer: Answer,
@@ -198,9 +205,10 @@ impl Sequencer {
         queued.map(drop).map_err(|error| error.to_error())
     }
 
-    /// Judges writes, in order. Each is refused, gets its index in the log, or is returned
-    /// because what its keys hold is neither in memory nor in `rows`. Those with an index are
-    /// logged together.
+    /// Judges writes, in order. Each is refused, gets its index in the log, or is returned:
+    /// because what its keys hold is neither in memory nor in `rows`, or because the log's queue
+    /// is full. How much a write logs is known only once it is judged: a touch logs its key's
+    /// value. Those with an index are logged together.
     pub(crate) fn propose(&self, proposals: Vec<Proposal>, rows: &Rows) -> Verdicts {
         // Before the time is read, so that the clock does not step between version and expiry.
         self.time.settle();
@@ -212,23 +220,31 @@ impl Sequencer {
         };
         let mut verdicts = Verdicts::default();
         let mut judgements = Vec::with_capacity(proposals.len());
-        let mut records = Vec::with_capacity(proposals.len());
         let mut state = self.lock();
+        // Under the lock: frames that waited for room together must not fill it together.
+        let mut batch = Batch {
+            records: Vec::with_capacity(proposals.len()),
+            room: self.storage.log_room(),
+        };
         let before = state.replica.last();
         for proposal in proposals {
             if proposal.deadline <= moment.now {
                 judgements.push(Judgement::late(&proposal));
                 continue;
             }
+            if batch.room == 0 {
+                verdicts.waiting.push(proposal);
+                continue;
+            }
             match self.priors(&state, &proposal.write, rows) {
                 Some(priors) => {
-                    let judgement = self.judge(&mut state, proposal, &priors, moment, &mut records);
+                    let judgement = self.judge(&mut state, proposal, &priors, moment, &mut batch);
                     judgements.push(judgement);
                 }
                 None => verdicts.unknown.push(proposal),
             }
         }
-        let queued = self.storage.append(records);
+        let queued = self.storage.append(batch.records);
         if let Err(error) = &queued {
             // The log takes all records or none, and it took none.
             if !self.rules.lack(Rule::RefusedTakenBack) {
@@ -297,15 +313,11 @@ impl Sequencer {
         proposal: Proposal,
         priors: &Priors,
         moment: Moment,
-        records: &mut Vec<Arc<Record>>,
+        batch: &mut Batch,
     ) -> Judgement {
         let (id, deadline) = (proposal.id, proposal.deadline);
         let mut depends_on = Index::ZERO;
-        let sequenced = self.sequence(state, proposal, priors, moment, &mut depends_on);
-        let result = sequenced.map(|(answer, record)| {
-            records.extend(record);
-            answer
-        });
+        let result = self.sequence(state, proposal, priors, moment, batch, &mut depends_on);
         let answer = Answer {
             id,
             deadline,
@@ -314,16 +326,18 @@ impl Sequencer {
         Judgement { answer, depends_on }
     }
 
-    /// The answer to a write, and its record if it is to be logged. `depends_on` is set to that
-    /// record's index, else to the index of the last appended record that the answer depends on.
+    /// The answer to a write; its record, if it is to be logged, goes to `batch`. `depends_on` is
+    /// set to that record's index, else to the index of the last appended record that the answer
+    /// depends on.
     fn sequence(
         &self,
         state: &mut State,
         proposal: Proposal,
         priors: &Priors,
         moment: Moment,
+        batch: &mut Batch,
         depends_on: &mut Index,
-    ) -> Result<(Sequenced, Option<Arc<Record>>), Error> {
+    ) -> Result<Sequenced, Error> {
         let (write, fingerprint) = (proposal.write, proposal.fingerprint);
         // Also for a refusal: only a master may give one.
         let is_master = state.replica.confirm(moment.boot_time);
@@ -332,7 +346,7 @@ impl Sequencer {
         }
         if let Some((index, outcome)) = self.outcome(state, write.name.random()) {
             *depends_on = index;
-            return Ok((repeated(&write, fingerprint, &outcome)?, None));
+            return repeated(&write, fingerprint, &outcome);
         }
         let clock = self.cluster_clock.now(moment.platform);
         if !self.rules.lack(Rule::BirthsChecked) {
@@ -348,10 +362,6 @@ impl Sequencer {
                 None => priors.get(key).map_or(Ok(None), |prior| prior.item(need)),
             }
         })?;
-        let position = state
-            .replica
-            .propose(moment.boot_time)
-            .map_err(not_master)?;
         let version = self.cluster_clock.tick(moment.platform);
         let (changes, effects) = judged.at(version);
         let payload = Payload::Write(Write {
@@ -359,13 +369,19 @@ impl Sequencer {
             fingerprint,
             changes,
         });
+        // Before it has an index: the log would refuse the whole batch with it.
+        let bytes = self.storage.check_record(&payload);
+        let bytes = bytes.map_err(|error| error.to_error())?;
+        let position = (state.replica.propose(moment.boot_time)).map_err(not_master)?;
         *depends_on = position.index;
-        let answer = Sequenced {
+        batch.room = batch.room.saturating_sub(bytes);
+        let record = state.append(position, version, payload);
+        batch.records.push(record);
+        Ok(Sequenced {
             version,
             effects,
             replayed: false,
-        };
-        Ok((answer, Some(state.append(position, version, payload))))
+        })
     }
 
     /// The appended state, which writes are judged against.

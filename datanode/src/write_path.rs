@@ -36,6 +36,8 @@ enum Step {
     Answered,
     /// Rows were read for these proposals, or reading failed.
     Loaded(Vec<Proposal>, Result<Rows, Error>),
+    /// There is room for these proposals.
+    HasRoom(Vec<Proposal>),
 }
 
 impl WritePath {
@@ -49,8 +51,8 @@ impl WritePath {
         self.finish(verdicts, answers).await;
     }
 
-    /// Waits until the memory tier has room (backpressure from a slow disk), and returns the
-    /// writes whose deadlines have not passed.
+    /// Waits until the memory tier and the log have room (backpressure from a slow disk), and
+    /// returns the writes whose deadlines have not passed.
     async fn await_room(
         &self,
         mut proposals: Vec<Proposal>,
@@ -91,7 +93,8 @@ impl WritePath {
         Step::Answered
     }
 
-    /// Sends answers when they are ready, and judges unknown proposals once their rows are read.
+    /// Sends answers when they are ready. Judges unknown proposals once their rows are read, and
+    /// others once the log has room for them; rows are not held meanwhile.
     async fn finish(&self, verdicts: Verdicts, answers: &impl Answers) {
         let mut steps: FuturesUnordered<BoxFuture<'_, Step>> = FuturesUnordered::new();
         let mut next = Some(verdicts);
@@ -101,11 +104,12 @@ impl WritePath {
                     settled,
                     pending,
                     unknown,
+                    waiting,
                 } = verdicts;
                 if !settled.is_empty() {
                     answers.give(settled).await;
                 }
-                let is_all = unknown.is_empty() && steps.is_empty();
+                let is_all = unknown.is_empty() && waiting.is_empty() && steps.is_empty();
                 if is_all && pending.len() <= 1 {
                     // Nearly always: nothing to load, only waits for commits.
                     for pending in pending {
@@ -122,10 +126,19 @@ impl WritePath {
                 if !unknown.is_empty() {
                     steps.push(Box::pin(self.load(unknown, answers)));
                 }
+                if !waiting.is_empty() {
+                    steps.push(Box::pin(async {
+                        Step::HasRoom(self.await_room(waiting, answers).await)
+                    }));
+                }
             }
             match steps.next().await {
                 None => return,
                 Some(Step::Answered) => {}
+                Some(Step::HasRoom(proposals)) if proposals.is_empty() => {}
+                Some(Step::HasRoom(proposals)) => {
+                    next = Some(self.sequencer.propose(proposals, &Rows::default()));
+                }
                 Some(Step::Loaded(proposals, Ok(rows))) => {
                     next = Some(self.sequencer.propose(proposals, &rows));
                 }

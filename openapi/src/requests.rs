@@ -284,7 +284,8 @@ pub struct IncrementOperation {
 }
 
 /// Sets when a key expires, and keeps its value: `key` or `key_base64`. If the key is absent, the
-/// whole batch is refused.
+/// whole batch is refused (404). It is also refused (429) if the values of all touched keys have
+/// more than 4 MiB together.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TouchOperation {

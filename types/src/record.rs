@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub use self::{
-    codec::{decode, encode, encoded_len},
+    codec::{decode, encode, encoded_len, encoded_len_with},
     header::{
         DecodeError, FORMAT, MAX_RECORD_BYTES, OLDEST_FORMAT, RecordHeader,
         is_whole_but_for_its_length,

@@ -143,5 +143,8 @@ fn boot_time_never_jumps_and_the_wall_clock_does() {
     assert_ne!(clock.boot(), Some(boot));
     assert_eq!(clock.moment(boot, later), 15);
     clock.synchronise();
-    assert_eq!((clock.is_synchronised(), clock.wall_millis()), (true, 1_005));
+    assert_eq!(
+        (clock.is_synchronised(), clock.wall_millis()),
+        (true, 1_005)
+    );
 }

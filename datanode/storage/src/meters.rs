@@ -6,6 +6,7 @@ use crate::StorageError;
 pub(crate) const PINNED: &str = "pinned_limit_bytes";
 pub(crate) const REQUESTS: &str = "remembered_requests";
 pub(crate) const LOG_QUEUE: &str = "log_queue_bytes";
+pub(crate) const MAX_RECORD: &str = "max_record_bytes";
 const DISK_SPACE: &str = "disk_space";
 const DESCRIPTORS: &str = "descriptors";
 
@@ -39,7 +40,7 @@ pub(crate) fn show() {
         metrics::counter!(WAITS, "limit" => limit).increment(0);
         metrics::counter!(REFUSALS, "limit" => limit).increment(0);
     }
-    for limit in [DISK_SPACE, DESCRIPTORS] {
+    for limit in [MAX_RECORD, DISK_SPACE, DESCRIPTORS] {
         metrics::counter!(REFUSALS, "limit" => limit).increment(0);
     }
 }

@@ -28,6 +28,11 @@ impl Steps {
         self.writer.step() != Turn::Idle
     }
 
+    /// Lets the log be full, except for the record that opens a term; or lets it have space again.
+    pub fn run_short(&self, is_short: bool) {
+        self.writer.run_short(is_short);
+    }
+
     /// The task that takes the checkpoints; `None` after the first call.
     pub fn take_checkpoints(&mut self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         self.checkpoints.take()

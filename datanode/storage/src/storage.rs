@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use tierkv_types::{
-    Epoch, Index, ItemKey, ItemRange, Position, Record, RequestId, TimeReading, Version,
+    Epoch, Index, ItemKey, ItemRange, Payload, Position, Record, RequestId, TimeReading, Version,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -201,12 +201,11 @@ impl Storage {
             stored.as_mut().enable();
             written.as_mut().enable();
             let reached = self.core.limit_reached();
-            let reached = reached.or_else(|| (!queue.has_room()).then_some(meters::LOG_QUEUE));
-            let is_short = self.core.shortage().is_some();
+            let reached = reached.or_else(|| (queue.room() == 0).then_some(meters::LOG_QUEUE));
             let Some(limit) = reached else {
                 break;
             };
-            if is_short || queue.is_over() || self.core.failure.get().is_some() {
+            if self.is_refusing() {
                 break;
             }
             waiting.get_or_insert_with(|| Waiting::on(limit));
@@ -219,6 +218,33 @@ impl Storage {
         if let Some(waiting) = waiting {
             waiting.done();
         }
+    }
+
+    /// Whether `append` returns an error whatever it is given, so that nobody may wait for room.
+    fn is_refusing(&self) -> bool {
+        let core = &self.core;
+        core.failure.get().is_some()
+            || core.log.queue().is_over()
+            || (core.shortage().is_some() && !core.has_room())
+    }
+
+    /// Bytes of records that may be appended now before writers have to wait for
+    /// [`Storage::room`]. Without bound if `append` returns an error instead.
+    #[must_use]
+    pub fn log_room(&self) -> u64 {
+        match self.is_refusing() {
+            true => u64::MAX,
+            false => self.core.log.queue().room(),
+        }
+    }
+
+    /// The bytes that a record with this payload takes in the log.
+    ///
+    /// # Errors
+    /// `Exhausted` if that is over the limit of a record, `max_record_bytes`.
+    pub fn check_record(&self, payload: &Payload) -> Result<u64, StorageError> {
+        let checked = self.core.log.queue().check_record(payload);
+        checked.inspect_err(meters::refused)
     }
 
     /// Applies committed records in order: their effects are visible on return.

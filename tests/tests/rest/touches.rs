@@ -6,6 +6,7 @@ use tierkv_tests::{
     ephemeral::Ephemeral,
     http::{Response, send_raw},
 };
+use tierkv_types::limits::MAX_VALUE_BYTES;
 
 use crate::{PATIENCE, call, get, post, problem, put, send};
 
@@ -138,4 +139,31 @@ async fn an_invalid_touch_is_refused() {
                    transfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     let response = send_raw(&platform.rest, chunks).await;
     version(&response.unwrap());
+}
+
+/// A touch writes the value again, so a batch of them is bounded, and others do not suffer from
+/// one that is refused.
+#[tokio::test]
+async fn a_batch_touches_at_most_4_mib_of_values() {
+    let platform = Ephemeral::start().await.unwrap();
+    let large = vec![b'v'; MAX_VALUE_BYTES];
+    for nth in 0..5 {
+        put(&platform, &format!("/v1/kv/default/large-{nth}"), &large).await;
+    }
+    let batch = |count: usize| {
+        let touches = (0..count)
+            .map(|nth| json!({"touch": {"key": format!("large-{nth}"), "ttl_ms": 60_000}}));
+        json!({"operations": touches.collect::<Vec<_>>()})
+    };
+    let (five, four) = (batch(5), batch(4));
+    let (refused, other) = tokio::join!(
+        post(&platform, "/v1/write", &five),
+        send(&platform, "PUT", KEY, &[], b"v"),
+    );
+    let words = problem(&refused, 429, "ResourceExhausted").detail;
+    assert!(words.contains("max_request_bytes"), "{words}");
+    assert_eq!(other.status, 200, "{other:?}");
+    let kept = get(&platform, "/v1/kv/default/large-0").await;
+    assert_eq!(kept.header("tierkv-expires-at-ms"), None);
+    version(&post(&platform, "/v1/write", &four).await);
 }

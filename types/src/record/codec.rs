@@ -76,7 +76,13 @@ const MIN_CHANGE_BYTES: usize = 1 + 2 + 3;
 /// The number of bytes that [`encode`] appends for `record`.
 #[must_use]
 pub fn encoded_len(record: &Record) -> usize {
-    let body = match &record.payload {
+    encoded_len_with(&record.payload)
+}
+
+/// The number of bytes that [`encode`] appends for a record with this payload.
+#[must_use]
+pub fn encoded_len_with(payload: &Payload) -> usize {
+    let body = match payload {
         Payload::Noop => 0,
         Payload::Write(write) => WRITE_HEADER_BYTES + changes_len(&write.changes),
         Payload::Expire(changes) => changes_len(changes),

@@ -18,6 +18,8 @@ pub(super) struct Weather {
     pub(super) coordination: CoordinationFaults,
     pub(super) cache: CacheFaults,
     pub(super) store: StoreFaults,
+    /// Steps of the log of a hundred after which it is full for a moment.
+    pub(super) log_full: u32,
     /// Lives of a hundred that end with a power cut.
     pub(super) power_cuts: u32,
     /// Of ten thousand turns: ends of the process, and long idle times.
@@ -39,6 +41,7 @@ impl Weather {
         coordination: CoordinationFaults::NONE,
         cache: CacheFaults::NONE,
         store: StoreFaults::NONE,
+        log_full: 0,
         power_cuts: 0,
         kills: 0,
         naps: 0,
@@ -75,6 +78,7 @@ impl Weather {
                 full: one(&[0, 5, 30]),
                 pace: pace(),
             },
+            log_full: one(&[0, 5, 30]),
             power_cuts: one(&[0, 50, 90]),
             kills: one(&[0, 3, 8]).into(),
             naps: one(&[0, 1, 4]).into(),

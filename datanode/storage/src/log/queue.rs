@@ -5,14 +5,14 @@ use std::{
     time::Duration,
 };
 
-use tierkv_types::{Index, Record, record};
+use tierkv_types::{Index, Payload, Record, record};
 use tokio::sync::Notify;
 
 use super::{
     LOG_QUEUE_BYTES, LOG_QUEUE_LIMIT_BYTES,
     segment::{LogPlace, SEGMENT_HEADER_BYTES},
 };
-use crate::{StorageError, locked, state::Progress};
+use crate::{StorageError, locked, meters, state::Progress};
 
 /// Records to be written together.
 #[derive(Debug, Default)]
@@ -156,14 +156,7 @@ impl Queue {
         }
         let mut bytes = 0;
         for record in &records {
-            let length = record::encoded_len(record) as u64;
-            if length > self.record_limit {
-                return Err(StorageError::Exhausted {
-                    limit: "max_record_bytes",
-                    bytes: self.record_limit,
-                });
-            }
-            bytes += length;
+            bytes += self.check_record(&record.payload)?;
         }
         let mut state = locked(&self.state);
         state.check_room(bytes)?;
@@ -178,11 +171,29 @@ impl Queue {
         Ok(Queued(Some(Arc::clone(self))))
     }
 
-    /// Whether writers may add to the queue without waiting. True also if there is no next
-    /// segment: writers then get an error instead of waiting forever.
-    pub(crate) fn has_room(&self) -> bool {
+    /// Bytes that writers may add to the queue before they have to wait. Without bound if there is
+    /// no next segment: writers then get an error instead of waiting forever.
+    pub(crate) fn room(&self) -> u64 {
         let state = locked(&self.state);
-        state.pending.bytes < LOG_QUEUE_BYTES as u64 || state.shortage.is_some()
+        match state.shortage {
+            Some(_) => u64::MAX,
+            None => (LOG_QUEUE_BYTES as u64).saturating_sub(state.pending.bytes),
+        }
+    }
+
+    /// The bytes that a record with this payload adds to the queue.
+    ///
+    /// # Errors
+    /// `Exhausted` if that is more than a record may have.
+    pub(crate) fn check_record(&self, payload: &Payload) -> Result<u64, StorageError> {
+        let bytes = record::encoded_len_with(payload) as u64;
+        if bytes > self.record_limit {
+            return Err(StorageError::Exhausted {
+                limit: meters::MAX_RECORD,
+                bytes: self.record_limit,
+            });
+        }
+        Ok(bytes)
     }
 
     /// Whether no more records are accepted.
@@ -257,6 +268,18 @@ impl Queue {
     pub(super) fn try_next(&self, batch: &mut Batch) -> Option<Work> {
         batch.clear();
         locked(&self.state).work(batch)
+    }
+
+    /// Lets the log seem full, so that all records but the one that opens a term are refused
+    /// from now on; or lets it have space again.
+    #[cfg(any(test, feature = "conformance"))]
+    pub(crate) fn run_short(&self, is_short: bool) {
+        let mut state = locked(&self.state);
+        let opening = record::encoded_len_with(&Payload::Noop) as u64;
+        state.left = state.pending.bytes + state.writing + opening;
+        state.shortage = is_short.then(|| StorageError::NoSpace {
+            file: "the next segment".into(),
+        });
     }
 
     /// Waits for a release, another change, or `pause` at most.

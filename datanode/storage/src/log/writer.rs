@@ -170,6 +170,12 @@ impl LogWriter {
         work.map_or(Turn::Idle, |work| self.turn(work))
     }
 
+    /// Lets the log seem full, or lets it have space again.
+    #[cfg(any(test, feature = "conformance"))]
+    pub(crate) fn run_short(&self, is_short: bool) {
+        self.queue.run_short(is_short);
+    }
+
     fn turn(&mut self, work: Work) -> Turn {
         let done = match work {
             Work::Write => self.commit(),
