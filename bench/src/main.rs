@@ -3,11 +3,12 @@
 //! Reading order: [`cell`] (what is measured), [`stage`] (the systems, started and loaded),
 //! [`rounds`] (A B A B), [`memory`] and [`steady`] (the two cells that are not rates),
 //! [`cost`], [`footprint`] and [`metrics_page`] (measurements of a server from outside),
-//! [`verdict`] (the result of a cell), [`report`], [`plot`]. The peers' clients are
+//! [`cell_report`] (the result of a cell), [`report`], [`plot`]. The peers' clients are
 //! [`echo`], [`etcd`] and [`redis`]. [`baseline`] compares two builds of the platform.
 
 mod baseline;
 mod cell;
+mod cell_report;
 mod cost;
 mod echo;
 mod etcd;
@@ -20,7 +21,6 @@ mod report;
 mod rounds;
 mod stage;
 mod steady;
-mod verdict;
 
 use std::{fmt, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -33,10 +33,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cell::Cell,
+    cell_report::{CellReport, Figures, RateFigures},
     report::{LEAST_ROUNDS, Report},
     rounds::measure,
     stage::{Settings, Stage},
-    verdict::{Figures, RateFigures, Verdict},
 };
 
 /// The generator allocates for every operation, so glibc's allocator would be part of the
@@ -191,7 +191,7 @@ async fn measured(run: &Run) -> Result<ExitCode, Failure> {
     }
     let cells = chosen(named, run.full);
     let mut stage = Stage::new(settings);
-    let mut verdicts = Vec::new();
+    let mut reports = Vec::new();
     for cell in cells {
         note(format_args!(
             "{cell}: {} against {}",
@@ -202,7 +202,7 @@ async fn measured(run: &Run) -> Result<ExitCode, Failure> {
         if let Err(failure) = &figures {
             note(format_args!("{cell} could not be measured: {failure}"));
         }
-        verdicts.push(Verdict::new(cell, figures.map_err(|failure| failure.0)));
+        reports.push(CellReport::new(cell, figures.map_err(|failure| failure.0)));
     }
     let report = Report {
         cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -210,7 +210,7 @@ async fn measured(run: &Run) -> Result<ExitCode, Failure> {
         shape: settings.shape.name(),
         rounds: run.rounds(),
         seconds_a_part: settings.duration.as_secs_f64(),
-        cells: verdicts,
+        cells: reports,
     };
     write!(std::io::stdout().lock(), "{}", report.table()).map_err(Failure::of)?;
     report.write(&run.output)?;
@@ -218,7 +218,7 @@ async fn measured(run: &Run) -> Result<ExitCode, Failure> {
         "figures and plots are in {}",
         run.output.display()
     ));
-    Ok(if report.cells.iter().all(Verdict::is_measured) {
+    Ok(if report.cells.iter().all(CellReport::is_measured) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -8,8 +8,8 @@
 //! during its load. The report also has the absolute sizes after both.
 //!
 //! A second reading, in which the platform must not read its files, shows that all records are
-//! in the memory tier. A data node checks all its files a minute after its start, and the
-//! buffers of that check would count too, so a round that takes longer is repeated.
+//! in the memory tier. A data node checks all its files ten minutes after its start, and
+//! the buffers of that check would count too, so a round that takes longer is repeated.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ pub(crate) struct MemoryFigures {
     /// Compared with an empty platform.
     pub(crate) ours_bytes_a_record_over_empty: f64,
     pub(crate) ratio_over_empty: f64,
-    pub(crate) bound: String,
+    pub(crate) details: String,
     pub(crate) records: u64,
     pub(crate) payload_bytes_a_record: u64,
     pub(crate) memory_rounds: Vec<MemoryRound>,
@@ -112,12 +112,12 @@ impl MemoryFigures {
             greatest_ratio: ratios().fold(f64::NEG_INFINITY, f64::max),
             ours_bytes_a_record_over_empty: median(rounds.iter().map(over_empty)),
             ratio_over_empty: median(ratios_over_empty),
-            bound: String::new(),
+            details: String::new(),
             records,
             payload_bytes_a_record: (key + value) as u64,
             memory_rounds: rounds,
         };
-        figures.bound = figures.words();
+        figures.details = figures.details();
         figures
     }
 
@@ -133,7 +133,7 @@ impl MemoryFigures {
     }
 
     #[allow(clippy::cast_precision_loss)]
-    fn words(&self) -> String {
+    fn details(&self) -> String {
         let mib = |size: fn(&MemoryRound) -> u64| {
             let bytes = median(self.memory_rounds.iter().map(|round| size(round) as f64));
             bytes / f64::from(1 << 20)
@@ -284,15 +284,15 @@ mod tests {
             (1.0, 0.8, 1.2)
         );
         assert_eq!(figures.series()[0], [400.0, 320.0, 480.0]);
-        let words = &figures.bound;
-        assert!(words.contains("260 B of key and value"), "{words}");
+        let details = &figures.details;
+        assert!(details.contains("260 B of key and value"), "{details}");
         assert!(
-            words.contains("ours 30 MiB before and 430 after"),
-            "{words}"
+            details.contains("ours 30 MiB before and 430 after"),
+            "{details}"
         );
-        assert!(words.contains("(used_memory 390)"), "{words}");
+        assert!(details.contains("(used_memory 390)"), "{details}");
         let strict = "over an empty platform of 10 MiB it takes 420 B a record, a ratio of 1.05";
-        assert!(words.contains(strict), "{words}");
+        assert!(details.contains(strict), "{details}");
     }
 
     #[tokio::test]

@@ -6,10 +6,10 @@ use serde::Serialize;
 use tierkv_workload::Failure;
 
 use crate::{
+    cell_report::{CellReport, Figures, Outcome, RateFigures},
     plot::Rounds,
     rounds::{Part, RoundPair},
     steady,
-    verdict::{End, Figures, RateFigures, Verdict},
 };
 
 /// With fewer rounds than this, the result is only a quick look.
@@ -17,7 +17,7 @@ pub(crate) const LEAST_ROUNDS: u64 = 5;
 
 /// The whole run.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Report<C = Verdict> {
+pub(crate) struct Report<C = CellReport> {
     pub(crate) cores: usize,
     pub(crate) keys: u64,
     pub(crate) shape: &'static str,
@@ -29,15 +29,7 @@ pub(crate) struct Report<C = Verdict> {
 impl Report {
     /// The table, for people.
     pub(crate) fn table(&self) -> String {
-        let heads = [
-            "cell",
-            "ours",
-            "peer",
-            "ratio",
-            "wanted",
-            "met",
-            "bound now by",
-        ];
+        let heads = ["cell", "ours", "peer", "ratio", "wanted", "met", "details"];
         let mut rows = vec![heads.map(str::to_owned)];
         rows.extend(self.cells.iter().map(row_of));
         let mut table = format!(
@@ -54,10 +46,10 @@ impl Report {
     /// Writes `report.json` and the plots into `folder`.
     pub(crate) fn write(&self, folder: &Path) -> Result<(), Failure> {
         write_json(self, folder)?;
-        for verdict in &self.cells {
-            if let End::Measured { figures, .. } = &verdict.end {
-                let path = folder.join(format!("{}.svg", verdict.cell));
-                plot(verdict, figures, &path)
+        for cell in &self.cells {
+            if let Outcome::Measured { figures, .. } = &cell.outcome {
+                let path = folder.join(format!("{}.svg", cell.cell));
+                plot(cell, figures, &path)
                     .map_err(|error| Failure(format!("plotting {}: {error}", path.display())))?;
             }
         }
@@ -96,25 +88,25 @@ pub(crate) fn aligned<const N: usize>(rows: &[[String; N]], right: &[usize]) -> 
     lines
 }
 
-fn row_of(verdict: &Verdict) -> [String; 7] {
-    let goal = verdict.goal.to_string();
-    let cell = verdict.cell.to_owned();
-    match &verdict.end {
-        End::Measured { met, figures } => {
-            let words = figures.words();
+fn row_of(report: &CellReport) -> [String; 7] {
+    let goal = report.goal.to_string();
+    let cell = report.cell.to_owned();
+    match &report.outcome {
+        Outcome::Measured { met, figures } => {
+            let text = figures.table_text();
             let met = if *met { "yes" } else { "no" }.to_owned();
             [
                 cell,
-                words.ours,
-                words.peer,
-                words.ratio,
+                text.ours,
+                text.peer,
+                text.ratio,
                 goal,
                 met,
                 // The message of a failure may have several lines.
-                words.bound.replace('\n', " | "),
+                text.details.replace('\n', " | "),
             ]
         }
-        End::NotMeasured { reason } => [
+        Outcome::NotMeasured { reason } => [
             cell,
             "-".to_owned(),
             "-".to_owned(),
@@ -128,7 +120,7 @@ fn row_of(verdict: &Verdict) -> [String; 7] {
 }
 
 fn plot(
-    verdict: &Verdict,
+    report: &CellReport,
     figures: &Figures,
     path: &Path,
 ) -> Result<(), Box<dyn std::error::Error>> {
@@ -137,11 +129,11 @@ fn plot(
         Figures::Memory(figures) => ("resident bytes a record", figures.series()),
         Figures::Steady(figures) => return steady::plot::plot(figures, path),
     };
-    let (cell, ratio, goal) = (verdict.cell, figures.words().ratio, verdict.goal);
+    let (cell, ratio, goal) = (report.cell, figures.table_text().ratio, report.goal);
     Rounds {
         title: format!("{cell}: ratio {ratio}, wanted {goal}"),
         unit,
-        sides: [(verdict.work, ours), (verdict.peer, peer)],
+        sides: [(report.work, ours), (report.peer, peer)],
     }
     .draw(path)
 }
@@ -183,8 +175,8 @@ mod tests {
             rounds: 5,
             seconds_a_part: 3.0,
             cells: vec![
-                Verdict::new(Cell::HitUnary, Ok(Figures::Rates(RateFigures::new(rounds)))),
-                Verdict::new(Cell::PutOne, Err("etcd ended\nwith words".to_owned())),
+                CellReport::new(Cell::HitUnary, Ok(Figures::Rates(RateFigures::new(rounds)))),
+                CellReport::new(Cell::PutOne, Err("etcd ended\nwith words".to_owned())),
             ],
         }
     }

@@ -7,8 +7,8 @@ use tierkv_workload::Failure;
 
 use super::pairs::{First, Pairs};
 use crate::{
+    cell_report::RateFigures,
     rounds::{Part, RoundPair, median},
-    verdict::RateFigures,
 };
 
 /// The ratios of all pairs: the median and the range.

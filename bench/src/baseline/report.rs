@@ -31,13 +31,13 @@ pub(crate) struct Comparison {
     work: &'static str,
     peer: &'static str,
     #[serde(flatten)]
-    end: End,
+    outcome: Outcome,
 }
 
 /// The result of a cell.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "snake_case", tag = "end")]
-enum End {
+#[serde(rename_all = "snake_case", tag = "outcome")]
+enum Outcome {
     /// It was measured.
     Measured(Box<BaselineFigures>),
     /// It was not measured, for this reason.
@@ -50,21 +50,21 @@ impl Comparison {
             cell: cell.name(),
             work: cell.work(),
             peer: "the baseline",
-            end: match figures {
-                Ok(figures) => End::Measured(Box::new(figures)),
-                Err(reason) => End::NotMeasured { reason },
+            outcome: match figures {
+                Ok(figures) => Outcome::Measured(Box::new(figures)),
+                Err(reason) => Outcome::NotMeasured { reason },
             },
         }
     }
 
     pub(crate) const fn is_measured(&self) -> bool {
-        matches!(self.end, End::Measured(_))
+        matches!(self.outcome, Outcome::Measured(_))
     }
 
     fn row(&self) -> [String; 8] {
         let cell = self.cell.to_owned();
-        match &self.end {
-            End::Measured(figures) => [
+        match &self.outcome {
+            Outcome::Measured(figures) => [
                 cell,
                 figures.rate_words(),
                 figures.cpu_words(),
@@ -74,7 +74,7 @@ impl Comparison {
                 format!("{:.2} us", figures.peer_server_micros),
                 figures.window_words(),
             ],
-            End::NotMeasured { reason } => {
+            Outcome::NotMeasured { reason } => {
                 // A reason may contain the end of a server's log.
                 let words = format!("NOT MEASURED: {}", reason.replace('\n', " | "));
                 let none = || "-".to_owned();
@@ -130,7 +130,7 @@ impl BaselineReport {
     fn write(&self, folder: &Path) -> Result<(), Failure> {
         write_json(self, folder)?;
         for comparison in &self.report.cells {
-            if let End::Measured(figures) = &comparison.end {
+            if let Outcome::Measured(figures) = &comparison.outcome {
                 let path = folder.join(format!("{}.svg", comparison.cell));
                 plot(comparison.cell, figures, &path)
                     .map_err(|error| Failure(format!("plotting {}: {error}", path.display())))?;
@@ -210,9 +210,9 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["baseline"], "/releases/tierkv");
         assert_eq!(json["rounds"], 15);
-        assert_eq!(json["cells"][0]["end"], "measured");
+        assert_eq!(json["cells"][0]["outcome"], "measured");
         assert_eq!(json["cells"][0]["server_cpu_ratio"], 0.8);
-        assert_eq!(json["cells"][1]["end"], "not_measured");
+        assert_eq!(json["cells"][1]["outcome"], "not_measured");
         assert_eq!(json["cells"][1]["reason"], "the baseline ended\nat once");
         assert!(folder.join("hit-unary.svg").exists());
         assert!(!folder.join("put-one.svg").exists());

@@ -50,7 +50,7 @@ pub(crate) struct SteadyFigures {
     pub(crate) resident: Bound,
     pub(crate) log: Bound,
     pub(crate) store: Bound,
-    pub(crate) bound: String,
+    pub(crate) details: String,
     pub(crate) samples: Vec<Sample>,
 }
 
@@ -110,10 +110,10 @@ impl SteadyFigures {
             resident: Bound::of_growth(&samples, |sample| sample.resident_bytes),
             log: log_bound(&samples),
             store: Bound::of_growth(&samples, |sample| sample.store_bytes),
-            bound: String::new(),
+            details: String::new(),
             samples,
         };
-        figures.bound = figures.words();
+        figures.details = figures.details();
         Ok(figures)
     }
 
@@ -122,9 +122,9 @@ impl SteadyFigures {
         self.failures == 0 && self.resident.holds && self.log.holds && self.store.holds
     }
 
-    fn words(&self) -> String {
+    fn details(&self) -> String {
         let millis = |micros: f64| micros / 1e3;
-        let mut words = format!(
+        let mut details = format!(
             "cliff factor {:.1} (p99 {:.1} ms in the worst 10 s, to {:.0} s; {:.1} ms in the \
              median ones, p50 {:.1}), longest write {:.0} ms, longest silence {:.0} ms (at {:.0} \
              s), {} of {} seconds under half the median rate; resident {}, log {}, store {}",
@@ -143,15 +143,15 @@ impl SteadyFigures {
             self.store.words(),
         );
         if let Some(failure) = &self.first_failure {
-            words += &format!(
+            details += &format!(
                 "; {} writes failed, the first with: {failure}",
                 self.failures
             );
         }
         if self.quick_look {
-            words += &format!("; shorter than {DURATION_SECONDS} s: a quick look, no figure");
+            details += &format!("; shorter than {DURATION_SECONDS} s: a quick look, no figure");
         }
-        words
+        details
     }
 }
 
@@ -281,9 +281,13 @@ pub(crate) mod tests {
     fn a_quiet_run_has_no_cliff_and_stays_bounded() {
         let (samples, windows) = quiet(600);
         let figures = SteadyFigures::new(samples, &windows).unwrap();
-        assert!(figures.holds() && !figures.quick_look, "{}", figures.bound);
+        assert!(
+            figures.holds() && !figures.quick_look,
+            "{}",
+            figures.details
+        );
         assert_eq!((figures.cliff_factor, figures.slow_seconds), (1.0, 0));
-        assert!(figures.bound.starts_with("cliff factor 1.0 "));
+        assert!(figures.details.starts_with("cliff factor 1.0 "));
         // A late sample makes fewer samples, not a shorter run.
         let (mut samples, mut windows) = quiet(600);
         samples.remove(300);
@@ -291,7 +295,7 @@ pub(crate) mod tests {
         assert!(!SteadyFigures::new(samples, &windows).unwrap().quick_look);
         let (samples, windows) = quiet(60);
         let quick = SteadyFigures::new(samples, &windows).unwrap();
-        assert!(quick.bound.ends_with("a quick look, no figure"));
+        assert!(quick.details.ends_with("a quick look, no figure"));
         let (samples, windows) = quiet(19);
         assert!(SteadyFigures::new(samples, &windows).is_err());
     }
@@ -324,7 +328,7 @@ pub(crate) mod tests {
         let figures = SteadyFigures::new(samples.clone(), &windows).unwrap();
         assert!(!figures.holds() && figures.resident.holds);
         assert!((figures.store.growth - 0.25).abs() < 0.001);
-        assert!(figures.bound.contains("NOT BOUNDED, +25 % at the end"));
+        assert!(figures.details.contains("NOT BOUNDED, +25 % at the end"));
     }
 
     #[test]
@@ -349,7 +353,7 @@ pub(crate) mod tests {
         assert!(!figures.holds());
         assert!(
             figures
-                .bound
+                .details
                 .contains("2 writes failed, the first with: full")
         );
         for window in &mut windows {

@@ -1,4 +1,4 @@
-//! The figures of a cell, and a sentence about what limits it now.
+//! [`CellReport`]: the result of a cell, with its figures and what limits it now.
 
 use serde::Serialize;
 
@@ -13,21 +13,21 @@ use crate::{
 /// From this share (of 1) of the machine's processor time on, the processor is the bottleneck.
 const FULLY_BUSY: f64 = 0.9;
 
-/// One line of the table.
+/// The result of a cell: one line of the table.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Verdict {
+pub(crate) struct CellReport {
     pub(crate) cell: &'static str,
     pub(crate) work: &'static str,
     pub(crate) peer: &'static str,
     pub(crate) goal: Goal,
     #[serde(flatten)]
-    pub(crate) end: End,
+    pub(crate) outcome: Outcome,
 }
 
-/// The result of a cell.
+/// Whether a cell was measured.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "snake_case", tag = "end")]
-pub(crate) enum End {
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub(crate) enum Outcome {
     /// It was measured.
     Measured {
         /// Whether the figures meet the goal.
@@ -57,45 +57,49 @@ pub(crate) enum Figures {
 
 /// The texts of figures in the table.
 #[derive(Clone, Debug)]
-pub(crate) struct Words {
+pub(crate) struct TableText {
     pub(crate) ours: String,
     pub(crate) peer: String,
     pub(crate) ratio: String,
-    pub(crate) bound: String,
+    /// What limits the cell, or more of its figures.
+    pub(crate) details: String,
 }
 
 /// The figures of a cell that compares rates.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RateFigures {
+    /// Operations a second: the median of the rounds.
     pub(crate) ours_rate: f64,
+    /// Operations a second: the median of the rounds.
     pub(crate) peer_rate: f64,
     pub(crate) ratio: f64,
     pub(crate) least_ratio: f64,
     pub(crate) greatest_ratio: f64,
-    pub(crate) bound: String,
+    /// Whether the processor limits our rate, and both sides' costs of an operation.
+    pub(crate) bottleneck: String,
     pub(crate) rounds: Vec<RoundPair>,
 }
 
-impl Verdict {
+impl CellReport {
     pub(crate) fn new(cell: Cell, figures: Result<Figures, String>) -> Self {
-        let end = match figures {
-            Ok(figures) => End::Measured {
+        let outcome = match figures {
+            Ok(figures) => Outcome::Measured {
                 met: figures.meet(cell.goal()),
                 figures: Box::new(figures),
             },
-            Err(reason) => End::NotMeasured { reason },
+            Err(reason) => Outcome::NotMeasured { reason },
         };
         Self {
             cell: cell.name(),
             work: cell.work(),
             peer: cell.peer(),
             goal: cell.goal(),
-            end,
+            outcome,
         }
     }
 
     pub(crate) const fn is_measured(&self) -> bool {
-        matches!(self.end, End::Measured { .. })
+        matches!(self.outcome, Outcome::Measured { .. })
     }
 }
 
@@ -108,28 +112,28 @@ impl Figures {
         }
     }
 
-    pub(crate) fn words(&self) -> Words {
+    pub(crate) fn table_text(&self) -> TableText {
         let ratio = |ratio: f64, least: f64, greatest: f64| {
             format!("{ratio:.2} [{least:.2}..{greatest:.2}]")
         };
         match self {
-            Self::Rates(figures) => Words {
+            Self::Rates(figures) => TableText {
                 ours: format!("{:.0}/s", figures.ours_rate),
                 peer: format!("{:.0}/s", figures.peer_rate),
                 ratio: ratio(figures.ratio, figures.least_ratio, figures.greatest_ratio),
-                bound: figures.bound.clone(),
+                details: figures.bottleneck.clone(),
             },
-            Self::Memory(figures) => Words {
+            Self::Memory(figures) => TableText {
                 ours: format!("{:.0} B", figures.ours_bytes_a_record),
                 peer: format!("{:.0} B", figures.peer_bytes_a_record),
                 ratio: ratio(figures.ratio, figures.least_ratio, figures.greatest_ratio),
-                bound: figures.bound.clone(),
+                details: figures.details.clone(),
             },
-            Self::Steady(figures) => Words {
+            Self::Steady(figures) => TableText {
                 ours: format!("{:.0}/s", figures.rate),
                 peer: "-".to_owned(),
                 ratio: "-".to_owned(),
-                bound: figures.bound.clone(),
+                details: figures.details.clone(),
             },
         }
     }
@@ -144,18 +148,19 @@ impl RateFigures {
             ratio: median(ratios()),
             least_ratio: ratios().fold(f64::INFINITY, f64::min),
             greatest_ratio: ratios().fold(f64::NEG_INFINITY, f64::max),
-            bound: bound_of(&rounds),
+            bottleneck: bottleneck_of(&rounds),
             rounds,
         }
     }
 }
 
-/// One side's cost of one operation: medians of the rounds.
+/// One side's cost of one operation, with other figures of the same rounds: medians.
 #[derive(Clone, Copy, Debug)]
-struct Unit {
+struct CostPerOperation {
     server_micros: f64,
     server_kernel_micros: f64,
     generator_micros: f64,
+    /// The share (of 1) of the machine's processor time that was used.
     busy: f64,
     p50_micros: f64,
     p99_micros: f64,
@@ -164,69 +169,68 @@ struct Unit {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn unit_of(rounds: &[RoundPair], side: fn(&RoundPair) -> &Part) -> Unit {
-    let middle = |figure: &dyn Fn(&Part, &Cost) -> f64| {
+fn cost_per_operation(rounds: &[RoundPair], side: fn(&RoundPair) -> &Part) -> CostPerOperation {
+    let median_of = |figure: &dyn Fn(&Part, &Cost) -> f64| {
         let parts = rounds.iter().map(side);
         median(parts.map(|part| figure(part, &part.cost)))
     };
-    let each = |seconds: f64, part: &Part| seconds * 1e6 / part.operations as f64;
+    let micros_per_operation = |seconds: f64, part: &Part| seconds * 1e6 / part.operations as f64;
     let flushes = |cost: &Cost| cost.flushes.unwrap_or(0) as f64;
-    Unit {
-        server_micros: middle(&|part, cost| each(cost.server.total(), part)),
-        server_kernel_micros: middle(&|part, cost| each(cost.server.kernel, part)),
-        generator_micros: middle(&|part, cost| each(cost.generator.total(), part)),
-        busy: middle(&|_, cost| cost.busy),
-        p50_micros: middle(&|part, _| part.p50_micros),
-        p99_micros: middle(&|part, _| part.p99_micros),
-        flushes_a_second: middle(&|_, cost| flushes(cost) / cost.seconds),
-        operations_a_flush: middle(&|part, cost| part.operations as f64 / flushes(cost)),
+    CostPerOperation {
+        server_micros: median_of(&|part, cost| micros_per_operation(cost.server.total(), part)),
+        server_kernel_micros: median_of(&|part, cost| {
+            micros_per_operation(cost.server.kernel, part)
+        }),
+        generator_micros: median_of(&|part, cost| {
+            micros_per_operation(cost.generator.total(), part)
+        }),
+        busy: median_of(&|_, cost| cost.busy),
+        p50_micros: median_of(&|part, _| part.p50_micros),
+        p99_micros: median_of(&|part, _| part.p99_micros),
+        flushes_a_second: median_of(&|_, cost| flushes(cost) / cost.seconds),
+        operations_a_flush: median_of(&|part, cost| part.operations as f64 / flushes(cost)),
     }
 }
 
-fn bound_of(rounds: &[RoundPair]) -> String {
-    let ours = unit_of(rounds, |round| &round.ours);
-    let peer = unit_of(rounds, |round| &round.peer);
-    let verdict = if ours.busy >= FULLY_BUSY {
+fn bottleneck_of(rounds: &[RoundPair]) -> String {
+    let ours = cost_per_operation(rounds, |round| &round.ours);
+    let peer = cost_per_operation(rounds, |round| &round.peer);
+    let cores = |cost: CostPerOperation| format!("{:.0} % of all cores", cost.busy * 100.0);
+    let bottleneck = if ours.busy >= FULLY_BUSY {
         let larger = if ours.server_micros >= ours.generator_micros {
             "server"
         } else {
-            "generator with its client"
+            "load generator"
         };
-        format!(
-            "processor, most of it the {larger}: cores {:.0} % busy",
-            ours.busy * 100.0
-        )
+        format!("CPU-bound ({}), mainly the {larger}", cores(ours))
     } else {
-        format!(
-            "waiting, not the processor: cores {:.0} % busy",
-            ours.busy * 100.0
-        )
+        format!("not CPU-bound ({})", cores(ours))
     };
     format!(
-        "{verdict}; ours {}; peer {}, cores {:.0} % busy",
-        words_of(ours),
-        words_of(peer),
-        peer.busy * 100.0
+        "{bottleneck}; ours {}; peer {}, {}",
+        cost_text(ours),
+        cost_text(peer),
+        cores(peer)
     )
 }
 
-fn words_of(unit: Unit) -> String {
-    let mut words = format!(
+fn cost_text(cost: CostPerOperation) -> String {
+    let mut text = format!(
         "server {:.1} us CPU/op (kernel {:.1}), generator {:.1}, p50 {:.0} us, p99 {:.0} us",
-        unit.server_micros,
-        unit.server_kernel_micros,
-        unit.generator_micros,
-        unit.p50_micros,
-        unit.p99_micros,
+        cost.server_micros,
+        cost.server_kernel_micros,
+        cost.generator_micros,
+        cost.p50_micros,
+        cost.p99_micros,
     );
     // In a read cell, the few flushes come from other processes of the machine.
-    if unit.operations_a_flush < 1_000.0 {
-        words += &format!(
+    if cost.operations_a_flush < 1_000.0 {
+        text += &format!(
             ", {:.0} disk flushes/s, {:.1} ops each",
-            unit.flushes_a_second, unit.operations_a_flush
+            cost.flushes_a_second, cost.operations_a_flush
         );
     }
-    words
+    text
 }
 
 #[cfg(test)]
@@ -262,10 +266,10 @@ mod tests {
     fn a_long_run_has_the_same_columns() {
         let (samples, windows) = quiet(600);
         let figures = SteadyFigures::new(samples, &windows).unwrap();
-        let words = Figures::Steady(figures.clone()).words();
-        assert_eq!((words.ours.as_str(), words.peer.as_str()), ("1000/s", "-"));
-        let verdict = Verdict::new(Cell::SteadyWrites, Ok(Figures::Steady(figures)));
-        let json = serde_json::to_value(&verdict).unwrap();
+        let text = Figures::Steady(figures.clone()).table_text();
+        assert_eq!((text.ours.as_str(), text.peer.as_str()), ("1000/s", "-"));
+        let report = CellReport::new(Cell::SteadyWrites, Ok(Figures::Steady(figures)));
+        let json = serde_json::to_value(&report).unwrap();
         assert_eq!(
             (&json["met"], &json["goal"]),
             (&true.into(), &"bounded".into())
@@ -289,27 +293,29 @@ mod tests {
             (figures.ratio, figures.least_ratio, figures.greatest_ratio),
             (0.9, 0.8, 1.0)
         );
-        let verdict = Verdict::new(Cell::HitUnary, Ok(Figures::Rates(figures)));
-        assert!(matches!(verdict.end, End::Measured { met: true, .. }));
+        let report = CellReport::new(Cell::HitUnary, Ok(Figures::Rates(figures)));
+        assert!(matches!(
+            report.outcome,
+            Outcome::Measured { met: true, .. }
+        ));
     }
 
     #[test]
     fn the_bottleneck_of_a_cell_is_described_with_numbers() {
-        let busy = bound_of(&rounds(0.98, None));
+        let busy = bottleneck_of(&rounds(0.98, None));
         assert!(
-            busy.starts_with(
-                "processor, most of it the generator with its client: cores 98 % busy"
-            ),
+            busy.starts_with("CPU-bound (98 % of all cores), mainly the load generator; "),
             "{busy}"
         );
+        assert!(busy.contains("95 % of all cores"), "{busy}");
         assert!(
             busy.contains("ours server 12.0 us CPU/op (kernel 3.0), generator 14.0"),
             "{busy}"
         );
         assert!(!busy.contains("flushes"), "{busy}");
-        let waiting = bound_of(&rounds(0.5, Some(4_000)));
+        let waiting = bottleneck_of(&rounds(0.5, Some(4_000)));
         assert!(
-            waiting.starts_with("waiting, not the processor: cores 50 % busy"),
+            waiting.starts_with("not CPU-bound (50 % of all cores); "),
             "{waiting}"
         );
         assert!(
@@ -320,16 +326,16 @@ mod tests {
 
     #[test]
     fn a_cell_without_figures_has_a_reason() {
-        let verdict = Verdict::new(Cell::PutOne, Err("no etcd".to_owned()));
-        assert!(!verdict.is_measured());
-        let json = serde_json::to_value(&verdict).unwrap();
-        assert_eq!(json["end"], "not_measured");
+        let report = CellReport::new(Cell::PutOne, Err("no etcd".to_owned()));
+        assert!(!report.is_measured());
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["outcome"], "not_measured");
         assert_eq!(json["reason"], "no etcd");
         let figures = Figures::Rates(RateFigures::new(rounds(0.98, Some(10))));
-        let measured = Verdict::new(Cell::PutOne, Ok(figures));
+        let measured = CellReport::new(Cell::PutOne, Ok(figures));
         let json = serde_json::to_value(&measured).unwrap();
         assert_eq!(
-            (&json["end"], &json["met"]),
+            (&json["outcome"], &json["met"]),
             (&"measured".into(), &false.into())
         );
         assert_eq!(json["goal"], ">= 3.00");
