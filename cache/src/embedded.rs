@@ -81,12 +81,10 @@ impl EmbeddedCache {
         let mut hits = 0;
         results.extend(keys.iter().map(|key| {
             let state = match self.live_entry(key, now) {
-                Some(entry) => {
-                    hits += 1;
-                    State::Entry(entry)
-                }
+                Some(entry) => State::Entry(entry),
                 None => self.miss(key),
             };
+            hits += u64::from(matches!(state, State::Entry(_)));
             Found { mark, state }
         }));
         self.hits.fetch_add(hits, Ordering::Relaxed);
@@ -231,5 +229,75 @@ fn entries(capacity_bytes: u64) -> Entries {
             sync::DefaultLifecycle::default(),
         ),
         Err(_) => Entries::with_weighter(items, capacity_bytes, WeightInBytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use bytes::Bytes;
+    use tierkv_protocol::cache::{ENTRY_LIFE, ValueEntry};
+    use tierkv_types::{Boot, Version};
+
+    use super::*;
+
+    /// A clock that fills a key at its second reading. A lookup reads the clock first without the
+    /// key's lock and then, after a miss, with it, so the fill happens in between.
+    struct FillingClock {
+        cache: Weak<EmbeddedCache>,
+        readings: AtomicU64,
+    }
+
+    const KEY: CacheKey<'static> = CacheKey {
+        item: b"item",
+        slot_revision: 1,
+    };
+
+    impl Clock for FillingClock {
+        fn boot_time(&self) -> BootTime {
+            if self.readings.fetch_add(1, Ordering::SeqCst) == 1 {
+                let entry = Entry::Value(ValueEntry {
+                    version: Version::from_bits(7),
+                    expires: None,
+                    filled: Version::ZERO,
+                    value: Bytes::from_static(b"value"),
+                });
+                let until = BootTime::default().after(ENTRY_LIFE);
+                let stored = Stored { entry, until };
+                let cache = self.cache.upgrade().unwrap();
+                cache.entries.insert(OwnedKey::from(&KEY), stored);
+            }
+            BootTime::default()
+        }
+
+        fn boot(&self) -> Option<Boot> {
+            None
+        }
+
+        fn wall_millis(&self) -> u64 {
+            0
+        }
+
+        fn is_synchronised(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_is_filled_during_its_lookup_is_a_hit() {
+        let cache = Arc::new_cyclic(|cache| {
+            let clock = FillingClock {
+                cache: Weak::clone(cache),
+                readings: AtomicU64::new(0),
+            };
+            EmbeddedCache::new(1 << 20, Arc::new(clock))
+        });
+        let cluster = ClusterId::new("c1").unwrap();
+        let mut found = Vec::new();
+        cache.lookup(&cluster, &[KEY], &mut found).await;
+        assert!(matches!(found[0].state, State::Entry(_)), "{found:?}");
+        let report = &cache.nodes().await[0];
+        assert_eq!((report.lookups, report.hits), (1, 1));
     }
 }
