@@ -23,11 +23,13 @@
 //!   frees space, `scrubber` looks for damage.
 //! - Requests: `door` is the gRPC server, `service` handles a frame, `reads` and `scans` read,
 //!   `watches` streams changes, `inspection` reports the node's state.
-//! - [`DataNode`] starts and stops all of them. [`Recovery`] is for a node that refuses to
-//!   start. `rules` are the rules that a simulation switches off.
+//! - [`DataNode`] starts and stops all of them, and reports the `failure` of a task that it can't
+//!   do without. [`Recovery`] is for a node that refuses to start. `rules` are the rules that a
+//!   simulation switches off.
 
 mod door;
 mod driver;
+mod failure;
 mod gauges;
 mod inspection;
 mod invalidator;

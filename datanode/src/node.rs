@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use futures::FutureExt;
 use tierkv_cache::Cache;
 use tierkv_coordination::{
     Coordination, CoordinationError, Membership,
@@ -26,6 +27,7 @@ use tonic::service::Routes;
 use crate::{
     door::Door,
     driver::Driver,
+    failure::Failure,
     gauges::Gauges,
     invalidator::{Invalidator, Message},
     memory_settings::MemorySettingsFollower,
@@ -45,16 +47,17 @@ use crate::{
 /// Why a data node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The disk, or the data on it.
+    /// The data directory can't be used: the disk failed, or its data is damaged or not readable by
+    /// this release.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The copy of the cluster state in the data directory can't be read.
+    /// The data directory's copy of the cluster state can't be decoded.
     #[error("the cluster state in the data directory: {0}")]
     State(#[from] StateError),
-    /// The coordination store.
+    /// The coordination store failed or refused a request of the start.
     #[error(transparent)]
     Coordination(#[from] CoordinationError),
-    /// The address can't be bound.
+    /// The node can't listen on its address.
     #[error(transparent)]
     Listen(#[from] ListenError),
 }
@@ -64,7 +67,7 @@ pub struct DataNode {
     address: SocketAddr,
     storage: Arc<Storage>,
     time: Arc<PlatformClock>,
-    /// Ends the listener; requests under way still commit.
+    /// Ends the listener when it becomes true. Requests in progress then get 2 s.
     drain: watch::Sender<bool>,
     failed: watch::Receiver<Option<String>>,
     serving: JoinHandle<()>,
@@ -83,7 +86,7 @@ impl DataNode {
         cache: Arc<C>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let Machine {
+        let RecoveredNode {
             storage,
             time,
             sequencer,
@@ -113,10 +116,11 @@ impl DataNode {
             sequencer,
             owned,
             memory: memory_settings.in_force(),
+            failure: Failure::new(),
         };
         background.follow(memory_settings).await;
         parts.run_workers(&mut background);
-        let invalidator = parts.invalidate(cache, clock);
+        let invalidator = parts.invalidate(cache, clock, &mut background);
         let failed = parts.drive(coordination, invalidator, commands, &mut background);
         let (drain, draining) = watch::channel(false);
         let DataNodeSettings {
@@ -125,7 +129,8 @@ impl DataNode {
             ..
         } = parts.settings;
         let acceptor = Acceptor::of_peers(listener, "datanode", connections, stream_bytes);
-        let serving = tokio::spawn(serve(parts.door(draining.clone()), acceptor, draining));
+        let serving = serve(parts.door(draining.clone()), acceptor, draining);
+        let serving = tokio::spawn(parts.failure.watch("listener", serving));
         Ok(Self {
             address,
             storage: parts.storage,
@@ -147,21 +152,18 @@ impl DataNode {
     /// Waits until the node fails; returns the reason. The process must then stop.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();
-        let why = failed
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|why| why.clone());
-        match why {
-            Some(why) => why,
-            None => std::future::pending().await,
-        }
+        let why = failed.wait_for(Option::is_some).await;
+        let why = why.ok().and_then(|why| why.clone());
+        // Without a reason, all its tasks have ended.
+        why.unwrap_or_else(|| "the data node has stopped".to_owned())
     }
 
-    /// Refuses new requests, lets those under way finish, and takes a last checkpoint.
+    /// Refuses new requests, gives those in progress 2 s to finish (the rest is aborted), takes a
+    /// last checkpoint, and closes the log.
     ///
     /// # Errors
-    /// [`StorageError`] if the last checkpoint failed; the log still holds everything.
+    /// [`StorageError`] if the last checkpoint or the log failed; every acknowledged write is
+    /// durable in the log anyway.
     pub async fn stop(self) -> Result<(), StorageError> {
         drop(self.membership.leave().await);
         self.drain.send_replace(true);
@@ -176,8 +178,9 @@ impl DataNode {
     }
 }
 
-/// A node's storage, and the replication machine recovered from its log.
-struct Machine {
+/// What a start recovers from the data directory: the storage, the clock, and the sequencer with
+/// the replication state machine.
+struct RecoveredNode {
     storage: Arc<Storage>,
     time: Arc<PlatformClock>,
     sequencer: Arc<Sequencer>,
@@ -189,7 +192,7 @@ struct Machine {
 async fn recover(
     settings: &DataNodeSettings,
     clock: Arc<dyn Clock>,
-) -> Result<Machine, StartError> {
+) -> Result<RecoveredNode, StartError> {
     let started_at = clock.boot_time();
     let rules = Rules::default();
     let (storage, recovered) = Storage::open(settings.storage.clone(), Arc::new(RealDisk)).await?;
@@ -216,7 +219,7 @@ async fn recover(
         Arc::clone(&storage),
         Arc::clone(&time),
     );
-    Ok(Machine {
+    Ok(RecoveredNode {
         storage,
         time,
         sequencer: Arc::new(sequencer),
@@ -233,6 +236,7 @@ struct Parts {
     owned: Arc<Owned>,
     /// The memory tier's limits in force.
     memory: watch::Receiver<MemoryLimits>,
+    failure: Failure,
 }
 
 impl Parts {
@@ -250,8 +254,13 @@ impl Parts {
         ));
     }
 
-    /// Starts the invalidator, which ends when its sender is dropped.
-    fn invalidate<C: Cache>(&self, cache: Arc<C>, clock: Arc<dyn Clock>) -> mpsc::Sender<Message> {
+    /// Starts the invalidator, which ends when its sender is dropped, at the end of the driver.
+    fn invalidate<C: Cache>(
+        &self,
+        cache: Arc<C>,
+        clock: Arc<dyn Clock>,
+        background: &mut Background,
+    ) -> mpsc::Sender<Message> {
         let invalidator = Invalidator::new(
             cache,
             self.settings.cluster.clone(),
@@ -260,12 +269,14 @@ impl Parts {
             self.settings.invalidation_wait,
         );
         let (sender, invalidating) = invalidator.start();
-        tokio::spawn(invalidating);
+        let invalidating = invalidating.map(Ok);
+        let failure = self.failure.clone();
+        background.spawn("invalidator", failure.watch("invalidator", invalidating));
         sender
     }
 
     /// Starts the driver, which tries to become master and commits. The returned receiver gets
-    /// the reason when the node fails.
+    /// the reason when any task fails that the node can't do without.
     fn drive(
         &self,
         coordination: Arc<dyn Coordination>,
@@ -282,15 +293,10 @@ impl Parts {
             commands,
             rules: Rules::default(),
         };
-        let (fail, failed) = watch::channel(None);
-        let stopping = background.stopping();
-        background.spawn("driver", async move {
-            if let Err(why) = driver.run(stopping).await {
-                tracing::error!(why, "the data node stops");
-                drop(fail.send(Some(why)));
-            }
-        });
-        failed
+        let driving = driver.run(background.stopping());
+        let failure = self.failure.clone();
+        background.spawn("driver", failure.watch("driver", driving));
+        self.failure.subscribe()
     }
 
     /// The gRPC service, served until `stop` is set.
@@ -315,15 +321,17 @@ impl Parts {
     }
 }
 
-async fn serve(door: Door, acceptor: Acceptor, stop: watch::Receiver<bool>) {
+/// Serves until `stop` is set and all requests in progress have finished.
+///
+/// # Errors
+/// The reason why it can't serve any more.
+async fn serve(door: Door, acceptor: Acceptor, stop: watch::Receiver<bool>) -> Result<(), String> {
     let service = DataNodeServer::new(door)
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
     let routes = Routes::new(service).prepare();
-    let served = serve_builder()
+    serve_builder()
         .serve_with_incoming_shutdown(Counted(routes), acceptor.connections(), stopped(stop))
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the data node's listener failed");
-    }
+        .await
+        .map_err(|error| format!("the data node's listener failed: {error}"))
 }

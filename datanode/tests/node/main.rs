@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
+mod failures;
 mod scans;
 mod stage;
 mod watches;
