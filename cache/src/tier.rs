@@ -34,7 +34,8 @@ impl Lease {
 /// The result of a lookup of one key.
 #[derive(Debug)]
 pub struct Found {
-    /// The cluster's mark in the key's node, read *before* the entry.
+    /// The cluster's mark in the key's node, read *before* the entry. `None` if the node has none
+    /// or can't be reached: then no entry may be used.
     pub mark: Option<Mark>,
     /// The state of the key.
     pub state: State,
@@ -45,12 +46,13 @@ pub struct Found {
 pub enum State {
     /// There is an entry; the reader decides whether it may be used.
     Entry(Entry),
-    /// There is no entry, and this lookup won the right to fill it: read below, then fill or
-    /// release.
+    /// There is no entry, and this lookup won the right to fill it: read from the data node, then
+    /// fill or release.
     Leased(Lease),
-    /// There is no entry, and another reader is filling it: wait a little, then read below.
+    /// There is no entry, and no lease to win: another reader is filling the key, or the node has
+    /// as many leases as it allows. Wait a little, then read from the data node, and don't fill.
     Busy,
-    /// The node can't be reached: read below, and don't fill.
+    /// The node can't be reached: read from the data node, and don't fill.
     Unreachable,
 }
 
@@ -64,9 +66,9 @@ pub enum Fill {
     Refused,
 }
 
-/// Not every cache node confirmed.
+/// A cache node did not confirm a delete or a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not every cache node confirmed; deliver again before a mark is written")]
+#[error("a cache node did not confirm the operation; retry it")]
 pub struct Undelivered;
 
 /// The report of one cache node, for operators.
@@ -119,7 +121,8 @@ pub trait Cache: Send + Sync + 'static {
     /// Deleting absent entries succeeds.
     ///
     /// # Errors
-    /// [`Undelivered`] if a node did not confirm; some keys may be deleted.
+    /// [`Undelivered`] if a node did not confirm; some keys may be deleted. Until a retry succeeds,
+    /// no mark may be written whose index covers the change of one of these keys (CACHE-MARK).
     fn delete(&self, keys: &[CacheKey<'_>])
     -> impl Future<Output = Result<(), Undelivered>> + Send;
 
@@ -134,14 +137,16 @@ pub trait Cache: Send + Sync + 'static {
         mark: Mark,
     ) -> impl Future<Output = Result<(), Undelivered>> + Send;
 
-    /// A cluster's mark in every node, by node name.
+    /// A cluster's mark in every node, by node name. `None` for a node that has none or can't be
+    /// reached.
     fn read_marks(
         &self,
         cluster: &ClusterId,
     ) -> impl Future<Output = Vec<(String, Option<Mark>)>> + Send;
 
-    /// Whether the cache may hold entries or leases from an earlier master. If not, a new master
-    /// has nothing to redeliver (CACHE-REDELIVER).
+    /// Whether the cache may hold entries or leases from the time of an earlier master, whose
+    /// deletes may not have been delivered. If so, a new master withholds its marks until such
+    /// entries are too old to be used (CACHE-REDELIVER).
     fn holds_anything(&self) -> impl Future<Output = bool> + Send;
 
     /// The name of a key's node, as in [`Cache::nodes`].

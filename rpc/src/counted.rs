@@ -1,4 +1,4 @@
-//! Counts the answers of a gRPC server while they wait for their clients.
+//! Counts the bytes of answers while they wait for their clients.
 
 use std::{
     future::Future,
@@ -45,8 +45,9 @@ impl Kind {
     }
 }
 
-/// A service whose answers count. Each stream's handler finds its [`StreamShare`] in the extensions
-/// of its request.
+/// A service whose answers count against the share of their connection ([`ConnectionShares`]) until
+/// the system has accepted them for the client. The handler of a streaming call finds the
+/// [`StreamShare`] of its stream in the extensions of the request ([`stream_share`]).
 #[derive(Clone, Debug)]
 pub struct Counted<S>(pub S);
 
@@ -82,23 +83,24 @@ where
     }
 }
 
-/// The share of a call that streams its answers.
+/// The share of a call that streams its answers, for the handler of the call.
 ///
 /// # Errors
-/// `Internal` if the service is not [`Counted`].
+/// `Internal` if the request has no share: the service is not [`Counted`], the connection has no
+/// [`ConnectionShares`], or the call is unary.
 #[allow(clippy::result_large_err)] // It is tonic's.
 pub fn stream_share<T>(request: &tonic::Request<T>) -> Result<StreamShare, Status> {
     let share = request.extensions().get::<StreamShare>();
-    share
-        .cloned()
-        .ok_or_else(|| Status::internal("answers are not counted here"))
+    share.cloned().ok_or_else(|| {
+        Status::internal("internal error: this connection has no response-buffer accounting")
+    })
 }
 
-/// The future of an answer that will count.
+/// The future of a response. Its body counts against the share ([`CountedBody`]).
 #[derive(Debug)]
 pub struct Answering<F> {
     answer: F,
-    /// `None` for a connection that is not counted.
+    /// `None` for a connection without [`ConnectionShares`]: the response does not count.
     share: Option<StreamShare>,
     is_waiting: bool,
 }
@@ -123,7 +125,8 @@ where
     }
 }
 
-/// The body of an answer, which counts until its connection has sent it.
+/// The body of an answer. A frame that is large enough to count (see [`StreamShare`]) is held
+/// against the share until the system has accepted all of its bytes for the client.
 pub struct CountedBody<B> {
     body: B,
     share: StreamShare,

@@ -21,7 +21,7 @@ const SHARDS: usize = 64;
 /// Maximum leases of one shard. Over it, keys are busy until leases expire, are filled or released.
 const MAX_LEASES_PER_SHARD: usize = 1024;
 
-/// Maximum leases at a time. Over it, a miss is answered from below without a fill.
+/// Maximum leases at a time. Over it, a miss is answered from the data node without a fill.
 pub const MAX_LEASES: usize = SHARDS * MAX_LEASES_PER_SHARD;
 
 /// The place of a key's lease in its shard.
@@ -69,7 +69,7 @@ impl LeaseShard {
 pub(super) enum Grant {
     /// It is granted, with this token.
     Won(u64),
-    /// Another reader holds it, or the shard is full.
+    /// Another reader has it, or the shard is full.
     Held,
 }
 

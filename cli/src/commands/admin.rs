@@ -12,7 +12,7 @@ use crate::outcome::Outcome;
 pub(crate) enum AdminCommand {
     /// Show or change the memory settings of running data nodes.
     Memory(memory::MemoryArguments),
-    /// Find out why a stopped node does not start, and recover what can be kept.
+    /// Diagnose why a node does not start, and repair its data directory (may lose damaged data).
     Recover(recover::RecoverArguments),
 }
 

@@ -102,9 +102,8 @@ section! {
         /// Size limit of the log on disk. Over it, records are removed before wal.retention_ms,
         /// once the store has them.
         max_bytes: ByteSize = ByteSize(defaults().log_limit_bytes);
-        /// How long records stay in the log once the store has them, for watchers, rejoining nodes
-        /// and the cache. Under 8 minutes, a restarted master may have to do without the cache for
-        /// a while.
+        /// How long records stay in the log once the store has them. As far back as that, watches
+        /// can resume.
         retention_ms: u64 = millis(defaults().log_retention);
     }
 }

@@ -138,8 +138,8 @@ pub struct StorageSettings {
     /// The first limits of the clean entries in memory; they may be changed at run time.
     /// Default: see [`MemoryLimits`].
     pub memory: MemoryLimits,
-    /// How long records stay in the log once the store has them, by the cluster clock, for
-    /// watchers, rejoining nodes and the cache. Default 10 min.
+    /// How long records stay in the log once the store has them, by the cluster clock, so that
+    /// watches can resume. Default 10 min.
     pub log_retention: Duration,
     /// Bytes of log over which records are removed earlier. Default 8 GiB.
     pub log_limit_bytes: u64,

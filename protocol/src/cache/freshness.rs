@@ -6,18 +6,21 @@ use tierkv_types::{BootTime, Epoch, Round, Slot, Version};
 
 use super::{Mark, SlotTable};
 
-/// Most answers that a reader keeps of one cluster; over it the oldest is dropped. With one
-/// question every 200 ms a hit can be up to 12.8 s old.
+/// Most answers that a reader keeps of one cluster; a further one replaces the oldest. So while a
+/// master answers a question every 200 ms, no kept answer is older than 12.8 s.
 pub const MAX_ANSWERS: usize = 64;
 
 /// A master's answer to the question of CACHE-MARK.
+///
+/// Its round was started, and need not be vouched (acknowledged by all in sync). The mark that
+/// makes this answer count has a later round, and that one was vouched.
 #[derive(Clone, Debug)]
 pub struct Vouched {
     /// When the question was *sent*, by the reader's clock.
     pub asked_at: BootTime,
     /// The epoch that the answering process holds.
     pub epoch: Epoch,
-    /// The latest round that the master had started when it answered.
+    /// The latest round that the master had started when it answered, vouched or not.
     pub round: Round,
     /// The cluster clock when it answered.
     pub clock: Version,
@@ -70,7 +73,7 @@ impl Freshness {
         }
     }
 
-    /// The answer to the question that was sent last.
+    /// Of the answers received, the one to the most recent question.
     #[must_use]
     pub fn newest(&self) -> Option<&Vouched> {
         self.answers.back()
@@ -79,8 +82,9 @@ impl Freshness {
     /// An estimate of the cluster clock at `now`: the newest answer's clock plus the time since
     /// its question.
     ///
-    /// It may be ahead by the time that the answer took, so a value can become a miss that much
-    /// too early. It is late only if an answer is overdue.
+    /// It may be ahead of the cluster clock by the time between the question and the answer; a
+    /// value then expires that much too early in the cache. It is behind only by what the cluster
+    /// clock has gained on the reader's clock since the answer.
     #[must_use]
     pub fn cluster_clock(&self, now: BootTime) -> Version {
         let Some(newest) = self.newest() else {

@@ -1,4 +1,5 @@
-//! Marks: a master writes into each cache node up to which index its deletes are confirmed.
+//! [`Mark`]: a master's note in a cache node. It has the index up to which the node confirmed the
+//! master's deletes.
 //!
 //! Format: byte `0x01`, then epoch, round and index as little-endian `u64`s.
 
@@ -10,17 +11,17 @@ const FORMAT: u8 = 1;
 /// Length of an encoded mark.
 pub const MARK_BYTES: usize = 1 + 3 * size_of::<u64>();
 
-/// States: in `epoch`, `round` was vouched, and this node confirmed every delete up to `index`,
-/// the commit index sampled when the round was started (CACHE-MARK).
+/// A mark asserts that, in `epoch`, `round` was vouched, and that this node confirmed every delete
+/// up to `index`, the commit index sampled when the round was started (CACHE-MARK).
 ///
-/// A mark stays true forever, so writing it late or twice does no harm.
+/// What it asserts stays true, so writing it late or twice does no harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The epoch of the master that wrote the mark.
     pub epoch: Epoch,
     /// The vouched round.
     pub round: Round,
-    /// Every change up to this index is deleted from the node.
+    /// The entries of all keys changed by records up to this index have been deleted from the node.
     pub index: Index,
 }
 

@@ -23,7 +23,7 @@ pub enum Verdict {
         /// An upper bound of its staleness.
         age: Duration,
     },
-    /// A miss: read below, and don't fill, because no lease was won.
+    /// A miss: read from the data node, and don't fill, because no lease was won.
     Stale,
 }
 

@@ -6,9 +6,9 @@ use tierkv_types::{BootTime, Epoch, Index, Round};
 
 use super::Mark;
 
-/// How far back a new master redelivers deletes. If its log does not reach back that far, it
-/// withholds its marks for this time. It is longer than [`ENTRY_LIFE`](super::ENTRY_LIFE), so
-/// that every entry that a lost delete should have removed is too old then (CACHE-REDELIVER).
+/// How long a new master withholds its marks if it can't redeliver the deletes that earlier masters
+/// may not have delivered. It is longer than [`ENTRY_LIFE`](super::ENTRY_LIFE), so that every entry
+/// that a lost delete should have removed is too old then (CACHE-REDELIVER).
 pub const REDELIVERY_WINDOW: Duration = Duration::from_secs(8 * 60);
 
 /// Most vouched rounds that wait for their deletes. Over it the newest is replaced by the next
