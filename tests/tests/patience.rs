@@ -91,7 +91,14 @@ async fn timeouts(platform: &TierKv, door: &str, limit: &str) -> f64 {
 #[tokio::test]
 async fn a_connection_whose_request_head_does_not_arrive_is_closed() {
     let platform = start().await;
-    for begun in [&b""[..], b"G", b"GET /health/live HTTP/1.1\r\nx: y\r\n"] {
+    for begun in [
+        &b""[..],
+        b"G",
+        b"GET /health/live HTTP/1.1\r\nx: y\r\n",
+        // These begin like HTTP/2, which has no timeout for heads.
+        b"PRI",
+        b"PRINT / HTTP/1.1\r\n",
+    ] {
         let mut stream = connect(platform.rest(), begun).await;
         let (took, received) = until_closed(&mut stream).await;
         assert!(
@@ -114,7 +121,7 @@ async fn a_connection_whose_request_head_does_not_arrive_is_closed() {
     let (took, received) = until_closed(&mut stream).await;
     assert!(took < IDLE, "{took:?}");
     assert!(received.ends_with(b"live\n"), "{}", received.escape_ascii());
-    assert!(timeouts(&platform, "rest", "head_timeout_ms").await >= 5.0);
+    assert!(timeouts(&platform, "rest", "head_timeout_ms").await >= 7.0);
 
     let mut stream = connect(platform.grpc(), b"PRI * HTTP").await;
     let (took, _) = until_closed(&mut stream).await;
@@ -208,6 +215,46 @@ async fn an_idle_connection_is_closed_and_one_with_a_watch_is_not() {
         .await
         .expect("the watch was cut off");
     assert!(session.found("key").await, "the session was cut off");
+}
+
+#[tokio::test]
+async fn a_client_of_http2_that_takes_its_answer_slowly_is_not_idle() {
+    let platform = start().await;
+    // One piece of an answer: it is handed to the connection at once.
+    let value = vec![7; 256 << 10];
+    let path = "/v1/kv/default/large";
+    let put = Request::new("PUT", path).body(&value);
+    assert_eq!(put.send(platform.rest()).await.unwrap().status, 200);
+
+    let tcp = TcpStream::connect(platform.rest()).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(tcp).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get(format!("http://{}{path}", platform.rest()));
+    let (response, _) = sender
+        .send_request(request.body(()).unwrap(), true)
+        .unwrap();
+    let mut body = timeout(PATIENCE, response)
+        .await
+        .unwrap()
+        .unwrap()
+        .into_body();
+    let (began, mut received) = (Instant::now(), 0);
+    let pause = IDLE / 5;
+    while let Some(data) = timeout(PATIENCE, body.data()).await.unwrap() {
+        let data = data.expect("the answer was cut off");
+        received += data.len();
+        // The client makes room for a part of the answer, and then waits.
+        if received % (32 << 10) < data.len() {
+            sleep(pause).await;
+        }
+        body.flow_control().release_capacity(data.len()).unwrap();
+    }
+    assert_eq!(received, value.len());
+    assert!(began.elapsed() > IDLE, "{:?}", began.elapsed());
+    // Without requests, the connection is idle; pings do not extend the timeout.
+    let closed = timeout(PATIENCE, connection).await;
+    let _ = closed.expect("the idle connection stays open");
+    assert!(timeouts(&platform, "rest", "rest_idle_timeout_ms").await >= 1.0);
 }
 
 /// A session that stays open.

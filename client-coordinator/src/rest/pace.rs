@@ -1,18 +1,20 @@
 //! The timeouts of a REST connection: for a request's head, and for being idle.
 //!
 //! ```text
-//!   Head ──── the head is whole ───► Busy ──── all is answered ───► Idle
-//!    ▲  head_timeout                  no limit: bodies and           │ idle_timeout
-//!    │                                operations have their own      │
-//!    └────────────────────── the first byte of the next head ────────┘
+//!   Head ── the head is complete ──► Busy ── all requests are answered ──► Idle
+//!    ▲  head_timeout                  no limit: bodies and                  │ idle_timeout
+//!    │                                operations have their own             │
+//!    └──────────────────── the first byte of the next head ─────────────────┘
 //! ```
 //!
 //! A request is in progress until its body was read or abandoned and the body of the answer is
 //! handed to the connection; an answer may come before the request's body is complete (`leftover`).
-//! After that, a client that is slow to receive the answer counts as idle since its last progress.
+//! After that, the connection is idle, and each time the system accepts more of the answer for the
+//! client, the idle time starts again. With HTTP/2 only bytes of an answer's body restart it,
+//! because the connection also sends pings, which say nothing about a request.
 //!
-//! With HTTP/2 there is no wait for heads between requests: pings find a dead client, and a live
-//! one without requests is idle.
+//! With HTTP/2 the head timeout ends with the preface: pings find a dead client, and a live one
+//! without requests is idle. Until the whole preface has arrived, a connection is timed as HTTP/1.
 
 use std::{
     io,
@@ -22,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tierkv_rpc::Connection;
 use tokio::{
@@ -31,8 +33,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The first bytes of every HTTP/2 connection; no HTTP/1 request begins with them.
-const HTTP2: &[u8] = b"PRI";
+/// The preface: the first bytes of every HTTP/2 connection (RFC 9113, section 3.4). No shorter part
+/// of it is enough, because the method of an HTTP/1 request may begin in the same way.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -69,26 +72,50 @@ pub(super) struct Pace {
     sooner: Notify,
 }
 
+/// The protocol of a connection, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// Only this many bytes have arrived, and all of them belong to the preface of HTTP/2.
+    Undecided(usize),
+    Http1,
+    Http2,
+}
+
+impl Protocol {
+    /// The protocol after these bytes were received, too.
+    fn after(self, bytes: &[u8]) -> Self {
+        let Self::Undecided(length) = self else {
+            return self;
+        };
+        let awaited = &PREFACE[length..];
+        if bytes.starts_with(awaited) {
+            Self::Http2
+        } else if awaited.starts_with(bytes) {
+            Self::Undecided(length + bytes.len())
+        } else {
+            Self::Http1
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    has_begun: bool,
-    is_http2: bool,
+    protocol: Protocol,
     /// When the timeout is checked next.
-    looked_at: Instant,
+    next_check: Instant,
 }
 
 impl Pace {
-    /// The pace of a connection that starts now.
+    /// Starts to measure a connection: the timeout of its first head begins now.
     pub(super) fn new(times: Times) -> Arc<Self> {
         let now = Instant::now();
         Arc::new(Self {
             times,
             state: Mutex::new(State {
                 phase: Phase::Head(now),
-                has_begun: false,
-                is_http2: false,
-                looked_at: now,
+                protocol: Protocol::Undecided(0),
+                next_check: now,
             }),
             sooner: Notify::new(),
         })
@@ -109,7 +136,7 @@ impl Pace {
 
     fn change(&self, mut state: MutexGuard<'_, State>, phase: Phase) {
         state.phase = phase;
-        let is_sooner = (self.due(phase)).is_some_and(|(due, _)| due < state.looked_at);
+        let is_sooner = (self.due(phase)).is_some_and(|(due, _)| due < state.next_check);
         drop(state);
         if is_sooner {
             self.sooner.notify_one();
@@ -119,23 +146,35 @@ impl Pace {
     /// Records received bytes.
     fn received(&self, bytes: &[u8]) {
         let mut state = self.state();
-        if !state.has_begun {
-            state.has_begun = true;
-            state.is_http2 = bytes.starts_with(HTTP2);
-            if state.is_http2 {
+        let before = state.protocol;
+        state.protocol = before.after(bytes);
+        match state.protocol {
+            Protocol::Http2 if before != Protocol::Http2 => {
                 self.change(state, Phase::Idle(Instant::now()));
             }
-            return;
-        }
-        if matches!(state.phase, Phase::Idle(_)) && !state.is_http2 {
-            self.change(state, Phase::Head(Instant::now()));
+            Protocol::Http1 if matches!(state.phase, Phase::Idle(_)) => {
+                self.change(state, Phase::Head(Instant::now()));
+            }
+            _ => {}
         }
     }
 
-    /// Records that something was sent.
+    /// Records that the system accepted bytes for the client. With HTTP/2 they may be a ping, so
+    /// they don't count.
     fn sent(&self) {
+        self.progressed(Protocol::Http1);
+    }
+
+    /// Records that bytes of an answer's body were taken from it to be sent. With HTTP/1 they don't
+    /// count before the system has accepted them.
+    fn sent_body(&self) {
+        self.progressed(Protocol::Http2);
+    }
+
+    /// Restarts the idle time of a connection of this protocol.
+    fn progressed(&self, protocol: Protocol) {
         let mut state = self.state();
-        if matches!(state.phase, Phase::Idle(_)) && !state.is_http2 {
+        if state.protocol == protocol && matches!(state.phase, Phase::Idle(_)) {
             state.phase = Phase::Idle(Instant::now());
         }
     }
@@ -164,20 +203,20 @@ impl Pace {
     pub(super) async fn over(&self) -> Over {
         loop {
             let sooner = self.sooner.notified();
-            let look_at = {
+            let check_at = {
                 let mut state = self.state();
                 let now = Instant::now();
-                let look_at = match self.due(state.phase) {
+                let check_at = match self.due(state.phase) {
                     Some((due, over)) if due <= now => return over,
                     Some((due, _)) => due,
                     // Often enough for any timeout that may start later.
                     None => now + self.times.head.min(self.times.idle),
                 };
-                state.looked_at = look_at;
-                look_at
+                state.next_check = check_at;
+                check_at
             };
             tokio::select! {
-                () = sleep_until(look_at) => {}
+                () = sleep_until(check_at) => {}
                 () = sooner => {}
             }
         }
@@ -194,7 +233,7 @@ impl Drop for Underway {
     }
 }
 
-/// The body of a request or of its answer; the request is in progress until it ends.
+/// The body of a request, which is in progress until this body is dropped.
 pub(super) struct PacedBody<B> {
     pub(super) body: B,
     pub(super) _underway: Underway,
@@ -217,6 +256,63 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for PacedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// The body of an answer. Its request is in progress until this body is dropped.
+pub(super) struct PacedAnswer<B> {
+    pub(super) body: B,
+    pub(super) underway: Underway,
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for PacedAnswer<B> {
+    type Data = PacedBytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<PacedBytes>, B::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(context);
+        frame.map_ok(|frame| {
+            frame.map_data(|bytes| PacedBytes {
+                bytes,
+                pace: Arc::clone(&this.underway.0),
+            })
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Bytes of an answer's body. HTTP/2 takes them from here as the client makes room for them, which
+/// may be long after the body was dropped.
+pub(super) struct PacedBytes {
+    bytes: Bytes,
+    pace: Arc<Pace>,
+}
+
+impl Buf for PacedBytes {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        if count > 0 {
+            self.pace.sent_body();
+        }
     }
 }
 
@@ -288,6 +384,7 @@ impl AsyncWrite for Paced {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::{BodyExt, Full};
     use tokio::time::{sleep, timeout};
 
     use super::*;
@@ -360,10 +457,52 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn frames_of_http2_between_requests_are_no_heads() {
         let pace = Pace::new(TIMES);
-        pace.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        pace.received(PREFACE);
         sleep(seconds(20)).await;
         pace.received(b"ping");
         pace.sent();
         assert_eq!(over(&pace).await, (Over::Idle, 55));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_whole_preface_of_http2_ends_the_timeout_of_the_first_head() {
+        // A client that stops within the preface, and one of HTTP/1 that begins like it.
+        for begun in [&PREFACE[..3], &PREFACE[..23], b"PRINT / HTTP/1.1"] {
+            let pace = Pace::new(TIMES);
+            sleep(seconds(9)).await;
+            pace.received(begun);
+            assert_eq!(over(&pace).await, (Over::Head, 1), "{begun:?}");
+        }
+        let pace = Pace::new(TIMES);
+        for byte in PREFACE {
+            pace.received(&[*byte]);
+        }
+        assert_eq!(over(&pace).await, (Over::Idle, 75));
+        // The first byte alone decides nothing.
+        let pace = Pace::new(TIMES);
+        pace.received(b"P");
+        pace.received(b"OST / HTTP/1.1\r\n\r\n");
+        drop(pace.begin());
+        sleep(seconds(20)).await;
+        pace.received(b"P");
+        assert_eq!(over(&pace).await, (Over::Head, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_of_http2_that_takes_its_answer_slowly_is_not_idle() {
+        let pace = Pace::new(TIMES);
+        pace.received(PREFACE);
+        let mut answer = PacedAnswer {
+            body: Full::new(Bytes::from_static(b"value")),
+            underway: pace.begin(),
+        };
+        let frame = answer.frame().await.unwrap().unwrap();
+        let mut bytes = frame.into_data().unwrap_or_else(|_| panic!("no data"));
+        drop(answer);
+        sleep(seconds(70)).await;
+        bytes.advance(2);
+        sleep(seconds(70)).await;
+        assert_eq!(bytes.copy_to_bytes(3), b"lue"[..]);
+        assert_eq!(over(&pace).await, (Over::Idle, 75));
     }
 }

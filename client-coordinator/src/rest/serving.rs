@@ -23,7 +23,7 @@ use tierkv_rpc::{
 };
 use tokio::{sync::watch, task::JoinSet};
 
-use super::pace::{Over, Pace, Paced, PacedBody, Times};
+use super::pace::{Over, Pace, Paced, PacedAnswer, PacedBody, Times};
 use crate::{settings::ConnectionLimits, timely::BodyTime};
 
 /// The media type of endless answers.
@@ -79,10 +79,7 @@ impl Server {
             let shares = shares.clone();
             async move {
                 let response = counted(answering.await?, &shares);
-                Ok::<_, Infallible>(response.map(|body| PacedBody {
-                    body,
-                    _underway: underway,
-                }))
+                Ok::<_, Infallible>(response.map(|body| PacedAnswer { body, underway }))
             }
         });
         let mut serving = pin!(self.builder.serve_connection(io, service));
