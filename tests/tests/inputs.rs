@@ -76,6 +76,40 @@ async fn endless_input_writes_nothing() {
     assert_eq!(client.unwrap().get("k").await.unwrap().value, None);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_takes_lines_up_to_the_limit_and_names_the_command_that_converts_a_file() {
+    const LONGEST_LINE: usize = 8 << 20;
+    let platform = Ephemeral::start().await.unwrap();
+    let folder = tempfile::TempDir::new().unwrap();
+    let import = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let mut import = command(&["import"]);
+        import.arg(&path).env("TIERKV_ADDRESS", &platform.grpc);
+        import
+    };
+    let message = refusal(&mut import("lines.gz", b"\x1f\x8b\x08\0\0\0"));
+    let remedy = "lines.gz is gzip-compressed; run: gzip -dc FILE | tierkv import -";
+    assert!(message.contains(remedy), "{message}");
+
+    // White space after an object changes nothing.
+    let mut line = br#"{"key":"k","value":"v"}"#.to_vec();
+    line.resize(LONGEST_LINE, b' ');
+    let output = import("longest", &line).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    line.extend_from_slice(b" \n");
+    let output = import("longer", &line).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("line 1: it is longer than 8388608 bytes"),
+        "{message}"
+    );
+    let client = Client::builder().address(&platform.grpc).connect().await;
+    let found = client.unwrap().get("k").await.unwrap();
+    assert_eq!(found.value.as_deref(), Some(&b"v"[..]));
+}
+
 #[test]
 fn localhost_is_an_address_to_listen_on() {
     let set = [

@@ -22,7 +22,7 @@ use tokio::{
 
 use self::{
     line::Line,
-    source::{Numbered, Source},
+    source::{Source, SourceLine},
     turns::Turns,
 };
 use crate::{
@@ -65,12 +65,11 @@ pub(crate) async fn run(arguments: ImportArguments) -> Outcome {
     let mut writes = Writes::new(client);
     let mut tally = Tally::default();
     while let Some(next) = source.next().await {
-        let Numbered { number, bytes, end } =
-            next.map_err(|error| format!("{} can't be read: {error}", arguments.file.display()))?;
+        let SourceLine { number, text, end } = next?;
         bar.set_position(end);
-        match bytes {
+        match text {
             // Parsed here, so that bad lines are reported in order.
-            Ok(bytes) => match Line::parse(&bytes) {
+            Ok(text) => match Line::parse(&text) {
                 Ok(line) => writes.begin(number, line),
                 Err(why) => tally.take(Fate::Bad(number, why), &bar),
             },
