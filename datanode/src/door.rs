@@ -12,7 +12,7 @@ use tierkv_rpc::{
         },
         status::to_status,
     },
-    stream_share, until_stopped,
+    until_stopped,
 };
 use tierkv_types::limits::{MAX_PEER_IN_FLIGHT, MAX_TIMEOUT};
 use tokio::sync::watch;
@@ -79,8 +79,7 @@ impl data_node_server::DataNode for Door {
         request: tonic::Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let _timed = self.service.times.watches.begin();
-        let share = stream_share(&request)?;
-        let replies = self.watches.watch(request.into_inner(), &share).await;
+        let replies = self.watches.watch(request.into_inner()).await;
         let replies = replies.map_err(|error| to_status(&error))?;
         Ok(Response::new(until_stopped(replies, self.stop.clone())))
     }

@@ -1,23 +1,20 @@
 //! Watches: the committed changes of a prefix, in the order of this cluster's log.
 //!
-//! A watch reads the next records from its tail of the log only when its stream asks for the
-//! next reply. A watch that nobody reads therefore blocks nothing, and the changes it has
-//! already read count against its stream's bytes until they are sent. A reply holds as many
-//! changes as fit into a frame. A record with more changes is sent in several replies; the
-//! positions of all but the last of them are within the record.
+//! A watch reads the next records from its tail of the log, and makes the next reply, only when
+//! its stream asks for it. A watch that nobody reads therefore blocks nothing, and holds one reply,
+//! which counts against its stream's bytes until it is sent, besides the records that it read last.
+//! A reply holds as many changes as fit into a frame. A record with more changes is sent in several
+//! replies; the positions of all but the last of them are within the record.
 //!
 //! A watch also sends changes of slots that have moved to another cluster since: this cluster
 //! owned them when it logged the change, and no other cluster's log has it.
 
-use std::{collections::VecDeque, mem, sync::Arc};
+use std::{cmp::Ordering, sync::Arc};
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, unfold};
 use metrics::Gauge;
-use tierkv_rpc::{
-    HeldBytes, StreamShare,
-    proto::internal::{WatchPosition, WatchReply, WatchRequest, WatchedChange},
-};
+use tierkv_rpc::proto::internal::{WatchPosition, WatchReply, WatchRequest, WatchedChange};
 use tierkv_storage::{Cursor, Effects, Entry, Storage, Stretch, Tail, TailError};
 use tierkv_types::{
     Change, ClusterId, Code, Epoch, Error, Index, ItemRange, Position, Version,
@@ -78,11 +75,7 @@ impl Watches {
     /// # Errors
     /// `NotMaster`, `InvalidArgument`, `TokenExpired` if the log no longer holds the records
     /// after the position, `ResourceExhausted` over the limit. The stream may end with them too.
-    pub(crate) async fn watch(
-        &self,
-        request: WatchRequest,
-        share: &StreamShare,
-    ) -> Result<WatchReplies, Error> {
+    pub(crate) async fn watch(&self, request: WatchRequest) -> Result<WatchReplies, Error> {
         let range = ItemRange::of_item_prefix(&request.prefix)?;
         let from = self.place(&request)?;
         let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else {
@@ -105,8 +98,7 @@ impl Watches {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watch = Watch {
             sent: from.unwrap_or_else(|| Place::after(tail.cursor())),
-            pieces: VecDeque::new(),
-            held: share.nothing(),
+            stretch: None,
             cluster: self.cluster.clone(),
             sequencer: Arc::clone(&self.sequencer),
             range,
@@ -169,13 +161,25 @@ impl Place {
             changes_sent: 0,
         }
     }
+
+    /// How many changes of `record` come before it.
+    fn changes_of(&self, record: Cursor) -> u32 {
+        let (index, here) = (record.position.index, self.record.position.index);
+        match index.cmp(&here) {
+            Ordering::Less => u32::MAX,
+            Ordering::Equal if self.changes_sent == 0 => u32::MAX,
+            Ordering::Equal => self.changes_sent,
+            Ordering::Greater => 0,
+        }
+    }
 }
 
 /// The changes of one reply, and the watch's place after them.
 struct Piece {
     changes: Vec<WatchedChange>,
-    bytes: usize,
     behind: Place,
+    /// Whether the stretch has no more changes.
+    is_last: bool,
 }
 
 /// One of the [`MAX_NODE_WATCHES`] places for watches, held while a watch runs.
@@ -209,10 +213,8 @@ struct Watch {
     tail: Tail,
     /// The place after the last change sent.
     sent: Place,
-    /// Changes that were read and not sent yet.
-    pieces: VecDeque<Piece>,
-    /// The bytes of `pieces`.
-    held: HeldBytes,
+    /// Records that were read and may have changes that were not sent yet.
+    stretch: Option<Stretch>,
     ticks: Interval,
     has_begun: bool,
     _seat: Seat,
@@ -225,14 +227,15 @@ impl Watch {
             return Ok(self.reply(Vec::new(), self.sent));
         }
         loop {
-            if let Some(piece) = self.pieces.pop_front() {
-                let Piece {
-                    changes,
-                    bytes,
-                    behind,
-                } = piece;
-                self.held.give_back(bytes);
-                return Ok(self.reply(changes, behind));
+            if let Some(stretch) = self.stretch.take() {
+                let piece = self.cut(&stretch);
+                if !piece.is_last {
+                    self.stretch = Some(stretch);
+                }
+                // An end within a record must be followed by one after it.
+                if !piece.changes.is_empty() || self.sent.changes_sent > 0 {
+                    return Ok(self.reply(piece.changes, piece.behind));
+                }
             }
             tokio::select! {
                 // First, so that a lost mastership is noticed also while the log is busy.
@@ -254,26 +257,20 @@ impl Watch {
                         }
                         read => read.map_err(|error| refused(&error))?,
                     };
-                    self.pieces = self.cut(&stretch);
-                    self.held.add(self.pieces.iter().map(|piece| piece.bytes).sum());
+                    self.stretch = Some(stretch);
                     consume_budget().await;
                 }
             }
         }
     }
 
-    /// The changes of the prefix that were not sent yet, cut into replies.
-    fn cut(&self, stretch: &Stretch) -> VecDeque<Piece> {
-        let mut pieces = VecDeque::new();
+    /// The first changes of the prefix that were not sent yet, up to one reply.
+    fn cut(&self, stretch: &Stretch) -> Piece {
         let (mut changes, mut bytes) = (Vec::new(), 0);
-        let mut last = None;
+        let mut last = self.sent.record;
         for record in stretch.records() {
             let here = Cursor::of(record);
-            // Some changes of the first record may have been sent.
-            let sent = match here == self.sent.record {
-                true => self.sent.changes_sent,
-                false => 0,
-            };
+            let sent = self.sent.changes_of(here);
             for (nth, change) in (0..).zip(Effects::of(record).changes) {
                 if nth < sent || !self.range.contains(change.key.as_bytes()) {
                     continue;
@@ -281,35 +278,31 @@ impl Watch {
                 let change = watched(change, record.version);
                 let weight = weight(&change);
                 if !changes.is_empty() && bytes + weight > FRAME_BYTES {
-                    let behind = match last == Some(here) {
+                    let behind = match last == here {
                         true => Place {
                             record: here,
                             changes_sent: nth,
                         },
                         // After the last record that gave a change.
-                        false => Place::after(last.unwrap_or(here)),
+                        false => Place::after(last),
                     };
-                    pieces.push_back(Piece {
-                        changes: mem::take(&mut changes),
-                        bytes: mem::take(&mut bytes),
+                    return Piece {
+                        changes,
                         behind,
-                    });
+                        is_last: false,
+                    };
                 }
                 bytes += weight;
                 changes.push(change);
-                last = Some(here);
+                last = here;
             }
         }
-        if !changes.is_empty() || self.sent.changes_sent > 0 {
+        Piece {
+            changes,
             // After the whole stretch.
-            let behind = Place::after(self.tail.cursor());
-            pieces.push_back(Piece {
-                changes,
-                bytes,
-                behind,
-            });
+            behind: Place::after(self.tail.cursor()),
+            is_last: true,
         }
-        pieces
     }
 
     fn reply(&mut self, changes: Vec<WatchedChange>, behind: Place) -> WatchReply {
