@@ -4,7 +4,7 @@
 //! - Requests: [`http`] (sent byte for byte), [`named`] (writes with chosen request ids),
 //!   [`outside`] (clients that share no code with the platform).
 //! - Proxies: [`cutter`] (cuts connections during requests), [`proxy`] (can be closed and
-//!   opened), [`switch`] (its target can be changed).
+//!   opened, change its target, and forward slowly).
 //! - Checks of promises: [`ledger`] (one key that is written again and again), [`flood`] (many
 //!   new keys), [`watcher`] (every change of a prefix).
 //! - Measurements: [`metrics`], [`disk_work`] (log and checkpoints), [`resident`] (memory and
@@ -26,5 +26,4 @@ pub mod named;
 pub mod outside;
 pub mod proxy;
 pub mod resident;
-pub mod switch;
 pub mod watcher;

@@ -20,7 +20,7 @@ use tierkv_tests::{
     ledger::{Attempt, Kind},
     metrics::counter,
     named::NamedWrites,
-    switch::Switch,
+    proxy::Proxy,
 };
 use tierkv_types::{Clock as _, SystemClock};
 use tokio::time::sleep;
@@ -305,8 +305,8 @@ async fn client_goes_on(first_ahead: i64, second_ahead: i64) {
     clocks[1].set_ahead(second_ahead).unwrap();
     let mut first = start_by(&clocks[0]).await;
     let second = start_by(&clocks[1]).await;
-    let line = Switch::start(first.grpc()).await.unwrap();
-    let client = connect(&line.address.to_string()).await;
+    let line = Proxy::start(first.grpc()).await.unwrap();
+    let client = connect(&line.address).await;
     client.put("key", "first").await.unwrap();
     line.turn_to(second.grpc());
     first.kill9().unwrap();
@@ -339,9 +339,9 @@ async fn an_import_continues_with_a_platform_of_another_time() {
     clock.set_ahead(HOUR).unwrap();
     let mut first = start_by(&clock).await;
     let second = start(None, Surroundings::default()).await;
-    let line = Switch::start(first.grpc()).await.unwrap();
+    let line = Proxy::start(first.grpc()).await.unwrap();
     let mut importing = Command::new(binary::tierkv().path)
-        .args(["import", "-", "--address", &line.address.to_string()])
+        .args(["import", "-", "--address", &line.address])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
