@@ -6,6 +6,9 @@
 //!
 //! Until then, a write refused for the birth of its request id had no effect. It is sent again
 //! under a new id.
+//!
+//! If the timeout passes before a later attempt is sent, the write ends with the error of the
+//! attempt before: it names the cause.
 
 use tierkv_rpc::CallError;
 use tierkv_types::{Code, Error as Refusal, RequestId};
@@ -40,6 +43,8 @@ pub(crate) struct Attempts {
     /// Whether the outcome of any attempt is unknown.
     is_unknown: bool,
     contradictions: u32,
+    /// Whether an attempt has failed.
+    is_begun: bool,
     last: Refusal,
 }
 
@@ -50,12 +55,20 @@ impl Attempts {
             id,
             is_unknown: made_before,
             contradictions: 0,
+            is_begun: false,
             last: Refusal::unavailable("it was never sent"),
         }
     }
 
     /// Records a failed attempt and returns what to do next.
     pub(crate) fn failed(&mut self, failure: CallError) -> Next {
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
+        if let CallError::Unsent(error) = &failure
+            && error.code == Code::DeadlineExceeded
+            && !is_first
+        {
+            return Next::Conclude;
+        }
         let is_lost = match &failure {
             CallError::Lost(_) => true,
             CallError::Refused(word) => word.code == Code::OutcomeUnknown,
@@ -198,6 +211,32 @@ mod tests {
                 Code::OutcomeUnknown,
                 "{code} of an earlier id"
             );
+        }
+    }
+
+    #[test]
+    fn a_deadline_before_a_later_attempt_was_sent_hides_no_earlier_failure() {
+        let overdue = || CallError::Unsent(Refusal::new(Code::DeadlineExceeded, "late"));
+        let error = conclude(false, &[overdue()]);
+        assert_eq!(
+            (error.code(), error.message()),
+            (Code::DeadlineExceeded, "late")
+        );
+        let error = conclude(false, &[refused(Code::Unavailable), overdue()]);
+        assert_eq!(
+            (error.code(), error.message()),
+            (Code::Unavailable, "words")
+        );
+        let error = conclude(false, &[born_wrongly(50), overdue()]);
+        assert!(error.code() == Code::Unavailable && error.is_refused_for_birth());
+        for (made_before, failures) in [
+            (false, vec![lost(), overdue()]),
+            (false, vec![lost(), refused(Code::Unavailable), overdue()]),
+            (true, vec![overdue()]),
+        ] {
+            let error = conclude(made_before, &failures);
+            assert_eq!(error.code(), Code::OutcomeUnknown);
+            assert_eq!(error.request_id(), Some(ID));
         }
     }
 
