@@ -8,7 +8,10 @@ use std::{
 };
 
 use tierkv::{Client, Code};
-use tokio::task_local;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task_local,
+};
 
 task_local! {
     static KEPT: Arc<Kept>;
@@ -20,6 +23,15 @@ pub(crate) struct Kept {
     timeout: Duration,
     namespace: Mutex<String>,
     client: Mutex<Option<Client>>,
+    /// Where questions to the user go; `None` for a script.
+    questions: Mutex<Option<mpsc::UnboundedSender<Question>>>,
+}
+
+/// A question of the running command to the user.
+pub(crate) struct Question {
+    pub(crate) words: String,
+    /// Dropped if the user gives no answer.
+    pub(crate) answer: oneshot::Sender<String>,
 }
 
 /// The shared state for the running command; `None` outside a shell.
@@ -39,7 +51,28 @@ impl Kept {
             timeout,
             namespace: Mutex::new(namespace),
             client: Mutex::new(None),
+            questions: Mutex::new(None),
         }
+    }
+
+    /// From now on, commands may ask the user; returns their questions.
+    pub(crate) fn take_questions(&self) -> mpsc::UnboundedReceiver<Question> {
+        let (sender, questions) = mpsc::unbounded_channel();
+        *locked(&self.questions) = Some(sender);
+        questions
+    }
+
+    /// Asks the user; `None` if there is no user or no answer.
+    pub(crate) async fn ask(&self, words: String) -> Option<String> {
+        let questions = locked(&self.questions).clone()?;
+        let (answer, answered) = oneshot::channel();
+        questions.send(Question { words, answer }).ok()?;
+        answered.await.ok()
+    }
+
+    /// Whether there is a user to ask.
+    pub(crate) fn has_user(&self) -> bool {
+        locked(&self.questions).is_some()
     }
 
     /// The addresses that the shell connects to.

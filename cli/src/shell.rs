@@ -10,6 +10,8 @@ mod line;
 mod prompt;
 
 use std::{
+    cell::Cell,
+    future::pending,
     io::{IsTerminal, stdin},
     process::ExitCode,
     sync::Arc,
@@ -17,17 +19,20 @@ use std::{
 
 use clap::Args;
 use tierkv_types::Namespace;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc::{self, UnboundedReceiver},
+};
 
 use self::{
     completion::Vocabulary,
     line::{Grammar, Line, Reading},
-    prompt::{Input, Prompter},
+    prompt::{Input, Prompt, Prompter},
 };
 use crate::{
     commands::Operation,
     connection::Connection,
-    kept::{self, Kept},
+    kept::{self, Kept, Question},
     outcome::{self, FAILED, Outcome, UNKNOWN},
     output,
 };
@@ -81,15 +86,55 @@ pub(crate) async fn run(arguments: ShellArguments) -> Outcome {
     shell.vocabulary.namespace(&shell.kept.namespace());
     // A watch handles SIGTERM, too, and from then on SIGTERM no longer ends this process itself.
     let terminated = signal(SignalKind::terminate())?;
-    let prompter = match is_terminal {
+    let (prompter, questions) = match is_terminal {
         true => {
             let history = (!arguments.no_history).then(history::file).flatten();
             shell.greet(&arguments.connection).await;
-            Prompter::terminal(shell.grammar.clone(), shell.vocabulary.clone(), history)?
+            let (grammar, vocabulary) = (shell.grammar.clone(), shell.vocabulary.clone());
+            let prompter = Prompter::terminal(grammar, vocabulary, history)?;
+            (prompter, shell.kept.take_questions())
         }
-        false => Prompter::script(),
+        // Nobody can be asked.
+        false => (Prompter::script(), mpsc::unbounded_channel().1),
     };
-    shell.lines(prompter, terminated).await
+    let user = User {
+        prompter,
+        questions,
+        terminated,
+    };
+    shell.lines(user).await
+}
+
+/// What comes from the user or script.
+struct User {
+    prompter: Prompter,
+    /// The questions of running commands.
+    questions: UnboundedReceiver<Question>,
+    terminated: Signal,
+}
+
+/// Has the user answer the questions of the running command; returns when the user interrupts it
+/// instead.
+async fn answer(
+    prompter: &mut Prompter,
+    questions: &mut UnboundedReceiver<Question>,
+    is_asking: &Cell<bool>,
+) {
+    while let Some(Question { words, answer }) = questions.recv().await {
+        if answer.is_closed() {
+            // Of an earlier command that a signal ended.
+            continue;
+        }
+        is_asking.set(true);
+        match prompter.ask(Prompt::Answer(words)).await {
+            // The command may have ended meanwhile.
+            Input::Line(line) => drop(answer.send(String::from_utf8_lossy(&line).into_owned())),
+            Input::Nothing => return,
+            Input::End | Input::Failed(_) => drop(answer),
+        }
+        is_asking.set(false);
+    }
+    pending().await
 }
 
 struct Shell {
@@ -114,13 +159,14 @@ impl Shell {
         }
     }
 
-    async fn lines(&self, mut prompter: Prompter, mut terminated: Signal) -> Outcome {
+    async fn lines(&self, mut user: User) -> Outcome {
         let mut worst = ExitCode::SUCCESS;
         loop {
+            let prompt = Prompt::Line(format!("tierkv:{}> ", self.kept.namespace()));
             let said = tokio::select! {
                 biased;
-                _ = terminated.recv() => return Ok(ExitCode::from(TERMINATED)),
-                said = prompter.ask(format!("tierkv:{}> ", self.kept.namespace())) => said,
+                _ = user.terminated.recv() => return Ok(ExitCode::from(TERMINATED)),
+                said = user.prompter.ask(prompt) => said,
             };
             let line = match said {
                 Input::Line(line) => line,
@@ -132,7 +178,7 @@ impl Shell {
                     break;
                 }
             };
-            match self.line(&line, &mut terminated).await {
+            match self.line(&line, &mut user).await {
                 Next::On(ended) => worst = outcome::worse(worst, ended),
                 Next::Exit => break,
                 Next::Killed(status) => return Ok(ExitCode::from(status)),
@@ -144,7 +190,7 @@ impl Shell {
         })
     }
 
-    async fn line(&self, line: &[u8], terminated: &mut Signal) -> Next {
+    async fn line(&self, line: &[u8], user: &mut User) -> Next {
         let line = match self.grammar.read(line) {
             Reading::Nothing => return Next::On(ExitCode::SUCCESS),
             Reading::Line(line, words) => {
@@ -159,7 +205,7 @@ impl Shell {
         match *line {
             Line::Exit => Next::Exit,
             Line::Use { namespace } => Next::On(self.use_namespace(&namespace)),
-            Line::Operation(operation) => self.operate(operation, terminated).await,
+            Line::Operation(operation) => self.operate(operation, user).await,
         }
     }
 
@@ -174,7 +220,7 @@ impl Shell {
         }
     }
 
-    async fn operate(&self, operation: Operation, terminated: &mut Signal) -> Next {
+    async fn operate(&self, operation: Operation, user: &mut User) -> Next {
         // A new listener for each line, which ignores the Ctrl-C of an earlier one.
         let mut interrupts = match signal(SignalKind::interrupt()) {
             Ok(interrupts) => interrupts,
@@ -182,16 +228,21 @@ impl Shell {
         };
         let (only_reads, ends_by_signal) = (operation.only_reads(), operation.ends_by_signal());
         let running = kept::within(Arc::clone(&self.kept), operation.run());
+        let is_asking = Cell::new(false);
         let ended = tokio::select! {
             ended = running => ended,
+            () = answer(&mut user.prompter, &mut user.questions, &is_asking) => {
+                return Next::On(interrupted(true));
+            }
             _ = interrupts.recv(), if !ends_by_signal => {
-                let status = interrupted(only_reads);
+                // A command asks before it changes anything.
+                let status = interrupted(only_reads || is_asking.get());
                 return match self.is_terminal {
                     true => Next::On(status),
                     false => Next::Killed(INTERRUPTED),
                 };
             }
-            _ = terminated.recv(), if !ends_by_signal => return Next::Killed(TERMINATED),
+            _ = user.terminated.recv(), if !ends_by_signal => return Next::Killed(TERMINATED),
         };
         Next::On(ended.unwrap_or_else(|error| {
             self.kept.heed(&*error);

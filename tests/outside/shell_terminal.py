@@ -184,8 +184,51 @@ def termination(state):
     assert terminal.is_plain(), "the shell did not restore the terminal"
 
 
+def confirmation(state):
+    """A command's question is ended by Ctrl-C and SIGTERM, and its answer is no line."""
+    terminal = Terminal(state)
+    terminal.types("put doomed:1 v\r")
+    terminal.sees(r"\r\n\d+\r\n")
+    terminal.prompt()
+
+    def asks():
+        terminal.types("delete --prefix doomed:\r")
+        terminal.sees(r"delete 1 key of .* 'doomed:'\? \[y/N\] ")
+
+    for answer, words in [
+        ("\x03", r"tierkv: interrupted\r\n"),
+        ("n\r", "nothing was deleted"),
+        ("\x04", "no confirmation, so nothing was deleted"),
+    ]:
+        asks()
+        terminal.types(answer)
+        terminal.sees(words)
+        terminal.prompt()
+    # A signal from elsewhere.
+    asks()
+    os.kill(terminal.pid, signal.SIGINT)
+    terminal.sees(r"tierkv: interrupted\r*\n")
+    terminal.prompt()
+    asks()
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.ends() == 128 + signal.SIGTERM
+    assert terminal.is_plain(), "the shell did not restore the terminal"
+
+    terminal = Terminal(state)
+    asks()
+    terminal.types("y\r")
+    terminal.sees("1 deleted")
+    terminal.prompt()
+    terminal.types("exit\r")
+    assert terminal.ends() == 0
+    with open(os.path.join(state, "tierkv", "history"), encoding="utf-8") as lines:
+        kept = lines.read().splitlines()
+    assert "y" not in kept and "n" not in kept, kept
+
+
 with tempfile.TemporaryDirectory() as folder:
     interrupts(completion(folder))
     history(folder)
+    confirmation(folder)
     termination(folder)
 print("done")

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal, Write, stderr, stdin},
+    io::{self, Write, stderr, stdin},
     process::ExitCode,
 };
 
@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 use tierkv::{Client, DeleteOptions, Error, ScanOptions, Selection};
 use tierkv_openapi::Deleted;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
 use super::{condition::ConditionArguments, key::KeyForm};
 use crate::{
@@ -60,7 +60,7 @@ pub(crate) async fn run(arguments: DeleteArguments) -> Outcome {
     let count = client.count(selection.clone()).await?;
     if count > 0 && !arguments.yes {
         let question = question(count, &prefix, &arguments.connection.namespace());
-        if !is_agreed(&question)? {
+        if !is_agreed(question).await? {
             note("nothing was deleted");
             return Ok(ExitCode::FAILURE);
         }
@@ -113,21 +113,36 @@ fn question(count: u64, prefix: &[u8], namespace: &str) -> String {
 ///
 /// # Errors
 /// If there is no answer.
-fn is_agreed(question: &str) -> Result<bool, Box<dyn std::error::Error>> {
-    // Standard output is for the result of the command.
-    let mut terminal = stderr().lock();
-    write!(terminal, "{question} [y/N] ")?;
-    terminal.flush()?;
-    let mut answer = String::new();
-    // In a script of a shell, standard input has the next line, not an answer.
-    let is_script = kept::current().is_some() && !stdin().is_terminal();
-    if is_script || stdin().read_line(&mut answer)? == 0 {
-        writeln!(terminal)?;
-        let words = "no confirmation, so nothing was deleted; --yes deletes without asking";
-        return Err(words.into());
-    }
+async fn is_agreed(question: String) -> Result<bool, Box<dyn std::error::Error>> {
+    let question = format!("{question} [y/N] ");
+    let answer = match kept::current() {
+        // The shell reads the answer, because it handles Ctrl-C and SIGTERM meanwhile.
+        Some(shell) if shell.has_user() => shell.ask(question).await,
+        // In a script of a shell, standard input has the next line, not an answer.
+        Some(_) => {
+            note(question);
+            None
+        }
+        None => spawn_blocking(move || read_answer(&question)).await??,
+    };
+    let answer =
+        answer.ok_or("no confirmation, so nothing was deleted; --yes deletes without asking")?;
     let answer = answer.trim();
     Ok(answer.eq_ignore_ascii_case("y") || answer.eq_ignore_ascii_case("yes"))
+}
+
+/// The next line of standard input; `None` if there is none.
+fn read_answer(question: &str) -> io::Result<Option<String>> {
+    // Standard output is for the result of the command.
+    let mut terminal = stderr().lock();
+    write!(terminal, "{question}")?;
+    terminal.flush()?;
+    let mut answer = String::new();
+    if stdin().read_line(&mut answer)? == 0 {
+        writeln!(terminal)?;
+        return Ok(None);
+    }
+    Ok(Some(answer))
 }
 
 /// Removes the keys of the selection; returns how many of them were there.

@@ -38,10 +38,22 @@ pub(super) enum Input {
     Failed(String),
 }
 
+/// What is read next, with the words before it.
+pub(super) enum Prompt {
+    /// A line of the shell.
+    Line(String),
+    /// The answer to a question of the running command. It is not kept in the history.
+    Answer(String),
+}
+
 /// Reads lines on request.
 pub(super) struct Prompter {
-    prompts: mpsc::UnboundedSender<String>,
-    said: mpsc::Receiver<Input>,
+    /// The prompts, numbered.
+    prompts: mpsc::UnboundedSender<(u64, Prompt)>,
+    /// What was read at each prompt.
+    said: mpsc::Receiver<(u64, Input)>,
+    /// The number of the last prompt.
+    last: u64,
     /// The terminal's settings before, restored when the shell ends while it waits for a line.
     terminal: Option<Termios>,
 }
@@ -66,7 +78,7 @@ impl Prompter {
         editor.set_helper(Some(Completion::new(grammar, vocabulary)));
         let mut typed = Typed { editor, history };
         typed.load();
-        Ok(Self::new(Some(terminal), move |prompt| typed.line(prompt)))
+        Ok(Self::new(Some(terminal), move |prompt| typed.read(prompt)))
     }
 
     /// Lines on standard input.
@@ -76,13 +88,13 @@ impl Prompter {
 
     fn new(
         terminal: Option<Termios>,
-        mut read: impl FnMut(&str) -> Input + Send + 'static,
+        mut read: impl FnMut(&Prompt) -> Input + Send + 'static,
     ) -> Self {
-        let (prompts, mut asked) = mpsc::unbounded_channel::<String>();
+        let (prompts, mut asked) = mpsc::unbounded_channel::<(u64, Prompt)>();
         let (sender, said) = mpsc::channel(1);
         thread::spawn(move || {
-            while let Some(prompt) = asked.blocking_recv() {
-                if sender.blocking_send(read(&prompt)).is_err() {
+            while let Some((number, prompt)) = asked.blocking_recv() {
+                if sender.blocking_send((number, read(&prompt))).is_err() {
                     return;
                 }
             }
@@ -90,17 +102,23 @@ impl Prompter {
         Self {
             prompts,
             said,
+            last: 0,
             terminal,
         }
     }
 
-    /// Waits for the next line.
-    pub(super) async fn ask(&mut self, prompt: String) -> Input {
-        let died = || Input::Failed("the lines can't be read any more".to_owned());
-        if self.prompts.send(prompt).is_err() {
-            return died();
+    /// Waits for what is read at this prompt.
+    pub(super) async fn ask(&mut self, prompt: Prompt) -> Input {
+        self.last += 1;
+        if self.prompts.send((self.last, prompt)).is_ok() {
+            while let Some((number, said)) = self.said.recv().await {
+                // Something else was said at an earlier prompt whose command was ended by a signal.
+                if number == self.last {
+                    return said;
+                }
+            }
         }
-        self.said.recv().await.unwrap_or_else(died)
+        Input::Failed("the lines can't be read any more".to_owned())
     }
 }
 
@@ -126,10 +144,13 @@ impl Typed {
         }
     }
 
-    fn line(&mut self, prompt: &str) -> Input {
-        match self.editor.readline(prompt) {
+    fn read(&mut self, prompt: &Prompt) -> Input {
+        let (Prompt::Line(words) | Prompt::Answer(words)) = prompt;
+        match self.editor.readline(words) {
             Ok(line) => {
-                self.remember(&line);
+                if let Prompt::Line(_) = prompt {
+                    self.remember(&line);
+                }
                 Input::Line(line.into_bytes())
             }
             Err(ReadlineError::Interrupted) => Input::Nothing,
