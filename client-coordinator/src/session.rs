@@ -2,12 +2,13 @@
 //!
 //! The single reads of a frame are looked up in the cache together, and the hits are answered at
 //! once. Everything else goes below and is answered when it is done.
+//!
+//! A frame is begun in parts. The answers to a part have no more values than fit into the room for
+//! unsent answers, or [`LEAST_PART`]. So a frame of [`MAX_OPERATIONS`] reads of cached large values
+//! exceeds `limits.stream_bytes` by one such part at most. Operations that already were in progress
+//! when the limit was reached come on top of it, at most [`SESSION_PLACES`] values.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -26,7 +27,10 @@ use tierkv_rpc::{
 };
 use tierkv_types::{
     Error, ItemKey,
-    limits::{MAX_FRAME_OPERATIONS, MAX_OPERATIONS, MAX_SESSION_IN_FLIGHT},
+    limits::{
+        MAX_ANSWER_BYTES, MAX_FRAME_OPERATIONS, MAX_OPERATIONS, MAX_SESSION_IN_FLIGHT,
+        MAX_VALUE_BYTES,
+    },
 };
 use tokio::time::Instant;
 
@@ -45,6 +49,9 @@ const ANSWERS_TOGETHER: usize = 128;
 const PLACES_AN_OPERATION: usize = 4;
 /// The places of a session.
 pub(crate) const SESSION_PLACES: usize = PLACES_AN_OPERATION * MAX_SESSION_IN_FLIGHT;
+/// The values of operations of a frame that are begun together without room for all streams:
+/// together they are at most as large as the largest answer.
+const LEAST_PART: usize = MAX_ANSWER_BYTES / MAX_VALUE_BYTES;
 /// The limit and gauges of sessions.
 pub(crate) const SESSIONS: PlacesFor = PlacesFor {
     what: "sessions",
@@ -70,44 +77,40 @@ impl<C: Cache> FrameHandler for Session<C> {
 
     async fn frame(self: &Arc<Self>, frame: SessionRequest, replies: &Replies<SessionAnswer>) {
         let arrived = Instant::now();
-        if !self.share.has_room() {
+        let mut left = MAX_OPERATIONS;
+        let mut operations = frame.operations.into_iter().peekable();
+        while operations.len() > 0 {
             // Until there is room, nothing more is read of the session: backpressure to its client.
-            self.share.room().await;
-        }
-        let mut answers = Vec::with_capacity(frame.operations.len());
-        let mut reads = Reads::with_capacity(frame.operations.len());
-        let mut others = Vec::new();
-        let mut room = MAX_OPERATIONS;
-        for SessionOperation {
-            id,
-            timeout_ms,
-            operation,
-        } in frame.operations
-        {
-            let deadline = arrived + convert::timeout(timeout_ms);
-            let count = operation.as_ref().map_or(1, wire::Session::operations);
-            // Only an operation that is by itself too large for a frame is refused by itself.
-            if count.min(MAX_OPERATIONS) > room {
-                answers.push(self.answer(id, Err(too_many())));
-                continue;
-            }
-            room -= count.min(MAX_OPERATIONS);
-            match operation {
-                Some(Operation::Get(get)) => {
-                    reads.push(id, deadline, self.operations.wanted(&get));
-                }
-                Some(operation) => others.push((id, deadline, operation)),
-                None => answers.push(self.answer(
+            let most = self.room(replies).await;
+            let mut part = Part::new(most, operations.len());
+            while let Some(next) = operations.next_if(|next| part.takes(next)) {
+                let SessionOperation {
                     id,
-                    Err(Error::invalid(
-                        "the operation is empty, or of a kind that this release does not support",
-                    )),
-                )),
+                    timeout_ms,
+                    operation,
+                } = next;
+                let deadline = arrived + convert::timeout(timeout_ms);
+                let count = operation.as_ref().map_or(1, wire::Session::operations);
+                // Only an operation that is by itself too large for a frame is refused by itself.
+                if count.min(MAX_OPERATIONS) > left {
+                    part.answers.push(self.answer(id, Err(too_many())));
+                    continue;
+                }
+                left -= count.min(MAX_OPERATIONS);
+                match operation {
+                    Some(Operation::Get(get)) => {
+                        let wanted = self.operations.wanted(&get);
+                        part.reads.push(id, deadline, wanted);
+                    }
+                    Some(operation) => part.others.push((id, deadline, operation)),
+                    None => part.answers.push(self.answer(id, Err(unknown()))),
+                }
             }
+            let misses = self.read(part.reads, arrived, &mut part.answers).await;
+            replies.send(part.answers).await;
+            self.answer_later(misses, part.others, arrived, replies)
+                .await;
         }
-        let misses = self.read(reads, arrived, &mut answers).await;
-        replies.send(answers).await;
-        self.answer_later(misses, others, arrived, replies).await;
     }
 
     fn weight(answer: &SessionAnswer) -> usize {
@@ -150,6 +153,19 @@ fn places(operation: &Operation) -> usize {
     keys.max(PLACES_AN_OPERATION)
 }
 
+/// How many values the answer to an operation may have.
+fn values(operation: &Operation) -> usize {
+    match operation {
+        Operation::Get(_) => 1,
+        Operation::BatchGet(batch) => batch.keys.len(),
+        Operation::Write(write) => write.operations.len(),
+        Operation::Put(_)
+        | Operation::Delete(_)
+        | Operation::Increment(_)
+        | Operation::Touch(_) => 0,
+    }
+}
+
 fn too_many() -> Error {
     Error::exhausted(format!(
         "the frame has more operations, keys of batches counted, than the limit \
@@ -157,7 +173,43 @@ fn too_many() -> Error {
     ))
 }
 
-/// The single reads of a frame.
+fn unknown() -> Error {
+    Error::invalid("the operation is empty, or of a kind that this release does not support")
+}
+
+/// Operations of a frame that are begun together.
+struct Part {
+    /// How many values more its answers may have.
+    room: usize,
+    is_empty: bool,
+    answers: Vec<SessionAnswer>,
+    reads: Reads,
+    others: Vec<(u64, Instant, Operation)>,
+}
+
+impl Part {
+    /// A part of at least one of `capacity` operations, whose answers have up to `most` values.
+    fn new(most: usize, capacity: usize) -> Self {
+        Self {
+            room: most,
+            is_empty: true,
+            answers: Vec::with_capacity(capacity),
+            reads: Reads::with_capacity(capacity),
+            others: Vec::new(),
+        }
+    }
+
+    /// Whether it takes this operation.
+    fn takes(&mut self, next: &SessionOperation) -> bool {
+        let values = next.operation.as_ref().map_or(0, values);
+        let takes = self.is_empty || values <= self.room;
+        self.is_empty = false;
+        self.room = self.room.saturating_sub(values);
+        takes
+    }
+}
+
+/// The single reads of a part of a frame.
 struct Reads {
     wanted: Vec<(ItemKey, CheckedOptions)>,
     names: Vec<(u64, Instant)>,
@@ -192,13 +244,33 @@ impl Reads {
 }
 
 impl<C: Cache> Session<C> {
-    /// A session that waits while the answers of all sessions have no room (see [`StreamShare`]).
+    /// A session that waits while there is no room for its answers (see [`StreamShare`]).
     pub(crate) fn new(operations: Arc<Operations<C>>, share: StreamShare, place: Place) -> Self {
         Self {
             operations,
             share,
             _place: place,
         }
+    }
+
+    /// Waits until the session may begin operations. Returns how many values their answers may have,
+    /// so that they fit into the room for answers.
+    ///
+    /// Without room for all streams, a session that has unsent answers or operations in progress
+    /// waits for them. It then begins a small part of a frame, so that it continues as fast as its
+    /// own client reads.
+    async fn room(&self, replies: &Replies<SessionAnswer>) -> usize {
+        if self.share.free_bytes() == 0 {
+            let own = async {
+                replies.idle().await;
+                self.share.room().await;
+            };
+            tokio::select! {
+                () = self.share.room_for_all() => {}
+                () = own => {}
+            }
+        }
+        (self.share.free_bytes() / MAX_VALUE_BYTES).max(LEAST_PART)
     }
 
     /// Answers in a task of its own what must go below, once there are places for it.

@@ -39,8 +39,8 @@ pub struct ClientCoordinatorSettings {
 pub struct ConnectionLimits {
     /// Maximum connections at all doors together. One over the limit is closed at once.
     pub connections: usize,
-    /// Maximum bytes of answers that clients have not received yet. Over the limit, streams wait,
-    /// and connections whose clients read nothing are closed.
+    /// Maximum bytes of answers that clients have not received yet. From half of it on, streams
+    /// that hold answers wait, and connections whose clients read nothing or slowly are closed.
     pub stream_bytes: usize,
     /// Timeout of a request's head; with gRPC, of the connection's preface.
     pub head_timeout: Duration,

@@ -19,7 +19,8 @@ pub struct DataNodeSettings {
     pub listen: SocketAddr,
     /// Most connections from other tiers.
     pub connections: usize,
-    /// Most bytes of answers that wait to be sent to other tiers.
+    /// Most bytes of answers that wait for users at a client coordinator; the limit here is a
+    /// multiple.
     pub stream_bytes: usize,
     /// Its log, memory tier and store.
     pub storage: StorageSettings,

@@ -112,8 +112,8 @@ impl Acceptor {
         }
     }
 
-    /// A tier's door for other tiers, with at most `limit` connections and up to `stream_bytes` of
-    /// waiting answers.
+    /// A tier's door for other tiers, with at most `limit` connections. `stream_bytes` is the limit
+    /// of waiting answers at the users' doors; here it is a multiple.
     #[must_use]
     pub fn of_peers(
         listener: TcpListener,

@@ -95,6 +95,12 @@ impl<R> Replies<R> {
         drop(self.chunks.send(chunk).await);
     }
 
+    /// Waits until no operation of this stream is in progress.
+    pub async fn idle(&self) {
+        let all = u32::try_from(self.max_in_flight).unwrap_or(u32::MAX);
+        drop(self.in_flight.acquire_many(all).await);
+    }
+
     /// Waits until `count` more operations of this stream may be in progress. While a handler waits
     /// here, its stream is not read: backpressure to the peer. A frame larger than the stream's
     /// limit waits until it is alone.
@@ -322,6 +328,8 @@ impl<H: FrameHandler> Answered<H> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
 
     fn replies(max_in_flight: usize) -> Replies<()> {
@@ -343,6 +351,21 @@ mod tests {
         permits.answered(0);
         assert_eq!(replies.in_flight.available_permits(), 2);
         drop(permits);
+        assert_eq!(replies.in_flight.available_permits(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_idle_once_all_its_operations_are_answered() {
+        let replies = replies(4);
+        replies.idle().await;
+        let mut permits = replies.admit(2).await.unwrap();
+        let mut idle = pin!(replies.idle());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(idle.as_mut().poll(&mut context).is_pending());
+        permits.answered(1);
+        assert!(idle.as_mut().poll(&mut context).is_pending());
+        permits.answered(1);
+        idle.await;
         assert_eq!(replies.in_flight.available_permits(), 4);
     }
 

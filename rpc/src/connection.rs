@@ -83,7 +83,7 @@ impl Connection {
             false => Ok(Pin::new(&mut this.stream)),
             true => Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
-                "the client reads no answers, and limits.stream_bytes is reached",
+                "the client reads its answers too slowly, and there is no room under limits.stream_bytes",
             )),
         }
     }

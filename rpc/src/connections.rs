@@ -57,13 +57,13 @@ impl Connections {
             limit,
             door_limit: limit - (limit / SHARE_LEFT).max(1).min(limit / 2),
             open: AtomicUsize::new(0),
-            stream_bytes: StreamBytes::new("client-coordinator", stream_bytes),
+            stream_bytes: StreamBytes::of_users("client-coordinator", stream_bytes),
             gauge: "tierkv_connections",
         })
     }
 
-    /// Up to `limit` connections of other tiers at the door of `tier`, and up to `stream_bytes` of
-    /// answers waiting for them.
+    /// Up to `limit` connections of other tiers at the door of `tier`, and up to a multiple of
+    /// `stream_bytes`, the limit of the users' doors, of answers waiting for them.
     #[must_use]
     pub fn of_peers(tier: &'static str, limit: usize, stream_bytes: usize) -> Self {
         metrics::describe_gauge!(
@@ -81,7 +81,7 @@ impl Connections {
             limit,
             door_limit: limit,
             open: AtomicUsize::new(0),
-            stream_bytes: StreamBytes::new(tier, stream_bytes),
+            stream_bytes: StreamBytes::of_peers(tier, stream_bytes),
             gauge: "tierkv_peer_connections",
         })
     }

@@ -273,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_frame_comes_in_pieces_and_whole() {
-        let shares = ConnectionShares::new(&StreamBytes::new("test", 1 << 30));
+        let shares = ConnectionShares::new(&StreamBytes::of_users("test", 1 << 30));
         let size = 2 * PIECE_BYTES + 5;
         let mut body = CountedBody::new(frames(&[10, size]), shares.stream());
         let mut sizes = Vec::new();
@@ -290,7 +290,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_makes_no_more_until_there_is_room() {
-        let shares = ConnectionShares::new(&StreamBytes::new("test", 1 << 20));
+        let shares = ConnectionShares::new(&StreamBytes::of_users("test", 2 << 20));
         let mut streamed = CountedBody::waiting(frames(&[1 << 20, 7]), shares.stream());
         let mut answer = CountedBody::new(frames(&[9]), shares.calls().clone());
         let mut sent = Vec::new();

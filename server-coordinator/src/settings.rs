@@ -17,7 +17,8 @@ pub struct ServerCoordinatorSettings {
     pub listen: SocketAddr,
     /// Maximum connections of other tiers.
     pub connections: usize,
-    /// Maximum bytes of answers that wait for other tiers.
+    /// Maximum bytes of answers that wait for users at a client coordinator; the limit here is a
+    /// multiple.
     pub stream_bytes: usize,
     /// The clusters of a new platform. Once a placement map exists, it is used instead.
     pub initial_clusters: Vec<WeightedCluster>,

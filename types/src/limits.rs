@@ -15,8 +15,9 @@ pub const MAX_OPERATIONS: usize = 1_000;
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// Largest answer, in bytes as encoded. Over it: `ResourceExhausted`.
 pub const MAX_ANSWER_BYTES: usize = 16 << 20;
-/// Bytes of answers that wait for their clients, at one tier, unless the operator sets a limit.
-/// Over it, streams wait, and connections whose clients read nothing are closed.
+/// Bytes of answers that wait for their clients, unless the operator sets a limit. From half of it
+/// on, streams that hold answers wait, and connections whose clients read nothing or slowly are
+/// closed. Between tiers the limit is a multiple.
 pub const DEFAULT_STREAM_BYTES: usize = 256 << 20;
 /// Maximum operations in flight in one session stream. An operation on more than 4 keys counts once
 /// per 4 keys. Over it the session waits.

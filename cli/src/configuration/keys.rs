@@ -140,8 +140,8 @@ section! {
         /// Most connections to gRPC and REST together; further ones are closed at once. At most 4/5
         /// of the file descriptors of the process (ulimit -Hn): the rest is for files.
         connections: u64 = doors().connections as u64;
-        /// Most bytes of answers buffered for slow clients, in each tier. At the bound streams
-        /// wait, and connections whose clients read nothing are closed.
+        /// Most bytes of answers buffered for slow clients; between tiers four times as much. From
+        /// half of it on, streams with unsent answers wait, and slow clients are disconnected.
         stream_bytes: ByteSize = ByteSize(doors().stream_bytes as u64);
         /// Timeout for the head of a REST request, and for the first bytes of a gRPC connection.
         head_timeout_ms: u64 = millis(doors().head_timeout);
