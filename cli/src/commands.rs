@@ -1,5 +1,5 @@
-//! The commands except `dev`, one file each, and their shared options: [`key`], [`condition`]
-//! and [`freshness`]. [`Operation`] are the commands for a running platform, which the command
+//! The commands except `dev`, one file each, and their shared options: [`key`], [`prefix`],
+//! [`condition`] and [`freshness`]. [`Operation`] are the commands for a running platform, which the command
 //! line and the shell share.
 
 pub(crate) mod admin;
@@ -14,6 +14,7 @@ pub(crate) mod get;
 pub(crate) mod import;
 pub(crate) mod increment;
 mod key;
+mod prefix;
 pub(crate) mod put;
 pub(crate) mod scan;
 pub(crate) mod status;

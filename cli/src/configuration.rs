@@ -19,7 +19,7 @@ use serde_json::Value;
 
 pub(crate) use self::{
     byte_size::ByteSize,
-    keys::{Configuration, Places},
+    keys::Configuration,
     layers::ConfigurationArguments,
     sample::sample,
 };
@@ -63,10 +63,13 @@ pub(crate) struct Entry {
     pub(crate) origin: Origin,
 }
 
+/// The key of a [`Problem`] with the file as a whole.
+pub(crate) const THE_FILE: &str = "the file";
+
 /// An invalid value, or another error of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
-    /// The key, or `the file`.
+    /// The key, or [`THE_FILE`].
     pub(crate) key: String,
     /// Where it was set.
     pub(crate) origin: Origin,
@@ -76,7 +79,12 @@ pub(crate) struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}): {}", self.key, self.origin, self.words)
+        match &self.origin {
+            Origin::File(path) if self.key == THE_FILE => {
+                write!(f, "{}: {}", path.display(), self.words)
+            }
+            origin => write!(f, "{} ({origin}): {}", self.key, self.words),
+        }
     }
 }
 
@@ -108,6 +116,11 @@ pub(crate) fn help(key: &str) -> String {
 }
 
 impl Loaded {
+    /// What is wrong with the value of a key, if anything: it is then not in force.
+    pub(crate) fn problem_of(&self, key: &str) -> Option<&Problem> {
+        self.problems.iter().find(|problem| problem.key == key)
+    }
+
     /// Returns the configuration and logs the warnings.
     ///
     /// # Errors

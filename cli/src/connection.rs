@@ -2,15 +2,35 @@
 
 use std::time::Duration;
 
-use clap::{Args, builder::NonEmptyStringValueParser};
+use clap::{
+    Args, Command,
+    builder::{NonEmptyStringValueParser, Resettable},
+};
 use tierkv::{Builder, Client, Code};
-use tierkv_openapi::timeout;
 use tierkv_types::{key::DEFAULT_NAMESPACE, limits::DEFAULT_TIMEOUT};
 
-use crate::kept::{self, Kept};
+use crate::{
+    kept::{self, Kept},
+    time,
+};
 
 /// Where `tierkv dev` listens on the same machine.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7400";
+
+/// The ids of the options of [`Connection`].
+pub(crate) const OPTIONS: [&str; 3] = ["address", "namespace", "timeout"];
+
+/// A command whose options of [`Connection`] are not set by the environment.
+pub(crate) fn without_environment(command: Command) -> Command {
+    command
+        .mut_args(
+            |argument| match OPTIONS.contains(&argument.get_id().as_str()) {
+                true => argument.env(Resettable::Reset),
+                false => argument,
+            },
+        )
+        .mut_subcommands(without_environment)
+}
 
 /// The options of every client command.
 #[derive(Args)]
@@ -22,7 +42,7 @@ pub(crate) struct Connection {
     #[arg(long, short, env = "TIERKV_NAMESPACE", value_parser = NonEmptyStringValueParser::new())]
     namespace: Option<String>,
     /// Timeout of each operation, retries included, as in 500ms or 5s [default: 5s].
-    #[arg(long, env = "TIERKV_TIMEOUT", value_parser = timeout::parse)]
+    #[arg(long, env = "TIERKV_TIMEOUT", value_parser = time::timeout)]
     timeout: Option<Duration>,
 }
 

@@ -1,8 +1,8 @@
 //! `tierkv dev`: every tier in one process, with real gRPC over loopback between them.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
+    net::SocketAddr,
+    path::{Path, PathBuf},
     process::{self, ExitCode},
     sync::Arc,
     time::Duration,
@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tempfile::TempDir;
 use tierkv_cache::EmbeddedCache;
-use tierkv_client_coordinator::{ClientCoordinator, Listeners};
+use tierkv_client_coordinator::ClientCoordinator;
 use tierkv_coordination::MemoryCoordination;
 use tierkv_datanode::{DataNode, DataNodeSettings};
 use tierkv_protocol::placement::WeightedCluster;
@@ -22,9 +22,11 @@ use tierkv_types::{Clock, ClusterId, NodeId, SystemClock, limits::MAX_PEER_CONNE
 use tokio::time::sleep;
 
 use crate::{
-    configuration::{self, Configuration, ConfigurationArguments, Places},
+    configuration::{self, Configuration, ConfigurationArguments},
+    data_dir,
     descriptors::Descriptors,
-    metrics_page,
+    listening::{self, reachable, remark},
+    metrics_page, number,
     outcome::{FAILED, Outcome},
     output,
     signals::Signals,
@@ -33,6 +35,11 @@ use crate::{
 /// How often to check whether the platform is ready.
 const READY_PAUSE: Duration = Duration::from_millis(10);
 
+/// The folder of the coordination store, in the data directory.
+const COORDINATION: &str = "coordination";
+/// Most MiB of `--cache-mib`: more than any machine has.
+const MAX_CACHE_MIB: u64 = 1 << 30;
+
 /// Options of `tierkv dev`.
 #[derive(Args)]
 pub(crate) struct DevArguments {
@@ -40,16 +47,16 @@ pub(crate) struct DevArguments {
     configuration: ConfigurationArguments,
     #[arg(long, value_name = "DIR", help = configuration::help("data_dir"))]
     data_dir: Option<String>,
-    /// Keep no data: use a temporary directory instead of --data-dir, without syncs to disk, and
+    /// Keep no data: use a temporary directory instead of data_dir, without syncs to disk, and
     /// remove it at the end.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "data_dir")]
     ephemeral: bool,
     #[arg(long, value_name = "IP:PORT", help = configuration::help("grpc_listen"))]
     grpc_listen: Option<String>,
     #[arg(long, value_name = "IP:PORT", help = configuration::help("rest_listen"))]
     rest_listen: Option<String>,
     /// Size limit of the embedded cache in MiB; sets cache.max_bytes.
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = |text: &str| number::between(text, 1, MAX_CACHE_MIB))]
     cache_mib: Option<u64>,
     /// How to print the addresses.
     #[arg(long, short, value_enum, default_value = "text")]
@@ -87,29 +94,31 @@ struct Platform {
     client_coordinator: ClientCoordinator,
 }
 
+impl Platform {
+    /// The addresses of gRPC and REST.
+    fn addresses(&self) -> [SocketAddr; 2] {
+        let coordinator = &self.client_coordinator;
+        [coordinator.grpc_address(), coordinator.rest_address()]
+    }
+}
+
 /// Runs until SIGTERM, Ctrl-C or SIGHUP, then stops in order and exits 0.
 pub(crate) async fn run(arguments: DevArguments) -> Outcome {
     let mut signals = Signals::listen()?;
     let loaded = arguments.configuration.load(&arguments.flags());
     let file = loaded.file.clone();
     let configuration = loaded.accept()?;
-    let Places {
-        grpc_listen,
-        rest_listen,
-        ..
-    } = configuration.places;
     // Dropped last, so that the directory is removed after all its files are closed.
     let throw_away = arguments.ephemeral.then(TempDir::new).transpose()?;
     let data_dir = throw_away
         .as_ref()
         .map_or(configuration.places.data_dir.as_path(), TempDir::path);
-    for (door, address) in [("gRPC", grpc_listen), ("REST", rest_listen)] {
-        if !address.ip().is_loopback() {
-            output::note(format_args!(
-                "WARNING: {door} is served on {address}, which other machines may reach. There is \
-                 no authentication: anyone who can connect can read and change all data"
-            ));
-        }
+    for folder in [
+        data_dir.to_owned(),
+        data_dir.join(COORDINATION),
+        data_dir.join(node_folder()),
+    ] {
+        data_dir::check(&folder)?;
     }
     let descriptors = Descriptors::raise()?;
     // A start may wait for a clock, or read a long log; nothing is served before it has ended.
@@ -119,7 +128,7 @@ pub(crate) async fn run(arguments: DevArguments) -> Outcome {
     };
     let failure = tokio::select! {
         () = ready(&platform.client_coordinator) => {
-            say(announcement(&arguments, file.as_deref(), data_dir, &platform));
+            say(announcement(&arguments, file.as_deref(), data_dir, platform.addresses()));
             tokio::select! {
                 () = signals.stop() => None,
                 why = platform.datanode.failed() => Some(why),
@@ -176,16 +185,16 @@ async fn start(
     let settings = configuration.client_coordinator(NodeId::new("cc1")?, descriptors, metrics);
     let peers = descriptors.for_peers(MAX_PEER_CONNECTIONS);
     let stream_bytes = configuration.limits.stream_bytes();
-    let listeners = Listeners::bind(&settings).await?;
+    let listeners = listening::bind(&settings).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let cluster = ClusterId::new("c1")?;
-    let mut storage = configuration.storage(data_dir.join("c1").join("n1"));
+    let mut storage = configuration.storage(data_dir.join(node_folder()));
     let coordination = match is_ephemeral {
         true => {
             storage.sync = WalSync::Never;
             MemoryCoordination::ephemeral()
         }
-        false => MemoryCoordination::open(&data_dir.join("coordination"))?,
+        false => MemoryCoordination::open(&data_dir.join(COORDINATION))?,
     };
     let cache = Arc::new(EmbeddedCache::new(
         configuration.cache.max_bytes.0,
@@ -232,15 +241,20 @@ async fn ready(client_coordinator: &ClientCoordinator) {
     }
 }
 
+/// The folder of the data node, in the data directory.
+fn node_folder() -> PathBuf {
+    ["c1", "n1"].iter().collect()
+}
+
 /// The text that is printed once the platform serves.
 fn announcement(
     arguments: &DevArguments,
     file: Option<&Path>,
     data_dir: &Path,
-    platform: &Platform,
+    addresses: [SocketAddr; 2],
 ) -> String {
-    let grpc = reachable(platform.client_coordinator.grpc_address());
-    let rest = reachable(platform.client_coordinator.rest_address());
+    let [grpc, rest] = addresses.map(reachable);
+    let [grpc_remark, rest_remark] = addresses.map(remark);
     let data_dir = data_dir
         .canonicalize()
         .unwrap_or_else(|_| data_dir.to_owned());
@@ -274,8 +288,8 @@ fn announcement(
     format!(
         "TierKV is running, every tier in this process.
 
-  gRPC   {grpc}
-  REST   http://{rest}
+  gRPC   {grpc}{grpc_remark}
+  REST   http://{rest}{rest_remark}
   data   {kept}
   config {configured}
 
@@ -289,15 +303,4 @@ Try, in another terminal:
 
 Ctrl-C stops it{after}."
     )
-}
-
-/// An address that clients on this machine can use: loopback for a server that listens on all
-/// addresses.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }

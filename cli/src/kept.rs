@@ -3,7 +3,10 @@
 //! Inside a shell, a command gets it from [`current`].
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,6 +28,8 @@ pub(crate) struct Kept {
     client: Mutex<Option<Client>>,
     /// Where questions to the user go; `None` for a script.
     questions: Mutex<Option<mpsc::UnboundedSender<Question>>>,
+    /// The number of the running line of a script; 0 on a terminal.
+    line: AtomicU64,
 }
 
 /// A question of the running command to the user.
@@ -37,6 +42,14 @@ pub(crate) struct Question {
 /// The shared state for the running command; `None` outside a shell.
 pub(crate) fn current() -> Option<Arc<Kept>> {
     KEPT.try_with(Arc::clone).ok()
+}
+
+/// The place of the running command, to begin its messages with: its line in a script, or nothing.
+pub(crate) fn place() -> String {
+    match current().map(|kept| kept.line.load(Ordering::Relaxed)) {
+        None | Some(0) => String::new(),
+        Some(number) => format!("line {number}: "),
+    }
 }
 
 /// Runs a command inside a shell.
@@ -52,6 +65,7 @@ impl Kept {
             namespace: Mutex::new(namespace),
             client: Mutex::new(None),
             questions: Mutex::new(None),
+            line: AtomicU64::new(0),
         }
     }
 
@@ -93,6 +107,11 @@ impl Kept {
     /// Changes the namespace of the following lines.
     pub(crate) fn use_namespace(&self, namespace: &str) {
         namespace.clone_into(&mut locked(&self.namespace));
+    }
+
+    /// Sets the number of the running line of a script, counted from 1.
+    pub(crate) fn begin_line(&self, number: u64) {
+        self.line.store(number, Ordering::Relaxed);
     }
 
     /// The connected client, if there is one.

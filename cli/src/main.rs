@@ -1,24 +1,25 @@
 //! The `tierkv` binary: runs the platform, and the commands for a running platform.
 //!
 //! Reading order:
-//! - [`configuration`]: the settings of an operator; [`dev`]: runs every tier in this process,
-//!   within its limit of [`descriptors`] and with one [`metrics_page`] (each [`histogram`] of
+//! - [`configuration`]: the settings of an operator; [`dev`]: runs every tier in this process, on
+//!   its [`data_dir`], [`listening`] within its limit of [`descriptors`], and with one [`metrics_page`] (each [`histogram`] of
 //!   which is ours), until one of the [`signals`];
 //! - [`commands`]: the other commands, one file each; they use [`connection`], [`input`],
-//!   [`number`] and [`json_refusal`] to read, [`output`] to print, and [`outcome`] for the exit
-//!   status;
+//!   [`number`] and [`time`] to read, [`output`] to print, and [`outcome`] for the exit status;
+//!   [`tips`] are added to the messages for wrong usage;
 //! - [`shell`]: runs commands line by line, with the state of [`kept`];
 //! - [`logging`].
 
 mod commands;
 mod configuration;
 mod connection;
+mod data_dir;
 mod descriptors;
 mod dev;
 mod histogram;
 mod input;
-mod json_refusal;
 mod kept;
+mod listening;
 mod logging;
 mod metrics_page;
 mod number;
@@ -26,10 +27,12 @@ mod outcome;
 mod output;
 mod shell;
 mod signals;
+mod time;
+mod tips;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,10 +42,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(
     name = "tierkv",
     version,
-    about,
     after_help = "Start with: tierkv dev\n\nExit status: 0 on success; 1 if a key to read or touch is absent, a \
-                  condition did not hold, lines of an import were left out, operations of a bench \
-                  failed or a recovery is due; 2 for any error; 3 if the outcome of a write is unknown."
+                  condition did not hold, a deletion was not confirmed, lines of an import were left \
+                  out, operations of a bench failed or its keys are left over, or a recovery is due; 2 for any error; 3 if the outcome of a write is unknown."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -64,9 +66,26 @@ enum Command {
     Bench(commands::bench::BenchArguments),
 }
 
+impl Arguments {
+    /// Parses the command line. With wrong usage, or to print help, the process ends here.
+    fn of_process() -> Self {
+        let error = match Self::try_parse() {
+            Ok(arguments) => return arguments,
+            Err(error) => error,
+        };
+        // Clap's usage lists an option that the environment sets as if it were required.
+        let mut bare = connection::without_environment(Self::command());
+        let error = match bare.try_get_matches_from_mut(env::args_os()) {
+            Err(same) if error.use_stderr() && same.kind() == error.kind() => same,
+            _ => error,
+        };
+        tips::with_tip(error, &bare).exit()
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::of_process();
     if let Err(refusal) = logging::start() {
         return outcome::failed(&*Box::<dyn std::error::Error>::from(refusal));
     }

@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use crate::output::note;
+use crate::{kept, output::note};
 
 use tierkv::Code;
 
@@ -34,7 +34,7 @@ pub(crate) fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
         // The reader closed the pipe.
         return ExitCode::SUCCESS;
     }
-    note(format_args!("tierkv: {error}"));
+    note(format_args!("tierkv: {}{error}", kept::place()));
     match error.downcast_ref::<tierkv::Error>() {
         Some(error) if error.is_condition_failed() => ExitCode::FAILURE,
         Some(error) if error.code() == Code::NotFound => ExitCode::FAILURE,

@@ -55,7 +55,7 @@ only by you. It includes values. A line that starts with a space is not kept.
 
 Exit status: 0 on a terminal. For lines from a file or pipe, the worst of them: 3 if the outcome \
 of a write is unknown, else 2 if there was an error, else 1 if there was a negative answer, else \
-0. A failed line does not stop the lines after it.")]
+0. A failed line does not stop the lines after it; its message begins with the line's number.")]
 pub(crate) struct ShellArguments {
     #[command(flatten)]
     connection: Connection,
@@ -161,6 +161,7 @@ impl Shell {
 
     async fn lines(&self, mut user: User) -> Outcome {
         let mut worst = ExitCode::SUCCESS;
+        let mut number = 0;
         loop {
             let prompt = Prompt::Line(format!("tierkv:{}> ", self.kept.namespace()));
             let said = tokio::select! {
@@ -178,7 +179,12 @@ impl Shell {
                     break;
                 }
             };
-            match self.line(&line, &mut user).await {
+            if !self.is_terminal {
+                number += 1;
+                self.kept.begin_line(number);
+            }
+            let running = self.line(&line, &mut user);
+            match kept::within(Arc::clone(&self.kept), running).await {
                 Next::On(ended) => worst = outcome::worse(worst, ended),
                 Next::Exit => break,
                 Next::Killed(status) => return Ok(ExitCode::from(status)),
@@ -227,7 +233,7 @@ impl Shell {
             Err(error) => return Next::On(outcome::failed(&error)),
         };
         let (only_reads, ends_by_signal) = (operation.only_reads(), operation.ends_by_signal());
-        let running = kept::within(Arc::clone(&self.kept), operation.run());
+        let running = operation.run();
         let is_asking = Cell::new(false);
         let ended = tokio::select! {
             ended = running => ended,
@@ -253,25 +259,30 @@ impl Shell {
 
 /// Prints clap's output for a line: help, or an error.
 fn refused(error: &clap::Error) -> ExitCode {
-    // If the terminal is gone, the next read ends the shell.
-    drop(error.print());
-    match error.use_stderr() {
-        true => ExitCode::from(FAILED),
-        false => ExitCode::SUCCESS,
+    if !error.use_stderr() {
+        // If the terminal is gone, the next read ends the shell.
+        drop(error.print());
+        return ExitCode::SUCCESS;
     }
+    match kept::place() {
+        place if place.is_empty() => drop(error.print()),
+        place => output::note(format_args!("{place}{}", error.to_string().trim_end())),
+    }
+    ExitCode::from(FAILED)
 }
 
 fn interrupted(only_reads: bool) -> ExitCode {
     match only_reads {
         true => {
-            output::note("tierkv: interrupted");
+            output::note(format_args!("tierkv: {}interrupted", kept::place()));
             ExitCode::from(FAILED)
         }
         false => {
-            output::note(
-                "tierkv: interrupted, and it is unknown whether the write happened: read the key \
-                 before you retry",
-            );
+            output::note(format_args!(
+                "tierkv: {}interrupted, and it is unknown whether the write happened: read the \
+                 key before you retry",
+                kept::place()
+            ));
             ExitCode::from(UNKNOWN)
         }
     }

@@ -37,8 +37,13 @@ pub enum StartError {
     #[error(transparent)]
     Coordination(#[from] CoordinationError),
     /// From one of its addresses.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
+    #[error("{door}: {error}")]
+    Listen {
+        /// The server: `gRPC` or `REST`.
+        door: &'static str,
+        /// What is wrong with its address.
+        error: ListenError,
+    },
     /// From gRPC reflection.
     #[error("the API's description can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -57,10 +62,23 @@ impl Listeners {
     /// # Errors
     /// [`StartError::Listen`] if one is in use.
     pub async fn bind(settings: &ClientCoordinatorSettings) -> Result<Self, StartError> {
+        let failed = |door| move |error| StartError::Listen { door, error };
         Ok(Self {
-            grpc: listen(settings.grpc_listen).await?,
-            rest: listen(settings.rest_listen).await?,
+            grpc: listen(settings.grpc_listen).await.map_err(failed("gRPC"))?,
+            rest: listen(settings.rest_listen).await.map_err(failed("REST"))?,
         })
+    }
+
+    /// The gRPC address, with its actual port.
+    #[must_use]
+    pub const fn grpc_address(&self) -> SocketAddr {
+        self.grpc.1
+    }
+
+    /// The REST address, with its actual port.
+    #[must_use]
+    pub const fn rest_address(&self) -> SocketAddr {
+        self.rest.1
     }
 }
 

@@ -63,7 +63,9 @@ impl CheckedOptions {
 fn level(options: &ReadOptions, max_staleness: Duration) -> Result<Level, Error> {
     let consistency = convert::consistency(options.consistency)?;
     if consistency != Consistency::Session && options.min_version != 0 {
-        return Err(Error::invalid("min_version goes with SESSION consistency"));
+        return Err(Error::invalid(
+            "min_version goes with SESSION consistency; set that, or leave min_version out",
+        ));
     }
     if consistency == Consistency::Latest && options.max_staleness_ms.is_some() {
         return Err(Error::invalid(

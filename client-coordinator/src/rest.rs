@@ -51,7 +51,7 @@ use axum::{
     Router,
     extract::State,
     http::{
-        HeaderName, HeaderValue, StatusCode, Uri,
+        HeaderName, HeaderValue, Method, StatusCode, Uri,
         header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS},
     },
     middleware::{from_fn, from_fn_with_state, map_response_with_state},
@@ -157,8 +157,8 @@ async fn nowhere(uri: Uri) -> Response {
         Error::new(
             Code::NotFound,
             format!(
-                "there is nothing at '{}'; keys are at /v1/kv/{{namespace}}/{{key}}, everything \
-                 else is described at /docs and in /openapi.json",
+                "there is nothing at '{}'; keys are at /v1/kv/{{namespace}}/{{key}} and are \
+                 listed at /v1/kv/{{namespace}}; everything else is described at /docs and in /openapi.json",
                 uri.path().escape_default()
             ),
         )
@@ -166,11 +166,13 @@ async fn nowhere(uri: Uri) -> Response {
     uncounted(&error)
 }
 
-async fn wrong_method() -> Response {
+async fn wrong_method(method: Method, uri: Uri) -> Response {
     refusal(
         StatusCode::METHOD_NOT_ALLOWED,
-        &Error::invalid(
-            "the address does not take this method; the header 'allow' lists those it takes",
-        ),
+        &Error::invalid(format!(
+            "the address does not take {}; it takes {}",
+            method.as_str().escape_debug(),
+            path::methods(&uri)
+        )),
     )
 }

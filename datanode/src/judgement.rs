@@ -145,9 +145,10 @@ pub(crate) fn judge<'a>(
         let held = prior(key, need).map_err(Error::clone)?;
         Ok(held.filter(|item| item.is_live(now)))
     };
+    let is_only = write.conditions.len() == 1;
     for (nth, condition) in write.conditions.iter().enumerate() {
         let version = live(&condition.key, Need::Version)?.map(|item| item.version);
-        check_condition(nth, condition, version)?;
+        check_condition((!is_only).then_some(nth + 1), condition, version)?;
     }
     let mut effects = Vec::with_capacity(write.operations.len());
     let mut expiries = Vec::new();
@@ -291,13 +292,22 @@ fn absent(key: &ItemKey) -> Error {
     )
 }
 
-/// Checks the `nth` condition, counted from 0, against the key's version `held`.
-fn check_condition(nth: usize, condition: &Condition, held: Option<Version>) -> Result<(), Error> {
+/// Checks a condition against the key's version `held`. `number` is its place in the write,
+/// counted from 1; `None` if it is the only one.
+fn check_condition(
+    number: Option<usize>,
+    condition: &Condition,
+    held: Option<Version>,
+) -> Result<(), Error> {
     let failed = |why: String| {
-        let (number, key) = (nth + 1, shown(&condition.key));
+        let key = shown(&condition.key);
+        let which = match number {
+            Some(number) => format!("condition {number}, on '{key}',"),
+            None => format!("the condition on '{key}'"),
+        };
         Err(Error::new(
             Code::ConditionFailed,
-            format!("condition {number}, on '{key}', does not hold: {why}; nothing was changed"),
+            format!("{which} does not hold: {why}; nothing was changed"),
         ))
     };
     match (condition.kind, held) {
@@ -429,7 +439,7 @@ mod tests {
             Ok(_) => true,
             Err(error) => {
                 assert_eq!(error.code, Code::ConditionFailed);
-                assert!(error.message.contains("condition 1"), "{error}");
+                assert!(error.message.starts_with("the condition on '"), "{error}");
                 false
             }
         };

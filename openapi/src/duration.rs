@@ -1,6 +1,8 @@
 //! Durations in REST and on the command line: a whole number and its unit, as in `1500ms`,
 //! `60s`, `15m`, `12h` or `30d`.
 
+use std::time::Duration;
+
 use tierkv_types::Error;
 
 /// The units, in milliseconds. A day is 24 hours.
@@ -11,6 +13,17 @@ const UNITS: [(&str, u64); 5] = [
     ("h", 3_600_000),
     ("d", 86_400_000),
 ];
+
+/// Parses a duration that is not 0.
+///
+/// # Errors
+/// `InvalidArgument`, naming the duration `what`, if it is malformed, zero or too long.
+pub fn positive(what: &str, text: &str) -> Result<Duration, Error> {
+    match parse(what, text)? {
+        0 => Err(refused(what, text, "is over at once")),
+        millis => Ok(Duration::from_millis(millis)),
+    }
+}
 
 /// Parses a duration and returns its milliseconds, which may be 0.
 ///

@@ -98,6 +98,19 @@ pub fn token(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
+/// Decodes a token that [`token`] printed and a caller sent back.
+///
+/// # Errors
+/// `InvalidArgument`, naming the token `name` and `source`, where the caller got it.
+pub fn token_bytes(name: &str, source: &str, text: &str) -> Result<Bytes, Error> {
+    decode(name, text).map_err(|_| {
+        Error::invalid(format!(
+            "{name} is not one that this platform gave: send it unchanged, as it was given in \
+             {source}, or leave it out to start again"
+        ))
+    })
+}
+
 /// Bytes for JSON: as text if they are UTF-8, otherwise as base64.
 #[must_use]
 pub fn split(bytes: &[u8]) -> (Option<String>, Option<String>) {
@@ -121,7 +134,7 @@ mod tests {
             let (text, base64) = split(bytes);
             assert_ne!(text.is_some(), base64.is_some());
             assert_eq!(read(text.as_deref(), base64.as_deref()).unwrap(), bytes);
-            assert_eq!(decode("t", &token(bytes)).unwrap(), bytes);
+            assert_eq!(token_bytes("t", "it", &token(bytes)).unwrap(), bytes);
         }
     }
 
@@ -134,6 +147,13 @@ mod tests {
             let error = read(None, Some(bad)).unwrap_err();
             assert!(error.message.contains("key_base64"), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn a_foreign_token_is_refused_with_where_to_get_one() {
+        let error = token_bytes("page_token", "next_page_token", "%").unwrap_err();
+        assert!(error.message.starts_with("page_token is not"), "{error}");
+        assert!(error.message.contains("next_page_token"), "{error}");
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! JSON bodies of requests. Unknown fields are refused, because ignoring a condition would
 //! silently overwrite a value.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, IgnoredAny, MapAccess, Visitor},
+};
 use tierkv_proto::v1::{self, condition, write_operation};
-use tierkv_types::Error;
+use tierkv_types::{Error, limits::MAX_TTL};
 use utoipa::ToSchema;
 
 use crate::{
     integer::{Integer, version},
-    object::{given, object, objects},
+    object::{Object, given, objects},
     octets::required,
 };
 
@@ -58,24 +63,40 @@ impl Consistency {
 
 /// The options of a read in the gRPC contract. A minimum version without a consistency implies
 /// `session`.
-#[must_use]
+///
+/// # Errors
+/// `InvalidArgument` if one of them would be ignored.
 pub fn read_options(
     consistency: Option<Consistency>,
     min_version: u64,
     max_staleness_ms: Option<u32>,
     explain: bool,
-) -> v1::ReadOptions {
+) -> Result<v1::ReadOptions, Error> {
+    match consistency {
+        Some(Consistency::Cached | Consistency::Latest) if min_version != 0 => {
+            return Err(Error::invalid(
+                "min_version goes with the consistency session: use that, or leave min_version out",
+            ));
+        }
+        Some(Consistency::Latest) if max_staleness_ms.is_some() => {
+            return Err(Error::invalid(
+                "the consistency latest takes no max_staleness_ms: leave it out, or read with \
+                 session or cached",
+            ));
+        }
+        _ => {}
+    }
     let consistency = match consistency {
         Some(consistency) => consistency.to_wire(),
         None if min_version != 0 => v1::Consistency::Session,
         None => v1::Consistency::Unspecified,
     };
-    v1::ReadOptions {
+    Ok(v1::ReadOptions {
         consistency: consistency.into(),
         min_version,
         max_staleness_ms,
         explain,
-    }
+    })
 }
 
 /// Reads of many keys of one namespace.
@@ -143,7 +164,7 @@ impl TryFrom<BatchGetRequest> for v1::BatchGetRequest {
                 min_version,
                 model.max_staleness_ms,
                 model.explain,
-            )),
+            )?),
         })
     }
 }
@@ -208,25 +229,57 @@ pub struct Condition {
 }
 
 /// One operation of a batch.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WriteOperation {
     /// Sets a key.
-    #[serde(deserialize_with = "object")]
     #[schema(title = "WritePut")]
     Put(PutOperation),
     /// Removes a key.
-    #[serde(deserialize_with = "object")]
     #[schema(title = "WriteDelete")]
     Delete(KeyName),
     /// Adds to a number.
-    #[serde(deserialize_with = "object")]
     #[schema(title = "WriteIncrement")]
     Increment(IncrementOperation),
     /// Sets when a key expires.
-    #[serde(deserialize_with = "object")]
     #[schema(title = "WriteTouch")]
     Touch(TouchOperation),
+}
+
+/// The form of an operation, in error messages.
+const ONE_OPERATION: &str =
+    "each operation is an object of its own, with one of put, delete, increment and touch";
+
+impl<'de> Deserialize<'de> for WriteOperation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOperation;
+
+        impl<'de> Visitor<'de> for OneOperation {
+            type Value = WriteOperation;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with one of put, delete, increment and touch")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WriteOperation, A::Error> {
+                let operation = match map.next_key::<String>()?.as_deref() {
+                    Some("put") => WriteOperation::Put(map.next_value::<Object<_>>()?.0),
+                    Some("delete") => WriteOperation::Delete(map.next_value::<Object<_>>()?.0),
+                    Some("increment") => {
+                        WriteOperation::Increment(map.next_value::<Object<_>>()?.0)
+                    }
+                    Some("touch") => WriteOperation::Touch(map.next_value::<Object<_>>()?.0),
+                    Some(_) | None => return Err(de::Error::custom(ONE_OPERATION)),
+                };
+                match map.next_key::<IgnoredAny>()? {
+                    None => Ok(operation),
+                    Some(_) => Err(de::Error::custom(ONE_OPERATION)),
+                }
+            }
+        }
+
+        deserializer.deserialize_map(OneOperation)
+    }
 }
 
 /// Sets a key: `key` or `key_base64`, and `value` or `value_base64`.
@@ -379,11 +432,24 @@ impl TryFrom<WriteOperation> for v1::WriteOperation {
 /// A time to live in the gRPC contract, where 0 is none.
 fn ttl_ms(given: Option<u64>) -> Result<u64, Error> {
     match given {
-        Some(0) => Err(Error::invalid(
-            "a key with a ttl_ms of 0 expires at once; leave ttl_ms out to keep the key",
-        )),
-        ttl_ms => Ok(ttl_ms.unwrap_or(0)),
+        None => Ok(0),
+        Some(ttl_ms) if (1..=longest_ttl_ms()).contains(&ttl_ms) => Ok(ttl_ms),
+        Some(0) => Err(refused_ttl("expires at once with a ttl_ms of 0")),
+        Some(_) => Err(refused_ttl("can't live longer than the limit max_ttl")),
     }
+}
+
+/// The limit `max_ttl` in milliseconds.
+fn longest_ttl_ms() -> u64 {
+    u64::try_from(MAX_TTL.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn refused_ttl(why: &str) -> Error {
+    let longest = longest_ttl_ms();
+    Error::invalid(format!(
+        "a key {why}: give a ttl_ms from 1 to {longest} (100 years), or leave it out to keep the \
+         key for ever"
+    ))
 }
 
 /// Checks a namespace. An empty one is probably a mistake, and is refused.
@@ -401,10 +467,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::object::of_value;
 
     fn write(body: serde_json::Value) -> Result<v1::WriteRequest, String> {
-        let model: WriteRequest =
-            serde_json::from_value(body).map_err(|error| error.to_string())?;
+        let model: WriteRequest = of_value(body)?;
         model
             .try_into()
             .map_err(|error: Error| error.message.to_string())
@@ -451,49 +517,21 @@ mod tests {
         ));
     }
 
+    fn assert_refused<const N: usize>(cases: [(serde_json::Value, &str); N]) {
+        for (body, word) in cases {
+            let words = write(body.clone()).unwrap_err();
+            assert!(words.contains(word), "{body}: {words}");
+        }
+    }
+
     #[test]
     fn an_invalid_batch_is_refused_with_the_reason() {
         let delete = json!([{"delete": {"key": "k"}}]);
-        for (body, word) in [
-            (json!({}), "operations"),
-            (json!({"operations": delete, "if": 1}), "unknown field"),
+        assert_refused([
+            (json!({}), "operations is missing"),
             (
-                json!({"operations": [{"drop": {"key": "k"}}]}),
-                "unknown variant",
-            ),
-            (
-                json!({"operations": [{"put": {"key": "k"}}]}),
-                "value is missing",
-            ),
-            (json!({"operations": [{"delete": {}}]}), "key is missing"),
-            (json!({"operations": [{"delete": ["k"]}]}), "a JSON object"),
-            (
-                json!({"operations": [{"delete": {"key": "k", "key_base64": null}}]}),
-                "null",
-            ),
-            (
-                json!({"operations": [{"delete": {"key": "k", "key_base64": "aw=="}}]}),
-                "one of them",
-            ),
-            (
-                json!({"operations": [{"put": {"key": "k", "value": "", "ttl_ms": 0}}]}),
-                "at once",
-            ),
-            (
-                json!({"operations": [{"touch": {"key": "k", "ttl_ms": 0}}]}),
-                "at once",
-            ),
-            (
-                json!({"operations": [{"touch": {"key": "k", "value": ""}}]}),
-                "unknown field",
-            ),
-            (
-                json!({"operations": [{"put": {"key": "k", "value": "", "ttl_ms": -1}}]}),
-                "u64",
-            ),
-            (
-                json!({"operations": [{"increment": {"key": "k", "delta": 1.5}}]}),
-                "whole number",
+                json!({"operations": delete, "if": 1}),
+                "no field if; there are: namespace,",
             ),
             (
                 json!({"operations": delete, "conditions": [{"key": "k"}]}),
@@ -508,9 +546,65 @@ mod tests {
                 "if_version",
             ),
             (json!({"operations": delete, "namespace": ""}), "default"),
-        ] {
-            let words = write(body.clone()).unwrap_err();
-            assert!(words.contains(word), "{body}: {words}");
-        }
+        ]);
+    }
+
+    #[test]
+    fn an_invalid_operation_is_refused_with_its_place() {
+        let own = "each operation is an object of its own";
+        let first = |operation: serde_json::Value| json!({"operations": [operation]});
+        assert_refused([
+            (
+                first(json!({"drop": {"key": "k"}})),
+                "operations[0]: each operation is an object",
+            ),
+            (
+                first(json!({"delete": {"key": "k"}, "put": {"key": "l", "value": ""}})),
+                own,
+            ),
+            (first(json!({})), own),
+            (
+                first(json!("delete")),
+                "operations[0] must be an object with one of put,",
+            ),
+            (first(json!({"put": {"key": "k"}})), "value is missing"),
+            (first(json!({"delete": {}})), "key is missing"),
+            (first(json!({"delete": ["k"]})), "must be a JSON object"),
+            (
+                first(json!({"delete": {"key": "k", "key_base64": null}})),
+                "not null",
+            ),
+            (
+                first(json!({"delete": {"key": "k", "key_base64": "aw=="}})),
+                "one of them",
+            ),
+            (
+                first(json!({"increment": {"key": "k", "delta": 1.5}})),
+                "operations[0].increment.delta must be a whole number",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn an_invalid_time_to_live_is_refused_with_what_is_valid() {
+        let touch =
+            |ttl_ms: u64| json!({"operations": [{"touch": {"key": "k", "ttl_ms": ttl_ms}}]});
+        let valid = "give a ttl_ms from 1 to 3153600000000 (100 years), or leave it out";
+        assert_refused([
+            (
+                json!({"operations": [{"put": {"key": "k", "value": "", "ttl_ms": 0}}]}),
+                "expires at once",
+            ),
+            (touch(0), valid),
+            (touch(3_153_600_000_001), valid),
+            (
+                json!({"operations": [{"touch": {"key": "k", "value": ""}}]}),
+                "no field value in operations[0].touch",
+            ),
+            (
+                json!({"operations": [{"put": {"key": "k", "value": "", "ttl_ms": -1}}]}),
+                "operations[0].put.ttl_ms must be a whole number",
+            ),
+        ]);
     }
 }

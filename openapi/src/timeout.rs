@@ -14,10 +14,7 @@ const NAME: &str = "timeout";
 /// # Errors
 /// `InvalidArgument` if it is malformed or zero.
 pub fn parse(text: &str) -> Result<Duration, Error> {
-    match duration::parse(NAME, text)? {
-        0 => Err(duration::refused(NAME, text, "is over at once")),
-        millis => Ok(Duration::from_millis(millis).min(MAX_TIMEOUT)),
-    }
+    Ok(duration::positive(NAME, text)?.min(MAX_TIMEOUT))
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use tierkv_proto::convert;
-use tierkv_types::Error;
+use tierkv_types::{Error, limits::MAX_TTL};
 
 use crate::duration;
 
+/// The longest time to live, in error messages.
+const LONGEST: &str = "36500d (100 years, the limit max_ttl)";
 /// Its name in error messages.
 const NAME: &str = "time to live";
 
@@ -16,15 +17,22 @@ const NAME: &str = "time to live";
 /// # Errors
 /// `InvalidArgument` if it is malformed, zero, or over the limit `max_ttl`.
 pub fn parse(text: &str) -> Result<Duration, Error> {
-    convert::ttl(duration::parse(NAME, text)?)?.ok_or_else(|| {
-        duration::refused(NAME, text, "is over at once (leave it out to keep the key)")
-    })
+    let refused = |why: &str| {
+        Error::invalid(format!(
+            "the {NAME} '{}' {why}: write 1ms to {LONGEST}, or leave it out to keep the key for \
+             ever",
+            text.escape_debug()
+        ))
+    };
+    match Duration::from_millis(duration::parse(NAME, text)?) {
+        Duration::ZERO => Err(refused("is over at once")),
+        ttl if ttl > MAX_TTL => Err(refused("is too long")),
+        ttl => Ok(ttl),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use tierkv_types::limits::MAX_TTL;
-
     use super::*;
 
     #[test]
@@ -42,6 +50,8 @@ mod tests {
         }
         let longest = format!("{}ms", MAX_TTL.as_millis());
         assert_eq!(parse(&longest), Ok(MAX_TTL));
+        let longest = LONGEST.split(' ').next().unwrap();
+        assert_eq!(parse(longest), Ok(MAX_TTL));
     }
 
     #[test]

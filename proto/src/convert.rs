@@ -167,7 +167,8 @@ pub fn ttl(ttl_ms: u64) -> Result<Option<Duration>, Error> {
         Duration::ZERO => Ok(None),
         ttl if ttl <= MAX_TTL => Ok(Some(ttl)),
         _ => Err(Error::invalid(format!(
-            "the time to live has {ttl_ms} ms; the limit max_ttl is {} ms, and 0 is for ever",
+            "the time to live has {ttl_ms} ms; the limit max_ttl is {} ms (100 years), and 0 means \
+             that the key never expires",
             MAX_TTL.as_millis()
         ))),
     }

@@ -159,7 +159,7 @@ def batches(api):
     assert [result.number for result in written.results[1:2]] == ["3"], written
     assert written.results[2].previous_value == "kept" and not written.replayed, written
     problem, _ = api("write", body=request, status=412)
-    assert "condition 1" in problem.detail, problem
+    assert "the condition on 'bn' does not hold" in problem.detail, problem
 
     keys = [models.KeyName(key_base64="/w=="), models.KeyName(key="bn"), models.KeyName(key=".")]
     request = models.BatchGetRequest(keys=keys, consistency=models.Consistency.LATEST)

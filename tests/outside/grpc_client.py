@@ -137,7 +137,7 @@ def writes(contract):
     answer = call("Write", **batch)
     assert [result.number for result in answer.results] == [0, 5, 0, 0], answer
     words = refused(grpc.StatusCode.FAILED_PRECONDITION, call, "Write", **batch)
-    assert "condition 1" in words, words
+    assert "the condition on 'w1' does not hold" in words, words
     # Sent twice, applied once.
     request_id = {"random": os.urandom(16), "birth_ms": answer.version >> 16}
     batch = {

@@ -100,7 +100,7 @@ def completion(state):
     terminal.prompt("other")
     # Neither a failed command nor a discarded line ends the shell.
     terminal.types("get nothing\r")
-    terminal.sees("the key is absent")
+    terminal.sees("the key 'nothing' is absent")
     terminal.prompt("other")
     terminal.types("never run\x03")
     terminal.sees(r"never run\r*\n")
@@ -166,7 +166,7 @@ def history(state):
 
     terminal = Terminal(state, "--no-history")
     terminal.types(UP + "get unremembered\r")
-    terminal.sees(r"the key is absent")
+    terminal.sees("the key 'unremembered' is absent")
     terminal.types("quit\r")
     assert terminal.ends() == 0
     with open(path, encoding="utf-8") as lines:

@@ -147,8 +147,54 @@ async fn keys_are_kept_on_request_and_a_table_is_printed() {
         words.contains("the keys stay under tierkv-bench/"),
         "{words}"
     );
-    assert_eq!(left(&client(&platform, "other").await).await, 500);
+    let other = client(&platform, "other").await;
+    assert_eq!(left(&other).await, 500);
     assert_eq!(left(&client(&platform, "default").await).await, 0);
+    remove_as_told(&words);
+    assert_eq!(left(&other).await, 0);
+}
+
+/// Runs the command that a bench prints for the keys that it left.
+fn remove_as_told(words: &str) {
+    let (_, remedy) = words.split_once("remove them with: tierkv ").unwrap();
+    let output = Command::new(binary::tierkv().path)
+        .args(remedy.split_whitespace())
+        .arg("--yes")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{remedy}: {output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_an_interrupted_removal_leaves_are_named_with_a_remedy() {
+    const KEYS: u64 = 10_000;
+    let platform = Ephemeral::start().await.unwrap();
+    let client = client(&platform, "default").await;
+    // With few operations in flight the removal takes long enough to be interrupted.
+    let running = Command::new(binary::tierkv().path)
+        .args(["bench", "--keys", &KEYS.to_string(), "--duration", "1s"])
+        .args(["--in-flight", "4", "--address", &platform.grpc])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for is_reached in [|count: u64| count == KEYS, |count: u64| count < KEYS] {
+        let reached = poll_until(PATIENCE, || async {
+            is_reached(left(&client).await).then_some(())
+        });
+        reached.await.unwrap();
+    }
+    let pid = Pid::from_raw(i32::try_from(running.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let output = running.wait_with_output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("keys are left over (interrupted"), "{words}");
+    assert!(!output.stdout.is_empty(), "the results are valid");
+    assert!(left(&client).await > 0);
+    remove_as_told(&words);
+    assert_eq!(left(&client).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,6 +226,8 @@ async fn invalid_options_and_a_missing_platform_are_refused() {
         (&["--writes", "1.5"][..], "a number from 0 to 1"),
         (&["--value-bytes", "7"], "a whole number from 8 to 1048576"),
         (&["--in-flight", "0"], "a whole number from 1 to 65536"),
+        (&["--duration", "5"], "the duration '5' has no unit"),
+        (&["--duration", "0s"], "the duration '0s' is over at once"),
         (&[], "does a platform serve gRPC at"),
         (&["--protocol", "unary"], "does a platform serve gRPC at"),
     ] {

@@ -122,6 +122,12 @@ async fn keys_and_values_are_any_bytes() {
     );
     assert!(fed(&platform.grpc, &["put", "also"], b"").status.success());
     assert_eq!(run(&["get", "piped"]).stdout, b"by \xfe pipe");
+    for value in ["-5", "-0.5"] {
+        text(&run(&["put", "negative", value]));
+        assert_eq!(text(&run(&["get", "negative"])), value);
+    }
+    text(&run(&["put", "option", "--", "--verbose"]));
+    assert_eq!(text(&run(&["get", "option"])), "--verbose");
 
     let several = ["get", "--output", "json", "also", "absent", "piped"];
     let several = run(&several);
@@ -262,7 +268,7 @@ async fn the_keys_of_a_prefix_are_deleted_only_after_a_confirmation() {
     text(&fed(&platform.grpc, &["import", "-"], lines.as_bytes()));
     let count = || text(&run(&["count"]));
     let delete = ["delete", "--prefix", "user/"];
-    for (input, exit) in [("n\n", 1), ("\n", 1), ("no y\n", 1), ("", 2)] {
+    for (input, exit) in [("n\n", 1), ("\n", 1), ("no y\n", 1), ("", 1)] {
         let refused = fed(&platform.grpc, &delete, input.as_bytes());
         assert_eq!(status(&refused), Some(exit), "{input:?}: {refused:?}");
         let words = String::from_utf8_lossy(&refused.stderr);
@@ -387,6 +393,9 @@ async fn keys_are_listed_and_counted() {
         ["KEY", "VALUE", "VERSION", "EXPIRES"]
     );
     assert!(rows[2].starts_with("k001  \\xff\\t"), "{table}");
+    assert!(rows[1].ends_with("never"), "{table}");
+    let expiry = rows[3].split_whitespace().last().unwrap();
+    assert!(expiry.contains('T') && expiry.ends_with('Z'), "{table}");
     let raw = run(&["scan", "--output", "raw"]).stdout;
     assert!(raw.starts_with(b"k000\tvalue 0\nk001\t\xff\t\n"), "{raw:?}");
     let keys = text(&run(&["scan", "--keys-only", "--output", "raw"]));
@@ -427,6 +436,24 @@ async fn keys_are_listed_and_counted() {
     assert!(format!("{:?}", played.counts()[0]).contains("\\xff"));
     let both = run(&["scan", "k", "--start", "a"]);
     assert_eq!(status(&both), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_may_be_an_option() {
+    let played = scanned();
+    let address = played.address.to_string();
+    let run = |arguments: &[&str]| tierkv(&address, arguments);
+    text(&run(&["scan", "--prefix", "k"]));
+    let prefix = scan_request::Selection::Prefix("k".into());
+    assert_eq!(played.scans()[0].selection, Some(prefix));
+    text(&run(&["count", "--prefix", "user/"]));
+    assert!(format!("{:?}", played.counts()[0]).contains("user/"));
+    for both in [
+        ["scan", "k", "--prefix", "k"],
+        ["scan", "--prefix=k", "--end", "z"],
+    ] {
+        assert_eq!(status(&run(&both)), Some(2), "{both:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

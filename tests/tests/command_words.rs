@@ -126,7 +126,7 @@ const SENSELESS: &[(&[&str], &str, &str)] = &[
     (
         &["scan", "--page-token", "%"],
         "",
-        "the page token is no base64: '%' at place 1",
+        "the page token is not one that this platform gave: send it unchanged",
     ),
     (
         &["get", "--key-base64", "a"],
@@ -155,6 +155,16 @@ const SENSELESS: &[(&[&str], &str, &str)] = &[
     ),
     (&["write"], TWICE, "changes the key 'the same' twice"),
     (
+        &["write"],
+        r#"{"operations": [{"put": {"key": "a", "value": ""}, "delete": {"key": "b"}}]}"#,
+        "operations[0]: each operation is an object of its own, with one of put, delete,",
+    ),
+    (
+        &["write"],
+        r#"{"operations": [{"put": {"key": "a", "value": "", "ttl_ms": "5"}}]}"#,
+        "operations[0].put.ttl_ms must be a whole number from 0 to 18446744073709551615, not",
+    ),
+    (
         &["import", "-"],
         "{a",
         "line 1: not a usable record: it is no JSON at column 2",
@@ -162,7 +172,7 @@ const SENSELESS: &[(&[&str], &str, &str)] = &[
     (
         &["import", "-"],
         "null",
-        "expected an object at column 4; a line is such as {\"key\"",
+        "it must be a JSON object, not null; a line is such as {\"key\"",
     ),
     (
         &["import", "-"],
@@ -238,6 +248,8 @@ async fn pages_continue_and_empty_values_are_not_absent() {
     let table = String::from_utf8(tierkv(&platform.grpc, &get).stdout).unwrap();
     assert!(table.contains("a       (empty) "), "{table}");
     assert!(table.contains("absent  (absent)"), "{table}");
+    // What is absent does not expire, not even never.
+    assert!(table.ends_with(" ms\n"), "{table}");
     let scan = [&["scan"], &latest[..]].concat();
     assert!(text(&tierkv(&platform.grpc, &scan)).contains("a    (empty)"));
     let batch = r#"{"return_previous": true, "operations":

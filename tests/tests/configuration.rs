@@ -81,3 +81,40 @@ async fn a_configuration_file_is_read_printed_and_checked() {
         "{words}"
     );
 }
+
+#[test]
+fn invalid_values_are_shown_first_and_never_as_if_they_were_in_force() {
+    let none = ("TIERKV_LOG", "warn");
+    let set = ["--set", "wal.sync=never", "--set", "memory.max_bytes=0"];
+    let (code, printed, words) = check(&set, none);
+    assert_eq!(code, Some(2), "{words}");
+    assert!(
+        words.starts_with("error: wal.sync (flag): \"never\" is not"),
+        "{words}"
+    );
+    let last = words.trim_end().lines().last().unwrap();
+    assert!(
+        last.starts_with("2 errors, printed before the list: wal.sync, memory.max_bytes."),
+        "{words}"
+    );
+    assert!(
+        printed.contains("\nwal.sync: ERROR (flag): \"never\" is not"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("\nmemory.max_bytes: ERROR (flag): "),
+        "{printed}"
+    );
+    assert!(!printed.contains("\nwal.sync = "), "{printed}");
+
+    let (code, printed, words) = check(&[&set[..], &["-o", "json"]].concat(), none);
+    assert_eq!(code, Some(2), "{words}");
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    for key in printed["keys"].as_array().unwrap() {
+        let is_wrong = ["wal.sync", "memory.max_bytes"].contains(&key["key"].as_str().unwrap());
+        assert_eq!(key["value"].is_null(), is_wrong, "{key}");
+    }
+    let (code, _, words) = check(&["--set", "foo=1"], none);
+    assert_eq!(code, Some(2), "{words}");
+    assert!(!words.contains("did you mean"), "{words}");
+}

@@ -10,7 +10,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    os::unix::fs::{MetadataExt, chown},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, SystemTime},
@@ -585,6 +585,26 @@ async fn a_second_process_on_a_directory_is_refused() {
         "{}",
         ended.stderr
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_of_another_user_is_reported_as_such() {
+    let base = Base::new(true).await;
+    for part in ["c1", "c1/n1"] {
+        let folder = base.copy();
+        let closed = folder.data().join(part);
+        let before = fs::metadata(&closed).unwrap().permissions();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+        let data = folder.data().display().to_string();
+        let node = folder.data().join("c1/n1");
+        let denied = format!("access to {} is denied", node.display());
+        let recovered = run(&folder, &["admin", "recover", "--data-dir", &data]).await;
+        assert_eq!(recovered.code, FAILED, "{}", recovered.stderr);
+        assert!(recovered.stderr.contains(&denied), "{}", recovered.stderr);
+        let started = refused_start(&folder).await;
+        assert!(started.contains(&denied), "{started}");
+        fs::set_permissions(&closed, before).unwrap();
+    }
 }
 
 /// Permissions do not stop root, so the file system is mounted read-only, in a mount namespace.

@@ -259,7 +259,12 @@ async fn a_batch_is_applied_if_its_conditions_hold() {
     assert_eq!(status.code(), Code::FailedPrecondition);
     let error = detail(&status).unwrap();
     assert_eq!(error.code, tierkv::Code::ConditionFailed);
-    assert!(error.message.contains("condition 1"), "{error}");
+    assert!(
+        error
+            .message
+            .starts_with("the condition on 'a' does not hold"),
+        "{error}"
+    );
 
     let second = WriteRequest {
         conditions: vec![

@@ -6,10 +6,13 @@
 
 use std::{
     fs::{self, File},
+    io::{BufRead, BufReader},
+    net::TcpListener,
     os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tierkv::Client;
 use tierkv_harness::{Options, TierKv};
 use tierkv_tests::{binary, ephemeral::Ephemeral};
@@ -47,6 +50,158 @@ fn invalid_settings_are_refused_with_a_remedy() {
     );
     let message = refusal(&mut command(&["dev", "--grpc-listen", "example.org:7400"]));
     assert!(message.contains("localhost:7400"), "{message}");
+}
+
+/// Wrong usage, and a part of its message.
+const WRONG_USAGE: &[(&[&str], &str)] = &[
+    (
+        &["put", "k", "--verbose"],
+        "unexpected argument '--verbose'",
+    ),
+    (
+        &["touch", "k", "--if-absent"],
+        "unexpected argument '--if-absent'",
+    ),
+    (
+        &["delete", "k", "--if-absent"],
+        "unexpected argument '--if-absent'",
+    ),
+    (&["delete"], "--prefix <PREFIX>"),
+    (&["delete", "k", "--prefix", "k"], "cannot be used with"),
+    (&["set", "k", "v"], "'put'"),
+    (&["start"], "'dev'"),
+    (&["batch"], "'write'"),
+    (&["-n", "other", "get", "k"], "'-n' goes after the command"),
+    (
+        &["put", "k", "v", "--ttl", "0s"],
+        "'--ttl <TTL>': the time to live '0s' is over at once: write 1ms to 36500d (100 years, the \
+         limit max_ttl), or leave it out",
+    ),
+    (
+        &["put", "k", "v", "--ttl", "999999d"],
+        "is too long: write 1ms to 36500d",
+    ),
+    (
+        &["get", "k", "--timeout", "5"],
+        "'--timeout <TIMEOUT>': the timeout '5' has no unit",
+    ),
+    (
+        &[
+            "get",
+            "k",
+            "--consistency",
+            "latest",
+            "--max-staleness-ms",
+            "5",
+        ],
+        "--consistency latest takes no --max-staleness-ms: leave it out",
+    ),
+    (
+        &["admin", "memory", "--policy", "LRU"],
+        "'--policy <POLICY>': there is no eviction policy",
+    ),
+    (
+        &["dev", "--cache-mib", "abc"],
+        "must be a whole number from 1 to",
+    ),
+    (
+        &["dev", "--ephemeral", "--data-dir", "x"],
+        "cannot be used with",
+    ),
+    (
+        &[
+            "dev",
+            "--ephemeral",
+            "--grpc-listen",
+            "127.0.0.1:7",
+            "--rest-listen",
+            "127.0.0.1:7",
+        ],
+        "gRPC and REST can't share 127.0.0.1:7: set --grpc-listen or --rest-listen",
+    ),
+    (
+        &["dev", "--config", "/nowhere.toml"],
+        "/nowhere.toml: the file does not exist; `tierkv config sample >/nowhere.toml` writes one",
+    ),
+];
+
+#[test]
+fn wrong_usage_is_refused_with_what_is_right() {
+    for (arguments, words) in WRONG_USAGE {
+        let mut command = command(arguments);
+        let message = refusal(command.env("TIERKV_ADDRESS", "127.0.0.1:1"));
+        assert!(message.contains(words), "{arguments:?}: {message}");
+        // The environment sets it, so it is not part of the usage.
+        assert!(!message.contains("--address"), "{arguments:?}: {message}");
+        assert!(
+            !message.contains("InvalidArgument"),
+            "{arguments:?}: {message}"
+        );
+    }
+}
+
+#[test]
+fn an_address_in_use_and_a_file_for_a_folder_are_named_with_their_options() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (option, door) in [("--grpc-listen", "gRPC"), ("--rest-listen", "REST")] {
+        let free = match option {
+            "--grpc-listen" => "--rest-listen",
+            _ => "--grpc-listen",
+        };
+        let arguments = ["dev", "--ephemeral", option, &address, free, "127.0.0.1:0"];
+        let message = refusal(&mut command(&arguments));
+        let begin = format!("tierkv: {address} can't be listened on ({door}): ");
+        assert!(message.starts_with(&begin), "{message}");
+        assert!(
+            message.contains(&format!("set {option} to another")),
+            "{message}"
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let file = file.to_str().unwrap();
+    let listen = [
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--rest-listen",
+        "127.0.0.1:0",
+    ];
+    for arguments in [
+        &[&["dev", "--data-dir", file], &listen[..]].concat()[..],
+        &["admin", "recover", "--data-dir", file],
+    ] {
+        let message = refusal(&mut command(arguments));
+        assert!(message.contains("is a file, not a folder"), "{message}");
+    }
+    assert_eq!(fs::read(file).unwrap(), b"");
+}
+
+#[test]
+fn a_warning_and_the_banner_have_the_address_that_is_served() {
+    let mut dev = command(&["dev", "--ephemeral"])
+        .args(["--grpc-listen", "127.0.0.1:0", "--rest-listen", "0.0.0.0:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let printed = BufReader::new(dev.stdout.take().unwrap());
+    let mut lines = printed.lines().map(Result::unwrap);
+    let is_rest = |line: &String| line.starts_with("  REST   ");
+    let rest = lines.find(is_rest).unwrap_or_default();
+    let pid = Pid::from_raw(i32::try_from(dev.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let rest_of_output = lines.count();
+    let warnings = String::from_utf8(dev.wait_with_output().unwrap().stderr).unwrap();
+    assert!(rest_of_output > 5, "the banner is cut: {warnings}");
+    let (url, remark) = rest.split_once(" (").unwrap();
+    assert_eq!(remark, "listening on all addresses)");
+    let (_, port) = url.rsplit_once(':').unwrap();
+    assert!(url.ends_with(&format!("http://127.0.0.1:{port}")), "{rest}");
+    let warning = format!("WARNING: REST is served on 0.0.0.0:{port}, which");
+    assert_eq!(warnings.matches("WARNING").count(), 1, "{warnings}");
+    assert!(warnings.contains(&warning), "{warnings}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -244,6 +244,23 @@ async fn each_operation_is_measured_once_in_each_tier_that_it_passes() {
 }
 
 #[tokio::test]
+async fn a_connection_is_measured_as_no_operation() {
+    let platform = start().await;
+    let client = connect(&platform).await;
+    drop(connect(&platform).await);
+    let put = client.put("k", "v");
+    measured(&platform, "put", Some("write"), put)
+        .await
+        .unwrap();
+    let counted = counts(&page(&platform).await);
+    let above = counted
+        .keys()
+        .filter(|(tier, _)| tier == CLIENT_COORDINATOR);
+    let above: Vec<&str> = above.map(|(_, operation)| &**operation).collect();
+    assert_eq!(above, ["put"]);
+}
+
+#[tokio::test]
 async fn a_hit_is_measured_in_no_tier_below_at_whichever_door() {
     let platform = start().await;
     let client = connect(&platform).await;

@@ -114,17 +114,17 @@ async fn a_script_runs_to_its_end_although_lines_fail() {
     assert!(out.contains("set: nothing"), "{out}");
     assert!(out.contains("client coordinator"), "{out}");
     for words in [
-        "the key is absent",
-        "ConditionFailed",
-        "unrecognized subcommand 'nonsense'",
-        "a quotation mark is not closed",
+        "line 7: the key 'absent' is absent",
+        "tierkv: line 8: ConditionFailed",
+        "line 9: error: unrecognized subcommand 'nonsense'",
+        "tierkv: line 10: a quotation mark is not closed",
         "no command in it can: name a file",
-        "invalid value 'many'",
+        "line 13: error: invalid value 'many'",
     ] {
         assert!(error.contains(words), "{words}: {error}");
     }
     assert_eq!(
-        error.matches("the key is absent").count(),
+        error.matches("' is absent").count(),
         2,
         "the other namespace has no b: {error}"
     );

@@ -11,7 +11,6 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use tierkv_openapi::ttl;
 use tierkv_types::limits::MAX_VALUE_BYTES;
 use tierkv_workload::{
     Distribution, Door, Mix, Records, Shape, Tally,
@@ -30,6 +29,7 @@ use crate::{
     number::between,
     outcome::Outcome,
     output::{self, Output},
+    time,
 };
 
 /// Prefix of the keys of all runs; each run adds its own.
@@ -48,11 +48,13 @@ const MAX_IN_FLIGHT: u64 = 65_536;
 #[command(after_help = "\
 The keys are under tierkv-bench/ and a prefix of this run, so no other key is touched. They are \
 loaded first and removed at the end. Ctrl-C ends the run early, prints the results so far and \
-removes the keys; a second Ctrl-C leaves them in place. Values that are read are checked. Each \
+removes the keys; a second Ctrl-C leaves them in place and prints the command that removes them. \
+Values that are read are checked. Each \
 operation in flight starts the next one once it is answered: a platform that stalls gets no new \
 operations.
 
-Exit status: 0 on success, 1 if operations failed or a value was wrong, 2 for any other error.")]
+Exit status: 0 on success, 1 if operations failed, a value was wrong or keys are left over, 2 for \
+any other error.")]
 pub(crate) struct BenchArguments {
     #[command(flatten)]
     connection: Connection,
@@ -81,7 +83,7 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_enum, default_value = "session")]
     protocol: Way,
     /// How long to measure, as in 500ms, 10s or 5m.
-    #[arg(long, default_value = "10s", value_parser = ttl::parse)]
+    #[arg(long, default_value = "10s", value_parser = time::length)]
     duration: Duration,
     /// Don't remove the keys at the end.
     #[arg(long)]
@@ -128,13 +130,18 @@ pub(crate) async fn run(arguments: BenchArguments) -> Outcome {
         Ok(()) => bench.measure(arguments.duration, &mut interrupts).await,
         Err(why) => Err(format!("the keys are not all loaded: {why}").into()),
     };
-    let prefix = &bench.mix.records.prefix;
+    let remedy = remedy(&arguments.connection, &bench.mix.records.prefix);
+    let mut has_leftovers = false;
     if arguments.keep {
-        output::note(format_args!("the keys stay under {prefix}"));
+        let prefix = &bench.mix.records.prefix;
+        output::note(format_args!(
+            "the keys stay under {prefix}; remove them with: {remedy}"
+        ));
     } else if let Err(why) = bench.sweep(Sweep::Remove, &mut interrupts).await {
         // The results are valid all the same.
+        has_leftovers = true;
         output::note(format_args!(
-            "tierkv: keys are left over under {prefix}: {why}"
+            "tierkv: keys are left over ({why}); remove them with: {remedy}"
         ));
     }
     let report = report?;
@@ -142,10 +149,19 @@ pub(crate) async fn run(arguments: BenchArguments) -> Outcome {
         Output::Json => output::pretty_json(&report.as_json())?,
         Output::Table | Output::Raw => output::print(report.as_text())?,
     }
-    Ok(match report.has_failed() {
+    Ok(match report.has_failed() || has_leftovers {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     })
+}
+
+/// The command that removes the keys of a run.
+fn remedy(connection: &Connection, prefix: &str) -> String {
+    format!(
+        "tierkv delete --prefix {prefix} --namespace {} --address {}",
+        connection.namespace(),
+        connection.addresses().join(" --address ")
+    )
 }
 
 struct Bench {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
-    configuration::{ConfigurationArguments, Loaded, Origin, sample},
+    configuration::{ConfigurationArguments, Loaded, Origin, Problem, sample},
     outcome::{FAILED, Outcome},
     output::{self, Output},
 };
@@ -43,12 +43,16 @@ pub(crate) fn run(command: &ConfigCommand) -> Outcome {
     match arguments.output {
         Output::Json => output::pretty_json(&as_json(&loaded))?,
         Output::Table | Output::Raw => {
-            output::print(as_text(&loaded))?;
+            // Before the long list, and once more after it in short.
+            for problem in &loaded.problems {
+                output::note(format_args!("error: {problem}"));
+            }
             for warning in &loaded.warnings {
                 output::note(format_args!("warning: {warning}"));
             }
-            for problem in &loaded.problems {
-                output::note(format_args!("error: {problem}"));
+            output::print(as_text(&loaded))?;
+            if let Some(summary) = summary(&loaded.problems) {
+                output::note(summary);
             }
         }
     }
@@ -58,17 +62,34 @@ pub(crate) fn run(command: &ConfigCommand) -> Outcome {
     })
 }
 
+/// One line with the keys of all problems; `None` without any.
+fn summary(problems: &[Problem]) -> Option<String> {
+    let mut keys: Vec<&str> = problems.iter().map(|problem| &*problem.key).collect();
+    keys.dedup();
+    let errors = match problems.len() {
+        0 => return None,
+        1 => "1 error".to_owned(),
+        count => format!("{count} errors"),
+    };
+    Some(format!(
+        "\n{errors}, printed before the list: {}. The platform does not start with this \
+         configuration",
+        keys.join(", ")
+    ))
+}
+
 fn as_text(loaded: &Loaded) -> String {
     let mut text = match &loaded.file {
         Some(file) => format!("file: {}\n", file.display()),
         None => "file: none (--config or TIERKV_CONFIG names one)\n".to_owned(),
     };
     for entry in &loaded.entries {
-        let (key, value, origin) = (entry.key, &entry.toml, &entry.origin);
-        text.push_str(&format!(
-            "\n{key} = {value}    ({origin})\n    {}\n",
-            entry.meaning
-        ));
+        let (key, meaning) = (entry.key, &entry.meaning);
+        let line = match loaded.problem_of(key) {
+            Some(Problem { origin, words, .. }) => format!("{key}: ERROR ({origin}): {words}"),
+            None => format!("{key} = {}    ({})", entry.toml, entry.origin),
+        };
+        text.push_str(&format!("\n{line}\n    {meaning}\n"));
     }
     text
 }
@@ -78,7 +99,11 @@ fn as_json(loaded: &Loaded) -> Value {
         .map(|entry| {
             let mut fields = origin(&entry.origin);
             fields["key"] = entry.key.into();
-            fields["value"] = entry.json.clone();
+            // What was set instead is in the error.
+            fields["value"] = match loaded.problem_of(entry.key) {
+                Some(_) => Value::Null,
+                None => entry.json.clone(),
+            };
             fields["meaning"] = entry.meaning.as_str().into();
             fields
         })

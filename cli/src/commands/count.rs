@@ -1,11 +1,11 @@
 //! `tierkv count`.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Args;
 use tierkv_openapi::answers::Counted;
 
-use super::{freshness::FreshnessArguments, key::KeyForm};
+use super::{freshness::FreshnessArguments, key::KeyForm, prefix::PrefixArguments};
 use crate::{
     connection::Connection,
     outcome::Outcome,
@@ -21,8 +21,8 @@ pub(crate) struct CountArguments {
     form: KeyForm,
     #[command(flatten)]
     freshness: FreshnessArguments,
-    /// Count the keys with this prefix; without it, all keys of the namespace.
-    prefix: Option<OsString>,
+    #[command(flatten)]
+    prefix: PrefixArguments,
     /// How to print the count.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
@@ -30,7 +30,7 @@ pub(crate) struct CountArguments {
 
 /// Prints the number of keys.
 pub(crate) async fn run(arguments: CountArguments) -> Outcome {
-    let selection = arguments.form.prefix(arguments.prefix)?;
+    let selection = arguments.form.prefix(arguments.prefix.given())?;
     let options = arguments.freshness.options()?;
     let client = arguments.connection.open().await?;
     let count = client.count_with(selection, options).await?;

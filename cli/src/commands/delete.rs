@@ -12,7 +12,7 @@ use tierkv::{Client, DeleteOptions, Error, ScanOptions, Selection};
 use tierkv_openapi::Deleted;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
-use super::{condition::ConditionArguments, key::KeyForm};
+use super::{condition::PresenceArguments, key::KeyForm};
 use crate::{
     connection::Connection,
     kept,
@@ -31,14 +31,9 @@ pub(crate) struct DeleteArguments {
     #[command(flatten)]
     form: KeyForm,
     #[command(flatten)]
-    condition: ConditionArguments,
-    /// The key.
-    #[arg(required_unless_present = "prefix")]
-    key: Option<OsString>,
-    /// Count the keys with this prefix, ask for confirmation, and remove them; an empty prefix
-    /// means all keys of the namespace.
-    #[arg(long, conflicts_with_all = ["key", "if_absent", "if_present", "if_version"])]
-    prefix: Option<OsString>,
+    condition: PresenceArguments,
+    #[command(flatten)]
+    target: Target,
     /// Don't ask.
     #[arg(long, requires = "prefix", conflicts_with = "key")]
     yes: bool,
@@ -48,10 +43,22 @@ pub(crate) struct DeleteArguments {
     output: Output,
 }
 
+/// What is removed: one of the two.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// The key.
+    key: Option<OsString>,
+    /// Count the keys with this prefix, ask for confirmation, and remove them; an empty prefix
+    /// means all keys of the namespace.
+    #[arg(long, conflicts_with_all = ["if_present", "if_version"])]
+    prefix: Option<OsString>,
+}
+
 /// Removes the key and prints whether it was there, or the keys of a prefix and prints their
 /// number.
 pub(crate) async fn run(arguments: DeleteArguments) -> Outcome {
-    let Some(prefix) = &arguments.prefix else {
+    let Some(prefix) = &arguments.target.prefix else {
         return one(arguments).await;
     };
     let prefix = arguments.form.read(prefix.clone())?;
@@ -61,7 +68,6 @@ pub(crate) async fn run(arguments: DeleteArguments) -> Outcome {
     if count > 0 && !arguments.yes {
         let question = question(count, &prefix, &arguments.connection.namespace());
         if !is_agreed(question).await? {
-            note("nothing was deleted");
             return Ok(ExitCode::FAILURE);
         }
     }
@@ -78,7 +84,9 @@ pub(crate) async fn run(arguments: DeleteArguments) -> Outcome {
 
 async fn one(arguments: DeleteArguments) -> Outcome {
     // Clap makes sure that there is one.
-    let key = arguments.form.read(arguments.key.unwrap_or_default())?;
+    let key = arguments
+        .form
+        .read(arguments.target.key.unwrap_or_default())?;
     let options = DeleteOptions {
         condition: arguments.condition.condition(),
     };
@@ -109,10 +117,7 @@ fn question(count: u64, prefix: &[u8], namespace: &str) -> String {
     }
 }
 
-/// Asks for confirmation on the terminal.
-///
-/// # Errors
-/// If there is no answer.
+/// Asks for confirmation on the terminal, and reports if there is none.
 async fn is_agreed(question: String) -> Result<bool, Box<dyn std::error::Error>> {
     let question = format!("{question} [y/N] ");
     let answer = match kept::current() {
@@ -125,10 +130,16 @@ async fn is_agreed(question: String) -> Result<bool, Box<dyn std::error::Error>>
         }
         None => spawn_blocking(move || read_answer(&question)).await??,
     };
-    let answer =
-        answer.ok_or("no confirmation, so nothing was deleted; --yes deletes without asking")?;
+    let Some(answer) = answer else {
+        note("no confirmation, so nothing was deleted; --yes deletes without asking");
+        return Ok(false);
+    };
     let answer = answer.trim();
-    Ok(answer.eq_ignore_ascii_case("y") || answer.eq_ignore_ascii_case("yes"))
+    let is_agreed = answer.eq_ignore_ascii_case("y") || answer.eq_ignore_ascii_case("yes");
+    if !is_agreed {
+        note("nothing was deleted");
+    }
+    Ok(is_agreed)
 }
 
 /// The next line of standard input; `None` if there is none.

@@ -1,7 +1,6 @@
 //! `tierkv export`: keys into the JSON lines that `tierkv import` reads.
 
 use std::{
-    ffi::OsString,
     fs::File,
     io::{BufWriter, Write, stdout},
     path::PathBuf,
@@ -12,7 +11,9 @@ use std::{
 use clap::Args;
 use tierkv::{Client, Item, ScanOptions, Selection};
 
-use super::{freshness::FreshnessArguments, import::line::Line, key::KeyForm};
+use super::{
+    freshness::FreshnessArguments, import::line::Line, key::KeyForm, prefix::PrefixArguments,
+};
 use crate::{connection::Connection, outcome::Outcome, output};
 
 /// Options of `tierkv export`.
@@ -24,8 +25,8 @@ pub(crate) struct ExportArguments {
     form: KeyForm,
     #[command(flatten)]
     freshness: FreshnessArguments,
-    /// Save the keys with this prefix; without it, all keys of the namespace.
-    prefix: Option<OsString>,
+    #[command(flatten)]
+    prefix: PrefixArguments,
     /// Write the lines to this file instead of standard output.
     #[arg(long)]
     file: Option<PathBuf>,
@@ -33,8 +34,9 @@ pub(crate) struct ExportArguments {
 
 /// Writes a line for each key, with its remaining time to live.
 pub(crate) async fn run(arguments: ExportArguments) -> Outcome {
-    let has_prefix = arguments.prefix.is_some();
-    let selection = arguments.form.prefix(arguments.prefix)?;
+    let prefix = arguments.prefix.given();
+    let has_prefix = prefix.is_some();
+    let selection = arguments.form.prefix(prefix)?;
     let options = ScanOptions {
         read: arguments.freshness.options()?,
         ..ScanOptions::default()

@@ -38,6 +38,13 @@ impl FreshnessArguments {
     /// If one of them would be ignored.
     pub(super) fn options(&self) -> Result<ReadOptions, String> {
         let consistency = match (self.consistency, self.min_version) {
+            (Some(Freshness::Latest), None) if self.max_staleness_ms.is_some() => {
+                return Err(
+                    "--consistency latest takes no --max-staleness-ms: leave it out, or read with \
+                     session or cached"
+                        .to_owned(),
+                );
+            }
             (None | Some(Freshness::Session), Some(version)) => Consistency::Session(version),
             (None | Some(Freshness::Cached), None) => Consistency::Cached,
             (Some(Freshness::Latest), None) => Consistency::Latest,
@@ -45,7 +52,8 @@ impl FreshnessArguments {
                 return Err("--consistency session needs a --min-version".to_owned());
             }
             (Some(Freshness::Cached | Freshness::Latest), Some(_)) => {
-                return Err("--min-version goes with --consistency session".to_owned());
+                return Err("--min-version goes with --consistency session: use that, or leave --min-version out"
+                    .to_owned());
             }
         };
         Ok(ReadOptions {

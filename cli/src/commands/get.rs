@@ -22,6 +22,7 @@ use crate::{
     kept,
     outcome::Outcome,
     output::{self, Output, Table, readable, readable_value},
+    time::date,
 };
 
 /// Options of `tierkv get`.
@@ -80,7 +81,7 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
                 found.version.to_string(),
                 source(found.source).name().to_owned(),
                 format!("{} ms", found.age.as_millis()),
-                expiry(found.expires_at),
+                (value.as_ref()).map_or_else(String::new, |_| expiry(found.expires_at)),
             ]),
             (Output::Raw, Some(value)) => {
                 output::print(value)?;
@@ -90,10 +91,10 @@ pub(crate) async fn run(arguments: GetArguments) -> Outcome {
                     output::print("\n")?;
                 }
             }
-            (Output::Raw, None) if keys.len() > 1 => {
-                output::note(format_args!("the key {} is absent", readable(key)));
+            (Output::Raw, None) => {
+                let place = kept::place();
+                output::note(format_args!("{place}the key '{}' is absent", readable(key)));
             }
-            (Output::Raw, None) => output::note(format_args!("the key is absent")),
         }
     }
     if arguments.output == Output::Table {
@@ -114,7 +115,7 @@ fn note_path(found: &Found) {
 
 fn provenance(found: &Found) -> String {
     let expiry = match millis(found.expires_at) {
-        Some(at) => format!("expires at {at} ms of Unix time"),
+        Some(at) => format!("expires at {}", date(at)),
         None if found.value.is_none() => "the key is absent".to_owned(),
         None => "does not expire".to_owned(),
     };

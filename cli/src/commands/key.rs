@@ -1,15 +1,13 @@
 //! Keys on the command line: as bytes of an argument, or as base64.
 
-use std::{
-    ffi::OsString,
-    os::unix::ffi::OsStringExt,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{ffi::OsString, os::unix::ffi::OsStringExt, time::SystemTime};
 
 use clap::Args;
 use tierkv::Selection;
 use tierkv_openapi::octets::decode;
 use tierkv_types::Error;
+
+use crate::time;
 
 /// The form of all keys of a command.
 #[derive(Args)]
@@ -46,13 +44,12 @@ impl KeyForm {
 
 /// When a key expires, in milliseconds since the Unix epoch.
 pub(super) fn millis(at: Option<SystemTime>) -> Option<u64> {
-    let since = at?.duration_since(UNIX_EPOCH).ok()?;
-    u64::try_from(since.as_millis()).ok()
+    time::millis(at?)
 }
 
 /// When a key expires, for a cell of a table.
 pub(super) fn expiry(at: Option<SystemTime>) -> String {
-    millis(at).map_or_else(|| "never".to_owned(), |at| at.to_string())
+    millis(at).map_or_else(|| "never".to_owned(), time::date)
 }
 
 #[cfg(test)]

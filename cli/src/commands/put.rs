@@ -4,7 +4,7 @@ use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf, time::Durati
 
 use clap::Args;
 use tierkv::PutOptions;
-use tierkv_openapi::{Written, ttl};
+use tierkv_openapi::Written;
 use tierkv_types::limits::MAX_VALUE_BYTES;
 
 use super::{condition::ConditionArguments, key::KeyForm};
@@ -13,6 +13,7 @@ use crate::{
     input,
     outcome::{Outcome, done},
     output::{self, Output},
+    time,
 };
 
 /// Options of `tierkv put`.
@@ -26,14 +27,15 @@ pub(crate) struct PutArguments {
     condition: ConditionArguments,
     /// The key.
     key: OsString,
-    /// The value; with `-` or without a value it is read from standard input.
-    #[arg(conflicts_with = "file", allow_hyphen_values = true)]
+    /// The value; with `-` or without a value it is read from standard input. A value that begins
+    /// with `-` and is no number goes after `--`.
+    #[arg(conflicts_with = "file", allow_negative_numbers = true)]
     value: Option<OsString>,
     /// Read the value from a file.
     #[arg(long)]
     file: Option<PathBuf>,
     /// Time to live, as in 1500ms, 60s, 15m, 12h or 30d; without it, the key never expires.
-    #[arg(long, value_parser = ttl::parse)]
+    #[arg(long, value_parser = time::ttl)]
     ttl: Option<Duration>,
     /// How to print the new version.
     #[arg(long, short, value_enum, default_value = "table")]

@@ -7,12 +7,13 @@ use serde_json::json;
 use tierkv::{Item, ScanOptions, Selection};
 use tierkv_openapi::{
     answers,
-    octets::{decode, split, token},
+    octets::{split, token, token_bytes},
 };
 
 use super::{
     freshness::FreshnessArguments,
     key::{KeyForm, expiry, millis},
+    prefix::PrefixArguments,
 };
 use crate::{
     connection::Connection,
@@ -33,14 +34,13 @@ pub(crate) struct ScanArguments {
     form: KeyForm,
     #[command(flatten)]
     freshness: FreshnessArguments,
-    /// List the keys with this prefix; without it, all keys of the namespace.
-    #[arg(conflicts_with_all = ["start", "end"])]
-    prefix: Option<OsString>,
+    #[command(flatten)]
+    prefix: PrefixArguments,
     /// Start at this key (inclusive).
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["prefix", "prefix_option"])]
     start: Option<OsString>,
     /// End before this key (exclusive).
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["prefix", "prefix_option"])]
     end: Option<OsString>,
     /// The most keys to list. If there are more, the last line of JSON, or otherwise standard
     /// error, has the token for --page-token.
@@ -62,10 +62,11 @@ pub(crate) async fn run(arguments: ScanArguments) -> Outcome {
     let form = &arguments.form;
     let end = |key: Option<OsString>| key.map_or(Ok(Vec::new()), |key| form.read(key));
     let selection = match (arguments.start, arguments.end) {
-        (None, None) => form.prefix(arguments.prefix)?,
+        (None, None) => form.prefix(arguments.prefix.given())?,
         (start, last) => Selection::range(end(start)?, end(last)?),
     };
-    let page_token = (arguments.page_token.as_deref()).map(|text| decode("the page token", text));
+    let page_token = (arguments.page_token.as_deref())
+        .map(|text| token_bytes("the page token", "the output of an earlier scan", text));
     let options = ScanOptions {
         limit: arguments.limit,
         page_token: page_token.transpose()?,

@@ -4,13 +4,14 @@ use std::{ffi::OsString, time::Duration};
 
 use clap::Args;
 use tierkv::TouchOptions;
-use tierkv_openapi::{Written, ttl};
+use tierkv_openapi::Written;
 
-use super::{condition::ConditionArguments, key::KeyForm};
+use super::{condition::PresenceArguments, key::KeyForm};
 use crate::{
     connection::Connection,
     outcome::{Outcome, done},
     output::{self, Output},
+    time,
 };
 
 /// Options of `tierkv touch`.
@@ -21,12 +22,12 @@ pub(crate) struct TouchArguments {
     #[command(flatten)]
     form: KeyForm,
     #[command(flatten)]
-    condition: ConditionArguments,
+    condition: PresenceArguments,
     /// The key.
     key: OsString,
     /// Time to live from now on, as in 1500ms, 60s, 15m, 12h or 30d; without it, the key never
     /// expires.
-    #[arg(long, value_parser = ttl::parse)]
+    #[arg(long, value_parser = time::ttl)]
     ttl: Option<Duration>,
     /// How to print the new version.
     #[arg(long, short, value_enum, default_value = "table")]

@@ -1,20 +1,24 @@
 //! `tierkv watch`.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::process::ExitCode;
 
 use bytes::Bytes;
 use clap::Args;
 use serde_json::{Map, Value};
 use tierkv::{Change, Event};
-use tierkv_openapi::octets::{decode, split, token};
+use tierkv_openapi::octets::{split, token, token_bytes};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::key::{KeyForm, millis};
+use super::{
+    key::{KeyForm, millis},
+    prefix::PrefixArguments,
+};
 use crate::{
     connection::Connection,
     number,
     outcome::Outcome,
     output::{self, Output, readable, readable_value},
+    time::date,
 };
 
 /// Options of `tierkv watch`.
@@ -24,8 +28,8 @@ pub(crate) struct WatchArguments {
     connection: Connection,
     #[command(flatten)]
     form: KeyForm,
-    /// Watch the keys with this prefix; without it, all keys of the namespace.
-    prefix: Option<OsString>,
+    #[command(flatten)]
+    prefix: PrefixArguments,
     /// Resume where an earlier watch of the same keys ended, instead of from now.
     #[arg(long)]
     resume_token: Option<String>,
@@ -41,9 +45,11 @@ pub(crate) struct WatchArguments {
 /// Prints changes as they happen until it is interrupted, then the resume token on standard
 /// error.
 pub(crate) async fn run(arguments: WatchArguments) -> Outcome {
-    let prefix = arguments.prefix.map(|prefix| arguments.form.read(prefix));
+    let prefix = arguments.prefix.given();
+    let prefix = prefix.map(|prefix| arguments.form.read(prefix));
     let prefix = prefix.transpose()?.unwrap_or_default();
-    let from = (arguments.resume_token.as_deref()).map(|text| decode("the resume token", text));
+    let from = (arguments.resume_token.as_deref())
+        .map(|text| token_bytes("the resume token", "the output of an earlier watch", text));
     let from = from.transpose()?.unwrap_or_default();
     let client = arguments.connection.open().await?;
     let mut watch = client.watch_from(prefix, from).await?;
@@ -97,8 +103,11 @@ fn note_connection(is_connected: bool, is_lost: &mut bool) {
 fn as_words(event: &Event) -> String {
     let (key, version) = (readable(&event.key), event.version);
     match &event.change {
-        Change::Written { value, .. } => {
-            format!("written  {version}  {key}  {}", readable_value(value))
+        Change::Written { value, expires_at } => {
+            let expires = millis(*expires_at)
+                .map_or_else(String::new, |at| format!("  (expires {})", date(at)));
+            let value = readable_value(value);
+            format!("written  {version}  {key}  {value}{expires}")
         }
         Change::Removed => format!("removed  {version}  {key}"),
     }
@@ -142,6 +151,8 @@ fn as_json(event: &Event, resume_token: &Bytes) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use serde_json::json;
 
     use super::*;
@@ -167,6 +178,15 @@ mod tests {
                 "event": "written", "key_base64": "/w==", "value": "a\n",
                 "version": "18446744073709551615", "resume_token": "-w",
             })
+        );
+        event.change = Change::Written {
+            value: "a".into(),
+            expires_at: UNIX_EPOCH.checked_add(Duration::from_millis(1_500)),
+        };
+        let words = as_words(&event);
+        assert!(
+            words.ends_with("a  (expires 1970-01-01T00:00:01.500Z)"),
+            "{words}"
         );
         event.change = Change::Removed;
         assert_eq!(as_words(&event), "removed  18446744073709551615  \\xff");

@@ -13,6 +13,8 @@ use tierkv::{
 };
 use tierkv_openapi::{
     answers::{BatchWritten, WriteResult},
+    json_refusal,
+    object::of_value,
     octets::split,
     requests::WriteRequest,
 };
@@ -21,7 +23,7 @@ use tierkv_types::limits::MAX_REQUEST_BYTES;
 
 use crate::{
     connection::Connection,
-    input, json_refusal,
+    input,
     outcome::{Outcome, done},
     output::{self, Output, Table, readable, readable_value},
 };
@@ -87,19 +89,15 @@ pub(crate) async fn run(arguments: WriteArguments) -> Outcome {
 
 /// Parses a batch; `namespace` is the default for its namespace.
 fn parse(body: &[u8], namespace: &str) -> Result<v1::WriteRequest, String> {
-    let unusable = |error: serde_json::Error| {
-        format!(
-            "not a usable batch: {}; a batch is {FORM}",
-            json_refusal::why(&error)
-        )
-    };
-    let mut body: Value = serde_json::from_slice(body).map_err(unusable)?;
+    let unusable = |why: String| format!("not a usable batch: {why}; a batch is {FORM}");
+    let mut body: Value =
+        serde_json::from_slice(body).map_err(|error| unusable(json_refusal::why(&error)))?;
     if let Some(fields) = body.as_object_mut() {
         fields
             .entry("namespace")
             .or_insert_with(|| namespace.into());
     }
-    let model: WriteRequest = serde_json::from_value(body).map_err(unusable)?;
+    let model: WriteRequest = of_value(body).map_err(unusable)?;
     model
         .try_into()
         .map_err(|error: tierkv_types::Error| format!("not a usable batch: {}", error.message))

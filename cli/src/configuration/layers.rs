@@ -3,6 +3,8 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    fs,
+    io::ErrorKind,
     mem,
     path::{Path, PathBuf},
 };
@@ -17,12 +19,14 @@ use figment::{
 use strsim::{damerau_levenshtein, jaro_winkler};
 
 use super::{
-    Configuration, Loaded, Origin, Problem, bounds,
+    Configuration, Loaded, Origin, Problem, THE_FILE, bounds,
     reader::{ENVIRONMENT, Reader},
 };
 
 /// All variables begin with this.
 const PREFIX: &str = "TIERKV_";
+/// A key is suggested for an unknown one that is at least this similar (Jaro-Winkler, 1: equal).
+const ALIKE: f64 = 0.85;
 /// An unknown variable within this edit distance of a key's is reported as a typo.
 const SLIP_LETTERS: usize = 2;
 /// Name of the layer of flags.
@@ -138,18 +142,17 @@ impl Layers {
     }
 
     fn add_file(&mut self, path: &Path) {
-        let file = Toml::file_exact(path);
-        match file.data() {
-            Ok(data) => {
+        match parsed(path) {
+            Ok((file, data)) => {
                 for name in data.values().flat_map(|dict| leaves("", dict)) {
                     (self.keys).judge(&name, path, &mut self.warnings, &mut self.problems);
                 }
                 self.add(file);
             }
-            Err(error) => self.problems.push(Problem {
-                key: "the file".to_owned(),
+            Err(words) => self.problems.push(Problem {
+                key: THE_FILE.to_owned(),
                 origin: Origin::File(path.to_owned()),
-                words: format!("it can't be read: {}", error.kind),
+                words,
             }),
         }
     }
@@ -189,8 +192,7 @@ impl Layers {
             match self.keys.known(name) {
                 Some(key) => by_flag.push((key, value)),
                 None => {
-                    let nearest = self.keys.nearest(name);
-                    let words = format!("there is no such key; did you mean {nearest}?");
+                    let words = format!("there is no such key; {}", self.keys.suggestion(name));
                     self.problems.push(problem(name, words));
                 }
             }
@@ -209,6 +211,30 @@ impl Layers {
             });
         }
     }
+}
+
+/// Reads a file, and what it sets.
+///
+/// # Errors
+/// What is wrong with it and what to do.
+fn parsed(path: &Path) -> Result<(impl Provider, Map<Profile, Dict>), String> {
+    fs::read_to_string(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => format!(
+            "the file does not exist; `tierkv config sample >{}` writes one to start from",
+            path.display()
+        ),
+        ErrorKind::InvalidData => "the file is not UTF-8 text; `tierkv config sample` prints one \
+                                   that is valid"
+            .to_owned(),
+        _ => format!("the file can't be read: {error}"),
+    })?;
+    let file = Toml::file_exact(path);
+    let data = file.data().map_err(|error| {
+        let why = error.kind.to_string();
+        let why = why.trim_end().replace('\n', "\n    ");
+        format!("the file is not valid TOML; `tierkv config sample` prints one that is\n    {why}")
+    })?;
+    Ok((file, data))
 }
 
 fn utf8(text: &OsStr) -> Option<String> {
@@ -252,10 +278,14 @@ impl Keys {
         self.0.iter().find(|key| variable(key) == name).copied()
     }
 
-    fn nearest(&self, name: &str) -> &'static str {
+    /// What to do about a name that is no key.
+    fn suggestion(&self, name: &str) -> String {
         let alike = |key: &&&'static str| jaro_winkler(key, name);
         let nearest = (self.0.iter()).max_by(|a, b| alike(a).total_cmp(&alike(b)));
-        nearest.copied().unwrap_or_default()
+        match nearest.filter(|key| alike(key) >= ALIKE) {
+            Some(nearest) => format!("did you mean {nearest}?"),
+            None => "`tierkv config check` lists the keys".to_owned(),
+        }
     }
 
     /// Checks a name in a file: adds a warning or a problem if it is not a key.
@@ -287,9 +317,9 @@ impl Keys {
             return;
         }
         warnings.push(format!(
-            "{} sets {name}, which is an unknown key and is ignored; did you mean {}?",
+            "{} sets {name}, which is an unknown key and is ignored; {}",
             path.display(),
-            self.nearest(name)
+            self.suggestion(name)
         ));
     }
 

@@ -116,7 +116,9 @@ impl Completion {
         let used = self.vocabulary.used();
         match argument.get_id().as_str() {
             "namespace" => used.namespaces.iter().cloned().collect(),
-            "key" | "keys" | "prefix" | "start" | "end" => used.keys.iter().cloned().collect(),
+            "key" | "keys" | "prefix" | "prefix_option" | "start" | "end" => {
+                used.keys.iter().cloned().collect()
+            }
             _ => (argument.get_possible_values().iter())
                 .map(|value| value.get_name().to_owned())
                 .collect(),

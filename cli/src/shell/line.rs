@@ -5,22 +5,22 @@ use std::{
     os::unix::ffi::OsStringExt,
 };
 
-use clap::{
-    ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable,
+use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::{
+    commands::Operation,
+    connection::{OPTIONS, without_environment},
+    tips,
 };
 
-use crate::commands::Operation;
-
 /// The arguments whose values are keys or prefixes.
-const KEYS: [&str; 5] = ["key", "keys", "prefix", "start", "end"];
+const KEYS: [&str; 6] = ["key", "keys", "prefix", "prefix_option", "start", "end"];
 /// The option for keys in base64, which are not remembered for completion.
 const KEY_FORM: &str = "key_base64";
-/// The arguments whose defaults are the shell's own options: a line must not take them from the
-/// environment.
-const KEPT: [&str; 3] = ["address", "namespace", "timeout"];
 
 /// A command of the shell.
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant)] // There is one at a time, in a box.
 pub(super) enum Line {
     #[command(flatten)]
     Operation(Operation),
@@ -34,9 +34,9 @@ pub(super) enum Line {
     Exit,
 }
 
-/// The whole line; its first word is the command.
+/// A line of the shell is a command with its options; `help COMMAND` describes one.
 #[derive(Parser)]
-#[command(multicall = true)]
+#[command(multicall = true, override_usage = "COMMAND [OPTIONS] [ARGUMENTS]")]
 struct Whole {
     #[command(subcommand)]
     line: Line,
@@ -66,7 +66,7 @@ pub(super) struct Grammar(Command);
 
 impl Grammar {
     pub(super) fn new() -> Self {
-        let mut command = without_environment(Whole::command());
+        let mut command = with_own_defaults(without_environment(Whole::command()));
         // Builds the help of every command, to be shown and completed.
         command.build();
         Self(command)
@@ -87,10 +87,16 @@ impl Grammar {
         if words.is_empty() {
             return Reading::Nothing;
         }
+        // As everywhere else on the command line.
+        let is_help = words.len() == 1 && [&b"--help"[..], b"-h"].contains(&&words[0][..]);
+        let words = match is_help {
+            true => vec![b"help".to_vec()],
+            false => words,
+        };
         let words = words.into_iter().map(OsString::from_vec);
         let matches = match self.0.clone().try_get_matches_from(words) {
             Ok(matches) => matches,
-            Err(error) => return Reading::Refused(error),
+            Err(error) => return Reading::Refused(tips::with_tip(error, &self.0)),
         };
         let words = learnt(&matches);
         match Whole::from_arg_matches(&matches) {
@@ -100,15 +106,21 @@ impl Grammar {
     }
 }
 
-fn without_environment(command: Command) -> Command {
+/// A command in whose help the options of the shell are the defaults, as they are for its lines.
+fn with_own_defaults(command: Command) -> Command {
+    let described = |argument: Arg| {
+        let help = argument.get_help().map(ToString::to_string);
+        let help = help.unwrap_or_default();
+        match help.split_once(" [default: ") {
+            Some((help, _)) if OPTIONS.contains(&argument.get_id().as_str()) => {
+                argument.help(format!("{help} [default: as of the shell]"))
+            }
+            _ => argument,
+        }
+    };
     command
-        .mut_args(
-            |argument| match KEPT.contains(&argument.get_id().as_str()) {
-                true => argument.env(Resettable::Reset),
-                false => argument,
-            },
-        )
-        .mut_subcommands(without_environment)
+        .mut_args(described)
+        .mut_subcommands(with_own_defaults)
 }
 
 fn learnt(matches: &ArgMatches) -> Words {
@@ -179,17 +191,29 @@ mod tests {
             };
             assert!(error.use_stderr(), "{line}: {error}");
         }
-        let Reading::Refused(help) = grammar.read(b"help put") else {
-            panic!("no help");
+        let help = |line: &[u8]| {
+            let Reading::Refused(help) = grammar.read(line) else {
+                panic!("no help");
+            };
+            assert!(!help.use_stderr());
+            help.to_string()
         };
-        assert!(!help.use_stderr() && help.to_string().contains("--if-absent"));
+        let put = help(b"help put");
+        assert!(
+            put.contains("--if-absent") && put.contains("as of the shell"),
+            "{put}"
+        );
+        assert!(!put.contains("127.0.0.1"), "{put}");
+        let all = help(b"help");
+        assert!(all.starts_with("A line of the shell is a command"), "{all}");
+        assert_eq!(help(b"--help"), all);
     }
 
     #[test]
     fn no_line_takes_from_the_environment_what_the_shell_has() {
         fn check(command: &Command) {
             for argument in command.get_arguments() {
-                let is_kept = KEPT.contains(&argument.get_id().as_str());
+                let is_kept = OPTIONS.contains(&argument.get_id().as_str());
                 assert!(!is_kept || argument.get_env().is_none(), "{argument:?}");
             }
             command.get_subcommands().for_each(check);

@@ -67,9 +67,9 @@ pub(super) async fn json<T: DeserializeOwned>(
     if bytes.is_empty() {
         return Err(Error::invalid("the body is empty; send JSON as described at /docs").into());
     }
-    object::document(&bytes).map_err(|error| {
+    object::document(&bytes).map_err(|why| {
         Error::invalid(format!(
-            "the body is not the JSON that is expected here: {error}"
+            "the body is not the JSON that is expected here: {why}"
         ))
         .into()
     })

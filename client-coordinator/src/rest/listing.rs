@@ -75,15 +75,9 @@ pub(super) async fn list<C: Cache>(
     let namespace = path::namespace(request.uri(), path::KV)?;
     let mut parameters = Parameters::of(request.uri())?;
     let selection = selection(&mut parameters)?;
-    let limit = parameters.number("limit")?.unwrap_or(DEFAULT_PAGE_ITEMS);
-    if limit == 0 || limit > MAX_PAGE_ITEMS {
-        return Err(Error::invalid(format!(
-            "limit: at least 1, and at most max_page_items, {MAX_PAGE_ITEMS}, not {limit}"
-        ))
-        .into());
-    }
+    let limit = parameters.number("limit", 1..=MAX_PAGE_ITEMS, Some("max_page_items"))?;
     let page_token = match parameters.text("page_token")? {
-        Some(token) => octets::decode("page_token", &token)?,
+        Some(token) => octets::token_bytes("page_token", "next_page_token", &token)?,
         None => Bytes::new(),
     };
     let options = parameters.read_options()?;
@@ -92,7 +86,7 @@ pub(super) async fn list<C: Cache>(
     let scan = ScanRequest {
         namespace,
         selection: Some(selection),
-        limit,
+        limit: limit.unwrap_or(DEFAULT_PAGE_ITEMS),
         page_token,
         options: Some(options),
     };

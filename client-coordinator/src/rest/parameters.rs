@@ -1,6 +1,6 @@
 //! The parameters of a query.
 
-use std::str::FromStr;
+use std::ops::RangeInclusive;
 
 use axum::http::Uri;
 use bytes::Bytes;
@@ -73,19 +73,29 @@ impl Parameters {
         }
     }
 
-    /// Takes a parameter that is a whole number.
+    /// Takes a parameter that is a whole number. `limit` is the name of its upper bound, if that
+    /// has one.
     ///
     /// # Errors
-    /// `InvalidArgument` if it is not a number or does not fit.
-    pub(super) fn number<T: FromStr>(&mut self, name: &str) -> Result<Option<T>, Error> {
+    /// `InvalidArgument` if it is not a number or out of bounds.
+    pub(super) fn number(
+        &mut self,
+        name: &str,
+        bounds: RangeInclusive<u32>,
+        limit: Option<&str>,
+    ) -> Result<Option<u32>, Error> {
         let Some(text) = self.text(name)? else {
             return Ok(None);
         };
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        match digits.then(|| text.parse().ok()).flatten() {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let number: Option<u32> = digits.then(|| text.parse().ok()).flatten();
+        match number.filter(|number| bounds.contains(number)) {
             Some(number) => Ok(Some(number)),
             None => Err(Error::invalid(format!(
-                "{name} must be a decimal number within its bounds, not '{}'",
+                "{name} must be a whole number from {} to {}{}, not '{}'",
+                bounds.start(),
+                bounds.end(),
+                limit.map_or_else(String::new, |limit| format!(" (the limit {limit})")),
                 text.escape_debug()
             ))),
         }
@@ -114,13 +124,8 @@ impl Parameters {
             Some(text) => version("min_version", &text)?,
             None => 0,
         };
-        let max_staleness_ms = self.number("max_staleness_ms")?;
-        Ok(requests::read_options(
-            consistency,
-            min_version,
-            max_staleness_ms,
-            false,
-        ))
+        let max_staleness_ms = self.number("max_staleness_ms", 0..=u32::MAX, None)?;
+        requests::read_options(consistency, min_version, max_staleness_ms, false)
     }
 
     /// Takes the time to live in milliseconds; 0 means forever.
@@ -206,6 +211,8 @@ mod tests {
             "max_staleness_ms=-1",
             "max_staleness_ms=4294967296",
             "fresh=1",
+            "consistency=cached&min_version=7",
+            "consistency=latest&max_staleness_ms=7",
             "%",
         ] {
             assert!(options(bad).is_err(), "{bad}");
@@ -226,6 +233,28 @@ mod tests {
         assert_eq!(flag("explain=true"), Ok(true));
         assert_eq!(flag("explain=false"), Ok(false));
         assert!(flag("explain=1").is_err());
+    }
+
+    #[test]
+    fn a_number_out_of_bounds_is_refused_with_its_bounds() {
+        let limit = |query| {
+            taken(query, |parameters| {
+                parameters.number("limit", 1..=1_000, Some("max_items"))
+            })
+        };
+        assert_eq!(limit(""), Ok(None));
+        assert_eq!(limit("limit=1000"), Ok(Some(1_000)));
+        for bad in [
+            "limit=",
+            "limit=0",
+            "limit=1001",
+            "limit=+1",
+            "limit=4294967296",
+        ] {
+            let words = limit(bad).unwrap_err().message;
+            let bounds = "limit must be a whole number from 1 to 1000 (the limit max_items)";
+            assert!(words.starts_with(bounds), "{bad}: {words}");
+        }
     }
 
     #[test]

@@ -47,9 +47,27 @@ pub(super) fn misshapen(uri: &Uri) -> Option<Error> {
 }
 
 fn shape_of_key(root: &str) -> Error {
+    let listing = match root {
+        KV => {
+            "; keys are listed at /v1/kv/{namespace}?prefix=, without a slash after the namespace"
+        }
+        _ => "",
+    };
     Error::invalid(format!(
-        "the path is {root}{{namespace}}/{{key}}, neither empty, the key percent-encoded"
+        "the path is {root}{{namespace}}/{{key}}, neither empty, the key percent-encoded{listing}"
     ))
+}
+
+/// The methods that an address takes, for error messages.
+pub(super) fn methods(uri: &Uri) -> &'static str {
+    let path = uri.path();
+    let posts = [INCREMENT, TOUCH, "/v1/batch-get", "/v1/write"];
+    match path.strip_prefix(KV) {
+        Some(rest) if rest.contains('/') => "GET, HEAD, PUT and DELETE",
+        Some(_) => "GET and HEAD",
+        None if posts.iter().any(|post| path.starts_with(post)) => "POST",
+        None => "GET and HEAD",
+    }
 }
 
 fn shape_of_namespace(root: &str) -> Error {

@@ -35,6 +35,8 @@ use super::{Gateway, answer::Failure, parameters::Parameters, path};
 
 /// Where a client was when it lost its connection, by the standard of server-sent events.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Where a client gets a resume token, for error messages.
+const EVENT_ID: &str = "the id of an event";
 /// How long a client waits before it reconnects.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a comment is sent over an idle connection, so that it is not taken for dead.
@@ -66,9 +68,9 @@ pub(super) async fn watch<C: Cache>(
     parameters.finish()?;
     // A reconnecting client uses the address of its first connection.
     let resume_token = match last_event_id(request.headers())? {
-        Some(token) => octets::decode("Last-Event-ID", &token)?,
+        Some(token) => octets::token_bytes("Last-Event-ID", EVENT_ID, &token)?,
         None => match from_query {
-            Some(token) => octets::decode("resume_token", &token)?,
+            Some(token) => octets::token_bytes("resume_token", EVENT_ID, &token)?,
             None => Bytes::new(),
         },
     };

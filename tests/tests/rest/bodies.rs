@@ -16,9 +16,9 @@ use crate::{PATIENCE, get, post, problem, put, send};
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// A path, a body that it refuses, and a part of the error message.
-const NO_SUCH_JSON: [(&str, &str, &str); 21] = [
+const NO_SUCH_JSON: [(&str, &str, &str); 26] = [
     ("/v1/batch-get", "", "the body is empty"),
-    ("/v1/batch-get", "{", "EOF"),
+    ("/v1/batch-get", "{", "the JSON is cut off"),
     ("/v1/batch-get", "{}", "keys"),
     ("/v1/batch-get", "[]", "a JSON object"),
     ("/v1/batch-get", "{\"keys\": [\"a\"]}", "a JSON object"),
@@ -34,7 +34,21 @@ const NO_SUCH_JSON: [(&str, &str, &str); 21] = [
         "{\"keys\": [{\"key_base64\": \"?\"}]}",
         "base64",
     ),
-    ("/v1/batch-get", "{\"keys\": [], \"keys\": []}", "duplicate"),
+    (
+        "/v1/batch-get",
+        "{\"keys\": [], \"keys\": []}",
+        "keys is there twice",
+    ),
+    (
+        "/v1/batch-get",
+        "{\"keys\": [], \"max_staleness_ms\": \"1\"}",
+        "max_staleness_ms must be a whole number from 0 to 4294967295, not the text",
+    ),
+    (
+        "/v1/batch-get",
+        "{\"keys\": [], \"consistency\": \"latest\", \"max_staleness_ms\": 1}",
+        "latest takes no max_staleness_ms: leave it out",
+    ),
     ("/v1/batch-get", "{\"keys\": [], \"fresh\": true}", "fresh"),
     (
         "/v1/batch-get",
@@ -62,7 +76,26 @@ const NO_SUCH_JSON: [(&str, &str, &str); 21] = [
         "{\"delta\": 9223372036854775808}",
         "whole number",
     ),
-    ("/v1/write", "{\"operations\": [{}]}", "expected"),
+    (
+        "/v1/write",
+        "{\"operations\": [{}]}",
+        "operations[0]: each operation is an object of its own",
+    ),
+    (
+        "/v1/write",
+        "{\"operations\": [{\"put\": {\"key\": \"a\", \"value\": \"\"}, \"delete\": {\"key\": \"b\"}}]}",
+        "each operation is an object of its own, with one of put, delete, increment and touch",
+    ),
+    (
+        "/v1/write",
+        "{\"operations\": [{\"put\": {\"key\": 1, \"value\": \"\"}}]}",
+        "operations[0].put.key must be a text in double quotes, not 1",
+    ),
+    (
+        "/v1/write",
+        "{\"operations\": [{\"touch\": {\"key\": \"a\", \"ttl_ms\": 3153600000001}}]}",
+        "max_ttl: give a ttl_ms from 1 to 3153600000000 (100 years), or leave it out",
+    ),
     (
         "/v1/write",
         "{\"operations\": [{\"put\": {\"key\": \"a\"}}]}",
@@ -71,9 +104,9 @@ const NO_SUCH_JSON: [(&str, &str, &str); 21] = [
     (
         "/v1/write",
         "{\"operations\": [{\"put\": {\"key\": \"a\", \"value\": \"\", \"ttl_ms\": -1}}]}",
-        "u64",
+        "operations[0].put.ttl_ms must be a whole number from 0 to",
     ),
-    ("/v1/write", "\u{feff}{}", "expected value"),
+    ("/v1/write", "\u{feff}{}", "it is no JSON at column 1"),
 ];
 
 #[tokio::test]

@@ -46,6 +46,16 @@ async fn bad_addresses_are_refused() {
         problem(&get(&platform, path).await, 400, INVALID);
     }
     problem(&get(&platform, "/v1/nowhere").await, 404, "NotFound");
+    // What a newcomer tries first says where the list is.
+    let list = get(&platform, "/v1/kv/default/?prefix=").await;
+    let words = problem(&list, 400, INVALID).detail;
+    assert!(
+        words.contains("listed at /v1/kv/{namespace}?prefix="),
+        "{words}"
+    );
+    let root = get(&platform, "/v1/kv").await;
+    let words = problem(&root, 404, "NotFound").detail;
+    assert!(words.contains("listed at /v1/kv/{namespace};"), "{words}");
     problem(&get(&platform, "/docs/nowhere.js").await, 404, "NotFound");
 }
 
@@ -61,10 +71,16 @@ async fn bad_parameters_are_refused() {
         ("min_version=x", "min_version"),
         ("min_version=-1", "min_version"),
         ("min_version=18446744073709551616", "min_version"),
-        ("consistency=latest&min_version=7", "min_version"),
-        ("consistency=latest&max_staleness_ms=7", "max_staleness_ms"),
+        (
+            "consistency=latest&min_version=7",
+            "goes with the consistency session",
+        ),
+        (
+            "consistency=latest&max_staleness_ms=7",
+            "latest takes no max_staleness_ms: leave it out",
+        ),
         ("max_staleness_ms=soon", "max_staleness_ms"),
-        ("max_staleness_ms=4294967296", "max_staleness_ms"),
+        ("max_staleness_ms=4294967296", "from 0 to 4294967295"),
         ("explain=yes", "explain"),
         ("timeout=5", "unit"),
         ("timeout=0s", "at once"),
@@ -80,10 +96,10 @@ async fn bad_parameters_are_refused() {
     for (query, word) in [
         ("ttl=60", "unit"),
         ("ttl=", "number"),
-        ("ttl=0s", "at once"),
+        ("ttl=0s", "leave it out to keep the key for ever"),
         ("ttl=-1s", "number"),
         ("ttl=99999999999999999999s", "too long"),
-        ("ttl=36501d", "max_ttl"),
+        ("ttl=36501d", "36500d (100 years, the limit max_ttl)"),
         ("ttl=1s&ttl=1s", "twice"),
         ("consistency=latest", "not known"),
     ] {
@@ -128,7 +144,13 @@ async fn the_refusal_of_a_method_lists_the_allowed_ones() {
         ("/openapi.json", "OPTIONS", "GET,HEAD"),
     ] {
         let response = call(&platform, wrong, path).await;
-        problem(&response, 405, INVALID);
+        let words = problem(&response, 405, INVALID).detail;
         assert_eq!(response.header("allow"), Some(allowed), "{path}");
+        let (_, named) = words.rsplit_once("it takes ").unwrap();
+        assert_eq!(
+            named.replace(", ", ",").replace(" and ", ","),
+            allowed,
+            "{path}"
+        );
     }
 }

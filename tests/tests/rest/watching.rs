@@ -147,7 +147,7 @@ async fn a_bad_watch_is_refused() {
     let platform = Ephemeral::start().await.unwrap();
     for (query, word) in [
         ("prefix=a&prefix_base64=YQ==", "one of them"),
-        ("resume_token=?", "resume_token"),
+        ("resume_token=?", "as it was given in the id of an event"),
         ("resume_token=YWJj", "token"),
         ("timeout=5s", "'timeout'"),
         ("start=a", "'start'"),

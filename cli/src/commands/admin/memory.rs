@@ -34,7 +34,7 @@ pub(crate) struct MemoryArguments {
     #[command(flatten)]
     connection: Connection,
     /// Which record is evicted first: s3fifo, lru, lfu or fifo.
-    #[arg(long, value_parser = convert::policy)]
+    #[arg(long, value_parser = |name: &str| convert::policy(name).map_err(|error| error.message))]
     policy: Option<EvictionPolicy>,
     /// Most stored records kept in memory; 0 means no bound.
     #[arg(long, value_parser = number::unsigned)]

@@ -14,6 +14,7 @@ use tierkv_storage::StorageSettings;
 use tierkv_types::{ClusterId, NodeId};
 
 use crate::{
+    data_dir,
     outcome::Outcome,
     output::{self, Output},
 };
@@ -50,9 +51,11 @@ pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
         .data_dir
         .join(cluster.as_str())
         .join(node.as_str());
+    data_dir::check(&arguments.data_dir)?;
+    data_dir::check(&dir)?;
     if !dir.is_dir() {
         return Err(format!(
-            "there is no node {node} of cluster {cluster} in {}: {} is not a directory; name it \
+            "there is no node {node} of cluster {cluster} in {}: {} does not exist; name it \
              with --data-dir, --cluster and --node",
             arguments.data_dir.display(),
             dir.display()

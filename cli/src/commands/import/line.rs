@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tierkv::rpc::proto::convert;
-use tierkv_openapi::octets::{decode, split};
-
-use crate::json_refusal;
+use tierkv_openapi::{
+    object::document,
+    octets::{decode, split},
+};
 
 /// The key and value of a line.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(crate) struct Line {
 
 /// The line as JSON. An unknown field is refused, because ignoring it could lose a setting.
 #[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields, expecting = "an object")]
+#[serde(deny_unknown_fields)]
 struct Fields {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
@@ -39,7 +40,7 @@ impl Line {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let fields: Fields = serde_json::from_slice(bytes).map_err(|error| unusable(&error))?;
+        let fields: Fields = document(bytes).map_err(|why| unusable(&why))?;
         let ttl = convert::ttl(fields.ttl_ms.unwrap_or(0));
         let key = either("key", fields.key, fields.key_base64)?;
         if key.is_empty() {
@@ -71,11 +72,8 @@ impl Line {
 /// An example of a line, for error messages.
 const FORM: &str = r#"such as {"key": "a", "value": "1"}"#;
 
-fn unusable(error: &serde_json::Error) -> String {
-    format!(
-        "not a usable record: {}; a line is {FORM}",
-        json_refusal::why(error)
-    )
+fn unusable(why: &str) -> String {
+    format!("not a usable record: {why}; a line is {FORM}")
 }
 
 /// The value of the one field of the two that is given.
@@ -149,7 +147,7 @@ mod tests {
         for (line, word) in [
             ("", "cut off"),
             ("{a", "no JSON at column 2"),
-            ("null", "expected an object"),
+            ("null", "it must be a JSON object, not null"),
             ("[]", "record"),
             (r#"{"key":"a"}"#, "neither value"),
             (r#"{"value":"a"}"#, "neither key"),
@@ -159,8 +157,14 @@ mod tests {
                 r#"{"key":"a","value_base64":"%"}"#,
                 "value_base64 is no base64",
             ),
-            (r#"{"key":"a","value":"a","ttl":1}"#, "unknown field"),
-            (r#"{"key":"a","value":"a","ttl_ms":-1}"#, "invalid value"),
+            (
+                r#"{"key":"a","value":"a","ttl":1}"#,
+                "there is no field ttl",
+            ),
+            (
+                r#"{"key":"a","value":"a","ttl_ms":-1}"#,
+                "ttl_ms must be a whole number from 0",
+            ),
             (
                 r#"{"key":"a","value":"a","ttl_ms":18446744073709551615}"#,
                 "max_ttl",

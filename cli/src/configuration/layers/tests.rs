@@ -257,7 +257,9 @@ fn unknown_keys_are_told_with_the_nearest_known_one() {
         warnings.contains("did you mean reads.max_staleness_ms?"),
         "{warnings}"
     );
-    assert!(warnings.contains("sets ui.colour,"), "{warnings}");
+    // Nothing is like it.
+    let distant = "sets ui.colour, which is an unknown key and is ignored; `tierkv config check`";
+    assert!(warnings.contains(distant), "{warnings}");
     assert!(warnings.contains("tierkv.toml"), "{warnings}");
 }
 
@@ -326,7 +328,17 @@ fn a_file_that_is_none_is_told_once() {
         set: Vec::new(),
     };
     let words = problem(&loaded(&missing));
-    assert!(words.contains("/nowhere/tierkv.toml"), "{words}");
+    assert_eq!(
+        words,
+        "/nowhere/tierkv.toml: the file does not exist; `tierkv config sample \
+         >/nowhere/tierkv.toml` writes one to start from"
+    );
+    let words = problem(&loaded(&file("[wal\n").arguments));
+    assert!(
+        words.contains("is not valid TOML") && words.contains("[wal"),
+        "{words}"
+    );
+    assert!(!words.ends_with('\n'), "{words:?}");
 }
 
 #[test]
@@ -335,6 +347,11 @@ fn flags_that_set_nothing_or_twice_are_told() {
     assert!(
         words.contains("wal.synch") && words.contains("wal.sync?"),
         "{words}"
+    );
+    let words = problem(&loaded(&set(&["foo=1"])));
+    assert_eq!(
+        words,
+        "foo (flag): there is no such key; `tierkv config check` lists the keys"
     );
     let words = problem(&loaded(&set(&["wal.sync=always", "wal.sync=interval"])));
     assert!(words.contains("twice"), "{words}");
