@@ -23,12 +23,15 @@ use tierkv_types::{
 };
 use tokio::{
     sync::{Semaphore, oneshot},
-    time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, interval_at, timeout, timeout_at},
 };
 use tokio_stream::Stream;
 use tonic::{Streaming, transport::Channel};
 
-use crate::exchange::{CallError, Exchange};
+use crate::{
+    deadline::last_attempt,
+    exchange::{CallError, Exchange},
+};
 
 /// How often timed-out calls are looked for: the precision of deadlines.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
@@ -73,6 +76,8 @@ struct Calls<X: Exchange> {
 struct Waiting<X: Exchange> {
     generation: u32,
     deadline: Instant,
+    /// When it is refused if the stream is not open by then; `None` if it was open already.
+    refuse_at: Option<Instant>,
     sent: bool,
     answer: oneshot::Sender<Outcome<X>>,
 }
@@ -96,9 +101,11 @@ impl<X: Exchange> Calls<X> {
     ) {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
+        let refuse_at = (!self.is_open).then(|| last_attempt(deadline));
         let place = self.waiting.insert(Waiting {
             generation,
             deadline,
+            refuse_at,
             sent: false,
             answer,
         });
@@ -261,6 +268,19 @@ impl<X: Exchange> Lane<X> {
         self.give_up(|waiting| waiting.deadline <= now, &CallError::Lost(why));
     }
 
+    /// While the stream is not open, ends the calls that have no time left to be sent. Nothing was
+    /// done for them, so the refusal must arrive before their callers give up and no longer know
+    /// that ([`last_attempt`]).
+    fn sweep_unsent(&self) {
+        let now = Instant::now();
+        let why = Error::new(
+            Code::DeadlineExceeded,
+            "the peer could not be reached before the deadline",
+        );
+        let is_late = |waiting: &Waiting<X>| waiting.refuse_at.is_some_and(|at| at <= now);
+        self.give_up(is_late, &CallError::Unsent(why));
+    }
+
     /// Ends calls without an answer; a lost call that was never sent is reported as unsent.
     fn give_up(&self, which: impl Fn(&Waiting<X>) -> bool, why: &CallError) {
         let mut guard = self.calls();
@@ -352,9 +372,9 @@ impl<X: Exchange> Lane<X> {
         }
     }
 
-    /// Opens the stream; meanwhile, calls whose deadline passes are ended.
+    /// Opens the stream; meanwhile, calls that can't be sent in time are ended.
     async fn open(self: &Arc<Self>, channel: &Channel) -> Result<Streaming<X::ReplyFrame>, Error> {
-        let mut sweep = interval(SWEEP_INTERVAL);
+        let mut sweep = interval_at(Instant::now() + SWEEP_INTERVAL, SWEEP_INTERVAL);
         let opening = X::open(channel.clone(), self.begin_stream());
         let mut opening = pin!(timeout(OPEN_TIMEOUT, opening));
         loop {
@@ -364,7 +384,7 @@ impl<X: Exchange> Lane<X> {
                     Ok(Err(status)) => Err(tierkv_proto::status::read_error(&status)),
                     Err(_) => Err(Error::unavailable("the peer did not answer in time")),
                 },
-                _ = sweep.tick() => self.sweep(),
+                _ = sweep.tick() => self.sweep_unsent(),
             }
         }
     }

@@ -372,7 +372,11 @@ async fn a_call_whose_stream_never_opened_is_unsent() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap().to_string();
     let caller: Multiplexer<ToDataNode> = Multiplexer::new(vec![channel(&address).unwrap()], 8);
-    let error = ask(&caller, "k", SOON).await.unwrap_err();
+    let (asked, time) = (Instant::now(), Duration::from_secs(2));
+    let error = ask(&caller, "k", time).await.unwrap_err();
+    // Early enough that it can still be passed on as certain.
+    let waited = asked.elapsed();
+    assert!(waited > time / 2 && waited < time, "{waited:?}");
     let CallError::Unsent(unsent) = &error else {
         panic!("{error:?}");
     };

@@ -159,10 +159,25 @@ impl Router {
         master
             .call(kind, deadline)
             .await
-            .map_err(|error| match is_write {
-                true => CallError::for_write(error),
-                false => CallError::for_read(error),
+            .map_err(unreachable_in_words)
+            .map_err(match is_write {
+                true => CallError::for_write,
+                false => CallError::for_read,
             })
+    }
+}
+
+/// A request that could not be sent in time did nothing, whatever kept the connection from opening:
+/// the last known address of a lost machine, for example.
+fn unreachable_in_words(error: CallError) -> CallError {
+    match error {
+        CallError::Unsent(unsent) if unsent.code == Code::DeadlineExceeded => {
+            CallError::Unsent(Error::unavailable(
+                "the master of the key's cluster could not be reached in time; nothing was done, \
+                 try again",
+            ))
+        }
+        error => error,
     }
 }
 
