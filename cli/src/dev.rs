@@ -100,6 +100,15 @@ impl Platform {
         let coordinator = &self.client_coordinator;
         [coordinator.grpc_address(), coordinator.rest_address()]
     }
+
+    /// Waits until a tier fails; returns the reason.
+    async fn failed(&self) -> String {
+        tokio::select! {
+            why = self.datanode.failed() => why,
+            why = self.server_coordinator.failed() => why,
+            why = self.client_coordinator.failed() => why,
+        }
+    }
 }
 
 /// Runs until SIGTERM, Ctrl-C or SIGHUP, then stops in order and exits 0.
@@ -131,11 +140,11 @@ pub(crate) async fn run(arguments: DevArguments) -> Outcome {
             say(announcement(&arguments, file.as_deref(), data_dir, platform.addresses()));
             tokio::select! {
                 () = signals.stop() => None,
-                why = platform.datanode.failed() => Some(why),
+                why = platform.failed() => Some(why),
             }
         }
         () = signals.stop() => None,
-        why = platform.datanode.failed() => Some(why),
+        why = platform.failed() => Some(why),
     };
     if let Some(why) = failure {
         return Err(why.into());

@@ -10,16 +10,21 @@ use tierkv_coordination::{
     Coordination,
     directory::{CLIENT_COORDINATORS, Presence},
 };
-use tierkv_rpc::proto::{
-    internal::{SurveyRequest, SurveyResponse, server_coordinator_client::ServerCoordinatorClient},
-    status::read_error,
-    v1::{
-        self, CacheStatus, CoordinatorStatus, GetClusterRequest, GetClusterResponse,
-        GetMemoryRequest, MarkStatus, MemorySettings, SetMemoryRequest, admin_server,
+use tierkv_rpc::{
+    proto::{
+        internal::{
+            SurveyRequest, SurveyResponse, server_coordinator_client::ServerCoordinatorClient,
+        },
+        status::read_error,
+        v1::{
+            self, CacheStatus, CoordinatorStatus, GetClusterRequest, GetClusterResponse,
+            GetMemoryRequest, MarkStatus, MemorySettings, SetMemoryRequest, admin_server,
+        },
     },
+    within,
 };
 use tierkv_types::{CacheHealth, Clock, CoordinatorRole, Error, Version};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
 use crate::{below::Below, call_answer, views::SharedViews};
@@ -55,12 +60,15 @@ impl<C: Cache> Admin<C> {
 
     /// The part that only server coordinators can see.
     async fn survey(&self) -> Result<SurveyResponse, Error> {
-        let peer = self.below.first()?;
-        let mut client = ServerCoordinatorClient::new(peer.channel());
-        let survey = timeout(SURVEY_TIMEOUT, client.survey(SurveyRequest {}))
-            .await
-            .map_err(|_| Error::unavailable("the server coordinator did not answer in time"))?
-            .map_err(|status| read_error(&status))?;
+        let deadline = Instant::now() + SURVEY_TIMEOUT;
+        let survey = self.below.each(deadline, move |peer| async move {
+            let mut client = ServerCoordinatorClient::new(peer.channel());
+            let survey = client.survey(within(SurveyRequest {}, deadline)).await;
+            survey.map_err(|status| read_error(&status))
+        });
+        let survey = timeout_at(deadline, survey).await.map_err(|_| {
+            Error::unavailable("no server coordinator answered in time; try again")
+        })??;
         Ok(survey.into_inner())
     }
 

@@ -28,7 +28,12 @@ use tokio::{
 /// retry.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// The live server coordinators, the primary first.
+/// How long a coordinator whose presence lapsed is still asked after all others, while another one
+/// is present.
+const LAPSED_KEPT: Duration = Duration::from_secs(600);
+
+/// The server coordinators in the order in which they are asked: the primary, the others that are
+/// present, those whose presence lapsed.
 type Peers = Arc<Vec<Peer<ToServerCoordinator>>>;
 
 /// Sends operations to the server coordinators.
@@ -43,20 +48,12 @@ impl Below {
         coordination: &dyn Coordination,
         background: &mut Background,
     ) -> Result<Self, CoordinationError> {
-        let follower = PeersFollower {
-            leader: coordination.observe_leader(PRIMARY).await?,
-            members: coordination.observe(SERVER_COORDINATORS).await?,
-            known: HashMap::new(),
-            publish: watch::Sender::default(),
-        };
-        let peers = follower.publish.subscribe();
+        let (publish, peers) = watch::channel(Peers::default());
+        let leader = coordination.observe_leader(PRIMARY).await?;
+        let members = coordination.observe(SERVER_COORDINATORS).await?;
+        let follower = PeersFollower::new(leader, members, publish);
         background.follow(follower).await;
         Ok(Self { peers })
-    }
-
-    /// The coordinator to ask first.
-    pub(crate) fn first(&self) -> Result<Peer<ToServerCoordinator>, Error> {
-        self.peer(0)
     }
 
     /// The coordinator of an attempt: the primary first, then the others.
@@ -143,16 +140,22 @@ fn nobody() -> Error {
     Error::unavailable("no server coordinator can be reached; try again")
 }
 
-/// One server coordinator.
+/// One server coordinator, at its last known address.
 struct PeerEntry {
-    address: String,
+    presence: Presence,
     peer: Peer<ToServerCoordinator>,
+    /// When its presence lapsed; `None` while it is present.
+    lapsed_at: Option<Instant>,
 }
 
 struct PeersFollower {
     leader: Watched<Option<Leader>>,
     members: Watched<BTreeMap<String, Bytes>>,
     known: HashMap<String, PeerEntry>,
+    /// Since when at least one is present.
+    present_since: Option<Instant>,
+    /// When the next one that lapsed is forgotten.
+    forgetting_at: Option<Instant>,
     publish: watch::Sender<Peers>,
 }
 
@@ -173,45 +176,124 @@ impl Follower for PeersFollower {
             biased;
             changed = self.leader.changed() => changed,
             changed = self.members.changed() => changed,
+            () = until(self.forgetting_at) => Ok(()),
         }
     }
 }
 
 impl PeersFollower {
-    /// The peers that coordination lists now; connections to those that remain are kept.
+    fn new(
+        leader: Watched<Option<Leader>>,
+        members: Watched<BTreeMap<String, Bytes>>,
+        publish: watch::Sender<Peers>,
+    ) -> Self {
+        Self {
+            leader,
+            members,
+            known: HashMap::new(),
+            present_since: None,
+            forgetting_at: None,
+            publish,
+        }
+    }
+
+    /// The known peers, in the order in which they are asked. Connections to those that remain are
+    /// kept.
     fn peers(&mut self) -> Peers {
+        let leader = self.leader.current();
+        let primary = leader.as_ref().as_ref();
+        self.update(primary);
+        let primary = primary.map(|leader| leader.candidate.as_str());
+        let ordered = self.ordered(primary).into_iter();
+        Arc::new(ordered.map(|(_, entry)| entry.peer.clone()).collect())
+    }
+
+    /// The primary, the others that are present, those that lapsed.
+    fn ordered(&self, primary: Option<&str>) -> Vec<(&String, &PeerEntry)> {
+        let mut nodes: Vec<(&String, &PeerEntry)> = self.known.iter().collect();
+        nodes.sort_by_key(|(node, entry)| {
+            let is_primary = Some(node.as_str()) == primary;
+            (!is_primary, entry.lapsed_at.is_some(), (*node).clone())
+        });
+        nodes
+    }
+
+    /// Takes over who is present, and forgets those that lapsed long ago. One that lapsed may still
+    /// answer, so it stays a last resort (COORD-PRESENCE).
+    fn update(&mut self, primary: Option<&Leader>) {
+        let now = Instant::now();
         let members = self.members.current();
-        self.known.retain(|node, _| members.contains_key(node));
-        for (node, data) in members.iter() {
-            let Some(Presence { address, .. }) = Presence::decode(data) else {
-                continue;
-            };
-            let moved = self
-                .known
-                .get(node)
-                .is_none_or(|known| known.address != address);
-            if moved && let Some(peer) = connect(&address) {
-                self.known.insert(node.clone(), PeerEntry { address, peer });
+        for (node, entry) in &mut self.known {
+            if !members.contains_key(node) {
+                entry.lapsed_at.get_or_insert(now);
             }
         }
-        let leader = self.leader.current();
-        let primary = leader
-            .as_ref()
-            .as_ref()
-            .map(|leader| leader.candidate.as_str());
-        let mut nodes: Vec<&String> = self.known.keys().collect();
-        nodes.sort_by_key(|node| (Some(node.as_str()) != primary, (*node).clone()));
-        Arc::new(
-            nodes
-                .into_iter()
-                .map(|node| self.known[node].peer.clone())
-                .collect(),
-        )
+        // A primary is found by its candidacy, too, should its presence have lapsed before.
+        let elected = primary.filter(|leader| !members.contains_key(&leader.candidate));
+        let elected = elected.map(|leader| (&leader.candidate, &leader.data, Some(now)));
+        let present = members.iter().map(|(node, data)| (node, data, None));
+        for (node, data, lapsed_at) in present.chain(elected) {
+            let Some(presence) = Presence::decode(data) else {
+                continue;
+            };
+            match self.known.get_mut(node) {
+                Some(entry) if entry.presence == presence => {
+                    // A lapsed one stays lapsed since the first time.
+                    entry.lapsed_at = lapsed_at.and(entry.lapsed_at);
+                }
+                // Another process has the name now, so nothing leads to the earlier one.
+                _ => match connect(presence, lapsed_at) {
+                    Some(entry) => drop(self.known.insert(node.clone(), entry)),
+                    None => drop(self.known.remove(node)),
+                },
+            }
+        }
+        self.forget(primary.map(|leader| leader.candidate.as_str()), now);
+    }
+
+    /// Forgets those that lapsed long ago, but not the primary, nor anyone while nobody is present.
+    fn forget(&mut self, primary: Option<&str>, now: Instant) {
+        let is_one_present = self.known.values().any(|entry| entry.lapsed_at.is_none());
+        self.present_since = is_one_present.then(|| self.present_since.unwrap_or(now));
+        self.forgetting_at = None;
+        let Some(present_since) = self.present_since else {
+            return;
+        };
+        let forgetting_at = &mut self.forgetting_at;
+        self.known.retain(|node, entry| {
+            let Some(lapsed_at) = entry.lapsed_at else {
+                return true;
+            };
+            if Some(node.as_str()) == primary {
+                return true;
+            }
+            let at = lapsed_at.max(present_since) + LAPSED_KEPT;
+            let is_kept = now < at;
+            if is_kept {
+                *forgetting_at = Some(forgetting_at.map_or(at, |earliest| earliest.min(at)));
+            }
+            is_kept
+        });
     }
 }
 
-fn connect(address: &str) -> Option<Peer<ToServerCoordinator>> {
-    Peer::new(address)
-        .inspect_err(|error| tracing::error!(%error, "a server coordinator's address is invalid"))
-        .ok()
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
+
+fn connect(presence: Presence, lapsed_at: Option<Instant>) -> Option<PeerEntry> {
+    let peer = Peer::new(&presence.address)
+        .inspect_err(|error| tracing::error!(%error, "a server coordinator's address is invalid"))
+        .ok()?;
+    Some(PeerEntry {
+        presence,
+        peer,
+        lapsed_at,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tierkv_cache::Cache;
 use tierkv_coordination::{
-    Coordination, CoordinationError, Membership,
+    Coordination, CoordinationError, PresenceKeeper,
     directory::{CLIENT_COORDINATORS, Presence},
 };
 use tierkv_rpc::{Acceptor, Background, Connections, ListenError, drain, listen};
@@ -89,7 +89,7 @@ pub struct ClientCoordinator {
     readiness: Readiness,
     background: Background,
     serving: [JoinHandle<()>; 2],
-    membership: Membership,
+    presence: PresenceKeeper,
 }
 
 impl ClientCoordinator {
@@ -141,7 +141,7 @@ impl ClientCoordinator {
             views: Arc::clone(&views),
             clock: Arc::clone(&clock),
         });
-        let membership = join(&*coordination, &settings, grpc_address).await?;
+        let presence = join(coordination, &settings, grpc_address).await?;
 
         let readiness = Readiness {
             views,
@@ -173,7 +173,7 @@ impl ClientCoordinator {
             readiness,
             background,
             serving: [grpc, rest],
-            membership,
+            presence,
         })
     }
 
@@ -195,9 +195,14 @@ impl ClientCoordinator {
         self.readiness.is_ready()
     }
 
+    /// Waits until another process takes its name; returns the reason. The process must then stop.
+    pub async fn failed(&self) -> String {
+        self.presence.taken().await
+    }
+
     /// Stops accepting requests and lets those in progress finish.
     pub async fn stop(self) {
-        drop(self.membership.leave().await);
+        self.presence.leave().await;
         // The doors close on the same signal.
         self.background.stop().await;
         for door in self.serving {
@@ -222,15 +227,13 @@ fn acceptors(
 
 /// Registers this coordinator in the membership, under its gRPC address.
 async fn join(
-    coordination: &dyn Coordination,
+    coordination: Arc<dyn Coordination>,
     settings: &ClientCoordinatorSettings,
     address: SocketAddr,
-) -> Result<Membership, CoordinationError> {
+) -> Result<PresenceKeeper, CoordinationError> {
     let presence = Presence::of_this_process(address.to_string());
     let name = settings.node.as_str();
-    coordination
-        .join(CLIENT_COORDINATORS, name, presence.encode())
-        .await
+    PresenceKeeper::start(coordination, CLIENT_COORDINATORS, name, presence).await
 }
 
 /// The admission rules of REST requests.

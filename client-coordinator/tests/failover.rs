@@ -17,7 +17,10 @@ use tempfile::TempDir;
 use tierkv::{Client, Code, Consistency, ReadOptions};
 use tierkv_cache::EmbeddedCache;
 use tierkv_client_coordinator::{ClientCoordinator, ClientCoordinatorSettings, MetricsPage};
-use tierkv_coordination::{MemoryCoordination, directory::PRIMARY};
+use tierkv_coordination::{
+    GroupMembership, MemoryCoordination,
+    directory::{CLIENT_COORDINATORS, DATA_NODES, PRIMARY, SERVER_COORDINATORS},
+};
 use tierkv_datanode::{DataNode, DataNodeSettings};
 use tierkv_harness::poll_until;
 use tierkv_protocol::placement::WeightedCluster;
@@ -326,6 +329,68 @@ async fn writes_go_on_when_the_primary_loses_its_office() {
     for (_, coordinator) in coordinators {
         coordinator.stop().await;
     }
+    platform.stop().await;
+}
+
+/// The names of the tiers' processes, each with its group.
+const NAMES: [(&str, &str); 4] = [
+    (DATA_NODES, "n1"),
+    (SERVER_COORDINATORS, "s1"),
+    (SERVER_COORDINATORS, "s2"),
+    (CLIENT_COORDINATORS, "cc1"),
+];
+
+/// A presence that lapses takes nobody out of service, and is back soon (COORD-PRESENCE).
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_while_presences_lapse() {
+    let platform = Platform::start().await;
+    let primary = platform.server_coordinator("s1").await;
+    let backup = platform.server_coordinator("s2").await;
+    platform.until_ready().await;
+    let coordination = &platform.coordination;
+    let mut listed = Vec::new();
+    for (group, _) in NAMES {
+        listed.push(coordination.list(group).await.unwrap());
+    }
+    let client = platform.client().await;
+    let load = Load::start(&client);
+    for _ in 0..4 {
+        for ((group, name), listed) in NAMES.into_iter().zip(&listed) {
+            assert!(coordination.expire(group, name), "{name}");
+            load.go_on(WRITES_BETWEEN / 20).await;
+            let mut members = coordination.observe(group).await.unwrap();
+            let again = members.wait_for(|members| members == listed);
+            timeout(PATIENCE, again).await.expect(name).unwrap();
+        }
+    }
+    load.end().await;
+    drop(client);
+    primary.stop().await;
+    backup.stop().await;
+    platform.stop().await;
+}
+
+/// A client coordinator whose name another process has serves while it waits, then gives up.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_of_a_name_serves_until_it_knows_that_the_first_one_lives() {
+    let platform = Platform::start().await;
+    let primary = platform.server_coordinator("s1").await;
+    platform.until_ready().await;
+    let twin = client_coordinator("cc1", &platform.coordination, &platform.cache).await;
+    until_ready(&twin).await;
+    let address = twin.grpc_address().to_string();
+    let client = Client::builder().address(address).connect().await.unwrap();
+    client.put("k", "1").await.unwrap();
+    let first = &platform.client_coordinator;
+    let why = tokio::select! {
+        why = timeout(PATIENCE, twin.failed()) => why.expect("the name is taken"),
+        why = first.failed() => panic!("the first one fails: {why}"),
+    };
+    let address = first.grpc_address().to_string();
+    assert!(why.contains("'cc1'") && why.contains(&address), "{why}");
+    drop(client);
+    twin.stop().await;
+    primary.stop().await;
     platform.stop().await;
 }
 

@@ -40,10 +40,15 @@ pub struct Presence {
     pub host: String,
     /// Its process id there.
     pub pid: u32,
+    /// A random number of this start of its role: process ids repeat. 0 if the process is of a
+    /// release that has none.
+    #[serde(default, with = "hex")]
+    pub incarnation: u64,
 }
 
 impl Presence {
-    /// The presence of this process, listening on `address`.
+    /// The presence of this process, listening on `address`, with a new incarnation: made once for
+    /// each started role.
     #[must_use]
     pub fn of_this_process(address: String) -> Self {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -51,13 +56,20 @@ impl Presence {
             address,
             host: host.trim().to_owned(),
             pid: std::process::id(),
+            incarnation: rand::random(),
         }
+    }
+
+    /// Whether both are of the same start of a process.
+    #[must_use]
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        (&self.host, self.pid, self.incarnation) == (&other.host, other.pid, other.incarnation)
     }
 
     /// Encodes the presence as a member's data.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        // Serialising strings and a number can't fail.
+        // Serialising strings and numbers can't fail.
         serde_json::to_vec(self)
             .map(Bytes::from)
             .unwrap_or_default()
@@ -67,6 +79,21 @@ impl Presence {
     #[must_use]
     pub fn decode(data: &[u8]) -> Option<Self> {
         serde_json::from_slice(data).ok()
+    }
+}
+
+/// A 64-bit number as hexadecimal text: not every reader of JSON keeps 64 bits.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+    pub(super) fn serialize<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&format!("{number:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(from)?;
+        u64::from_str_radix(&text, 16).map_err(D::Error::custom)
     }
 }
 
@@ -146,6 +173,40 @@ mod tests {
         assert!(!presence.host.is_empty());
         assert_eq!(Presence::decode(&presence.encode()), Some(presence));
         assert_eq!(Presence::decode(b"{}"), None);
+    }
+
+    #[test]
+    fn a_process_is_known_by_host_pid_and_incarnation() {
+        let of = |host: &str, pid, incarnation| Presence {
+            address: "127.0.0.1:1".to_owned(),
+            host: host.to_owned(),
+            pid,
+            incarnation,
+        };
+        let own = of("alpha", 7, u64::MAX - 1);
+        assert_eq!(
+            own.encode(),
+            r#"{"address":"127.0.0.1:1","host":"alpha","pid":7,"incarnation":"fffffffffffffffe"}"#
+        );
+        assert!(own.is_same_process(&own.clone()));
+        for other in [
+            of("beta", 7, u64::MAX - 1),
+            of("alpha", 8, u64::MAX - 1),
+            of("alpha", 7, 1),
+        ] {
+            assert!(!own.is_same_process(&other), "{other:?}");
+        }
+        // Two starts of one process are two incarnations.
+        let start = || Presence::of_this_process(String::new());
+        assert!(!start().is_same_process(&start()));
+    }
+
+    #[test]
+    fn a_presence_of_an_earlier_release_has_incarnation_0() {
+        let earlier = Presence::decode(br#"{"address":"a:1","host":"h","pid":1}"#);
+        assert_eq!(earlier.map(|presence| presence.incarnation), Some(0));
+        let bad = br#"{"address":"a:1","host":"h","pid":1,"incarnation":"xyz"}"#;
+        assert_eq!(Presence::decode(bad), None);
     }
 
     #[test]

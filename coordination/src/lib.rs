@@ -7,7 +7,8 @@
 //!
 //! Reading order: [`config`] (records and compare-and-swap, COORD-CAS), [`watch`](mod@watch)
 //! (notification of changes, COORD-WATCH), [`membership`] and [`election`] (live processes and
-//! leaders, COORD-LEASE), [`error`] and [`limits`], then the backend [`memory`]. The conformance
+//! leaders, COORD-LEASE), [`presence`] (a process stays listed, COORD-PRESENCE), [`error`] and
+//! [`limits`], then the backend [`memory`]. The conformance
 //! suite of the backends is the module `conformance`, behind the feature of that name.
 
 pub mod config;
@@ -20,6 +21,7 @@ mod lease;
 pub mod limits;
 pub mod membership;
 pub mod memory;
+pub mod presence;
 pub mod watch;
 
 pub use config::{ConfigStore, Revision, Swap, Versioned};
@@ -27,6 +29,7 @@ pub use election::{Candidacy, Leader, LeaderElection, Standing};
 pub use error::CoordinationError;
 pub use membership::{GroupMembership, Membership};
 pub use memory::{MemoryCoordination, Offline, OfflineImage};
+pub use presence::PresenceKeeper;
 pub use watch::{Watch, Watched};
 
 /// The four traits together, as the tiers carry them: `Arc<dyn Coordination>`.

@@ -1,6 +1,5 @@
 //! The answer to `Inspect`: a data node's state.
 
-use tierkv_coordination::directory::Presence;
 use tierkv_rpc::proto::{convert, internal::InspectResponse, v1};
 use tierkv_storage::MemoryLimits;
 use tierkv_types::NodeRole;
@@ -17,10 +16,10 @@ impl Service {
             (Some(_), false) => NodeRole::TakingOver,
             (None, _) => NodeRole::Starting,
         };
-        let presence = Presence::of_this_process(String::new());
         InspectResponse {
-            host: presence.host,
-            pid: presence.pid,
+            host: self.presence.host.clone(),
+            pid: self.presence.pid,
+            incarnation: self.presence.incarnation,
             role: v1::NodeRole::from(role).into(),
             epoch: mastership.map_or(0, |term| term.epoch().0),
             log_index: last.index.0,

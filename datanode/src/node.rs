@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use futures::FutureExt;
 use tierkv_cache::Cache;
 use tierkv_coordination::{
-    Coordination, CoordinationError, Membership,
+    Coordination, CoordinationError, PresenceKeeper,
     directory::{self, Presence},
 };
 use tierkv_protocol::replication::{
@@ -72,7 +72,7 @@ pub struct DataNode {
     failed: watch::Receiver<Option<String>>,
     serving: JoinHandle<()>,
     background: Background,
-    membership: Membership,
+    presence: PresenceKeeper,
 }
 
 impl DataNode {
@@ -93,14 +93,10 @@ impl DataNode {
             commands,
         } = recover(&settings, Arc::clone(&clock)).await?;
         let (listener, address) = listen(settings.listen).await?;
-        let presence = Presence::of_this_process(address.to_string());
-        let membership = coordination
-            .join(
-                directory::DATA_NODES,
-                settings.node.as_str(),
-                presence.encode(),
-            )
-            .await?;
+        let own = Presence::of_this_process(address.to_string());
+        let (group, name) = (directory::DATA_NODES, settings.node.as_str());
+        let presence =
+            PresenceKeeper::start(coordination.clone(), group, name, own.clone()).await?;
         let mut background = Background::new();
         let owned = Arc::new(Owned::new(settings.cluster.clone()));
         background
@@ -117,6 +113,7 @@ impl DataNode {
             owned,
             memory: memory_settings.in_force(),
             failure: Failure::new(),
+            presence: own,
         };
         background.follow(memory_settings).await;
         parts.run_workers(&mut background);
@@ -139,7 +136,7 @@ impl DataNode {
             failed,
             serving,
             background,
-            membership,
+            presence,
         })
     }
 
@@ -149,8 +146,17 @@ impl DataNode {
         self.address
     }
 
-    /// Waits until the node fails; returns the reason. The process must then stop.
+    /// Waits until the node fails, or another process takes its name; returns the reason. The
+    /// process must then stop.
     pub async fn failed(&self) -> String {
+        tokio::select! {
+            biased;
+            why = self.driver_failed() => why,
+            why = self.presence.taken() => why,
+        }
+    }
+
+    async fn driver_failed(&self) -> String {
         let mut failed = self.failed.clone();
         let why = failed.wait_for(Option::is_some).await;
         let why = why.ok().and_then(|why| why.clone());
@@ -165,7 +171,7 @@ impl DataNode {
     /// [`StorageError`] if the last checkpoint or the log failed; every acknowledged write is
     /// durable in the log anyway.
     pub async fn stop(self) -> Result<(), StorageError> {
-        drop(self.membership.leave().await);
+        self.presence.leave().await;
         self.drain.send_replace(true);
         drain(self.serving).await;
         self.background.stop().await;
@@ -237,6 +243,8 @@ struct Parts {
     /// The memory tier's limits in force.
     memory: watch::Receiver<MemoryLimits>,
     failure: Failure,
+    /// This process.
+    presence: Presence,
 }
 
 impl Parts {
@@ -314,6 +322,7 @@ impl Parts {
                 storage: Arc::clone(&self.storage),
                 owned: Arc::clone(&self.owned),
                 memory: self.memory.clone(),
+                presence: self.presence.clone(),
                 times: TierTimes::of(TIER),
             }),
             stop,

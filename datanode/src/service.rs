@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tierkv_coordination::directory::Presence;
 use tierkv_rpc::{
     FrameHandler, OperationPermits, OperationTimes, Replies, TierTimes,
     proto::{
@@ -38,6 +39,8 @@ pub(crate) struct Service {
     pub(crate) owned: Arc<Owned>,
     /// The memory tier's limits in force.
     pub(crate) memory: watch::Receiver<MemoryLimits>,
+    /// This process.
+    pub(crate) presence: Presence,
     /// How long operations take.
     pub(crate) times: TierTimes,
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use tierkv_coordination::{
-    Coordination, CoordinationError, Membership,
+    Coordination, CoordinationError, PresenceKeeper,
     directory::{Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
@@ -38,9 +38,11 @@ pub enum StartError {
 pub struct ServerCoordinator {
     address: SocketAddr,
     office: watch::Receiver<Office>,
+    /// The candidacy, which ends before anything else.
+    standing: Background,
     serving: JoinHandle<()>,
     background: Background,
-    membership: Membership,
+    presence: PresenceKeeper,
 }
 
 impl ServerCoordinator {
@@ -53,22 +55,19 @@ impl ServerCoordinator {
         coordination: Arc<dyn Coordination>,
     ) -> Result<Self, StartError> {
         let (listener, address) = listen(settings.listen).await?;
-        let presence = Presence::of_this_process(address.to_string());
-        let membership = coordination
-            .join(
-                SERVER_COORDINATORS,
-                settings.node.as_str(),
-                presence.encode(),
-            )
-            .await?;
+        let own = Presence::of_this_process(address.to_string());
+        let (group, name) = (SERVER_COORDINATORS, settings.node.as_str());
+        let presence =
+            PresenceKeeper::start(coordination.clone(), group, name, own.clone()).await?;
         let mut background = Background::new();
         let keeper = RouteKeeper::new(&*coordination).await?;
         let routes = keeper.routes();
         background.follow(keeper).await;
         let (tell_office, office) = watch::channel(Office::default());
-        background.run(OfficeKeeper {
+        let mut standing = Background::new();
+        standing.run(OfficeKeeper {
             node: settings.node.to_string(),
-            presence,
+            presence: own,
             coordination: Arc::clone(&coordination),
             initial_clusters: settings.initial_clusters,
             office: tell_office,
@@ -92,9 +91,10 @@ impl ServerCoordinator {
         Ok(Self {
             address,
             office,
+            standing,
             serving,
             background,
-            membership,
+            presence,
         })
     }
 
@@ -110,9 +110,16 @@ impl ServerCoordinator {
         self.office.borrow().primary
     }
 
+    /// Waits until another process takes its name; returns the reason. The process must then stop.
+    pub async fn failed(&self) -> String {
+        self.presence.taken().await
+    }
+
     /// Resigns, stops accepting requests, and lets those in progress finish.
     pub async fn stop(self) {
-        drop(self.membership.leave().await);
+        // First, so that requests go to the next primary while this one still answers.
+        self.standing.stop().await;
+        self.presence.leave().await;
         self.background.stop().await;
         drain(self.serving).await;
     }

@@ -2,6 +2,10 @@
 //!
 //! The table is rebuilt at every change in coordination. Requests use the newest table; a refused
 //! request waits for the next one.
+//!
+//! A node whose presence lapsed keeps its last known address while a cluster's state lists it: only
+//! the record says who is master, and a node that still answers is not taken out of service
+//! (COORD-PRESENCE).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,7 +30,7 @@ use tokio::sync::watch;
 pub(crate) struct Routes {
     pub(crate) placement: Option<PlacementMap>,
     pub(crate) clusters: BTreeMap<ClusterId, Cluster>,
-    /// All live data nodes.
+    /// All live data nodes, and those that a cluster lists, at their last known addresses.
     pub(crate) nodes: BTreeMap<String, DataNode>,
 }
 
@@ -37,7 +41,7 @@ pub(crate) struct Cluster {
     master: Option<Peer<ToDataNode>>,
 }
 
-/// One data node.
+/// One data node: its newest presence, which may have lapsed, and the connection to it.
 #[derive(Clone)]
 pub(crate) struct DataNode {
     pub(crate) presence: Presence,
@@ -114,6 +118,25 @@ impl Routes {
     }
 }
 
+/// The states of the clusters, as they stand in coordination.
+#[derive(Default)]
+struct States {
+    readable: BTreeMap<ClusterId, ClusterState>,
+    /// Whether a record could not be read: it may list any node.
+    has_unreadable: bool,
+}
+
+impl States {
+    fn may_list(&self, name: &str) -> bool {
+        let is_listed = |state: &ClusterState| {
+            let in_sync = state.in_sync.iter().map(|listed| &listed.node);
+            (state.members.iter().chain(in_sync).chain(&state.master))
+                .any(|node| node.as_str() == name)
+        };
+        self.has_unreadable || self.readable.values().any(is_listed)
+    }
+}
+
 /// Follows coordination and publishes a new table at every change.
 pub(crate) struct RouteKeeper {
     placement: Watched<Option<Versioned>>,
@@ -161,37 +184,16 @@ impl RouteKeeper {
         self.routes.subscribe()
     }
 
-    /// Builds the table from coordination. Connections to nodes that remain are kept.
+    /// Builds the table from coordination.
     fn table(&mut self) -> Routes {
-        let living = self.nodes.current();
-        self.known.retain(|node, _| living.contains_key(node));
-        for (node, data) in living.iter() {
-            let Some(presence) = Presence::decode(data) else {
-                continue;
-            };
-            let moved = self
-                .known
-                .get(node)
-                .is_none_or(|node| node.presence != presence);
-            if moved && let Some(known) = connect(presence) {
-                self.known.insert(node.clone(), known);
-            }
-        }
-        let mut clusters = BTreeMap::new();
-        for (name, stored) in self.states.current().iter() {
-            let Some(id) = directory::cluster_of_state(name) else {
-                continue;
-            };
-            match ClusterState::decode(&stored.value) {
-                Ok(state) => {
-                    let master = (state.master.as_ref()).and_then(|node| self.connection(node));
-                    clusters.insert(id, Cluster { state, master });
-                }
-                Err(error) => {
-                    tracing::error!(cluster = %id, %error, "a cluster has no usable route")
-                }
-            }
-        }
+        let states = self.states();
+        self.update_nodes(&states);
+        let clusters = (states.readable.into_iter())
+            .map(|(id, state)| {
+                let master = (state.master.as_ref()).and_then(|node| self.connection(node));
+                (id, Cluster { state, master })
+            })
+            .collect();
         let placement = self.placement.current();
         let placement = placement.as_ref().as_ref().and_then(|stored| {
             PlacementMap::decode(&stored.value)
@@ -207,6 +209,48 @@ impl RouteKeeper {
             placement,
             clusters,
             nodes,
+        }
+    }
+
+    /// The states of all clusters.
+    fn states(&self) -> States {
+        let mut states = States::default();
+        for (name, stored) in self.states.current().iter() {
+            let Some(id) = directory::cluster_of_state(name) else {
+                continue;
+            };
+            match ClusterState::decode(&stored.value) {
+                Ok(state) => {
+                    states.readable.insert(id, state);
+                }
+                Err(error) => {
+                    tracing::error!(cluster = %id, %error, "a cluster has no usable route");
+                    states.has_unreadable = true;
+                }
+            }
+        }
+        states
+    }
+
+    /// Takes over the nodes that are present, and forgets those that neither are present nor listed
+    /// by a cluster. Connections to nodes that remain are kept.
+    fn update_nodes(&mut self, states: &States) {
+        let living = self.nodes.current();
+        self.known
+            .retain(|node, _| living.contains_key(node) || states.may_list(node));
+        for (node, data) in living.iter() {
+            let Some(presence) = Presence::decode(data) else {
+                continue;
+            };
+            let is_new = (self.known.get(node)).is_none_or(|node| node.presence != presence);
+            if !is_new {
+                continue;
+            }
+            // Another process has the name now, so nothing leads to the earlier one.
+            match connect(presence) {
+                Some(known) => self.known.insert(node.clone(), known),
+                None => self.known.remove(node),
+            };
         }
     }
 

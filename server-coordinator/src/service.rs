@@ -214,10 +214,13 @@ async fn survey_member(node: String, known: Option<&DataNode>) -> MemberStatus {
     }
 }
 
+/// The report of a node; `None` if it does not answer, or if another process answers at its last
+/// known address.
 async fn inspect(node: &DataNode) -> Option<InspectResponse> {
     let mut client = DataNodeClient::new(node.peer.channel());
     let answer = timeout(INSPECT_TIMEOUT, client.inspect(InspectRequest {}))
         .await
         .ok()?;
-    answer.ok().map(Response::into_inner)
+    let report = answer.ok()?.into_inner();
+    (report.incarnation == node.presence.incarnation).then_some(report)
 }

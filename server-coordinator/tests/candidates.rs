@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use tierkv_coordination::{
-    ConfigStore, CoordinationError, GroupMembership, LeaderElection, MemoryCoordination, Versioned,
-    directory::{PLACEMENT, PRIMARY, SERVER_COORDINATORS},
+    ConfigStore, GroupMembership, LeaderElection, MemoryCoordination, Versioned,
+    directory::{PLACEMENT, PRIMARY, Presence, SERVER_COORDINATORS},
 };
 use tierkv_harness::poll_until;
 use tierkv_protocol::placement::{PlacementMap, WeightedCluster};
@@ -23,7 +23,7 @@ use tierkv_rpc::{
 };
 use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings, StartError};
 use tierkv_types::{ClusterId, Code, CoordinatorRole, Epoch, ItemKey, NodeId};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -191,16 +191,65 @@ async fn one_whose_lease_ends_steps_down_and_stands_again() {
 }
 
 #[tokio::test]
+async fn one_whose_presence_lapses_is_present_again_and_stays_primary() {
+    let coordination = MemoryCoordination::ephemeral();
+    let first = start(&coordination, "s1").await;
+    let epoch = until_primary(&first).await;
+    let mut members = coordination.observe(SERVER_COORDINATORS).await.unwrap();
+    let listed = members.current();
+    for _ in 0..3 {
+        assert!(coordination.expire(SERVER_COORDINATORS, "s1"));
+        let again = members.wait_for(|members| *members == *listed);
+        timeout(PATIENCE, again).await.unwrap().unwrap();
+    }
+    assert_eq!(first.primary(), Some(epoch));
+    first.stop().await;
+}
+
+#[tokio::test]
+async fn a_quick_restart_serves_while_it_waits_for_its_name() {
+    let coordination = MemoryCoordination::ephemeral();
+    // The process before was killed; its lease lives on.
+    let earlier = Presence {
+        address: "127.0.0.1:1".to_owned(),
+        ..Presence::of_this_process(String::new())
+    };
+    let lease = coordination.join(SERVER_COORDINATORS, "s1", earlier.encode());
+    let lease = lease.await.unwrap();
+    let returned = start(&coordination, "s1").await;
+    until_primary(&returned).await;
+    placement(&coordination).await;
+    assert_eq!(survey(&returned).await.len(), 1);
+    drop(lease);
+    let mut members = coordination.observe(SERVER_COORDINATORS).await.unwrap();
+    let own = returned.address().to_string();
+    let present = members.wait_for(|members| {
+        let data = members.get("s1").and_then(|data| Presence::decode(data));
+        data.is_some_and(|presence| presence.address == own)
+    });
+    timeout(PATIENCE, present).await.unwrap().unwrap();
+    returned.stop().await;
+}
+
+#[tokio::test]
 async fn a_name_is_taken_once_and_so_is_an_address() {
     let coordination = MemoryCoordination::ephemeral();
     let first = start(&coordination, "s1").await;
-    let twin = ServerCoordinator::start(settings("s1", &["c1"]), Arc::clone(&coordination) as _);
-    assert!(matches!(
-        twin.await.err(),
-        Some(StartError::Coordination(CoordinationError::AlreadyExists(
-            _
-        )))
-    ));
+    let twin = start(&coordination, "s1").await;
+    // It can't tell at once whether the name's process lives; the first one notices nothing.
+    let why = tokio::select! {
+        why = twin.failed() => why,
+        why = first.failed() => panic!("the first one fails: {why}"),
+    };
+    let own = Presence::of_this_process(String::new());
+    let (pid, address) = (format!("pid {}", own.pid), first.address().to_string());
+    for part in ["'s1'", &pid, &own.host, &address] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    twin.stop().await;
+    let listed = coordination.list(SERVER_COORDINATORS).await.unwrap();
+    let presence = Presence::decode(&listed["s1"]).unwrap();
+    assert_eq!(presence.address, address);
     let mut elsewhere = settings("s2", &["c1"]);
     elsewhere.listen = first.address();
     let neighbour = ServerCoordinator::start(elsewhere, Arc::clone(&coordination) as _);

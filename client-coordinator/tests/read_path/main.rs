@@ -68,6 +68,7 @@ struct Stage {
     tasks: Vec<JoinHandle<()>>,
     address: SocketAddr,
     coordinator: Option<ClientCoordinator>,
+    coordination: Arc<MemoryCoordination>,
     _candidacy: Candidacy,
     _membership: Membership,
 }
@@ -119,7 +120,7 @@ impl Stage {
         let mut settings = settings();
         set(&mut settings);
         let coordinator =
-            ClientCoordinator::start(settings, coordination, Arc::clone(&cache), clock)
+            ClientCoordinator::start(settings, coordination.clone(), Arc::clone(&cache), clock)
                 .await
                 .unwrap();
         let address = coordinator.grpc_address();
@@ -135,6 +136,7 @@ impl Stage {
             tasks,
             address,
             coordinator: Some(coordinator),
+            coordination,
             _candidacy,
             _membership,
         };
@@ -558,6 +560,27 @@ async fn stopping_answers_what_is_under_way_and_does_not_wait_for_clients() {
         "{:?}",
         stopped.elapsed()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_coordinator_whose_presence_lapsed_is_still_asked() {
+    let stage = Stage::new(Some((5, "value"))).await;
+    let latest = ReadOptions {
+        consistency: Consistency::Latest,
+        ..ReadOptions::default()
+    };
+    // First without its presence, then without its office, too.
+    for group in [SERVER_COORDINATORS, PRIMARY] {
+        assert!(stage.coordination.expire(group, "s1"));
+        for _ in 0..200 {
+            let found = stage.client.get_with("key", latest).await.unwrap();
+            assert_eq!(found.version, 5);
+        }
+    }
+    assert_eq!(stage.reads(), 400);
+    // The questions go on, and with them the hits.
+    stage.client.get("key").await.unwrap();
+    assert_eq!(stage.get_from_cache().await.version, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

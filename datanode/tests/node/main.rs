@@ -13,8 +13,13 @@ use std::{path::Path, time::Duration};
 use bytes::Bytes;
 use tempfile::TempDir;
 use tierkv_cache::Cache;
+use tierkv_coordination::{
+    ConfigStore, GroupMembership, MemoryCoordination,
+    directory::{DATA_NODES, PLACEMENT, Presence},
+};
 use tierkv_protocol::placement::PlacementMap;
 use tierkv_rpc::proto::internal::{Read, request};
+use tierkv_storage::StorageSettings;
 use tierkv_types::{ClusterId, Code, ItemKey, OperationKind};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -45,6 +50,49 @@ async fn writes_are_read_back_and_outlive_the_node() {
         "REP-START: a new term"
     );
     stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lapsed_presence_is_back_soon_and_the_master_stays_in_office() {
+    let dir = TempDir::new().unwrap();
+    let stage = Stage::ready(dir.path()).await;
+    let epoch = stage.vouch("c1").await.unwrap().epoch;
+    let mut members = stage.coordination.observe(DATA_NODES).await.unwrap();
+    let listed = members.current();
+    assert!(listed.contains_key("n1"));
+    for _ in 0..3 {
+        assert!(stage.coordination.expire(DATA_NODES, "n1"));
+        let version = stage.put(&key("a"), "value").await;
+        assert_eq!(stage.read(&key("a")).await.unwrap().version, version);
+        let again = members.wait_for(|members| *members == *listed);
+        timeout(DEADLINE, again).await.unwrap().unwrap();
+    }
+    assert_eq!(stage.vouch("c1").await.unwrap().epoch, epoch);
+    let coordination = stage.coordination.clone();
+    stage.stop().await;
+    assert!(coordination.list(DATA_NODES).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_serves_while_its_name_is_held_and_fails_if_it_stays_so() {
+    let dir = TempDir::new().unwrap();
+    let coordination = MemoryCoordination::open(&dir.path().join("coordination")).unwrap();
+    let map = PlacementMap::initial(vec![cluster("c1")]).unwrap();
+    let founded = coordination.put_if_absent(PLACEMENT, map.encode()).await;
+    assert!(founded.unwrap().won().is_some());
+    let other = Presence {
+        pid: 7,
+        ..Presence::of_this_process("127.0.0.1:1".to_owned())
+    };
+    let held = coordination.join(DATA_NODES, "n1", other.encode());
+    let held = held.await.unwrap();
+    let stage = Stage::on(coordination, StorageSettings::new(dir.path().join("n1"))).await;
+    stage.until_master().await;
+    stage.put(&key("a"), "value").await;
+    let why = timeout(DEADLINE, stage.node.failed()).await.unwrap();
+    assert!(why.contains("'n1'") && why.contains("pid 7"), "{why}");
+    stage.stop().await;
+    held.leave().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
