@@ -5,7 +5,8 @@
 //! [`folder`] (the data folder of a server), [`fixture`] (data of an earlier release),
 //! [`surroundings`] (environment and wrapper of a server), [`process`] (the guard of a server
 //! process), [`small_disk`] (a disk that a test can fill), [`wall_clock`] (a clock that a test
-//! can set), [`port`], then the servers: [`etcd`], [`redis`] and [`tierkv`].
+//! can set), [`port`], [`proxy`] (a line that a test can disturb), then the servers: [`etcd`],
+//! [`redis`] and [`tierkv`].
 
 pub mod error;
 pub mod etcd;
@@ -14,6 +15,7 @@ pub mod folder;
 pub mod poll;
 pub mod port;
 pub mod process;
+pub mod proxy;
 pub mod redis;
 pub mod small_disk;
 pub mod surroundings;
@@ -27,6 +29,7 @@ pub use folder::DataFolder;
 pub use poll::poll_until;
 pub use port::free_port;
 pub use process::{Process, Program};
+pub use proxy::{Line, Proxy};
 pub use redis::Redis;
 pub use small_disk::SmallDisk;
 pub use surroundings::Surroundings;

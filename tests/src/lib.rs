@@ -3,8 +3,8 @@
 //! - Platforms: [`binary`] (the built `tierkv`), [`ephemeral`] (`tierkv dev --ephemeral`).
 //! - Requests: [`http`] (sent byte for byte), [`named`] (writes with chosen request ids),
 //!   [`outside`] (clients that share no code with the platform).
-//! - Proxies: [`cutter`] (cuts connections during requests), [`proxy`] (can be closed and
-//!   opened, change its target, and forward slowly).
+//! - Proxies, besides that of the harness: [`cutter`] (cuts connections during requests),
+//!   [`slow_line`] (forwards answers slowly).
 //! - Checks of promises: [`ledger`] (one key that is written again and again), [`flood`] (many
 //!   new keys), [`watcher`] (every change of a prefix).
 //! - Measurements: [`metrics`], [`disk_work`] (log and checkpoints), [`resident`] (memory and
@@ -24,6 +24,6 @@ pub mod ledger;
 pub mod metrics;
 pub mod named;
 pub mod outside;
-pub mod proxy;
 pub mod resident;
+pub mod slow_line;
 pub mod watcher;

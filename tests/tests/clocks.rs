@@ -13,14 +13,13 @@ use std::{
 };
 
 use tierkv::{Client, Consistency, PutOptions, ReadOptions};
-use tierkv_harness::{DataFolder, Options, Surroundings, TierKv, WallClock, poll_until};
+use tierkv_harness::{DataFolder, Options, Proxy, Surroundings, TierKv, WallClock, poll_until};
 use tierkv_tests::{
     binary,
     http::Request,
     ledger::{Attempt, Kind},
     metrics::counter,
     named::NamedWrites,
-    proxy::Proxy,
 };
 use tierkv_types::{Clock as _, SystemClock};
 use tokio::time::sleep;

@@ -15,7 +15,8 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tierkv::Client;
-use tierkv_tests::{binary, ephemeral::Ephemeral, proxy::Proxy};
+use tierkv_harness::Proxy;
+use tierkv_tests::{binary, ephemeral::Ephemeral};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -11,7 +11,8 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tierkv_tests::{binary, ephemeral::Ephemeral, outside, proxy::Proxy};
+use tierkv_harness::Proxy;
+use tierkv_tests::{binary, ephemeral::Ephemeral, outside};
 use tokio::net::TcpListener;
 
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -16,7 +16,7 @@ use tierkv::rpc::proto::v1::{
     kv_client::KvClient, scan_request::Selection, session_operation::Operation, write_operation,
 };
 use tierkv_harness::{Options, Surroundings, TierKv, poll_until};
-use tierkv_tests::{http::Request, proxy::Proxy, resident::resident};
+use tierkv_tests::{http::Request, resident::resident, slow_line::SlowLine};
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
@@ -378,7 +378,7 @@ async fn one_frame_of_many_large_reads_is_bounded() {
 }
 
 /// Sessions that read slowly, until they hold the soft limit.
-async fn slow_sessions(platform: &TierKv, line: &Proxy) -> Vec<mpsc::Sender<SessionRequest>> {
+async fn slow_sessions(platform: &TierKv, line: &SlowLine) -> Vec<mpsc::Sender<SessionRequest>> {
     let keys: Vec<Bytes> = (0..SLOW_VALUES).map(key).collect();
     let mut slow = Vec::new();
     let mut held = 0.0;
@@ -411,7 +411,7 @@ async fn sessions_that_read_slowly_stop_no_other_and_are_ended() {
     write_all(&mut writer).await;
     let user = tierkv::Client::builder().address(platform.grpc());
     let user = user.timeout(PATIENCE).connect().await.unwrap();
-    let line = Proxy::slow(platform.grpc(), SLOW_BYTES_PER_SECOND)
+    let line = SlowLine::start(platform.grpc(), SLOW_BYTES_PER_SECOND)
         .await
         .unwrap();
     let _slow = slow_sessions(&platform, &line).await;
