@@ -85,10 +85,11 @@ impl Candidacy {
         }
     }
 
-    /// The current state.
+    /// The current state, by the clock of this moment: a process that was paused for longer than
+    /// its lease does not see itself as the leader.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        if self.standing.has_changed().is_err() {
+        if self.held.is_over() || self.standing.has_changed().is_err() {
             return Standing::Lost;
         }
         *self.standing.borrow()
@@ -98,9 +99,12 @@ impl Candidacy {
     /// first, since nomination) is returned at once; [`Standing::Lost`] is returned at once by
     /// every call. Cancelling it loses nothing.
     pub async fn changed(&mut self) -> Standing {
+        if self.held.is_over() {
+            return Standing::Lost;
+        }
         match self.standing.changed().await {
-            Ok(()) => *self.standing.borrow_and_update(),
-            Err(_) => Standing::Lost,
+            Ok(()) if !self.held.is_over() => *self.standing.borrow_and_update(),
+            _ => Standing::Lost,
         }
     }
 

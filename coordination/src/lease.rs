@@ -13,6 +13,12 @@ pub(crate) trait Lease: Send + Sync {
 
     /// Starts to release the claim, without waiting.
     fn abandon(&self);
+
+    /// Whether the claim is lost by the clock, even if its signal is still to come: a process that
+    /// was paused may read its standing before its timers have run.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// A claim that is abandoned when dropped before a successful release.
@@ -27,6 +33,10 @@ impl Held {
             lease: Box::new(lease),
             released: false,
         }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.lease.is_over()
     }
 
     pub(crate) async fn release(mut self) -> Result<(), CoordinationError> {

@@ -8,8 +8,8 @@
 //! Reading order: [`config`] (records and compare-and-swap, COORD-CAS), [`watch`](mod@watch)
 //! (notification of changes, COORD-WATCH), [`membership`] and [`election`] (live processes and
 //! leaders, COORD-LEASE), [`presence`] (a process stays listed, COORD-PRESENCE), [`error`] and
-//! [`limits`], then the backend [`memory`]. The conformance
-//! suite of the backends is the module `conformance`, behind the feature of that name.
+//! [`limits`], then the backends [`memory`] and [`etcd`], and [`location`], which names one. The
+//! conformance suite of the backends is the module `conformance`, behind the feature of that name.
 
 pub mod config;
 #[cfg(feature = "conformance")]
@@ -17,8 +17,10 @@ pub mod conformance;
 pub mod directory;
 pub mod election;
 pub mod error;
+pub mod etcd;
 mod lease;
 pub mod limits;
+pub mod location;
 pub mod membership;
 pub mod memory;
 pub mod presence;
@@ -27,6 +29,8 @@ pub mod watch;
 pub use config::{ConfigStore, Revision, Swap, Versioned};
 pub use election::{Candidacy, Leader, LeaderElection, Standing};
 pub use error::CoordinationError;
+pub use etcd::{EtcdCoordination, EtcdOptions};
+pub use location::{EtcdLocation, Location};
 pub use membership::{GroupMembership, Membership};
 pub use memory::{MemoryCoordination, Offline, OfflineImage};
 pub use presence::PresenceKeeper;

@@ -66,15 +66,18 @@ impl Membership {
         }
     }
 
-    /// Whether the membership is lost.
+    /// Whether the membership is lost, by the clock of this moment.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.lost.has_changed().is_err() || *self.lost.borrow()
+        self.held.is_over() || self.lost.has_changed().is_err() || *self.lost.borrow()
     }
 
     /// Waits until the membership is lost: then stop acting as a member, and join again. Cancelling
     /// it loses nothing.
     pub async fn lost(&mut self) {
+        if self.held.is_over() {
+            return;
+        }
         // A dropped sender means that the store is gone, and the membership with it.
         let _ = self.lost.wait_for(|lost| *lost).await;
     }

@@ -30,7 +30,7 @@ mod ephemeral {
         }
     }
 
-    coordination_conformance!(Ephemeral(MemoryCoordination::ephemeral()));
+    coordination_conformance!(shared: Ephemeral(MemoryCoordination::ephemeral()));
 }
 
 mod persistent {

@@ -246,7 +246,11 @@ pub async fn under_churn_one_leads_at_a_time(backend: &mut impl Backend) {
 }
 
 /// Stands as soon as the name is free.
-async fn renominate(store: &dyn Coordination, election: &str, candidate: &str) -> Candidacy {
+pub(super) async fn renominate(
+    store: &dyn Coordination,
+    election: &str,
+    candidate: &str,
+) -> Candidacy {
     let mut observed = store.observe_leader(election).await.expect("an observer");
     within("the name", async {
         loop {

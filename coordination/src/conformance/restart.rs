@@ -8,7 +8,8 @@ use tierkv_types::Epoch;
 use super::{
     Backend,
     config::won,
-    election::{leading, nominate},
+    election::{leading, nominate, renominate},
+    within,
 };
 use crate::{Revision, Swap, Versioned};
 
@@ -57,7 +58,7 @@ pub async fn epochs_grow_over_a_restart(backend: &mut impl Backend) {
     let mut last = Epoch::ZERO;
     for round in 0..4 {
         let store = backend.coordination();
-        let mut candidacy = nominate(&*store, "restart/epochs", "one").await;
+        let mut candidacy = renominate(&*store, "restart/epochs", "one").await;
         let epoch = leading(&mut candidacy).await;
         assert!(epoch > last, "{epoch} after {last}");
         last = epoch;
@@ -73,7 +74,8 @@ pub async fn epochs_grow_over_a_restart(backend: &mut impl Backend) {
     }
 }
 
-/// Members and candidates must join and stand again after a restart.
+/// Members and candidates end with their process: they must join and stand again. A backend may
+/// keep them until their leases end.
 pub async fn members_and_candidates_end_with_a_restart(backend: &mut impl Backend) {
     let store = backend.coordination();
     let member = store
@@ -86,10 +88,16 @@ pub async fn members_and_candidates_end_with_a_restart(backend: &mut impl Backen
         return;
     }
     let store = backend.coordination();
+    let mut members = store.observe("restart/members").await.expect("an observer");
+    within("nobody", members.wait_for(BTreeMap::is_empty))
+        .await
+        .expect("the store lives");
     assert_eq!(store.list("restart/members").await, Ok(BTreeMap::new()));
-    let observed = store
+    let mut leader = store
         .observe_leader("restart/candidates")
         .await
         .expect("an observer");
-    assert_eq!(*observed.current(), None);
+    within("no leader", leader.wait_for(Option::is_none))
+        .await
+        .expect("the store lives");
 }
