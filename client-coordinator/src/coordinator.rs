@@ -25,6 +25,7 @@ use crate::{
     rest::{self, Admission, Gateway},
     scans::Scans,
     settings::{ClientCoordinatorSettings, ConnectionLimits},
+    silences::Silences,
     views::{SharedViews, Views},
     watches::Watches,
     writer::Writer,
@@ -189,7 +190,7 @@ impl ClientCoordinator {
         self.rest_address
     }
 
-    /// Whether the masters of all clusters have answered recently.
+    /// Whether the master of at least one cluster has answered recently.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
@@ -254,12 +255,16 @@ fn operations<C: Cache>(
     clock: &Arc<dyn Clock>,
 ) -> Arc<Operations<C>> {
     let meters = Arc::new(Meters::new());
+    let bound = settings.max_staleness;
+    // Reads and writes have places of their own, as they have connections.
+    let silences = || Silences::new(Arc::clone(views), Arc::clone(clock), bound);
     Arc::new(Operations {
         reader: Reader {
             cache: Arc::clone(cache),
             views: Arc::clone(views),
             below: below.clone(),
             flights: Flights::new(),
+            silences: silences(),
             clock: Arc::clone(clock),
             meters: Arc::clone(&meters),
             max_staleness: settings.max_staleness,
@@ -268,6 +273,7 @@ fn operations<C: Cache>(
         writer: Writer {
             below: below.clone(),
             views: Arc::clone(views),
+            silences: silences(),
             clock: Arc::clone(clock),
         },
         scans: Scans::new(below.clone(), settings.max_staleness),

@@ -1,6 +1,10 @@
 //! Asks every cluster's master at intervals for its mark: how far the cache may be trusted.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tierkv_coordination::{Coordination, CoordinationError, Versioned, Watched, directory};
 use tierkv_protocol::{
@@ -30,20 +34,27 @@ pub(crate) struct Inquiry {
 }
 
 impl Inquiry {
-    /// Asks the masters of all clusters in the placement map, in the background.
+    /// Asks the masters of all clusters that are in the placement map and have a state, in the
+    /// background.
     pub(crate) async fn start(
         self,
         coordination: &dyn Coordination,
         background: &mut Background,
     ) -> Result<(), CoordinationError> {
-        let follower = ClustersFollower {
+        background.follow(self.follower(coordination).await?).await;
+        Ok(())
+    }
+
+    async fn follower(
+        self,
+        coordination: &dyn Coordination,
+    ) -> Result<ClustersFollower, CoordinationError> {
+        Ok(ClustersFollower {
             inquiry: Arc::new(self),
             placement: coordination.watch(directory::PLACEMENT).await?,
-            asked: HashSet::new(),
-            askers: Background::new(),
-        };
-        background.follow(follower).await;
-        Ok(())
+            states: coordination.watch_prefix(directory::CLUSTERS).await?,
+            askers: BTreeMap::new(),
+        })
     }
 
     async fn question(self: Arc<Self>, cluster: ClusterId) {
@@ -63,12 +74,13 @@ impl Inquiry {
     }
 }
 
-/// Runs an asker for every cluster of the placement map; they end with it.
+/// Runs an asker for every cluster that coordination lists; they end with it.
 struct ClustersFollower {
     inquiry: Arc<Inquiry>,
     placement: Watched<Option<Versioned>>,
-    asked: HashSet<ClusterId>,
-    askers: Background,
+    states: Watched<BTreeMap<String, Versioned>>,
+    /// The questions to each cluster, which end when they are dropped.
+    askers: BTreeMap<ClusterId, Background>,
 }
 
 impl Follower for ClustersFollower {
@@ -79,19 +91,53 @@ impl Follower for ClustersFollower {
     }
 
     async fn apply(&mut self) {
-        for cluster in clusters(&self.placement) {
-            if self.asked.insert(cluster.clone()) {
-                self.askers.run(Asker {
-                    inquiry: Arc::clone(&self.inquiry),
+        let Some(placement) = self.placement() else {
+            return;
+        };
+        let clusters = self.clusters(&placement);
+        let now = self.inquiry.clock.boot_time();
+        self.inquiry.views.list(placement, &clusters, now);
+        self.askers.retain(|cluster, _| clusters.contains(cluster));
+        for cluster in clusters {
+            let inquiry = Arc::clone(&self.inquiry);
+            (self.askers.entry(cluster.clone())).or_insert_with(|| {
+                let mut asking = Background::new();
+                asking.run(Asker {
+                    inquiry,
                     cluster,
                     questions: JoinSet::new(),
                 });
-            }
+                asking
+            });
         }
     }
 
     async fn changed(&mut self) -> Result<(), CoordinationError> {
-        self.placement.changed().await
+        tokio::select! {
+            biased;
+            changed = self.placement.changed() => changed,
+            changed = self.states.changed() => changed,
+        }
+    }
+}
+
+impl ClustersFollower {
+    /// The placement map; `None` if there is none, or none that this release can read.
+    fn placement(&self) -> Option<PlacementMap> {
+        let stored = self.placement.current();
+        PlacementMap::decode(&stored.as_ref().as_ref()?.value)
+            .inspect_err(|error| tracing::error!(%error, "the placement map is invalid"))
+            .ok()
+    }
+
+    /// The clusters of the map, without those that were removed or are not founded yet: they have
+    /// no state, and so no master.
+    fn clusters(&self, placement: &PlacementMap) -> BTreeSet<ClusterId> {
+        let states = self.states.current();
+        (placement.clusters.iter())
+            .filter(|cluster| states.contains_key(&directory::cluster_state(&cluster.id)))
+            .map(|cluster| cluster.id.clone())
+            .collect()
     }
 }
 
@@ -117,16 +163,6 @@ impl Worker for Asker {
     }
 }
 
-fn clusters(placement: &Watched<Option<Versioned>>) -> Vec<ClusterId> {
-    let stored = placement.current();
-    let map = stored
-        .as_ref()
-        .as_ref()
-        .and_then(|stored| PlacementMap::decode(&stored.value).ok());
-    map.map(|map| map.clusters.into_iter().map(|cluster| cluster.id).collect())
-        .unwrap_or_default()
-}
-
 fn vouched(answer: &VouchReply, asked_at: BootTime) -> Option<Vouched> {
     let run = |run: &tierkv_rpc::proto::internal::SlotRun| {
         Some(OwnedRun {
@@ -144,3 +180,6 @@ fn vouched(answer: &VouchReply, asked_at: BootTime) -> Option<Vouched> {
         slots: Arc::new(SlotTable::from_runs(runs?).ok()?),
     })
 }
+
+#[cfg(test)]
+mod tests;

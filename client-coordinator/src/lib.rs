@@ -10,7 +10,8 @@
 //!
 //! Reading order: `views` (the masters' latest answers, by which cache hits are judged),
 //! `read_options` (how fresh a read must be), `reader` (the read path), `flights` (equal misses
-//! share one read), `below` (calls to the server coordinators), `writer`, `scans` and `page_token`
+//! share one read), `below` (calls to the server coordinators), `silences` (clusters that do not
+//! answer), `writer`, `scans` and `page_token`
 //! (many keys in order), `watches` and `watch_token`, `operations` (everything users can do). Then
 //! the doors: `kv`, `session`, `admin`, `call_answer` (metadata of each answer) and `grpc`, which
 //! serves them; `rest`; `timely` (the timeout of request bodies); `health` (whether this
@@ -36,6 +37,7 @@ mod rest;
 mod scans;
 mod session;
 mod settings;
+mod silences;
 mod timely;
 mod views;
 mod watch_token;

@@ -10,10 +10,13 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use tierkv_cache::{Cache, CacheKey, Fill, Found, Lease, State};
 use tierkv_protocol::cache::{AbsentEntry, Entry, ReadBound, ValueEntry, Verdict};
-use tierkv_rpc::proto::{
-    convert,
-    internal::{Read, ReadReply, reply, request},
-    v1::{GetResponse, Hop, ReadOptions, Source},
+use tierkv_rpc::{
+    last_attempt,
+    proto::{
+        convert,
+        internal::{Read, ReadReply, reply, request},
+        v1::{GetResponse, Hop, ReadOptions, Source},
+    },
 };
 use tierkv_types::{
     BootTime, Clock, Code, Error, ItemKey, NodeId, Version, limits::DEFAULT_TIMEOUT,
@@ -25,6 +28,7 @@ use crate::{
     flights::{Flight, Flights},
     meters::{Meters, TIER},
     read_options::{CheckedOptions, Level},
+    silences::Silences,
     views::{Place, SharedViews, View},
 };
 
@@ -76,6 +80,7 @@ pub(crate) struct Reader<C> {
     pub(crate) views: SharedViews,
     pub(crate) below: Below,
     pub(crate) flights: Arc<Flights>,
+    pub(crate) silences: Silences,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) max_staleness: Duration,
@@ -284,8 +289,17 @@ impl<C: Cache> Reader<C> {
         deadline: Instant,
     ) -> Result<GetResponse, Error> {
         let (arrived, cache) = (miss.arrived, miss.cache.take());
-        let explain = miss.options.explain;
-        let mut answer = self.answer(miss, deadline).await?;
+        let (explain, slot) = (miss.options.explain, miss.key.slot());
+        let silence = self.silences.of(slot);
+        let answering = self.answer(miss, deadline);
+        let answered = match silence {
+            None => answering.await,
+            // The reason must arrive before the reader's own timeout.
+            Some(silence) => timeout_at(last_attempt(deadline), answering)
+                .await
+                .unwrap_or_else(|_| Err(silence.error())),
+        };
+        let mut answer = answered.map_err(|error| self.silences.explain(slot, error))?;
         if explain {
             let above = [Some(self.own_hop(arrived)), cache];
             answer.path.splice(..0, above.into_iter().flatten());
@@ -303,8 +317,7 @@ impl<C: Cache> Reader<C> {
         } = miss;
         let bound = level.bound();
         let alone = async || {
-            let item_key = key.as_bytes().clone();
-            let read = read_below(&self.below, item_key, bound, explain, deadline);
+            let read = read_below(&self.below, &self.silences, &key, bound, explain, deadline);
             Ok(from_master(read.await?, Duration::ZERO))
         };
         if level == Level::Latest {
@@ -385,7 +398,7 @@ impl<C: Cache> Reader<C> {
             return flight;
         };
         let (below, cache, key) = (self.below.clone(), Arc::clone(&self.cache), key.clone());
-        let meters = Arc::clone(&self.meters);
+        let (meters, silences) = (Arc::clone(&self.meters), self.silences.clone());
         // Readers that share it need not see this reader's own write.
         let bound = ReadBound {
             min_version: Version::ZERO,
@@ -394,8 +407,8 @@ impl<C: Cache> Reader<C> {
         // In its own task: readers that share it must not depend on the first one.
         tokio::spawn(async move {
             let deadline = Instant::now() + DEFAULT_TIMEOUT;
-            let item_key = key.as_bytes().clone();
-            let outcome = read_below(&below, item_key, bound, options.explain, deadline).await;
+            let explain = options.explain;
+            let outcome = read_below(&below, &silences, &key, bound, explain, deadline).await;
             if let Some((lease, slot_revision)) = lease {
                 let cache_key = CacheKey {
                     item: key.as_bytes(),
@@ -425,13 +438,15 @@ enum Waited {
 
 async fn read_below(
     below: &Below,
-    item_key: Bytes,
+    silences: &Silences,
+    key: &ItemKey,
     bound: ReadBound,
     explain: bool,
     deadline: Instant,
 ) -> Result<ReadReply, Error> {
+    let _place = silences.admit(key.slot())?;
     let read = request::Kind::Read(Read {
-        item_key,
+        item_key: key.as_bytes().clone(),
         min_version: bound.min_version.to_bits(),
         placement_version: 0,
         explain,

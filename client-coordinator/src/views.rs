@@ -1,13 +1,17 @@
 //! The latest answers of each cluster's master: which slots it owns, and how far the cache may be
-//! trusted (CACHE-MARK).
+//! trusted (CACHE-MARK). A cluster that coordination no longer lists is forgotten.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use tierkv_protocol::cache::{Entry, Freshness, Mark, ReadBound, Verdict, Vouched, judge};
-use tierkv_types::{BootTime, ClusterId, Slot, Version};
+use tierkv_protocol::{
+    cache::{Entry, Freshness, Mark, ReadBound, Verdict, Vouched, judge},
+    placement::PlacementMap,
+};
+use tierkv_types::{BootTime, ClusterId, Error, Slot, Version};
 
 /// The views of all clusters. Answers come a few times a second, reads all the time. So each answer
 /// makes a new snapshot, and a batch of reads takes one without further locks.
@@ -20,6 +24,23 @@ pub(crate) struct Views {
 #[derive(Clone, Default)]
 pub(crate) struct Snapshot {
     clusters: Vec<View>,
+    listed: Arc<Listed>,
+}
+
+/// The platform's clusters, as coordination lists them.
+#[derive(Default)]
+struct Listed {
+    /// Which cluster owns which slot; `None` before there is a map.
+    placement: Option<PlacementMap>,
+    /// Those that are asked, and since when.
+    asked_since: BTreeMap<ClusterId, BootTime>,
+}
+
+/// That a cluster does not answer, and for how long; `None` if coordination does not list it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Silence {
+    pub(crate) cluster: ClusterId,
+    pub(crate) lasts: Option<Duration>,
 }
 
 /// The answers of one cluster's masters.
@@ -44,9 +65,34 @@ impl Views {
         Arc::clone(&self.newest.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Records a master's answer.
+    /// Takes over which clusters are `asked` from now on, and which cluster owns which slot. All
+    /// others are forgotten.
+    pub(crate) fn list(&self, placement: PlacementMap, asked: &BTreeSet<ClusterId>, now: BootTime) {
+        let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = Arc::make_mut(&mut newest);
+        let before = &snapshot.listed.asked_since;
+        let asked_since = asked.iter().map(|cluster| {
+            let since = before.get(cluster).copied();
+            (cluster.clone(), since.unwrap_or(now))
+        });
+        let asked_since = asked_since.collect();
+        snapshot
+            .clusters
+            .retain(|view| asked.contains(&view.cluster));
+        snapshot.listed = Arc::new(Listed {
+            placement: Some(placement),
+            asked_since,
+        });
+    }
+
+    /// Records a master's answer. One to a question from before its cluster was listed is dropped:
+    /// it may be of an earlier cluster of the same name.
     pub(crate) fn learn(&self, cluster: &ClusterId, answer: Vouched) {
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
+        let since = newest.listed.asked_since.get(cluster);
+        if since.is_none_or(|since| answer.asked_at < *since) {
+            return;
+        }
         let clusters = &mut Arc::make_mut(&mut newest).clusters;
         let at = match clusters.binary_search_by(|view| view.cluster.cmp(cluster)) {
             Ok(at) => at,
@@ -84,16 +130,13 @@ impl Views {
             .age(mark, now, Slot::new(run.first)?, run.revision)
     }
 
-    /// Whether all clusters that ever answered did so within `bound`; false before the first
-    /// answer.
-    pub(crate) fn are_fresh(&self, now: BootTime, bound: Duration) -> bool {
-        let snapshot = self.now();
-        !snapshot.clusters.is_empty()
-            && snapshot.clusters.iter().all(|view| {
-                view.freshness
-                    .newest()
-                    .is_some_and(|last| now.since(last.asked_at) <= bound)
-            })
+    /// Whether at least one cluster answered within `bound`.
+    pub(crate) fn is_one_fresh(&self, now: BootTime, bound: Duration) -> bool {
+        self.now().clusters.iter().any(|view| {
+            view.freshness
+                .newest()
+                .is_some_and(|last| now.since(last.asked_at) <= bound)
+        })
     }
 
     /// The clusters that have answered.
@@ -120,6 +163,27 @@ impl Snapshot {
             // While a slot moves, two masters may both claim it: the later revision is the later
             // owner.
             .max_by_key(|place| place.revision)
+    }
+
+    /// That the cluster which owns `slot` has not answered for longer than `bound`, if so.
+    pub(crate) fn silence(&self, slot: Slot, now: BootTime, bound: Duration) -> Option<Silence> {
+        let (owner, _) = self.listed.placement.as_ref()?.owner(slot);
+        let lasts = match self.listed.asked_since.get(owner) {
+            None => None,
+            Some(asked_since) => {
+                let view = self.clusters.iter().find(|view| view.cluster == *owner);
+                let last = view.and_then(|view| view.freshness.newest());
+                let lasts = now.since(last.map_or(*asked_since, |last| last.asked_at));
+                if lasts <= bound {
+                    return None;
+                }
+                Some(lasts)
+            }
+        };
+        Some(Silence {
+            cluster: owner.clone(),
+            lasts,
+        })
     }
 
     /// The views with their indexes in the snapshot.
@@ -163,5 +227,31 @@ impl View {
     }
 }
 
+impl Silence {
+    /// The error of an operation that had no effect because of it.
+    pub(crate) fn error(&self) -> Error {
+        let reason = self.reason();
+        Error::unavailable(format!(
+            "{reason}; its keys are unavailable until it answers, while those of other clusters \
+             are served. Nothing was done; try again later"
+        ))
+    }
+
+    /// The silence in words.
+    pub(crate) fn reason(&self) -> String {
+        let Self { cluster, lasts } = self;
+        match lasts {
+            Some(lasts) => format!(
+                "cluster {cluster} has not answered for {} ms",
+                lasts.as_millis()
+            ),
+            None => format!("cluster {cluster} was removed, or is not founded yet"),
+        }
+    }
+}
+
 /// A shared handle on the views.
 pub(crate) type SharedViews = Arc<Views>;
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use tierkv_types::{
 };
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::{below::Below, views::SharedViews};
+use crate::{below::Below, silences::Silences, views::SharedViews};
 
 /// How often it is checked whether the platform's time is available.
 const TIME_PAUSE: Duration = Duration::from_millis(10);
@@ -46,6 +46,7 @@ impl<'a> Naming<'a> {
 pub(crate) struct Writer {
     pub(crate) below: Below,
     pub(crate) views: SharedViews,
+    pub(crate) silences: Silences,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -85,6 +86,8 @@ impl Writer {
         deadline: Instant,
     ) -> Result<WriteReply, Error> {
         let operations = write.operations.len();
+        let slot = (write.operations.first()).map(|operation| operation.key.slot());
+        let _place = slot.map(|slot| self.silences.admit(slot)).transpose()?;
         let mut write = request::Kind::Write(internal::Write::from_request(write));
         let mut names = 1;
         loop {
@@ -106,7 +109,12 @@ impl Writer {
                     write.request_birth = Some(RequestBirth::RequestBirthMs(now.get()));
                     write.request_random = random().to_vec().into();
                 }
-                _ => return Err(error),
+                _ => {
+                    return Err(match slot {
+                        Some(slot) => self.silences.explain(slot, error),
+                        None => error,
+                    });
+                }
             }
             names += 1;
         }

@@ -50,8 +50,8 @@ pub(super) async fn live() -> &'static str {
 #[utoipa::path(
     get, path = "/health/ready", tag = "operators", operation_id = "ready",
     responses(
-        (status = 200, description = "The masters of all clusters answered lately.", body = String, content_type = "text/plain"),
-        (status = 503, description = "One did not.", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The master of at least one cluster answered lately.", body = String, content_type = "text/plain"),
+        (status = 503, description = "None did.", body = Problem, content_type = "application/problem+json"),
         AdmissionRefusal,
     ),
 )]
@@ -59,7 +59,7 @@ pub(super) async fn ready<C: Cache>(State(gateway): State<Arc<Gateway<C>>>) -> R
     match gateway.readiness.is_ready() {
         true => "ready\n".into_response(),
         false => uncounted(&Error::unavailable(
-            "a cluster's master has not answered lately",
+            "no cluster's master has answered lately",
         )),
     }
 }

@@ -22,7 +22,7 @@ use tierkv_cache::{Cache, CacheKey, EmbeddedCache};
 use tierkv_client_coordinator::{ClientCoordinator, ClientCoordinatorSettings, MetricsPage};
 use tierkv_coordination::{
     Candidacy, ConfigStore, GroupMembership, LeaderElection, Membership, MemoryCoordination,
-    directory::{PLACEMENT, PRIMARY, Presence, SERVER_COORDINATORS},
+    directory::{PLACEMENT, PRIMARY, Presence, SERVER_COORDINATORS, cluster_state},
 };
 use tierkv_harness::poll_until;
 use tierkv_protocol::{
@@ -102,6 +102,7 @@ impl Stage {
             open: watch::Sender::new(true),
             confirmed: AtomicBool::new(true),
             round: AtomicU64::new(1),
+            questions: AtomicUsize::new(0),
             marking: AtomicBool::new(true),
         });
         let (presence, serving) = serve(&played).await;
@@ -180,8 +181,11 @@ impl Stage {
     }
 }
 
-/// Assigns all slots to `cluster` in coordination.
+/// Assigns all slots to `cluster` in coordination, which has a state.
 async fn found(coordination: &MemoryCoordination, cluster: ClusterId) {
+    let record = cluster_state(&cluster);
+    let founded = coordination.put_if_absent(&record, Bytes::new()).await;
+    assert!(founded.unwrap().won().is_some());
     let map = PlacementMap::initial(vec![WeightedCluster {
         id: cluster,
         weight: 1,
@@ -580,6 +584,41 @@ async fn a_server_coordinator_whose_presence_lapsed_is_still_asked() {
     assert_eq!(stage.reads(), 400);
     // The questions go on, and with them the hits.
     stage.client.get("key").await.unwrap();
+    assert_eq!(stage.get_from_cache().await.version, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_cluster_is_asked_no_more_and_its_entries_are_no_hits() {
+    let stage = Stage::new(Some((5, "value"))).await;
+    stage.client.get("key").await.unwrap();
+    stage.get_from_cache().await;
+    let coordinator = stage.coordinator.as_ref().unwrap();
+    let record = cluster_state(&ClusterId::new("c1").unwrap());
+    let state = stage.coordination.get(&record).await.unwrap().unwrap();
+    let deleted = stage.coordination.delete(&record, state.revision).await;
+    assert!(deleted.unwrap().won().is_some());
+    let forgotten = poll_until(DEADLINE, || async {
+        (!coordinator.is_ready()).then_some(())
+    });
+    forgotten.await.expect("nobody is left to be ready");
+    for count in 1..=3 {
+        let reads = stage.reads();
+        let found = stage.client.get("key").await.unwrap();
+        assert_eq!(
+            (found.source, stage.reads()),
+            (Source::Master, reads + 1),
+            "{count}"
+        );
+    }
+    // At most those that were under way reach it.
+    let questions = stage.played.questions.load(Ordering::SeqCst);
+    sleep(Duration::from_millis(500)).await;
+    let more = stage.played.questions.load(Ordering::SeqCst) - questions;
+    assert!(more <= 1, "{more} questions after the removal");
+    // Founded anew, it is asked, and its entries are hits again.
+    let founded = stage.coordination.put_if_absent(&record, Bytes::new());
+    assert!(founded.await.unwrap().won().is_some());
+    wait_until_ready(coordinator).await;
     assert_eq!(stage.get_from_cache().await.version, 5);
 }
 

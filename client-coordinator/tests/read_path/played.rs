@@ -14,6 +14,8 @@ pub(super) struct Played {
     pub(super) open: watch::Sender<bool>,
     pub(super) confirmed: AtomicBool,
     pub(super) round: AtomicU64,
+    /// The number of questions for the round.
+    pub(super) questions: AtomicUsize,
     /// Whether the master still writes marks.
     pub(super) marking: AtomicBool,
 }
@@ -68,6 +70,7 @@ impl Played {
     }
 
     pub(super) fn vouch(&self) -> VouchReply {
+        self.questions.fetch_add(1, Ordering::SeqCst);
         VouchReply {
             epoch: 1,
             round: self.round.load(Ordering::SeqCst),
