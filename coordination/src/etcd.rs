@@ -40,7 +40,7 @@ use etcd_client::{Txn, TxnOp};
 use tierkv_types::{Epoch, clock::SystemClock};
 use tokio::sync::watch;
 
-pub use self::options::{EtcdOptions, MAX_LEASE_TTL, MIN_LEASE_TTL};
+pub use self::options::{DEFAULT_LEASE_TTL, EtcdOptions, MAX_LEASE_TTL, MIN_LEASE_TTL};
 use self::{
     claim::Claims,
     cluster::Cluster,

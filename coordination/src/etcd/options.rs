@@ -8,7 +8,7 @@ use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use crate::{error::CoordinationError, location::EtcdLocation};
 
 /// Default time to live of a lease.
-const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(5);
+pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(5);
 /// Shortest time to live of a lease: etcd grants no shorter one.
 pub const MIN_LEASE_TTL: Duration = Duration::from_secs(2);
 /// Longest time to live of a lease.

@@ -1,9 +1,9 @@
 //! COORD-BACK: another cluster at the same address, or an older state of it, is noticed.
 
 use tierkv_coordination::{ConfigStore, CoordinationError};
-use tierkv_harness::{Etcd, Line, Proxy};
+use tierkv_harness::{Line, Proxy, etcd::Setup};
 
-use crate::servers::{connect, eventually, one, value, won};
+use crate::servers::{alone, connect, eventually, one, value, won};
 
 fn storage(error: CoordinationError) -> String {
     match error {
@@ -15,7 +15,7 @@ fn storage(error: CoordinationError) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_cluster_is_refused() {
     let server = one().await;
-    let other = Etcd::start(1).await.expect("an etcd");
+    let other = alone(Setup::default()).await;
     let line = Proxy::start(&server.addresses()[0]).await.expect("a line");
     let store = connect(std::slice::from_ref(&line.address), "identity").await;
     won(store.put_if_absent("key", value("1")).await);
@@ -51,7 +51,7 @@ async fn another_cluster_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_lost_changes_is_refused() {
-    let mut server = Etcd::start(1).await.expect("an etcd");
+    let mut server = alone(Setup::default()).await;
     let store = connect(&server.addresses(), "one").await;
     let first = won(store.put_if_absent("key", value("1")).await);
     won(store.compare_and_swap("key", first, value("2")).await);

@@ -10,7 +10,7 @@ use tierkv_coordination::{
 };
 use tierkv_harness::{DataFolder, Etcd, etcd::Setup};
 
-use crate::servers::{eventually, location, text, value, within, won};
+use crate::servers::{alone, eventually, location, text, value, within, won};
 
 const PASSWORD: &str = "a secret of root";
 
@@ -24,7 +24,7 @@ async fn with_users(arguments: Vec<String>) -> Etcd {
         arguments,
         ..Setup::default()
     };
-    let etcd = Etcd::start_as(1, &setup).await.expect("an etcd");
+    let etcd = alone(setup).await;
     let mut client = Client::connect(etcd.addresses(), None)
         .await
         .expect("a client");
@@ -129,7 +129,7 @@ async fn a_user_without_rights_is_told_so() {
 /// A user is configured, but etcd does not ask for one: not yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn authentication_may_be_switched_on_later() {
-    let etcd = Etcd::start(1).await.expect("an etcd");
+    let etcd = alone(Setup::default()).await;
     let store = connect(&etcd, "shop", Some(("root", PASSWORD))).await;
     let first = won(store.put_if_absent("key", value("1")).await);
     let mut client = Client::connect(etcd.addresses(), None)

@@ -13,7 +13,7 @@ use tierkv_coordination::{
     CoordinationError, EtcdCoordination, EtcdLocation, EtcdOptions, Location, Revision, Swap,
     Versioned, etcd::MIN_LEASE_TTL,
 };
-use tierkv_harness::{Etcd, poll_until};
+use tierkv_harness::{Etcd, etcd::Setup, poll_until};
 use tokio::sync::Mutex;
 
 /// Timeout of everything that a test waits for, far above any lease or election.
@@ -42,8 +42,14 @@ impl Shared {
 /// One member without faults.
 pub(crate) async fn one() -> Arc<Etcd> {
     static ONE: Shared = Shared::new();
-    ONE.or_start(async { Etcd::start(1).await.expect("an etcd") })
-        .await
+    ONE.or_start(alone(Setup::default())).await
+}
+
+/// A lone member with `setup`. It need not wait long for the votes of others, so it starts fast.
+pub(crate) async fn alone(mut setup: Setup) -> Etcd {
+    let quick = ["--heartbeat-interval=10", "--election-timeout=100"];
+    setup.arguments.extend(quick.map(str::to_owned));
+    Etcd::start_as(1, &setup).await.expect("an etcd")
 }
 
 /// A platform's name that no other test has.

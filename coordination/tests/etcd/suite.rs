@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use tierkv_coordination::{
     ConfigStore, Coordination, EtcdCoordination, conformance::Backend, coordination_conformance,
 };
-use tierkv_harness::Etcd;
+use tierkv_harness::{Etcd, etcd::Setup};
 
-use crate::servers::{Shared, connect, eventually, new_name, one};
+use crate::servers::{Shared, alone, connect, eventually, new_name, one};
 
 /// A store on servers that tests share, under a name of its own.
 struct OnShared {
@@ -63,7 +63,7 @@ struct OnOwn {
 
 impl OnOwn {
     async fn new() -> Self {
-        let server = Etcd::start(1).await.expect("an etcd");
+        let server = alone(Setup::default()).await;
         let store = connect(&server.addresses(), "own").await;
         Self {
             store: Some(store),

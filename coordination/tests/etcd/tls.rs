@@ -15,7 +15,7 @@ use tierkv_harness::{
     etcd::{Setup, Tls},
 };
 
-use crate::servers::{located, value, within, won};
+use crate::servers::{alone, located, value, within, won};
 
 /// An authority for tests.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -62,7 +62,7 @@ async fn secured(folder: &DataFolder, authority: &Authority) -> Etcd {
         }),
         ..Setup::default()
     };
-    Etcd::start_as(1, &setup).await.expect("an etcd")
+    alone(setup).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

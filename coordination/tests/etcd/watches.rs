@@ -7,10 +7,10 @@ use tierkv_coordination::{
     ConfigStore, CoordinationError, EtcdCoordination, GroupMembership, LeaderElection, Revision,
     Standing, Watch,
 };
-use tierkv_harness::{Etcd, Line, Proxy, etcd::Setup};
+use tierkv_harness::{Line, Proxy, etcd::Setup};
 use tokio::runtime::Handle;
 
-use crate::servers::{connect, eventually, new_name, one, value, within, won};
+use crate::servers::{alone, connect, eventually, new_name, one, value, within, won};
 
 const LISTENERS: usize = 20;
 
@@ -48,7 +48,7 @@ async fn a_watch_outlives_a_compaction_of_what_it_missed() {
         arguments: vec!["--auto-compaction-retention=1s".to_owned()],
         ..Setup::default()
     };
-    let etcd = Etcd::start_as(1, &setup).await.expect("an etcd");
+    let etcd = alone(setup).await;
     let address = etcd.addresses().remove(0);
     let line = Proxy::start(&address).await.expect("a line");
     let store = connect(std::slice::from_ref(&line.address), "one").await;
