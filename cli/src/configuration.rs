@@ -19,9 +19,10 @@ use serde_json::Value;
 
 pub(crate) use self::{
     byte_size::ByteSize,
-    keys::Configuration,
+    keys::{Configuration, CoordinationKeys},
     layers::ConfigurationArguments,
     sample::sample,
+    setting::{CacheKind, HostPort},
 };
 
 /// Where the value of a key came from.

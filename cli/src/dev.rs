@@ -11,18 +11,20 @@ use std::{
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use tempfile::TempDir;
-use tierkv_cache::EmbeddedCache;
-use tierkv_client_coordinator::ClientCoordinator;
-use tierkv_coordination::MemoryCoordination;
+use tierkv_cache::{Cache, EmbeddedCache, NoCache};
+use tierkv_client_coordinator::{ClientCoordinator, Listeners, MetricsPage};
+use tierkv_coordination::{Location, MemoryCoordination, directory::FoundingCluster};
 use tierkv_datanode::{DataNode, DataNodeSettings};
-use tierkv_protocol::placement::WeightedCluster;
-use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
-use tierkv_storage::{StorageError, WalSync};
-use tierkv_types::{Clock, ClusterId, NodeId, SystemClock, limits::MAX_PEER_CONNECTIONS};
+use tierkv_protocol::replication::DEFAULT_F_MS;
+use tierkv_server_coordinator::{Founding, ServerCoordinator, ServerCoordinatorSettings};
+use tierkv_storage::{RealDisk, StorageError, StorageSettings, WalSync, platform_of};
+use tierkv_types::{
+    Clock, ClusterId, NodeId, PlatformId, SystemClock, limits::MAX_PEER_CONNECTIONS,
+};
 use tokio::time::sleep;
 
 use crate::{
-    configuration::{self, Configuration, ConfigurationArguments},
+    configuration::{self, CacheKind, Configuration, ConfigurationArguments},
     data_dir,
     descriptors::Descriptors,
     listening::{self, reachable, remark},
@@ -189,14 +191,18 @@ async fn start(
     is_ephemeral: bool,
     data_dir: &Path,
 ) -> Result<Platform, Box<dyn std::error::Error>> {
+    if configuration.coordination.url != Location::Memory {
+        return Err(format!(
+            "coordination.url is \"{}\", but `tierkv dev` keeps its metadata in its own process; \
+             leave it out, or run the roles: `tierkv datanode --help`",
+            configuration.coordination.url
+        )
+        .into());
+    }
     let metrics = metrics_page::gather()?;
     descriptors.show();
-    let settings = configuration.client_coordinator(NodeId::new("cc1")?, descriptors, metrics);
-    let peers = descriptors.for_peers(MAX_PEER_CONNECTIONS);
-    let stream_bytes = configuration.limits.stream_bytes();
-    let listeners = listening::bind(&settings).await?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let cluster = ClusterId::new("c1")?;
+    let places = &configuration.places;
+    let listeners = listening::bind(places.grpc_listen, places.rest_listen).await?;
     let mut storage = configuration.storage(data_dir.join(node_folder()));
     let coordination = match is_ephemeral {
         true => {
@@ -205,43 +211,98 @@ async fn start(
         }
         false => MemoryCoordination::open(&data_dir.join(COORDINATION))?,
     };
-    let cache = Arc::new(EmbeddedCache::new(
-        configuration.cache.max_bytes.0,
-        Arc::clone(&clock),
-    ));
-    let datanode = DataNode::start(
-        DataNodeSettings {
-            connections: peers,
+    let platform = found(&coordination, &ClusterId::new("c1")?, &storage.dir).await?;
+    storage.platform = Some(platform);
+    let ground = Ground {
+        platform,
+        listeners,
+        storage,
+        coordination,
+        descriptors,
+        metrics,
+    };
+    match configuration.cache.kind {
+        Some(CacheKind::None) => ground.start(configuration, Arc::new(NoCache)).await,
+        Some(CacheKind::Embedded) | None => {
+            let max_bytes = configuration.cache.max_bytes.0;
+            let cache = EmbeddedCache::new(max_bytes, Arc::new(SystemClock));
+            ground.start(configuration, Arc::new(cache)).await
+        }
+    }
+}
+
+/// What is there before the first tier is started.
+struct Ground {
+    platform: PlatformId,
+    listeners: Listeners,
+    storage: StorageSettings,
+    coordination: Arc<MemoryCoordination>,
+    descriptors: Descriptors,
+    metrics: MetricsPage,
+}
+
+impl Ground {
+    /// Starts the tiers from the lowest up.
+    async fn start<C: Cache>(
+        self,
+        configuration: &Configuration,
+        cache: Arc<C>,
+    ) -> Result<Platform, Box<dyn std::error::Error>> {
+        let Self {
+            platform,
+            listeners,
+            storage,
+            coordination,
+            descriptors,
+            metrics,
+        } = self;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let connections = descriptors.for_peers(MAX_PEER_CONNECTIONS);
+        let stream_bytes = configuration.limits.stream_bytes();
+        let (node, cluster) = (NodeId::new("n1")?, ClusterId::new("c1")?);
+        let settings = DataNodeSettings {
+            connections,
             stream_bytes,
-            ..DataNodeSettings::new(NodeId::new("n1")?, cluster.clone(), storage)
-        },
-        coordination.clone(),
-        Arc::clone(&cache),
-        Arc::clone(&clock),
-    )
-    .await?;
-    let server_coordinator = ServerCoordinator::start(
-        ServerCoordinatorSettings {
-            connections: peers,
+            ..DataNodeSettings::new(platform, node, cluster, storage)
+        };
+        let (store, shared) = (coordination.clone(), Arc::clone(&cache));
+        let datanode = DataNode::start(settings, store, shared, Arc::clone(&clock)).await?;
+        let settings = ServerCoordinatorSettings {
+            connections,
             stream_bytes,
-            ..ServerCoordinatorSettings::new(
-                NodeId::new("s1")?,
-                vec![WeightedCluster {
-                    id: cluster,
-                    weight: 1,
-                }],
-            )
-        },
-        coordination.clone(),
-    )
-    .await?;
-    let client_coordinator =
-        ClientCoordinator::start_on(listeners, settings, coordination, cache, clock).await?;
-    Ok(Platform {
-        datanode,
-        server_coordinator,
-        client_coordinator,
-    })
+            ..ServerCoordinatorSettings::new(platform, NodeId::new("s1")?)
+        };
+        let server_coordinator = ServerCoordinator::start(settings, coordination.clone()).await?;
+        let node = NodeId::new("cc1")?;
+        let settings = configuration.client_coordinator(platform, node, descriptors, metrics);
+        let client_coordinator =
+            ClientCoordinator::start_on(listeners, settings, coordination, cache, clock).await?;
+        Ok(Platform {
+            datanode,
+            server_coordinator,
+            client_coordinator,
+        })
+    }
+}
+
+/// Founds the platform of one node, unless there is one. If only the coordination store is new, the
+/// platform is that of the node's directory.
+async fn found(
+    coordination: &MemoryCoordination,
+    cluster: &ClusterId,
+    node_dir: &Path,
+) -> Result<PlatformId, Box<dyn std::error::Error>> {
+    let known = platform_of(Arc::new(RealDisk), node_dir)?;
+    let founding = Founding {
+        platform: known.unwrap_or_else(|| PlatformId(rand::random())),
+        clusters: vec![FoundingCluster {
+            id: cluster.clone(),
+            weight: 1,
+            members: vec![NodeId::new("n1")?],
+        }],
+        f_ms: DEFAULT_F_MS,
+    };
+    Ok(founding.ensure(coordination).await?)
 }
 
 async fn ready(client_coordinator: &ClientCoordinator) {

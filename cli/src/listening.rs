@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use tierkv_client_coordinator::{ClientCoordinatorSettings, Listeners, StartError};
+use tierkv_client_coordinator::{Listeners, StartError};
 
 use crate::output::note;
 
@@ -13,14 +13,13 @@ use crate::output::note;
 ///
 /// # Errors
 /// Why one can't be listened on, and which option sets it.
-pub(crate) async fn bind(settings: &ClientCoordinatorSettings) -> Result<Listeners, String> {
-    let (grpc, rest) = (settings.grpc_listen, settings.rest_listen);
+pub(crate) async fn bind(grpc: SocketAddr, rest: SocketAddr) -> Result<Listeners, String> {
     if grpc == rest && grpc.port() != 0 {
         return Err(format!(
             "gRPC and REST can't share {grpc}: set --grpc-listen or --rest-listen to another port"
         ));
     }
-    let listeners = Listeners::bind(settings)
+    let listeners = Listeners::bind(grpc, rest)
         .await
         .map_err(|error| refusal(&error))?;
     for (door, address) in [

@@ -5,36 +5,49 @@ mod memory;
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{future::join_all, join};
 use tierkv_cache::Cache;
 use tierkv_coordination::{
     Coordination,
-    directory::{CLIENT_COORDINATORS, Presence},
+    directory::{PLATFORM, Presence},
 };
 use tierkv_rpc::{
+    channel,
     proto::{
         internal::{
-            SurveyRequest, SurveyResponse, server_coordinator_client::ServerCoordinatorClient,
+            ProbeRequest, SurveyRequest, SurveyResponse,
+            server_coordinator_client::ServerCoordinatorClient,
         },
         status::read_error,
         v1::{
-            self, CacheStatus, CoordinatorStatus, GetClusterRequest, GetClusterResponse,
-            GetMemoryRequest, MarkStatus, MemorySettings, SetMemoryRequest, admin_server,
+            self, CacheStatus, CoordinationStatus, CoordinatorStatus, GetClusterRequest,
+            GetClusterResponse, GetMemoryRequest, MarkStatus, MemorySettings, SetMemoryRequest,
+            admin_server,
         },
     },
     within,
 };
-use tierkv_types::{CacheHealth, Clock, CoordinatorRole, Error, Version};
-use tokio::time::{Instant, timeout_at};
+use tierkv_types::{CacheHealth, Clock, CoordinationHealth, CoordinatorRole, Error, Version};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Response, Status};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::{below::Below, call_answer, views::SharedViews};
+use crate::{
+    below::Below, call_answer, last_known::LastKnown, settings::CoordinationStore,
+    views::SharedViews,
+};
 
+/// Timeout of the question whether a process answers.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Timeout of the server coordinator's answer.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Collects the answers for the whole platform.
 pub(crate) struct Admin<C> {
     pub(crate) below: Below,
+    pub(crate) client_coordinators: LastKnown,
+    /// Which store `coordination` is.
+    pub(crate) store: CoordinationStore,
     pub(crate) coordination: Arc<dyn Coordination>,
     pub(crate) cache: Arc<C>,
     pub(crate) views: SharedViews,
@@ -47,14 +60,21 @@ impl<C: Cache> Admin<C> {
     /// # Errors
     /// `Unavailable` if no server coordinator answers.
     pub(crate) async fn cluster(&self) -> Result<GetClusterResponse, Error> {
-        let survey = self.survey().await?;
+        let (survey, server_coordinators, client_coordinators, coordination) = join!(
+            self.survey(),
+            self.server_coordinators(),
+            self.client_coordinators(),
+            self.coordination(),
+        );
+        let survey = survey?;
         Ok(GetClusterResponse {
             clusters: survey.clusters,
-            server_coordinators: survey.server_coordinators,
-            client_coordinators: self.client_coordinators().await?,
+            server_coordinators,
+            client_coordinators,
             cache: self.cache().await,
             placement: survey.placement,
             transactions: 0,
+            coordination: Some(coordination),
         })
     }
 
@@ -72,20 +92,53 @@ impl<C: Cache> Admin<C> {
         Ok(survey.into_inner())
     }
 
-    async fn client_coordinators(&self) -> Result<Vec<CoordinatorStatus>, Error> {
-        let members = self.coordination.list(CLIENT_COORDINATORS).await?;
-        Ok((members.into_iter())
-            .filter_map(|(node, data)| {
-                let Presence { address, pid, .. } = Presence::decode(&data)?;
-                Some(CoordinatorStatus {
-                    node,
-                    address,
-                    pid,
-                    role: v1::CoordinatorRole::from(CoordinatorRole::Serving).into(),
-                    epoch: 0,
-                })
-            })
-            .collect())
+    /// The server coordinators, by name.
+    async fn server_coordinators(&self) -> Vec<CoordinatorStatus> {
+        let known = self.below.all();
+        let asked = known.iter().map(|known| async {
+            let mut client = ServerCoordinatorClient::new(known.peer.channel());
+            let answer = timeout(PROBE_TIMEOUT, client.probe(ProbeRequest {})).await;
+            let role = match known.epoch {
+                Some(_) => CoordinatorRole::Primary,
+                None => CoordinatorRole::Backup,
+            };
+            CoordinatorStatus {
+                epoch: known.epoch.map_or(0, |epoch| epoch.0),
+                ..status(
+                    &known.node,
+                    &known.presence,
+                    role,
+                    matches!(answer, Ok(Ok(_))),
+                )
+            }
+        });
+        let mut statuses = join_all(asked).await;
+        statuses.sort_by(|one, other| one.node.cmp(&other.node));
+        statuses
+    }
+
+    /// The client coordinators, by name.
+    async fn client_coordinators(&self) -> Vec<CoordinatorStatus> {
+        let known = self.client_coordinators.all();
+        let asked = known.iter().map(|(node, presence)| async {
+            let reachable = timeout(PROBE_TIMEOUT, is_serving(&presence.address)).await;
+            let role = CoordinatorRole::Serving;
+            status(node, presence, role, reachable == Ok(true))
+        });
+        join_all(asked).await
+    }
+
+    async fn coordination(&self) -> CoordinationStatus {
+        let read = timeout(PROBE_TIMEOUT, self.coordination.get(PLATFORM)).await;
+        let health = match read {
+            Ok(Ok(_)) => CoordinationHealth::Up,
+            Ok(Err(_)) | Err(_) => CoordinationHealth::Down,
+        };
+        CoordinationStatus {
+            kind: self.store.kind.to_owned(),
+            endpoints: self.store.endpoints.clone(),
+            health: v1::CoordinationHealth::from(health).into(),
+        }
     }
 
     async fn cache(&self) -> Vec<CacheStatus> {
@@ -116,6 +169,34 @@ impl<C: Cache> Admin<C> {
         }
         nodes
     }
+}
+
+/// The status of a coordinator.
+fn status(
+    node: &str,
+    presence: &Presence,
+    role: CoordinatorRole,
+    reachable: bool,
+) -> CoordinatorStatus {
+    CoordinatorStatus {
+        node: node.to_owned(),
+        address: presence.address.clone(),
+        rest: presence.rest.clone().unwrap_or_default(),
+        host: presence.host.clone(),
+        pid: presence.pid,
+        role: v1::CoordinatorRole::from(role).into(),
+        reachable,
+        epoch: 0,
+    }
+}
+
+/// Whether a client coordinator answers at its gRPC address.
+async fn is_serving(address: &str) -> bool {
+    let Ok(channel) = channel(address) else {
+        return false;
+    };
+    let request = HealthCheckRequest::default();
+    HealthClient::new(channel).check(request).await.is_ok()
 }
 
 /// Hits per lookup; 0 before the first lookup.

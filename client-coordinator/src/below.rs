@@ -14,11 +14,11 @@ use tierkv_coordination::{
     directory::{PRIMARY, Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    Background, CallError, Follower, last_attempt,
+    Background, CallError, Follower, ProcessName, last_attempt,
     proto::internal::{reply, request},
     tiers::{Peer, ToServerCoordinator},
 };
-use tierkv_types::{Code, Error};
+use tierkv_types::{Code, Epoch, Error, Incarnation, NodeId, PlatformId};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout_at},
@@ -34,7 +34,17 @@ const LAPSED_KEPT: Duration = Duration::from_secs(600);
 
 /// The server coordinators in the order in which they are asked: the primary, the others that are
 /// present, those whose presence lapsed.
-type Peers = Arc<Vec<Peer<ToServerCoordinator>>>;
+pub(crate) type Peers = Arc<Vec<Known>>;
+
+/// A server coordinator at its last known address.
+#[derive(Clone)]
+pub(crate) struct Known {
+    pub(crate) node: String,
+    pub(crate) presence: Presence,
+    pub(crate) peer: Peer<ToServerCoordinator>,
+    /// The epoch of its primacy, if it is primary.
+    pub(crate) epoch: Option<Epoch>,
+}
 
 /// Sends operations to the server coordinators.
 #[derive(Clone)]
@@ -45,13 +55,14 @@ pub(crate) struct Below {
 impl Below {
     /// Follows the election in the background.
     pub(crate) async fn follow(
+        platform: PlatformId,
         coordination: &dyn Coordination,
         background: &mut Background,
     ) -> Result<Self, CoordinationError> {
         let (publish, peers) = watch::channel(Peers::default());
         let leader = coordination.observe_leader(PRIMARY).await?;
         let members = coordination.observe(SERVER_COORDINATORS).await?;
-        let follower = PeersFollower::new(leader, members, publish);
+        let follower = PeersFollower::new(platform, leader, members, publish);
         background.follow(follower).await;
         Ok(Self { peers })
     }
@@ -60,7 +71,12 @@ impl Below {
     pub(crate) fn peer(&self, turn: usize) -> Result<Peer<ToServerCoordinator>, Error> {
         let peers = self.peers.borrow();
         let peer = peers.get(turn % peers.len().max(1));
-        peer.cloned().ok_or_else(nobody)
+        peer.map(|known| known.peer.clone()).ok_or_else(nobody)
+    }
+
+    /// All of them, in the order in which they are asked.
+    pub(crate) fn all(&self) -> Peers {
+        Arc::clone(&self.peers.borrow())
     }
 
     /// Sends a read down; it is retried, also at other coordinators, until `deadline`.
@@ -110,13 +126,14 @@ impl Below {
             let peers = Arc::clone(&news.borrow_and_update());
             let failure = match peers.get(turn % peers.len().max(1)) {
                 None => nobody(),
-                Some(peer) => match ask(peer.clone()).await {
+                Some(known) => match ask(known.peer.clone()).await {
                     Ok(answer) => return Ok(answer),
                     Err(error) => error,
                 },
             };
             turn += 1;
-            let again = failure.code == Code::Unavailable;
+            // Another process at a last known address did nothing, either.
+            let again = failure.code == Code::Unavailable || failure.code == Code::WrongNode;
             if !again || Instant::now() >= last_attempt {
                 return Err(failure);
             }
@@ -149,6 +166,7 @@ struct PeerEntry {
 }
 
 struct PeersFollower {
+    platform: PlatformId,
     leader: Watched<Option<Leader>>,
     members: Watched<BTreeMap<String, Bytes>>,
     known: HashMap<String, PeerEntry>,
@@ -183,11 +201,13 @@ impl Follower for PeersFollower {
 
 impl PeersFollower {
     fn new(
+        platform: PlatformId,
         leader: Watched<Option<Leader>>,
         members: Watched<BTreeMap<String, Bytes>>,
         publish: watch::Sender<Peers>,
     ) -> Self {
         Self {
+            platform,
             leader,
             members,
             known: HashMap::new(),
@@ -203,9 +223,18 @@ impl PeersFollower {
         let leader = self.leader.current();
         let primary = leader.as_ref().as_ref();
         self.update(primary);
-        let primary = primary.map(|leader| leader.candidate.as_str());
-        let ordered = self.ordered(primary).into_iter();
-        Arc::new(ordered.map(|(_, entry)| entry.peer.clone()).collect())
+        let epoch_of = |node: &str| {
+            let elected = primary.filter(|leader| leader.candidate == node);
+            elected.map(|leader| leader.epoch)
+        };
+        let ordered = self.ordered(primary.map(|leader| leader.candidate.as_str()));
+        let known = ordered.into_iter().map(|(node, entry)| Known {
+            node: node.clone(),
+            presence: entry.presence.clone(),
+            peer: entry.peer.clone(),
+            epoch: epoch_of(node),
+        });
+        Arc::new(known.collect())
     }
 
     /// The primary, the others that are present, those that lapsed.
@@ -242,7 +271,7 @@ impl PeersFollower {
                     entry.lapsed_at = lapsed_at.and(entry.lapsed_at);
                 }
                 // Another process has the name now, so nothing leads to the earlier one.
-                _ => match connect(presence, lapsed_at) {
+                _ => match connect(self.platform, node, presence, lapsed_at) {
                     Some(entry) => drop(self.known.insert(node.clone(), entry)),
                     None => drop(self.known.remove(node)),
                 },
@@ -284,9 +313,23 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-fn connect(presence: Presence, lapsed_at: Option<Instant>) -> Option<PeerEntry> {
-    let peer = Peer::new(&presence.address)
-        .inspect_err(|error| tracing::error!(%error, "a server coordinator's address is invalid"))
+fn connect(
+    platform: PlatformId,
+    node: &str,
+    presence: Presence,
+    lapsed_at: Option<Instant>,
+) -> Option<PeerEntry> {
+    let connect = || {
+        let name = ProcessName {
+            platform,
+            cluster: None,
+            node: NodeId::new(node)?,
+            incarnation: Incarnation(presence.incarnation),
+        };
+        Peer::new(&presence.address, &name)
+    };
+    let peer = connect()
+        .inspect_err(|error| tracing::error!(node, %error, "a coordinator can't be reached"))
         .ok()?;
     Some(PeerEntry {
         presence,

@@ -19,6 +19,7 @@ use crate::{
     health::{Health, Readiness},
     inquiry::Inquiry,
     kv,
+    last_known::LastKnown,
     meters::Meters,
     operations::Operations,
     reader::Reader,
@@ -58,15 +59,15 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds the addresses of these settings.
+    /// Binds these addresses.
     ///
     /// # Errors
     /// [`StartError::Listen`] if one is in use.
-    pub async fn bind(settings: &ClientCoordinatorSettings) -> Result<Self, StartError> {
+    pub async fn bind(grpc: SocketAddr, rest: SocketAddr) -> Result<Self, StartError> {
         let failed = |door| move |error| StartError::Listen { door, error };
         Ok(Self {
-            grpc: listen(settings.grpc_listen).await.map_err(failed("gRPC"))?,
-            rest: listen(settings.rest_listen).await.map_err(failed("REST"))?,
+            grpc: listen(grpc).await.map_err(failed("gRPC"))?,
+            rest: listen(rest).await.map_err(failed("REST"))?,
         })
     }
 
@@ -104,7 +105,7 @@ impl ClientCoordinator {
         cache: Arc<C>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let listeners = Listeners::bind(&settings).await?;
+        let listeners = Listeners::bind(settings.grpc_listen, settings.rest_listen).await?;
         Self::start_on(listeners, settings, coordination, cache, clock).await
     }
 
@@ -125,7 +126,7 @@ impl ClientCoordinator {
         } = listeners;
         let mut background = Background::new();
         let views: SharedViews = Arc::new(Views::default());
-        let below = Below::follow(&*coordination, &mut background).await?;
+        let below = Below::follow(settings.platform, &*coordination, &mut background).await?;
         let inquiry = Inquiry {
             below: below.clone(),
             views: Arc::clone(&views),
@@ -137,12 +138,14 @@ impl ClientCoordinator {
         let operations = operations(&settings, &cache, &views, &below, &clock);
         let admin = Arc::new(Admin {
             below,
+            client_coordinators: LastKnown::follow(&*coordination, &mut background).await?,
+            store: settings.coordination.clone(),
             coordination: Arc::clone(&coordination),
             cache,
             views: Arc::clone(&views),
             clock: Arc::clone(&clock),
         });
-        let presence = join(coordination, &settings, grpc_address).await?;
+        let presence = join(coordination, &settings, grpc_address, rest_address).await?;
 
         let readiness = Readiness {
             views,
@@ -226,13 +229,18 @@ fn acceptors(
     )
 }
 
-/// Registers this coordinator in the membership, under its gRPC address.
+/// Registers this coordinator in the membership, under its addresses.
 async fn join(
     coordination: Arc<dyn Coordination>,
     settings: &ClientCoordinatorSettings,
-    address: SocketAddr,
+    grpc: SocketAddr,
+    rest: SocketAddr,
 ) -> Result<PresenceKeeper, CoordinationError> {
-    let presence = Presence::of_this_process(address.to_string());
+    let advertised = settings.advertise.clone();
+    let presence = Presence {
+        rest: Some(rest.to_string()),
+        ..Presence::of_this_process(advertised.unwrap_or_else(|| grpc.to_string()))
+    };
     let name = settings.node.as_str();
     PresenceKeeper::start(coordination, CLIENT_COORDINATORS, name, presence).await
 }

@@ -15,7 +15,7 @@
 //! (many keys in order), `watches` and `watch_token`, `operations` (everything users can do). Then
 //! the doors: `kv`, `session`, `admin`, `call_answer` (metadata of each answer) and `grpc`, which
 //! serves them; `rest`; `timely` (the timeout of request bodies); `health` (whether this
-//! coordinator can answer). [`ClientCoordinator`] puts them together.
+//! coordinator can answer), `last_known` (the client coordinators, for operators). [`ClientCoordinator`] puts them together.
 
 mod admin;
 mod answers;
@@ -27,6 +27,7 @@ mod grpc;
 mod health;
 mod inquiry;
 mod kv;
+mod last_known;
 mod meters;
 mod operations;
 mod page_token;
@@ -46,4 +47,4 @@ mod writer;
 
 pub use coordinator::{ClientCoordinator, Listeners, StartError};
 pub use rest::{HostName, NoHostName, NoWebOrigin, WebOrigin};
-pub use settings::{ClientCoordinatorSettings, ConnectionLimits, MetricsPage};
+pub use settings::{ClientCoordinatorSettings, ConnectionLimits, CoordinationStore, MetricsPage};

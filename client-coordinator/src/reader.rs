@@ -8,6 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use tierkv_cache::{Cache, CacheKey, Fill, Found, Lease, State};
 use tierkv_protocol::cache::{AbsentEntry, Entry, ReadBound, ValueEntry, Verdict};
 use tierkv_rpc::{
@@ -137,38 +138,55 @@ impl<C: Cache> Reader<C> {
             .collect();
         let mut lookups: Vec<Option<Lookup>> = Vec::with_capacity(wanted.len());
         lookups.resize_with(wanted.len(), || None);
-        let mut keys = Vec::with_capacity(wanted.len());
-        let mut at = Vec::with_capacity(wanted.len());
-        let mut results = Vec::with_capacity(wanted.len());
-        // One lookup per cluster; nearly always there is one cluster.
-        for (cluster, view) in views.clusters() {
-            for (n, place) in places.iter().enumerate() {
-                if let Some(place) = place
-                    && place.cluster == cluster
-                {
-                    keys.push(CacheKey {
-                        item: wanted[n].0.as_bytes(),
-                        slot_revision: place.revision,
-                    });
-                    at.push((n, *place));
-                }
-            }
-            if keys.is_empty() {
-                continue;
-            }
-            self.cache.lookup(&view.cluster, &keys, &mut results).await;
-            keys.clear();
-            let clock = view.clock(arrived);
-            let context = LookupContext {
-                view,
-                arrived,
-                clock,
+        // One lookup per cluster, all at the same time. One is not boxed: it is the usual number.
+        let mut looking = views.clusters().map(|(cluster, view)| {
+            let of_cluster = |(n, place): (usize, &Option<Place>)| {
+                let place = place.filter(|place| place.cluster == cluster)?;
+                Some((n, place))
             };
-            for ((n, place), found) in at.drain(..).zip(results.drain(..)) {
-                lookups[n] = Some(self.sort(&wanted[n], context, place, found));
-            }
+            let at: Vec<_> = (places.iter().enumerate()).filter_map(of_cluster).collect();
+            self.look_up_in(view, wanted, at, arrived)
+        });
+        let first = looking.next();
+        let others: Vec<_> = looking.collect();
+        let sorted = match (first, others.is_empty()) {
+            (None, _) => Vec::new(),
+            (Some(only), true) => vec![only.await],
+            (Some(first), false) => join_all([first].into_iter().chain(others)).await,
+        };
+        for (n, lookup) in sorted.into_iter().flatten() {
+            lookups[n] = Some(lookup);
         }
         lookups
+    }
+
+    /// Looks up the keys of one cluster: those of `wanted` at these indexes.
+    async fn look_up_in(
+        &self,
+        view: &View,
+        wanted: &[(ItemKey, CheckedOptions)],
+        at: Vec<(usize, Place)>,
+        arrived: BootTime,
+    ) -> Vec<(usize, Lookup)> {
+        if at.is_empty() {
+            return Vec::new();
+        }
+        let keys: Vec<CacheKey<'_>> = (at.iter())
+            .map(|(n, place)| CacheKey {
+                item: wanted[*n].0.as_bytes(),
+                slot_revision: place.revision,
+            })
+            .collect();
+        let mut results = Vec::with_capacity(keys.len());
+        self.cache.lookup(&view.cluster, &keys, &mut results).await;
+        let context = LookupContext {
+            view,
+            arrived,
+            clock: view.clock(arrived),
+        };
+        (at.into_iter().zip(results))
+            .map(|((n, place), found)| (n, self.sort(&wanted[n], context, place, found)))
+            .collect()
     }
 
     /// Reads one key.

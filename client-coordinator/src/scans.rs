@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{BoxStream, Stream, StreamExt, empty, try_unfold};
 use tierkv_rpc::{
-    late_scan,
+    AddressedChannel, late_scan,
     proto::{
         internal::{
             self, ScanReply, ScannedItem, server_coordinator_client::ServerCoordinatorClient,
@@ -25,7 +25,6 @@ use tierkv_rpc::{
 };
 use tierkv_types::{Error, ItemKey, ItemRange, Version, limits::MAX_OPEN_SCANS};
 use tokio::time::{Instant, timeout_at};
-use tonic::transport::Channel;
 
 use crate::{
     answers::Answers,
@@ -182,7 +181,7 @@ fn to_wire(range: &ItemRange) -> internal::ItemRange {
     }
 }
 
-fn client(peer: &Peer<ToServerCoordinator>) -> ServerCoordinatorClient<Channel> {
+fn client(peer: &Peer<ToServerCoordinator>) -> ServerCoordinatorClient<AddressedChannel> {
     ServerCoordinatorClient::new(peer.unhurried_channel())
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
 }

@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use tierkv_types::{
-    NodeId,
+    NodeId, PlatformId,
     limits::{DEFAULT_MAX_STALENESS, DEFAULT_STREAM_BYTES},
 };
 
@@ -12,12 +12,17 @@ use crate::rest::{HostName, WebOrigin};
 /// Settings of one client coordinator.
 #[derive(Clone, Debug)]
 pub struct ClientCoordinatorSettings {
+    /// The platform it belongs to.
+    pub platform: PlatformId,
     /// The node's name.
     pub node: NodeId,
     /// The address of its gRPC door; port 0 takes a free one.
     pub grpc_listen: SocketAddr,
     /// The address of its REST door; port 0 takes a free one.
     pub rest_listen: SocketAddr,
+    /// The address under which clients reach its gRPC door, `host:port`; `None`: the one it listens
+    /// on.
+    pub advertise: Option<String>,
     /// Host names that REST accepts beside those of this machine. If it listens on loopback only,
     /// or if this list is not empty, other hosts are refused.
     pub rest_allowed_hosts: Vec<HostName>,
@@ -32,6 +37,25 @@ pub struct ClientCoordinatorSettings {
     pub limits: ConnectionLimits,
     /// Renders `/metrics`.
     pub metrics: MetricsPage,
+    /// The store of the platform's metadata, as `/v1/cluster` shows it.
+    pub coordination: CoordinationStore,
+}
+
+/// A store of metadata, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoordinationStore {
+    /// Its kind, as in `etcd`.
+    pub kind: &'static str,
+    /// Its addresses, `host:port`.
+    pub endpoints: Vec<String>,
+}
+
+impl CoordinationStore {
+    /// The one in this process.
+    pub const MEMORY: Self = Self {
+        kind: "memory",
+        endpoints: Vec::new(),
+    };
 }
 
 /// The number of connections, and their timeouts.
@@ -88,17 +112,20 @@ impl ConnectionLimits {
 impl ClientCoordinatorSettings {
     /// A client coordinator with default settings.
     #[must_use]
-    pub fn new(node: NodeId, metrics: MetricsPage) -> Self {
+    pub fn new(platform: PlatformId, node: NodeId, metrics: MetricsPage) -> Self {
         Self {
+            platform,
             node,
             grpc_listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
             rest_listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
+            advertise: None,
             rest_allowed_hosts: Vec::new(),
             rest_allowed_origins: Vec::new(),
             max_staleness: DEFAULT_MAX_STALENESS,
             inquiry_interval: Duration::from_millis(200),
             limits: ConnectionLimits::default(),
             metrics,
+            coordination: CoordinationStore::MEMORY,
         }
     }
 }

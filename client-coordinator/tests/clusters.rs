@@ -9,13 +9,13 @@ use tierkv_cache::EmbeddedCache;
 use tierkv_client_coordinator::{ClientCoordinator, ClientCoordinatorSettings, MetricsPage};
 use tierkv_coordination::{
     ConfigStore, GroupMembership, Membership, MemoryCoordination,
-    directory::{self, DATA_NODES, PLACEMENT, Presence},
+    directory::{self, DATA_NODES, FoundingCluster, PLACEMENT, Presence},
 };
 use tierkv_datanode::{DataNode, DataNodeSettings};
 use tierkv_harness::poll_until;
 use tierkv_protocol::{
-    placement::{PlacementMap, WeightedCluster},
-    replication::{ClusterState, Listed},
+    placement::PlacementMap,
+    replication::{ClusterState, DEFAULT_F_MS, Listed},
 };
 use tierkv_rpc::{
     channel,
@@ -29,9 +29,11 @@ use tierkv_rpc::{
     },
     within,
 };
-use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
+use tierkv_server_coordinator::{Founding, ServerCoordinator, ServerCoordinatorSettings};
 use tierkv_storage::StorageSettings;
-use tierkv_types::{ClusterId, Code, Epoch, Error, ItemKey, LogId, NodeId, SystemClock};
+use tierkv_types::{
+    ClusterId, Code, Epoch, Error, ItemKey, LogId, NodeId, PlatformId, SystemClock,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -64,14 +66,21 @@ impl Platform {
         let coordination = MemoryCoordination::ephemeral();
         let cache = Arc::new(EmbeddedCache::new(16 << 20, Arc::new(SystemClock)));
         let data = tempfile::tempdir().unwrap();
-        let clusters = ["c1", "c2"].map(|name| WeightedCluster {
+        let clusters = [("c1", "n1"), ("c2", "n2")].map(|(name, node)| FoundingCluster {
             id: cluster(name),
             weight: 1,
+            members: vec![NodeId::new(node).unwrap()],
         });
-        let settings =
-            ServerCoordinatorSettings::new(NodeId::new("s1").unwrap(), clusters.to_vec());
+        let founding = Founding {
+            platform: PlatformId(1),
+            clusters: clusters.to_vec(),
+            f_ms: DEFAULT_F_MS,
+        };
+        founding.carry_out(&*coordination).await.unwrap();
+        let settings = ServerCoordinatorSettings::new(PlatformId(1), NodeId::new("s1").unwrap());
         let page = MetricsPage(Arc::new(String::new));
-        let mut own = ClientCoordinatorSettings::new(NodeId::new("cc1").unwrap(), page);
+        let mut own =
+            ClientCoordinatorSettings::new(PlatformId(1), NodeId::new("cc1").unwrap(), page);
         own.grpc_listen = "127.0.0.1:0".parse().unwrap();
         own.rest_listen = "127.0.0.1:0".parse().unwrap();
         own.max_staleness = Duration::from_millis(600);
@@ -199,7 +208,12 @@ async fn datanode(
     cache: &Arc<EmbeddedCache>,
 ) -> DataNode {
     let storage = StorageSettings::new(data.join(node));
-    let settings = DataNodeSettings::new(NodeId::new(node).unwrap(), cluster(of), storage);
+    let settings = DataNodeSettings::new(
+        PlatformId(1),
+        NodeId::new(node).unwrap(),
+        cluster(of),
+        storage,
+    );
     let (coordination, cache) = (coordination.clone(), Arc::clone(cache));
     DataNode::start(settings, coordination, cache, Arc::new(SystemClock))
         .await
@@ -227,8 +241,9 @@ async fn mute(coordination: &MemoryCoordination) -> (TcpListener, Membership) {
     };
     let state = ClusterState::new(Epoch(1), node.clone(), vec![listed], vec![node]);
     let record = directory::cluster_state(&cluster("c2"));
-    let founded = coordination.put_if_absent(&record, state.encode()).await;
-    assert!(founded.unwrap().won().is_some());
+    let first = coordination.get(&record).await.unwrap().unwrap();
+    let won = coordination.compare_and_swap(&record, first.revision, state.encode());
+    assert!(won.await.unwrap().won().is_some());
     (listener, joined)
 }
 

@@ -19,18 +19,17 @@ use tierkv_cache::EmbeddedCache;
 use tierkv_client_coordinator::{ClientCoordinator, ClientCoordinatorSettings, MetricsPage};
 use tierkv_coordination::{
     GroupMembership, MemoryCoordination,
-    directory::{CLIENT_COORDINATORS, DATA_NODES, PRIMARY, SERVER_COORDINATORS},
+    directory::{CLIENT_COORDINATORS, DATA_NODES, FoundingCluster, PRIMARY, SERVER_COORDINATORS},
 };
 use tierkv_datanode::{DataNode, DataNodeSettings};
 use tierkv_harness::poll_until;
-use tierkv_protocol::placement::WeightedCluster;
 use tierkv_rpc::{
     channel,
     proto::v1::{WatchRequest, WatchResponse, kv_client::KvClient, watch_event},
 };
-use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
+use tierkv_server_coordinator::{Founding, ServerCoordinator, ServerCoordinatorSettings};
 use tierkv_storage::StorageSettings;
-use tierkv_types::{Clock, ClusterId, NodeId, SystemClock};
+use tierkv_types::{Clock, ClusterId, NodeId, PlatformId, SystemClock};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -56,10 +55,21 @@ struct Platform {
 impl Platform {
     async fn start() -> Self {
         let coordination = MemoryCoordination::ephemeral();
+        let founding = Founding {
+            platform: PlatformId(1),
+            clusters: vec![FoundingCluster {
+                id: cluster(),
+                weight: 1,
+                members: vec![NodeId::new("n1").unwrap()],
+            }],
+            f_ms: 1_000,
+        };
+        founding.carry_out(&*coordination).await.unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let cache = Arc::new(EmbeddedCache::new(16 << 20, Arc::clone(&clock)));
         let data = tempfile::tempdir().unwrap();
         let settings = DataNodeSettings::new(
+            PlatformId(1),
             NodeId::new("n1").unwrap(),
             cluster(),
             StorageSettings::new(data.path()),
@@ -81,11 +91,7 @@ impl Platform {
     }
 
     async fn server_coordinator(&self, node: &str) -> ServerCoordinator {
-        let clusters = vec![WeightedCluster {
-            id: cluster(),
-            weight: 1,
-        }];
-        let settings = ServerCoordinatorSettings::new(NodeId::new(node).unwrap(), clusters);
+        let settings = ServerCoordinatorSettings::new(PlatformId(1), NodeId::new(node).unwrap());
         ServerCoordinator::start(settings, self.coordination.clone())
             .await
             .unwrap()
@@ -118,7 +124,8 @@ async fn client_coordinator(
     cache: &Arc<EmbeddedCache>,
 ) -> ClientCoordinator {
     let page = MetricsPage(Arc::new(String::new));
-    let mut settings = ClientCoordinatorSettings::new(NodeId::new(node).unwrap(), page);
+    let mut settings =
+        ClientCoordinatorSettings::new(PlatformId(1), NodeId::new(node).unwrap(), page);
     settings.grpc_listen = "127.0.0.1:0".parse().unwrap();
     settings.rest_listen = "127.0.0.1:0".parse().unwrap();
     let (coordination, cache) = (coordination.clone(), Arc::clone(cache));

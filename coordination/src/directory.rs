@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tierkv_types::ClusterId;
+use tierkv_types::{ClusterId, NodeId, PlatformId};
 
 /// The group of all data nodes; each member's data is its [`Presence`].
 pub const DATA_NODES: &str = "data-nodes";
@@ -12,6 +12,8 @@ pub const SERVER_COORDINATORS: &str = "server-coordinators";
 pub const CLIENT_COORDINATORS: &str = "client-coordinators";
 /// The election of the primary server coordinator.
 pub const PRIMARY: &str = "primary";
+/// The record of the platform itself, the first one; its value is [`Platform`].
+pub const PLATFORM: &str = "platform";
 /// The record of the placement map.
 pub const PLACEMENT: &str = "placement";
 /// The record of the operators' memory settings for all nodes; its value is [`MemorySettings`].
@@ -31,6 +33,67 @@ pub fn cluster_of_state(name: &str) -> Option<ClusterId> {
     ClusterId::new(name.strip_prefix(CLUSTERS)?.strip_suffix("/state")?).ok()
 }
 
+/// The platform: its random id, and the clusters with which it was founded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    format: u32,
+    /// The random id.
+    pub id: PlatformId,
+    /// The clusters of the founding, by which an interrupted one is completed.
+    pub founding: Vec<FoundingCluster>,
+}
+
+/// A cluster of a platform's founding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundingCluster {
+    /// Its name.
+    pub id: ClusterId,
+    /// Its share of the slots, relative to the others.
+    pub weight: u32,
+    /// Its nodes.
+    pub members: Vec<NodeId>,
+}
+
+/// The format of [`Platform`]; a change of meaning takes the next number.
+const PLATFORM_FORMAT: u32 = 1;
+
+impl Platform {
+    /// A platform that is founded with these clusters.
+    #[must_use]
+    pub const fn new(id: PlatformId, founding: Vec<FoundingCluster>) -> Self {
+        Self {
+            format: PLATFORM_FORMAT,
+            id,
+            founding,
+        }
+    }
+
+    /// Encodes the record's value: JSON with the number of the format.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        // Serialising strings and numbers can't fail.
+        serde_json::to_vec(self)
+            .map(Bytes::from)
+            .unwrap_or_default()
+    }
+
+    /// Decodes the record's value.
+    ///
+    /// # Errors
+    /// A message, if it is malformed or of a format that this release does not support.
+    pub fn decode(value: &[u8]) -> Result<Self, String> {
+        let words = |error: serde_json::Error| error.to_string();
+        let Format { format } = serde_json::from_slice(value).map_err(words)?;
+        if format != PLATFORM_FORMAT {
+            return Err(format!(
+                "the platform's record has format {format}, this release supports \
+                 {PLATFORM_FORMAT}"
+            ));
+        }
+        serde_json::from_slice(value).map_err(words)
+    }
+}
+
 /// The address and process of a live node. No decision depends on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
@@ -44,6 +107,12 @@ pub struct Presence {
     /// release that has none.
     #[serde(default, with = "hex")]
     pub incarnation: u64,
+    /// The cluster of a data node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterId>,
+    /// The address of its REST server, `host:port`, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<String>,
 }
 
 impl Presence {
@@ -57,6 +126,8 @@ impl Presence {
             host: host.trim().to_owned(),
             pid: std::process::id(),
             incarnation: rand::random(),
+            cluster: None,
+            rest: None,
         }
     }
 
@@ -182,6 +253,8 @@ mod tests {
             host: host.to_owned(),
             pid,
             incarnation,
+            cluster: None,
+            rest: None,
         };
         let own = of("alpha", 7, u64::MAX - 1);
         assert_eq!(
@@ -207,6 +280,28 @@ mod tests {
         assert_eq!(earlier.map(|presence| presence.incarnation), Some(0));
         let bad = br#"{"address":"a:1","host":"h","pid":1,"incarnation":"xyz"}"#;
         assert_eq!(Presence::decode(bad), None);
+    }
+
+    #[test]
+    fn the_platform_comes_back_and_a_newer_format_is_refused() {
+        let cluster = FoundingCluster {
+            id: ClusterId::new("c1").unwrap(),
+            weight: 1,
+            members: vec![NodeId::new("n1").unwrap()],
+        };
+        let platform = Platform::new(PlatformId(0xab), vec![cluster]);
+        let value = platform.encode();
+        assert_eq!(
+            value,
+            concat!(
+                r#"{"format":1,"id":"000000000000000000000000000000ab","#,
+                r#""founding":[{"id":"c1","weight":1,"members":["n1"]}]}"#
+            )
+        );
+        assert_eq!(Platform::decode(&value), Ok(platform));
+        let newer = Platform::decode(br#"{"format":2}"#).unwrap_err();
+        assert!(newer.contains("format 2"), "{newer}");
+        assert!(Platform::decode(br#"{"format":1,"id":"ab","founding":[]}"#).is_err());
     }
 
     #[test]

@@ -183,27 +183,20 @@ impl Driver {
         })
     }
 
-    fn swap(&self, expected: Option<u64>, state: &ClusterState) -> Work {
+    fn swap(&self, expected: u64, state: &ClusterState) -> Work {
         let coordination = Arc::clone(&self.coordination);
         let key = directory::cluster_state(&self.cluster);
         let value: Bytes = state.encode();
         let rules = self.rules;
         Box::pin(async move {
-            let swapped = match expected {
-                None => coordination.put_if_absent(&key, value).await,
-                Some(revision) => {
-                    coordination
-                        .compare_and_swap(&key, Revision(revision), value)
-                        .await
-                }
-            };
+            let swapped = coordination
+                .compare_and_swap(&key, Revision(expected), value)
+                .await;
             let outcome = match swapped {
                 Ok(Swap::Won(revision)) => SwapOutcome::Won(revision.0),
                 Ok(Swap::Lost) => SwapOutcome::Lost,
                 Err(error @ CoordinationError::InvalidArgument(_)) => return Err(error.to_string()),
-                Err(_) if rules.lack(Rule::UnknownIsUnknown) => {
-                    SwapOutcome::Won(expected.unwrap_or(0) + 1)
-                }
+                Err(_) if rules.lack(Rule::UnknownIsUnknown) => SwapOutcome::Won(expected + 1),
                 // `Unavailable` too: the machine swaps again after an unknown outcome.
                 Err(error) => {
                     tracing::warn!(%error, "a swap of the cluster state failed; it is retried");

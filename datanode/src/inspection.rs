@@ -20,6 +20,7 @@ impl Service {
             host: self.presence.host.clone(),
             pid: self.presence.pid,
             incarnation: self.presence.incarnation,
+            log_id: self.storage.log_id().0,
             role: v1::NodeRole::from(role).into(),
             epoch: mastership.map_or(0, |term| term.epoch().0),
             log_index: last.index.0,

@@ -8,16 +8,14 @@ use tierkv_coordination::{
     Coordination, CoordinationError, PresenceKeeper,
     directory::{self, Presence},
 };
-use tierkv_protocol::replication::{
-    ClusterState, CommandQueue, Founding, Replica, Restored, StateError,
-};
+use tierkv_protocol::replication::{ClusterState, CommandQueue, Replica, Restored, StateError};
 use tierkv_rpc::{
-    Acceptor, Background, Counted, ListenError, TierTimes, drain, listen,
+    Acceptor, Addressed, Background, Counted, ListenError, ProcessName, TierTimes, drain, listen,
     proto::internal::data_node_server::DataNodeServer, serve_builder, session::FRAME_SLACK,
     stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
 use tierkv_storage::{MemoryLimits, RealDisk, Storage, StorageError};
-use tierkv_types::{Clock, limits::MAX_ANSWER_BYTES};
+use tierkv_types::{Clock, Incarnation, limits::MAX_ANSWER_BYTES};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -65,6 +63,8 @@ pub enum StartError {
 /// A running data node.
 pub struct DataNode {
     address: SocketAddr,
+    name: ProcessName,
+    sequencer: Arc<Sequencer>,
     storage: Arc<Storage>,
     time: Arc<PlatformClock>,
     /// Ends the listener when it becomes true. Requests in progress then get 2 s.
@@ -93,7 +93,7 @@ impl DataNode {
             commands,
         } = recover(&settings, Arc::clone(&clock)).await?;
         let (listener, address) = listen(settings.listen).await?;
-        let own = Presence::of_this_process(address.to_string());
+        let (own, process) = identity(&settings, address);
         let (group, name) = (directory::DATA_NODES, settings.node.as_str());
         let presence =
             PresenceKeeper::start(coordination.clone(), group, name, own.clone()).await?;
@@ -126,10 +126,13 @@ impl DataNode {
             ..
         } = parts.settings;
         let acceptor = Acceptor::of_peers(listener, "datanode", connections, stream_bytes);
-        let serving = serve(parts.door(draining.clone()), acceptor, draining);
+        let door = parts.door(draining.clone());
+        let serving = serve(door, process.clone(), acceptor, draining);
         let serving = tokio::spawn(parts.failure.watch("listener", serving));
         Ok(Self {
             address,
+            name: process,
+            sequencer: parts.sequencer,
             storage: parts.storage,
             time: parts.time,
             drain,
@@ -144,6 +147,20 @@ impl DataNode {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its full name, which calls between tiers carry.
+    #[must_use]
+    pub const fn name(&self) -> &ProcessName {
+        &self.name
+    }
+
+    /// Whether it can do its work.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        Readiness {
+            sequencer: Arc::clone(&self.sequencer),
+        }
     }
 
     /// Waits until the node fails, or another process takes its name; returns the reason. The
@@ -184,6 +201,36 @@ impl DataNode {
     }
 }
 
+/// The presence and the full name of a node that listens on `address`.
+fn identity(settings: &DataNodeSettings, address: SocketAddr) -> (Presence, ProcessName) {
+    let advertised = settings.advertise.clone();
+    let presence = Presence {
+        cluster: Some(settings.cluster.clone()),
+        ..Presence::of_this_process(advertised.unwrap_or_else(|| address.to_string()))
+    };
+    let process = ProcessName {
+        platform: settings.platform,
+        cluster: Some(settings.cluster.clone()),
+        node: settings.node.clone(),
+        incarnation: Incarnation(presence.incarnation),
+    };
+    (presence, process)
+}
+
+/// Whether a data node can do its work. Cheap to clone.
+#[derive(Clone)]
+pub struct Readiness {
+    sequencer: Arc<Sequencer>,
+}
+
+impl Readiness {
+    /// Whether it is master of its cluster and may answer as such.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.sequencer.confirm(|_| ()).is_ok()
+    }
+}
+
 /// What a start recovers from the data directory: the storage, the clock, and the sequencer with
 /// the replication state machine.
 struct RecoveredNode {
@@ -211,13 +258,10 @@ async fn recover(
         promised: recovered.promised,
         seen: seen.map(ClusterState::decode).transpose()?,
     };
-    let founding = Founding {
-        members: vec![settings.node.clone()],
-    };
     let time = PlatformClock::start(clock, recovered.time, recovered.clock, rules).await;
     let time = Arc::new(time);
     let commands = CommandQueue::new(restored.promised, restored.last.index, restored.applied);
-    let replica = Replica::start(settings.node.clone(), founding, restored, started_at);
+    let replica = Replica::start(settings.node.clone(), restored, started_at);
     let sequencer = Sequencer::new(
         replica,
         recovered.clock,
@@ -334,13 +378,22 @@ impl Parts {
 ///
 /// # Errors
 /// The reason why it can't serve any more.
-async fn serve(door: Door, acceptor: Acceptor, stop: watch::Receiver<bool>) -> Result<(), String> {
+async fn serve(
+    door: Door,
+    name: ProcessName,
+    acceptor: Acceptor,
+    stop: watch::Receiver<bool>,
+) -> Result<(), String> {
     let service = DataNodeServer::new(door)
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
     let routes = Routes::new(service).prepare();
     serve_builder()
-        .serve_with_incoming_shutdown(Counted(routes), acceptor.connections(), stopped(stop))
+        .serve_with_incoming_shutdown(
+            Addressed::new(Counted(routes), &name),
+            acceptor.connections(),
+            stopped(stop),
+        )
         .await
         .map_err(|error| format!("the data node's listener failed: {error}"))
 }

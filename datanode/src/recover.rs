@@ -15,7 +15,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use tierkv_coordination::{Coordination, CoordinationError, Swap, Versioned, directory};
-use tierkv_protocol::replication::{ClusterState, Listed, StateError};
+use tierkv_protocol::replication::{ClusterState, DEFAULT_F_MS, Listed, StateError};
 use tierkv_storage::{RealDisk, Repair, StorageError, StorageSettings};
 use tierkv_types::{ClusterId, Epoch, LogId, NodeId, Position};
 
@@ -175,14 +175,15 @@ impl Recovery {
         let key = directory::cluster_state(&self.cluster);
         let record = coordination.get(&key).await?;
         let found = readable(record.as_ref().map(|record| &record.value))?.flatten();
-        let found = found.map_or(Epoch::ZERO, |state| state.epoch);
-        let epoch = self.epoch.max(self.repair.epoch()).max(found).next();
+        let found =
+            found.unwrap_or_else(|| ClusterState::unfounded(vec![self.node.clone()], DEFAULT_F_MS));
+        let epoch = self.epoch.max(self.repair.epoch()).max(found.epoch).next();
         self.repair.promise(epoch).await?;
         let listed = Listed {
             node: self.node.clone(),
             log_id: repaired.log_id,
         };
-        let state = ClusterState::vacant(epoch, vec![listed], vec![self.node.clone()]).encode();
+        let state = found.succeeded_by(epoch, None, vec![listed]).encode();
         let swapped = match record {
             None => coordination.put_if_absent(&key, state).await?,
             Some(record) => {
@@ -236,6 +237,8 @@ fn record_problem(
          node's log"
             .to_owned(),
     );
+    // A record that was made anew says nothing of the one before.
+    let found = found.filter(|state| !state.is_unfounded());
     let (problem, what, loss) = match found {
         None if is_unreadable => (
             "record-unreadable",

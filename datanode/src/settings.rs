@@ -4,19 +4,23 @@ use std::{net::SocketAddr, time::Duration};
 
 use tierkv_storage::StorageSettings;
 use tierkv_types::{
-    ClusterId, NodeId,
+    ClusterId, NodeId, PlatformId,
     limits::{DEFAULT_STREAM_BYTES, MAX_PEER_CONNECTIONS},
 };
 
 /// The settings of one data node.
 #[derive(Clone, Debug)]
 pub struct DataNodeSettings {
+    /// The platform it belongs to.
+    pub platform: PlatformId,
     /// The node's name; the same over restarts.
     pub node: NodeId,
     /// The cluster it belongs to.
     pub cluster: ClusterId,
     /// The address it listens on; port 0 takes a free port.
     pub listen: SocketAddr,
+    /// The address under which its peers reach it, `host:port`; `None`: the one it listens on.
+    pub advertise: Option<String>,
     /// Most connections from other tiers.
     pub connections: usize,
     /// Most bytes of answers that wait for users at a client coordinator; the limit here is a
@@ -32,11 +36,18 @@ pub struct DataNodeSettings {
 impl DataNodeSettings {
     /// A node with default settings.
     #[must_use]
-    pub fn new(node: NodeId, cluster: ClusterId, storage: StorageSettings) -> Self {
+    pub fn new(
+        platform: PlatformId,
+        node: NodeId,
+        cluster: ClusterId,
+        storage: StorageSettings,
+    ) -> Self {
         Self {
+            platform,
             node,
             cluster,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: None,
             connections: MAX_PEER_CONNECTIONS,
             stream_bytes: DEFAULT_STREAM_BYTES,
             storage,

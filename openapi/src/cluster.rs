@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tierkv_proto::v1;
-use tierkv_types::{CacheHealth, CoordinatorRole, NodeRole};
+use tierkv_types::{CacheHealth, CoordinationHealth, CoordinatorRole, LogId, NodeRole};
 use utoipa::{
     ToSchema,
     openapi::{Object, ObjectBuilder, Type},
@@ -23,6 +23,20 @@ pub struct ClusterReport {
     pub placement: u64,
     /// Transactions in doubt.
     pub transactions: u64,
+    /// The store of the platform's metadata.
+    pub coordination: Coordination,
+}
+
+/// The store of the platform's metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Coordination {
+    /// `memory` or `etcd`.
+    pub kind: String,
+    /// Its addresses, as `host:port`; none for `memory`.
+    pub endpoints: Vec<String>,
+    /// Whether it answers.
+    #[schema(schema_with = coordination_health)]
+    pub health: CoordinationHealth,
 }
 
 /// One data cluster.
@@ -47,19 +61,29 @@ pub struct Cluster {
 pub struct Member {
     /// Its name.
     pub node: String,
-    /// Where it listens.
+    /// Where other processes reach it; its last known address if it is not reachable.
     pub address: String,
+    /// The same address: its gRPC server.
+    pub grpc: String,
     /// The machine it runs on.
     pub host: String,
     /// Its process id there.
     pub pid: u32,
+    /// Whether it answered.
+    pub reachable: bool,
     /// What it is in its cluster.
     #[schema(schema_with = node_role)]
     pub role: NodeRole,
+    /// The id of its log, 16 hexadecimal digits; absent if it is not reachable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub log_id: Option<String>,
     /// The last record of its log.
     pub log_index: u64,
     /// The last record that it knows to be committed.
     pub commit_index: u64,
+    /// How many records of its master's log it lacks.
+    pub lag: u64,
     /// An upper bound of the staleness of its answers, in milliseconds.
     pub age_ms: u32,
 }
@@ -69,10 +93,20 @@ pub struct Member {
 pub struct Coordinator {
     /// Its name.
     pub node: String,
-    /// Where it listens.
+    /// Where other processes reach it; its last known address if it is not reachable.
     pub address: String,
-    /// Its process id.
+    /// The same address: its gRPC server.
+    pub grpc: String,
+    /// The address of a client coordinator's REST server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub rest: Option<String>,
+    /// The machine it runs on.
+    pub host: String,
+    /// Its process id there.
     pub pid: u32,
+    /// Whether it answered.
+    pub reachable: bool,
     /// What it is in its tier.
     #[schema(schema_with = coordinator_role)]
     pub role: CoordinatorRole,
@@ -108,7 +142,7 @@ pub struct CacheMark {
 /// The schema of a role, which is here because `tierkv-types` does not depend on utoipa.
 fn node_role() -> Object {
     one_of(
-        "`master`, `replica`, `taking over`, `starting` or `unreachable`.",
+        "`master`, `replica`, `taking_over`, `joining`, `starting` or `unreachable`.",
         NodeRole::ALL.iter().map(|role| role.name()),
     )
 }
@@ -117,6 +151,13 @@ fn coordinator_role() -> Object {
     one_of(
         "`primary`, `backup` or `serving`.",
         CoordinatorRole::ALL.iter().map(|role| role.name()),
+    )
+}
+
+fn coordination_health() -> Object {
+    one_of(
+        "`up` or `down`.",
+        CoordinationHealth::ALL.iter().map(|health| health.name()),
     )
 }
 
@@ -152,6 +193,18 @@ impl From<v1::GetClusterResponse> for ClusterReport {
             cache: wire.cache.into_iter().map(Into::into).collect(),
             placement: wire.placement,
             transactions: wire.transactions,
+            coordination: wire.coordination.unwrap_or_default().into(),
+        }
+    }
+}
+
+impl From<v1::CoordinationStatus> for Coordination {
+    fn from(wire: v1::CoordinationStatus) -> Self {
+        let health = wire.health().into();
+        Self {
+            kind: wire.kind,
+            endpoints: wire.endpoints,
+            health,
         }
     }
 }
@@ -174,12 +227,16 @@ impl From<v1::MemberStatus> for Member {
         let role = wire.role().into();
         Self {
             node: wire.node,
+            grpc: wire.address.clone(),
             address: wire.address,
             host: wire.host,
             pid: wire.pid,
+            reachable: wire.reachable,
             role,
+            log_id: (wire.log_id != 0).then(|| LogId(wire.log_id).to_string()),
             log_index: wire.log_index,
             commit_index: wire.commit_index,
+            lag: wire.lag,
             age_ms: wire.age_ms,
         }
     }
@@ -190,8 +247,12 @@ impl From<v1::CoordinatorStatus> for Coordinator {
         let role = wire.role().into();
         Self {
             node: wire.node,
+            grpc: wire.address.clone(),
             address: wire.address,
+            rest: (!wire.rest.is_empty()).then_some(wire.rest),
+            host: wire.host,
             pid: wire.pid,
+            reachable: wire.reachable,
             role,
             epoch: wire.epoch,
         }
@@ -244,7 +305,7 @@ mod tests {
             assert_eq!(json!(health), health.name());
         }
         let over = member(v1::NodeRole::TakingOver.into());
-        assert_eq!(json!(over)["role"], "taking over");
+        assert_eq!(json!(over)["role"], "taking_over");
     }
 
     #[test]

@@ -48,7 +48,11 @@ pub const fn http_status(code: Code) -> u16 {
         Code::ConditionFailed => 412,
         Code::ResourceExhausted => 429,
         Code::OutcomeUnknown | Code::DataLoss | Code::Internal => 500,
-        Code::NotMaster | Code::WrongOwner | Code::StaleEpoch | Code::Unavailable => 503,
+        Code::NotMaster
+        | Code::WrongOwner
+        | Code::StaleEpoch
+        | Code::WrongNode
+        | Code::Unavailable => 503,
         Code::DeadlineExceeded => 504,
     }
 }
@@ -62,9 +66,11 @@ const fn title(code: Code) -> &'static str {
         Code::Conflict => "an older transaction holds a lock; retry",
         Code::Unauthenticated => "authentication is required",
         Code::PermissionDenied => "permission denied",
-        Code::NotMaster | Code::WrongOwner | Code::StaleEpoch | Code::Unavailable => {
-            "nothing was done; retry"
-        }
+        Code::NotMaster
+        | Code::WrongOwner
+        | Code::StaleEpoch
+        | Code::WrongNode
+        | Code::Unavailable => "nothing was done; retry",
         Code::ResourceExhausted => "a limit is reached; wait or send less",
         Code::TokenExpired => "the token's history is no longer kept; start without it",
         Code::DeadlineExceeded => "the deadline passed",

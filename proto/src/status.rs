@@ -32,9 +32,11 @@ pub const fn grpc_code(code: Code) -> tonic::Code {
         Code::InvalidArgument => tonic::Code::InvalidArgument,
         Code::NotFound => tonic::Code::NotFound,
         Code::AlreadyExists => tonic::Code::AlreadyExists,
-        Code::ConditionFailed | Code::NotMaster | Code::WrongOwner | Code::StaleEpoch => {
-            tonic::Code::FailedPrecondition
-        }
+        Code::ConditionFailed
+        | Code::NotMaster
+        | Code::WrongOwner
+        | Code::StaleEpoch
+        | Code::WrongNode => tonic::Code::FailedPrecondition,
         Code::Conflict => tonic::Code::Aborted,
         Code::Unauthenticated => tonic::Code::Unauthenticated,
         Code::PermissionDenied => tonic::Code::PermissionDenied,

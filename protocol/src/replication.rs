@@ -11,9 +11,9 @@ mod command;
 mod mastership;
 mod replica;
 
-pub use cluster_state::{ClusterState, Listed, StateError};
+pub use cluster_state::{ClusterState, DEFAULT_F_MS, F_MS_BOUNDS, Listed, StateError};
 pub use command::{Choice, Command, CommandQueue, Condition};
 pub use mastership::Mastership;
 pub use replica::{
-    Event, Founding, HEARTBEAT_INTERVAL, Refusal, Replica, Restored, SwapOutcome, TAKEOVER_WAIT,
+    Event, HEARTBEAT_INTERVAL, Refusal, Replica, Restored, SwapOutcome, TAKEOVER_WAIT,
 };

@@ -4,7 +4,9 @@ use std::{future::Future, time::Duration};
 
 use tierkv_types::Error;
 use tokio_stream::Stream;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
+
+use crate::process_name::AddressedChannel;
 
 /// One framed service: its operations, its frames and how its stream is opened.
 pub trait Exchange: Sized + Send + Sync + 'static {
@@ -21,7 +23,7 @@ pub trait Exchange: Sized + Send + Sync + 'static {
 
     /// Opens a stream over `channel` that sends `requests`.
     fn open(
-        channel: Channel,
+        channel: AddressedChannel,
         requests: impl Stream<Item = Self::RequestFrame> + Send + 'static,
     ) -> impl Future<Output = Result<Streaming<Self::ReplyFrame>, Status>> + Send;
 

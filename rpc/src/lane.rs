@@ -26,11 +26,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, interval_at, timeout, timeout_at},
 };
 use tokio_stream::Stream;
-use tonic::{Streaming, transport::Channel};
+use tonic::Streaming;
 
 use crate::{
     deadline::last_attempt,
     exchange::{CallError, Exchange},
+    process_name::AddressedChannel,
 };
 
 /// How often timed-out calls are looked for: the precision of deadlines.
@@ -146,7 +147,11 @@ impl<X: Exchange> Calls<X> {
 
 impl<X: Exchange> Lane<X> {
     /// Starts the lane's task.
-    pub(crate) fn start(channel: Channel, max_in_flight: usize, on_news: OnNews<X>) -> Arc<Self> {
+    pub(crate) fn start(
+        channel: AddressedChannel,
+        max_in_flight: usize,
+        on_news: OnNews<X>,
+    ) -> Arc<Self> {
         let lane = Arc::new(Self {
             calls: Mutex::new(Calls {
                 queue: VecDeque::new(),
@@ -357,7 +362,7 @@ impl<X: Exchange> Lane<X> {
 
     /// The lane's task: opens the stream when there is something to send, keeps it until it breaks,
     /// and ends when all callers are gone.
-    async fn run(self: Arc<Self>, channel: Channel) {
+    async fn run(self: Arc<Self>, channel: AddressedChannel) {
         loop {
             std::future::poll_fn(|context| self.poll_queued(context)).await;
             if self.calls().is_closing {
@@ -373,7 +378,10 @@ impl<X: Exchange> Lane<X> {
     }
 
     /// Opens the stream; meanwhile, calls that can't be sent in time are ended.
-    async fn open(self: &Arc<Self>, channel: &Channel) -> Result<Streaming<X::ReplyFrame>, Error> {
+    async fn open(
+        self: &Arc<Self>,
+        channel: &AddressedChannel,
+    ) -> Result<Streaming<X::ReplyFrame>, Error> {
         let mut sweep = interval_at(Instant::now() + SWEEP_INTERVAL, SWEEP_INTERVAL);
         let opening = X::open(channel.clone(), self.begin_stream());
         let mut opening = pin!(timeout(OPEN_TIMEOUT, opening));
@@ -507,7 +515,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_over_the_limit_is_not_sent() {
         let channel = channel("127.0.0.1:1").unwrap();
-        let lane: Arc<Lane<Session>> = Lane::start(channel, 1, Arc::new(|_| ()));
+        let lane: Arc<Lane<Session>> = Lane::start(channel.into(), 1, Arc::new(|_| ()));
         let large = batch(5 << 10, &[7; 1 << 10]);
         let deadline = Instant::now() + Duration::from_secs(1);
         let CallError::Unsent(error) = lane.call(large, deadline).await.unwrap_err() else {

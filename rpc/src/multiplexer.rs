@@ -10,11 +10,11 @@ use std::sync::{
 };
 
 use tokio::time::Instant;
-use tonic::transport::Channel;
 
 use crate::{
     exchange::{CallError, Exchange},
     lane::{Lane, OnNews},
+    process_name::AddressedChannel,
 };
 
 /// Many callers over a few framed streams to one peer. Cheap to clone.
@@ -47,7 +47,7 @@ impl<X: Exchange> Multiplexer<X> {
     /// One stream over each of `channels`, with at most `max_in_flight` operations each. Streams
     /// open on first use. Must be called within a tokio runtime.
     #[must_use]
-    pub fn new(channels: Vec<Channel>, max_in_flight: usize) -> Self {
+    pub fn new(channels: Vec<impl Into<AddressedChannel>>, max_in_flight: usize) -> Self {
         Self::with_news(channels, max_in_flight, |_| ())
     }
 
@@ -55,13 +55,13 @@ impl<X: Exchange> Multiplexer<X> {
     /// answers are delivered.
     #[must_use]
     pub fn with_news(
-        channels: Vec<Channel>,
+        channels: Vec<impl Into<AddressedChannel>>,
         max_in_flight: usize,
         on_news: impl Fn(X::News) + Send + Sync + 'static,
     ) -> Self {
         let on_news: OnNews<X> = Arc::new(on_news);
         let lanes = (channels.into_iter())
-            .map(|channel| Lane::start(channel, max_in_flight, Arc::clone(&on_news)));
+            .map(|channel| Lane::start(channel.into(), max_in_flight, Arc::clone(&on_news)));
         Self {
             lanes: Arc::new(Lanes {
                 lanes: lanes.collect(),

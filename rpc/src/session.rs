@@ -15,9 +15,9 @@ use tierkv_types::{
     limits::{MAX_ANSWER_BYTES, MAX_REQUEST_BYTES},
 };
 use tokio_stream::Stream;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
 
-use crate::exchange::Exchange;
+use crate::{exchange::Exchange, process_name::AddressedChannel};
 
 /// Bytes of framing in addition to a message of maximum size.
 pub const FRAME_SLACK: usize = 1 << 16;
@@ -34,7 +34,7 @@ impl Exchange for Session {
     type News = u64;
 
     async fn open(
-        channel: Channel,
+        channel: AddressedChannel,
         requests: impl Stream<Item = SessionRequest> + Send + 'static,
     ) -> Result<Streaming<SessionResponse>, Status> {
         let mut client = KvClient::new(channel)

@@ -17,12 +17,13 @@ use tierkv_types::{
 };
 use tokio::time::Instant;
 use tokio_stream::Stream;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
 
 use crate::{
     channel::{channel, unhurried_channel},
     exchange::{CallError, Exchange},
     multiplexer::Multiplexer,
+    process_name::{AddressedChannel, ProcessName},
     session::FRAME_SLACK,
 };
 
@@ -51,7 +52,7 @@ macro_rules! tier_exchange {
             type News = Infallible;
 
             async fn open(
-                channel: Channel,
+                channel: AddressedChannel,
                 requests: impl Stream<Item = RequestFrame> + Send + 'static,
             ) -> Result<Streaming<ReplyFrame>, Status> {
                 let mut client = $client::new(channel)
@@ -110,8 +111,8 @@ pub struct Peer<X: Exchange> {
     reads: Multiplexer<X>,
     writes: Multiplexer<X>,
     questions: Multiplexer<X>,
-    channel: Channel,
-    unhurried: Channel,
+    channel: AddressedChannel,
+    unhurried: AddressedChannel,
 }
 
 impl<X: Exchange> Clone for Peer<X> {
@@ -127,22 +128,25 @@ impl<X: Exchange> Clone for Peer<X> {
 }
 
 impl<X: Exchange<Request = request::Kind>> Peer<X> {
-    /// Connections to `address` (`host:port`). Those for reads, writes and questions are opened at
+    /// Connections to the process `name` at `address` (`host:port`); another one there refuses
+    /// every call with `WrongNode`. Those for reads, writes and questions are opened at
     /// once, the others on first use. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// `InvalidArgument` if the address is not `host:port`.
-    pub fn new(address: &str) -> Result<Self, Error> {
+    pub fn new(address: &str, name: &ProcessName) -> Result<Self, Error> {
+        let addressed = |channel| AddressedChannel::new(channel, name);
         let lane = || {
-            let lane = Multiplexer::new(vec![channel(address)?], MAX_PEER_IN_FLIGHT);
+            let channel = addressed(channel(address)?);
+            let lane = Multiplexer::new(vec![channel], MAX_PEER_IN_FLIGHT);
             Ok(lane.opened())
         };
         Ok(Self {
             reads: lane()?,
             writes: lane()?,
             questions: lane()?,
-            channel: channel(address)?,
-            unhurried: unhurried_channel(address)?,
+            channel: addressed(channel(address)?),
+            unhurried: addressed(unhurried_channel(address)?),
         })
     }
 
@@ -165,13 +169,13 @@ impl<X: Exchange<Request = request::Kind>> Peer<X> {
 
     /// A channel for unary calls.
     #[must_use]
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> AddressedChannel {
         self.channel.clone()
     }
 
     /// A channel for calls whose readers may pause for long.
     #[must_use]
-    pub fn unhurried_channel(&self) -> Channel {
+    pub fn unhurried_channel(&self) -> AddressedChannel {
         self.unhurried.clone()
     }
 }

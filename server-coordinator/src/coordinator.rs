@@ -7,17 +7,17 @@ use tierkv_coordination::{
     directory::{Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    Acceptor, Background, Counted, ListenError, TierTimes, drain, listen,
+    Acceptor, Addressed, Background, Counted, ListenError, ProcessName, TierTimes, drain, listen,
     proto::internal::server_coordinator_server::ServerCoordinatorServer, serve_builder,
     session::FRAME_SLACK, stopped, tiers::MAX_TIER_FRAME_BYTES,
 };
-use tierkv_types::{Epoch, limits::MAX_ANSWER_BYTES};
+use tierkv_types::{Epoch, Incarnation, limits::MAX_ANSWER_BYTES};
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::service::Routes;
 
 use crate::{
     office::{Office, OfficeKeeper},
-    routes::RouteKeeper,
+    routes::{RouteKeeper, Routes as RoutingTable},
     routing::{Router, TIER},
     service::Door,
     settings::ServerCoordinatorSettings,
@@ -37,6 +37,8 @@ pub enum StartError {
 /// A running server coordinator.
 pub struct ServerCoordinator {
     address: SocketAddr,
+    name: ProcessName,
+    routes: watch::Receiver<Arc<RoutingTable>>,
     office: watch::Receiver<Office>,
     /// The candidacy, which ends before anything else.
     standing: Background,
@@ -55,12 +57,19 @@ impl ServerCoordinator {
         coordination: Arc<dyn Coordination>,
     ) -> Result<Self, StartError> {
         let (listener, address) = listen(settings.listen).await?;
-        let own = Presence::of_this_process(address.to_string());
+        let advertised = settings.advertise.clone();
+        let own = Presence::of_this_process(advertised.unwrap_or_else(|| address.to_string()));
+        let process = ProcessName {
+            platform: settings.platform,
+            cluster: None,
+            node: settings.node.clone(),
+            incarnation: Incarnation(own.incarnation),
+        };
         let (group, name) = (SERVER_COORDINATORS, settings.node.as_str());
         let presence =
             PresenceKeeper::start(coordination.clone(), group, name, own.clone()).await?;
         let mut background = Background::new();
-        let keeper = RouteKeeper::new(&*coordination).await?;
+        let keeper = RouteKeeper::new(settings.platform, &*coordination).await?;
         let routes = keeper.routes();
         background.follow(keeper).await;
         let (tell_office, office) = watch::channel(Office::default());
@@ -69,16 +78,14 @@ impl ServerCoordinator {
             node: settings.node.to_string(),
             presence: own,
             coordination: Arc::clone(&coordination),
-            initial_clusters: settings.initial_clusters,
             office: tell_office,
         });
         let door = Door {
             router: Arc::new(Router {
                 node: settings.node.clone(),
-                routes,
+                routes: routes.clone(),
                 times: TierTimes::of(TIER),
             }),
-            coordination,
             stop: background.stopping(),
         };
         let acceptor = Acceptor::of_peers(
@@ -87,9 +94,12 @@ impl ServerCoordinator {
             settings.connections,
             settings.stream_bytes,
         );
-        let serving = tokio::spawn(serve(door, acceptor, background.stopping()));
+        let stop = background.stopping();
+        let serving = tokio::spawn(serve(door, process.clone(), acceptor, stop));
         Ok(Self {
             address,
+            name: process,
+            routes,
             office,
             standing,
             serving,
@@ -102,6 +112,20 @@ impl ServerCoordinator {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its full name, which calls between tiers carry.
+    #[must_use]
+    pub const fn name(&self) -> &ProcessName {
+        &self.name
+    }
+
+    /// Whether it can do its work.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        Readiness {
+            routes: self.routes.clone(),
+        }
     }
 
     /// The epoch of its primacy, or `None` if it is a backup.
@@ -125,13 +149,31 @@ impl ServerCoordinator {
     }
 }
 
-async fn serve(door: Door, acceptor: Acceptor, stop: watch::Receiver<bool>) {
+/// Whether a server coordinator can do its work. Cheap to clone.
+#[derive(Clone)]
+pub struct Readiness {
+    routes: watch::Receiver<Arc<RoutingTable>>,
+}
+
+impl Readiness {
+    /// Whether it has a route to the master of at least one cluster with slots.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.routes.borrow().has_any()
+    }
+}
+
+async fn serve(door: Door, name: ProcessName, acceptor: Acceptor, stop: watch::Receiver<bool>) {
     let service = ServerCoordinatorServer::new(door)
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
     let routes = Routes::new(service).prepare();
     let served = serve_builder()
-        .serve_with_incoming_shutdown(Counted(routes), acceptor.connections(), stopped(stop))
+        .serve_with_incoming_shutdown(
+            Addressed::new(Counted(routes), &name),
+            acceptor.connections(),
+            stopped(stop),
+        )
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the server coordinator's listener failed");

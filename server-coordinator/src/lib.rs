@@ -5,10 +5,11 @@
 //!
 //! Reading order: `routes` (the cluster, node and connection of a slot), `routing` (the path of a
 //! frame down and back), `scans` (ranges, over all clusters), `watches` (streams of changes),
-//! `office` (the election, and the primary's work), `service` (the gRPC door),
-//! [`ServerCoordinator`] (all of it together).
+//! `office` (the election of the primary), `service` (the gRPC door), [`ServerCoordinator`] (all of
+//! it together), and beside them [`Founding`] (the first records of a platform).
 
 mod coordinator;
+mod founding;
 mod office;
 mod routes;
 mod routing;
@@ -17,5 +18,6 @@ mod service;
 mod settings;
 mod watches;
 
-pub use coordinator::{ServerCoordinator, StartError};
+pub use coordinator::{Readiness, ServerCoordinator, StartError};
+pub use founding::{Founding, FoundingError};
 pub use settings::ServerCoordinatorSettings;

@@ -1,18 +1,14 @@
-//! The election of the primary, and the work that only the primary does.
+//! The election of the primary.
 
 use std::sync::Arc;
 
 use tierkv_coordination::{
-    Candidacy, Coordination, CoordinationError, Standing, Swap,
-    directory::{PLACEMENT, PRIMARY, Presence},
+    Candidacy, Coordination, CoordinationError, Standing,
+    directory::{PRIMARY, Presence},
 };
-use tierkv_protocol::placement::{PlacementError, PlacementMap, WeightedCluster};
 use tierkv_rpc::{Pace, Worker};
 use tierkv_types::Epoch;
-use tokio::{
-    sync::watch,
-    time::{Duration, sleep},
-};
+use tokio::{sync::watch, time::Duration};
 
 /// Pause before a retry at coordination.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -24,12 +20,11 @@ pub(crate) struct Office {
     pub(crate) primary: Option<Epoch>,
 }
 
-/// Stands for primary again and again, and does the primary's work while it is primary.
+/// Stands for primary again and again.
 pub(crate) struct OfficeKeeper {
     pub(crate) node: String,
     pub(crate) presence: Presence,
     pub(crate) coordination: Arc<dyn Coordination>,
-    pub(crate) initial_clusters: Vec<WeightedCluster>,
     pub(crate) office: watch::Sender<Office>,
 }
 
@@ -74,42 +69,8 @@ impl OfficeKeeper {
         self.office.send_replace(Office {
             primary: Some(epoch),
         });
-        tokio::select! {
-            // A coordinator that lost the election is not primary; other errors no longer matter.
-            biased;
-            () = lost(&mut candidacy) => {}
-            ended = self.serve_as_primary() => ended?,
-        }
         lost(&mut candidacy).await;
         Ok(())
-    }
-
-    /// Creates the placement map if there is none; a later primary finds it.
-    async fn serve_as_primary(&self) -> Result<(), CoordinationError> {
-        let map = match PlacementMap::initial(self.initial_clusters.clone()) {
-            Ok(map) => map,
-            Err(error @ PlacementError::NoCluster) => {
-                return Err(CoordinationError::InvalidArgument(error.to_string()));
-            }
-            Err(error) => return Err(CoordinationError::Storage(error.to_string())),
-        };
-        loop {
-            match self
-                .coordination
-                .put_if_absent(PLACEMENT, map.encode())
-                .await
-            {
-                Ok(Swap::Won(_)) => tracing::info!(version = map.version, "founded the placement"),
-                Ok(Swap::Lost) => {}
-                Err(CoordinationError::Unavailable(_) | CoordinationError::OutcomeUnknown(_)) => {
-                    // A retry settles it: if our change was made, the next one loses.
-                    sleep(RETRY_PAUSE).await;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            }
-            return Ok(());
-        }
     }
 }
 

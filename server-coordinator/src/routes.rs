@@ -19,10 +19,10 @@ use tierkv_coordination::{
 };
 use tierkv_protocol::{placement::PlacementMap, replication::ClusterState};
 use tierkv_rpc::{
-    Follower,
+    Follower, ProcessName,
     tiers::{Peer, ToDataNode},
 };
-use tierkv_types::{ClusterId, Error, NodeId, Slot};
+use tierkv_types::{ClusterId, Error, Incarnation, NodeId, PlatformId, Slot};
 use tokio::sync::watch;
 
 /// One version of the routing table.
@@ -98,6 +98,14 @@ impl Routes {
         routes.collect()
     }
 
+    /// Whether the master of any cluster with slots has a route.
+    pub(crate) fn has_any(&self) -> bool {
+        let Some(placement) = &self.placement else {
+            return false;
+        };
+        (self.clusters.iter()).any(|(id, it)| it.master.is_some() && placement.share(id) > 0)
+    }
+
     fn placement(&self) -> Result<&PlacementMap, Error> {
         let known = self.placement.as_ref();
         known.ok_or_else(|| Error::unavailable("the platform has no placement map yet"))
@@ -139,6 +147,7 @@ impl States {
 
 /// Follows coordination and publishes a new table at every change.
 pub(crate) struct RouteKeeper {
+    platform: PlatformId,
     placement: Watched<Option<Versioned>>,
     states: Watched<BTreeMap<String, Versioned>>,
     nodes: Watched<BTreeMap<String, Bytes>>,
@@ -169,8 +178,12 @@ impl Follower for RouteKeeper {
 }
 
 impl RouteKeeper {
-    pub(crate) async fn new(coordination: &dyn Coordination) -> Result<Self, CoordinationError> {
+    pub(crate) async fn new(
+        platform: PlatformId,
+        coordination: &dyn Coordination,
+    ) -> Result<Self, CoordinationError> {
         Ok(Self {
+            platform,
             placement: coordination.watch(directory::PLACEMENT).await?,
             states: coordination.watch_prefix(directory::CLUSTERS).await?,
             nodes: coordination.observe(directory::DATA_NODES).await?,
@@ -247,7 +260,7 @@ impl RouteKeeper {
                 continue;
             }
             // Another process has the name now, so nothing leads to the earlier one.
-            match connect(presence) {
+            match connect(self.platform, node, presence) {
                 Some(known) => self.known.insert(node.clone(), known),
                 None => self.known.remove(node),
             };
@@ -259,9 +272,18 @@ impl RouteKeeper {
     }
 }
 
-fn connect(presence: Presence) -> Option<DataNode> {
-    let peer = Peer::new(&presence.address)
-        .inspect_err(|error| tracing::error!(%error, "a data node's address is invalid"))
+fn connect(platform: PlatformId, node: &str, presence: Presence) -> Option<DataNode> {
+    let connect = || {
+        let name = ProcessName {
+            platform,
+            cluster: presence.cluster.clone(),
+            node: NodeId::new(node)?,
+            incarnation: Incarnation(presence.incarnation),
+        };
+        Peer::new(&presence.address, &name)
+    };
+    let peer = connect()
+        .inspect_err(|error| tracing::error!(node, %error, "a data node can't be reached"))
         .ok()?;
     Some(DataNode { presence, peer })
 }

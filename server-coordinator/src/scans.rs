@@ -13,7 +13,7 @@ use futures::{
     stream::{BoxStream, StreamExt, try_unfold},
 };
 use tierkv_rpc::{
-    last_attempt, late_scan,
+    AddressedChannel, last_attempt, late_scan,
     proto::{
         internal::{
             CountReply, CountRequest, ScanReply, ScanRequest, ScannedItem,
@@ -27,7 +27,6 @@ use tierkv_rpc::{
 use tierkv_types::{Code, Error, limits::FRAME_BYTES};
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::Stream;
-use tonic::transport::Channel;
 
 use crate::{
     routes::Route,
@@ -127,7 +126,7 @@ fn known_to(clusters: usize, min_version: u64) -> u64 {
     if clusters == 1 { min_version } else { 0 }
 }
 
-fn client(master: &Peer<ToDataNode>) -> DataNodeClient<Channel> {
+fn client(master: &Peer<ToDataNode>) -> DataNodeClient<AddressedChannel> {
     DataNodeClient::new(master.unhurried_channel()).max_decoding_message_size(MAX_TIER_FRAME_BYTES)
 }
 

@@ -3,25 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use tierkv_coordination::{
-    Coordination,
-    directory::{PRIMARY, Presence, SERVER_COORDINATORS},
-};
 use tierkv_rpc::{
     Answered, StatusStream, answer_frames, deadline_or,
     proto::{
         internal::{
-            CountReply, CountRequest, InspectRequest, InspectResponse, RequestFrame, ScanReply,
-            ScanRequest, SurveyRequest, SurveyResponse, WatchReply, WatchRequest,
-            data_node_client::DataNodeClient, server_coordinator_server,
+            CountReply, CountRequest, InspectRequest, InspectResponse, ProbeRequest, ProbeResponse,
+            RequestFrame, ScanReply, ScanRequest, SurveyRequest, SurveyResponse, WatchReply,
+            WatchRequest, data_node_client::DataNodeClient, server_coordinator_server,
         },
         status::to_status,
-        v1::{self, ClusterStatus, CoordinatorStatus, MemberStatus},
+        v1::{self, ClusterStatus, MemberStatus},
     },
     until_stopped,
 };
 use tierkv_types::{
-    CoordinatorRole, Error, NodeRole,
+    NodeRole,
     limits::{MAX_PEER_IN_FLIGHT, MAX_TIMEOUT},
 };
 use tokio::{sync::watch, time::timeout};
@@ -39,7 +35,6 @@ const INSPECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// The implementation of tonic's service trait.
 pub(crate) struct Door {
     pub(crate) router: Arc<Router>,
-    pub(crate) coordination: Arc<dyn Coordination>,
     /// Ends the streams when it becomes true.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -104,10 +99,6 @@ impl server_coordinator_server::ServerCoordinator for Door {
         _: tonic::Request<SurveyRequest>,
     ) -> Result<Response<SurveyResponse>, Status> {
         let routes = Arc::clone(&self.router.routes.borrow());
-        let server_coordinators = self
-            .coordinators()
-            .await
-            .map_err(|error| to_status(&error))?;
         let clusters = routes.clusters.iter().map(|(id, cluster)| {
             let slots = routes
                 .placement
@@ -117,40 +108,18 @@ impl server_coordinator_server::ServerCoordinator for Door {
         });
         Ok(Response::new(SurveyResponse {
             clusters: join_all(clusters).await,
-            server_coordinators,
             placement: routes
                 .placement
                 .as_ref()
                 .map_or(0, |placement| placement.version),
         }))
     }
-}
 
-impl Door {
-    async fn coordinators(&self) -> Result<Vec<CoordinatorStatus>, Error> {
-        let leader = self.coordination.observe_leader(PRIMARY).await?.current();
-        let members = self.coordination.list(SERVER_COORDINATORS).await?;
-        Ok((members.into_iter())
-            .filter_map(|(node, data)| {
-                let presence = Presence::decode(&data)?;
-                let epoch = leader
-                    .as_ref()
-                    .as_ref()
-                    .filter(|leader| leader.candidate == node);
-                let epoch = epoch.map(|leader| leader.epoch.0);
-                Some(CoordinatorStatus {
-                    node,
-                    address: presence.address,
-                    pid: presence.pid,
-                    role: v1::CoordinatorRole::from(match epoch {
-                        Some(_) => CoordinatorRole::Primary,
-                        None => CoordinatorRole::Backup,
-                    })
-                    .into(),
-                    epoch: epoch.unwrap_or(0),
-                })
-            })
-            .collect())
+    async fn probe(
+        &self,
+        _: tonic::Request<ProbeRequest>,
+    ) -> Result<Response<ProbeResponse>, Status> {
+        Ok(Response::new(ProbeResponse {}))
     }
 }
 
@@ -173,8 +142,21 @@ async fn survey_cluster(
             .map(|listed| listed.node.to_string())
             .collect(),
         slots,
-        members: join_all(members).await,
+        members: with_lags(join_all(members).await),
     }
+}
+
+/// Adds how far each member is behind the master.
+fn with_lags(mut members: Vec<MemberStatus>) -> Vec<MemberStatus> {
+    let of_master = |member: &&MemberStatus| member.role() == v1::NodeRole::Master;
+    let newest = members
+        .iter()
+        .find(of_master)
+        .map(|master| master.log_index);
+    for member in members.iter_mut().filter(|member| member.reachable) {
+        member.lag = newest.map_or(0, |newest| newest.saturating_sub(member.log_index));
+    }
+    members
 }
 
 async fn survey_member(node: String, known: Option<&DataNode>) -> MemberStatus {
@@ -199,6 +181,9 @@ async fn survey_member(node: String, known: Option<&DataNode>) -> MemberStatus {
             commit_index: report.commit_index,
             age_ms: report.age_ms,
             memory: report.memory,
+            reachable: true,
+            log_id: report.log_id,
+            lag: 0,
         },
         None => MemberStatus {
             node,

@@ -1,45 +1,41 @@
 //! Several server coordinators over one coordination store: one is primary, another takes over from
-//! it, and the placement map is created once.
+//! it.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
 use std::{sync::Arc, time::Duration};
 
 use tierkv_coordination::{
-    ConfigStore, GroupMembership, LeaderElection, MemoryCoordination, Versioned,
-    directory::{PLACEMENT, PRIMARY, Presence, SERVER_COORDINATORS},
+    GroupMembership, LeaderElection, MemoryCoordination,
+    directory::{PRIMARY, Presence, SERVER_COORDINATORS},
 };
 use tierkv_harness::poll_until;
-use tierkv_protocol::placement::{PlacementMap, WeightedCluster};
 use tierkv_rpc::{
-    CallError, Multiplexer, channel,
-    proto::{
-        internal::{
-            Read, SurveyRequest, request, server_coordinator_client::ServerCoordinatorClient,
-        },
-        v1::CoordinatorStatus,
-    },
+    AddressedChannel, CallError, Multiplexer, channel,
+    proto::internal::{Read, request},
     tiers::ToServerCoordinator,
 };
 use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings, StartError};
-use tierkv_types::{ClusterId, Code, CoordinatorRole, Epoch, ItemKey, NodeId};
+use tierkv_types::{Code, Epoch, ItemKey, NodeId, PlatformId};
 use tokio::time::{Instant, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn settings(node: &str, clusters: &[&str]) -> ServerCoordinatorSettings {
-    let clusters = clusters.iter().map(|id| WeightedCluster {
-        id: ClusterId::new(id).unwrap(),
-        weight: 1,
-    });
-    ServerCoordinatorSettings::new(NodeId::new(node).unwrap(), clusters.collect())
+fn settings(node: &str) -> ServerCoordinatorSettings {
+    ServerCoordinatorSettings::new(PlatformId(1), NodeId::new(node).unwrap())
 }
 
 async fn start(coordination: &Arc<MemoryCoordination>, node: &str) -> ServerCoordinator {
     let coordination = Arc::clone(coordination);
-    ServerCoordinator::start(settings(node, &["c1"]), coordination)
+    ServerCoordinator::start(settings(node), coordination)
         .await
         .unwrap()
+}
+
+/// A channel to a coordinator.
+fn to(coordinator: &ServerCoordinator) -> AddressedChannel {
+    let channel = channel(&coordinator.address().to_string()).unwrap();
+    AddressedChannel::new(channel, coordinator.name())
 }
 
 async fn until_primary(coordinator: &ServerCoordinator) -> Epoch {
@@ -47,27 +43,27 @@ async fn until_primary(coordinator: &ServerCoordinator) -> Epoch {
     elected.await.expect("it becomes primary")
 }
 
-async fn placement(coordination: &MemoryCoordination) -> Versioned {
-    let founded = poll_until(PATIENCE, || async {
-        coordination.get(PLACEMENT).await.unwrap()
-    });
-    founded.await.expect("the primary founds the placement")
+/// The coordinators that are present, with the epoch of the one that is primary.
+async fn offices(coordination: &MemoryCoordination) -> Vec<(String, Option<Epoch>)> {
+    let leader = coordination
+        .observe_leader(PRIMARY)
+        .await
+        .unwrap()
+        .current();
+    let members = coordination.list(SERVER_COORDINATORS).await.unwrap();
+    let epoch_of = |node: &str| {
+        let leader = leader.as_ref().as_ref();
+        let elected = leader.filter(|leader| leader.candidate == node);
+        elected.map(|leader| leader.epoch)
+    };
+    let named = members.into_keys();
+    named.map(|node| (node.clone(), epoch_of(&node))).collect()
 }
 
-/// A coordinator's report on all of them, by node.
-async fn survey(coordinator: &ServerCoordinator) -> Vec<CoordinatorStatus> {
-    let channel = channel(&coordinator.address().to_string()).unwrap();
-    let mut client = ServerCoordinatorClient::new(channel);
-    let survey = client.survey(SurveyRequest {}).await.unwrap().into_inner();
-    survey.server_coordinators
-}
-
-fn roles(coordinators: &[CoordinatorStatus]) -> Vec<(&str, &str, u64)> {
-    (coordinators.iter())
-        .map(|report| {
-            let role = CoordinatorRole::from(report.role());
-            (report.node.as_str(), role.name(), report.epoch)
-        })
+fn named(offices: &[(&str, Option<Epoch>)]) -> Vec<(String, Option<Epoch>)> {
+    let offices = offices.iter();
+    offices
+        .map(|(node, epoch)| ((*node).to_owned(), *epoch))
         .collect()
 }
 
@@ -77,34 +73,25 @@ async fn one_is_primary_and_the_other_follows_it() {
     let first = start(&coordination, "s1").await;
     let first_epoch = until_primary(&first).await;
     let second = start(&coordination, "s2").await;
-    let founded = placement(&coordination).await;
 
-    // Both report the same, and only one is primary.
+    // Only one is primary.
     assert_eq!(second.primary(), None);
-    for coordinator in [&first, &second] {
-        assert_eq!(
-            roles(&survey(coordinator).await),
-            [("s1", "primary", first_epoch.0), ("s2", "backup", 0)]
-        );
-    }
+    let expected = named(&[("s1", Some(first_epoch)), ("s2", None)]);
+    assert_eq!(offices(&coordination).await, expected);
 
     first.stop().await;
     let second_epoch = until_primary(&second).await;
     assert!(second_epoch > first_epoch);
-    assert_eq!(
-        roles(&survey(&second).await),
-        [("s2", "primary", second_epoch.0)]
-    );
+    let expected = named(&[("s2", Some(second_epoch))]);
+    assert_eq!(offices(&coordination).await, expected);
 
-    // A coordinator that returns under its old name is a backup, with the same map.
+    // A coordinator that returns under its old name is a backup.
     let returned = start(&coordination, "s1").await;
-    assert_eq!(
-        roles(&survey(&returned).await),
-        [("s1", "backup", 0), ("s2", "primary", second_epoch.0)]
-    );
+    let expected = named(&[("s1", None), ("s2", Some(second_epoch))]);
+    assert_eq!(offices(&coordination).await, expected);
+    assert_eq!(returned.primary(), None);
     second.stop().await;
     assert!(until_primary(&returned).await > second_epoch);
-    assert_eq!(placement(&coordination).await, founded);
     returned.stop().await;
     assert!(
         coordination
@@ -113,27 +100,6 @@ async fn one_is_primary_and_the_other_follows_it() {
             .unwrap()
             .is_empty()
     );
-}
-
-#[tokio::test]
-async fn a_placement_that_exists_counts_more_than_settings() {
-    let coordination = MemoryCoordination::ephemeral();
-    let first = start(&coordination, "s1").await;
-    until_primary(&first).await;
-    let founded = placement(&coordination).await;
-    let map = PlacementMap::decode(&founded.value).unwrap();
-    assert_eq!(
-        (map.version, map.share(&ClusterId::new("c1").unwrap())),
-        (1, 4096)
-    );
-    let others = settings("s2", &["c1", "c2", "c3"]);
-    let second = ServerCoordinator::start(others, Arc::clone(&coordination) as _)
-        .await
-        .unwrap();
-    first.stop().await;
-    until_primary(&second).await;
-    second.stop().await;
-    assert_eq!(placement(&coordination).await, founded);
 }
 
 #[tokio::test]
@@ -218,8 +184,7 @@ async fn a_quick_restart_serves_while_it_waits_for_its_name() {
     let lease = lease.await.unwrap();
     let returned = start(&coordination, "s1").await;
     until_primary(&returned).await;
-    placement(&coordination).await;
-    assert_eq!(survey(&returned).await.len(), 1);
+    assert_eq!(offices(&coordination).await.len(), 1);
     drop(lease);
     let mut members = coordination.observe(SERVER_COORDINATORS).await.unwrap();
     let own = returned.address().to_string();
@@ -250,7 +215,7 @@ async fn a_name_is_taken_once_and_so_is_an_address() {
     let listed = coordination.list(SERVER_COORDINATORS).await.unwrap();
     let presence = Presence::decode(&listed["s1"]).unwrap();
     assert_eq!(presence.address, address);
-    let mut elsewhere = settings("s2", &["c1"]);
+    let mut elsewhere = settings("s2");
     elsewhere.listen = first.address();
     let neighbour = ServerCoordinator::start(elsewhere, Arc::clone(&coordination) as _);
     let error = neighbour.await.err().unwrap();
@@ -263,9 +228,7 @@ async fn a_name_is_taken_once_and_so_is_an_address() {
 async fn without_a_data_node_requests_are_refused_within_their_time() {
     let coordination = MemoryCoordination::ephemeral();
     let coordinator = start(&coordination, "s1").await;
-    let address = coordinator.address().to_string();
-    let caller: Multiplexer<ToServerCoordinator> =
-        Multiplexer::new(vec![channel(&address).unwrap()], 8);
+    let caller: Multiplexer<ToServerCoordinator> = Multiplexer::new(vec![to(&coordinator)], 8);
     let read = request::Kind::Read(Read {
         item_key: ItemKey::new("n", b"k").unwrap().into(),
         ..Read::default()

@@ -21,8 +21,8 @@ use tierkv_protocol::{
     replication::{ClusterState, Listed},
 };
 use tierkv_rpc::{
-    Answered, CallError, FrameHandler, Multiplexer, Replies, StatusStream, answer_frames, channel,
-    incoming,
+    AddressedChannel, Answered, CallError, FrameHandler, Multiplexer, Replies, StatusStream,
+    answer_frames, channel, incoming,
     proto::{
         internal::{
             CountReply, CountRequest, InspectRequest, InspectResponse, Reply, ReplyFrame,
@@ -38,7 +38,7 @@ use tierkv_rpc::{
     tiers::{ToServerCoordinator, reply, reply_weight},
 };
 use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
-use tierkv_types::{ClusterId, Code, Epoch, LogId, NodeId, NodeRole};
+use tierkv_types::{ClusterId, Code, Epoch, LogId, NodeId, NodeRole, PlatformId};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -94,7 +94,7 @@ impl DataNode for Door {
         request: Request<Streaming<RequestFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let (frames, stop) = (request.into_inner(), self.stop.subscribe());
-        let answers = answer_frames(frames, Arc::clone(&self.played), None, 64, stop);
+        let answers = answer_frames(frames, Arc::clone(&self.played), None, 64, None, stop);
         Ok(Response::new(answers))
     }
 
@@ -129,6 +129,12 @@ impl DataNode for Door {
             ..InspectResponse::default()
         }))
     }
+}
+
+/// A channel to a coordinator.
+fn to(coordinator: &ServerCoordinator) -> AddressedChannel {
+    let channel = channel(&coordinator.address().to_string()).unwrap();
+    AddressedChannel::new(channel, coordinator.name())
 }
 
 /// Starts a process of a data node, with this process id.
@@ -187,7 +193,7 @@ impl Stage {
         let map = map.unwrap().encode();
         let founded = coordination.put_if_absent(PLACEMENT, map).await.unwrap();
         assert!(founded.won().is_some());
-        let settings = ServerCoordinatorSettings::new(NodeId::new("s1").unwrap(), Vec::new());
+        let settings = ServerCoordinatorSettings::new(PlatformId(1), NodeId::new("s1").unwrap());
         let coordinator = ServerCoordinator::start(settings, coordination.clone());
         Self {
             coordinator: coordinator.await.unwrap(),
@@ -221,7 +227,7 @@ impl Stage {
     }
 
     async fn status(&self) -> Option<ClusterStatus> {
-        let channel = channel(&self.coordinator.address().to_string()).unwrap();
+        let channel = to(&self.coordinator);
         let mut client = ServerCoordinatorClient::new(channel);
         let survey = client.survey(SurveyRequest {}).await.unwrap().into_inner();
         survey.clusters.into_iter().next()
@@ -234,7 +240,7 @@ impl Stage {
 
     /// The process id of the master that a question reaches.
     async fn asked(&self) -> Result<u64, CallError> {
-        let channel = channel(&self.coordinator.address().to_string()).unwrap();
+        let channel = to(&self.coordinator);
         let caller: Multiplexer<ToServerCoordinator> = Multiplexer::new(vec![channel], 8);
         let vouch = request::Kind::Vouch(Vouch {
             cluster: "c1".to_owned(),

@@ -22,7 +22,7 @@ use tierkv_protocol::{
     replication::{ClusterState, Listed},
 };
 use tierkv_rpc::{
-    Answered, FrameHandler, Replies, StatusStream, channel, incoming,
+    AddressedChannel, Answered, FrameHandler, Replies, StatusStream, channel, incoming,
     proto::{
         internal::{
             CountReply, CountRequest, InspectRequest, InspectResponse, Reply, ReplyFrame,
@@ -36,7 +36,7 @@ use tierkv_rpc::{
     serve_builder,
 };
 use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
-use tierkv_types::{ClusterId, Code, Epoch, Error, LogId, NodeId};
+use tierkv_types::{ClusterId, Code, Epoch, Error, LogId, NodeId, PlatformId};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -204,6 +204,12 @@ impl Drop for Stage {
     }
 }
 
+/// A channel to a coordinator.
+fn to(coordinator: &ServerCoordinator) -> AddressedChannel {
+    let channel = channel(&coordinator.address().to_string()).unwrap();
+    AddressedChannel::new(channel, coordinator.name())
+}
+
 fn map(clusters: &[&str]) -> PlacementMap {
     let clusters = clusters.iter().map(|id| WeightedCluster {
         id: ClusterId::new(id).unwrap(),
@@ -217,7 +223,7 @@ impl Stage {
         let coordination = MemoryCoordination::ephemeral();
         let founded = coordination.put_if_absent(PLACEMENT, map(clusters).encode());
         assert!(founded.await.unwrap().won().is_some());
-        let settings = ServerCoordinatorSettings::new(NodeId::new("s1").unwrap(), Vec::new());
+        let settings = ServerCoordinatorSettings::new(PlatformId(1), NodeId::new("s1").unwrap());
         let coordinator = ServerCoordinator::start(settings, coordination.clone());
         let mut stage = Self {
             coordinator: coordinator.await.unwrap(),
@@ -267,7 +273,7 @@ impl Stage {
     }
 
     async fn open(&self, positions: Vec<WatchPosition>) -> Result<Streaming<WatchReply>, Error> {
-        let channel = channel(&self.coordinator.address().to_string()).unwrap();
+        let channel = to(&self.coordinator);
         let request = WatchRequest {
             prefix: "n\0".into(),
             positions,
@@ -417,7 +423,7 @@ async fn a_cluster_that_joins_ends_the_watch_so_that_it_begins_again_with_it() {
 async fn a_watch_ends_when_the_coordinator_stops() {
     let mut stage = Stage::new(&["c1"]).await;
     let mut watching = stage.watch(Vec::new()).await;
-    let spare = ServerCoordinatorSettings::new(NodeId::new("s2").unwrap(), Vec::new());
+    let spare = ServerCoordinatorSettings::new(PlatformId(1), NodeId::new("s2").unwrap());
     let spare = ServerCoordinator::start(spare, stage.coordination.clone());
     let stopped = std::mem::replace(&mut stage.coordinator, spare.await.unwrap());
     stopped.stop().await;

@@ -43,11 +43,14 @@ pub enum Code {
     DataLoss = 16,
     /// A bug or a broken invariant: tell an operator.
     Internal = 17,
+    /// The request was meant for another process: refresh the route and retry. Never reaches a
+    /// user.
+    WrongNode = 18,
 }
 
 impl Code {
     /// All codes, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::InvalidArgument,
         Self::NotFound,
         Self::AlreadyExists,
@@ -65,6 +68,7 @@ impl Code {
         Self::OutcomeUnknown,
         Self::DataLoss,
         Self::Internal,
+        Self::WrongNode,
     ];
 
     /// The code of a wire number.
@@ -79,7 +83,10 @@ impl Code {
     /// the deadline. No user ever sees it.
     #[must_use]
     pub const fn is_misrouted(self) -> bool {
-        matches!(self, Self::NotMaster | Self::WrongOwner | Self::StaleEpoch)
+        matches!(
+            self,
+            Self::NotMaster | Self::WrongOwner | Self::StaleEpoch | Self::WrongNode
+        )
     }
 
     /// The code's name for users.
@@ -103,6 +110,7 @@ impl Code {
             Self::OutcomeUnknown => "OutcomeUnknown",
             Self::DataLoss => "DataLoss",
             Self::Internal => "Internal",
+            Self::WrongNode => "WrongNode",
         }
     }
 }
@@ -179,7 +187,7 @@ mod tests {
             assert_eq!(Code::from_number(i32::from(code as u8)), Some(code));
         }
         assert_eq!(Code::from_number(0), None);
-        assert_eq!(Code::from_number(18), None);
+        assert_eq!(Code::from_number(19), None);
         assert_eq!(Code::from_number(-1), None);
     }
 }

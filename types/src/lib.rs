@@ -23,8 +23,10 @@ pub use code::{Code, Error};
 pub use key::{ItemKey, Namespace};
 pub use range::ItemRange;
 pub use record::{Change, ChangeKind, Payload, Record, RequestId, Write};
-pub use replication::{ClusterId, Epoch, Incarnation, Index, LogId, NodeId, Position, Round};
+pub use replication::{
+    ClusterId, Epoch, Incarnation, Index, LogId, NodeId, PlatformId, Position, Round,
+};
 pub use request::{Condition, ConditionKind, Operation, OperationKind, RequestName, WriteRequest};
 pub use slot::{SLOT_COUNT, Slot};
-pub use topology::{CacheHealth, CoordinatorRole, NodeRole};
+pub use topology::{CacheHealth, CoordinationHealth, CoordinatorRole, NodeRole};
 pub use version::{HybridClock, Version};

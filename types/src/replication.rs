@@ -1,6 +1,6 @@
 //! The names and numbers of replication: nodes, clusters, epochs, positions.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,45 @@ random_id! {
 random_id! {
     /// One run of a process: acknowledgements count only for the run that sent them (REP-START).
     Incarnation
+}
+
+/// A platform's random name, made with its first coordination record: two platforms may use the
+/// same addresses and the same names of nodes. As text, 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PlatformId(pub u128);
+
+impl fmt::Display for PlatformId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl FromStr for PlatformId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (is_hex
+            .then(|| u128::from_str_radix(text, 16).ok())
+            .flatten())
+        .map(Self)
+        .ok_or_else(|| Error::invalid("a platform's id is 32 hexadecimal digits"))
+    }
+}
+
+impl TryFrom<String> for PlatformId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<PlatformId> for String {
+    fn from(id: PlatformId) -> Self {
+        id.to_string()
+    }
 }
 
 macro_rules! name {

@@ -54,7 +54,9 @@ named! {
         /// Follows the master's log.
         Replica = "replica",
         /// Holds the mastership and does not serve yet.
-        TakingOver = "taking over",
+        TakingOver = "taking_over",
+        /// Catches up with its master's log.
+        Joining = "joining",
         /// Has started, and has neither become master nor joined one.
         Starting = "starting",
         /// Did not answer the coordinator that asked.
@@ -71,6 +73,16 @@ named! {
         Backup = "backup",
         /// A client coordinator; all of them are equal.
         Serving = "serving",
+    }
+}
+
+named! {
+    /// Whether the store of the platform's metadata answers.
+    CoordinationHealth {
+        /// It answered a linearizable read.
+        Up = "up",
+        /// It did not answer.
+        Down = "down",
     }
 }
 

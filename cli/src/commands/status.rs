@@ -37,8 +37,17 @@ pub(crate) async fn run(arguments: StatusArguments) -> Outcome {
 
 fn table(report: &ClusterReport) -> Table {
     let mut rows = Table::new(["TIER", "NODE", "ROLE", "ADDRESS", "PID", "STATE"]);
+    let coordination = &report.coordination;
+    rows.push([
+        "coordination".to_owned(),
+        coordination.kind.clone(),
+        coordination.health.to_string(),
+        coordination.endpoints.join(" "),
+        String::new(),
+        String::new(),
+    ]);
     for coordinator in &report.client_coordinators {
-        let state = String::new();
+        let state = reach(coordinator.reachable, String::new());
         rows.push(coordinator_row("client coordinator", coordinator, state));
     }
     for cache in &report.cache {
@@ -46,7 +55,11 @@ fn table(report: &ClusterReport) -> Table {
     }
     for coordinator in &report.server_coordinators {
         let (epoch, placement) = (coordinator.epoch, report.placement);
-        let state = format!("epoch {epoch}, placement {placement}");
+        let state = match epoch {
+            0 => format!("placement {placement}"),
+            epoch => format!("epoch {epoch}, placement {placement}"),
+        };
+        let state = reach(coordinator.reachable, state);
         rows.push(coordinator_row("server coordinator", coordinator, state));
     }
     for cluster in &report.clusters {
@@ -55,6 +68,14 @@ fn table(report: &ClusterReport) -> Table {
         }
     }
     rows
+}
+
+/// The state of a process, or that it does not answer.
+fn reach(is_reachable: bool, state: String) -> String {
+    match is_reachable {
+        true => state,
+        false => "unreachable".to_owned(),
+    }
 }
 
 fn coordinator_row(tier: &str, coordinator: &Coordinator, state: String) -> [String; 6] {
@@ -86,6 +107,10 @@ fn cache_row(cache: &CacheNode) -> [String; 6] {
 }
 
 fn member_row(cluster: &Cluster, member: &Member) -> [String; 6] {
+    let slots = match cluster.slots {
+        0 => "no slots (slots can't move to it yet)".to_owned(),
+        slots => format!("{slots} slots"),
+    };
     let in_sync = cluster.in_sync.contains(&member.node);
     [
         format!("cluster {}", cluster.id),
@@ -94,9 +119,8 @@ fn member_row(cluster: &Cluster, member: &Member) -> [String; 6] {
         member.address.clone(),
         member.pid.to_string(),
         format!(
-            "epoch {}, {} slots, {}, log {}, committed {}",
+            "epoch {}, {slots}, {}, log {}, committed {}",
             cluster.epoch,
-            cluster.slots,
             if in_sync { "in sync" } else { "behind" },
             member.log_index,
             member.commit_index

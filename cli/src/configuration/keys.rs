@@ -11,10 +11,15 @@ use std::{
 use tierkv_client_coordinator::{
     ClientCoordinatorSettings, ConnectionLimits, HostName, MetricsPage, WebOrigin,
 };
+use tierkv_coordination::Location;
 use tierkv_storage::{EvictionPolicy, MemoryLimits, StorageSettings, WalSync};
-use tierkv_types::{NodeId, limits::DEFAULT_MAX_STALENESS};
+use tierkv_types::{ClusterId, NodeId, PlatformId, limits::DEFAULT_MAX_STALENESS};
 
-use super::{ByteSize, reader::Reader, setting::SyncMode};
+use super::{
+    ByteSize, HostPort,
+    reader::Reader,
+    setting::{CacheKind, SyncMode},
+};
 use crate::descriptors::Descriptors;
 
 /// Declares a section: a struct with one documented field for each key, and a function that
@@ -51,6 +56,21 @@ section! {
     Places at "" {
         /// Folder of all data. A relative path is relative to the working directory.
         data_dir: PathBuf = PathBuf::from("tierkv-data");
+        /// Name of this process in its tier, as n1 or s1; not for `tierkv dev`.
+        node: Option<NodeId> = None;
+        /// Cluster of a data node.
+        cluster: Option<ClusterId> = None;
+        /// Address on which a data node or a server coordinator listens for other tiers; port 0
+        /// takes a free one. Without it, port 7600 of a data node and 7500 of a server coordinator,
+        /// on loopback.
+        listen: Option<SocketAddr> = None;
+        /// Address under which other processes reach this one, as HOST:PORT, if it is not the one
+        /// on which it listens.
+        advertise: Option<HostPort> = None;
+        /// Address of /metrics and /health of a data node or a server coordinator; port 0 takes a
+        /// free one. Without it, port 7680 of a data node and 7580 of a server coordinator, on
+        /// loopback. A client coordinator has them on its REST server.
+        metrics_listen: Option<SocketAddr> = None;
         /// Address of the gRPC server; port 0 takes a free one.
         grpc_listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 7400));
         /// Address of the REST server; port 0 takes a free one.
@@ -59,8 +79,32 @@ section! {
 }
 
 section! {
-    /// The embedded cache.
+    /// The store of the platform's metadata.
+    CoordinationKeys at "coordination." {
+        /// Where it is: "memory:" (in the process, for `tierkv dev` only), or the endpoints of an
+        /// etcd cluster and a name for this platform in it, as in
+        /// "etcd://10.0.0.1:2379,10.0.0.2:2379/shop"; etcds:// uses TLS.
+        url: Location = Location::Memory;
+        /// User at etcd, if it requires one.
+        user: Option<String> = None;
+        /// File with the user's password in its first line.
+        password_file: Option<PathBuf> = None;
+        /// PEM file with the certificates of the authorities that signed etcd's certificate;
+        /// without it, those of the system count.
+        ca_file: Option<PathBuf> = None;
+        /// PEM file with this process's certificate, if etcd requires one.
+        cert_file: Option<PathBuf> = None;
+        /// PEM file with the certificate's private key.
+        key_file: Option<PathBuf> = None;
+    }
+}
+
+section! {
+    /// The cache tier.
     Cache at "cache." {
+        /// The kind of cache: "embedded" in the process, which only `tierkv dev` can use, or "none".
+        /// Without it, `tierkv dev` embeds one and other processes have none.
+        kind: Option<CacheKind> = None;
         /// Size limit of the embedded cache.
         max_bytes: ByteSize = ByteSize(256 << 20);
     }
@@ -168,7 +212,9 @@ impl Limits {
 pub(crate) struct Configuration {
     /// Paths and addresses.
     pub(crate) places: Places,
-    /// The embedded cache.
+    /// The store of the platform's metadata.
+    pub(crate) coordination: CoordinationKeys,
+    /// The cache tier.
     pub(crate) cache: Cache,
     /// The REST gateway.
     pub(crate) rest: Rest,
@@ -188,6 +234,7 @@ impl Configuration {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             places: Places::read(reader),
+            coordination: CoordinationKeys::read(reader),
             cache: Cache::read(reader),
             rest: Rest::read(reader),
             reads: Reads::read(reader),
@@ -201,6 +248,7 @@ impl Configuration {
     /// Settings of the client coordinator `node`, in a process with these descriptors.
     pub(crate) fn client_coordinator(
         &self,
+        platform: PlatformId,
         node: NodeId,
         descriptors: Descriptors,
         metrics: MetricsPage,
@@ -221,7 +269,8 @@ impl Configuration {
                 ping_interval: Duration::from_millis(limits.grpc_ping_interval_ms),
                 ping_timeout: Duration::from_millis(limits.grpc_ping_timeout_ms),
             },
-            ..ClientCoordinatorSettings::new(node, metrics)
+            advertise: (self.places.advertise.as_ref()).map(|address| address.0.clone()),
+            ..ClientCoordinatorSettings::new(platform, node, metrics)
         }
     }
 

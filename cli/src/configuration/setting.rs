@@ -9,7 +9,9 @@ use std::{
 
 use serde_json::Value;
 use tierkv_client_coordinator::{HostName, WebOrigin};
+use tierkv_coordination::Location;
 use tierkv_storage::EvictionPolicy;
+use tierkv_types::{ClusterId, NodeId};
 
 use super::ByteSize;
 
@@ -41,7 +43,7 @@ pub(super) trait Setting: Sized {
 }
 
 impl Setting for PathBuf {
-    const FORM: &'static str = "the path of a folder";
+    const FORM: &'static str = "a path";
 
     fn parse(text: &str) -> Option<Self> {
         (!text.is_empty()).then(|| text.into())
@@ -156,6 +158,122 @@ impl<T: Item> Setting for Vec<T> {
     fn toml(&self) -> String {
         // JSON and TOML write an array of strings alike.
         self.json().to_string()
+    }
+}
+
+/// A value that may be missing; in the environment and in flags, an empty text is none.
+impl<T: Setting> Setting for Option<T> {
+    const FORM: &'static str = T::FORM;
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" => Some(None),
+            text => T::parse(text).map(Some),
+        }
+    }
+
+    fn text(&self) -> String {
+        self.as_ref().map(T::text).unwrap_or_default()
+    }
+
+    fn json(&self) -> Value {
+        self.as_ref().map_or_else(|| "".into(), T::json)
+    }
+}
+
+impl Setting for String {
+    const FORM: &'static str = "a text";
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+
+    fn text(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Setting for NodeId {
+    const FORM: &'static str = "1 to 63 of a-z, 0-9, _ and -, as in \"n1\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::new(text).ok()
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Setting for ClusterId {
+    const FORM: &'static str = "1 to 63 of a-z, 0-9, _ and -, as in \"c1\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::new(text).ok()
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Setting for Location {
+    const FORM: &'static str = "\"memory:\", or etcd's endpoints and the platform's name as in \
+                                \"etcd://127.0.0.1:2379/shop\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// An address that other processes resolve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostPort(pub(crate) String);
+
+impl Setting for HostPort {
+    const FORM: &'static str = "HOST:PORT, as in \"node1.example.com:7600\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let is_whole = !host.is_empty() && !host.contains(char::is_whitespace);
+        let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+        (is_whole && is_port).then(|| Self(text.to_owned()))
+    }
+
+    fn text(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// The kind of the cache tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CacheKind {
+    /// In the process.
+    Embedded,
+    /// Every lookup is a miss.
+    None,
+}
+
+impl Setting for CacheKind {
+    const FORM: &'static str = "\"embedded\" or \"none\"";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "embedded" => Some(Self::Embedded),
+            "none" => Some(Self::None),
+            _ => None,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Embedded => "embedded".to_owned(),
+            Self::None => "none".to_owned(),
+        }
     }
 }
 

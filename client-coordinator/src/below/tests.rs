@@ -10,6 +10,8 @@ fn presence(pid: u32) -> Presence {
         host: "alpha".to_owned(),
         pid,
         incarnation: 1,
+        cluster: None,
+        rest: None,
     }
 }
 
@@ -21,7 +23,7 @@ async fn join(store: &MemoryCoordination, node: &str, pid: u32) -> Membership {
 async fn follower(store: &MemoryCoordination) -> PeersFollower {
     let leader = store.observe_leader(PRIMARY).await.unwrap();
     let members = store.observe(SERVER_COORDINATORS).await.unwrap();
-    PeersFollower::new(leader, members, watch::Sender::default())
+    PeersFollower::new(PlatformId(1), leader, members, watch::Sender::default())
 }
 
 /// The coordinators in the order in which they are asked now, with their process ids.

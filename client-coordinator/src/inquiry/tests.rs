@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use tierkv_coordination::{ConfigStore, MemoryCoordination, Revision};
 use tierkv_protocol::placement::WeightedCluster;
-use tierkv_types::SystemClock;
+use tierkv_types::{PlatformId, SystemClock};
 
 use super::*;
 use crate::views::Views;
@@ -11,7 +11,9 @@ fn cluster(name: &str) -> ClusterId {
 }
 
 async fn follower(store: &MemoryCoordination) -> ClustersFollower {
-    let below = Below::follow(store, &mut Background::new()).await.unwrap();
+    let below = Below::follow(PlatformId(1), store, &mut Background::new())
+        .await
+        .unwrap();
     let inquiry = Inquiry {
         below,
         views: Arc::new(Views::default()),

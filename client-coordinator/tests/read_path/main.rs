@@ -33,9 +33,9 @@ use tierkv_rpc::{
     Answered, FrameHandler, Replies, StatusStream, answer_frames, channel, incoming,
     proto::{
         internal::{
-            CountReply, CountRequest, Read, ReadReply, Reply, ReplyFrame, RequestFrame, ScanReply,
-            ScanRequest, SlotRun, SurveyRequest, SurveyResponse, VouchReply, WatchReply,
-            WatchRequest, reply, request,
+            CountReply, CountRequest, ProbeRequest, ProbeResponse, Read, ReadReply, Reply,
+            ReplyFrame, RequestFrame, ScanReply, ScanRequest, SlotRun, SurveyRequest,
+            SurveyResponse, VouchReply, WatchReply, WatchRequest, reply, request,
             server_coordinator_server::{ServerCoordinator, ServerCoordinatorServer},
         },
         v1::{
@@ -46,7 +46,9 @@ use tierkv_rpc::{
     serve_builder,
     tiers::{reply, reply_weight},
 };
-use tierkv_types::{ClusterId, Code, Epoch, Index, ItemKey, NodeId, Round, SystemClock, Version};
+use tierkv_types::{
+    ClusterId, Code, Epoch, Index, ItemKey, NodeId, PlatformId, Round, SystemClock, Version,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -217,7 +219,8 @@ async fn serve(played: &Arc<Played>) -> (Presence, JoinHandle<()>) {
 
 fn settings() -> ClientCoordinatorSettings {
     let page = MetricsPage(Arc::new(String::new));
-    let mut settings = ClientCoordinatorSettings::new(NodeId::new("cc1").unwrap(), page);
+    let mut settings =
+        ClientCoordinatorSettings::new(PlatformId(1), NodeId::new("cc1").unwrap(), page);
     settings.grpc_listen = "127.0.0.1:0".parse().unwrap();
     settings.rest_listen = "127.0.0.1:0".parse().unwrap();
     settings

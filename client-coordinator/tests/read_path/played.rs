@@ -142,6 +142,13 @@ impl ServerCoordinator for Door {
         Ok(Response::new(stream))
     }
 
+    async fn probe(
+        &self,
+        _: tonic::Request<ProbeRequest>,
+    ) -> Result<Response<ProbeResponse>, Status> {
+        Ok(Response::new(ProbeResponse {}))
+    }
+
     async fn survey(
         &self,
         _: tonic::Request<SurveyRequest>,

@@ -93,6 +93,8 @@ fn presence(pid: u32) -> Presence {
         host: "alpha".to_owned(),
         pid,
         incarnation: u64::from(pid) << 32,
+        cluster: None,
+        rest: None,
     }
 }
 

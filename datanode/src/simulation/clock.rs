@@ -84,6 +84,12 @@ impl MachineClock {
         last.expect("the machine was not there yet").1
     }
 
+    /// Whether that changed within that millisecond: a reading of it may be from before or after.
+    pub(super) fn changed_within(&self, at: u64) -> bool {
+        let changes = self.synchronised.lock().unwrap();
+        changes.iter().any(|(since, _)| *since == at)
+    }
+
     /// How far the wall clock is ahead of virtual time, in milliseconds.
     pub(super) fn wall_ahead(&self) -> i64 {
         self.wall_ahead.load(Ordering::Relaxed)

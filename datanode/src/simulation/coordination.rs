@@ -106,17 +106,22 @@ enum Fate {
 }
 
 impl FaultyCoordination {
-    /// The store of the record `key`, which does not exist yet.
+    /// The store of the record `key`, with its `first` value if it exists already.
     pub(super) fn new(
         seed: u64,
         key: String,
+        first: Option<Bytes>,
         faults: CoordinationFaults,
         trace: Trace,
     ) -> Arc<Self> {
+        let first = first.map(|value| Versioned {
+            value,
+            revision: Revision(1),
+        });
         let state = State {
             faults,
-            history: vec![None],
-            revision: 0,
+            revision: u64::from(first.is_some()),
+            history: [None].into_iter().chain(first.map(Some)).collect(),
             in_flight: Vec::new(),
             watchers: Vec::new(),
             proposals: Vec::new(),

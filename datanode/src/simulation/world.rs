@@ -35,12 +35,12 @@ use std::{
     sync::Arc,
 };
 
-use tierkv_protocol::replication::Replica;
+use tierkv_protocol::replication::{ClusterState, DEFAULT_F_MS, Replica};
 use tierkv_storage::{
     disk::{Tear, TestDisk},
     store::MemoryFile,
 };
-use tierkv_types::{Clock, Epoch, Index, ItemKey, Version};
+use tierkv_types::{Clock, Epoch, Index, ItemKey, NodeId, Version};
 
 use self::{
     cached::Cached,
@@ -180,7 +180,9 @@ impl World {
         let weather = Weather::of(&chance);
         let clock = Arc::new(MachineClock::new(time.clone(), EPOCH_MILLIS));
         let (faults, notes) = (weather.coordination, trace.clone());
-        let coordination = FaultyCoordination::new(seed, record_key(), faults, notes);
+        let first =
+            ClusterState::unfounded(vec![NodeId::new("n1").unwrap()], DEFAULT_F_MS).encode();
+        let coordination = FaultyCoordination::new(seed, record_key(), Some(first), faults, notes);
         // The cache runs on another machine, which is never rebooted.
         let steady = Arc::new(MachineClock::new(time.clone(), EPOCH_MILLIS));
         let cache = FaultyCache::new(seed, weather.cache, steady, trace.clone());

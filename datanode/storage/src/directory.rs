@@ -2,6 +2,8 @@
 
 use std::{path::Path, sync::Arc};
 
+use tierkv_types::PlatformId;
+
 use crate::{
     Disk, StorageError, StorageSettings, WalSync,
     disk::DiskLock,
@@ -9,8 +11,8 @@ use crate::{
     node_state::NodeState,
 };
 
-/// Makes the directories, locks them, reads the node state and checks whether the log may
-/// lack acknowledged writes. Blocks.
+/// Makes the directories, locks them, reads the node state, and checks whether they are of the
+/// platform of `settings` and whether the log may lack acknowledged writes. Blocks.
 pub(crate) fn enter(
     settings: &StorageSettings,
     disk: Arc<dyn Disk>,
@@ -23,11 +25,31 @@ pub(crate) fn enter(
         .map_err(|error| StorageError::io("make", dir, error))?;
     let lock = lock(dir, &*disk)?;
     let node_state = NodeState::open(disk, dir)?;
-    let unsynced = node_state.facts().and_then(|facts| facts.unsynced_boot);
+    let facts = node_state.facts();
+    if let Some(expected) = settings.platform
+        && let Some(found) = facts.as_ref().and_then(|facts| facts.platform)
+        && found != expected
+    {
+        return Err(StorageError::OtherPlatform {
+            dir: dir.clone(),
+            found,
+            expected,
+        });
+    }
+    let unsynced = facts.and_then(|facts| facts.unsynced_boot);
     if unsynced.is_some_and(|unsynced| unsynced != boot) {
         return Err(StorageError::Unsynced { dir: dir.clone() });
     }
     Ok((Arc::from(lock), node_state))
+}
+
+/// The platform that the node of this directory belongs to, if it is known. Blocks.
+///
+/// # Errors
+/// If the directory can't be read, or its node state is damaged or of a newer release.
+pub fn platform_of(disk: Arc<dyn Disk>, dir: &Path) -> Result<Option<PlatformId>, StorageError> {
+    let node_state = NodeState::open(disk, dir)?;
+    Ok(node_state.facts().and_then(|facts| facts.platform))
 }
 
 /// Takes the lock of a node's directory. Blocks.

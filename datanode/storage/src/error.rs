@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::io::Errno;
-use tierkv_types::{Code, Error};
+use tierkv_types::{Code, Error, PlatformId};
 
 /// An error of a node's storage. It is cheap to clone, because a failure of the log is
 /// returned to every caller that waits for it.
@@ -31,6 +31,20 @@ pub enum StorageError {
         place: String,
         /// The damage.
         what: String,
+    },
+    /// The directory belongs to another platform.
+    #[error(
+        "{} belongs to platform {found}, but coordination has platform {expected}: set \
+         coordination.url to that of the directory's platform, or choose another directory",
+        dir.display()
+    )]
+    OtherPlatform {
+        /// The node's directory.
+        dir: PathBuf,
+        /// The platform of the directory.
+        found: PlatformId,
+        /// The platform in coordination.
+        expected: PlatformId,
     },
     /// The log was written without a sync for each record, and the machine was restarted
     /// since: the last acknowledged writes may be missing (REP-LOGID).
@@ -208,7 +222,8 @@ impl StorageError {
             Self::Closed
             | Self::Locked { .. }
             | Self::Superseded { .. }
-            | Self::Unsynced { .. } => {
+            | Self::Unsynced { .. }
+            | Self::OtherPlatform { .. } => {
                 Error::unavailable("the data node's storage is closed; retry")
             }
             Self::Busy => Error::unavailable("the data node's store is busy; retry"),

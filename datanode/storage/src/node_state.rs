@@ -1,21 +1,25 @@
-//! The node state: log id, promise and cluster state, in one file that is replaced atomically.
+//! The node state: log id, promise, cluster state and platform, in one file that is replaced
+//! atomically.
 //!
 //! The file `node-state` (numbers little-endian):
 //!
 //! ```text
 //! at  bytes
 //!  0      8  the letters TIERKVNS
-//!  8      4  format version: 2
+//!  8      4  format version: 3
 //! 12      4  CRC-32C of the file without these four bytes
 //! 16      8  log id
 //! 24      8  highest promised epoch (REP-PROMISE)
-//! 32      1  sum of: 1 if there is a cluster state, 2 if there is a boot id
+//! 32      1  sum of: 1 if there is a cluster state, 2 if there is a boot id, 4 if there is a
+//!            platform id
 //!     0, 16  the boot of the machine in which the log was last written without a sync
 //!            for each record (REP-LOGID); cleared once all of it is synced
+//!     0, 16  the id of the platform that the node belongs to
 //!         …  the highest cluster state seen (COORD-BACK), opaque here
 //! ```
 //!
-//! Format version 1, of earlier releases, is still read; it has no boot id.
+//! Format versions 1 and 2, of earlier releases, are still read; the first has no boot id, and both
+//! have no platform id.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,7 +27,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tierkv_types::{Epoch, LogId};
+use tierkv_types::{Epoch, LogId, PlatformId};
 
 use crate::{
     StorageError,
@@ -32,10 +36,11 @@ use crate::{
 };
 
 const MAGIC: [u8; 8] = *b"TIERKVNS";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const HEADER_BYTES: usize = 33;
 const HAS_CLUSTER_STATE: u8 = 1;
 const HAS_BOOT: u8 = 2;
+const HAS_PLATFORM: u8 = 4;
 const FILE: &str = "node-state";
 
 /// The content of the node state.
@@ -46,6 +51,8 @@ pub(crate) struct NodeFacts {
     pub(crate) cluster_state: Option<Bytes>,
     /// The boot in which the log was last written without a sync for each record.
     pub(crate) unsynced_boot: Option<BootId>,
+    /// The platform that the node belongs to.
+    pub(crate) platform: Option<PlatformId>,
 }
 
 /// The file and its content.
@@ -115,6 +122,11 @@ impl NodeState {
         self.change(|facts| facts.unsynced_boot = boot)
     }
 
+    /// Records the platform that the node belongs to; durable on return. Blocks.
+    pub(crate) fn set_platform(&self, platform: PlatformId) -> Result<(), StorageError> {
+        self.change(|facts| facts.platform = Some(platform))
+    }
+
     /// Raises the promised epoch, and stores the cluster state if there is one; durable on
     /// return. A lower epoch than the promised one does not lower it. Blocks.
     pub(crate) fn promise(
@@ -161,8 +173,14 @@ impl NodeFacts {
         if self.unsynced_boot.is_some() {
             parts |= HAS_BOOT;
         }
+        if self.platform.is_some() {
+            parts |= HAS_PLATFORM;
+        }
         bytes.push(parts);
         bytes.extend_from_slice(self.unsynced_boot.as_ref().map_or(&[], |boot| &boot.0[..]));
+        if let Some(platform) = self.platform {
+            bytes.extend_from_slice(&platform.0.to_le_bytes());
+        }
         bytes.extend_from_slice(self.cluster_state.as_deref().unwrap_or_default());
         let checksum = checksum(&bytes);
         bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
@@ -192,8 +210,14 @@ impl NodeFacts {
         }
         let parts = bytes[HEADER_BYTES - 1];
         let rest = &bytes[HEADER_BYTES..];
-        let (unsynced_boot, cluster_state) = match rest.split_first_chunk() {
+        let (unsynced_boot, rest) = match rest.split_first_chunk() {
             Some((boot, rest)) if parts & HAS_BOOT != 0 => (Some(BootId(*boot)), rest),
+            _ => (None, rest),
+        };
+        let (platform, cluster_state) = match rest.split_first_chunk() {
+            Some((platform, rest)) if parts & HAS_PLATFORM != 0 => {
+                (Some(PlatformId(u128::from_le_bytes(*platform))), rest)
+            }
             _ => (None, rest),
         };
         Ok(Self {
@@ -202,6 +226,7 @@ impl NodeFacts {
             cluster_state: (parts & HAS_CLUSTER_STATE != 0)
                 .then(|| Bytes::copy_from_slice(cluster_state)),
             unsynced_boot,
+            platform,
         })
     }
 }
@@ -229,12 +254,14 @@ mod tests {
             .promise(Epoch(5), Some(Bytes::from_static(b"five")))
             .unwrap();
         state.set_unsynced_boot(Some(BootId([8; 16]))).unwrap();
+        state.set_platform(PlatformId(9 << 100)).unwrap();
         state.promise(Epoch(4), None).unwrap();
         let expected = NodeFacts {
             log_id: LogId(7),
             promised: Epoch(5),
             cluster_state: Some(Bytes::from_static(b"five")),
             unsynced_boot: Some(BootId([8; 16])),
+            platform: Some(PlatformId(9 << 100)),
         };
         assert_eq!(state.facts(), Some(expected.clone()));
         let again = open(&disk);

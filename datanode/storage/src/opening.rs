@@ -108,6 +108,9 @@ impl Entered {
             let (log, recovered) =
                 recovery::recover(&mut place, &self.node_state, &state, &store_path)?;
             enter_sync_mode(&place, &log, &self.node_state)?;
+            if let Some(platform) = self.settings.platform {
+                self.node_state.set_platform(platform)?;
+            }
             Ok(Opened {
                 entered: self,
                 log: log.open(&place)?,

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use tierkv_types::PlatformId;
+
 const MIB: u64 = 1 << 20;
 
 /// When an appended record counts as durable.
@@ -127,6 +129,9 @@ impl Default for MemoryLimits {
 pub struct StorageSettings {
     /// The directory of all files; created if it is missing.
     pub dir: PathBuf,
+    /// The platform that the node belongs to: a directory of another platform is refused, one of
+    /// none belongs to this one from then on. Default `None`: any.
+    pub platform: Option<PlatformId>,
     /// Size of one log segment, allocated whole. Default 64 MiB.
     pub segment_bytes: u64,
     /// Longest time between two checkpoints while there is something to store. Default 1 s.
@@ -152,6 +157,7 @@ impl StorageSettings {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
+            platform: None,
             segment_bytes: 64 * MIB,
             checkpoint_interval: Duration::from_secs(1),
             checkpoint_bytes: 32 * MIB,

@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use tierkv_types::{
-    Epoch, Index, ItemKey, ItemRange, Payload, Position, Record, RequestId, TimeReading, Version,
+    Epoch, Index, ItemKey, ItemRange, LogId, Payload, Position, Record, RequestId, TimeReading,
+    Version,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -148,6 +149,12 @@ impl Storage {
     #[must_use]
     pub fn durable(&self) -> watch::Receiver<Position> {
         self.core.log.durable().clone()
+    }
+
+    /// The id of its log.
+    #[must_use]
+    pub fn log_id(&self) -> LogId {
+        self.core.log_id
     }
 
     /// Waits until storage has failed; the process must then stop.

@@ -8,10 +8,10 @@ use tierkv_coordination::MemoryCoordination;
 use tierkv_datanode::{DataNode, DataNodeSettings};
 use tierkv_protocol::cache::{Entry, Mark};
 use tierkv_storage::StorageSettings;
-use tierkv_types::{ClusterId, NodeId, SystemClock};
+use tierkv_types::{ClusterId, NodeId, PlatformId, SystemClock};
 use tokio::time::timeout;
 
-use super::stage::DEADLINE;
+use super::stage::{DEADLINE, found};
 
 /// A cache with a bug: it panics when it is asked what a new master asks first.
 struct PanickingCache(EmbeddedCache);
@@ -58,6 +58,7 @@ impl Cache for PanickingCache {
 async fn a_panic_in_a_task_is_the_nodes_failure() {
     let dir = TempDir::new().unwrap();
     let settings = DataNodeSettings::new(
+        PlatformId(1),
         NodeId::new("n1").unwrap(),
         ClusterId::new("c1").unwrap(),
         StorageSettings::new(dir.path()),
@@ -65,6 +66,7 @@ async fn a_panic_in_a_task_is_the_nodes_failure() {
     let clock = Arc::new(SystemClock);
     let cache = PanickingCache(EmbeddedCache::new(1 << 20, clock.clone()));
     let coordination = MemoryCoordination::ephemeral();
+    found(&coordination).await;
     let node = DataNode::start(settings, coordination, Arc::new(cache), clock);
     let node = node.await.unwrap();
     let why = timeout(DEADLINE, node.failed())

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tierkv_coordination::{ConfigStore, Swap, directory::PLACEMENT};
 use tierkv_protocol::placement::{PlacementMap, WeightedCluster};
 use tierkv_rpc::{
+    AddressedChannel,
     proto::{
         internal::{
             self, CountRequest, ScanReply, ScanRequest, ScannedItem,
@@ -15,16 +16,16 @@ use tierkv_rpc::{
         status::detail,
     },
     tiers::MAX_TIER_FRAME_BYTES,
-    unhurried_channel, within,
+    within,
 };
 use tierkv_types::{
     ClusterId, Code, Error, ItemKey, ItemRange, OperationKind, Version,
     limits::{FRAME_BYTES, MAX_OPEN_SCANS},
 };
 use tokio::time::{Instant, sleep};
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
 
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::{DEADLINE, Stage, unhurried_to};
 
 fn key(name: &str) -> ItemKey {
     ItemKey::new("n", name.as_bytes()).unwrap()
@@ -47,7 +48,7 @@ fn map(version: u64, clusters: &[&str]) -> PlacementMap {
 /// A node that is master of a cluster with all slots, and a connection for scans.
 struct Scannable {
     stage: Stage,
-    client: DataNodeClient<Channel>,
+    client: DataNodeClient<AddressedChannel>,
 }
 
 impl Scannable {
@@ -103,13 +104,12 @@ impl Scannable {
 }
 
 /// A separate connection.
-fn connect(stage: &Stage) -> DataNodeClient<Channel> {
-    let channel = unhurried_channel(&stage.node.address().to_string()).unwrap();
-    DataNodeClient::new(channel).max_decoding_message_size(MAX_TIER_FRAME_BYTES)
+fn connect(stage: &Stage) -> DataNodeClient<AddressedChannel> {
+    DataNodeClient::new(unhurried_to(&stage.node)).max_decoding_message_size(MAX_TIER_FRAME_BYTES)
 }
 
 async fn open(
-    mut client: DataNodeClient<Channel>,
+    mut client: DataNodeClient<AddressedChannel>,
     request: ScanRequest,
     time: Duration,
 ) -> Result<Streaming<ScanReply>, Error> {

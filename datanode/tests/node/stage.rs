@@ -11,18 +11,25 @@ use std::{
 
 use bytes::Bytes;
 use tierkv_cache::EmbeddedCache;
-use tierkv_coordination::{ConfigStore, MemoryCoordination, Swap, directory::PLACEMENT};
+use tierkv_coordination::{
+    ConfigStore, MemoryCoordination, Swap,
+    directory::{self, PLACEMENT},
+};
 use tierkv_datanode::{DataNode, DataNodeSettings};
-use tierkv_protocol::placement::{PlacementMap, WeightedCluster};
+use tierkv_protocol::{
+    placement::{PlacementMap, WeightedCluster},
+    replication::{ClusterState, DEFAULT_F_MS},
+};
 use tierkv_rpc::{
-    CallError, Multiplexer, channel,
+    AddressedChannel, CallError, Multiplexer, channel,
     proto::internal::{self, Read, ReadReply, Vouch, VouchReply, WriteReply, reply, request},
     tiers::ToDataNode,
+    unhurried_channel,
 };
 use tierkv_storage::StorageSettings;
 use tierkv_types::{
-    Boot, BootTime, Clock, ClusterId, Error, ItemKey, NodeId, Operation, OperationKind, RequestId,
-    RequestName, SystemClock, WriteRequest,
+    Boot, BootTime, Clock, ClusterId, Error, ItemKey, NodeId, Operation, OperationKind, PlatformId,
+    RequestId, RequestName, SystemClock, WriteRequest,
 };
 use tokio::time::{Instant, sleep};
 
@@ -104,8 +111,7 @@ impl Stage {
         let cache = Arc::new(EmbeddedCache::new(1 << 20, Arc::new(SystemClock)));
         let clock = Arc::new(AheadClock::default());
         let node = launch(storage, &coordination, &cache, clock.clone()).await;
-        let channel = channel(&node.address().to_string()).unwrap();
-        let connection = Multiplexer::new(vec![channel], 1_000);
+        let connection = Multiplexer::new(vec![to(&node)], 1_000);
         Self {
             node,
             clock,
@@ -182,8 +188,7 @@ impl Stage {
 
     /// The end of the node's log.
     pub(crate) async fn log_index(&self) -> u64 {
-        let channel = channel(&self.node.address().to_string()).unwrap();
-        let mut client = internal::data_node_client::DataNodeClient::new(channel);
+        let mut client = internal::data_node_client::DataNodeClient::new(to(&self.node));
         let inspected = client.inspect(internal::InspectRequest {}).await.unwrap();
         inspected.into_inner().log_index
     }
@@ -227,6 +232,27 @@ impl Stage {
     }
 }
 
+/// A channel to a node.
+pub(crate) fn to(node: &DataNode) -> AddressedChannel {
+    AddressedChannel::new(channel(&node.address().to_string()).unwrap(), node.name())
+}
+
+/// A channel to a node for streams.
+pub(crate) fn unhurried_to(node: &DataNode) -> AddressedChannel {
+    let channel = unhurried_channel(&node.address().to_string()).unwrap();
+    AddressedChannel::new(channel, node.name())
+}
+
+/// Makes the cluster's first record, unless there is one.
+pub(crate) async fn found(coordination: &MemoryCoordination) {
+    let key = directory::cluster_state(&ClusterId::new("c1").unwrap());
+    let first = ClusterState::unfounded(vec![NodeId::new("n1").unwrap()], DEFAULT_F_MS);
+    let _: Swap = coordination
+        .put_if_absent(&key, first.encode())
+        .await
+        .unwrap();
+}
+
 pub(crate) async fn launch(
     storage: StorageSettings,
     coordination: &Arc<MemoryCoordination>,
@@ -234,10 +260,11 @@ pub(crate) async fn launch(
     clock: Arc<dyn Clock>,
 ) -> DataNode {
     let name = NodeId::new("n1").unwrap();
+    found(coordination).await;
     let settings = DataNodeSettings {
         // As much as the watches of one node may hold together.
         stream_bytes: 1 << 30,
-        ..DataNodeSettings::new(name, ClusterId::new("c1").unwrap(), storage)
+        ..DataNodeSettings::new(PlatformId(1), name, ClusterId::new("c1").unwrap(), storage)
     };
     DataNode::start(settings, coordination.clone(), Arc::clone(cache), clock)
         .await

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tierkv_coordination::MemoryCoordination;
 use tierkv_rpc::{
+    AddressedChannel,
     proto::{
         internal::{
             WatchPosition, WatchReply, WatchRequest, WatchedChange,
@@ -13,14 +14,13 @@ use tierkv_rpc::{
         },
         status::read_error,
     },
-    unhurried_channel,
 };
 use tierkv_storage::StorageSettings;
 use tierkv_types::{Code, Error, OperationKind, Version, limits::MAX_NODE_WATCHES};
 use tokio::time::{sleep, timeout};
-use tonic::{Streaming, transport::Channel};
+use tonic::Streaming;
 
-use crate::stage::{DEADLINE as PATIENCE, Stage, key};
+use crate::stage::{DEADLINE as PATIENCE, Stage, key, unhurried_to};
 
 /// The item keys of the default namespace with this prefix.
 fn prefix(prefix: &str) -> Bytes {
@@ -30,7 +30,7 @@ fn prefix(prefix: &str) -> Bytes {
 /// A node and a connection for watches of it.
 struct Watchable {
     stage: Stage,
-    watches: DataNodeClient<Channel>,
+    watches: DataNodeClient<AddressedChannel>,
 }
 
 impl Watchable {
@@ -45,7 +45,7 @@ impl Watchable {
     }
 
     fn of(stage: Stage) -> Self {
-        let channel = unhurried_channel(&stage.node.address().to_string()).unwrap();
+        let channel = unhurried_to(&stage.node);
         let watches = DataNodeClient::new(channel).max_decoding_message_size(16 << 20);
         Self { stage, watches }
     }

@@ -1,7 +1,7 @@
 //! Converts roles and health. A number that this release does not have is read as `Unknown`: for
 //! it, the generated getters return the unspecified variant.
 
-use tierkv_types::{CacheHealth, CoordinatorRole, NodeRole};
+use tierkv_types::{CacheHealth, CoordinationHealth, CoordinatorRole, NodeRole};
 
 use crate::v1;
 
@@ -11,6 +11,7 @@ impl From<NodeRole> for v1::NodeRole {
             NodeRole::Master => Self::Master,
             NodeRole::Replica => Self::Replica,
             NodeRole::TakingOver => Self::TakingOver,
+            NodeRole::Joining => Self::Joining,
             NodeRole::Starting => Self::Starting,
             NodeRole::Unreachable => Self::Unreachable,
             NodeRole::Unknown => Self::Unspecified,
@@ -24,6 +25,7 @@ impl From<v1::NodeRole> for NodeRole {
             v1::NodeRole::Master => Self::Master,
             v1::NodeRole::Replica => Self::Replica,
             v1::NodeRole::TakingOver => Self::TakingOver,
+            v1::NodeRole::Joining => Self::Joining,
             v1::NodeRole::Starting => Self::Starting,
             v1::NodeRole::Unreachable => Self::Unreachable,
             v1::NodeRole::Unspecified => Self::Unknown,
@@ -49,6 +51,26 @@ impl From<v1::CoordinatorRole> for CoordinatorRole {
             v1::CoordinatorRole::Backup => Self::Backup,
             v1::CoordinatorRole::Serving => Self::Serving,
             v1::CoordinatorRole::Unspecified => Self::Unknown,
+        }
+    }
+}
+
+impl From<CoordinationHealth> for v1::CoordinationHealth {
+    fn from(health: CoordinationHealth) -> Self {
+        match health {
+            CoordinationHealth::Up => Self::Up,
+            CoordinationHealth::Down => Self::Down,
+            CoordinationHealth::Unknown => Self::Unspecified,
+        }
+    }
+}
+
+impl From<v1::CoordinationHealth> for CoordinationHealth {
+    fn from(wire: v1::CoordinationHealth) -> Self {
+        match wire {
+            v1::CoordinationHealth::Up => Self::Up,
+            v1::CoordinationHealth::Down => Self::Down,
+            v1::CoordinationHealth::Unspecified => Self::Unknown,
         }
     }
 }
@@ -81,6 +103,12 @@ mod tests {
     fn every_role_comes_back_from_the_wire() {
         for role in NodeRole::ALL {
             assert_eq!(NodeRole::from(v1::NodeRole::from(*role)), *role);
+        }
+        for health in CoordinationHealth::ALL {
+            assert_eq!(
+                CoordinationHealth::from(v1::CoordinationHealth::from(*health)),
+                *health
+            );
         }
         for role in CoordinatorRole::ALL {
             assert_eq!(

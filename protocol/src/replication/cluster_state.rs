@@ -1,27 +1,42 @@
 //! [`ClusterState`]: the record in coordination that names the master.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tierkv_types::{Epoch, LogId, NodeId};
 
-/// The newest format that this code reads; it may have no master.
-const FORMAT: u32 = 2;
-/// The format of a record with a master, which earlier releases read too.
-const FORMAT_WITH_MASTER: u32 = 1;
+/// The format that this code writes, and the newest that it reads. Formats 1 and 2 of earlier
+/// releases have no `min_in_sync` and no `f_ms`.
+const FORMAT: u32 = 3;
+
+/// The default of F, in milliseconds (REP-TIMES).
+pub const DEFAULT_F_MS: u32 = 1_000;
+/// The bounds of F, in milliseconds (REP-TIMES).
+pub const F_MS_BOUNDS: std::ops::RangeInclusive<u32> = 200..=30_000;
 
 /// The master of a cluster and its logs in sync; changed only by compare-and-swap (REP-RECORD).
+///
+/// The first record of a cluster is *unfounded*: it has members and no logs. The first member whose
+/// log is empty founds the cluster by winning epoch 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
     format: u32,
-    /// The master's term.
+    /// The master's term; zero until the cluster is founded.
     pub epoch: Epoch,
-    /// The only node that may commit in this term. `None` after an operator's recovery, until a
-    /// listed node wins the next term.
+    /// The only node that may commit in this term. `None` before the cluster is founded, and after
+    /// an operator's recovery, until a listed node wins the next term.
     pub master: Option<NodeId>,
     /// The logs that hold everything committed.
     pub in_sync: Vec<Listed>,
     /// All nodes of the cluster, in sync or not.
     pub members: Vec<NodeId>,
+    /// The fewest logs that may acknowledge a write (REP-MIN).
+    #[serde(default)]
+    pub min_in_sync: u32,
+    /// The silence after which a master is suspected, in milliseconds (REP-TIMES).
+    #[serde(default)]
+    pub f_ms: u32,
 }
 
 /// A log in sync. The node's name alone is not enough, because its disk may have been replaced
@@ -49,32 +64,41 @@ pub enum StateError {
 }
 
 impl ClusterState {
-    /// The record of a new term.
+    /// The first record of a cluster, with the default of REP-MIN for this number of members.
     #[must_use]
-    pub const fn new(
-        epoch: Epoch,
-        master: NodeId,
-        in_sync: Vec<Listed>,
-        members: Vec<NodeId>,
-    ) -> Self {
+    pub fn unfounded(members: Vec<NodeId>, f_ms: u32) -> Self {
         Self {
-            format: FORMAT_WITH_MASTER,
-            epoch,
-            master: Some(master),
-            in_sync,
+            format: FORMAT,
+            epoch: Epoch::ZERO,
+            master: None,
+            in_sync: Vec::new(),
+            min_in_sync: default_min_in_sync(members.len()),
             members,
+            f_ms,
         }
     }
 
-    /// The record of a term without a master, from an operator's recovery.
+    /// The record of a new term, with defaults for the rest.
     #[must_use]
-    pub const fn vacant(epoch: Epoch, in_sync: Vec<Listed>, members: Vec<NodeId>) -> Self {
+    pub fn new(epoch: Epoch, master: NodeId, in_sync: Vec<Listed>, members: Vec<NodeId>) -> Self {
+        Self::unfounded(members, DEFAULT_F_MS).succeeded_by(epoch, Some(master), in_sync)
+    }
+
+    /// The record of a term without a master, from an operator's recovery, with defaults for the
+    /// rest.
+    #[must_use]
+    pub fn vacant(epoch: Epoch, in_sync: Vec<Listed>, members: Vec<NodeId>) -> Self {
+        Self::unfounded(members, DEFAULT_F_MS).succeeded_by(epoch, None, in_sync)
+    }
+
+    /// The record of the next term, with this record's members and settings.
+    #[must_use]
+    pub fn succeeded_by(&self, epoch: Epoch, master: Option<NodeId>, in_sync: Vec<Listed>) -> Self {
         Self {
-            format: FORMAT,
             epoch,
-            master: None,
+            master,
             in_sync,
-            members,
+            ..self.clone()
         }
     }
 
@@ -88,17 +112,28 @@ impl ClusterState {
             .unwrap_or_default()
     }
 
-    /// Reads a stored record.
+    /// Reads a stored record; one of an earlier format gets the defaults.
     ///
     /// # Errors
     /// [`StateError`] if it is not readable, newer than this release or unsound.
     pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
-        let state: Self = serde_json::from_slice(bytes)?;
+        let mut state: Self = serde_json::from_slice(bytes)?;
         if state.format > FORMAT {
             return Err(StateError::Newer(state.format));
         }
+        if state.format < FORMAT {
+            state.format = FORMAT;
+            state.min_in_sync = default_min_in_sync(state.members.len());
+            state.f_ms = DEFAULT_F_MS;
+        }
         state.check()?;
         Ok(state)
+    }
+
+    /// Whether no node has founded the cluster yet: it has no log.
+    #[must_use]
+    pub fn is_unfounded(&self) -> bool {
+        self.epoch == Epoch::ZERO
     }
 
     /// Whether this node's log, by its id, is in sync.
@@ -112,65 +147,94 @@ impl ClusterState {
     /// The fewest logs that may acknowledge a write (REP-MIN).
     #[must_use]
     pub const fn min_in_sync(&self) -> usize {
-        if self.members.len() == 1 { 1 } else { 2 }
+        self.min_in_sync as usize
+    }
+
+    /// The silence after which a master is suspected (REP-TIMES).
+    #[must_use]
+    pub const fn silence(&self) -> Duration {
+        Duration::from_millis(self.f_ms as u64)
     }
 
     fn check(&self) -> Result<(), StateError> {
-        if self.epoch == Epoch::ZERO {
-            return Err(StateError::Unsound("the epoch is zero"));
+        let unsound = |why| Err(StateError::Unsound(why));
+        if self.members.is_empty() {
+            return unsound("it has no member");
         }
-        if self.in_sync.is_empty() {
-            return Err(StateError::Unsound("no log is in sync"));
+        if self.min_in_sync == 0 {
+            return unsound("min_in_sync is zero");
+        }
+        if !F_MS_BOUNDS.contains(&self.f_ms) {
+            return unsound("f_ms is outside of its bounds");
+        }
+        if self.is_unfounded() != self.in_sync.is_empty() {
+            return unsound("no log is in sync although there was a term, or the other way round");
         }
         let is_listed = |node: &NodeId| self.in_sync.iter().any(|listed| listed.node == *node);
         if !self.master.as_ref().is_none_or(is_listed) {
-            return Err(StateError::Unsound("the master is not in sync"));
+            return unsound("the master is not in sync");
         }
-        if !self
-            .in_sync
-            .iter()
-            .all(|listed| self.members.contains(&listed.node))
-        {
-            return Err(StateError::Unsound("a node in sync is no member"));
+        let mut listed = self.in_sync.iter().map(|listed| &listed.node);
+        if !listed.all(|node| self.members.contains(node)) {
+            return unsound("a node in sync is no member");
         }
         Ok(())
     }
+}
+
+/// The default of REP-MIN: 1 of 1, else 2.
+const fn default_min_in_sync(members: usize) -> u32 {
+    if members == 1 { 1 } else { 2 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
     fn state() -> ClusterState {
-        let node = NodeId::new("n1").unwrap();
         let listed = Listed {
-            node: node.clone(),
+            node: node("n1"),
             log_id: LogId(7),
         };
-        ClusterState::new(Epoch(3), node.clone(), vec![listed], vec![node])
+        ClusterState::new(Epoch(3), node("n1"), vec![listed], vec![node("n1")])
     }
 
     #[test]
     fn it_comes_back_as_it_was_written() {
         assert_eq!(ClusterState::decode(&state().encode()).unwrap(), state());
-        let node = NodeId::new("n1").unwrap();
-        assert!(state().lists(&node, LogId(7)));
-        assert!(!state().lists(&node, LogId(8)));
+        assert!(state().lists(&node("n1"), LogId(7)));
+        assert!(!state().lists(&node("n1"), LogId(8)));
         let vacant = ClusterState::vacant(Epoch(4), state().in_sync, state().members);
         assert_eq!(ClusterState::decode(&vacant.encode()).unwrap(), vacant);
         assert_eq!(vacant.master, None);
     }
 
-    /// Earlier releases read records with a master, and refuse others as newer.
     #[test]
-    fn a_record_with_a_master_keeps_its_format() {
-        let expected = concat!(
-            r#"{"format":1,"epoch":3,"master":"n1","in_sync":[{"node":"n1","log_id":7}],"#,
-            r#""members":["n1"]}"#
-        );
+    fn the_first_record_has_no_term_and_its_settings_stay() {
+        let first = ClusterState::unfounded(vec![node("n1"), node("n2"), node("n3")], 300);
+        assert!(first.is_unfounded());
+        assert_eq!((first.min_in_sync(), first.silence().as_millis()), (2, 300));
+        assert_eq!(ClusterState::decode(&first.encode()).unwrap(), first);
+        let next = first.succeeded_by(Epoch(1), Some(node("n1")), state().in_sync);
+        assert!(!next.is_unfounded());
+        assert_eq!((next.f_ms, next.members.len()), (300, 3));
+    }
+
+    /// The format is in users' coordination stores: a change of it needs a new number.
+    #[test]
+    fn the_encoding_does_not_change_and_earlier_ones_are_read() {
+        let rest =
+            r#""epoch":3,"master":"n1","in_sync":[{"node":"n1","log_id":7}],"members":["n1"]"#;
+        let expected = format!(r#"{{"format":3,{rest},"min_in_sync":1,"f_ms":1000}}"#);
         assert_eq!(state().encode(), expected);
-        let vacant = ClusterState::vacant(Epoch(4), state().in_sync, state().members);
-        assert!(vacant.encode().starts_with(br#"{"format":2,"#));
+        for earlier in [1, 2] {
+            let stored = format!(r#"{{"format":{earlier},{rest}}}"#);
+            assert_eq!(ClusterState::decode(stored.as_bytes()).unwrap(), state());
+        }
     }
 
     #[test]
@@ -181,16 +245,39 @@ mod tests {
         };
         assert!(matches!(
             ClusterState::decode(&newer.encode()),
-            Err(StateError::Newer(3))
+            Err(StateError::Newer(4))
         ));
-        let stranger = ClusterState {
-            master: NodeId::new("n2").ok(),
-            ..state()
-        };
-        assert!(matches!(
-            ClusterState::decode(&stranger.encode()),
-            Err(StateError::Unsound(_))
-        ));
+        let unsound = [
+            ClusterState {
+                master: Some(node("n2")),
+                ..state()
+            },
+            ClusterState {
+                min_in_sync: 0,
+                ..state()
+            },
+            ClusterState {
+                f_ms: 199,
+                ..state()
+            },
+            ClusterState {
+                epoch: Epoch::ZERO,
+                ..state()
+            },
+            ClusterState {
+                in_sync: Vec::new(),
+                master: None,
+                ..state()
+            },
+            ClusterState {
+                members: Vec::new(),
+                ..state()
+            },
+        ];
+        for state in unsound {
+            let refused = ClusterState::decode(&state.encode());
+            assert!(matches!(refused, Err(StateError::Unsound(_))), "{state:?}");
+        }
         assert!(matches!(
             ClusterState::decode(b"{"),
             Err(StateError::Unreadable(_))

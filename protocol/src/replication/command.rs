@@ -18,8 +18,8 @@ pub enum Command {
     },
     /// Swap the record in coordination, then feed [`Event::Swapped`](super::Event::Swapped).
     Swap {
-        /// The revision to replace; `None`: there must be no record.
-        expected: Option<u64>,
+        /// The revision to replace.
+        expected: u64,
         /// The record to install.
         state: ClusterState,
     },

@@ -64,13 +64,6 @@ pub enum Refusal {
     NotMaster,
 }
 
-/// A cluster to found if coordination has no record of it.
-#[derive(Clone, Debug)]
-pub struct Founding {
-    /// All nodes of the cluster.
-    pub members: Vec<NodeId>,
-}
-
 /// The state that a node found on its own disk.
 #[derive(Clone, Debug)]
 pub struct Restored {
@@ -93,14 +86,11 @@ enum Role {
     /// Waits for the record.
     Following,
     /// Its promise is being made durable.
-    Promising {
-        expected: Option<u64>,
-        next: ClusterState,
-    },
+    Promising { expected: u64, next: ClusterState },
     /// Its swap is under way, or had an unknown outcome and is retried. Once a try was certainly
     /// `lost`, the record has changed and no earlier try can succeed any more.
     Swapping {
-        expected: Option<u64>,
+        expected: u64,
         next: ClusterState,
         lost: bool,
     },
@@ -114,7 +104,6 @@ enum Role {
 #[derive(Clone, Debug)]
 pub struct Replica {
     me: NodeId,
-    founding: Founding,
     log_id: LogId,
     started_at: BootTime,
     promised: Epoch,
@@ -133,14 +122,13 @@ impl Replica {
     /// A node that starts at `now` with the state of its disk. It is not master, even if the
     /// record names it (REP-START).
     #[must_use]
-    pub fn start(me: NodeId, founding: Founding, restored: Restored, now: BootTime) -> Self {
+    pub fn start(me: NodeId, restored: Restored, now: BootTime) -> Self {
         assert!(
             restored.commit <= restored.last.index,
             "the commit index is after the log's end"
         );
         Self {
             me,
-            founding,
             log_id: restored.log_id,
             started_at: now,
             promised: restored.promised,
@@ -259,7 +247,7 @@ impl Replica {
         let seen = self.seen.as_ref().map_or(Epoch::ZERO, |state| state.epoch);
         if found < seen {
             return match floor {
-                Some(floor) if found < floor => self.halt(forgotten(record.is_none()), commands),
+                Some(floor) if found < floor => self.halt(forgotten(found), commands),
                 // A watch may show an old record late: a read shows the current one.
                 _ => self.ask(commands),
             };
@@ -294,41 +282,25 @@ impl Replica {
         }
     }
 
-    /// Tries to become master, if the record lists this log and no other member.
+    /// Tries to become master, if the record lists this log and no other member, or if it is the
+    /// first record of a cluster and this log is empty. Without a record it waits for one: no node
+    /// founds a cluster by itself.
     fn stand(&mut self, record: Option<(u64, ClusterState)>, commands: &mut Vec<Command>) {
-        let (expected, members) = match &record {
-            None => (None, self.founding.members.clone()),
-            Some((revision, state)) => {
-                if !state.lists(&self.me, self.log_id) {
-                    let why = format!(
-                        "the record lists no log {} of node {}: the data directory was replaced, \
-                         lost its log or belongs to another cluster; bring the right one back, \
-                         or continue with this one: `tierkv admin recover --data-dir DIR`",
-                        self.log_id, self.me
-                    );
-                    return self.halt(why, commands);
-                }
-                (Some(*revision), state.members.clone())
-            }
+        let Some((expected, state)) = record else {
+            return;
         };
-        if members != [self.me.clone()] {
-            return self.halt(
-                "the record names other members; this release runs clusters of one member",
-                commands,
-            );
+        if let Some(why) = self.objection(&state) {
+            return self.halt(why, commands);
         }
-        let above = record
-            .as_ref()
-            .map_or(Epoch::ZERO, |(_, state)| state.epoch);
-        let epoch = above.max(self.promised).max(self.last.epoch).next();
+        let epoch = state.epoch.max(self.promised).max(self.last.epoch).next();
         let listed = Listed {
             node: self.me.clone(),
             log_id: self.log_id,
         };
-        let next = ClusterState::new(epoch, self.me.clone(), vec![listed], members);
+        let next = state.succeeded_by(epoch, Some(self.me.clone()), vec![listed]);
         // The record stored with the promise is the one that was read. The proposed record counts
         // as seen only once it is installed.
-        if let Some((_, state)) = record {
+        if !state.is_unfounded() {
             self.seen = Some(state);
         }
         commands.push(Command::Promise {
@@ -336,6 +308,37 @@ impl Replica {
             seen: self.seen.clone(),
         });
         self.role = Role::Promising { expected, next };
+    }
+
+    /// Why this node may never stand by this record.
+    fn objection(&self, state: &ClusterState) -> Option<String> {
+        if state.members != [self.me.clone()] {
+            let members: Vec<&str> = state.members.iter().map(NodeId::as_str).collect();
+            return Some(format!(
+                "the record names the members {}, and this node is {}; this release runs clusters \
+                 of one member",
+                members.join(", "),
+                self.me
+            ));
+        }
+        if state.is_unfounded() {
+            let is_new = self.last == Position::default();
+            return (!is_new).then(|| {
+                format!(
+                    "the cluster is new, but node {} has a log up to record {}: its data directory \
+                     belongs to another cluster; give it an empty one",
+                    self.me, self.last
+                )
+            });
+        }
+        (!state.lists(&self.me, self.log_id)).then(|| {
+            format!(
+                "the record lists no log {} of node {}: the data directory was replaced, lost its \
+                 log or belongs to another cluster; bring the right one back, or continue with \
+                 this one: `tierkv admin recover --data-dir DIR`",
+                self.log_id, self.me
+            )
+        })
     }
 
     fn promise_is_durable(&mut self, epoch: Epoch, commands: &mut Vec<Command>) {
@@ -437,9 +440,10 @@ impl Replica {
     }
 }
 
-/// Why coordination's record can't be trusted any more (COORD-BACK).
-const fn forgotten(record_is_gone: bool) -> &'static str {
-    if record_is_gone {
+/// Why coordination's record can't be trusted any more (COORD-BACK). Without one, or with one that
+/// was made anew, the epoch is zero.
+fn forgotten(found: Epoch) -> &'static str {
+    if found == Epoch::ZERO {
         "coordination has no record of this cluster, but this node has seen one: the \
          coordination store was wiped; bring it back, or continue with this node's state: \
          `tierkv admin recover --data-dir DIR`"

@@ -3,11 +3,11 @@ use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tierkv_client_coordinator::{ClientCoordinatorSettings, ConnectionLimits, MetricsPage};
 use tierkv_storage::{EvictionPolicy, MemoryLimits, StorageSettings, WalSync};
-use tierkv_types::NodeId;
+use tierkv_types::{ClusterId, NodeId, PlatformId};
 
 use super::*;
 use crate::{
-    configuration::{ByteSize, Entry},
+    configuration::{ByteSize, CacheKind, Entry, HostPort},
     descriptors::Descriptors,
 };
 
@@ -59,7 +59,7 @@ fn problem(loaded: &Loaded) -> String {
 fn client_coordinator(loaded: &Loaded) -> ClientCoordinatorSettings {
     let (node, metrics) = (NodeId::new("cc1").unwrap(), no_metrics());
     let descriptors = Descriptors::of(1 << 20);
-    (loaded.configuration).client_coordinator(node, descriptors, metrics)
+    (loaded.configuration).client_coordinator(PlatformId(1), node, descriptors, metrics)
 }
 
 fn no_metrics() -> MetricsPage {
@@ -79,7 +79,8 @@ fn of_nothing_everything_has_the_default_of_its_owner() {
     let storage = loaded.configuration.storage("dir".into());
     let default = StorageSettings::new("dir");
     assert_eq!(format!("{storage:?}"), format!("{default:?}"));
-    let default = ClientCoordinatorSettings::new(NodeId::new("cc1").unwrap(), no_metrics());
+    let default =
+        ClientCoordinatorSettings::new(PlatformId(1), NodeId::new("cc1").unwrap(), no_metrics());
     let settings = client_coordinator(&loaded);
     assert_eq!(format!("{settings:?}"), format!("{default:?}"));
 }
@@ -87,9 +88,22 @@ fn of_nothing_everything_has_the_default_of_its_owner() {
 /// A file that sets every key.
 const EVERY_KEY: &str = r#"
 data_dir = "elsewhere"
+node = "n7"
+cluster = "c3"
+listen = "127.0.0.1:3"
+advertise = "n7.example.com:3"
+metrics_listen = "127.0.0.1:4"
 grpc_listen = "127.0.0.1:1"
 rest_listen = "[::1]:2"
+[coordination]
+url = "etcds://e1:1,e2/shop"
+user = "tierkv"
+password_file = "p"
+ca_file = "ca"
+cert_file = "cert"
+key_file = "key"
 [cache]
+kind = "none"
 max_bytes = "64MiB"
 [rest]
 allowed_hosts = ["KV.example.com", "::1"]
@@ -162,6 +176,24 @@ fn every_key_reaches_what_it_sets() {
     assert_eq!(places.data_dir, Path::new("elsewhere"));
     assert_eq!(places.grpc_listen, SocketAddr::from(([127, 0, 0, 1], 1)));
     assert_eq!(places.rest_listen.to_string(), "[::1]:2");
+    assert_eq!(places.node, NodeId::new("n7").ok());
+    assert_eq!(places.cluster, ClusterId::new("c3").ok());
+    assert_eq!(places.listen.unwrap().port(), 3);
+    assert_eq!(places.metrics_listen.unwrap().port(), 4);
+    let advertised = HostPort("n7.example.com:3".to_owned());
+    assert_eq!(places.advertise, Some(advertised));
+    let coordination = &loaded.configuration.coordination;
+    assert_eq!(coordination.url.to_string(), "etcds://e1:1,e2:2379/shop");
+    assert_eq!(coordination.user.as_deref(), Some("tierkv"));
+    let files = [
+        &coordination.password_file,
+        &coordination.ca_file,
+        &coordination.cert_file,
+        &coordination.key_file,
+    ];
+    let files = files.map(|file| file.as_deref().unwrap());
+    assert_eq!(files, ["p", "ca", "cert", "key"].map(Path::new));
+    assert_eq!(loaded.configuration.cache.kind, Some(CacheKind::None));
     assert_eq!(loaded.configuration.cache.max_bytes, ByteSize(64 << 20));
     let settings = client_coordinator(&loaded);
     assert_eq!(settings.max_staleness, Duration::from_millis(2_051));
@@ -174,6 +206,7 @@ fn every_key_reaches_what_it_sets() {
     assert_eq!(origins.collect::<Vec<_>>(), ["https://app.example.com"]);
     let storage = loaded.configuration.storage("dir".into());
     let wanted = StorageSettings {
+        platform: None,
         dir: "dir".into(),
         segment_bytes: 1 << 20,
         checkpoint_interval: Duration::from_millis(500),

@@ -33,7 +33,7 @@ struct Sightings {
 fn swaps(seed: u64) -> (u64, Sightings) {
     let mut scheduler = Scheduler::new(seed);
     let trace = scheduler.trace().clone();
-    let store = FaultyCoordination::new(seed, KEY.to_owned(), FAULTY, trace.clone());
+    let store = FaultyCoordination::new(seed, KEY.to_owned(), None, FAULTY, trace.clone());
     let seen = Rc::new(RefCell::new(Sightings::default()));
     scheduler.spawn("coordination", "store", Arc::clone(&store).run());
     scheduler.spawn("watcher", "watcher", watching(&store, &seen));
@@ -161,7 +161,7 @@ fn one_seed_is_one_run_and_the_seeds_see_every_fault() {
 fn what_the_driver_never_asks_is_refused_in_clear_words() {
     let mut scheduler = Scheduler::new(1);
     let trace = scheduler.trace().clone();
-    let store = FaultyCoordination::new(1, KEY.to_owned(), CoordinationFaults::NONE, trace);
+    let store = FaultyCoordination::new(1, KEY.to_owned(), None, CoordinationFaults::NONE, trace);
     let client = store.client(1);
     let (other, groups) = scheduler.complete("one", "asks", async move {
         let other = client.watch("another").await.map(drop);

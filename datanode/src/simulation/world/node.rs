@@ -6,7 +6,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use tierkv_coordination::{Coordination, directory};
 use tierkv_protocol::{
     placement::{PlacementMap, WeightedCluster},
-    replication::{ClusterState, CommandQueue, Founding, Replica, Restored},
+    replication::{ClusterState, CommandQueue, Replica, Restored},
 };
 use tierkv_rpc::{
     Pace, Worker,
@@ -253,10 +253,7 @@ fn replica(found: &Recovered, clock: &dyn Clock) -> Replica {
         promised: found.promised,
         seen: seen.transpose().unwrap(),
     };
-    let founding = Founding {
-        members: vec![node.clone()],
-    };
-    Replica::start(node, founding, restored, clock.boot_time())
+    Replica::start(node, restored, clock.boot_time())
 }
 
 impl Node {
