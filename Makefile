@@ -16,6 +16,13 @@ FULL ?=
 BASELINE ?=
 # They go as arguments; an empty variable in its environment would be a cell without a name.
 unexport CELLS FULL BASELINE
+# The platform of `make cluster`: its folder, how many data clusters it has and how many nodes each,
+# and the ports of its first client coordinator.
+CLUSTER_DIR ?= tierkv-cluster
+CLUSTERS ?= 2
+NODES ?= 1
+REST ?= 7480
+GRPC ?= 7400
 # How often `make soak` kills the platform, and how many data folders of the last release
 # it kills the migration of.
 ROUNDS ?= 200
@@ -37,6 +44,11 @@ build: deps ## Build the release binary
 .PHONY: dev
 dev: build ## Run the whole platform in one process (ARGS=...)
 	$(TARGET)/release/tierkv dev $(ARGS)
+
+.PHONY: cluster
+cluster: build ## Run a platform of many processes on this machine (CLUSTERS=2 NODES=1 REST=7480 GRPC=7400 CLUSTER_DIR=tierkv-cluster)
+	ops/deps.sh cluster
+	exec $(TARGET)/release/tierkv cluster --dir $(CLUSTER_DIR) --clusters $(CLUSTERS) --nodes $(NODES) --rest $(REST) --grpc $(GRPC)
 
 # The tests start the binary that is built with them; building both in one go keeps cargo
 # from building their dependencies twice.
@@ -67,7 +79,7 @@ fix: ## Format, and apply what clippy knows how to repair
 soak: ## Kill the platform many times under load (ROUNDS=200)
 	ops/deps.sh test
 	cargo build --workspace --tests --bin tierkv
-	TIERKV_KILL_ROUNDS=$(ROUNDS) cargo test --workspace --test kill --test migration -- --nocapture
+	TIERKV_DECK_ROUNDS=20 TIERKV_KILL_ROUNDS=$(ROUNDS) cargo test --workspace --test kill --test migration --test deck -- --nocapture
 
 .PHONY: bench
 bench: ## Measure the platform beside its peers (CELLS="hit-unary put-one"; FULL=1: the 10 minutes of steady-writes, too), or BASELINE=BINARY, another build of it

@@ -2,6 +2,7 @@
 # Installs what building, testing or verifying TierKV needs, and only what is missing.
 #
 #   ops/deps.sh build    a C compiler, protoc with its includes, libclang, curl, python3
+#   ops/deps.sh cluster  the same, and etcd, which "make cluster" starts on free ports
 #   ops/deps.sh test     the same, the servers that tests and benches start, package lists,
 #                        a browser, a library that sets a server's wall clock, and the Python
 #                        and Node clients of tests/outside
@@ -20,6 +21,7 @@ POLICY=/usr/sbin/policy-rc.d
 # are in a separate package (libprotobuf-dev). The one of sqlite-plugin reads SQLite's header
 # with libclang.
 BUILD_PACKAGES="build-essential protobuf-compiler libprotobuf-dev libclang-dev curl python3"
+CLUSTER_PACKAGES="etcd-server"
 TEST_PACKAGES="etcd-server redis-server chromium chromium-driver python3-venv libfaketime"
 
 # If node and npm are on the PATH, they are used: Debian's npm conflicts with other packages of
@@ -174,10 +176,10 @@ install_cargo_deny() {
     cargo install --locked "cargo-deny@$CARGO_DENY_VERSION"
 }
 
-[ $# -eq 1 ] || fail "usage: $0 build | test | verify"
+[ $# -eq 1 ] || fail "usage: $0 build | cluster | test | verify"
 case $1 in
-build | test | verify) ;;
-*) fail "unknown mode $1: use build, test or verify" ;;
+build | cluster | test | verify) ;;
+*) fail "unknown mode $1: use build, cluster, test or verify" ;;
 esac
 
 command -v cargo >/dev/null 2>&1 ||
@@ -187,6 +189,9 @@ command -v dpkg-query >/dev/null 2>&1 ||
 
 install_missing "$BUILD_PACKAGES"
 case $1 in
+cluster)
+    install_missing "$CLUSTER_PACKAGES"
+    ;;
 test)
     install_missing "$TEST_PACKAGES"
     # The end-to-end tests load apt's package index.

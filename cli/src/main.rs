@@ -4,12 +4,15 @@
 //! - [`configuration`]: the settings of an operator; [`dev`]: runs every tier in this process, on
 //!   its [`data_dir`], [`listening`] within its limit of [`descriptors`], and with one [`metrics_page`] (each [`histogram`] of
 //!   which is ours), until one of the [`signals`];
+//! - [`cluster`]: runs a platform of many processes on this machine;
+//! - [`roles`]: runs one tier, or one node of it, in this process;
 //! - [`commands`]: the other commands, one file each; they use [`connection`], [`input`],
 //!   [`number`] and [`time`] to read, [`output`] to print, and [`outcome`] for the exit status;
 //!   [`tips`] are added to the messages for wrong usage;
 //! - [`shell`]: runs commands line by line, with the state of [`kept`];
 //! - [`logging`].
 
+mod cluster;
 mod commands;
 mod configuration;
 mod connection;
@@ -25,6 +28,7 @@ mod metrics_page;
 mod number;
 mod outcome;
 mod output;
+mod roles;
 mod shell;
 mod signals;
 mod time;
@@ -55,6 +59,15 @@ struct Arguments {
 enum Command {
     /// Run the whole platform in this process.
     Dev(dev::DevArguments),
+    /// Run a platform of many processes on this machine, over a real etcd.
+    Cluster(cluster::ClusterArguments),
+    /// Run a data node, in a platform of many processes.
+    #[command(name = "datanode")]
+    DataNode(roles::DataNodeArguments),
+    /// Run a server coordinator, in a platform of many processes.
+    ServerCoordinator(roles::ServerCoordinatorArguments),
+    /// Run a client coordinator, in a platform of many processes.
+    ClientCoordinator(roles::ClientCoordinatorArguments),
     /// Check the configuration, or print a sample of it.
     #[command(subcommand)]
     Config(commands::config::ConfigCommand),
@@ -91,6 +104,10 @@ async fn main() -> ExitCode {
     }
     let ended = match arguments.command {
         Command::Dev(arguments) => dev::run(arguments).await,
+        Command::Cluster(arguments) => cluster::run(arguments).await,
+        Command::DataNode(arguments) => roles::run_data_node(arguments).await,
+        Command::ServerCoordinator(arguments) => roles::run_server_coordinator(arguments).await,
+        Command::ClientCoordinator(arguments) => roles::run_client_coordinator(arguments).await,
         Command::Config(command) => commands::config::run(&command),
         Command::Operation(operation) => operation.run().await,
         Command::Shell(arguments) => shell::run(arguments).await,

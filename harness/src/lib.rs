@@ -6,12 +6,13 @@
 //! [`surroundings`] (environment and wrapper of a server), [`process`] (the guard of a server
 //! process), [`small_disk`] (a disk that a test can fill), [`wall_clock`] (a clock that a test
 //! can set), [`port`], [`proxy`] (a line that a test can disturb), then the servers: [`etcd`],
-//! [`redis`] and [`tierkv`].
+//! [`redis`], [`tierkv`] and [`local_cluster`].
 
 pub mod error;
 pub mod etcd;
 pub mod fixture;
 pub mod folder;
+pub mod local_cluster;
 pub mod poll;
 pub mod port;
 pub mod process;
@@ -26,6 +27,7 @@ pub mod wall_clock;
 pub use error::Error;
 pub use etcd::Etcd;
 pub use folder::DataFolder;
+pub use local_cluster::LocalCluster;
 pub use poll::poll_until;
 pub use port::free_port;
 pub use process::{Process, Program};

@@ -310,6 +310,14 @@ impl Process {
         text.split_once('\n').map(|(line, _)| line.to_owned())
     }
 
+    /// The last complete line of its standard output.
+    #[must_use]
+    pub fn last_line(&self) -> Option<String> {
+        let text = fs::read_to_string(stdout_of(&self.folder)).ok()?;
+        let (whole, _) = text.rsplit_once('\n')?;
+        whole.lines().last().map(str::to_owned)
+    }
+
     /// The end of its output.
     #[must_use]
     pub fn log_tail(&self) -> String {

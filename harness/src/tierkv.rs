@@ -184,7 +184,7 @@ async fn launch(
 
 /// The given binary, or else the one in `TIERKV_BIN`, or else the one beside the current
 /// executable or one folder up (tests run from `deps/`).
-fn program(binary: Option<PathBuf>) -> Program {
+pub(crate) fn program(binary: Option<PathBuf>) -> Program {
     let path = binary
         .or_else(|| env::var_os(BINARY_VARIABLE).map(PathBuf::from))
         .or_else(|| beside(&env::current_exe().ok()?))

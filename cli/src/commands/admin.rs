@@ -1,5 +1,6 @@
 //! `tierkv admin`: commands for operators.
 
+pub(crate) mod init;
 pub(crate) mod memory;
 pub(crate) mod recover;
 
@@ -10,6 +11,8 @@ use crate::outcome::Outcome;
 /// Commands of `tierkv admin`.
 #[derive(Subcommand)]
 pub(crate) enum AdminCommand {
+    /// Found a platform in coordination: its first clusters, and their slots.
+    Init(init::InitArguments),
     /// Show or change the memory settings of running data nodes.
     Memory(memory::MemoryArguments),
     /// Diagnose why a node does not start, and repair its data directory (may lose damaged data).
@@ -19,6 +22,7 @@ pub(crate) enum AdminCommand {
 /// Runs the command.
 pub(crate) async fn run(command: AdminCommand) -> Outcome {
     match command {
+        AdminCommand::Init(arguments) => init::run(arguments).await,
         AdminCommand::Memory(arguments) => memory::run(arguments).await,
         AdminCommand::Recover(arguments) => recover::run(arguments).await,
     }

@@ -141,7 +141,7 @@ async function writes() {
     "CODE_CONDITION_FAILED",
     call("Write", batch),
   );
-  assert.match(await failed, /condition 1/);
+  assert.match(await failed, /the condition on/);
   // Sent twice, applied once.
   const birth_ms = (BigInt(answer.version) >> 16n).toString();
   const again = {

@@ -154,7 +154,7 @@ async function batches() {
   assert.equal(written.results[1]?.number, "3");
   assert.equal(written.results[2]?.previous_value_base64, base64);
   const problem = refused(412, await tierkv.POST("/v1/write", { body: batch }));
-  assert.match(problem.detail, /condition 1/);
+  assert.match(problem.detail, /the condition on/);
 
   const keys = [{ key_base64: "/w==" }, { key: "bn" }, { key: "." }];
   const body = { keys, consistency: "latest" } as const;

@@ -1,0 +1,152 @@
+//! `tierkv cluster`: a whole platform of many processes on this machine, over a real etcd.
+//!
+//! ```text
+//!   Shape ──► Plan (processes, addresses) ──► Running (children) ──► ready ──► Ctrl-C ──► ended
+//!     │ ports.json: chosen once                  │ cluster.json
+//! ```
+//!
+//! It restarts nothing that dies, so that faults can be tried: `cluster.json` lists every process
+//! with the command that starts it again. Reading order: [`shape`] (what is chosen), [`plan`] (which
+//! processes there are), [`ports`] (their ports), [`running`] (starting and ending them), [`probe`]
+//! (whether they are ready), then this file.
+
+mod plan;
+mod ports;
+mod probe;
+mod running;
+mod shape;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Args;
+use tierkv_protocol::replication::DEFAULT_F_MS;
+use tierkv_server_coordinator::Founding;
+use tierkv_types::PlatformId;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use self::{plan::Plan, running::Running, shape::Shape};
+use crate::{configuration::CoordinationKeys, outcome::Outcome, output, roles, signals::Signals};
+
+/// How long the platform may take to become ready.
+const START_LIMIT: Duration = Duration::from_secs(120);
+/// Pause between two looks whether a process is ready.
+const READY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Options of `tierkv cluster`.
+#[derive(Args)]
+pub(crate) struct ClusterArguments {
+    /// Folder of the platform's data, ports and logs; started on it again, the platform goes on.
+    #[arg(long, value_name = "DIR", default_value = "tierkv-cluster")]
+    dir: PathBuf,
+    /// Number of data clusters; fixed at the first start.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
+    clusters: u16,
+    /// Data nodes a cluster; this release runs one.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1))]
+    nodes: u16,
+    /// Port of the first client coordinator's gRPC server.
+    #[arg(long, default_value_t = 7400)]
+    grpc: u16,
+    /// Port of the first client coordinator's REST server.
+    #[arg(long, default_value_t = 7480)]
+    rest: u16,
+}
+
+/// Runs the platform until SIGTERM, Ctrl-C or SIGHUP, then ends all its processes.
+pub(crate) async fn run(arguments: ClusterArguments) -> Outcome {
+    let mut signals = Signals::listen()?;
+    let plan = Plan::make(&Shape {
+        dir: arguments.dir,
+        clusters: arguments.clusters,
+        first_grpc: arguments.grpc,
+        first_rest: arguments.rest,
+    })?;
+    running::check_that_none_lives(&plan)?;
+    let mut running = Running::default();
+    let started = tokio::select! {
+        started = start(&plan, &mut running) => Some(started),
+        () = signals.stop() => None,
+    };
+    if let Some(Ok(())) = started {
+        output::line(plan.table(&running.pids()))?;
+        output::line(format!("ready {}", plan.description().display()))?;
+        tokio::select! {
+            () = signals.stop() => {}
+            () = running.report_ends() => {}
+        }
+    }
+    output::note("tierkv: ending all processes");
+    running.end(&plan, &mut signals).await;
+    match started {
+        Some(Err(error)) => Err(error),
+        Some(Ok(())) | None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+async fn start(plan: &Plan, running: &mut Running) -> Result<(), Box<dyn std::error::Error>> {
+    let limit = Instant::now() + START_LIMIT;
+    for process in plan.etcd() {
+        running.start(process)?;
+    }
+    await_ready(plan.etcd(), running, limit).await?;
+    found(plan, limit).await?;
+    for process in plan.roles() {
+        running.start(process)?;
+    }
+    plan.describe(&running.pids())?;
+    await_ready(plan.roles(), running, limit).await
+}
+
+/// Founds the platform at the first start.
+async fn found(plan: &Plan, limit: Instant) -> Result<(), Box<dyn std::error::Error>> {
+    let keys = CoordinationKeys {
+        url: plan.coordination_url().parse()?,
+        user: None,
+        password_file: None,
+        ca_file: None,
+        cert_file: None,
+        key_file: None,
+    };
+    let coordination = roles::metadata::connect(&keys).await?;
+    let founding = Founding {
+        platform: PlatformId(rand::random()),
+        clusters: plan.clusters()?,
+        f_ms: DEFAULT_F_MS,
+    };
+    let founded = founding.ensure(&*coordination);
+    timeout_at(limit, founded)
+        .await
+        .map_err(|_| "etcd did not answer in time; see the logs of etcd1 to etcd3")??;
+    Ok(())
+}
+
+/// Waits until all `processes` are ready.
+async fn await_ready(
+    processes: &[plan::Process],
+    running: &mut Running,
+    limit: Instant,
+) -> Result<(), Box<dyn std::error::Error>> {
+    for process in processes {
+        while !probe::is_ready(process).await {
+            if let Some(status) = running.ended(&process.name)? {
+                return Err(format!(
+                    "{} ended ({status}) before it was ready; see {}",
+                    process.name,
+                    process.log.display()
+                )
+                .into());
+            }
+            if Instant::now() >= limit {
+                return Err(format!(
+                    "{} was not ready within {} s; see {}",
+                    process.name,
+                    START_LIMIT.as_secs(),
+                    process.log.display()
+                )
+                .into());
+            }
+            sleep(READY_PAUSE).await;
+        }
+    }
+    Ok(())
+}

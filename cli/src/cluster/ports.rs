@@ -1,0 +1,77 @@
+//! The ports of a local platform, chosen once and kept in its folder.
+
+use std::{collections::BTreeMap, fs, io::ErrorKind, net::TcpListener, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::shape::Shape;
+
+/// The kept ports, and the shape that must not change.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    clusters: u16,
+    ports: BTreeMap<String, u16>,
+}
+
+/// The ports of all addresses, by `NAME.ADDRESS`.
+pub(super) struct Ports {
+    path: PathBuf,
+    kept: Kept,
+    /// Bound until all are chosen, so that no two are the same.
+    taken: Vec<TcpListener>,
+}
+
+impl Ports {
+    /// Reads the ports in the file `path`; at the first start, only those of `shape` are known.
+    pub(super) fn open(path: PathBuf, shape: &Shape) -> Result<Self, Box<dyn std::error::Error>> {
+        let mut kept = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| format!("{} can't be read: {error}; remove it", path.display()))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => Kept {
+                clusters: shape.clusters,
+                ports: BTreeMap::new(),
+            },
+            Err(error) => return Err(error.into()),
+        };
+        if kept.clusters != shape.clusters {
+            return Err(format!(
+                "the platform in this folder has {} clusters, not {}: slots can't move yet; name \
+                 another folder with --dir, or give --clusters {}",
+                kept.clusters, shape.clusters, kept.clusters
+            )
+            .into());
+        }
+        kept.ports.insert("cc1.grpc".to_owned(), shape.first_grpc);
+        kept.ports.insert("cc1.rest".to_owned(), shape.first_rest);
+        Ok(Self {
+            path,
+            kept,
+            taken: Vec::new(),
+        })
+    }
+
+    /// The port of the address `name`; a free one if it has none yet.
+    pub(super) fn of(&mut self, name: &str) -> Result<u16, Box<dyn std::error::Error>> {
+        if let Some(port) = self.kept.ports.get(name) {
+            return Ok(*port);
+        }
+        let known: Vec<u16> = self.kept.ports.values().copied().collect();
+        loop {
+            let listener = TcpListener::bind(("127.0.0.1", 0))?;
+            let port = listener.local_addr()?.port();
+            // Another process of the platform may not run now.
+            if !known.contains(&port) {
+                self.taken.push(listener);
+                self.kept.ports.insert(name.to_owned(), port);
+                return Ok(port);
+            }
+            self.taken.push(listener);
+        }
+    }
+
+    /// Keeps the ports in the file, and frees them for their processes.
+    pub(super) fn keep(self) -> Result<(), Box<dyn std::error::Error>> {
+        fs::write(&self.path, serde_json::to_string_pretty(&self.kept)? + "\n")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! `tierkv admin init`: founds a platform.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+use tierkv_coordination::directory::FoundingCluster;
+use tierkv_protocol::replication::DEFAULT_F_MS;
+use tierkv_server_coordinator::Founding;
+use tierkv_types::{ClusterId, NodeId, PlatformId};
+
+use crate::{
+    outcome::Outcome,
+    output::{self, Output},
+    roles::{arguments::MetadataArguments, metadata},
+};
+
+/// Options of `tierkv admin init`.
+#[derive(Args)]
+pub(crate) struct InitArguments {
+    #[command(flatten)]
+    metadata: MetadataArguments,
+    /// A cluster and its data nodes, as in c1=n1; repeat it for each cluster.
+    #[arg(long, value_name = "CLUSTER=NODE,…", required = true, value_parser = cluster)]
+    cluster: Vec<FoundingCluster>,
+    /// Silence after which a cluster suspects its master, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = DEFAULT_F_MS)]
+    failover_ms: u32,
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// Parses `c1=n1,n2`.
+fn cluster(text: &str) -> Result<FoundingCluster, String> {
+    let (id, nodes) = text
+        .split_once('=')
+        .ok_or("write it as CLUSTER=NODE, as in c1=n1")?;
+    let words = |error: tierkv_types::Error| error.message;
+    let members = nodes.split(',').map(|node| NodeId::new(node.trim()));
+    Ok(FoundingCluster {
+        id: ClusterId::new(id.trim()).map_err(words)?,
+        weight: 1,
+        members: members.collect::<Result<_, _>>().map_err(words)?,
+    })
+}
+
+/// Founds the platform and prints its id.
+pub(crate) async fn run(arguments: InitArguments) -> Outcome {
+    let configuration = arguments.metadata.load(Vec::new())?;
+    let coordination = metadata::connect(&configuration.coordination).await?;
+    if let Some(large) = (arguments.cluster.iter()).find(|cluster| cluster.members.len() > 1) {
+        return Err(format!(
+            "the cluster {} has {} nodes; this release runs clusters of one node",
+            large.id,
+            large.members.len()
+        )
+        .into());
+    }
+    let founding = Founding {
+        platform: PlatformId(rand::random()),
+        clusters: arguments.cluster,
+        f_ms: arguments.failover_ms,
+    };
+    let platform = founding.carry_out(&*coordination).await?;
+    match arguments.output {
+        Output::Json => output::json(&json!({ "platform": platform.to_string() }))?,
+        Output::Raw => output::line(platform.to_string())?,
+        Output::Table => output::line(format!(
+            "founded platform {platform} with {} clusters; its processes find it at {}",
+            founding.clusters.len(),
+            configuration.coordination.url
+        ))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,94 @@
+//! The connection to coordination, and the platform in it.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use tierkv_client_coordinator::CoordinationStore;
+use tierkv_coordination::{
+    Coordination, CoordinationError, EtcdCoordination, EtcdOptions, Location,
+    directory::{self, Platform},
+};
+use tierkv_types::PlatformId;
+use tokio::time::{sleep, timeout};
+
+use crate::configuration::CoordinationKeys;
+
+/// Pause before a failed request to coordination is retried.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How often a wait is logged.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Connects to coordination. An etcd that can't be reached is no error: calls report it.
+///
+/// # Errors
+/// A message, if the configuration can't be used.
+pub(crate) async fn connect(
+    keys: &CoordinationKeys,
+) -> Result<Arc<dyn Coordination>, Box<dyn std::error::Error>> {
+    let location = match &keys.url {
+        Location::Etcd(location) => location,
+        Location::Memory => {
+            return Err(
+                "coordination.url is \"memory:\", which only `tierkv dev` can use; set it to \
+                 that of an etcd cluster, as in etcd://127.0.0.1:2379/shop"
+                    .into(),
+            );
+        }
+    };
+    let password = keys.password_file.as_deref().map(read).transpose()?;
+    let options = EtcdOptions {
+        user: keys.user.clone(),
+        password: password.map(|text| text.lines().next().unwrap_or_default().to_owned()),
+        ca_certificates: keys.ca_file.as_deref().map(read).transpose()?,
+        certificate: keys.cert_file.as_deref().map(read).transpose()?,
+        private_key: keys.key_file.as_deref().map(read).transpose()?,
+        ..EtcdOptions::default()
+    };
+    Ok(EtcdCoordination::connect(location, &options).await?)
+}
+
+/// The store, as `/v1/cluster` shows it.
+pub(crate) fn described(location: &Location) -> CoordinationStore {
+    match location {
+        Location::Memory => CoordinationStore::MEMORY,
+        Location::Etcd(location) => CoordinationStore {
+            kind: "etcd",
+            endpoints: location.endpoints().to_vec(),
+        },
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("{} can't be read: {error}", path.display()))
+}
+
+/// Waits until coordination can be reached and has a founded platform; returns its id.
+///
+/// # Errors
+/// A message, if its record can't be read, or the store refuses.
+pub(crate) async fn await_platform(
+    coordination: &dyn Coordination,
+) -> Result<PlatformId, Box<dyn std::error::Error>> {
+    let mut watched = loop {
+        match coordination.watch(directory::PLATFORM).await {
+            Ok(watched) => break watched,
+            Err(error @ CoordinationError::Unavailable(_)) => {
+                tracing::warn!(%error, "waiting for coordination");
+                sleep(RETRY_PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let record = loop {
+        let founded = watched.wait_for(Option::is_some);
+        match timeout(NOTICE_INTERVAL, founded).await {
+            Ok(record) => break record?,
+            Err(_) => tracing::warn!(
+                "coordination has no platform; found one with `tierkv admin init`; waiting for it"
+            ),
+        }
+    };
+    let value = record.as_ref().as_ref().map(|record| record.value.clone());
+    let platform = Platform::decode(&value.unwrap_or_default())
+        .map_err(|why| format!("the platform's record in coordination can't be read: {why}"))?;
+    Ok(platform.id)
+}

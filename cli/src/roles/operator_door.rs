@@ -1,0 +1,106 @@
+//! Metrics and health of a process that has no REST server.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use axum::{
+    Router,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::get,
+    serve::Listener,
+};
+use tierkv_client_coordinator::MetricsPage;
+use tierkv_rpc::{Acceptor, Connection, Connections, listen};
+use tokio::net::TcpListener;
+
+/// Most connections at the same time. Over it, further ones are closed at once.
+const MAX_CONNECTIONS: usize = 64;
+/// Most bytes of answers that wait for clients.
+const MAX_WAITING_BYTES: usize = 16 << 20;
+/// The type of the metrics page, as Prometheus expects it.
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Whether the process can do its work.
+pub(super) type IsReady = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// A bound address for operators, served by [`OperatorDoor::serve`].
+pub(super) struct OperatorDoor {
+    listener: std::sync::Mutex<Option<TcpListener>>,
+    address: SocketAddr,
+    metrics: MetricsPage,
+}
+
+impl OperatorDoor {
+    /// Binds `address`; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// If it is in use, or not this machine's.
+    pub(super) async fn bind(
+        address: SocketAddr,
+        metrics: MetricsPage,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let (listener, address) = listen(address).await?;
+        Ok(Self {
+            listener: std::sync::Mutex::new(Some(listener)),
+            address,
+            metrics,
+        })
+    }
+
+    /// The address it is bound to.
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until the process ends: health is asked for while it stops, too.
+    pub(super) fn serve(&self, is_ready: IsReady) {
+        let taken = self.listener.lock().map(|mut listener| listener.take());
+        let Ok(Some(listener)) = taken else {
+            return;
+        };
+        let connections = Connections::of_peers("operators", MAX_CONNECTIONS, MAX_WAITING_BYTES);
+        let farewell = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+        let door = Door {
+            acceptor: Acceptor::new(listener, "operators", connections, farewell[..].into()),
+            address: self.address,
+        };
+        let metrics = self.metrics.clone();
+        let routes = Router::new()
+            .route("/health/live", get(async || "live\n"))
+            .route(
+                "/health/ready",
+                get(async move || match is_ready() {
+                    true => (StatusCode::OK, "ready\n"),
+                    false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+                }),
+            )
+            .route(
+                "/metrics",
+                get(async move || ([(CONTENT_TYPE, TEXT_FORMAT)], (metrics.0)()).into_response()),
+            );
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(door, routes).await {
+                tracing::error!(%error, "the metrics page is not served any more");
+            }
+        });
+    }
+}
+
+/// Accepts the connections of operators.
+struct Door {
+    acceptor: Acceptor,
+    address: SocketAddr,
+}
+
+impl Listener for Door {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        (self.acceptor.accept().await, self.address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
