@@ -6,7 +6,8 @@
 //! - Proxies, besides that of the harness: [`cutter`] (cuts connections during requests),
 //!   [`slow_line`] (forwards answers slowly).
 //! - Checks of promises: [`ledger`] (one key that is written again and again), [`flood`] (many
-//!   new keys), [`watcher`] (every change of a prefix).
+//!   new keys), [`history`] (operations under faults, checked for linearizability), [`watcher`]
+//!   (every change of a prefix).
 //! - Measurements: [`metrics`], [`disk_work`] (log and checkpoints), [`resident`] (memory and
 //!   processor time).
 //! - Others: [`choices`] (random choices that can be repeated), [`imports`] (circles of imports
@@ -18,6 +19,7 @@ pub mod cutter;
 pub mod disk_work;
 pub mod ephemeral;
 pub mod flood;
+pub mod history;
 pub mod http;
 pub mod imports;
 pub mod ledger;

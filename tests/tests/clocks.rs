@@ -7,6 +7,7 @@
 
 use std::{
     ffi::OsString,
+    fs,
     io::Write as _,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -384,6 +385,45 @@ fn in_another_boot() -> Surroundings {
     Surroundings::default().wrap(words.map(OsString::from))
 }
 
+/// Changes a stored time: whether the wall clock was synchronised then.
+fn store_synchronised(folder: &DataFolder, is_synchronised: bool) {
+    const CHECKSUM: std::ops::Range<usize> = 12..16;
+    const FLAGS: usize = 40;
+    const IS_SYNCHRONISED: u8 = 2;
+    let path = folder.data().join("c1/n1/platform-time");
+    let mut bytes = fs::read(&path).unwrap();
+    let others = bytes[FLAGS] & !IS_SYNCHRONISED;
+    bytes[FLAGS] = others | if is_synchronised { IS_SYNCHRONISED } else { 0 };
+    let first = crc32c::crc32c(&bytes[..CHECKSUM.start]);
+    let checksum = crc32c::crc32c_append(first, &bytes[CHECKSUM.end..]);
+    bytes[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(path, bytes).unwrap();
+}
+
+/// The kernel reported no synchronised clock before the machine stopped: the clock may have been
+/// wrong, so a later one shows nothing, and no start waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn time_between_boots_does_not_count_from_an_unsynchronised_wall_clock() {
+    let mut platform = start(None, Surroundings::default()).await;
+    put_first(&platform).await;
+    let before = platform_ms(&platform).await;
+    let folder = platform.folder().clone();
+    platform.stop().await.unwrap();
+    store_synchronised(&folder, false);
+    let stopped = Instant::now();
+    sleep(Duration::from_secs(15)).await;
+    let platform = start(Some(folder), in_another_boot()).await;
+    let started = Instant::now();
+    let after = platform_ms(&platform).await;
+    assert!(started - stopped < SYNCHRONISATION_WAIT);
+    let passed = Duration::from_millis(after.saturating_sub(before));
+    let moment = Duration::from_secs(10);
+    assert!(
+        passed <= started.elapsed() + moment,
+        "{passed:?} were counted"
+    );
+}
+
 /// Whether the kernel reports a synchronised clock decides if the time between two boots counts.
 /// A test cannot set that, so it accepts both.
 #[tokio::test(flavor = "multi_thread")]
@@ -395,6 +435,7 @@ async fn time_between_boots_counts_if_the_wall_clock_is_synchronised() {
     let before = platform_ms(&platform).await;
     let folder = platform.folder().clone();
     platform.stop().await.unwrap();
+    store_synchronised(&folder, true);
     let stopped = Instant::now();
     sleep(Duration::from_secs(3)).await;
     let platform = start(Some(folder), in_another_boot()).await;
@@ -424,6 +465,7 @@ async fn a_start_that_waits_for_the_clock_can_be_stopped() {
     put_first(&platform).await;
     let folder = platform.folder().clone();
     platform.stop().await.unwrap();
+    store_synchronised(&folder, true);
     // It prints no addresses while it waits, so `TierKv::start` would not return.
     let data = folder.data().display().to_string();
     let arguments = [

@@ -108,7 +108,11 @@ async fn a_fresh_page_has_a_line_for_each_value_of_a_label() {
         "pinned_limit_bytes",
         "remembered_requests",
     ];
-    let refusals = [&waits[..], &["descriptors", "disk_space"]].concat();
+    let refusals = [
+        &waits[..],
+        &["descriptors", "disk_space", "max_record_bytes"],
+    ]
+    .concat();
     let doors = ["datanode", "grpc", "rest", "server-coordinator"];
     let times = [
         "limits.body_timeout_ms",
