@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rand::Rng;
 use tierkv_types::{
     Error as Refusal, Namespace,
     limits::{DEFAULT_TIMEOUT, MAX_SESSION_IN_FLIGHT},
@@ -19,6 +20,7 @@ pub struct Builder {
     namespace: String,
     timeout: Duration,
     max_in_flight: usize,
+    is_in_order: bool,
 }
 
 impl Client {
@@ -36,16 +38,26 @@ impl Default for Builder {
             namespace: String::new(),
             timeout: DEFAULT_TIMEOUT,
             max_in_flight: MAX_SESSION_IN_FLIGHT,
+            is_in_order: false,
         }
     }
 }
 
 impl Builder {
-    /// Adds the gRPC address (`host:port`) of a client coordinator. With several, the client moves
-    /// to the next when one can't be reached. The default is `127.0.0.1:7400`.
+    /// Adds the gRPC address (`host:port`) of a client coordinator. With several, the client begins
+    /// at a random one, so that many clients spread over all, and moves to the next when one can't
+    /// be reached. The default is `127.0.0.1:7400`.
     #[must_use]
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.addresses.push(address.into());
+        self
+    }
+
+    /// Begins at the first address, and moves on in their order: for a coordinator that is nearer
+    /// than the others.
+    #[must_use]
+    pub const fn in_order(mut self) -> Self {
+        self.is_in_order = true;
         self
     }
 
@@ -70,6 +82,10 @@ impl Builder {
     pub async fn connect(mut self) -> Result<Client, Error> {
         if self.addresses.is_empty() {
             self.addresses.push(DEFAULT_ADDRESS.to_owned());
+        }
+        if !self.is_in_order {
+            let first = rand::rng().random_range(0..self.addresses.len());
+            self.addresses.rotate_left(first);
         }
         let namespace = Namespace::new(&self.namespace).map_err(Error::from)?;
         let client = Client::new(

@@ -138,6 +138,7 @@ async fn another_coordinator_goes_on_with_a_scan() {
     let answering = Played::with(scanning(|_, scan| by_twos(scan)));
     let client = (breaking.builder())
         .address(answering.address.to_string())
+        .in_order()
         .timeout(Duration::from_secs(2))
         .connect()
         .await
@@ -346,6 +347,7 @@ async fn a_watch_goes_on_at_another_coordinator() {
     }));
     let client = (first.builder())
         .address(second.address.to_string())
+        .in_order()
         .connect()
         .await
         .unwrap();

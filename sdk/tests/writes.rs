@@ -65,6 +65,7 @@ async fn another_coordinator_is_asked_under_the_same_id() {
         .address(breaking.address.to_string())
         .address(silent.address.to_string())
         .address(answering.address.to_string())
+        .in_order()
         .timeout(Duration::from_secs(4))
         .connect()
         .await
@@ -309,6 +310,7 @@ async fn a_dead_address_costs_one_failure() {
         Client::builder()
             .address(first.to_string())
             .address(played.address.to_string())
+            .in_order()
             .timeout(Duration::from_secs(2))
             .connect()
     };
