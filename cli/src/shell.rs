@@ -2,17 +2,20 @@
 //!
 //! Reading order: [`prompt`] reads lines from a terminal, with [`history`] and [`completion`], or
 //! from a script on standard input; [`line`] parses a line with the definitions of the command
-//! line; this file runs it.
+//! line; this file runs it. [`question`] reads the answers to questions of commands.
 
 mod completion;
 mod history;
 mod line;
 mod prompt;
+mod question;
 
 use std::{
     cell::Cell,
+    convert::Infallible,
     future::pending,
     io::{IsTerminal, stdin},
+    os::unix::net::UnixStream,
     process::ExitCode,
     sync::Arc,
 };
@@ -28,6 +31,7 @@ use self::{
     completion::Vocabulary,
     line::{Grammar, Line, Reading},
     prompt::{Input, Prompt, Prompter},
+    question::Asked,
 };
 use crate::{
     commands::Operation,
@@ -113,24 +117,27 @@ struct User {
     terminated: Signal,
 }
 
-/// Has the user answer the questions of the running command; returns when the user interrupts it
-/// instead.
+/// Has the user answer the questions of the running command.
 async fn answer(
     prompter: &mut Prompter,
     questions: &mut UnboundedReceiver<Question>,
     is_asking: &Cell<bool>,
-) {
+) -> Infallible {
     while let Some(Question { words, answer }) = questions.recv().await {
         if answer.is_closed() {
             // Of an earlier command that a signal ended.
             continue;
         }
+        let Ok((_waits, abandoned)) = UnixStream::pair() else {
+            // Of all descriptors none is free: as if there were no user.
+            continue;
+        };
         is_asking.set(true);
-        match prompter.ask(Prompt::Answer(words)).await {
+        let asked = Asked { words, abandoned };
+        match prompter.ask(Prompt::Answer(asked)).await {
             // The command may have ended meanwhile.
             Input::Line(line) => drop(answer.send(String::from_utf8_lossy(&line).into_owned())),
-            Input::Nothing => return,
-            Input::End | Input::Failed(_) => drop(answer),
+            Input::Nothing | Input::End | Input::Failed(_) => drop(answer),
         }
         is_asking.set(false);
     }
@@ -237,10 +244,12 @@ impl Shell {
         let is_asking = Cell::new(false);
         let ended = tokio::select! {
             ended = running => ended,
-            () = answer(&mut user.prompter, &mut user.questions, &is_asking) => {
-                return Next::On(interrupted(true));
-            }
+            never = answer(&mut user.prompter, &mut user.questions, &is_asking) => match never {},
             _ = interrupts.recv(), if !ends_by_signal => {
+                if is_asking.get() {
+                    // The question's line ends.
+                    output::note("");
+                }
                 // A command asks before it changes anything.
                 let status = interrupted(only_reads || is_asking.get());
                 return match self.is_terminal {

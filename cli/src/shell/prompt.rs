@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::{
     completion::{Completion, Vocabulary},
     line::Grammar,
+    question::{self, Asked},
 };
 use crate::output;
 
@@ -31,7 +32,7 @@ const MAX_HISTORY_LINES: usize = 1_000;
 pub(super) enum Input {
     /// Without its end.
     Line(Vec<u8>),
-    /// The user discarded the line (Ctrl-C).
+    /// The user discarded the line (Ctrl-C), or the question was abandoned.
     Nothing,
     End,
     /// Reading failed.
@@ -43,7 +44,7 @@ pub(super) enum Prompt {
     /// A line of the shell.
     Line(String),
     /// The answer to a question of the running command. It is not kept in the history.
-    Answer(String),
+    Answer(Asked),
 }
 
 /// Reads lines on request.
@@ -78,7 +79,10 @@ impl Prompter {
         editor.set_helper(Some(Completion::new(grammar, vocabulary)));
         let mut typed = Typed { editor, history };
         typed.load();
-        Ok(Self::new(Some(terminal), move |prompt| typed.read(prompt)))
+        Ok(Self::new(Some(terminal), move |prompt| match prompt {
+            Prompt::Line(words) => typed.read(words),
+            Prompt::Answer(question) => question::ask(question),
+        }))
     }
 
     /// Lines on standard input.
@@ -112,7 +116,7 @@ impl Prompter {
         self.last += 1;
         if self.prompts.send((self.last, prompt)).is_ok() {
             while let Some((number, said)) = self.said.recv().await {
-                // Something else was said at an earlier prompt whose command was ended by a signal.
+                // Something else was read at an earlier prompt whose command a signal ended.
                 if number == self.last {
                     return said;
                 }
@@ -144,13 +148,10 @@ impl Typed {
         }
     }
 
-    fn read(&mut self, prompt: &Prompt) -> Input {
-        let (Prompt::Line(words) | Prompt::Answer(words)) = prompt;
-        match self.editor.readline(words) {
+    fn read(&mut self, prompt: &str) -> Input {
+        match self.editor.readline(prompt) {
             Ok(line) => {
-                if let Prompt::Line(_) = prompt {
-                    self.remember(&line);
-                }
+                self.remember(&line);
                 Input::Line(line.into_bytes())
             }
             Err(ReadlineError::Interrupted) => Input::Nothing,
