@@ -7,15 +7,12 @@ use std::{
 };
 
 use tierkv_coordination::{Coordination, CoordinationError, Versioned, Watched, directory};
-use tierkv_protocol::{
-    cache::{OwnedRun, SlotTable, Vouched},
-    placement::PlacementMap,
-};
+use tierkv_protocol::{cache::Vouched, placement::PlacementMap};
 use tierkv_rpc::{
     Background, Follower, Pace, Worker,
     proto::internal::{Vouch, VouchReply, reply, request},
 };
-use tierkv_types::{BootTime, Clock, ClusterId, Epoch, Round, Version};
+use tierkv_types::{BootTime, Clock, ClusterId, Epoch, Round, SlotRun, SlotTable, Version};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{below::Below, views::SharedViews};
@@ -165,13 +162,13 @@ impl Worker for Asker {
 
 fn vouched(answer: &VouchReply, asked_at: BootTime) -> Option<Vouched> {
     let run = |run: &tierkv_rpc::proto::internal::SlotRun| {
-        Some(OwnedRun {
+        Some(SlotRun {
             first: u16::try_from(run.first).ok()?,
             count: u16::try_from(run.count).ok()?,
             revision: run.revision,
         })
     };
-    let runs: Option<Vec<OwnedRun>> = answer.slots.iter().map(run).collect();
+    let runs: Option<Vec<SlotRun>> = answer.slots.iter().map(run).collect();
     Some(Vouched {
         asked_at,
         epoch: Epoch(answer.epoch),

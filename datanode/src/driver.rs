@@ -15,14 +15,15 @@ use tierkv_protocol::replication::{
     ClusterState, Command, CommandQueue, Event, HEARTBEAT_INTERVAL, SwapOutcome,
 };
 use tierkv_storage::{Effects, Storage};
-use tierkv_types::{ClusterId, Epoch, Error, Index, Position};
+use tierkv_types::{ClusterId, Epoch, Error, Index, Position, Record};
 use tokio::{
     sync::{mpsc, watch},
     time::{Duration, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
-    invalidator::Message,
+    invalidator::{ChangedKey, Message},
+    ownership::Owned,
     rules::{Rule, Rules},
     sequencer::Sequencer,
 };
@@ -41,6 +42,7 @@ pub(crate) struct Driver {
     pub(crate) storage: Arc<Storage>,
     pub(crate) coordination: Arc<dyn Coordination>,
     pub(crate) invalidator: mpsc::Sender<Message>,
+    pub(crate) owned: Arc<Owned>,
     /// Commands that are not carried out yet.
     pub(crate) commands: CommandQueue,
     pub(crate) rules: Rules,
@@ -128,11 +130,13 @@ impl Driver {
             .map_err(|error: Error| error.to_string())
     }
 
-    /// Applies committed records, then sends their keys to the invalidator, which deletes them
-    /// from the cache and then lets the writers be answered.
+    /// Applies committed records, then sends their keys, each with the revision of its slot at
+    /// its record, to the invalidator, which deletes them from the cache and then lets the writers
+    /// be answered.
     async fn commit(&mut self, index: Index) {
         let records = self.sequencer.release(index);
         self.rules.seam().await;
+        let keys = self.changed_keys(&records);
         let settling = if self.rules.lack(Rule::AppliedFirst) {
             let settling = self.sequencer.applied(&records, index);
             self.rules.seam().await;
@@ -143,10 +147,6 @@ impl Driver {
             self.rules.seam().await;
             self.sequencer.applied(&records, index)
         };
-        let changes = records
-            .iter()
-            .flat_map(|record| Effects::of(record).changes);
-        let keys = changes.map(|change| change.key.clone()).collect();
         self.send(Message::Changed {
             keys,
             up_to: index,
@@ -154,6 +154,29 @@ impl Driver {
         })
         .await;
         self.commands.applied(index);
+    }
+
+    /// The keys that the records change. Applies their changes of ownership on the way.
+    fn changed_keys(&self, records: &[Arc<Record>]) -> Vec<ChangedKey> {
+        let mut owned = self.owned.now();
+        let mut keys: Vec<ChangedKey> = Vec::new();
+        for record in records {
+            let effects = Effects::of(record);
+            if let Some(slots) = effects.owned {
+                self.owned.apply(slots);
+                owned = self.owned.now();
+                if self.rules.lack(Rule::DeletesAtTheirRevision) {
+                    for changed in &mut keys {
+                        changed.slot_revision = owned.revision(changed.key.slot());
+                    }
+                }
+            }
+            keys.extend(effects.changes.iter().map(|change| ChangedKey {
+                slot_revision: owned.revision(change.key.slot()),
+                key: change.key.clone(),
+            }));
+        }
+        keys
     }
 
     async fn send(&self, message: Message) {

@@ -20,7 +20,6 @@ use tokio::{
 };
 
 use crate::{
-    ownership::Owned,
     rules::{Rule, Rules},
     sequencer::Settling,
 };
@@ -37,13 +36,22 @@ const KEYS_PER_DELIVERY: usize = 1_024;
 /// Pause between two retries.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// A key that a record changed.
+#[derive(Clone, Debug)]
+pub(crate) struct ChangedKey {
+    pub(crate) key: ItemKey,
+    /// The revision of its slot at that record. Cache entries that the change made outdated are
+    /// kept under it, wherever the slot moved since (CACHE-KEY).
+    pub(crate) slot_revision: u64,
+}
+
 /// A message to the invalidator.
 pub(crate) enum Message {
     /// A term began.
     Term(Epoch),
     /// These keys changed; everything up to the index is applied.
     Changed {
-        keys: Vec<ItemKey>,
+        keys: Vec<ChangedKey>,
         up_to: Index,
         settling: Settling,
     },
@@ -55,7 +63,6 @@ pub(crate) enum Message {
 pub(crate) struct Invalidator<C> {
     cache: Arc<C>,
     cluster: ClusterId,
-    owned: Arc<Owned>,
     clock: Arc<dyn Clock>,
     wait: Duration,
     rules: Rules,
@@ -63,7 +70,7 @@ pub(crate) struct Invalidator<C> {
     epoch: Option<Epoch>,
     marks: Option<MarkWriter>,
     /// Keys whose deletes not every cache node confirmed.
-    undelivered: Vec<ItemKey>,
+    undelivered: Vec<ChangedKey>,
     late: Counter,
     applied: Index,
 }
@@ -74,7 +81,6 @@ impl<C: Cache> Invalidator<C> {
     pub(crate) fn new(
         cache: Arc<C>,
         cluster: ClusterId,
-        owned: Arc<Owned>,
         clock: Arc<dyn Clock>,
         wait: Duration,
     ) -> Self {
@@ -85,7 +91,6 @@ impl<C: Cache> Invalidator<C> {
         Self {
             cache,
             cluster,
-            owned,
             clock,
             wait,
             rules: Rules::default(),
@@ -179,15 +184,14 @@ impl<C: Cache> Invalidator<C> {
     }
 
     /// Deletes keys from the cache; returns whether every owner confirmed in time.
-    async fn delete(&self, keys: &[ItemKey]) -> bool {
+    async fn delete(&self, keys: &[ChangedKey]) -> bool {
         if keys.is_empty() {
             return true;
         }
-        let owned = self.owned.now();
         let keys: Vec<CacheKey<'_>> = (keys.iter())
-            .map(|key| CacheKey {
-                item: key.as_bytes(),
-                slot_revision: owned.revision(key.slot()),
+            .map(|changed| CacheKey {
+                item: changed.key.as_bytes(),
+                slot_revision: changed.slot_revision,
             })
             .collect();
         matches!(
@@ -205,7 +209,7 @@ impl<C: Cache> Invalidator<C> {
         }
     }
 
-    fn owe(&mut self, keys: Vec<ItemKey>) {
+    fn owe(&mut self, keys: Vec<ChangedKey>) {
         self.late.increment(keys.len() as u64);
         self.undelivered.extend(keys);
         if self.undelivered.len() > MAX_UNDELIVERED {

@@ -65,6 +65,7 @@ pub struct DataNode {
     address: SocketAddr,
     name: ProcessName,
     sequencer: Arc<Sequencer>,
+    owned: Arc<Owned>,
     storage: Arc<Storage>,
     time: Arc<PlatformClock>,
     /// Ends the listener when it becomes true. Requests in progress then get 2 s.
@@ -89,6 +90,7 @@ impl DataNode {
         let RecoveredNode {
             storage,
             time,
+            owned,
             sequencer,
             commands,
         } = recover(&settings, Arc::clone(&clock)).await?;
@@ -98,7 +100,6 @@ impl DataNode {
         let presence =
             PresenceKeeper::start(coordination.clone(), group, name, own.clone()).await?;
         let mut background = Background::new();
-        let owned = Arc::new(Owned::new(settings.cluster.clone()));
         background
             .follow(PlacementFollower::watch(&*coordination, Arc::clone(&owned)).await?)
             .await;
@@ -133,6 +134,7 @@ impl DataNode {
             address,
             name: process,
             sequencer: parts.sequencer,
+            owned: parts.owned,
             storage: parts.storage,
             time: parts.time,
             drain,
@@ -160,6 +162,7 @@ impl DataNode {
     pub fn readiness(&self) -> Readiness {
         Readiness {
             sequencer: Arc::clone(&self.sequencer),
+            owned: Arc::clone(&self.owned),
         }
     }
 
@@ -221,13 +224,15 @@ fn identity(settings: &DataNodeSettings, address: SocketAddr) -> (Presence, Proc
 #[derive(Clone)]
 pub struct Readiness {
     sequencer: Arc<Sequencer>,
+    owned: Arc<Owned>,
 }
 
 impl Readiness {
-    /// Whether it is master of its cluster and may answer as such.
+    /// Whether it is master of its cluster, may answer as such, and has applied which slots the
+    /// cluster owns.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.sequencer.confirm(|_| ()).is_ok()
+        self.sequencer.confirm(|_| ()).is_ok() && self.owned.is_settled()
     }
 }
 
@@ -236,6 +241,7 @@ impl Readiness {
 struct RecoveredNode {
     storage: Arc<Storage>,
     time: Arc<PlatformClock>,
+    owned: Arc<Owned>,
     sequencer: Arc<Sequencer>,
     /// Empty at the start.
     commands: CommandQueue,
@@ -262,16 +268,19 @@ async fn recover(
     let time = Arc::new(time);
     let commands = CommandQueue::new(restored.promised, restored.last.index, restored.applied);
     let replica = Replica::start(settings.node.clone(), restored, started_at);
+    let owned = Arc::new(Owned::new(settings.cluster.clone(), &recovered.owned));
     let sequencer = Sequencer::new(
         replica,
         recovered.clock,
         recovered.tail,
         Arc::clone(&storage),
         Arc::clone(&time),
+        Arc::clone(&owned),
     );
     Ok(RecoveredNode {
         storage,
         time,
+        owned,
         sequencer: Arc::new(sequencer),
         commands,
     })
@@ -316,7 +325,6 @@ impl Parts {
         let invalidator = Invalidator::new(
             cache,
             self.settings.cluster.clone(),
-            Arc::clone(&self.owned),
             clock,
             self.settings.invalidation_wait,
         );
@@ -342,6 +350,7 @@ impl Parts {
             storage: Arc::clone(&self.storage),
             coordination,
             invalidator,
+            owned: Arc::clone(&self.owned),
             commands,
             rules: Rules::default(),
         };

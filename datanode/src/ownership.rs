@@ -1,44 +1,43 @@
-//! Which slots the node's cluster owns by the placement map (PLACE-OWN).
+//! Which slots the node's cluster owns (PLACE-OWN).
+//!
+//! Ownership is a part of the replicated state: it changes where a record of the log is applied,
+//! so it changes at the same place of the log on every member. The placement map in coordination
+//! is what the master logs:
+//!
+//! ```text
+//! map ─(watch)─► mapped ─(master appends)─► log ─(every member applies)─► now ─► requests
+//! ```
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{
+    Arc, Mutex, PoisonError, RwLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tierkv_coordination::{Coordination, CoordinationError, Versioned, Watched, directory};
 use tierkv_protocol::placement::PlacementMap;
-use tierkv_rpc::{Follower, proto::internal::SlotRun};
-use tierkv_types::{ClusterId, Code, Error, SLOT_COUNT, Slot};
+use tierkv_rpc::{Follower, proto::internal};
+use tierkv_types::{ClusterId, Code, Error, OwnedSlots, Slot, SlotRun, SlotTable, SlotTableError};
 
 /// The slots that the cluster owns by one version of the placement map.
 pub(crate) struct Ownership {
     version: u64,
     /// For each slot the revision at which it last moved here; 0: not owned.
     revisions: Box<[u64]>,
-    runs: Vec<SlotRun>,
+    runs: Vec<internal::SlotRun>,
 }
 
 impl Ownership {
-    fn none() -> Self {
+    fn of(owned: &OwnedSlots) -> Self {
+        let runs = owned.slots.runs().iter().map(|run| internal::SlotRun {
+            first: run.first.into(),
+            count: run.count.into(),
+            revision: run.revision,
+        });
         Self {
-            version: 0,
-            revisions: vec![0; SLOT_COUNT.into()].into(),
-            runs: Vec::new(),
+            version: owned.version,
+            revisions: owned.slots.revisions(),
+            runs: runs.collect(),
         }
-    }
-
-    fn of(cluster: &ClusterId, map: &PlacementMap) -> Self {
-        let mut owned = Self {
-            version: map.version,
-            ..Self::none()
-        };
-        for run in map.runs().iter().filter(|run| run.cluster == *cluster) {
-            let first = usize::from(run.first);
-            owned.revisions[first..first + usize::from(run.count)].fill(run.revision);
-            owned.runs.push(SlotRun {
-                first: run.first.into(),
-                count: run.count.into(),
-                revision: run.revision,
-            });
-        }
-        owned
     }
 
     /// The version of the placement map.
@@ -47,7 +46,7 @@ impl Ownership {
     }
 
     /// The owned slots as runs, for the answer to a vouch request.
-    pub(crate) fn runs(&self) -> &[SlotRun] {
+    pub(crate) fn runs(&self) -> &[internal::SlotRun] {
         &self.runs
     }
 
@@ -55,12 +54,12 @@ impl Ownership {
     ///
     /// # Errors
     /// `WrongOwner` if the cluster does not own it, or if the sender routed by a newer map than
-    /// this node has seen, in which the slot may have moved.
+    /// this node has applied, in which the slot may have moved.
     pub(crate) fn check(&self, slot: Slot, routed_by: u64) -> Result<u64, Error> {
         match self.revisions[slot.index()] {
             _ if routed_by > self.version => Err(Error::new(
                 Code::WrongOwner,
-                "the request was routed by a newer placement map than this node has seen",
+                "the request was routed by a newer placement map than this node has applied",
             )),
             0 => Err(Error::new(
                 Code::WrongOwner,
@@ -96,23 +95,31 @@ impl Ownership {
         self.revisions.iter().all(|revision| *revision != 0)
     }
 
-    /// The revision under which the cache keeps a slot's keys; 0 if it was never owned.
+    /// The revision under which the cache keeps a slot's keys; 0 if it is not owned.
     pub(crate) fn revision(&self, slot: Slot) -> u64 {
         self.revisions[slot.index()]
     }
 }
 
-/// The newest ownership, read by every request.
+/// The applied ownership, read by every request, and the one that the newest map asks for.
 pub(crate) struct Owned {
     cluster: ClusterId,
     now: RwLock<Arc<Ownership>>,
+    mapped: Mutex<OwnedSlots>,
+    /// The versions of `now` and `mapped`, to compare them without a lock.
+    applied_version: AtomicU64,
+    mapped_version: AtomicU64,
 }
 
 impl Owned {
-    pub(crate) fn new(cluster: ClusterId) -> Self {
+    /// `applied`: the ownership as of the last applied record.
+    pub(crate) fn new(cluster: ClusterId, applied: &OwnedSlots) -> Self {
         Self {
             cluster,
-            now: RwLock::new(Arc::new(Ownership::none())),
+            now: RwLock::new(Arc::new(Ownership::of(applied))),
+            mapped: Mutex::new(OwnedSlots::default()),
+            applied_version: AtomicU64::new(applied.version),
+            mapped_version: AtomicU64::new(0),
         }
     }
 
@@ -120,16 +127,60 @@ impl Owned {
         Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Replaces the map, unless it has a newer one.
-    pub(crate) fn learn(&self, map: &PlacementMap) {
+    /// Changes the ownership where its record is applied.
+    pub(crate) fn apply(&self, owned: &OwnedSlots) {
         let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
-        if map.version > now.version {
-            *now = Arc::new(Ownership::of(&self.cluster, map));
+        *now = Arc::new(Ownership::of(owned));
+        self.applied_version.store(owned.version, Ordering::Release);
+    }
+
+    /// Takes what the newest map gives the cluster.
+    ///
+    /// # Errors
+    /// [`SlotTableError`] if the map has impossible runs.
+    pub(crate) fn learn(&self, map: &PlacementMap) -> Result<(), SlotTableError> {
+        let ours = map.runs().iter().filter(|run| run.cluster == self.cluster);
+        let runs = ours.map(|run| SlotRun {
+            first: run.first,
+            count: run.count,
+            revision: run.revision,
+        });
+        self.ask(OwnedSlots {
+            version: map.version,
+            slots: SlotTable::from_runs(runs.collect())?,
+        });
+        Ok(())
+    }
+
+    /// Has the master log these slots, unless a newer map's are asked for.
+    pub(crate) fn ask(&self, owned: OwnedSlots) {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if owned.version > mapped.version {
+            self.mapped_version.store(owned.version, Ordering::Release);
+            *mapped = owned;
         }
+    }
+
+    /// What the master has to log: the newest map's slots, unless that map, or a newer one, is
+    /// applied or `appended`. Takes no lock if there is nothing to log.
+    pub(crate) fn unlogged(&self, appended: Option<u64>) -> Option<OwnedSlots> {
+        let applied = self.applied_version.load(Ordering::Acquire);
+        let logged = applied.max(appended.unwrap_or_default());
+        if self.mapped_version.load(Ordering::Acquire) <= logged {
+            return None;
+        }
+        let mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(mapped.clone())
+    }
+
+    /// Whether a map, and the newest that this node has seen, is applied.
+    pub(crate) fn is_settled(&self) -> bool {
+        let applied = self.applied_version.load(Ordering::Acquire);
+        applied > 0 && applied >= self.mapped_version.load(Ordering::Acquire)
     }
 }
 
-/// Keeps ownership at the newest placement map (COORD-WATCH).
+/// Keeps the newest placement map (COORD-WATCH).
 pub(crate) struct PlacementFollower {
     record: Watched<Option<Versioned>>,
     owned: Arc<Owned>,
@@ -163,11 +214,16 @@ impl Follower for PlacementFollower {
     }
 
     async fn apply(&mut self) {
-        if let Some(stored) = self.record.current().as_ref() {
-            match PlacementMap::decode(&stored.value) {
-                Ok(map) => self.owned.learn(&map),
-                Err(error) => tracing::error!(%error, "the placement map can't be read"),
+        let Some(stored) = self.record.current().as_ref().clone() else {
+            return;
+        };
+        match PlacementMap::decode(&stored.value) {
+            Ok(map) => {
+                if let Err(error) = self.owned.learn(&map) {
+                    tracing::error!(%error, "the placement map can't be used");
+                }
             }
+            Err(error) => tracing::error!(%error, "the placement map can't be read"),
         }
     }
 }
@@ -178,22 +234,30 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn only_owned_slots_are_served_and_only_by_a_map_as_new_as_the_senders() {
-        let id = |name| ClusterId::new(name).unwrap();
+    fn id(name: &str) -> ClusterId {
+        ClusterId::new(name).unwrap()
+    }
+
+    fn map() -> PlacementMap {
         let clusters = ["c1", "c2"].map(|name| WeightedCluster {
             id: id(name),
             weight: 1,
         });
-        let map = PlacementMap::initial(clusters.into()).unwrap();
-        let owned = Owned::new(id("c1"));
+        PlacementMap::initial(clusters.into()).unwrap()
+    }
+
+    #[test]
+    fn only_owned_slots_are_served_and_only_by_a_map_as_new_as_the_senders() {
+        let map = map();
+        let owned = Owned::new(id("c1"), &OwnedSlots::default());
         let any = Slot::of(b"x");
         assert_eq!(
             owned.now().check(any, 0).unwrap_err().code,
             Code::WrongOwner
         );
         assert!(owned.now().check_map(0).is_ok() && owned.now().check_map(1).is_err());
-        owned.learn(&map);
+        owned.learn(&map).unwrap();
+        owned.apply(&owned.unlogged(None).unwrap());
         let now = owned.now();
         assert!(now.check_map(0).is_ok() && now.check_map(1).is_ok());
         assert!(now.check_map(2).is_err());
@@ -207,5 +271,27 @@ mod tests {
             );
             assert_eq!(now.owns(slot), ours);
         }
+    }
+
+    #[test]
+    fn a_map_changes_nothing_until_its_record_is_applied_and_is_logged_once() {
+        let owned = Owned::new(id("c1"), &OwnedSlots::default());
+        assert!(owned.unlogged(None).is_none() && !owned.is_settled());
+        owned.learn(&map()).unwrap();
+        let slots = owned.unlogged(None).unwrap();
+        assert_eq!(slots.version, 1);
+        assert_eq!(owned.now().version(), 0);
+        assert!(owned.unlogged(Some(1)).is_none(), "it is appended");
+        assert!(!owned.is_settled());
+        owned.apply(&slots);
+        assert!(owned.unlogged(None).is_none() && owned.is_settled());
+        // An older map, read late.
+        let newer = OwnedSlots {
+            version: 2,
+            ..slots
+        };
+        let ahead = Owned::new(id("c1"), &newer);
+        ahead.learn(&map()).unwrap();
+        assert!(ahead.unlogged(None).is_none() && ahead.is_settled());
     }
 }

@@ -33,6 +33,8 @@ pub(crate) enum Rule {
     DeletesBeforeAnswers,
     /// Deletes are retried until they are confirmed.
     DeletesRepeated,
+    /// A delete carries the revision that the key's slot had at the change (CACHE-KEY).
+    DeletesAtTheirRevision,
     /// No mark is written past an unconfirmed delete (CACHE-MARK).
     MarksAfterDeletes,
     /// A new master withholds marks where deletes of an earlier one may be missing

@@ -27,6 +27,7 @@ pub(crate) use self::waiters::Settling;
 use self::waiters::Waiters;
 use crate::{
     judgement::{Need, PriorValue, Priors, judge, needed, remembered},
+    ownership::Owned,
     platform_clock::PlatformClock,
     proposal::{Answer, PendingAnswers, Proposal, Rows, Sequenced, Verdicts},
     rules::{Rule, Rules},
@@ -43,6 +44,7 @@ pub(crate) struct Sequencer {
     storage: Arc<Storage>,
     /// The input of the cluster clock.
     time: Arc<PlatformClock>,
+    owned: Arc<Owned>,
     rules: Rules,
 }
 
@@ -85,8 +87,9 @@ impl Sequencer {
         tail: Vec<Arc<Record>>,
         storage: Arc<Storage>,
         time: Arc<PlatformClock>,
+        owned: Arc<Owned>,
     ) -> Self {
-        Self::with_rules(replica, seen, tail, storage, time, Rules::default())
+        Self::with_rules(replica, seen, tail, storage, time, owned, Rules::default())
     }
 
     pub(crate) fn with_rules(
@@ -95,6 +98,7 @@ impl Sequencer {
         tail: Vec<Arc<Record>>,
         storage: Arc<Storage>,
         time: Arc<PlatformClock>,
+        owned: Arc<Owned>,
         rules: Rules,
     ) -> Self {
         let mut appended = Appended::default();
@@ -114,6 +118,7 @@ impl Sequencer {
             is_acting: AtomicBool::new(false),
             storage,
             time,
+            owned,
             rules,
         }
     }
@@ -131,6 +136,7 @@ impl Sequencer {
         let now = self.time.boot_time();
         state.replica.step(now, event, commands);
         self.publish(&state, now);
+        self.log_slots(&mut state);
         drop(state);
         if is_tick && self.is_acting.load(Ordering::Acquire) {
             self.time.draw();
@@ -193,16 +199,35 @@ impl Sequencer {
     /// Appends the record that opens a term (REP-NOOP).
     pub(crate) fn append_noop(&self, position: Position) -> Result<(), Error> {
         let mut state = self.lock();
-        // A founder's first record must not keep its clock from being set back (CLOCK-STEADY).
-        let platform = match self.time.is_founding() {
-            true => 0,
-            false => self.time.millis(),
-        };
-        let version = self.cluster_clock.tick(platform);
+        let version = self.cluster_clock.tick(self.unsettled_millis());
         let record = state.append(position, version, Payload::Noop);
         let queued = self.storage.append(vec![record]);
         drop(state);
         queued.map(drop).map_err(|error| error.to_error())
+    }
+
+    /// Appends the slots that the newest placement map gives the cluster, unless the log has them
+    /// (PLACE-OWN). What the log does not take now, it takes at a later event.
+    fn log_slots(&self, state: &mut State) {
+        if !self.is_acting.load(Ordering::Acquire) {
+            return;
+        }
+        let Some(slots) = self.owned.unlogged(state.appended.owned_version()) else {
+            return;
+        };
+        let payload = Payload::Own(slots);
+        if let Err(error) = self.append_at(state, self.unsettled_millis(), payload) {
+            tracing::debug!(%error, "the slots of the cluster are not logged yet");
+        }
+    }
+
+    /// Platform time in milliseconds for records of a founder before its first write: 0, as these
+    /// must not keep its clock from being set back (CLOCK-STEADY).
+    fn unsettled_millis(&self) -> u64 {
+        match self.time.is_founding() {
+            true => 0,
+            false => self.time.millis(),
+        }
     }
 
     /// Judges writes, in order. Each is refused, gets its index in the log, or is returned:
@@ -466,11 +491,16 @@ impl Sequencer {
 
     /// Appends a record of the node's own, not of a client.
     fn append_own(&self, state: &mut State, payload: Payload) -> Result<(), Error> {
-        let before = state.replica.last();
         self.time.settle();
+        self.append_at(state, self.time.millis(), payload)
+    }
+
+    /// Appends a record at this platform time, in milliseconds.
+    fn append_at(&self, state: &mut State, platform: u64, payload: Payload) -> Result<(), Error> {
+        let before = state.replica.last();
         let position = state.replica.propose(self.time.boot_time());
         let position = position.map_err(not_master)?;
-        let version = self.cluster_clock.tick(self.time.millis());
+        let version = self.cluster_clock.tick(platform);
         let record = state.append(position, version, payload);
         let queued = self.storage.append(vec![record]);
         queued.map(drop).map_err(|error| {
@@ -513,6 +543,7 @@ impl Sequencer {
         state.replica.step(now, Event::Applied(up_to), &mut nothing);
         assert!(nothing.is_empty(), "applying gives no commands");
         self.publish(&state, now);
+        self.log_slots(&mut state);
         state.waiters.applied(up_to)
     }
 }

@@ -195,6 +195,8 @@ impl Service {
     }
 
     fn admit(&self, write: internal::Write, view: &ReadView) -> Result<WriteRequest, Error> {
+        // A node that is no master may not have applied what its cluster owns.
+        view.confirmed.clone()?;
         let routed_by = write.placement_version;
         let write = write.into_request()?;
         let conditions = write.conditions.iter().map(|condition| &condition.key);

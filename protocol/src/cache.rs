@@ -20,14 +20,12 @@
 //! before T was deleted from the node. A later fill was read after its lease was won, so it is
 //! no older either. Hence a hit is at most `now − T` stale.
 //!
-//! Reading order: [`entry`] (what is stored), [`mark`] (what a master writes), [`slots`] (what a
-//! cluster owns), [`freshness`] (the reader's answers), [`verdict`] (whether an entry may answer
+//! Reading order: [`entry`] (what is stored), [`mark`] (what a master writes), [`freshness`] (the reader's answers), [`verdict`] (whether an entry may answer
 //! a read), [`writer`] (when a master writes a mark).
 
 pub mod entry;
 pub mod freshness;
 pub mod mark;
-pub mod slots;
 pub mod verdict;
 pub mod writer;
 
@@ -37,6 +35,5 @@ mod simulation;
 pub use entry::{AbsentEntry, DecodeEntryError, ENTRY_LIFE, Entry, ValueEntry};
 pub use freshness::{Freshness, MAX_ANSWERS, Vouched};
 pub use mark::{DecodeMarkError, Mark};
-pub use slots::{OwnedRun, SlotTable, SlotTableError};
 pub use verdict::{ReadBound, Verdict, judge};
 pub use writer::{MAX_PENDING_ROUNDS, MarkWriter, REDELIVERY_WINDOW};

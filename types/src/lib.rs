@@ -1,7 +1,8 @@
 //! The vocabulary of the platform: newtypes that can't hold an invalid value.
 //!
 //! Every other crate may import this one; it imports none of them, and its only I/O is to read a
-//! clock. Reading order: [`key`], [`range`] and [`slot`] (what is addressed), [`version`] (when it
+//! clock. Reading order: [`key`], [`range`], [`slot`], [`slot_table`] and [`owned_slots`] (what is
+//! addressed and who owns it), [`version`] (when it
 //! changed), [`replication`] (nodes, epochs and positions), [`request`] (what a client asks for),
 //! [`record`] (how a change is logged), [`code`] (errors), [`topology`] (the role of a process in
 //! its tier), [`limits`].
@@ -10,17 +11,20 @@ pub mod clock;
 pub mod code;
 pub mod key;
 pub mod limits;
+pub mod owned_slots;
 pub mod range;
 pub mod record;
 pub mod replication;
 pub mod request;
 pub mod slot;
+pub mod slot_table;
 pub mod topology;
 pub mod version;
 
 pub use clock::{Boot, BootTime, Clock, SystemClock, TimeReading};
 pub use code::{Code, Error};
 pub use key::{ItemKey, Namespace};
+pub use owned_slots::{NotOwnedSlots, OwnedSlots};
 pub use range::ItemRange;
 pub use record::{Change, ChangeKind, Payload, Record, RequestId, Write};
 pub use replication::{
@@ -28,5 +32,6 @@ pub use replication::{
 };
 pub use request::{Condition, ConditionKind, Operation, OperationKind, RequestName, WriteRequest};
 pub use slot::{SLOT_COUNT, Slot};
+pub use slot_table::{SlotRun, SlotTable, SlotTableError};
 pub use topology::{CacheHealth, CoordinationHealth, CoordinatorRole, NodeRole};
 pub use version::{HybridClock, Version};

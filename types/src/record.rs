@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::{
     key::ItemKey,
     limits::REQUEST_MEMORY,
+    owned_slots::OwnedSlots,
     replication::{Index, Position},
     version::Version,
 };
@@ -70,6 +71,8 @@ pub enum Payload {
         /// Below the record's own version.
         up_to: Version,
     },
+    /// From here on the cluster owns these slots and no others (PLACE-OWN).
+    Own(OwnedSlots),
 }
 
 /// An atomic set of changes.

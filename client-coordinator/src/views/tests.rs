@@ -1,8 +1,5 @@
-use tierkv_protocol::{
-    cache::{OwnedRun, SlotTable},
-    placement::WeightedCluster,
-};
-use tierkv_types::{Code, Epoch, Round};
+use tierkv_protocol::placement::WeightedCluster;
+use tierkv_types::{Code, Epoch, Round, SlotRun, SlotTable};
 
 use super::*;
 
@@ -40,7 +37,7 @@ fn slot_of(name: &str) -> Slot {
 
 /// An answer that claims all slots.
 fn answer(asked_at: u64, epoch: u64) -> Vouched {
-    let all = OwnedRun {
+    let all = SlotRun {
         first: 0,
         count: 4_096,
         revision: 1,

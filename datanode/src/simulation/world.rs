@@ -28,7 +28,7 @@ mod weather;
 mod writers;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
@@ -198,6 +198,7 @@ impl World {
             cache: Arc::clone(&cache),
             store: StoreWeather::new(seed, weather.store, trace.clone()),
             file: MemoryFile::default(),
+            placement: Cell::new(1),
         };
         let keys = (0..KEYS).map(|nth| ItemKey::new("n", format!("k{nth}").as_bytes()).unwrap());
         let mut world = Self {
@@ -252,6 +253,15 @@ impl World {
         self.node.as_ref().is_some_and(Node::is_acting)
     }
 
+    /// All slots leave the cluster and come back, under a new revision.
+    fn move_slots(&mut self) {
+        let version = self.machine.placement.get() + 1;
+        self.machine.placement.set(version);
+        if let Some(node) = &self.node {
+            node.move_slots(version);
+        }
+    }
+
     // --- Turns ---
 
     fn happen(&mut self) {
@@ -263,6 +273,9 @@ impl World {
         if rare < self.weather.kills + self.weather.naps {
             let nap = [3_000, 130_000, 500_000][self.chance.index(3)];
             return self.scheduler.advance(nap);
+        }
+        if rare < self.weather.kills + self.weather.naps + self.weather.moves {
+            return self.move_slots();
         }
         if rare >= 10_000 - self.weather.steps {
             return self.step_wall_clock();

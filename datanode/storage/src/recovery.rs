@@ -9,13 +9,13 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use tierkv_types::{Epoch, Index, LogId, Position, Record, TimeReading, Version};
+use tierkv_types::{Epoch, Index, LogId, OwnedSlots, Position, Record, TimeReading, Version};
 
 use crate::{
     StorageError,
     log::{LogFound, LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader, scan},
     node_state::NodeState,
-    state::Progress,
+    state::{Progress, slots_from_rows},
     store::{StoreMeta, StoreState},
     stored_time,
 };
@@ -43,6 +43,8 @@ pub struct Recovered {
     pub tail: Vec<Arc<Record>>,
     /// Each epoch's first index, over the whole history.
     pub epochs: Vec<(Epoch, Index)>,
+    /// The slots that the cluster owns as of `applied`.
+    pub owned: OwnedSlots,
     /// The highest epoch promised.
     pub promised: Epoch,
     /// The highest cluster state seen.
@@ -103,6 +105,7 @@ pub(crate) fn recover(
         time: stored_time::read(&*place.disk, node_state.dir())?,
         tail: std::mem::take(&mut log.tail),
         epochs: progress.epochs.iter().collect(),
+        owned: slots_from_rows(&state.rows, store_path)?,
         promised: facts.promised,
         cluster_state: facts.cluster_state,
     };

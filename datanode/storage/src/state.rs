@@ -15,7 +15,8 @@
 //!
 //! Reading order: `effects` (one record), `progress` and `epochs` (position, clock), `fold`
 //! (both, and what the store lacks of them), `appended` (records not applied yet), `outcome`
-//! and `requests` (outcomes of requests), `table` (the small tables), `item_hash`.
+//! and `requests` (outcomes of requests), `table` (the small tables), `slots` (the owned slots),
+//! `item_hash`.
 
 mod appended;
 mod effects;
@@ -25,6 +26,7 @@ mod item_hash;
 mod outcome;
 mod progress;
 mod requests;
+mod slots;
 mod table;
 
 pub use self::{
@@ -39,4 +41,5 @@ pub(crate) use self::{
     fold::{Fold, Unstored},
     progress::Progress,
     requests::{REQUEST_LIMIT, Requests},
+    slots::from_rows as slots_from_rows,
 };

@@ -2,9 +2,9 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use tierkv_types::{BootTime, Epoch, Round, Slot, Version};
+use tierkv_types::{BootTime, Epoch, Round, Slot, SlotTable, Version};
 
-use super::{Mark, SlotTable};
+use super::Mark;
 
 /// Most answers that a reader keeps of one cluster; a further one replaces the oldest. So while a
 /// master answers a question every 200 ms, no kept answer is older than 12.8 s.
@@ -129,8 +129,9 @@ impl Freshness {
 mod tests {
     use tierkv_types::Index;
 
+    use tierkv_types::SlotRun;
+
     use super::*;
-    use crate::cache::OwnedRun;
 
     const REVISION: u64 = 7;
 
@@ -139,7 +140,7 @@ mod tests {
     }
 
     fn answer(asked_at: u64, epoch: u64, round: u64) -> Vouched {
-        let owned = OwnedRun {
+        let owned = SlotRun {
             first: 10,
             count: 5,
             revision: REVISION,

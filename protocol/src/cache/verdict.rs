@@ -60,8 +60,10 @@ mod tests {
     use bytes::Bytes;
     use tierkv_types::{Epoch, Index, Round};
 
+    use tierkv_types::{SlotRun, SlotTable};
+
     use super::*;
-    use crate::cache::{AbsentEntry, ENTRY_LIFE, OwnedRun, SlotTable, ValueEntry, Vouched};
+    use crate::cache::{AbsentEntry, ENTRY_LIFE, ValueEntry, Vouched};
 
     const CLOCK: u64 = 1_000_000;
 
@@ -70,7 +72,7 @@ mod tests {
     }
 
     fn verdict(entry: &Entry, max_age: u64, min_version: u64, marked: bool) -> Verdict {
-        let all = OwnedRun {
+        let all = SlotRun {
             first: 0,
             count: 4_096,
             revision: 1,

@@ -1,13 +1,13 @@
 //! The bytes of a record, in a log and wherever a log's records travel.
 //!
-//! All numbers are little-endian. Format version 3, byte by byte:
+//! All numbers are little-endian. Format version 4, byte by byte:
 //!
 //! ```text
 //! at  bytes
 //!  0      4  length of the whole record, from here through the trailer
 //!  4      4  CRC-32C of the length and of everything from 8 up to the trailer
-//!  8      1  format version: 3
-//!  9      1  kind: 1 noop, 2 write, 3 expire, 4 forget
+//!  8      1  format version: 4
+//!  9      1  kind: 1 noop, 2 write, 3 expire, 4 forget, 5 own
 //! 10      8  epoch
 //! 18      8  index
 //! 26      8  commit index of the master when it appended the record
@@ -35,10 +35,11 @@
 //! ```
 //!
 //! The body of an expire is the number of changes and the changes, all with tag 3. The body of a
-//! forget is the version up to which tombstones are removed, 8 bytes.
+//! forget is the version up to which tombstones are removed, 8 bytes. The body of an own is
+//! [`OwnedSlots`] as it encodes itself.
 //!
-//! Earlier formats are still read. Version 2 has no tags 5 and 6. Version 1 has no fingerprint
-//! either, only the kinds 1 and 2, and only the tags 1 to 3, where tag 3 does not record whether
+//! Earlier formats are still read. Version 3 has no kind 5. Version 2 has no tags 5 and 6 either.
+//! Version 1 has no fingerprint either, only the kinds 1 and 2, and only the tags 1 to 3, where tag 3 does not record whether
 //! the key existed before.
 //!
 //! A log's unused space is zeros, so a length of zero marks the end. The trailer distinguishes a
@@ -54,12 +55,13 @@ use super::{
         TRAILER,
     },
 };
-use crate::{key::ItemKey, version::Version};
+use crate::{key::ItemKey, owned_slots::OwnedSlots, version::Version};
 
 const KIND_NOOP: u8 = 1;
 const KIND_WRITE: u8 = 2;
 const KIND_EXPIRE: u8 = 3;
 const KIND_FORGET: u8 = 4;
+const KIND_OWN: u8 = 5;
 
 const TAG_PUT: u8 = 1;
 const TAG_PUT_EXPIRING: u8 = 2;
@@ -87,6 +89,7 @@ pub fn encoded_len_with(payload: &Payload) -> usize {
         Payload::Write(write) => WRITE_HEADER_BYTES + changes_len(&write.changes),
         Payload::Expire(changes) => changes_len(changes),
         Payload::Forget { .. } => 8,
+        Payload::Own(slots) => slots.encoded_len(),
     };
     MIN_RECORD_BYTES + body
 }
@@ -128,6 +131,7 @@ pub fn encode(record: &Record, buffer: &mut Vec<u8>) {
         Payload::Write(_) => KIND_WRITE,
         Payload::Expire(_) => KIND_EXPIRE,
         Payload::Forget { .. } => KIND_FORGET,
+        Payload::Own(_) => KIND_OWN,
     });
     buffer.extend_from_slice(&record.position.epoch.0.to_le_bytes());
     buffer.extend_from_slice(&record.position.index.0.to_le_bytes());
@@ -143,6 +147,7 @@ pub fn encode(record: &Record, buffer: &mut Vec<u8>) {
         }
         Payload::Expire(changes) => encode_changes(changes, buffer),
         Payload::Forget { up_to } => buffer.extend_from_slice(&up_to.to_bits().to_le_bytes()),
+        Payload::Own(slots) => slots.encode(buffer),
     }
     let checksum = {
         let content = &buffer[start..];
@@ -219,6 +224,7 @@ pub fn decode(bytes: &Bytes, at: usize) -> Result<(Record, usize), DecodeError> 
         KIND_FORGET if header.format > 1 => Payload::Forget {
             up_to: Version::from_bits(u64::from_le_bytes(body.array()?)),
         },
+        KIND_OWN if header.format > 3 => Payload::Own(body.slots()?),
         _ => {
             return Err(DecodeError::Damaged(
                 "its kind is unknown; a newer release may have written it",
@@ -269,6 +275,12 @@ impl Body<'_> {
         } else {
             Err(DecodeError::Damaged("it expires keys and does more"))
         }
+    }
+
+    fn slots(&mut self) -> Result<OwnedSlots, DecodeError> {
+        let bytes = self.slice(self.end - self.at)?;
+        OwnedSlots::decode(&bytes)
+            .map_err(|_| DecodeError::Damaged("its slots are out of order, or no slots"))
     }
 
     fn changes(&mut self, format: u8) -> Result<Vec<Change>, DecodeError> {

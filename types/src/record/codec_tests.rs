@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     record::{OLDEST_FORMAT, is_whole_but_for_its_length},
     replication::{Epoch, Index, Position},
+    slot_table::{SlotRun, SlotTable},
 };
 
 fn any_version() -> impl Strategy<Value = Version> {
@@ -50,7 +51,32 @@ fn any_record() -> impl Strategy<Value = Record> {
         Payload::Expire(changes)
     });
     let forget = any_version().prop_map(|up_to| Payload::Forget { up_to });
-    let payload = prop_oneof![1 => Just(Payload::Noop), 4 => write, 1 => expire, 1 => forget];
+    let own = (
+        any::<u64>(),
+        vec((any::<u16>(), 1..50_u16, 1..u64::MAX), 0..40),
+    )
+        .prop_map(|(version, drawn)| {
+            let mut end = 0;
+            let mut runs = Vec::new();
+            for (gap, count, revision) in drawn {
+                let first = end + gap % 50;
+                end = first + count;
+                runs.push(SlotRun {
+                    first,
+                    count,
+                    revision,
+                });
+            }
+            let slots = SlotTable::from_runs(runs).unwrap();
+            Payload::Own(OwnedSlots { version, slots })
+        });
+    let payload = prop_oneof![
+        1 => Just(Payload::Noop),
+        4 => write,
+        1 => expire,
+        1 => forget,
+        1 => own,
+    ];
     (any::<(u64, u64, u64)>(), any_version(), payload).prop_map(
         |((epoch, index, commit), version, payload)| Record {
             position: Position {
@@ -131,7 +157,7 @@ proptest! {
     #[test]
     fn no_body_makes_it_panic(
         format in OLDEST_FORMAT..=FORMAT,
-        kind in 0_u8..6,
+        kind in 0_u8..7,
         body in vec(any::<u8>(), 0..200),
     ) {
         let mut bytes = Vec::new();
@@ -174,7 +200,7 @@ fn golden() -> Record {
     }
 }
 
-/// The bytes of [`golden`] in format 2 or 3; the two differ only in the checksum.
+/// The bytes of [`golden`] in formats 2 to 4; they differ only in the checksum.
 fn golden_bytes(format: u8, checksum: u32) -> Vec<u8> {
     let mut bytes = vec![97, 0, 0, 0];
     bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -193,11 +219,53 @@ fn golden_bytes(format: u8, checksum: u32) -> Vec<u8> {
 /// A changed format needs a new version number: logs on disk have this one.
 #[test]
 fn the_format_never_changes() {
-    assert_eq!(encoded(&golden()), golden_bytes(3, CHECKSUM));
+    assert_eq!(encoded(&golden()), golden_bytes(4, CHECKSUM));
 }
 
 /// Computed with another implementation of CRC-32C than the one under test.
-const CHECKSUM: u32 = 1_167_324_743;
+const CHECKSUM: u32 = 4_277_782_344;
+
+#[test]
+fn the_record_of_owned_slots_never_changes_and_earlier_formats_have_none() {
+    let run = |first, count, revision| SlotRun {
+        first,
+        count,
+        revision,
+    };
+    let own = Record {
+        payload: Payload::Own(OwnedSlots {
+            version: 9,
+            slots: SlotTable::from_runs(vec![run(0, 5, 1), run(7, 1, 9)]).unwrap(),
+        }),
+        ..golden()
+    };
+    let mut bytes = vec![82, 0, 0, 0];
+    bytes.extend_from_slice(&3_710_122_667_u32.to_le_bytes());
+    bytes.extend_from_slice(&[4, 5]);
+    for number in [3_u64, 4, 2, 5, 9] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    bytes.extend_from_slice(&[2, 0, 0, 0, 0, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&[7, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0x54, 0x4B, 0x56, 0xA5]);
+    assert_eq!(encoded(&own), bytes);
+    let read = decode(&Bytes::from(in_format(3, bytes)), 0);
+    assert!(matches!(read, Err(DecodeError::Damaged(_))), "{read:?}");
+}
+
+/// An encoded record with another format version and the checksum for it.
+fn in_format(format: u8, mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes[8] = format;
+    let end = bytes.len() - TRAILER.len();
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..end]);
+    bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn the_third_format_is_still_read() {
+    let bytes = golden_bytes(3, 1_167_324_743);
+    assert_eq!(decode(&Bytes::from(bytes), 0), Ok((golden(), 97)));
+}
 
 #[test]
 fn the_second_format_is_still_read_and_has_no_increments() {
@@ -210,12 +278,7 @@ fn the_second_format_is_still_read_and_has_no_increments() {
             expires: None,
         };
     }
-    let mut bytes = encoded(&increment);
-    bytes[8] = 2;
-    let end = bytes.len() - TRAILER.len();
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..end]);
-    bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
-    let read = decode(&Bytes::from(bytes), 0);
+    let read = decode(&Bytes::from(in_format(2, encoded(&increment))), 0);
     assert!(matches!(read, Err(DecodeError::Damaged(_))), "{read:?}");
 }
 
@@ -241,12 +304,8 @@ fn the_first_format_is_still_read() {
 
 #[test]
 fn a_newer_format_is_not_damage() {
-    let mut bytes = encoded(&golden());
-    bytes[8] = FORMAT + 1;
-    let end = bytes.len() - TRAILER.len();
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..end]);
-    bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
-    let read = decode(&Bytes::from(bytes), 0);
+    let newer = in_format(FORMAT + 1, encoded(&golden()));
+    let read = decode(&Bytes::from(newer), 0);
     assert_eq!(read, Err(DecodeError::Newer(FORMAT + 1)));
 }
 

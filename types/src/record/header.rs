@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// The format version that [`encode`](super::encode) writes.
-pub const FORMAT: u8 = 3;
+pub const FORMAT: u8 = 4;
 /// The oldest format version that [`decode`](super::decode) reads.
 pub const OLDEST_FORMAT: u8 = 1;
 /// Largest record, in bytes as encoded. A request of maximum size fits easily, and a damaged length

@@ -6,7 +6,7 @@ use tierkv_protocol::cache::{ENTRY_LIFE, Mark};
 use tierkv_types::Version;
 
 use super::{
-    super::cache::{CacheEvent, Held},
+    super::cache::{CacheEvent, CachedKey, Held},
     World,
     history::When,
 };
@@ -18,7 +18,8 @@ pub(super) struct Cached {
     removed: BTreeMap<Vec<u8>, u64>,
     /// The turn of the last removal that was confirmed, or of a later refusal.
     answered: BTreeMap<Vec<u8>, u64>,
-    filled: BTreeMap<Vec<u8>, When>,
+    /// The last fill.
+    filled: BTreeMap<CachedKey, When>,
 }
 
 impl Cached {
@@ -34,7 +35,7 @@ impl World {
         for event in self.machine.cache.take_events() {
             match event {
                 CacheEvent::Filled(key, _) => {
-                    self.cached.filled.insert(key.item, now);
+                    self.cached.filled.insert(key, now);
                 }
                 CacheEvent::Removed(keys) => {
                     for key in keys {
@@ -66,15 +67,14 @@ impl World {
         );
         let now = self.now().millis;
         for (key, version) in held {
-            let filled = self
-                .cached
-                .filled
-                .get(&key.item)
-                .map_or(0, |when| when.millis);
+            let filled = self.cached.filled.get(key).map_or(0, |when| when.millis);
             if u128::from(now - filled) > ENTRY_LIFE.as_millis() {
                 continue;
             }
-            let newest: Version = self.history.last_change(&key.item, mark.index);
+            // A master whose answer has this revision gave it before the slot moved.
+            let owned_up_to = self.history.end_of_revision(key.slot_revision);
+            let newest: Version =
+                (self.history).last_change(&key.item, mark.index.min(owned_up_to));
             assert!(
                 *version >= newest,
                 "CACHE-MARK: {mark:?} stands beside an entry of version {version}, and version \

@@ -146,6 +146,15 @@ impl History {
         self.left(key, up_to)?.item.as_ref()
     }
 
+    /// The last record at which the slots have this revision.
+    pub(super) fn end_of_revision(&self, revision: u64) -> Index {
+        let mut owns = self.records.iter().filter_map(|logged| {
+            let owned = Effects::of(&logged.record).owned?;
+            (owned.version > revision).then_some(logged.record.position.index)
+        });
+        owns.next().map_or(self.last(), |next| Index(next.0 - 1))
+    }
+
     /// The version of a key's last change among the records up to an index.
     pub(super) fn last_change(&self, key: &[u8], up_to: Index) -> Version {
         self.left(key, up_to)

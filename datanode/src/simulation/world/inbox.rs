@@ -1,19 +1,21 @@
 //! Messages from tasks to the world, which reads them after every step.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tierkv_rpc::proto::internal::ReadReply;
-use tierkv_types::{Epoch, ItemKey, Round, Version};
+use tierkv_types::{Epoch, ItemKey, Round, SlotTable, Version};
 use tokio::sync::oneshot;
 
 use crate::proposal::Answer;
 
 /// A master's answer to a vouch question.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Word {
     pub(super) epoch: Epoch,
     pub(super) round: Round,
     pub(super) clock: Version,
+    /// The slots that the master owns.
+    pub(super) slots: Arc<SlotTable>,
 }
 
 /// A message of a task.

@@ -1,13 +1,15 @@
 //! One life of the node: all parts of a process as a group of tasks, which a crash ends at any
 //! point.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use tierkv_coordination::{Coordination, directory};
-use tierkv_protocol::{
-    placement::{PlacementMap, WeightedCluster},
-    replication::{ClusterState, CommandQueue, Replica, Restored},
-};
+use tierkv_protocol::replication::{ClusterState, CommandQueue, Replica, Restored};
 use tierkv_rpc::{
     Pace, Worker,
     proto::internal::{Read, ReadReply, Reply, reply},
@@ -17,7 +19,9 @@ use tierkv_storage::{
     disk::TestDisk,
     store::{MemoryFile, MemoryStore},
 };
-use tierkv_types::{Clock, ClusterId, ItemKey, NodeId, Version};
+use tierkv_types::{
+    Clock, ClusterId, ItemKey, NodeId, OwnedSlots, SLOT_COUNT, SlotRun, SlotTable, Version,
+};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -68,6 +72,8 @@ pub(super) struct Machine {
     pub(super) cache: Arc<FaultyCache>,
     pub(super) store: Arc<StoreWeather>,
     pub(super) file: MemoryFile,
+    /// The version of the placement map.
+    pub(super) placement: Cell<u64>,
 }
 
 /// A process that has opened its storage.
@@ -96,13 +102,17 @@ pub(super) fn group(life: u64) -> String {
     format!("life {life}")
 }
 
-/// The owner of the slots: this cluster owns all of them.
-pub(super) fn placement() -> PlacementMap {
-    let alone = WeightedCluster {
-        id: cluster(),
-        weight: 1,
+/// This cluster owns all slots, by this version of the map, in which all of them moved.
+pub(super) fn owned_slots(version: u64) -> OwnedSlots {
+    let all = SlotRun {
+        first: 0,
+        count: SLOT_COUNT,
+        revision: version,
     };
-    PlacementMap::initial(vec![alone]).unwrap()
+    OwnedSlots {
+        version,
+        slots: SlotTable::from_runs(vec![all]).unwrap(),
+    }
 }
 
 impl Machine {
@@ -165,23 +175,19 @@ impl Machine {
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let replica = former.unwrap_or_else(|| replica(&found, &*clock));
         let rules = self.rules();
+        let owned = Arc::new(Owned::new(cluster(), &found.owned));
+        owned.ask(owned_slots(self.placement.get()));
         let sequencer = Arc::new(Sequencer::with_rules(
             replica,
             found.clock,
             found.tail,
             Arc::clone(&storage),
             Arc::clone(&time),
+            Arc::clone(&owned),
             rules,
         ));
-        let owned = Arc::new(Owned::new(cluster()));
-        owned.learn(&placement());
-        let invalidator = Invalidator::new(
-            Arc::clone(&self.cache),
-            cluster(),
-            Arc::clone(&owned),
-            clock,
-            INVALIDATION_WAIT,
-        );
+        let invalidator =
+            Invalidator::new(Arc::clone(&self.cache), cluster(), clock, INVALIDATION_WAIT);
         let (invalidator, invalidating) = invalidator.under(rules).start();
         let choices = Chance::of(self.seed, &group);
         let commands = CommandQueue::new(promised, last, applied);
@@ -191,6 +197,7 @@ impl Machine {
             storage: Arc::clone(&storage),
             coordination: self.coordination.client(life) as Arc<dyn Coordination>,
             invalidator,
+            owned: Arc::clone(&owned),
             commands: commands.choosing(Box::new(move |count| choices.index(count))),
             rules,
         };
@@ -275,6 +282,19 @@ impl Node {
             sequencer: Arc::clone(&self.sequencer),
             storage: Arc::clone(&self.storage),
         }
+    }
+
+    /// Has the slots leave the cluster and come back, by this version of the map.
+    pub(super) fn move_slots(&self, version: u64) {
+        self.owned.ask(owned_slots(version));
+    }
+
+    /// The slots that it owns.
+    pub(super) fn slots(&self) -> Arc<SlotTable> {
+        Arc::new(match self.owned.now().version() {
+            0 => SlotTable::default(),
+            version => owned_slots(version).slots,
+        })
     }
 
     /// Whether it may answer as a master now.

@@ -4,11 +4,10 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duratio
 
 use tierkv_cache::{Cache, CacheKey, State};
 use tierkv_protocol::cache::{
-    AbsentEntry, Entry, Freshness, OwnedRun, ReadBound, SlotTable, ValueEntry, Verdict, Vouched,
-    judge,
+    AbsentEntry, Entry, Freshness, ReadBound, ValueEntry, Verdict, Vouched, judge,
 };
 use tierkv_rpc::proto::internal::ReadReply;
-use tierkv_types::{Clock, Index, ItemKey, Version};
+use tierkv_types::{Clock, Index, ItemKey, SlotTable, Version};
 use tokio::sync::oneshot;
 
 use super::{
@@ -17,7 +16,7 @@ use super::{
     },
     KEYS, World,
     inbox::{Hit, Inbox, News, Word},
-    node::{cluster, placement},
+    node::{cluster, owned_slots},
     writers::Asking,
 };
 
@@ -57,7 +56,8 @@ struct Through {
     cache: Arc<FaultyCache>,
     clock: MachineClock,
     freshness: RefCell<Freshness>,
-    slots: Arc<SlotTable>,
+    /// The slots by the last answer of a master.
+    slots: RefCell<Arc<SlotTable>>,
     inbox: Arc<Inbox>,
     chance: Chance,
 }
@@ -69,13 +69,6 @@ impl Readers {
         cache: Arc<FaultyCache>,
         inbox: Arc<Inbox>,
     ) -> Self {
-        let map = placement();
-        let runs = map.runs().iter().map(|run| OwnedRun {
-            first: run.first,
-            count: run.count,
-            revision: run.revision,
-        });
-        let slots = SlotTable::from_runs(runs.collect()).unwrap();
         Self {
             under_way: BTreeMap::new(),
             last: 0,
@@ -83,7 +76,7 @@ impl Readers {
                 cache,
                 clock: MachineClock::new(time, 0),
                 freshness: RefCell::new(Freshness::new()),
-                slots: Arc::new(slots),
+                slots: RefCell::new(Arc::new(owned_slots(1).slots)),
                 inbox,
                 chance: Chance::of(seed, "readers"),
             }),
@@ -102,7 +95,9 @@ impl Readers {
 
 impl Through {
     async fn read(&self, key: ItemKey) {
-        let revision = self.slots.revision_of(key.slot()).unwrap();
+        let Some(revision) = self.slots.borrow().revision_of(key.slot()) else {
+            return;
+        };
         let cached = CacheKey {
             item: key.as_bytes(),
             slot_revision: revision,
@@ -139,6 +134,10 @@ impl Through {
                 PACE.wait(&self.chance).await;
                 self.inbox.push(News::Missed(key.clone(), tell));
                 match told.await {
+                    // The slot moved meanwhile.
+                    Ok(read) if read.slot_revision != revision => {
+                        self.cache.release(cached, lease).await;
+                    }
                     Ok(read) => {
                         PACE.wait(&self.chance).await;
                         let _filled = self.cache.fill(cached, lease, entry_of(read)).await;
@@ -159,17 +158,19 @@ impl Through {
             epoch,
             round,
             clock,
+            slots,
         }) = told.await
         else {
             return;
         };
         PACE.wait(&self.chance).await;
+        *self.slots.borrow_mut() = Arc::clone(&slots);
         self.freshness.borrow_mut().learn(Vouched {
             asked_at,
             epoch,
             round,
             clock,
-            slots: Arc::clone(&self.slots),
+            slots,
         });
     }
 }
@@ -249,6 +250,7 @@ impl World {
                 epoch,
                 round,
                 clock,
+                slots: node.slots(),
             });
         }
     }

@@ -16,6 +16,8 @@ use crate::{
 };
 
 const TIME: Duration = Duration::from_secs(20);
+/// The record of the first write, after those that open the term and own the slots.
+const FIRST: Index = Index(3);
 /// A record over this fits no segment.
 const LARGE: usize = 20 << 10;
 /// Some of these fit every segment.
@@ -135,20 +137,20 @@ fn taking_a_frame_back_forgets_nothing_that_is_about_to_be_applied() {
     let mut stage = Stage::set();
     let first = stage.increment(1);
     assert_eq!(number(stage.propose(first.clone())), (Some(1), false));
-    stage.until_committed(Index(2));
+    stage.until_committed(FIRST);
 
     stage.refuse();
     assert_eq!(number(stage.propose(first.clone())), (Some(1), true));
     let second = stage.increment(2);
     assert_eq!(number(stage.propose(second)), (Some(2), false));
     stage.world.scheduler.settle();
-    assert_eq!(stage.storage().applied().0, Index(2));
+    assert_eq!(stage.storage().applied().0, FIRST);
 
     stage.refuse();
     assert_eq!(number(stage.propose(first)), (Some(1), true));
     let third = stage.increment(3);
     assert_eq!(number(stage.propose(third)), (Some(3), false));
-    stage.until_committed(Index(4));
+    stage.until_committed(FIRST.next().next());
     stage.world.scheduler.settle();
     let Residence::Found(item) = stage.storage().get(counter().as_bytes()) else {
         panic!("it is not in memory");
@@ -170,7 +172,7 @@ fn a_record_over_the_limit_takes_no_write_with_it() {
     assert_eq!(refused.code, Code::ResourceExhausted);
     assert!(refused.message.contains("max_record_bytes"), "{refused}");
     assert_eq!(number(results.next().unwrap()), (Some(2), false));
-    stage.until_committed(Index(3));
+    stage.until_committed(FIRST.next());
 }
 
 /// A touch logs its key's value, so a frame of small requests can fill the log's queue: the rest

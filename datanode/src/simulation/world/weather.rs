@@ -25,6 +25,8 @@ pub(super) struct Weather {
     /// Of ten thousand turns: ends of the process, and long idle times.
     pub(super) kills: u64,
     pub(super) naps: u64,
+    /// Of ten thousand turns: moves of slots.
+    pub(super) moves: u64,
     /// Steps of the wall clock between two lives, in milliseconds either way; not 0.
     pub(super) wall_steps: u64,
     /// Steps and corrections of the wall clock within a life, of ten thousand turns.
@@ -45,6 +47,7 @@ impl Weather {
         power_cuts: 0,
         kills: 0,
         naps: 0,
+        moves: 0,
         wall_steps: 1,
         steps: 0,
         synchronised: 100,
@@ -82,6 +85,7 @@ impl Weather {
             power_cuts: one(&[0, 50, 90]),
             kills: one(&[0, 3, 8]).into(),
             naps: one(&[0, 1, 4]).into(),
+            moves: one(&[0, 10, 40]).into(),
             wall_steps: one(&[1, 2_000, 60_000, 7_200_000]).into(),
             steps: one(&[0, 2, 20]).into(),
             synchronised: one(&[0, 50, 100]),

@@ -20,6 +20,8 @@ pub struct Appended {
     entries: HashMap<ItemKey, (Index, Entry)>,
     /// The outcome of each request, by the random part of its id.
     outcomes: HashMap<[u8; 16], (Index, Outcome)>,
+    /// The last record that changes the slots of the cluster, and the version of their map.
+    owned: Option<(Index, u64)>,
 }
 
 impl Appended {
@@ -47,6 +49,9 @@ impl Appended {
         if let Some((id, outcome)) = effects.outcome() {
             self.outcomes.insert(id.random, (index, outcome));
         }
+        if let Some(owned) = effects.owned {
+            self.owned = Some((index, owned.version));
+        }
     }
 
     /// Drops every record after `last`, as if it had never been pushed.
@@ -60,6 +65,7 @@ impl Appended {
         self.records.truncate(kept);
         self.entries.clear();
         self.outcomes.clear();
+        self.owned = None;
         // Entries hidden by the dropped records must show again, so the rest is added anew.
         let records = std::mem::take(&mut self.records);
         records.iter().for_each(|record| self.note(record));
@@ -92,6 +98,16 @@ impl Appended {
         {
             last.remove();
         }
+        if self.owned.is_some_and(|(last, _)| last == index) {
+            self.owned = None;
+        }
+    }
+
+    /// The version of the placement map by which the last of the records changes the slots of the
+    /// cluster; `None` if none does.
+    #[must_use]
+    pub fn owned_version(&self) -> Option<u64> {
+        self.owned.map(|(_, version)| version)
     }
 
     /// A key's entry and the index of the record that makes it; `None` if none changes the key.
@@ -126,7 +142,9 @@ impl Appended {
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
-    use tierkv_types::{Change, ChangeKind, Epoch, Payload, Position, RequestId, Version, Write};
+    use tierkv_types::{
+        Change, ChangeKind, Epoch, OwnedSlots, Payload, Position, RequestId, Version, Write,
+    };
 
     use super::*;
 
@@ -154,14 +172,20 @@ mod tests {
             },
             commit: Index::ZERO,
             version: Version::from_bits(index),
-            payload: Payload::Write(Write {
-                request: RequestId {
-                    birth_millis: 1,
-                    random: [index.to_le_bytes()[0]; 16],
-                },
-                fingerprint: 1,
-                changes: changes.collect(),
-            }),
+            payload: match changed {
+                [] => Payload::Own(OwnedSlots {
+                    version: index,
+                    ..OwnedSlots::default()
+                }),
+                _ => Payload::Write(Write {
+                    request: RequestId {
+                        birth_millis: 1,
+                        random: [index.to_le_bytes()[0]; 16],
+                    },
+                    fingerprint: 1,
+                    changes: changes.collect(),
+                }),
+            },
         })
     }
 
@@ -174,7 +198,7 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => vec(0..KEYS, 1..3).prop_map(|mut keys| {
+            4 => vec(0..KEYS, 0..3).prop_map(|mut keys| {
                 keys.sort_unstable();
                 keys.dedup();
                 Step::Push(keys)
@@ -215,6 +239,7 @@ mod tests {
                 prop_assert_eq!(&appended.records, &fresh.records);
                 prop_assert_eq!(&appended.entries, &fresh.entries);
                 prop_assert_eq!(&appended.outcomes, &fresh.outcomes);
+                prop_assert_eq!(appended.owned_version(), fresh.owned_version());
                 let all: VecDeque<_> = appended.between(Index::ZERO, Index(last)).cloned().collect();
                 prop_assert_eq!(all, left.clone());
             }

@@ -1,8 +1,8 @@
 //! [`Effects`]: what one record does to the replicated state.
 
-use tierkv_types::{Change, ItemKey, Payload, Record, RequestId, Version, Write};
+use tierkv_types::{Change, ItemKey, OwnedSlots, Payload, Record, RequestId, Version, Write};
 
-use super::{outcome::Outcome, table::Row};
+use super::{outcome::Outcome, slots, table::Row};
 use crate::Entry;
 
 /// The effects of a record, independent of its position. No other code reads payloads.
@@ -15,6 +15,8 @@ pub struct Effects<'a> {
     pub changes: &'a [Change],
     /// Tombstones of deletions up to this version are removed.
     pub forgotten: Option<Version>,
+    /// The slots that the cluster owns from this record on, if it changes them.
+    pub owned: Option<&'a OwnedSlots>,
     /// Rows of small tables that are written or removed.
     pub rows: Vec<Row>,
 }
@@ -28,6 +30,7 @@ impl<'a> Effects<'a> {
             write: None,
             changes: &[],
             forgotten: None,
+            owned: None,
             rows: Vec::new(),
         };
         match &record.payload {
@@ -43,6 +46,11 @@ impl<'a> Effects<'a> {
             },
             Payload::Forget { up_to } => Self {
                 forgotten: Some(*up_to),
+                ..nothing
+            },
+            Payload::Own(owned) => Self {
+                owned: Some(owned),
+                rows: vec![slots::row(owned)],
                 ..nothing
             },
         }

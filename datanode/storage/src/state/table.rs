@@ -15,6 +15,8 @@ impl Table {
     /// The first index of each epoch: key is the epoch, value the index, both 8 bytes,
     /// big-endian.
     pub const EPOCHS: Self = Self(1);
+    /// The slots that the cluster owns, in one row.
+    pub const SLOTS: Self = Self(2);
 
     /// The table with this number.
     #[must_use]

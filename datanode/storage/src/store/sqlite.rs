@@ -1,6 +1,6 @@
 //! The embedded store: SQLite, one file, one writer and a pool of readers.
 //!
-//! Tables (schema version 4, kept in `user_version`; 64-bit numbers are stored as
+//! Tables (schema version 5, kept in `user_version`; 64-bit numbers are stored as
 //! SQLite's signed ones, bit for bit):
 //!
 //! ```text

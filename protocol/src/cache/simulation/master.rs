@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tierkv_types::{BootTime, Epoch, Index};
+use tierkv_types::{BootTime, Epoch, Index, SlotTable};
 
 use super::{Rules, node::NodeKey};
-use crate::cache::{MarkWriter, REDELIVERY_WINDOW, SlotTable};
+use crate::cache::{MarkWriter, REDELIVERY_WINDOW};
 
 /// One process that won an epoch. It does not notice that it was deposed.
 pub(super) struct Master {

@@ -10,7 +10,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tierkv_types::Version;
+use tierkv_types::{SlotRun, SlotTable, Version};
 
 use super::{
     Rules,
@@ -20,7 +20,7 @@ use super::{
     node::{Node, NodeKey},
     reader::{Read, Reader, SLOT},
 };
-use crate::cache::{AbsentEntry, Entry, Freshness, Mark, OwnedRun, SlotTable, ValueEntry, Vouched};
+use crate::cache::{AbsentEntry, Entry, Freshness, Mark, ValueEntry, Vouched};
 
 const KEYS: usize = 2;
 const READERS: usize = 3;
@@ -253,7 +253,7 @@ impl World {
 
     fn table(&self, cluster: usize) -> Arc<SlotTable> {
         let (owner, revision) = self.owner();
-        let owned = (owner == cluster).then_some(OwnedRun {
+        let owned = (owner == cluster).then_some(SlotRun {
             first: SLOT,
             count: 1,
             revision,

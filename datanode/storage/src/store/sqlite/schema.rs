@@ -23,7 +23,7 @@ enum Step {
 
 /// The step from each schema version to the next. A released step is never changed; a new one
 /// is added.
-const STEPS: [Step; 4] = [
+const STEPS: [Step; 5] = [
     Step::Sql(
         "
     CREATE TABLE item (
@@ -74,6 +74,8 @@ const STEPS: [Step; 4] = [
     // later entry with the same random part replaces an earlier one, which older releases do
     // not do.
     Step::To4,
+    // Small tables may have the slots of the cluster, which older releases don't know.
+    Step::Sql(""),
 ];
 
 /// Upgrades the file to the newest schema version, in one transaction.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use tierkv_types::{OwnedSlots, SLOT_COUNT, SlotRun, SlotTable};
 
 use super::script::{Broken, Script, Step};
 use crate::{
@@ -300,6 +301,11 @@ impl Lives {
             applied <= survived && found.tail == shared(&self.log[applied..survived]),
             "the tail is not what was appended after record {applied}"
         );
+        let owned = self.log[..applied].iter().rev().find_map(owned_of);
+        rule!(
+            found.owned == owned.cloned().unwrap_or_default(),
+            "the owned slots are not those of record {applied}"
+        );
         rule!(
             found.promised.0 >= self.promised,
             "promise {} became {}",
@@ -405,6 +411,7 @@ impl Lives {
                 up_to: Version::from_millis(EPOCH_MILLIS + index * PACE_MILLIS / 2),
             },
             2 => self.expiry(),
+            3 => self.own(index),
             _ => self.write(version),
         };
         let record = Record {
@@ -420,6 +427,18 @@ impl Lives {
         self.appended_state.apply(&record);
         self.log.push(record.clone());
         record
+    }
+
+    fn own(&mut self, version: u64) -> Payload {
+        let run = SlotRun {
+            first: self.random.random_range(0..SLOT_COUNT),
+            count: 1,
+            revision: version,
+        };
+        Payload::Own(OwnedSlots {
+            version,
+            slots: SlotTable::from_runs(vec![run]).unwrap(),
+        })
     }
 
     fn expiry(&mut self) -> Payload {
@@ -506,5 +525,12 @@ impl Lives {
             }
             Err(error) => Ok(Err(error)),
         }
+    }
+}
+
+fn owned_of(record: &Record) -> Option<&OwnedSlots> {
+    match &record.payload {
+        Payload::Own(owned) => Some(owned),
+        _ => None,
     }
 }

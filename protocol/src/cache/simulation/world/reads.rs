@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use rand::Rng;
-use tierkv_types::{Round, Version};
+use tierkv_types::{Round, SlotRun, SlotTable, Version};
 
 use super::{Event, KEYS, World};
 use crate::cache::{
-    Entry, OwnedRun, ReadBound, SlotTable, Verdict, Vouched,
+    Entry, ReadBound, Verdict, Vouched,
     simulation::{
         node::Looked,
         reader::{ANY_REVISION, Read, SLOT, Step},
@@ -46,7 +46,7 @@ impl World {
             slots: state.slots.clone(),
         };
         if !self.rules.owned_slot {
-            let owned = OwnedRun {
+            let owned = SlotRun {
                 first: SLOT,
                 count: 1,
                 revision: ANY_REVISION,
