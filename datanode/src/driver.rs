@@ -15,7 +15,7 @@ use tierkv_protocol::replication::{
     ClusterState, Command, CommandQueue, Event, HEARTBEAT_INTERVAL, SwapOutcome,
 };
 use tierkv_storage::{Effects, Storage};
-use tierkv_types::{ClusterId, Epoch, Error, Index, Position, Record};
+use tierkv_types::{ClusterId, Epoch, Index, Position, Record};
 use tokio::{
     sync::{mpsc, watch},
     time::{Duration, MissedTickBehavior, interval, sleep},
@@ -46,6 +46,8 @@ pub(crate) struct Driver {
     /// Commands that are not carried out yet.
     pub(crate) commands: CommandQueue,
     pub(crate) rules: Rules,
+    /// The record that opens the term, while the log has no space for it (LOG-SPACE).
+    pub(crate) unopened: Option<Position>,
 }
 
 impl Driver {
@@ -92,6 +94,7 @@ impl Driver {
         match &event {
             Event::Promised(epoch) => self.commands.promised(*epoch),
             Event::Durable(position) => self.commands.durable(position.index),
+            Event::Tick => self.append_unopened()?,
             _ => {}
         }
         let mut commands = Vec::new();
@@ -112,7 +115,17 @@ impl Driver {
             Command::Promise { epoch, seen } => work.push(self.promise(epoch, seen)),
             Command::Swap { expected, state } => work.push(self.swap(expected, &state)),
             Command::Read => work.push(self.read()),
-            Command::AppendNoop(position) => self.open_term(position).await?,
+            Command::AppendNoop(position) => {
+                self.open_term(position).await;
+                self.append_unopened()?;
+                if self.unopened.is_some() {
+                    tracing::warn!(
+                        cluster = %self.cluster,
+                        "the log has no space for the record that opens the term, so the cluster \
+                         serves nothing; it is tried again"
+                    );
+                }
+            }
             Command::Commit(index) => self.commit(index).await,
             Command::Vouched { round, commit } => {
                 self.send(Message::Vouched { round, commit }).await;
@@ -122,12 +135,26 @@ impl Driver {
         Ok(())
     }
 
-    async fn open_term(&self, position: Position) -> Result<(), String> {
+    async fn open_term(&mut self, position: Position) {
         tracing::info!(cluster = %self.cluster, epoch = %position.epoch, "took mastership");
         self.send(Message::Term(position.epoch)).await;
-        self.sequencer
-            .append_noop(position)
-            .map_err(|error: Error| error.to_string())
+        self.unopened = Some(position);
+    }
+
+    /// Appends the record that opens the term, if that is still to be done. A log without space
+    /// is tried again at each heartbeat.
+    fn append_unopened(&mut self) -> Result<(), String> {
+        let Some(position) = self.unopened else {
+            return Ok(());
+        };
+        match self.sequencer.append_noop(position) {
+            Ok(()) => self.unopened = None,
+            Err(error) if error.is_passing() => {
+                tracing::debug!(%error, "the record that opens the term is not logged yet");
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        Ok(())
     }
 
     /// Applies committed records, then sends their keys, each with the revision of its slot at

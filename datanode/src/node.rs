@@ -353,6 +353,7 @@ impl Parts {
             owned: Arc::clone(&self.owned),
             commands,
             rules: Rules::default(),
+            unopened: None,
         };
         let driving = driver.run(background.stopping());
         let failure = self.failure.clone();

@@ -197,13 +197,21 @@ impl Sequencer {
     }
 
     /// Appends the record that opens a term (REP-NOOP).
-    pub(crate) fn append_noop(&self, position: Position) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// That of the log. If it passes, as a full disk, the caller appends the record again later:
+    /// the machine counts it as appended, and takes no writes before it is committed.
+    pub(crate) fn append_noop(&self, position: Position) -> Result<(), StorageError> {
         let mut state = self.lock();
         let version = self.cluster_clock.tick(self.unsettled_millis());
         let record = state.append(position, version, Payload::Noop);
         let queued = self.storage.append(vec![record]);
+        if queued.is_err() {
+            let before = position.index.0.saturating_sub(1);
+            state.appended.truncate(Index(before));
+        }
         drop(state);
-        queued.map(drop).map_err(|error| error.to_error())
+        queued.map(drop)
     }
 
     /// Appends the slots that the newest placement map gives the cluster, unless the log has them

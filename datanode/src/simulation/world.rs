@@ -307,7 +307,7 @@ impl World {
     }
 
     fn write_log(&mut self) {
-        let is_full = self.is_acting() && self.chance.percent(self.weather.log_full);
+        let is_full = self.chance.percent(self.weather.log_full);
         if let Some(node) = &mut self.node {
             node.steps.write_log();
             node.steps.run_short(is_full);

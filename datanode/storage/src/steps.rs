@@ -28,7 +28,7 @@ impl Steps {
         self.writer.step() != Turn::Idle
     }
 
-    /// Lets the log be full, except for the record that opens a term; or lets it have space again.
+    /// Lets the log be full, or lets it have space again.
     pub fn run_short(&self, is_short: bool) {
         self.writer.run_short(is_short);
     }

@@ -200,6 +200,7 @@ impl Machine {
             owned: Arc::clone(&owned),
             commands: commands.choosing(Box::new(move |count| choices.index(count))),
             rules,
+            unopened: None,
         };
         let (stop, stopped) = drive(scheduler, &group, driver);
         scheduler.spawn(&group, "invalidator", invalidating);

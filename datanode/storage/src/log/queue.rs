@@ -270,13 +270,12 @@ impl Queue {
         locked(&self.state).work(batch)
     }
 
-    /// Lets the log seem full, so that all records but the one that opens a term are refused
-    /// from now on; or lets it have space again.
+    /// Lets the log seem full, so that all records are refused from now on; or lets it have space
+    /// again.
     #[cfg(any(test, feature = "conformance"))]
     pub(crate) fn run_short(&self, is_short: bool) {
         let mut state = locked(&self.state);
-        let opening = record::encoded_len_with(&Payload::Noop) as u64;
-        state.left = state.pending.bytes + state.writing + opening;
+        state.left = state.pending.bytes + state.writing;
         state.shortage = is_short.then(|| StorageError::NoSpace {
             file: "the next segment".into(),
         });

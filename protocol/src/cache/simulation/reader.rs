@@ -14,7 +14,7 @@ use crate::cache::{Entry, Freshness, Mark, ReadBound, Verdict, judge};
 pub(super) const SLOT: u16 = 7;
 
 /// The revision that every answer names where the rule of the owned slot is switched off.
-pub(super) const ANY_REVISION: u64 = 0;
+pub(super) const ANY_REVISION: u64 = u64::MAX;
 
 /// One client coordinator.
 pub(super) struct Reader {
