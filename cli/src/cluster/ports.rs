@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::shape::Shape;
 
+/// The first port that is chosen: above the standard ports of the servers that a platform uses.
+const FIRST_PORT: u16 = 12_000;
+/// Ports of connections that go out, where the system does not name its own.
+const USUAL_OUTGOING: u16 = 32_768;
+/// Ports that are tried for one address.
+const MAX_TRIES: usize = 1_000;
+
 /// The kept ports, and the shape that must not change.
 #[derive(Serialize, Deserialize)]
 struct Kept {
@@ -50,23 +57,27 @@ impl Ports {
         })
     }
 
-    /// The port of the address `name`; a free one if it has none yet.
+    /// The port of the address `name`; a free one if it has none yet. The system gives it to no
+    /// connection that goes out, so that the process finds it free again after a restart.
     pub(super) fn of(&mut self, name: &str) -> Result<u16, Box<dyn std::error::Error>> {
         if let Some(port) = self.kept.ports.get(name) {
             return Ok(*port);
         }
+        // Another process of the platform may not run now.
         let known: Vec<u16> = self.kept.ports.values().copied().collect();
-        loop {
-            let listener = TcpListener::bind(("127.0.0.1", 0))?;
-            let port = listener.local_addr()?.port();
-            // Another process of the platform may not run now.
-            if !known.contains(&port) {
+        let ports = FIRST_PORT..outgoing_begin().max(FIRST_PORT + 1);
+        for _ in 0..MAX_TRIES {
+            let port = rand::random_range(ports.clone());
+            if known.contains(&port) {
+                continue;
+            }
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
                 self.taken.push(listener);
                 self.kept.ports.insert(name.to_owned(), port);
                 return Ok(port);
             }
-            self.taken.push(listener);
         }
+        Err(format!("no free port of 127.0.0.1 was found for {name} in {ports:?}").into())
     }
 
     /// Keeps the ports in the file, and frees them for their processes.
@@ -74,4 +85,13 @@ impl Ports {
         fs::write(&self.path, serde_json::to_string_pretty(&self.kept)? + "\n")?;
         Ok(())
     }
+}
+
+/// The first port that the system gives to connections that go out.
+fn outgoing_begin() -> u16 {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let begin = range
+        .ok()
+        .and_then(|range| range.split_whitespace().next()?.parse().ok());
+    begin.unwrap_or(USUAL_OUTGOING)
 }
