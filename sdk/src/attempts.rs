@@ -4,6 +4,9 @@
 //! outcome of any attempt is unknown, only success is definite: a later attempt may be refused
 //! although the lost one was applied, before or after it.
 //!
+//! An attempt that takes long goes on while another coordinator is tried. As long as it is not
+//! answered, its outcome is unknown, too; if it is refused after all, nothing was done for it.
+//!
 //! Until then, a write refused for the birth of its request id had no effect. It is sent again
 //! under a new id.
 //!
@@ -32,6 +35,8 @@ pub(crate) enum Next {
     Again,
     /// Send it under a new id, born at this platform time, if there is time.
     Renew(u64),
+    /// Wait for the attempts that are not answered yet: what this one says depends on them.
+    Wait,
     /// Report how it ended.
     Conclude,
 }
@@ -40,8 +45,10 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) struct Attempts {
     id: RequestId,
-    /// Whether the outcome of any attempt is unknown.
-    is_unknown: bool,
+    /// Whether the answer of any attempt was lost, so that its outcome stays unknown.
+    is_lost: bool,
+    /// How many attempts are not answered yet.
+    unanswered: usize,
     contradictions: u32,
     /// Whether an attempt has failed.
     is_begun: bool,
@@ -53,21 +60,36 @@ impl Attempts {
     pub(crate) fn new(id: RequestId, made_before: bool) -> Self {
         Self {
             id,
-            is_unknown: made_before,
+            is_lost: made_before,
+            unanswered: 0,
             contradictions: 0,
             is_begun: false,
             last: Refusal::unavailable("it was never sent"),
         }
     }
 
+    /// Records that an attempt is sent.
+    pub(crate) fn sent(&mut self) {
+        self.unanswered += 1;
+    }
+
+    /// Whether the outcome of any attempt is unknown.
+    const fn is_unknown(&self) -> bool {
+        self.is_lost || self.unanswered > 0
+    }
+
     /// Records a failed attempt and returns what to do next.
     pub(crate) fn failed(&mut self, failure: CallError) -> Next {
+        self.unanswered = self.unanswered.saturating_sub(1);
         let is_first = !std::mem::replace(&mut self.is_begun, true);
         if let CallError::Unsent(error) = &failure
             && error.code == Code::DeadlineExceeded
             && !is_first
         {
-            return Next::Conclude;
+            return match self.unanswered {
+                0 => Next::Conclude,
+                _ => Next::Wait,
+            };
         }
         let is_lost = match &failure {
             CallError::Lost(_) => true,
@@ -75,18 +97,19 @@ impl Attempts {
             CallError::Unsent(_) => false,
         };
         self.last = failure.for_read();
-        self.is_unknown |= is_lost;
+        self.is_lost |= is_lost;
         if let Some(now) = self.last.birth_refused_at
-            && !self.is_unknown
+            && !self.is_unknown()
         {
             return Next::Renew(now.get());
         }
         match self.last.code {
             _ if is_lost => Next::Again,
             code if is_retryable(code) => Next::Again,
-            _ if !self.is_unknown => Next::Conclude,
+            _ if !self.is_unknown() => Next::Conclude,
             // The limit may have room again; the deadline was only the attempt's.
             Code::ResourceExhausted | Code::DeadlineExceeded => Next::Again,
+            _ if self.unanswered > 0 => Next::Wait,
             _ if self.contradictions < MAX_CONTRADICTIONS => {
                 self.contradictions += 1;
                 Next::Again
@@ -97,7 +120,7 @@ impl Attempts {
 
     /// Continues under another id. No attempt so far had an effect.
     pub(crate) fn renew(&mut self, id: RequestId) {
-        debug_assert!(!self.is_unknown, "an attempt under the old id was lost");
+        debug_assert!(!self.is_unknown(), "an attempt under the old id was lost");
         self.id = id;
     }
 
@@ -109,7 +132,7 @@ impl Attempts {
     /// The error of a write that did not succeed.
     pub(crate) fn conclude(self) -> Error {
         let is_birth_refused = self.last.birth_refused_at.is_some();
-        if !self.is_unknown && is_birth_refused {
+        if !self.is_unknown() && is_birth_refused {
             // The client chose the id, so the caller made no mistake.
             let refusal = Refusal::unavailable(format!(
                 "the request id's birth time was refused until the timeout; nothing was done, \
@@ -118,7 +141,7 @@ impl Attempts {
             ));
             return Error::from(refusal).refused_for_birth();
         }
-        if !self.is_unknown {
+        if !self.is_unknown() {
             return self.last.into();
         }
         let last = match self.last.code {
@@ -238,6 +261,47 @@ mod tests {
             assert_eq!(error.code(), Code::OutcomeUnknown);
             assert_eq!(error.request_id(), Some(ID));
         }
+    }
+
+    #[test]
+    fn a_refusal_counts_once_all_other_attempts_are_refused_too() {
+        for code in Code::ALL {
+            if is_retryable(code) || code == Code::OutcomeUnknown {
+                continue;
+            }
+            let two = || {
+                let mut attempts = Attempts::new(ID, false);
+                attempts.sent();
+                attempts.sent();
+                let next = attempts.failed(refused(code));
+                assert_ne!(next, Next::Conclude, "{code}: the other may be applied");
+                attempts
+            };
+            assert_eq!(two().conclude().code(), Code::OutcomeUnknown, "{code}");
+            let mut refused_both = two();
+            assert_eq!(refused_both.failed(refused(code)), Next::Conclude);
+            assert_eq!(refused_both.conclude().code(), code);
+            let mut lost_one = two();
+            lost_one.failed(lost());
+            assert_eq!(lost_one.conclude().code(), Code::OutcomeUnknown, "{code}");
+        }
+        // With a late attempt, the earlier one's reason counts.
+        let mut attempts = Attempts::new(ID, false);
+        attempts.sent();
+        attempts.sent();
+        assert_eq!(attempts.failed(refused(Code::Unavailable)), Next::Again);
+        let overdue = CallError::Unsent(Refusal::new(Code::DeadlineExceeded, "late"));
+        assert_eq!(attempts.failed(overdue), Next::Conclude);
+        assert_eq!(attempts.conclude().code(), Code::Unavailable);
+    }
+
+    #[test]
+    fn no_new_id_is_made_while_an_attempt_is_unanswered() {
+        let mut attempts = Attempts::new(ID, false);
+        attempts.sent();
+        attempts.sent();
+        assert!(!matches!(attempts.failed(born_wrongly(50)), Next::Renew(_)));
+        assert_eq!(attempts.failed(born_wrongly(60)), Next::Renew(60));
     }
 
     #[test]

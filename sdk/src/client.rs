@@ -30,6 +30,7 @@ use crate::{
     attempts::{Attempts, Next},
     coordinators::{Coordinator, Coordinators, Turns, slow},
     error::{Error, is_retryable},
+    in_flight::InFlight,
     own_writes::{MAX_SESSION_KEYS, OwnWrites},
     platform_clock::PlatformClock,
 };
@@ -191,7 +192,8 @@ impl Client {
     }
 
     /// Sends a write, with retries at all coordinators under the same id, until its outcome is
-    /// known or it times out. Also returns its id.
+    /// known or it times out. Also returns its id. An attempt that takes long is not given up while
+    /// another coordinator is tried, so that a late refusal still counts.
     pub(crate) async fn change(
         &self,
         operation: impl Fn(v1::RequestId) -> Operation,
@@ -202,33 +204,56 @@ impl Client {
             None => self.new_request_id(&mut turns).await?,
         };
         let mut attempts = Attempts::new(id, self.request_id.is_some());
+        let mut in_flight = InFlight::none();
         loop {
             let wire = v1::RequestId {
                 random: Bytes::copy_from_slice(&id.random),
                 birth_ms: id.birth_millis,
             };
-            let failure = match turns.attempt(operation(wire)).await {
-                Ok(answer) => return Ok((answer, id)),
-                Err(failure) => failure,
-            };
-            if let CallError::Refused(refusal) = &failure
-                && let Some(now) = refusal.birth_refused_at
-            {
-                self.shared.clock.record(now.get());
-            }
-            let is_over = match attempts.failed(failure) {
-                Next::Conclude => true,
-                Next::Again => !turns.next(attempts.last()).await,
-                Next::Renew(now) => {
-                    id = born_at(now);
-                    attempts.renew(id);
-                    !turns.pause().await
+            attempts.sent();
+            let attempt = turns.write(operation(wire));
+            let mut answered = match turns.is_alone() {
+                true => Some(attempt.await),
+                false => {
+                    in_flight.push(turns.place(), attempt);
+                    in_flight.next(turns.write_patience(&in_flight)).await
                 }
             };
-            if is_over {
-                return Err(attempts.conclude());
+            // Until there is a further attempt to send.
+            loop {
+                let goes_on = match answered {
+                    Some(Ok(answer)) => return Ok((answer, id)),
+                    None => turns.next_write(&slow(), &in_flight).await,
+                    Some(Err(failure)) => match self.after(&mut attempts, failure) {
+                        Next::Conclude => return Err(attempts.conclude()),
+                        Next::Wait => false,
+                        Next::Again => turns.next_write(attempts.last(), &in_flight).await,
+                        Next::Renew(now) => {
+                            id = born_at(now);
+                            attempts.renew(id);
+                            turns.pause().await
+                        }
+                    },
+                };
+                if goes_on {
+                    break;
+                }
+                if in_flight.len() == 0 {
+                    return Err(attempts.conclude());
+                }
+                answered = in_flight.next(None).await;
             }
         }
+    }
+
+    /// What to do after a failed attempt of a write.
+    fn after(&self, attempts: &mut Attempts, failure: CallError) -> Next {
+        if let CallError::Refused(refusal) = &failure
+            && let Some(now) = refusal.birth_refused_at
+        {
+            self.shared.clock.record(now.get());
+        }
+        attempts.failed(failure)
     }
 
     /// Makes a read-only call outside the session stream.

@@ -5,6 +5,7 @@
 //! not one per operation.
 
 use std::{
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +14,7 @@ use std::{
 };
 
 use tierkv_rpc::{
-    CallError, Multiplexer, channel,
+    CallError, Multiplexer, channel, last_attempt,
     proto::v1::{kv_client::KvClient, session_answer::Answer, session_operation::Operation},
     session::{FRAME_SLACK, Session},
     unhurried_channel,
@@ -25,7 +26,9 @@ use tierkv_types::{
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::transport::Channel;
 
-use crate::{attempts::is_better_elsewhere, error::Error, platform_clock::PlatformClock};
+use crate::{
+    attempts::is_better_elsewhere, error::Error, in_flight::InFlight, platform_clock::PlatformClock,
+};
 
 /// Pause before an operation is retried at the same coordinator; doubles up to the limit.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -130,6 +133,7 @@ impl Coordinators {
             failures: 0,
             pause: FIRST_PAUSE,
             deadline,
+            last_write: last_attempt(deadline),
         }
     }
 }
@@ -141,9 +145,12 @@ pub(crate) struct Turns<'a> {
     failures: usize,
     pause: Duration,
     deadline: Instant,
+    /// The latest time for a further attempt of a write: a refusal of a later one could miss the
+    /// deadline, and the outcome would be unknown.
+    last_write: Instant,
 }
 
-impl Turns<'_> {
+impl<'a> Turns<'a> {
     /// The coordinator of this attempt.
     pub(crate) fn coordinator(&self) -> &Coordinator {
         self.coordinators.at(self.turn)
@@ -163,8 +170,7 @@ impl Turns<'_> {
         self.deadline.min(Instant::now() + patience)
     }
 
-    /// One attempt over the session stream. An attempt that times out may still run at the
-    /// coordinator; its answer is dropped.
+    /// One attempt of a read over the session stream. If it times out, its answer is dropped.
     pub(crate) async fn attempt(&self, operation: Operation) -> Result<Answer, CallError> {
         let call = self.coordinator().session.call(operation, self.deadline);
         if self.coordinators.len() == 1 {
@@ -173,6 +179,53 @@ impl Turns<'_> {
         timeout_at(self.patience(), call)
             .await
             .unwrap_or_else(|_| Err(CallError::Lost(slow())))
+    }
+
+    /// The place of this attempt's coordinator.
+    pub(crate) fn place(&self) -> usize {
+        self.turn % self.coordinators.len()
+    }
+
+    /// Whether there is no other coordinator.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.coordinators.len() == 1
+    }
+
+    /// One attempt of a write over the session stream, until the operation's deadline.
+    pub(crate) fn write(
+        &self,
+        operation: Operation,
+    ) -> impl Future<Output = Result<Answer, CallError>> + use<'a> {
+        let (coordinators, turn, deadline) = (self.coordinators, self.turn, self.deadline);
+        async move {
+            coordinators
+                .at(turn)
+                .session
+                .call(operation, deadline)
+                .await
+        }
+    }
+
+    /// How long to wait for the attempts of a write before another coordinator is tried; `None` if
+    /// all have one.
+    pub(crate) fn write_patience<F: Future>(&self, in_flight: &InFlight<F>) -> Option<Instant> {
+        (in_flight.len() < self.coordinators.len()).then(|| self.patience())
+    }
+
+    /// Prepares the next attempt of a write, at a coordinator without one; `false` if there is none
+    /// or no time is left.
+    pub(crate) async fn next_write<F: Future>(
+        &mut self,
+        why: &Refusal,
+        in_flight: &InFlight<F>,
+    ) -> bool {
+        if in_flight.len() == self.coordinators.len() || !self.next(why).await {
+            return false;
+        }
+        while in_flight.is_at(self.place()) {
+            self.turn = self.turn.wrapping_add(1);
+        }
+        Instant::now() < self.last_write
     }
 
     /// Prepares the next attempt after one that failed for `why`; `false` if no time is left.

@@ -60,6 +60,7 @@ mod builder;
 mod client;
 mod coordinators;
 mod error;
+mod in_flight;
 mod keys;
 mod options;
 mod own_writes;

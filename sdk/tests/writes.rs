@@ -82,6 +82,71 @@ async fn another_coordinator_is_asked_under_the_same_id() {
     assert_eq!(counts, [1, 1, 21]);
 }
 
+/// A coordinator that answers the first operation late, as `first`, and all others as `rest`.
+fn late(after: Duration, first: Act, rest: Act) -> Played {
+    Played::new(move |number, _| match number {
+        0 => {
+            // It has a thread of its own.
+            std::thread::sleep(after);
+            first.clone()
+        }
+        _ => rest.clone(),
+    })
+}
+
+/// A client of both coordinators, with a timeout of 2 s: the second one is asked after 1 s.
+async fn client_of(first: &Played, second: &Played) -> Client {
+    Client::builder()
+        .address(first.address.to_string())
+        .address(second.address.to_string())
+        .in_order()
+        .timeout(Duration::from_secs(2))
+        .connect()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_while_another_coordinator_is_asked_counts() {
+    let refusal = || Act::Refuse(Code::Unavailable);
+    let (late_refusal, later) = (Duration::from_millis(1_500), Duration::from_millis(1_700));
+    let (first, second) = (
+        late(late_refusal, refusal(), refusal()),
+        late(later - late_refusal, refusal(), refusal()),
+    );
+    let client = client_of(&first, &second).await;
+    let error = client.put("key", "value").await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    let (asked, also_asked) = (first.asked(), second.asked());
+    assert!(!also_asked.is_empty(), "the second one was tried");
+    one_id(&[asked, also_asked].concat());
+
+    // Without an answer of the first one, nothing is certain.
+    let (first, second) = (
+        Played::new(|_, _| Act::Ignore),
+        Played::new(move |_, _| refusal()),
+    );
+    let client = client_of(&first, &second).await;
+    let error = client.put("key", "value").await.unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error}");
+    assert_eq!(first.asked().len(), 1, "it is not asked twice");
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_while_another_coordinator_is_asked_is_taken() {
+    let first = late(Duration::from_millis(1_300), put_answer(7), Act::Ignore);
+    let second = Played::new(|_, _| Act::Ignore);
+    let client = client_of(&first, &second).await;
+    assert_eq!(client.put("key", "value").await.unwrap(), 7);
+    assert_eq!((first.asked().len(), second.asked().len()), (1, 1));
+    // What contradicts an attempt without an answer is settled by its answer.
+    let first = late(Duration::from_millis(1_300), put_answer(8), Act::Ignore);
+    let second = Played::new(|_, _| Act::Refuse(Code::ConditionFailed));
+    let client = client_of(&first, &second).await;
+    assert_eq!(client.put("key", "value").await.unwrap(), 8);
+    assert_eq!(second.asked().len(), 1);
+}
+
 #[tokio::test]
 async fn after_a_lost_attempt_no_refusal_is_definite() {
     for code in [
