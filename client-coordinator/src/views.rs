@@ -108,10 +108,11 @@ impl Views {
         clusters[at].freshness.learn(answer);
     }
 
-    /// The platform's time as this process estimates it; `None` before the first answer.
+    /// The platform's time as this process estimates it; `None` before the first answer. The clock
+    /// of a cluster without slots does not count: it may still be far off (CLOCK-STEADY).
     pub(crate) fn platform_time(&self, now: BootTime) -> Option<Version> {
         (self.now().clusters.iter())
-            .filter(|view| view.freshness.newest().is_some())
+            .filter(|view| view.owns_slots())
             .map(|view| view.freshness.cluster_clock(now))
             .max()
     }
@@ -130,18 +131,21 @@ impl Views {
             .age(mark, now, Slot::new(run.first)?, run.revision)
     }
 
-    /// Whether at least one cluster answered within `bound`.
+    /// Whether at least one cluster with slots answered within `bound`.
     pub(crate) fn is_one_fresh(&self, now: BootTime, bound: Duration) -> bool {
-        self.now().clusters.iter().any(|view| {
+        let snapshot = self.now();
+        let mut owners = snapshot.clusters.iter().filter(|view| view.owns_slots());
+        owners.any(|view| {
             view.freshness
                 .newest()
                 .is_some_and(|last| now.since(last.asked_at) <= bound)
         })
     }
 
-    /// The clusters that have answered.
+    /// The clusters with slots that have answered.
     pub(crate) fn clusters(&self) -> Vec<ClusterId> {
         (self.now().clusters.iter())
+            .filter(|view| view.owns_slots())
             .map(|view| view.cluster.clone())
             .collect()
     }
@@ -198,6 +202,12 @@ impl Snapshot {
 }
 
 impl View {
+    /// Whether the cluster has answered, and owned slots then.
+    fn owns_slots(&self) -> bool {
+        let newest = self.freshness.newest();
+        newest.is_some_and(|newest| !newest.slots.runs().is_empty())
+    }
+
     /// The cluster clock at `now`.
     pub(crate) fn clock(&self, now: BootTime) -> Version {
         self.freshness.cluster_clock(now)

@@ -187,13 +187,28 @@ impl LocalCluster {
     /// # Errors
     /// If there is no such process or option, or it does not start.
     pub fn restart_with(&mut self, name: &str, options: &[(&str, &str)]) -> Result<(), Error> {
-        let mut member = self.member(name)?.clone();
+        self.start_like(name, name, options)
+    }
+
+    /// Starts a process with the name `name`, by the command of the process `like` with other values
+    /// of some of its options: a further process of the platform, if there is none of that name. Its
+    /// name is then one like any other here.
+    ///
+    /// # Errors
+    /// If there is no process `like` or no such option, or it does not start.
+    pub fn start_like(
+        &mut self,
+        name: &str,
+        like: &str,
+        options: &[(&str, &str)],
+    ) -> Result<(), Error> {
+        let mut member = self.member(like)?.clone();
         for (option, value) in options {
             let at = member.argv.iter().position(|word| word == option);
             match at.and_then(|at| member.argv.get_mut(at + 1)) {
                 Some(word) => *word = (*value).to_owned(),
                 None => {
-                    let what = format!("starts {name} without {option}");
+                    let what = format!("starts {like} without {option}");
                     return Err(self.process.unexpected(what));
                 }
             }

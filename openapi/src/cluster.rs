@@ -8,6 +8,9 @@ use utoipa::{
     openapi::{Object, ObjectBuilder, Type},
 };
 
+/// The note of a cluster without slots.
+const NO_SLOTS: &str = "owns no slots: it has no keys until slots are moved to it";
+
 /// The whole platform.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterReport {
@@ -52,6 +55,10 @@ pub struct Cluster {
     pub in_sync: Vec<String>,
     /// How many of the 4,096 slots it owns.
     pub slots: u32,
+    /// What an operator should know about it; absent if it is as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub note: Option<String>,
     /// All its nodes.
     pub members: Vec<Member>,
 }
@@ -217,6 +224,7 @@ impl From<v1::ClusterStatus> for Cluster {
             master: wire.master,
             in_sync: wire.in_sync,
             slots: wire.slots,
+            note: (wire.slots == 0).then(|| NO_SLOTS.to_owned()),
             members: wire.members.into_iter().map(Into::into).collect(),
         }
     }
@@ -306,6 +314,20 @@ mod tests {
         }
         let over = member(v1::NodeRole::TakingOver.into());
         assert_eq!(json!(over)["role"], "taking_over");
+    }
+
+    #[test]
+    fn a_cluster_without_slots_is_noted() {
+        let cluster = |slots| {
+            json!(Cluster::from(v1::ClusterStatus {
+                slots,
+                ..v1::ClusterStatus::default()
+            }))
+        };
+        let idle = cluster(0);
+        assert_eq!(idle["slots"], 0);
+        assert!(idle["note"].as_str().unwrap().starts_with("owns no slots"));
+        assert_eq!(cluster(1).get("note"), None);
     }
 
     #[test]

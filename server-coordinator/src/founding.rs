@@ -23,7 +23,7 @@ use tierkv_protocol::{
 use tierkv_types::PlatformId;
 
 /// How often a record of unknown outcome is written again.
-const MAX_ATTEMPTS: usize = 10;
+pub(crate) const MAX_ATTEMPTS: usize = 10;
 
 /// What a platform is founded with.
 #[derive(Clone, Debug)]
@@ -165,7 +165,7 @@ fn described(cluster: &FoundingCluster) -> String {
 }
 
 /// Creates a record unless it exists; returns its value then.
-async fn create(
+pub(crate) async fn create(
     coordination: &dyn Coordination,
     key: &str,
     value: Bytes,

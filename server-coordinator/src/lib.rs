@@ -6,8 +6,10 @@
 //! Reading order: `routes` (the cluster, node and connection of a slot), `routing` (the path of a
 //! frame down and back), `scans` (ranges, over all clusters), `watches` (streams of changes),
 //! `office` (the election of the primary), `service` (the gRPC door), [`ServerCoordinator`] (all of
-//! it together), and beside them [`Founding`] (the first records of a platform).
+//! it together), and beside them [`Founding`] (the first records of a platform) and
+//! [`AddedCluster`] (a later cluster).
 
+mod added_cluster;
 mod coordinator;
 mod founding;
 mod office;
@@ -18,6 +20,7 @@ mod service;
 mod settings;
 mod watches;
 
+pub use added_cluster::{AddError, AddedCluster};
 pub use coordinator::{Readiness, ServerCoordinator, StartError};
 pub use founding::{Founding, FoundingError};
 pub use settings::ServerCoordinatorSettings;

@@ -4,9 +4,10 @@
 //! shows only as a pause. Changes of different clusters have no order. A data node is not read
 //! ahead of the merged stream.
 //!
-//! The clusters are those of the placement map. When one joins or leaves, the merged stream ends
-//! with `Unavailable`. Opened again from its positions, it watches a new cluster from the beginning
-//! of its log, so no change is missed.
+//! The clusters are those that own slots: others have no changes, so a watch neither waits for them
+//! nor ends with them. When a cluster gets its first slot or loses its last one, the merged stream
+//! ends with `Unavailable`. Opened again from its positions, it watches a new owner from the
+//! beginning of its log, and goes on with one that was an owner, so no change is missed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -56,9 +57,12 @@ pub(crate) fn watch(
     request: &WatchRequest,
 ) -> Result<WatchReplies, Error> {
     ItemRange::of_item_prefix(&request.prefix)?;
-    let clusters = clusters(&routes)?;
-    let positions = positions(request, &clusters)?;
-    let mut watched: Vec<Watched> = (clusters.iter())
+    let Clusters { all, owners } = clusters(&routes)?;
+    let positions = positions(request, &all, &owners)?;
+    let also_asked = positions
+        .keys()
+        .filter(|cluster| !owners.contains(*cluster));
+    let mut watched: Vec<Watched> = (owners.iter().chain(also_asked))
         .map(|cluster| Watched {
             cluster: cluster.clone(),
             prefix: request.prefix.clone(),
@@ -69,7 +73,7 @@ pub(crate) fn watch(
             reached: Instant::now(),
         })
         .collect();
-    let changed = once(clusters_changed(routes, clusters)).map(Err);
+    let changed = once(owners_changed(routes, owners)).map(Err);
     let replies = once(async move {
         let mut begun = try_join_all(watched.iter_mut().map(Watched::next)).await?;
         begun.push(WatchReply::default());
@@ -80,16 +84,26 @@ pub(crate) fn watch(
 }
 
 /// The clusters of the placement map.
-fn clusters(routes: &watch::Receiver<Arc<Routes>>) -> Result<BTreeSet<ClusterId>, Error> {
+struct Clusters {
+    all: BTreeSet<ClusterId>,
+    /// Those that own slots.
+    owners: BTreeSet<ClusterId>,
+}
+
+fn clusters(routes: &watch::Receiver<Arc<Routes>>) -> Result<Clusters, Error> {
     let routes = routes.borrow();
     let placement = (routes.placement.as_ref())
         .ok_or_else(|| Error::unavailable("the platform has no placement map yet"))?;
-    let clusters = placement.clusters.iter();
-    Ok(clusters.map(|cluster| cluster.id.clone()).collect())
+    let all = placement.clusters.iter().map(|cluster| cluster.id.clone());
+    let owners = placement.runs().iter().map(|run| run.cluster.clone());
+    Ok(Clusters {
+        all: all.collect(),
+        owners: owners.collect(),
+    })
 }
 
-/// Waits until the set of clusters changes; returns the error for it.
-async fn clusters_changed(
+/// Waits until other clusters own slots; returns the error for it.
+async fn owners_changed(
     mut routes: watch::Receiver<Arc<Routes>>,
     known: BTreeSet<ClusterId>,
 ) -> Error {
@@ -99,22 +113,23 @@ async fn clusters_changed(
             // stream.
             std::future::pending::<()>().await;
         }
-        if clusters(&routes).is_ok_and(|clusters| clusters != known) {
+        if clusters(&routes).is_ok_and(|clusters| clusters.owners != known) {
             return Error::unavailable("a cluster joined or left; go on from the last position");
         }
     }
 }
 
-/// Where to start in each cluster: at the request's position; without one, at the beginning of the
-/// log, because the cluster joined later; or now, if the request has no position at all.
+/// Where to start in each cluster: at the request's position; an owner without one, at the beginning
+/// of the log, because it became an owner later; or now, if the request has no position at all.
 fn positions(
     request: &WatchRequest,
-    clusters: &BTreeSet<ClusterId>,
+    all: &BTreeSet<ClusterId>,
+    owners: &BTreeSet<ClusterId>,
 ) -> Result<BTreeMap<ClusterId, WatchPosition>, Error> {
     let mut positions = BTreeMap::new();
     for position in &request.positions {
         let cluster = ClusterId::new(&position.cluster)?;
-        if !clusters.contains(&cluster) {
+        if !all.contains(&cluster) {
             return Err(Error::new(
                 Code::TokenExpired,
                 format!(
@@ -130,7 +145,7 @@ fn positions(
         }
     }
     if !positions.is_empty() {
-        for cluster in clusters {
+        for cluster in owners {
             (positions.entry(cluster.clone())).or_insert_with(|| WatchPosition {
                 cluster: cluster.to_string(),
                 ..WatchPosition::default()

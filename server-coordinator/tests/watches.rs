@@ -419,6 +419,38 @@ async fn a_cluster_that_joins_ends_the_watch_so_that_it_begins_again_with_it() {
     assert_eq!(again.received["c2"], expected(1..=10));
 }
 
+/// A cluster without slots has no changes, and its master may not even exist yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_without_slots_neither_ends_a_watch_nor_delays_one() {
+    let stage = Stage::new(&["c1"]).await;
+    let mut watching = stage.watch(Vec::new()).await;
+    let added = map(&["c1"]).with_cluster(WeightedCluster {
+        id: ClusterId::new("c2").unwrap(),
+        weight: 1,
+    });
+    let placement = stage.coordination.get(PLACEMENT).await.unwrap().unwrap();
+    let swapped = (stage.coordination)
+        .compare_and_swap(PLACEMENT, placement.revision, added.encode())
+        .await;
+    assert!(matches!(swapped.unwrap(), Swap::Won(_)));
+    // The coordinator has the new map once it accepts a position in the new cluster.
+    let at = WatchPosition {
+        cluster: "c2".to_owned(),
+        ..WatchPosition::default()
+    };
+    let known = poll_until(PATIENCE, || async {
+        stage.open(vec![at.clone()]).await.ok().map(drop)
+    });
+    known.await.expect("the coordinator has the new map");
+    stage.played["c1"].written.send_replace(20);
+    watching.until(20).await;
+    let positions = watching.at.clone().into_values().collect();
+    for positions in [Vec::new(), positions] {
+        let again = stage.watch(positions).await;
+        assert_eq!(again.at["c1"].index, 20);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_ends_when_the_coordinator_stops() {
     let mut stage = Stage::new(&["c1"]).await;

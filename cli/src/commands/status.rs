@@ -107,9 +107,9 @@ fn cache_row(cache: &CacheNode) -> [String; 6] {
 }
 
 fn member_row(cluster: &Cluster, member: &Member) -> [String; 6] {
-    let slots = match cluster.slots {
-        0 => "no slots (slots can't move to it yet)".to_owned(),
-        slots => format!("{slots} slots"),
+    let slots = match &cluster.note {
+        Some(note) => format!("{} slots ({note})", cluster.slots),
+        None => format!("{} slots", cluster.slots),
     };
     let in_sync = cluster.in_sync.contains(&member.node);
     [

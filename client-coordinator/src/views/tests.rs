@@ -59,6 +59,23 @@ fn epoch(views: &Views, name: &str) -> Option<Epoch> {
 }
 
 #[test]
+fn a_cluster_without_slots_is_neither_fresh_nor_a_clock() {
+    let views = Views::default();
+    views.list(map(), &clusters(&["c1", "c3"]), at(10));
+    let idle = Vouched {
+        slots: Arc::default(),
+        ..answer(20, 1)
+    };
+    views.learn(&cluster("c3"), idle);
+    assert!(!views.is_one_fresh(at(30), BOUND));
+    assert_eq!(views.platform_time(at(30)), None);
+    assert!(views.clusters().is_empty());
+    views.learn(&cluster("c1"), answer(20, 1));
+    assert!(views.is_one_fresh(at(30), BOUND));
+    assert!(views.platform_time(at(30)).is_some());
+}
+
+#[test]
 fn a_cluster_that_is_listed_no_more_is_forgotten() {
     let views = Views::default();
     views.learn(&cluster("c1"), answer(1, 1));

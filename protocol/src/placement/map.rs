@@ -78,6 +78,22 @@ impl PlacementMap {
         })
     }
 
+    /// The next map, in which `cluster` belongs to the platform and owns no slot yet: every slot
+    /// keeps its owner and its revision.
+    #[must_use]
+    pub fn with_cluster(&self, cluster: WeightedCluster) -> Self {
+        let mut next = self.clone();
+        next.version += 1;
+        next.clusters.push(cluster);
+        next
+    }
+
+    /// Whether the cluster belongs to the platform, with or without slots.
+    #[must_use]
+    pub fn has(&self, cluster: &ClusterId) -> bool {
+        self.clusters.iter().any(|it| it.id == *cluster)
+    }
+
     /// The map as it is stored.
     #[must_use]
     pub fn encode(&self) -> Bytes {
@@ -155,6 +171,20 @@ mod tests {
         }
         let share = |id| map.share(&ClusterId::new(id).unwrap());
         assert_eq!(share("c1") + share("c2"), 4096);
+    }
+
+    #[test]
+    fn a_cluster_that_is_added_owns_nothing() {
+        let map = map();
+        let added = ClusterId::new("c3").unwrap();
+        let next = map.with_cluster(WeightedCluster {
+            id: added.clone(),
+            weight: 1,
+        });
+        assert!(next.has(&added) && !map.has(&added));
+        assert_eq!((next.version, next.share(&added)), (map.version + 1, 0));
+        assert!(Slot::all().all(|slot| next.owner(slot) == map.owner(slot)));
+        assert_eq!(PlacementMap::decode(&next.encode()).unwrap(), next);
     }
 
     #[test]

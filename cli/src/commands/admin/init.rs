@@ -32,7 +32,7 @@ pub(crate) struct InitArguments {
 }
 
 /// Parses `c1=n1,n2`.
-fn cluster(text: &str) -> Result<FoundingCluster, String> {
+pub(super) fn cluster(text: &str) -> Result<FoundingCluster, String> {
     let (id, nodes) = text
         .split_once('=')
         .ok_or("write it as CLUSTER=NODE, as in c1=n1")?;
@@ -45,18 +45,22 @@ fn cluster(text: &str) -> Result<FoundingCluster, String> {
     })
 }
 
+/// Refuses a cluster that this release can't run.
+pub(super) fn check_size(cluster: &FoundingCluster) -> Result<(), String> {
+    match cluster.members.len() {
+        0 | 1 => Ok(()),
+        many => Err(format!(
+            "the cluster {} has {many} nodes; this release runs clusters of one node",
+            cluster.id
+        )),
+    }
+}
+
 /// Founds the platform and prints its id.
 pub(crate) async fn run(arguments: InitArguments) -> Outcome {
     let configuration = arguments.metadata.load(Vec::new())?;
     let coordination = metadata::connect(&configuration.coordination).await?;
-    if let Some(large) = (arguments.cluster.iter()).find(|cluster| cluster.members.len() > 1) {
-        return Err(format!(
-            "the cluster {} has {} nodes; this release runs clusters of one node",
-            large.id,
-            large.members.len()
-        )
-        .into());
-    }
+    arguments.cluster.iter().try_for_each(check_size)?;
     let founding = Founding {
         platform: PlatformId(rand::random()),
         clusters: arguments.cluster,
