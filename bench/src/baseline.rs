@@ -70,6 +70,10 @@ fn refusal(cell: Cell) -> Option<String> {
             "it differs from hit-unary only in the peer, whose place the baseline takes: \
              name hit-unary instead"
         }
+        Cell::HitUnaryProcesses | Cell::PutOneProcesses => {
+            "an earlier release may not run its roles in processes of their own: run it once for \
+             each binary, named in TIERKV_BIN, without --baseline"
+        }
         Cell::Memory => {
             "it measures bytes, not operations: run it once for each binary, named in TIERKV_BIN, \
              without --baseline"
@@ -170,7 +174,11 @@ impl Builds {
                 let ours = self.ours.platform_session_puts().await?;
                 measure(&ours, &baseline, pairs).await?
             }
-            Cell::HitUnaryEtcd | Cell::Memory | Cell::SteadyWrites => {
+            Cell::HitUnaryProcesses
+            | Cell::HitUnaryEtcd
+            | Cell::PutOneProcesses
+            | Cell::Memory
+            | Cell::SteadyWrites => {
                 return Err(Failure(refusal(cell).unwrap_or_default()));
             }
         };

@@ -9,12 +9,17 @@ use serde::{Serialize, Serializer};
 pub(crate) enum Cell {
     /// Unary reads that hit the in-process cache, compared with a bare echo.
     HitUnary,
-    /// The same, compared with etcd.
+    /// Unary reads that hit the data node's memory, each role in a process of its own, compared with
+    /// the same echo.
+    HitUnaryProcesses,
+    /// Unary reads that hit the in-process cache, compared with etcd.
     HitUnaryEtcd,
     /// Reads through the SDK's session, compared with redis.
     HitSession,
     /// Durable writes, compared with etcd.
     PutOne,
+    /// The same, each role in a process of its own.
+    PutOneProcesses,
     /// Resident memory of a record, compared with redis.
     Memory,
     /// Durable writes for ten minutes, without a peer.
@@ -30,15 +35,19 @@ pub(crate) enum Goal {
     AtMost(f64),
     /// Nothing grows without bound, and nothing fails.
     Bounded,
+    /// None: the cell is measured for comparison with another one.
+    None,
 }
 
 impl Goal {
-    /// Whether this ratio meets the goal. No ratio meets a goal without a ratio.
-    pub(crate) fn is_met_by(self, ratio: f64) -> bool {
+    /// Whether this ratio meets the goal; `None` if there is no goal. No ratio meets a goal without
+    /// a ratio.
+    pub(crate) fn is_met_by(self, ratio: f64) -> Option<bool> {
         match self {
-            Self::AtLeast(least) => ratio >= least,
-            Self::AtMost(most) => ratio <= most,
-            Self::Bounded => false,
+            Self::AtLeast(least) => Some(ratio >= least),
+            Self::AtMost(most) => Some(ratio <= most),
+            Self::Bounded => Some(false),
+            Self::None => None,
         }
     }
 }
@@ -49,6 +58,7 @@ impl fmt::Display for Goal {
             Self::AtLeast(ratio) => write!(f, ">= {ratio:.2}"),
             Self::AtMost(ratio) => write!(f, "<= {ratio:.2}"),
             Self::Bounded => f.write_str("bounded"),
+            Self::None => f.write_str("-"),
         }
     }
 }
@@ -60,11 +70,13 @@ impl Serialize for Goal {
 }
 
 impl Cell {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::HitUnary,
+        Self::HitUnaryProcesses,
         Self::HitUnaryEtcd,
         Self::HitSession,
         Self::PutOne,
+        Self::PutOneProcesses,
         Self::Memory,
         Self::SteadyWrites,
     ];
@@ -78,9 +90,11 @@ impl Cell {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::HitUnary => "hit-unary",
+            Self::HitUnaryProcesses => "hit-unary-processes",
             Self::HitUnaryEtcd => "hit-unary-etcd",
             Self::HitSession => "hit-session",
             Self::PutOne => "put-one",
+            Self::PutOneProcesses => "put-one-processes",
             Self::Memory => "memory",
             Self::SteadyWrites => "steady-writes",
         }
@@ -92,8 +106,15 @@ impl Cell {
             Self::HitUnary | Self::HitUnaryEtcd => {
                 "unary Get, in-process cache hit, 64 tasks, 8 connections"
             }
+            Self::HitUnaryProcesses => {
+                "unary Get, 3 processes, no cache tier: a hit of the data node's memory, 64 tasks, \
+                 8 connections"
+            }
             Self::HitSession => "SDK get, in-process cache hit, 64 tasks, one session",
             Self::PutOne => "durable SDK put, one node, 64 tasks, one session",
+            Self::PutOneProcesses => {
+                "durable SDK put, 3 processes, one node, 64 tasks, one session"
+            }
             Self::Memory => "resident bytes a record, all in the memory tier",
             Self::SteadyWrites => "durable SDK put, one node, 64 tasks, for minutes",
         }
@@ -102,10 +123,10 @@ impl Cell {
     /// The peer.
     pub(crate) const fn peer(self) -> &'static str {
         match self {
-            Self::HitUnary => "bare tonic unary echo of the same sizes",
+            Self::HitUnary | Self::HitUnaryProcesses => "bare tonic unary echo of the same sizes",
             Self::HitUnaryEtcd => "etcd serializable range",
             Self::HitSession => "redis GET, one multiplexed connection",
-            Self::PutOne => "etcd put, one member",
+            Self::PutOne | Self::PutOneProcesses => "etcd put, one member",
             Self::Memory => "redis without persistence",
             Self::SteadyWrites => "its own median",
         }
@@ -119,6 +140,7 @@ impl Cell {
             Self::HitSession => Goal::AtLeast(2.0),
             Self::Memory => Goal::AtMost(1.2),
             Self::SteadyWrites => Goal::Bounded,
+            Self::HitUnaryProcesses | Self::PutOneProcesses => Goal::None,
         }
     }
 }
@@ -157,9 +179,11 @@ mod tests {
 
     #[test]
     fn goals_have_a_direction() {
-        assert!(Goal::AtLeast(0.9).is_met_by(0.9) && !Goal::AtLeast(0.9).is_met_by(0.89));
-        assert!(Goal::AtMost(1.2).is_met_by(1.2) && !Goal::AtMost(1.2).is_met_by(1.21));
-        assert!(!Goal::AtMost(1.2).is_met_by(f64::NAN));
+        let met = |goal: Goal, ratio| goal.is_met_by(ratio).unwrap();
+        assert!(met(Goal::AtLeast(0.9), 0.9) && !met(Goal::AtLeast(0.9), 0.89));
+        assert!(met(Goal::AtMost(1.2), 1.2) && !met(Goal::AtMost(1.2), 1.21));
+        assert!(!met(Goal::AtMost(1.2), f64::NAN));
+        assert_eq!(Goal::None.is_met_by(1.0), None);
         assert_eq!(Cell::Memory.goal().to_string(), "<= 1.20");
     }
 }

@@ -30,8 +30,9 @@ pub(crate) struct CellReport {
 pub(crate) enum Outcome {
     /// It was measured.
     Measured {
-        /// Whether the figures meet the goal.
-        met: bool,
+        /// Whether the figures meet the goal; absent if there is none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        met: Option<bool>,
         /// The figures.
         #[serde(flatten)]
         figures: Box<Figures>,
@@ -104,11 +105,11 @@ impl CellReport {
 }
 
 impl Figures {
-    fn meet(&self, goal: Goal) -> bool {
+    fn meet(&self, goal: Goal) -> Option<bool> {
         match self {
             Self::Rates(figures) => goal.is_met_by(figures.ratio),
             Self::Memory(figures) => goal.is_met_by(figures.ratio),
-            Self::Steady(figures) => figures.holds(),
+            Self::Steady(figures) => Some(figures.holds()),
         }
     }
 
@@ -296,8 +297,22 @@ mod tests {
         let report = CellReport::new(Cell::HitUnary, Ok(Figures::Rates(figures)));
         assert!(matches!(
             report.outcome,
-            Outcome::Measured { met: true, .. }
+            Outcome::Measured {
+                met: Some(true),
+                ..
+            }
         ));
+    }
+
+    #[test]
+    fn a_cell_without_a_goal_neither_meets_nor_misses_it() {
+        let figures = Figures::Rates(RateFigures::new(rounds(0.98, None)));
+        let report = CellReport::new(Cell::PutOneProcesses, Ok(figures));
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(
+            (json.get("met"), &json["goal"], &json["ratio"]),
+            (None, &"-".into(), &0.9.into())
+        );
     }
 
     #[test]

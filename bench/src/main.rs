@@ -1,6 +1,7 @@
 //! The benchmark cells: the platform and its peers, side by side, in one run.
 //!
 //! Reading order: [`cell`] (what is measured), [`stage`] (the systems, started and loaded),
+//! [`stage::tiers`] (the platform with each role in a process of its own),
 //! [`rounds`] (A B A B), [`memory`] and [`steady`] (the two cells that are not rates),
 //! [`cost`], [`footprint`] and [`metrics_page`] (measurements of a server from outside),
 //! [`cell_report`] (the result of a cell), [`report`], [`plot`]. The peers' clients are
@@ -257,6 +258,10 @@ async fn figures_of(
             let peer = stage.echo().await?;
             measure(&stage.platform_unary_hits().await?, &peer, run.rounds()).await
         }
+        Cell::HitUnaryProcesses => {
+            let peer = stage.echo().await?;
+            measure(&stage.tiers_unary_hits().await?, &peer, run.rounds()).await
+        }
         Cell::HitUnaryEtcd => {
             let peer = stage.etcd(Operations::Reads).await?;
             measure(&stage.platform_unary_hits().await?, &peer, run.rounds()).await
@@ -268,6 +273,10 @@ async fn figures_of(
         Cell::PutOne => {
             let peer = stage.etcd(Operations::Writes).await?;
             measure(&stage.platform_session_puts().await?, &peer, run.rounds()).await
+        }
+        Cell::PutOneProcesses => {
+            let peer = stage.etcd(Operations::Writes).await?;
+            measure(&stage.tiers_session_puts().await?, &peer, run.rounds()).await
         }
         Cell::Memory => return memory::measure(settings).await.map(Figures::Memory),
         Cell::SteadyWrites => {

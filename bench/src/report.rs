@@ -94,7 +94,12 @@ fn row_of(report: &CellReport) -> [String; 7] {
     match &report.outcome {
         Outcome::Measured { met, figures } => {
             let text = figures.table_text();
-            let met = if *met { "yes" } else { "no" }.to_owned();
+            let met = match met {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "-",
+            };
+            let met = met.to_owned();
             [
                 cell,
                 text.ours,

@@ -1,10 +1,13 @@
 //! The systems under test. Each starts when a cell first needs it, is loaded once, and runs to
 //! the end of the run.
 
+pub(crate) mod tiers;
+
 use std::{env, path::PathBuf, time::Duration};
 
 use tierkv_harness::{
-    DataFolder, Error as HarnessError, Etcd, Options, Process, Program, Redis, TierKv,
+    DataFolder, Error as HarnessError, Etcd, Options, Process, Program, Redis, SeparateTiers,
+    TierKv,
 };
 use tierkv_workload::{
     Check, Distribution, Failure, Operations, Plan, Session, Shape, Unary, load,
@@ -93,6 +96,8 @@ pub(crate) struct Stage {
     /// The platform, started but not loaded.
     empty_platform: Option<TierKv>,
     platform: Option<TierKv>,
+    /// The platform with each role in a process of its own, loaded.
+    tiers: Option<SeparateTiers>,
     etcd: Option<Etcd>,
     redis: Option<Redis>,
     echo: Option<Echo>,
@@ -125,6 +130,7 @@ impl Stage {
             build,
             empty_platform: None,
             platform: None,
+            tiers: None,
             etcd: None,
             redis: None,
             echo: None,
