@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::Signal;
 use tierkv::{Client, Code, Consistency, ReadOptions, Selection};
-use tierkv_harness::{LocalCluster, Process, poll_until};
+use tierkv_harness::{LocalCluster, Process, SeparateTiers, poll_until};
 use tierkv_tests::binary;
 
 /// Timeout for a state that a platform reaches after a fault.
@@ -190,6 +190,23 @@ async fn a_write_to_a_cluster_that_is_away_is_refused_for_certain() {
         .map(|value| String::from_utf8(value.to_vec()).unwrap());
     assert!(before.is_some_and(|value| value.ends_with("in round 1")));
     platform.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_of_each_role_is_a_platform() {
+    let tiers = SeparateTiers::start(None).await.unwrap();
+    let builder = Client::builder().address(tiers.grpc()).timeout(PATIENCE);
+    let client = builder.connect().await.unwrap();
+    write_all(&client, 1).await;
+    check_all(&client, 1).await;
+    let report = client.cluster().await.unwrap();
+    let mut pids: Vec<u32> = (report.client_coordinators.iter())
+        .chain(&report.server_coordinators)
+        .map(|coordinator| coordinator.pid)
+        .collect();
+    let members = report.clusters.iter().flat_map(|cluster| &cluster.members);
+    pids.extend(members.map(|member| member.pid));
+    assert_eq!(pids, tiers.pids());
 }
 
 /// How a process ended that must not start, with its log.
