@@ -42,6 +42,24 @@ pub enum Error {
         /// What the attempt printed.
         log: String,
     },
+    /// A network could not be made.
+    #[error(
+        "a network with lines to cut can't be made: that needs user and network namespaces for \
+         unprivileged users (sysctl user.max_user_namespaces and user.max_net_namespaces over 0, \
+         kernel.unprivileged_userns_clone = 1 and \
+         kernel.apparmor_restrict_unprivileged_userns = 0 where they exist), and the kernel's \
+         bridge and veth; the output:\n{log}"
+    )]
+    NoNetwork {
+        /// What the attempt printed.
+        log: String,
+    },
+    /// A test that ran again in a namespace failed.
+    #[error("the test {test} failed in a network namespace of its own; its output is above")]
+    FailedInside {
+        /// The test.
+        test: String,
+    },
     /// The server did not reach a state in time.
     #[error("{name} did not {what} within {waited:?}; its log ends:\n{log}")]
     TimedOut {

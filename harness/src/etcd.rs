@@ -1,16 +1,11 @@
 //! A real etcd.
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::TcpStream,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use crate::{
     error::{Error, io_error},
     folder::DataFolder,
+    health,
     port::{MAX_PORT_ATTEMPTS, free_port},
     process::{Process, Program},
 };
@@ -278,19 +273,14 @@ fn spawn(
 
 /// Whether the member's health check succeeds, which needs a leader.
 fn is_healthy(port: u16) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /health HTTP/1.0\r\nHost: etcd\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.contains("\"health\":\"true\""))
+    let page = health::page(&format!("127.0.0.1:{port}"), "/health");
+    page.is_some_and(|page| page.contains("\"health\":\"true\""))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use super::*;
 
     #[tokio::test]

@@ -5,14 +5,19 @@
 //! [`folder`] (the data folder of a server), [`fixture`] (data of an earlier release),
 //! [`surroundings`] (environment and wrapper of a server), [`process`] (the guard of a server
 //! process), [`small_disk`] (a disk that a test can fill), [`wall_clock`] (a clock that a test
-//! can set), [`port`], [`proxy`] (a line that a test can disturb), then the servers: [`etcd`],
-//! [`redis`], [`tierkv`] and [`local_cluster`].
+//! can set), [`port`], `health` (whether a server is ready), [`proxy`] (a line that a test can
+//! disturb), [`network`] (hosts whose lines a test can cut), then the servers: [`etcd`], [`redis`],
+//! [`tierkv`], [`separate_tiers`] (one process of each role), [`local_cluster`] (processes of
+//! `tierkv cluster`) and [`fleet`] (the same on hosts of their own).
 
 pub mod error;
 pub mod etcd;
 pub mod fixture;
+pub mod fleet;
 pub mod folder;
+mod health;
 pub mod local_cluster;
+pub mod network;
 pub mod poll;
 pub mod port;
 pub mod process;
@@ -27,8 +32,10 @@ pub mod wall_clock;
 
 pub use error::Error;
 pub use etcd::Etcd;
+pub use fleet::Fleet;
 pub use folder::DataFolder;
 pub use local_cluster::LocalCluster;
+pub use network::{Loss, Network};
 pub use poll::poll_until;
 pub use port::free_port;
 pub use process::{Process, Program};

@@ -21,6 +21,8 @@ use crate::{
     user::User,
 };
 
+/// Folders of programs that are not on the `PATH` of every user.
+const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
 /// Bytes of a log's end in an error message.
 const LOG_TAIL_BYTES: u64 = 4096;
 
@@ -46,7 +48,11 @@ impl Program {
         }
     }
 
-    fn located(&self) -> Result<PathBuf, Error> {
+    /// The path of the program.
+    ///
+    /// # Errors
+    /// If it is missing.
+    pub(crate) fn located(&self) -> Result<PathBuf, Error> {
         if self.path.components().count() > 1 {
             return self
                 .path
@@ -56,6 +62,7 @@ impl Program {
         std::env::var_os("PATH")
             .iter()
             .flat_map(std::env::split_paths)
+            .chain(SYSTEM_FOLDERS.map(PathBuf::from))
             .map(|folder| folder.join(&self.path))
             .find(|path| path.is_file())
             .ok_or_else(|| self.missing(self.name.to_owned()))

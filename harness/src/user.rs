@@ -23,14 +23,18 @@ const NOBODY: User = User {
 
 impl User {
     /// The user for servers: `nobody` if this process is root; otherwise `None`, and they run as
-    /// the caller.
+    /// the caller. In a user namespace, root may be an unprivileged user outside, and `nobody` may
+    /// not exist: servers then run as the caller, too.
     pub(crate) fn for_servers() -> Option<Self> {
-        rustix::process::geteuid().is_root().then(|| {
+        let is_root = rustix::process::geteuid().is_root();
+        let nobody = is_root.then(|| {
             fs::read_to_string("/etc/passwd")
                 .ok()
                 .and_then(|passwd| nobody_of(&passwd))
                 .unwrap_or(NOBODY)
-        })
+        });
+        let map = fs::read_to_string("/proc/self/uid_map").ok();
+        nobody.filter(|user| map.is_none_or(|map| has_user(&map, user.uid)))
     }
 
     /// Makes this user the owner of `path`.
@@ -69,6 +73,19 @@ impl User {
     }
 }
 
+/// Whether the user exists, by the text of a user namespace's map: lines of the first id inside,
+/// the first one outside, and how many.
+fn has_user(map: &str, uid: u32) -> bool {
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line
+            .split_ascii_whitespace()
+            .filter_map(|number| number.parse().ok())
+            .collect();
+        matches!(numbers[..], [first, _, count]
+            if (first..first.saturating_add(count)).contains(&u64::from(uid)))
+    })
+}
+
 /// The ids of `nobody` in the text of a passwd file.
 fn nobody_of(passwd: &str) -> Option<User> {
     let mut fields = passwd
@@ -91,6 +108,15 @@ mod tests {
         let passwd = "root:x:0:0:root:/root:/bin/bash\nnobody:x:99:98:nobody:/:/usr/sbin/nologin\n";
         assert_eq!(nobody_of(passwd), Some(User { uid: 99, gid: 98 }));
         assert_eq!(nobody_of("root:x:0:0:root:/root:/bin/bash\n"), None);
+    }
+
+    #[test]
+    fn a_user_namespace_may_lack_nobody() {
+        let everybody = "         0          0 4294967295\n";
+        assert!(has_user(everybody, 65_534));
+        let root_alone = "         0      65534          1\n";
+        assert!(has_user(root_alone, 0));
+        assert!(!has_user(root_alone, 65_534));
     }
 
     #[test]

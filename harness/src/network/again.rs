@@ -1,0 +1,121 @@
+//! Runs a test again in a user and network namespace of its own.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, pipe},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use super::{IP_REMEDY, Network};
+use crate::{
+    error::{Error, io_error},
+    folder::DataFolder,
+    process::Program,
+    tierkv::{BINARY_VARIABLE, program},
+    user::User,
+};
+
+/// Set in the test's own environment once it runs in the namespace.
+const INSIDE_VARIABLE: &str = "TIERKV_HARNESS_INSIDE";
+/// Makes a bridge and a host on it, as [`Network`] does.
+const PROBE: &str = "PATH=$PATH:/usr/sbin:/sbin; ip link add probe type bridge && \
+                     unshare --net -- ip link add veth type veth peer name eth0";
+/// The line by which a test program reports that the one test passed.
+const PASSED: &str = "test result: ok. 1 passed";
+
+/// Where a test of a network is.
+#[derive(Debug)]
+pub enum Place {
+    /// In a namespace of its own: this is its network.
+    Inside(Network),
+    /// It ran there, in another process, and passed: nothing is left to do.
+    Done,
+    /// This machine does not allow it; why.
+    Refused(Error),
+}
+
+/// Runs the test of this name again, alone, in a namespace of its own; called there, returns the
+/// network. What the test prints is printed here.
+///
+/// # Errors
+/// If the test fails inside, or the system refuses what it should not.
+// Test programs print for people.
+#[allow(clippy::print_stdout)]
+pub fn enter(test: &str) -> Result<Place, Error> {
+    if env::var_os(INSIDE_VARIABLE).is_some() {
+        return Network::new().map(Place::Inside);
+    }
+    // Owned by the servers' user, and holds programs that it may not run where they are.
+    let folder = DataFolder::new("inside")?;
+    if let Err(refused) = probe(&folder) {
+        return Ok(Place::Refused(refused));
+    }
+    let what = || format!("running {test} again");
+    let this = env::current_exe().map_err(io_error(what()))?;
+    let mut command = unshare(&folder)?;
+    command
+        .arg(runnable(&this, &folder)?)
+        .args([test, "--exact", "--nocapture"])
+        .env(INSIDE_VARIABLE, "1");
+    // A test program without the platform has none.
+    if let Ok(binary) = program(None).located() {
+        command.env(BINARY_VARIABLE, runnable(&binary, &folder)?);
+    }
+    let (printed, output) = pipe().map_err(io_error(what()))?;
+    let copy = output.try_clone().map_err(io_error(what()))?;
+    let mut child = (command.stdout(copy).stderr(output).spawn()).map_err(io_error(what()))?;
+    // The pipe ends with its last writer.
+    drop(command);
+    let mut has_passed = false;
+    for line in BufReader::new(printed).lines() {
+        let line = line.map_err(io_error(what()))?;
+        has_passed |= line.starts_with(PASSED);
+        println!("{line}");
+    }
+    let status = child.wait().map_err(io_error(what()))?;
+    if status.success() && has_passed {
+        return Ok(Place::Done);
+    }
+    Err(Error::FailedInside {
+        test: test.to_owned(),
+    })
+}
+
+/// Whether this machine allows what a network needs.
+fn probe(folder: &DataFolder) -> Result<(), Error> {
+    Program::of_package("ip", IP_REMEDY).located()?;
+    let mut command = unshare(folder)?;
+    let output = command.args(["sh", "-c", PROBE]).output();
+    let output = output.map_err(io_error("probing network namespaces"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(Error::NoNetwork { log })
+}
+
+/// A command that enters new namespaces as the servers' user, who is root inside.
+fn unshare(folder: &DataFolder) -> Result<Command, Error> {
+    let program = Program::of_package("unshare", "install the Debian package util-linux");
+    let mut command = Command::new(program.located()?);
+    command
+        .args(["--user", "--map-root-user", "--net", "--"])
+        .current_dir(folder.data())
+        .stdin(Stdio::null());
+    if let Some(user) = User::for_servers() {
+        command.uid(user.uid).gid(user.gid);
+    }
+    Ok(command)
+}
+
+/// A path at which the servers' user may run the program.
+fn runnable(program: &Path, folder: &DataFolder) -> Result<PathBuf, Error> {
+    let what = format!("making {} runnable", program.display());
+    let Some(user) = User::for_servers() else {
+        return Ok(program.to_owned());
+    };
+    user.runnable(program, folder.path())
+        .map_err(io_error(what))
+}
