@@ -76,7 +76,7 @@ fix: ## Format, and apply what clippy knows how to repair
 	cargo fmt --all
 
 .PHONY: soak
-soak: ## Kill the platform many times under load (ROUNDS=200)
+soak: ## Kill the platform many times under load (ROUNDS=200), and play the deck of faults 20 times
 	ops/deps.sh test
 	cargo build --workspace --tests --bin tierkv
 	TIERKV_DECK_ROUNDS=20 TIERKV_KILL_ROUNDS=$(ROUNDS) cargo test --workspace --test kill --test migration --test deck -- --nocapture

@@ -174,9 +174,10 @@ struct Shared {
 }
 
 impl Workload {
-    /// Starts `tasks` of writers and readers over `client`. `seed` chooses what they do.
+    /// Starts `tasks` of writers and readers, which share `clients` evenly. `seed` chooses what they
+    /// do.
     #[must_use]
-    pub fn start(client: &Client, tasks: usize, seed: u64) -> Self {
+    pub fn start(clients: &[Client], tasks: usize, seed: u64) -> Self {
         let shared = Arc::new(Shared {
             began: Instant::now(),
             is_over: AtomicBool::new(false),
@@ -186,7 +187,7 @@ impl Workload {
             history: Mutex::default(),
         });
         let mut running = JoinSet::new();
-        for task in 0..tasks {
+        for (task, client) in clients.iter().cycle().take(tasks).enumerate() {
             let actor = Actor {
                 client: client.session(),
                 shared: Arc::clone(&shared),

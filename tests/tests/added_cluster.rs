@@ -138,7 +138,7 @@ async fn everything_goes_on_while_a_cluster_without_slots_is_added_silent_or_dea
     let client = connect(&platform).await;
     let url = coordination_url(&platform);
     let mut early = watch(&client).await;
-    let workload = Workload::start(&client, 4, 1);
+    let workload = Workload::start(std::slice::from_ref(&client), 4, 1);
     use_all(&client, &mut early, 0).await;
 
     // Added, and its node does not run yet.

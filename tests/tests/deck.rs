@@ -1,7 +1,9 @@
 //! A deck of faults on a platform of many processes, one fault a round, under clients whose every
 //! operation is recorded and checked ([`tierkv_tests::history`]).
 //!
-//! `TIERKV_DECK_ROUNDS` (`make soak`) plays the deck several times.
+//! Each process is on a host of its own (a network namespace), so that the lines between two tiers
+//! can be cut. Where the kernel does not allow that, the deck is played on loopback without the
+//! cuts, and says so. `TIERKV_DECK_ROUNDS` (`make soak`) plays the deck several times.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // Tests may panic, and figures are for people.
 
@@ -10,9 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
 use tierkv::Client;
-use tierkv_harness::{LocalCluster, poll_until};
+use tierkv_harness::{
+    Fleet, Loss, Network,
+    network::again::{Place, enter},
+    poll_until,
+};
 use tierkv_tests::history::{Totals, Workload};
 
 /// Timeout of an operation: longer than any fault, so that few outcomes stay unknown.
@@ -23,6 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const FAULT: Duration = Duration::from_secs(2);
 /// How long a paused process is paused.
 const PAUSE: Duration = Duration::from_secs(5);
+/// How long a line is cut.
+const CUT: Duration = Duration::from_secs(3);
+/// How long lines to etcd are cut: longer than a lease, so that the other side is taken for dead.
+const LONG_CUT: Duration = Duration::from_secs(7);
 /// How long all of etcd is away.
 const OUTAGE: Duration = Duration::from_secs(15);
 /// A round counts only with this much done in it.
@@ -30,13 +39,32 @@ const LEAST: Totals = Totals {
     writes: 2_000,
     reads: 500,
 };
-/// Of these, this much must be done while etcd is away.
+/// Of these, this much must be done during a fault that stops nothing, as while etcd is away.
 const LEAST_MEANWHILE: Totals = Totals {
     writes: 200,
     reads: 200,
 };
 const TASKS: usize = 32;
-const ETCD: [&str; 3] = ["etcd1", "etcd2", "etcd3"];
+
+/// One side of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    /// The process of this name.
+    One(&'static str),
+    /// The primary server coordinator, whichever it is.
+    Primary,
+    /// Every member of etcd.
+    Etcd,
+}
+
+/// What is lost on a cut line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// Everything, in both directions.
+    Both(Loss),
+    /// What the second side sends: requests arrive there, and their answers are lost.
+    Answers,
+}
 
 /// A fault, and how it is healed.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +81,21 @@ enum Fault {
     EtcdAway,
     /// Every process is killed, and started again.
     KillAll,
+    /// The line between a tier that asks and one that answers is cut for a while.
+    Cut(Side, Side, Cut),
+}
+
+impl Fault {
+    /// How long reads and writes go on everywhere during this fault; `None`: some wait for its end.
+    const fn goes_on_for(self) -> Option<Duration> {
+        match self {
+            Self::EtcdAway => Some(OUTAGE),
+            Self::Cut(_, Side::Etcd, _) => Some(LONG_CUT),
+            // The clients of the other client coordinator go on.
+            Self::Cut(_, Side::Primary, _) => Some(CUT),
+            _ => None,
+        }
+    }
 }
 
 const DECK: [Fault; 12] = [
@@ -70,11 +113,37 @@ const DECK: [Fault; 12] = [
     Fault::KillAll,
 ];
 
-async fn connect(platform: &LocalCluster) -> Client {
-    let addresses = platform.addresses("client-coordinator", "grpc");
-    let addressed = addresses.into_iter();
-    let builder = addressed.fold(Client::builder(), |builder, it| builder.address(it));
-    builder.timeout(GIVEN_UP_AFTER).connect().await.unwrap()
+/// Every pair of tiers that talk.
+const CUTS: [Fault; 10] = [
+    Fault::Cut(CC1, Side::Primary, Cut::Both(Loss::Silent)),
+    Fault::Cut(CC1, Side::Primary, Cut::Answers),
+    Fault::Cut(Side::Primary, N1, Cut::Both(Loss::Silent)),
+    Fault::Cut(Side::Primary, N1, Cut::Answers),
+    Fault::Cut(N1, Side::Etcd, Cut::Both(Loss::Blackhole)),
+    Fault::Cut(N1, Side::Etcd, Cut::Answers),
+    Fault::Cut(Side::Primary, Side::Etcd, Cut::Both(Loss::Silent)),
+    Fault::Cut(Side::Primary, Side::Etcd, Cut::Answers),
+    Fault::Cut(CC1, Side::Etcd, Cut::Both(Loss::Blackhole)),
+    Fault::Cut(CC1, Side::Etcd, Cut::Answers),
+];
+const CC1: Side = Side::One("cc1");
+const N1: Side = Side::One("n1");
+
+/// For each client coordinator, a client that uses no other one, so that each has work in every
+/// round, and one that goes to the others when it fails.
+async fn connect(platform: &Fleet) -> Vec<Client> {
+    let mut addresses = platform.addresses("client-coordinator", "grpc-listen");
+    let mut clients = Vec::new();
+    for _ in 0..addresses.len() {
+        for some in [&addresses[..1], &addresses] {
+            let addressed = some.iter().cloned();
+            let builder = addressed.fold(Client::builder(), |builder, it| builder.address(it));
+            let client = builder.in_order().timeout(GIVEN_UP_AFTER).connect().await;
+            clients.push(client.unwrap());
+        }
+        addresses.rotate_left(1);
+    }
+    clients
 }
 
 /// The name of the primary server coordinator.
@@ -105,20 +174,49 @@ async fn until_done(workload: &Workload, before: Totals, least: Totals) {
     );
 }
 
-async fn kill(platform: &mut LocalCluster, name: &str) {
-    platform.kill9(name).await.unwrap();
+async fn kill(platform: &mut Fleet, name: &str) {
+    platform.process(name).unwrap().kill9().unwrap();
     tokio::time::sleep(FAULT).await;
     platform.restart(name).unwrap();
 }
 
-async fn pause(platform: &LocalCluster, name: &str) {
-    platform.signal(name, Signal::STOP).unwrap();
+async fn pause(platform: &mut Fleet, name: &str) {
+    platform.process(name).unwrap().pause().unwrap();
     tokio::time::sleep(PAUSE).await;
-    platform.signal(name, Signal::CONT).unwrap();
+    platform.process(name).unwrap().resume().unwrap();
+}
+
+/// The processes of one side.
+async fn names(side: Side, platform: &Fleet, client: &Client) -> Vec<String> {
+    match side {
+        Side::One(name) => vec![name.to_owned()],
+        Side::Primary => vec![primary(client).await],
+        Side::Etcd => platform.names_of("etcd"),
+    }
+}
+
+/// Cuts the lines between two sides.
+async fn cut(asks: Side, answers: Side, cut: Cut, platform: &mut Fleet, client: &Client) {
+    let asking = names(asks, platform, client).await;
+    let answering = names(answers, platform, client).await;
+    let loss = match cut {
+        Cut::Both(loss) => loss,
+        Cut::Answers => Loss::Blackhole,
+    };
+    for one in &asking {
+        for other in &answering {
+            assert!(platform.connects(one, other).unwrap(), "{one} to {other}");
+            platform.cut(other, one, loss).unwrap();
+            if cut != Cut::Answers {
+                platform.cut(one, other, loss).unwrap();
+            }
+            assert!(!platform.connects(one, other).unwrap(), "{one} to {other}");
+        }
+    }
 }
 
 /// Injects the fault and heals it.
-async fn play(fault: Fault, platform: &mut LocalCluster, client: &Client, workload: &Workload) {
+async fn play(fault: Fault, platform: &mut Fleet, client: &Client) {
     match fault {
         Fault::Kill(name) => kill(platform, name).await,
         Fault::KillPrimary => {
@@ -131,75 +229,102 @@ async fn play(fault: Fault, platform: &mut LocalCluster, client: &Client, worklo
             pause(platform, &name).await;
         }
         Fault::EtcdAway => {
-            for name in ETCD {
-                platform.signal(name, Signal::STOP).unwrap();
+            let members = platform.names_of("etcd");
+            for name in &members {
+                platform.process(name).unwrap().pause().unwrap();
             }
-            let (began, before) = (Instant::now(), workload.totals());
             tokio::time::sleep(OUTAGE).await;
-            let now = workload.totals();
-            for name in ETCD {
-                platform.signal(name, Signal::CONT).unwrap();
+            for name in &members {
+                platform.process(name).unwrap().resume().unwrap();
             }
-            assert!(
-                now.writes - before.writes >= LEAST_MEANWHILE.writes
-                    && now.reads - before.reads >= LEAST_MEANWHILE.reads,
-                "without etcd, {:?} had only {before:?} to {now:?}",
-                began.elapsed()
-            );
         }
         Fault::KillAll => {
-            let names: Vec<String> = (platform.members().iter())
-                .map(|member| member.name.clone())
-                .collect();
+            let names = platform.names();
             for name in &names {
-                platform.kill9(name).await.unwrap();
+                platform.process(name).unwrap().kill9().unwrap();
             }
             for name in &names {
                 platform.restart(name).unwrap();
             }
         }
+        Fault::Cut(asks, answers, lost) => {
+            cut(asks, answers, lost, platform, client).await;
+            let is_long = answers == Side::Etcd;
+            tokio::time::sleep(if is_long { LONG_CUT } else { CUT }).await;
+            platform.heal().unwrap();
+        }
     }
+}
+
+/// Plays one round: the workload, the fault under it, and the check of what was seen.
+async fn play_round(fault: Fault, namespace: &str, seed: u64, platform: &mut Fleet) {
+    let began = Instant::now();
+    // Those of a round before may have moved to one client coordinator.
+    let clients = connect(platform).await;
+    let own = clients.iter().map(|it| it.in_namespace(namespace).unwrap());
+    let workload = Workload::start(&own.collect::<Vec<_>>(), TASKS, seed);
+    let third = Totals {
+        writes: LEAST.writes / 3,
+        reads: LEAST.reads / 3,
+    };
+    until_done(&workload, workload.totals(), third).await;
+    let before = workload.totals();
+    // The last one can use any client coordinator.
+    play(fault, platform, &clients[clients.len() - 1]).await;
+    let after = workload.totals();
+    if let Some(time) = fault.goes_on_for() {
+        assert!(
+            after.writes - before.writes >= LEAST_MEANWHILE.writes
+                && after.reads - before.reads >= LEAST_MEANWHILE.reads,
+            "during {fault:?}, {time:?} had only {before:?} to {after:?}"
+        );
+    }
+    until_done(&workload, after, third).await;
+    let nothing = Totals {
+        writes: 0,
+        reads: 0,
+    };
+    until_done(&workload, nothing, LEAST).await;
+    let totals = workload.totals();
+    let history = workload.end().await;
+    println!(
+        "{fault:?}: {totals:?} in {:?}, of these {} writes and {} reads during the fault, \
+         failures {:?}",
+        began.elapsed(),
+        after.writes - before.writes,
+        after.reads - before.reads,
+        history.failures()
+    );
+    history
+        .check()
+        .unwrap_or_else(|broken| panic!("{fault:?}: {broken}"));
+}
+
+async fn play_deck(network: Option<Network>) {
+    let rounds = env::var("TIERKV_DECK_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
+    let mut deck = Vec::from(DECK);
+    if network.is_some() {
+        deck.extend(CUTS);
+    }
+    let mut platform = Fleet::start(2, network).await.unwrap();
+    for round in 0..rounds {
+        for (at, fault) in deck.iter().enumerate() {
+            // Each round has keys of its own, so that a history begins with absent keys.
+            let namespace = format!("round-{round}-{at}");
+            play_round(*fault, &namespace, round, &mut platform).await;
+        }
+    }
+    platform.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_fault_of_the_deck_breaks_a_promise() {
-    let rounds = env::var("TIERKV_DECK_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
-    let mut platform = LocalCluster::start(2).await.unwrap();
-    let client = connect(&platform).await;
-    for round in 0..rounds {
-        for (at, fault) in DECK.into_iter().enumerate() {
-            let began = Instant::now();
-            // Each round has keys of its own, so that a history begins with absent keys.
-            let namespace = format!("round-{round}-{at}");
-            let own = client.in_namespace(&namespace).unwrap();
-            let workload = Workload::start(&own, TASKS, round);
-            let third = Totals {
-                writes: LEAST.writes / 3,
-                reads: LEAST.reads / 3,
-            };
-            until_done(&workload, workload.totals(), third).await;
-            play(fault, &mut platform, &client, &workload).await;
-            until_done(&workload, workload.totals(), third).await;
-            until_done(
-                &workload,
-                Totals {
-                    writes: 0,
-                    reads: 0,
-                },
-                LEAST,
-            )
-            .await;
-            let totals = workload.totals();
-            let history = workload.end().await;
-            println!(
-                "{fault:?}: {totals:?} in {:?}, failures {:?}",
-                began.elapsed(),
-                history.failures()
-            );
-            history
-                .check()
-                .unwrap_or_else(|broken| panic!("{fault:?}: {broken}"));
+    match enter("no_fault_of_the_deck_breaks_a_promise").unwrap() {
+        Place::Inside(network) => play_deck(Some(network)).await,
+        Place::Done => {}
+        Place::Refused(why) => {
+            println!("the deck is played WITHOUT cuts of lines: {why}");
+            play_deck(None).await;
         }
     }
-    platform.stop().await.unwrap();
 }
