@@ -299,6 +299,15 @@ impl Fleet {
         self.server(name)?.start()
     }
 
+    /// Checks that every process runs.
+    ///
+    /// # Errors
+    /// [`Error::Ended`], with the log of one that does not.
+    pub fn check(&mut self) -> Result<(), Error> {
+        let mut processes = self.servers.iter_mut().map(Server::process);
+        processes.try_for_each(|process| process?.check())
+    }
+
     /// Whether lines can be cut.
     #[must_use]
     pub const fn has_lines(&self) -> bool {

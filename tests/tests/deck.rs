@@ -287,6 +287,8 @@ async fn play_round(fault: Fault, namespace: &str, seed: u64, platform: &mut Fle
     until_done(&workload, nothing, LEAST).await;
     let totals = workload.totals();
     let history = workload.end().await;
+    // A process that ends by itself would weaken the rounds to come.
+    platform.check().unwrap();
     println!(
         "{fault:?}: {totals:?} in {:?}, of these {} writes and {} reads during the fault, \
          failures {:?}",
