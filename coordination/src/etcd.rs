@@ -255,6 +255,11 @@ impl GroupMembership for EtcdCoordination {
         })
         .await
     }
+
+    /// A new leader lets all leases begin anew.
+    fn lease_restarts(&self) -> u64 {
+        self.cluster.history.term()
+    }
 }
 
 #[async_trait]

@@ -45,6 +45,12 @@ pub trait GroupMembership: Send + Sync {
         &self,
         group: &str,
     ) -> Result<Watched<BTreeMap<String, Bytes>>, CoordinationError>;
+
+    /// A number that is higher once the store may have let all leases begin anew, those of dead
+    /// processes among them, as of the last answer. For a store that never does, always 0.
+    fn lease_restarts(&self) -> u64 {
+        0
+    }
 }
 
 /// A membership in a group, held until it is left, dropped or lost.

@@ -27,7 +27,8 @@ use crate::{
 /// How long the lease of a presence outlives a process that died.
 pub const PRESENCE_TTL: Duration = Duration::from_secs(5);
 /// How long another process may hold the name before it counts as taken: a lease of a process that
-/// died ends before, with a margin for the store to notice.
+/// died ends before, with a margin for the store to notice. The time is counted anew when the store
+/// may have let all leases begin anew.
 pub const NAME_PATIENCE: Duration = PRESENCE_TTL.saturating_add(Duration::from_secs(2));
 /// Pause before joining again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -185,6 +186,7 @@ impl Keeping {
     async fn join(&self) -> Option<Membership> {
         // Since when another process is seen under the name, without a gap.
         let mut other_since: Option<Instant> = None;
+        let mut lease_restarts = self.coordination.lease_restarts();
         let mut logged = None;
         loop {
             let error = match self.attempt().await {
@@ -208,6 +210,11 @@ impl Keeping {
                 | CoordinationError::OutcomeUnknown(_)
                 | CoordinationError::Storage(_) => Holder::Unseen,
             };
+            // The lease of a process that died may have begun anew.
+            let restarts = self.coordination.lease_restarts();
+            if std::mem::replace(&mut lease_restarts, restarts) != restarts {
+                other_since = None;
+            }
             other_since = match holder {
                 Holder::Another(_) => other_since.or_else(|| Some(Instant::now())),
                 Holder::Unseen => None,

@@ -53,12 +53,19 @@ pub(super) struct History {
     cluster: AtomicU64,
     /// The newest revision.
     revision: AtomicI64,
+    /// The newest term of a leader.
+    term: AtomicU64,
 }
 
 impl History {
     /// The newest revision seen; note it before a request is sent.
     pub(super) fn revision(&self) -> i64 {
         self.revision.load(Ordering::SeqCst)
+    }
+
+    /// The newest term of a leader that was seen.
+    pub(super) fn term(&self) -> u64 {
+        self.term.load(Ordering::SeqCst)
     }
 
     /// Adds a revision that was seen in the store.
@@ -78,6 +85,7 @@ impl History {
             return Ok(());
         };
         self.check_cluster(header.cluster_id(), address)?;
+        self.term.fetch_max(header.raft_term(), Ordering::SeqCst);
         self.check_revision(header.revision(), floor, address)
     }
 

@@ -1,6 +1,9 @@
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -23,6 +26,7 @@ struct Faulty {
     faults: Mutex<VecDeque<Fault>>,
     unanswered: Mutex<Option<Membership>>,
     attempts: watch::Sender<usize>,
+    lease_restarts: AtomicU64,
 }
 
 impl Faulty {
@@ -32,6 +36,7 @@ impl Faulty {
             faults: Mutex::new(faults.into_iter().collect()),
             unanswered: Mutex::default(),
             attempts: watch::Sender::default(),
+            lease_restarts: AtomicU64::new(0),
         })
     }
 
@@ -84,6 +89,10 @@ impl GroupMembership for Faulty {
         group: &str,
     ) -> Result<Watched<BTreeMap<String, Bytes>>, CoordinationError> {
         self.store.observe(group).await
+    }
+
+    fn lease_restarts(&self) -> u64 {
+        self.lease_restarts.load(Ordering::SeqCst)
     }
 }
 
@@ -198,6 +207,21 @@ async fn patience_begins_anew_after_the_store_was_away() {
     let attempts = *faulty.attempts.borrow();
     faulty.faults.lock().unwrap().push_back(Fault::Unavailable);
     faulty.attempts(attempts + 1).await;
+    assert!(!is_taken_within(&keeper, NAME_PATIENCE - RETRY_PAUSE).await);
+    assert!(is_taken_within(&keeper, 4 * RETRY_PAUSE).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_begins_anew_when_the_leases_did() {
+    let faulty = Faulty::new([]);
+    let (earlier, own) = (presence(1), presence(2));
+    let old = faulty.store.join(DATA_NODES, "n1", earlier.encode());
+    let _old = old.await.unwrap();
+    let keeper = keep(faulty.clone(), &own).await;
+    for _ in 0..3 {
+        assert!(!is_taken_within(&keeper, NAME_PATIENCE - RETRY_PAUSE).await);
+        faulty.lease_restarts.fetch_add(1, Ordering::SeqCst);
+    }
     assert!(!is_taken_within(&keeper, NAME_PATIENCE - RETRY_PAUSE).await);
     assert!(is_taken_within(&keeper, 4 * RETRY_PAUSE).await);
 }

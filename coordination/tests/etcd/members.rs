@@ -8,6 +8,8 @@ use std::{
 use bytes::Bytes;
 use tierkv_coordination::{
     ConfigStore, CoordinationError, GroupMembership, LeaderElection, Standing, Watch,
+    directory::{DATA_NODES, Presence},
+    presence::{NAME_PATIENCE, PresenceKeeper},
 };
 use tierkv_harness::{Etcd, etcd::Setup};
 
@@ -114,6 +116,48 @@ async fn a_killed_leader_is_replaced() {
     let mut etcd = Etcd::start_as(3, &setup).await.expect("an etcd");
     lead(&etcd.addresses(), 0).await;
     goes_on(&mut etcd, |etcd| etcd.process(0).kill9().expect("a kill")).await;
+}
+
+fn presence(pid: u32) -> Presence {
+    Presence {
+        address: format!("127.0.0.1:{pid}"),
+        host: "alpha".to_owned(),
+        pid,
+        incarnation: u64::from(pid),
+        cluster: None,
+        rest: None,
+    }
+}
+
+/// A new leader lets the lease of a process that died begin anew, so its name is held for longer
+/// than a lease lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_makes_no_name_taken() {
+    let etcd = Etcd::start(3).await.expect("an etcd");
+    let addresses = etcd.addresses();
+    lead(&addresses, 0).await;
+    let died = connect_with(&addresses, "one", TTL).await;
+    let member = died.join(DATA_NODES, "n1", presence(1).encode()).await;
+    let _member = member.expect("a membership");
+    died.cut_off(DATA_NODES, "n1");
+    let store = connect_with(&addresses, "one", TTL).await;
+    let (began, own) = (Instant::now(), presence(2));
+    let keeper = PresenceKeeper::start(store.clone(), DATA_NODES, "n1", own.clone()).await;
+    let keeper = keeper.expect("a keeper");
+    // Most of the lease passes under the old leader.
+    tokio::time::sleep(TTL * 3 / 5).await;
+    lead(&addresses, 1).await;
+    let listed = eventually("the presence", || async {
+        let members = store.list(DATA_NODES).await.ok()?;
+        (members.get("n1") == Some(&own.encode())).then_some(())
+    });
+    tokio::select! {
+        () = listed => {}
+        why = keeper.taken() => panic!("{why}"),
+    }
+    // Otherwise this test would show nothing.
+    assert!(began.elapsed() > NAME_PATIENCE, "{:?}", began.elapsed());
+    keeper.leave().await;
 }
 
 /// A store that is not there makes no change, and all goes on once it is back.
