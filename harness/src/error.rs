@@ -44,8 +44,8 @@ pub enum Error {
     },
     /// A network could not be made.
     #[error(
-        "a network with lines to cut can't be made: that needs user and network namespaces for \
-         unprivileged users (sysctl user.max_user_namespaces and user.max_net_namespaces over 0, \
+        "a network with lines to cut can't be made: that needs user, network, process and mount \
+         namespaces for unprivileged users (sysctl user.max_user_namespaces and the like over 0, \
          kernel.unprivileged_userns_clone = 1 and \
          kernel.apparmor_restrict_unprivileged_userns = 0 where they exist), and the kernel's \
          bridge and veth; the output:\n{log}"

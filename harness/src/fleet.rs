@@ -308,12 +308,6 @@ impl Fleet {
         processes.try_for_each(|process| process?.check())
     }
 
-    /// Whether lines can be cut.
-    #[must_use]
-    pub const fn has_lines(&self) -> bool {
-        self.network.is_some()
-    }
-
     /// From now on, everything that the host of one process sends to that of another is lost, also
     /// on existing connections.
     ///
@@ -369,7 +363,9 @@ impl Fleet {
 
     fn network(&mut self) -> Result<&mut Network, Error> {
         self.network.as_mut().ok_or_else(|| {
-            let missing = std::io::Error::other("all processes are on loopback; check has_lines");
+            let missing = std::io::Error::other(
+                "all processes are on loopback; start the fleet with a network",
+            );
             io_error("cutting a line")(missing)
         })
     }

@@ -7,9 +7,10 @@
 //!
 //! Each host is a network namespace with one address. The bridge and the hosts belong to a user
 //! namespace, so an unprivileged user can make them, no other process of the machine sees them, and
-//! they disappear with the last process inside. A test enters such a namespace by running again in
-//! it ([`again`]), because a process with several threads can't enter one. A *holder* process keeps
-//! the namespace of a host while its server is killed and started again.
+//! they disappear with the last process inside, at the latest when the test ends or is killed. A
+//! test enters such a namespace by running again in it ([`again`]), because a process with several
+//! threads can't enter one. A *holder* process keeps the namespace of a host while its server is
+//! killed and started again.
 
 pub mod again;
 

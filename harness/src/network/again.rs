@@ -1,4 +1,6 @@
-//! Runs a test again in a user and network namespace of its own.
+//! Runs a test again in a user, network and process namespace of its own. All of its processes end
+//! with the test that ran it again, however that one ends: its death kills the first process of the
+//! namespace, whose death kills the others.
 
 use std::{
     env,
@@ -11,7 +13,7 @@ use std::{
 use super::{IP_REMEDY, Network};
 use crate::{
     error::{Error, io_error},
-    folder::DataFolder,
+    folder::{DataFolder, ROOT_VARIABLE},
     process::Program,
     tierkv::{BINARY_VARIABLE, program},
     user::User,
@@ -58,7 +60,8 @@ pub fn enter(test: &str) -> Result<Place, Error> {
     command
         .arg(runnable(&this, &folder)?)
         .args([test, "--exact", "--nocapture"])
-        .env(INSIDE_VARIABLE, "1");
+        .env(INSIDE_VARIABLE, "1")
+        .env(ROOT_VARIABLE, folder.data());
     // A test program without the platform has none.
     if let Ok(binary) = program(None).located() {
         command.env(BINARY_VARIABLE, runnable(&binary, &folder)?);
@@ -96,12 +99,16 @@ fn probe(folder: &DataFolder) -> Result<(), Error> {
     Err(Error::NoNetwork { log })
 }
 
-/// A command that enters new namespaces as the servers' user, who is root inside.
+/// A command that enters new namespaces as the servers' user, who is root inside. It is killed when
+/// the thread that spawned it ends.
 fn unshare(folder: &DataFolder) -> Result<Command, Error> {
-    let program = Program::of_package("unshare", "install the Debian package util-linux");
-    let mut command = Command::new(program.located()?);
+    let find = |name| Program::of_package(name, "install the Debian package util-linux").located();
+    let mut command = Command::new(find("setpriv")?);
     command
-        .args(["--user", "--map-root-user", "--net", "--"])
+        .args(["--pdeathsig", "KILL"])
+        .arg(find("unshare")?)
+        .args(["--user", "--map-root-user", "--net"])
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
         .current_dir(folder.data())
         .stdin(Stdio::null());
     if let Some(user) = User::for_servers() {
@@ -118,4 +125,44 @@ fn runnable(program: &Path, folder: &DataFolder) -> Result<PathBuf, Error> {
     };
     user.runnable(program, folder.path())
         .map_err(io_error(what))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::print_stdout)] // Why a machine can't run a test is for people.
+
+    use std::{io::Read, sync::mpsc, thread, time::Duration};
+
+    use super::*;
+
+    /// Timeout for the end of all processes.
+    const END_LIMIT: Duration = Duration::from_secs(20);
+    /// Leaves processes behind: one in its own process group and session, and one that waits.
+    const LEAVE: &str = "setsid sleep infinity & echo left && exec sleep infinity";
+
+    #[test]
+    fn all_processes_inside_end_with_who_started_them() {
+        let folder = DataFolder::new("inside").unwrap();
+        if let Err(why) = probe(&folder) {
+            return println!("not checked: {why}");
+        }
+        let (printed, output) = pipe().unwrap();
+        let mut printed = BufReader::new(printed);
+        let starting = thread::spawn(move || {
+            let mut command = unshare(&folder).unwrap();
+            command.args(["sh", "-c", LEAVE]).stdout(output);
+            let child = command.spawn().unwrap();
+            drop(command);
+            let mut line = String::new();
+            printed.read_line(&mut line).unwrap();
+            assert_eq!(line, "left\n");
+            (child, printed, folder)
+        });
+        let (mut child, mut printed, _folder) = starting.join().unwrap();
+        // Each of them holds the pipe.
+        let (ended, end) = mpsc::channel();
+        thread::spawn(move || ended.send(printed.read_to_end(&mut Vec::new())));
+        end.recv_timeout(END_LIMIT).unwrap().unwrap();
+        assert!(!child.wait().unwrap().success());
+    }
 }
