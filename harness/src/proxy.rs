@@ -154,7 +154,9 @@ async fn pass(
     let keeps = |losing: &'static [Line]| {
         let (line, lost) = (line.clone(), Arc::clone(&lost));
         move |length: usize| {
-            let is_lost = losing.contains(&line.borrow().line);
+            let now = *line.borrow();
+            // What is on its way when the line is closed is lost.
+            let is_lost = now.closings > closings || losing.contains(&now.line);
             lost.fetch_add(if is_lost { length } else { 0 }, Ordering::SeqCst);
             !is_lost
         }
@@ -245,6 +247,23 @@ mod tests {
         client.write_u8(3).await.unwrap();
         assert_eq!(client.read_u8().await.unwrap(), 3);
         assert_eq!(proxy.connections(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_answer_on_its_way_is_lost_when_the_line_is_closed() {
+        let (address, received) = echo().await;
+        let proxy = Proxy::start(&address).await.unwrap();
+        for time in 1..=200 {
+            let mut client = TcpStream::connect(&proxy.address).await.unwrap();
+            proxy.set_line(Line::AnswersLost);
+            client.write_u8(1).await.unwrap();
+            while received.load(Ordering::SeqCst) < time {
+                tokio::task::yield_now().await;
+            }
+            proxy.set_line(Line::Closed);
+            proxy.set_line(Line::Open);
+            assert!(client.read_u8().await.is_err(), "answer {time} was lost");
+        }
     }
 
     #[tokio::test]
