@@ -48,6 +48,8 @@ impl Stage {
     }
 
     /// Closes the line, so that the outcome of `change` is known to be unknown, and opens it.
+    /// Returns once the store has a connection that was made afterwards: one that was made before
+    /// may still end with a request on it.
     async fn cut(&self, change: JoinHandle<Result<Swap, CoordinationError>>) {
         self.line.set_line(Line::Closed);
         let outcome = within("the outcome", change).await.expect("no panic");
@@ -56,6 +58,7 @@ impl Stage {
             "{outcome:?}"
         );
         self.line.set_line(Line::Open);
+        eventually("a read", || async { self.store.get("key").await.ok() }).await;
     }
 
     /// Swaps again, until the outcome of that is certain.
