@@ -1,11 +1,12 @@
 //! `tierkv shell`: runs the commands line by line over one connection.
 //!
 //! Reading order: [`prompt`] reads lines from a terminal, with [`history`] and [`completion`], or
-//! from a script on standard input; [`line`] parses a line with the definitions of the command
-//! line; this file runs it. [`question`] reads the answers to questions of commands.
+//! from a script on standard input, each an [`input`]; [`line`] parses a line with the definitions
+//! of the command line; this file runs it. [`question`] reads the answers to questions of commands.
 
 mod completion;
 mod history;
+mod input;
 mod line;
 mod prompt;
 mod question;
@@ -29,8 +30,9 @@ use tokio::{
 
 use self::{
     completion::Vocabulary,
+    input::Input,
     line::{Grammar, Line, Reading},
-    prompt::{Input, Prompt, Prompter},
+    prompt::{Prompt, Prompter},
     question::Asked,
 };
 use crate::{

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{
     completion::{Completion, Vocabulary},
+    input::Input,
     line::Grammar,
     question::{self, Asked},
 };
@@ -27,17 +28,6 @@ use crate::output;
 const MAX_LINE_BYTES: usize = 8 << 20;
 /// Most lines in the history; older ones are removed.
 const MAX_HISTORY_LINES: usize = 1_000;
-
-/// The result of reading a line.
-pub(super) enum Input {
-    /// Without its end.
-    Line(Vec<u8>),
-    /// The user discarded the line (Ctrl-C), or the question was abandoned.
-    Nothing,
-    End,
-    /// Reading failed.
-    Failed(String),
-}
 
 /// What is read next, with the words before it.
 pub(super) enum Prompt {

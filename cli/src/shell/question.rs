@@ -11,7 +11,7 @@ use rustix::{
     io::{Errno, read},
 };
 
-use super::prompt::Input;
+use super::input::Input;
 
 /// Most bytes of an answer. Terminals end lines earlier.
 const MAX_ANSWER_BYTES: usize = 8 << 10;
