@@ -33,7 +33,7 @@ struct Kind {
 
 const ETCD: Kind = Kind {
     role: "etcd",
-    doors: &[("client", 2379), ("peer", 2380)],
+    doors: &[("client", 12379), ("peer", 12380)],
     health: ("client", "/health", "\"health\":\"true\""),
 };
 const DATA_NODE: Kind = Kind {
