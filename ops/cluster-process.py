@@ -3,6 +3,7 @@
 
     ops/cluster-process.py pid NAME        print the process id of a process
     ops/cluster-process.py restart NAME    start an ended process again on its data
+    ops/cluster-process.py command NAME    print the command that starts a process
 
 The platform's folder is tierkv-cluster, or that of CLUSTER_DIR.
 """
@@ -10,6 +11,7 @@ The platform's folder is tierkv-cluster, or that of CLUSTER_DIR.
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -53,7 +55,7 @@ def restart(process):
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in ("pid", "restart"):
+    if len(sys.argv) != 3 or sys.argv[1] not in ("pid", "restart", "command"):
         sys.exit(__doc__)
     folder = pathlib.Path(os.environ.get("CLUSTER_DIR", "tierkv-cluster"))
     path = folder / "cluster.json"
@@ -67,6 +69,9 @@ def main():
     process = by_name[sys.argv[2]]
     if sys.argv[1] == "restart":
         restart(process)
+        return
+    if sys.argv[1] == "command":
+        print(shlex.join(process["argv"]))
         return
     pids = living(process)
     if not pids:

@@ -16,7 +16,7 @@ mod probe;
 mod running;
 mod shape;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 use tierkv_protocol::replication::DEFAULT_F_MS;
@@ -24,7 +24,11 @@ use tierkv_server_coordinator::Founding;
 use tierkv_types::PlatformId;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::{plan::Plan, running::Running, shape::Shape};
+use self::{
+    plan::{Plan, Process},
+    running::{END_LIMIT, Running},
+    shape::Shape,
+};
 use crate::{configuration::CoordinationKeys, outcome::Outcome, output, roles, signals::Signals};
 
 /// How long the platform may take to become ready.
@@ -62,6 +66,7 @@ pub(crate) async fn run(arguments: ClusterArguments) -> Outcome {
         first_rest: arguments.rest,
     })?;
     running::check_that_none_lives(&plan)?;
+    running::check_that_ports_are_free(&plan)?;
     let mut running = Running::default();
     let started = tokio::select! {
         started = start(&plan, &mut running) => Some(started),
@@ -75,7 +80,10 @@ pub(crate) async fn run(arguments: ClusterArguments) -> Outcome {
             () = running.report_ends() => {}
         }
     }
-    output::note("tierkv: ending all processes");
+    output::note(format_args!(
+        "tierkv: ending all processes, within {} s",
+        END_LIMIT.as_secs()
+    ));
     running.end(&plan, &mut signals).await;
     match started {
         Some(Err(error)) => Err(error),
@@ -122,20 +130,13 @@ async fn found(plan: &Plan, limit: Instant) -> Result<(), Box<dyn std::error::Er
 
 /// Waits until all `processes` are ready.
 async fn await_ready(
-    processes: &[plan::Process],
+    processes: &[Process],
     running: &mut Running,
     limit: Instant,
 ) -> Result<(), Box<dyn std::error::Error>> {
     for process in processes {
         while !probe::is_ready(process).await {
-            if let Some(status) = running.ended(&process.name)? {
-                return Err(format!(
-                    "{} ended ({status}) before it was ready; see {}",
-                    process.name,
-                    process.log.display()
-                )
-                .into());
-            }
+            check_that_it_lives(process, running)?;
             if Instant::now() >= limit {
                 return Err(format!(
                     "{} was not ready within {} s; see {}",
@@ -147,6 +148,27 @@ async fn await_ready(
             }
             sleep(READY_PAUSE).await;
         }
+        // Something else may have answered at its address.
+        check_that_it_lives(process, running)?;
     }
     Ok(())
+}
+
+fn check_that_it_lives(
+    process: &Process,
+    running: &mut Running,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let Some(status) = running.ended(&process.name)? else {
+        return Ok(());
+    };
+    let log = fs::read_to_string(&process.log).unwrap_or_default();
+    let last = log
+        .lines()
+        .rfind(|line| !line.is_empty())
+        .unwrap_or("nothing");
+    let (name, path) = (&process.name, process.log.display());
+    Err(
+        format!("{name} ended ({status}) before it was ready; its last words in {path}: {last}")
+            .into(),
+    )
 }

@@ -172,7 +172,12 @@ impl Plan {
                 addresses.collect::<Vec<_>>().join("  ")
             );
         }
-        let _ = write!(table, "\nlogs: {}", self.dir.join("logs").display());
+        let _ = write!(
+            table,
+            "\ncoordination URL: {}\nlogs: {}",
+            self.coordination_url,
+            self.dir.join("logs").display()
+        );
         table
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
+    net::TcpListener,
     os::unix::process::CommandExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -16,7 +17,7 @@ use super::plan::{Pids, Plan, Process};
 use crate::{output, signals::Signals};
 
 /// How long all processes may take to end; afterwards they are killed.
-const END_LIMIT: Duration = Duration::from_secs(12);
+pub(super) const END_LIMIT: Duration = Duration::from_secs(12);
 /// Pause between two looks at the processes.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -79,8 +80,8 @@ impl Running {
                 }
                 if let Ok(Some(status)) = child.try_wait() {
                     output::note(format_args!(
-                        "tierkv: {name} (pid {}) ended: {status}; cluster.json has the command \
-                         that starts it again",
+                        "tierkv: {name} (pid {}) ended: {status}; start it again with \
+                         ops/cluster-process.py restart {name}, or by its command in cluster.json",
                         child.id()
                     ));
                     self.ended.insert(name.clone(), status);
@@ -166,6 +167,27 @@ pub(super) fn check_that_none_lives(plan: &Plan) -> Result<(), String> {
         pids.join(", "),
         pids.join(" ")
     ))
+}
+
+/// Refuses to start a platform while something else listens on its ports: it would answer in the
+/// place of a process that could not start.
+pub(super) fn check_that_ports_are_free(plan: &Plan) -> Result<(), String> {
+    for process in plan.all() {
+        for (door, address) in &process.addresses {
+            if let Err(error) = TcpListener::bind(address) {
+                let remedy = match (process.name.as_str(), *door) {
+                    ("cc1", "grpc") => "choose another port with --grpc (make cluster GRPC=PORT)",
+                    ("cc1", "rest") => "choose another port with --rest (make cluster REST=PORT)",
+                    _ => "end what listens there: this port was chosen at the first start",
+                };
+                let name = &process.name;
+                return Err(format!(
+                    "{name} can't listen on {address} ({door}): {error}; {remedy}"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether `words` are the command `argv`; a program may be named by its path or without one.
