@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     invalidator::{ChangedKey, Message},
-    ownership::Owned,
+    ownership::{Owned, Ownership},
     rules::{Rule, Rules},
     sequencer::Sequencer,
 };
@@ -167,10 +167,10 @@ impl Driver {
         let settling = if self.rules.lack(Rule::AppliedFirst) {
             let settling = self.sequencer.applied(&records, index);
             self.rules.seam().await;
-            self.storage.apply(&records);
+            self.apply(&records).await;
             settling
         } else {
-            self.storage.apply(&records);
+            self.apply(&records).await;
             self.rules.seam().await;
             self.sequencer.applied(&records, index)
         };
@@ -183,15 +183,14 @@ impl Driver {
         self.commands.applied(index);
     }
 
-    /// The keys that the records change. Applies their changes of ownership on the way.
+    /// The keys that the records change.
     fn changed_keys(&self, records: &[Arc<Record>]) -> Vec<ChangedKey> {
         let mut owned = self.owned.now();
         let mut keys: Vec<ChangedKey> = Vec::new();
         for record in records {
             let effects = Effects::of(record);
             if let Some(slots) = effects.owned {
-                self.owned.apply(slots);
-                owned = self.owned.now();
+                owned = Arc::new(Ownership::of(slots));
                 if self.rules.lack(Rule::DeletesAtTheirRevision) {
                     for changed in &mut keys {
                         changed.slot_revision = owned.revision(changed.key.slot());
@@ -204,6 +203,32 @@ impl Driver {
             }));
         }
         keys
+    }
+
+    /// Applies records. Ownership changes at its place among them: with it before an earlier
+    /// change, a reader would fill the cache with the value before under the new revision; with it
+    /// after a later one, the master would vouch for the old revision, where that change deletes
+    /// nothing.
+    async fn apply(&self, records: &[Arc<Record>]) {
+        let is_change = |record: &Arc<Record>| Effects::of(record).owned.is_some();
+        let mut late = None;
+        for some in records.split_inclusive(is_change) {
+            self.storage.apply(some);
+            let Some(slots) = some.last().and_then(|record| Effects::of(record).owned) else {
+                continue;
+            };
+            self.rules.seam().await;
+            if self.rules.lack(Rule::OwnedAtItsPlace) {
+                late = Some(slots);
+                continue;
+            }
+            self.owned.apply(slots);
+            self.rules.seam().await;
+        }
+        if let Some(slots) = late {
+            self.rules.seam().await;
+            self.owned.apply(slots);
+        }
     }
 
     async fn send(&self, message: Message) {

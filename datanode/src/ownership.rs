@@ -21,13 +21,15 @@ use tierkv_types::{ClusterId, Code, Error, OwnedSlots, Slot, SlotRun, SlotTable,
 /// The slots that the cluster owns by one version of the placement map.
 pub(crate) struct Ownership {
     version: u64,
+    /// The newest version that is known to give the cluster the same slots.
+    same_until: u64,
     /// For each slot the revision at which it last moved here; 0: not owned.
     revisions: Box<[u64]>,
     runs: Vec<internal::SlotRun>,
 }
 
 impl Ownership {
-    fn of(owned: &OwnedSlots) -> Self {
+    pub(crate) fn of(owned: &OwnedSlots) -> Self {
         let runs = owned.slots.runs().iter().map(|run| internal::SlotRun {
             first: run.first.into(),
             count: run.count.into(),
@@ -35,8 +37,25 @@ impl Ownership {
         });
         Self {
             version: owned.version,
+            same_until: owned.version,
             revisions: owned.slots.revisions(),
             runs: runs.collect(),
+        }
+    }
+
+    /// With a newer map, if that gives the cluster the same slots: so do all maps in between, as
+    /// a slot that came back would have a later revision.
+    fn also_of(&self, mapped: &OwnedSlots) -> Self {
+        let is_same = mapped.version > self.version && Self::of(mapped).runs == self.runs;
+        Self {
+            same_until: if is_same {
+                mapped.version
+            } else {
+                self.same_until
+            },
+            version: self.version,
+            revisions: self.revisions.clone(),
+            runs: self.runs.clone(),
         }
     }
 
@@ -57,7 +76,7 @@ impl Ownership {
     /// this node has applied, in which the slot may have moved.
     pub(crate) fn check(&self, slot: Slot, routed_by: u64) -> Result<u64, Error> {
         match self.revisions[slot.index()] {
-            _ if routed_by > self.version => Err(Error::new(
+            _ if routed_by > self.same_until => Err(Error::new(
                 Code::WrongOwner,
                 "the request was routed by a newer placement map than this node has applied",
             )),
@@ -77,7 +96,7 @@ impl Ownership {
     pub(crate) fn check_map(&self, routed_by: u64) -> Result<(), Error> {
         match routed_by {
             0 => Ok(()),
-            version if version == self.version => Ok(()),
+            version if (self.version..=self.same_until).contains(&version) => Ok(()),
             _ => Err(Error::new(
                 Code::WrongOwner,
                 "the request was routed by another placement map than this node's",
@@ -127,11 +146,17 @@ impl Owned {
         Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes the ownership where its record is applied.
+    /// Changes the ownership, once its record is applied.
     pub(crate) fn apply(&self, owned: &OwnedSlots) {
-        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
-        *now = Arc::new(Ownership::of(owned));
+        let mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        self.publish(Ownership::of(owned).also_of(&mapped));
         self.applied_version.store(owned.version, Ordering::Release);
+    }
+
+    /// Called with `mapped` locked.
+    fn publish(&self, ownership: Ownership) {
+        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        *now = Arc::new(ownership);
     }
 
     /// Takes what the newest map gives the cluster.
@@ -156,6 +181,7 @@ impl Owned {
     pub(crate) fn ask(&self, owned: OwnedSlots) {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         if owned.version > mapped.version {
+            self.publish(self.now().also_of(&owned));
             self.mapped_version.store(owned.version, Ordering::Release);
             *mapped = owned;
         }
@@ -173,10 +199,11 @@ impl Owned {
         Some(mapped.clone())
     }
 
-    /// Whether a map, and the newest that this node has seen, is applied.
+    /// Whether a map is applied that gives the cluster the slots of the newest one that this node
+    /// has seen.
     pub(crate) fn is_settled(&self) -> bool {
-        let applied = self.applied_version.load(Ordering::Acquire);
-        applied > 0 && applied >= self.mapped_version.load(Ordering::Acquire)
+        let now = self.now();
+        now.version > 0 && now.same_until >= self.mapped_version.load(Ordering::Acquire)
     }
 }
 
@@ -271,6 +298,45 @@ mod tests {
             );
             assert_eq!(now.owns(slot), ours);
         }
+    }
+
+    /// A log that is full must not stop reads only because the platform got another cluster.
+    #[test]
+    fn a_newer_map_with_the_same_slots_counts_before_it_is_logged() {
+        let owned = Owned::new(id("c1"), &OwnedSlots::default());
+        owned.learn(&map()).unwrap();
+        let slots = owned.unlogged(None).unwrap();
+        owned.apply(&slots);
+        let own = Slot::all().find(|slot| owned.now().owns(*slot)).unwrap();
+        assert!(owned.now().check(own, 2).is_err());
+        let added = map().with_cluster(WeightedCluster {
+            id: id("c3"),
+            weight: 1,
+        });
+        owned.learn(&added).unwrap();
+        let now = owned.now();
+        assert_eq!((now.version(), owned.is_settled()), (1, true));
+        assert!(now.check(own, 2).is_ok() && now.check_map(2).is_ok() && now.check_map(1).is_ok());
+        assert!(now.check(own, 3).is_err() && now.check_map(3).is_err());
+        assert_eq!(
+            owned.unlogged(None).unwrap().version,
+            2,
+            "it is logged all the same"
+        );
+
+        // Other slots count only where they are applied.
+        let mut fewer = slots.slots.runs().to_vec();
+        let moved = fewer.pop().unwrap();
+        owned.ask(OwnedSlots {
+            version: 3,
+            slots: SlotTable::from_runs(fewer).unwrap(),
+        });
+        let still = Slot::new(moved.first).unwrap();
+        assert!(owned.now().check(still, 2).is_ok() && owned.now().check(still, 3).is_err());
+        assert!(!owned.is_settled());
+        owned.apply(&owned.unlogged(None).unwrap());
+        assert!(owned.now().check(still, 2).is_err() && owned.now().check_map(2).is_err());
+        assert!(owned.is_settled());
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(crate) enum Rule {
     DeletesRepeated,
     /// A delete carries the revision that the key's slot had at the change (CACHE-KEY).
     DeletesAtTheirRevision,
+    /// Readers meet a new revision after all changes before it, and before all after it (CACHE-KEY).
+    OwnedAtItsPlace,
     /// No mark is written past an unconfirmed delete (CACHE-MARK).
     MarksAfterDeletes,
     /// A new master withholds marks where deletes of an earlier one may be missing

@@ -103,6 +103,7 @@ fn no_mark_may_pass_a_delete() {
     for rule in [
         Rule::DeletesRepeated,
         Rule::DeletesAtTheirRevision,
+        Rule::OwnedAtItsPlace,
         Rule::MarksAfterDeletes,
         Rule::MarksWithheld,
     ] {
