@@ -7,8 +7,9 @@ use tierkv_rpc::{
     Answered, StatusStream, answer_frames, deadline_or,
     proto::{
         internal::{
-            CountReply, CountRequest, InspectRequest, InspectResponse, RequestFrame, ScanReply,
-            ScanRequest, WatchReply, WatchRequest, data_node_server,
+            CompareTimesReply, CompareTimesRequest, CountReply, CountRequest, InspectRequest,
+            InspectResponse, RequestFrame, ScanReply, ScanRequest, WatchReply, WatchRequest,
+            data_node_server,
         },
         status::to_status,
     },
@@ -89,5 +90,13 @@ impl data_node_server::DataNode for Door {
         _: tonic::Request<InspectRequest>,
     ) -> Result<Response<InspectResponse>, Status> {
         Ok(Response::new(self.service.inspect()))
+    }
+
+    async fn compare_times(
+        &self,
+        request: tonic::Request<CompareTimesRequest>,
+    ) -> Result<Response<CompareTimesReply>, Status> {
+        let reply = self.service.compare_times(request.into_inner());
+        reply.map(Response::new).map_err(|error| to_status(&error))
     }
 }

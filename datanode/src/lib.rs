@@ -22,11 +22,12 @@
 //! - Background workers: `gauges` sets the metrics, `timekeeper` stores the time, `reclaimer`
 //!   frees space, `scrubber` looks for damage.
 //! - Requests: `door` is the gRPC server, `service` handles a frame, `reads` and `scans` read,
-//!   `watches` streams changes, `inspection` reports the node's state.
+//!   `watches` streams changes, `inspection` reports the node's state, `comparison` its time.
 //! - [`DataNode`] starts and stops all of them, and reports the `failure` of a task that it can't
 //!   do without. [`Recovery`] is for a node that refuses to start. `rules` are the rules that a
 //!   simulation switches off.
 
+mod comparison;
 mod door;
 mod driver;
 mod failure;

@@ -264,8 +264,9 @@ async fn recover(
         promised: recovered.promised,
         seen: seen.map(ClusterState::decode).transpose()?,
     };
-    let time = PlatformClock::start(clock, recovered.time, recovered.clock, rules).await;
-    let time = Arc::new(time);
+    let cluster = settings.cluster.clone();
+    let time = PlatformClock::start(cluster, clock, recovered.time, recovered.clock, rules);
+    let time = Arc::new(time.await);
     let commands = CommandQueue::new(restored.promised, restored.last.index, restored.applied);
     let replica = Replica::start(settings.node.clone(), restored, started_at);
     let owned = Arc::new(Owned::new(settings.cluster.clone(), &recovered.owned));

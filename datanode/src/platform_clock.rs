@@ -4,6 +4,7 @@
 //! changed under a lock.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -12,9 +13,11 @@ use std::{
 };
 
 use tierkv_protocol::platform_time::{
-    PlatformTime, StartReading, is_same_boot, platform_millis, time_after_restart,
+    PlatformTime, StartReading, is_same_boot,
+    others::{TimeAnswer, TimeQuestion},
+    platform_millis, time_after_restart,
 };
-use tierkv_types::{Boot, BootTime, Clock, TimeReading, Version};
+use tierkv_types::{Boot, BootTime, Clock, ClusterId, TimeReading, Version};
 use tokio::time::{Instant, sleep};
 
 use crate::rules::{Rule, Rules};
@@ -24,8 +27,8 @@ pub(crate) const SYNCHRONISATION_WAIT: Duration = Duration::from_secs(30);
 /// How often it checks.
 const SYNCHRONISATION_POLL: Duration = Duration::from_millis(500);
 
-/// Versions below this one were given by a founder before its first write. They count the
-/// records that open its epochs, and are no time.
+/// Versions below this one were given by a founder before its first write. They count the records
+/// that open its epochs and list its slots, and are no time.
 const FIRST_OF_A_TIME: Version = Version::from_millis(1);
 
 /// Platform time of the process.
@@ -45,6 +48,7 @@ impl PlatformClock {
     /// Continues from the time that the last process stored, and not below the last version in
     /// the log. After a reboot, waits until the wall clock is synchronised, at most 30 s.
     pub(crate) async fn start(
+        cluster: ClusterId,
         clock: Arc<dyn Clock>,
         stored: Option<TimeReading>,
         seen: Version,
@@ -52,7 +56,7 @@ impl PlatformClock {
     ) -> Self {
         let boot = clock.boot();
         if seen < FIRST_OF_A_TIME {
-            let time = PlatformTime::founding(clock.boot_time(), clock.wall_millis());
+            let time = PlatformTime::founding(cluster, clock.boot_time(), clock.wall_millis());
             return Self::of(clock, boot, time, rules);
         }
         let went_on = match stored {
@@ -66,7 +70,7 @@ impl PlatformClock {
                 clock.wall_millis()
             }
         };
-        let time = PlatformTime::going_on(clock.boot_time(), went_on.max(seen.millis()));
+        let time = PlatformTime::going_on(cluster, clock.boot_time(), went_on.max(seen.millis()));
         Self::of(clock, boot, time, rules)
     }
 
@@ -104,12 +108,12 @@ impl PlatformClock {
         platform_millis(boot_time, self.offset.load(Ordering::Acquire))
     }
 
-    /// Whether the time still follows steps of the wall clock, because nothing was written yet.
+    /// Whether the time may still step, because nothing was written yet.
     pub(crate) fn is_founding(&self) -> bool {
         self.is_founding.load(Ordering::Acquire)
     }
 
-    /// Ends following the wall clock's steps, before the first write. Costs nothing afterwards.
+    /// Ends the steps, before the first write. Costs nothing afterwards.
     pub(crate) fn settle(&self) {
         if !self.is_founding() || self.rules.lack(Rule::FounderSettles) {
             return;
@@ -118,12 +122,60 @@ impl PlatformClock {
         self.is_founding.store(false, Ordering::Release);
     }
 
-    /// Draws the time towards the wall clock; only the master does.
+    /// Draws the time on; only the master does.
     pub(crate) fn draw(&self) {
         let mut time = self.time();
         let (boot_time, wall) = (self.clock.boot_time(), self.clock.wall_millis());
         time.draw(boot_time, wall);
-        self.offset.store(time.offset_micros(), Ordering::Release);
+        let mut offset = time.offset_micros();
+        if self.rules.lack(Rule::ClustersDrawn) {
+            offset -= time.ahead_micros(boot_time).unwrap_or(0);
+        }
+        self.offset.store(offset, Ordering::Release);
+    }
+
+    /// Answers a coordinator's question for the time, after taking note of the other clusters'
+    /// times in it; the first question to this process has none.
+    pub(crate) fn compare(&self, question: Option<&TimeQuestion>) -> TimeAnswer {
+        let boot_time = self.clock.boot_time();
+        if let Some(question) = question.and_then(|question| self.counted(boot_time, question)) {
+            self.time().hear(boot_time, &question);
+        }
+        TimeAnswer {
+            boot_time,
+            platform_millis: self.millis_at(boot_time),
+            is_founding: self.is_founding(),
+        }
+    }
+
+    /// What counts of a question: all of it, unless a simulation switches a rule off.
+    fn counted<'a>(
+        &self,
+        boot_time: BootTime,
+        question: &'a TimeQuestion,
+    ) -> Option<Cow<'a, TimeQuestion>> {
+        let rule = match self.is_founding() {
+            true => Rule::FounderFollows,
+            false => Rule::ClustersAgree,
+        };
+        if self.rules.lack(rule) {
+            return None;
+        }
+        let mut counted = Cow::Borrowed(question);
+        if self.rules.lack(Rule::MedianCounts) {
+            counted.to_mut().others.truncate(1);
+        }
+        if self.rules.lack(Rule::ReadingEchoed) {
+            counted.to_mut().at = boot_time;
+        }
+        Some(counted)
+    }
+
+    /// How far this cluster's time is ahead of the platform's, in milliseconds; `None` while no
+    /// other cluster was heard of lately.
+    pub(crate) fn ahead_of_platform_millis(&self) -> Option<i64> {
+        let ahead = self.time().ahead_micros(self.clock.boot_time())?;
+        Some(ahead / 1_000)
     }
 
     /// A reading of all clocks now.

@@ -54,6 +54,16 @@ pub(crate) enum Rule {
     /// A founder follows the steps of the wall clock until its first write, and no longer
     /// (CLOCK-STEADY).
     FounderSettles,
+    /// A founder begins with the time of the other clusters (CLOCK-STEADY).
+    FounderFollows,
+    /// A cluster far from the others' time is drawn to it (CLOCK-STEADY).
+    ClustersAgree,
+    /// It is drawn, and never steps.
+    ClustersDrawn,
+    /// The median of all clusters counts, not the lowest id.
+    MedianCounts,
+    /// The times in a question are those of the reading that it echoes, not of its arrival.
+    ReadingEchoed,
 }
 
 /// The rules in force: all, except in a simulation that switches one off.

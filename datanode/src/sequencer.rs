@@ -16,7 +16,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tierkv_protocol::replication::{Command, Event, Mastership, Refusal, Replica};
+use tierkv_protocol::{
+    platform_time::others::{TimeAnswer, TimeQuestion},
+    replication::{Command, Event, Mastership, Refusal, Replica},
+};
 use tierkv_storage::{Appended, Outcome, Residence, Storage, StorageError};
 use tierkv_types::{
     BootTime, Code, Error, HybridClock, Index, ItemKey, Payload, Position, Record, RequestId,
@@ -138,9 +141,27 @@ impl Sequencer {
         state.replica.step(now, event, commands);
         self.publish(&state, now);
         self.log_slots(&mut state);
+        // Also before it may act: a founder must have the platform's time before its first write.
+        let is_master = state.replica.mastership().is_some();
         drop(state);
-        if is_tick && self.is_acting.load(Ordering::Acquire) {
+        if is_tick && is_master {
             self.time.draw();
+        }
+    }
+
+    /// Answers a coordinator's question for the cluster's time, as soon as this node has mastership
+    /// (CLOCK-STEADY).
+    ///
+    /// # Errors
+    /// `NotMaster` if it has not.
+    pub(crate) fn compare_times(
+        &self,
+        question: Option<&TimeQuestion>,
+    ) -> Result<TimeAnswer, Error> {
+        let is_master = self.lock().replica.mastership().is_some();
+        match is_master {
+            true => Ok(self.time.compare(question)),
+            false => Err(not_master(Refusal::NotMaster)),
         }
     }
 

@@ -14,11 +14,13 @@
 //! Reading order: [`scheduler`] (which task runs next, and when time moves), [`clock`],
 //! [`trace`], [`chance`] and [`pace`] (random draws, and delays); then the node's surroundings:
 //! [`coordination`], [`cache`], [`paced_store`]; then [`world`], which runs and checks
-//! everything, and [`rules_off`].
+//! everything, and [`rules_off`]. Beside them [`clusters`] has the clocks of several clusters, over
+//! days, without their data.
 
 mod cache;
 mod chance;
 mod clock;
+mod clusters;
 mod coordination;
 mod pace;
 mod paced_store;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use metrics::{Gauge, gauge};
-use tierkv_protocol::platform_time::FAR;
+use tierkv_protocol::platform_time::{CLUSTERS_FAR, FAR};
 use tierkv_rpc::{Pace, Worker};
 use tierkv_storage::Storage;
 use tierkv_types::TimeReading;
@@ -18,6 +18,8 @@ const STORE_INTERVAL: Duration = Duration::from_secs(10);
 const STEP_MILLIS: u64 = 500;
 /// A distance between the clocks of so many milliseconds is logged.
 const NOTABLE_MILLIS: u64 = 1_000;
+/// A cluster that is further from the platform's time than the limit and this is logged.
+const NOTABLE_BEYOND: Duration = Duration::from_secs(1);
 /// How often an alarm is logged again while it lasts.
 const ALARM_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -41,6 +43,9 @@ pub(crate) struct Timekeeper {
     alarmed: Option<TimeReading>,
     ahead: Gauge,
     alarm: Gauge,
+    /// Whether the cluster's time was near the platform's when that was last reported.
+    is_cluster_near: bool,
+    cluster_ahead: Gauge,
 }
 
 impl Timekeeper {
@@ -50,6 +55,12 @@ impl Timekeeper {
         metrics::describe_gauge!(
             AHEAD,
             "How far the wall clock is ahead of platform time; below 0: behind."
+        );
+        const CLUSTER_AHEAD: &str = "tierkv_cluster_time_ahead_seconds";
+        metrics::describe_gauge!(
+            CLUSTER_AHEAD,
+            "How far the cluster's time is ahead of the platform's, the median of the clusters' \
+             times; below 0: behind; 0 while no other cluster's time is known."
         );
         metrics::describe_gauge!(
             ALARM,
@@ -63,6 +74,8 @@ impl Timekeeper {
             alarmed: None,
             ahead: gauge!(AHEAD),
             alarm: gauge!(ALARM),
+            is_cluster_near: true,
+            cluster_ahead: gauge!(CLUSTER_AHEAD),
         }
     }
 
@@ -95,6 +108,28 @@ impl Timekeeper {
         self.distance = distance;
     }
 
+    /// Reports how far the cluster's time is ahead of the platform's, if that is known.
+    fn report_cluster(&mut self, ahead_millis: Option<i64>) {
+        self.cluster_ahead.set(seconds(ahead_millis.unwrap_or(0)));
+        let Some(ahead) = ahead_millis else { return };
+        let is_near = is_cluster_near(ahead, self.is_cluster_near);
+        let seconds = seconds(ahead);
+        match (self.is_cluster_near, is_near) {
+            (true, false) => tracing::warn!(
+                seconds,
+                "this cluster's time is ahead of the platform's (below 0: behind), and follows \
+                 it at a hundredth of the passing time: check the wall clocks of all clusters"
+            ),
+            (false, true) => {
+                tracing::warn!(
+                    "this cluster's time is within five seconds of the platform's again"
+                );
+            }
+            (true, true) | (false, false) => {}
+        }
+        self.is_cluster_near = is_near;
+    }
+
     /// Whether an alarm is new, or was logged long ago.
     fn is_alarm_due(&self, reading: &TimeReading) -> bool {
         let since = self
@@ -125,6 +160,7 @@ impl Worker for Timekeeper {
     async fn work(&mut self) -> Pace {
         let reading = self.time.reading();
         self.report(&reading);
+        self.report_cluster(self.time.ahead_of_platform_millis());
         // A founder stores no time before its first write; it starts anew.
         if self.time.is_founding() || !self.is_store_due(&reading) {
             return Pace::Idle(INTERVAL);
@@ -154,6 +190,16 @@ impl Distance {
     }
 }
 
+/// Whether a cluster's time is near the platform's. The limit is higher while it is: a cluster that
+/// is drawn no further than to the limit must not be reported again and again.
+fn is_cluster_near(ahead_millis: i64, was_near: bool) -> bool {
+    let limit = match was_near {
+        true => CLUSTERS_FAR + NOTABLE_BEYOND,
+        false => CLUSTERS_FAR + NOTABLE_BEYOND / 10,
+    };
+    u128::from(ahead_millis.unsigned_abs()) <= limit.as_millis()
+}
+
 fn ahead_millis(reading: &TimeReading) -> i64 {
     let signed = |millis: u64| i64::try_from(millis).unwrap_or(i64::MAX);
     signed(reading.wall_millis).saturating_sub(signed(reading.platform_millis))
@@ -181,5 +227,15 @@ mod tests {
             assert_eq!(Distance::of(millis), expected, "{millis}");
             assert_eq!(Distance::of(-millis), expected, "-{millis}");
         }
+    }
+
+    #[test]
+    fn a_cluster_at_the_limit_is_reported_once() {
+        for sign in [1, -1] {
+            let near = |millis: i64, was_near| is_cluster_near(sign * millis, was_near);
+            assert!(near(6_000, true) && !near(6_001, true));
+            assert!(near(5_100, false) && !near(5_101, false));
+        }
+        assert!(!is_cluster_near(i64::MIN, true));
     }
 }

@@ -1,18 +1,34 @@
 //! Platform time of one process (CLOCK-STEADY): the boot-time clock plus an offset that is
-//! slowly drawn towards the wall clock.
+//! slowly drawn towards the wall clock, or towards the time of the other clusters.
 //!
 //! ```text
 //!   founding ──settle──► going on ◄── time_after_restart(what was stored)
 //!   (steps with the        │  ▲
-//!    wall clock)           └──┘ draw, with each heartbeat of the master
+//!    wall clock, or        └──┘ draw, with each heartbeat of the master
+//!    another cluster)           ▲
+//!                    hear: a coordinator's question with the other clusters' times
 //! ```
+//!
+//! [`carrier`] is the coordinator's side: it measures the clusters' times and carries them.
+//! [`others`] is what a master has heard of the other clusters, and [`median`] the platform's time.
+
+pub mod carrier;
+pub mod median;
+pub mod others;
 
 use std::time::Duration;
 
-use tierkv_types::{Boot, BootTime, TimeReading};
+use tierkv_types::{Boot, BootTime, ClusterId, TimeReading};
 
-/// The offset may change by one part in so many of the passing time.
+use self::others::{OtherClusters, TimeQuestion};
+
+/// The offset may change by one part in so many of the passing time, towards the wall clock.
 pub const DRAWN_PART: u32 = 1_000;
+/// The same towards the median of the clusters: the part of an hour takes 100 hours.
+pub const PLATFORM_DRAWN_PART: u32 = 100;
+/// A cluster further than this from the median of the clusters is drawn towards it, whatever its
+/// wall clock shows. Nearer, the wall clock counts. Masters tolerate births twice as far ahead.
+pub const CLUSTERS_FAR: Duration = Duration::from_secs(5);
 /// The largest change at once: the unit of platform time.
 pub const MOST_DRAWN: Duration = Duration::from_millis(1);
 /// A wall clock further away than this is not followed: it was set.
@@ -26,25 +42,33 @@ pub struct PlatformTime {
     /// The boot time of the last draw: the time since then may be used for the next.
     drawn: BootTime,
     is_founding: bool,
+    /// Whether a founder has taken another cluster's time. It does not follow the wall clock again
+    /// when it hears of no cluster for a while.
+    has_followed: bool,
+    /// What was heard of the other clusters' times.
+    others: OtherClusters,
 }
 
 impl PlatformTime {
-    /// A founder's time: it follows the wall clock and its steps until [`Self::settle`].
+    /// A founder's time: until [`Self::settle`] it follows the other clusters, or else the wall
+    /// clock, and their steps.
     #[must_use]
-    pub fn founding(boot_time: BootTime, wall_millis: u64) -> Self {
+    pub fn founding(cluster: ClusterId, boot_time: BootTime, wall_millis: u64) -> Self {
         Self {
             is_founding: true,
-            ..Self::going_on(boot_time, wall_millis)
+            ..Self::going_on(cluster, boot_time, wall_millis)
         }
     }
 
-    /// A time that is `platform_millis` at `boot_time`.
+    /// A time of `cluster` that is `platform_millis` at `boot_time`.
     #[must_use]
-    pub fn going_on(boot_time: BootTime, platform_millis: u64) -> Self {
+    pub fn going_on(cluster: ClusterId, boot_time: BootTime, platform_millis: u64) -> Self {
         Self {
-            offset: micros(platform_millis).saturating_sub(boot_micros(boot_time)),
+            offset: offset_of(boot_time, platform_millis),
             drawn: boot_time,
             is_founding: false,
+            has_followed: false,
+            others: OtherClusters::of(cluster),
         }
     }
 
@@ -54,34 +78,68 @@ impl PlatformTime {
         self.offset
     }
 
-    /// Whether the time still follows the steps of the wall clock.
+    /// Whether the time may still step.
     #[must_use]
     pub const fn is_founding(&self) -> bool {
         self.is_founding
     }
 
-    /// Ends following the wall clock's steps, before a write gets its version.
+    /// Ends the steps, before a write gets its version.
     pub const fn settle(&mut self) {
         self.is_founding = false;
     }
 
-    /// Draws the time towards the wall clock: by a thousandth of the time since the last call, by
-    /// 1 ms at most, and not at all while the clocks are over a minute apart.
+    /// Records the other clusters' times in a question that arrived at `boot_time`.
+    pub fn hear(&mut self, boot_time: BootTime, question: &TimeQuestion) {
+        self.others.hear(boot_time, question);
+    }
+
+    /// How far this cluster's time is ahead of the median of the clusters, in microseconds; `None`
+    /// while there is no other one to compare it with.
+    #[must_use]
+    pub fn ahead_micros(&self, boot_time: BootTime) -> Option<i64> {
+        let platform = self.platform_offset(boot_time)?;
+        Some(self.offset.saturating_sub(platform))
+    }
+
+    fn platform_offset(&self, boot_time: BootTime) -> Option<i64> {
+        match self.is_founding {
+            true => self.others.founders_offset(boot_time),
+            false => self.others.median_offset(boot_time, self.offset),
+        }
+    }
+
+    /// Draws the time on. Towards the median of the clusters, by a hundredth of the time since the
+    /// last call, while it is over 5 s away; else towards the wall clock, by a thousandth, and not
+    /// at all while that is over a minute away. In both cases by 1 ms at most.
     pub fn draw(&mut self, boot_time: BootTime, wall_millis: u64) {
         let passed = boot_time.since(self.drawn);
         self.drawn = boot_time;
-        let wanted = micros(wall_millis).saturating_sub(boot_micros(boot_time));
+        let wall = offset_of(boot_time, wall_millis);
+        let platform = self.platform_offset(boot_time);
         if self.is_founding {
-            self.offset = wanted;
+            self.offset = match platform {
+                Some(platform) => platform,
+                None if self.has_followed => self.offset,
+                None => wall,
+            };
+            self.has_followed |= platform.is_some();
             return;
         }
-        let gap = wanted.saturating_sub(self.offset);
-        if gap.unsigned_abs() > as_micros(FAR).unsigned_abs() {
+        let (gap, part) = match platform.map(|platform| platform.saturating_sub(self.offset)) {
+            Some(gap) if is_over(gap, CLUSTERS_FAR) => (gap, PLATFORM_DRAWN_PART),
+            _ => (wall.saturating_sub(self.offset), DRAWN_PART),
+        };
+        if part == DRAWN_PART && is_over(gap, FAR) {
             return;
         }
-        let most = as_micros((passed / DRAWN_PART).min(MOST_DRAWN));
+        let most = as_micros((passed / part).min(MOST_DRAWN));
         self.offset += gap.clamp(-most, most);
     }
+}
+
+fn is_over(gap_micros: i64, limit: Duration) -> bool {
+    gap_micros.unsigned_abs() > as_micros(limit).unsigned_abs()
 }
 
 /// The platform time, in milliseconds: the boot-time clock plus `offset_micros`.
@@ -127,6 +185,11 @@ pub fn time_after_restart(stored: &TimeReading, now: &StartReading) -> u64 {
 }
 
 const MICROS_PER_MILLI: i64 = 1_000;
+
+/// The offset of a time that is `millis` at `boot_time`, in microseconds.
+fn offset_of(boot_time: BootTime, millis: u64) -> i64 {
+    micros(millis).saturating_sub(boot_micros(boot_time))
+}
 
 fn micros(millis: u64) -> i64 {
     let millis = i64::try_from(millis).unwrap_or(i64::MAX);

@@ -21,8 +21,9 @@ use tierkv_rpc::{
     Answered, CallError, FrameHandler, Multiplexer, Replies, StatusStream, answer_frames, channel,
     incoming,
     proto::internal::{
-        CountReply, CountRequest, InspectRequest, InspectResponse, Read, ReadReply, Reply,
-        ReplyFrame, Request, RequestFrame, ScanReply, ScanRequest, WatchReply, WatchRequest,
+        CompareTimesReply, CompareTimesRequest, CountReply, CountRequest, InspectRequest,
+        InspectResponse, Read, ReadReply, Reply, ReplyFrame, Request, RequestFrame, ScanReply,
+        ScanRequest, WatchReply, WatchRequest,
         data_node_client::DataNodeClient,
         data_node_server::{DataNode, DataNodeServer},
         reply, request,
@@ -154,6 +155,13 @@ impl DataNode for Door {
         _: tonic::Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("nobody watches here"))
+    }
+
+    async fn compare_times(
+        &self,
+        _: tonic::Request<CompareTimesRequest>,
+    ) -> Result<Response<CompareTimesReply>, Status> {
+        Err(Status::unimplemented("nobody compares times here"))
     }
 
     async fn inspect(

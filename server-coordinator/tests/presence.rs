@@ -25,9 +25,9 @@ use tierkv_rpc::{
     answer_frames, channel, incoming,
     proto::{
         internal::{
-            CountReply, CountRequest, InspectRequest, InspectResponse, Reply, ReplyFrame,
-            RequestFrame, ScanReply, ScanRequest, SurveyRequest, Vouch, VouchReply, WatchReply,
-            WatchRequest,
+            CompareTimesReply, CompareTimesRequest, CountReply, CountRequest, InspectRequest,
+            InspectResponse, Reply, ReplyFrame, RequestFrame, ScanReply, ScanRequest,
+            SurveyRequest, Vouch, VouchReply, WatchReply, WatchRequest,
             data_node_server::{DataNode, DataNodeServer},
             reply, request,
             server_coordinator_client::ServerCoordinatorClient,
@@ -108,6 +108,13 @@ impl DataNode for Door {
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("nobody watches here"))
+    }
+
+    async fn compare_times(
+        &self,
+        _: Request<CompareTimesRequest>,
+    ) -> Result<Response<CompareTimesReply>, Status> {
+        Err(Status::unimplemented("nobody compares times here"))
     }
 
     async fn inspect(

@@ -25,9 +25,9 @@ use tierkv_rpc::{
     AddressedChannel, Answered, FrameHandler, Replies, StatusStream, channel, incoming,
     proto::{
         internal::{
-            CountReply, CountRequest, InspectRequest, InspectResponse, Reply, ReplyFrame,
-            RequestFrame, ScanReply, ScanRequest, WatchPosition, WatchReply, WatchRequest,
-            WatchedChange,
+            CompareTimesReply, CompareTimesRequest, CountReply, CountRequest, InspectRequest,
+            InspectResponse, Reply, ReplyFrame, RequestFrame, ScanReply, ScanRequest,
+            WatchPosition, WatchReply, WatchRequest, WatchedChange,
             data_node_server::{DataNode, DataNodeServer},
             server_coordinator_client::ServerCoordinatorClient,
         },
@@ -134,6 +134,13 @@ impl DataNode for Door {
 
     async fn count(&self, _: Request<CountRequest>) -> Result<Response<CountReply>, Status> {
         Err(Status::unimplemented("nobody counts here"))
+    }
+
+    async fn compare_times(
+        &self,
+        _: Request<CompareTimesRequest>,
+    ) -> Result<Response<CompareTimesReply>, Status> {
+        Err(Status::unimplemented("nobody compares times here"))
     }
 
     async fn inspect(

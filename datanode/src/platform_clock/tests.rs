@@ -74,9 +74,13 @@ fn boot(number: u8) -> Option<Boot> {
     })
 }
 
+fn cluster() -> ClusterId {
+    ClusterId::new("c1").unwrap()
+}
+
 async fn start(clock: &Arc<TestClock>, stored: Option<TimeReading>) -> PlatformClock {
     let clock: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
-    PlatformClock::start(clock, stored, SEEN, Rules::default()).await
+    PlatformClock::start(cluster(), clock, stored, SEEN, Rules::default()).await
 }
 
 #[tokio::test]

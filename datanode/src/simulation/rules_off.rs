@@ -1,7 +1,10 @@
 //! Each rule is needed: if it alone is switched off, one of the default seeds fails, and for the
 //! reason that the rule exists for.
 
-use super::world::{Broken, Off, SEEDS, run};
+use super::{
+    clusters,
+    world::{Broken, Off, SEEDS, run},
+};
 use crate::rules::Rule;
 
 /// Runs the default seeds until one fails, which must be for one of these reasons.
@@ -121,6 +124,25 @@ fn time_must_pass_as_it_does() {
         Rule::FounderSettles,
     ] {
         missed(Off::Rule(rule), &["CLOCK-STEADY"]);
+    }
+}
+
+#[test]
+fn clusters_must_agree_on_the_time_and_get_there_slowly() {
+    for (rule, reason) in [
+        (Rule::FounderFollows, "a founder begins"),
+        (Rule::ClustersAgree, "clusters are still"),
+        (Rule::ClustersDrawn, "a key lived"),
+        (Rule::MedianCounts, "was drawn"),
+        (Rule::ReadingEchoed, "was drawn"),
+    ] {
+        let first = (0..clusters::SEEDS).find_map(|seed| clusters::run(seed, Some(rule)).err());
+        let why = first.unwrap_or_else(|| panic!("nobody misses {rule:?}"));
+        println!("{rule:?}: {why}");
+        assert!(
+            why.contains("CLOCK-STEADY") && why.contains(reason),
+            "{rule:?}: {why}"
+        );
     }
 }
 

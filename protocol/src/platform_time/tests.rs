@@ -7,6 +7,10 @@ use super::*;
 const WALL: u64 = 1_700_000_000_000;
 const MINUTE: u64 = 60_000;
 
+fn own() -> ClusterId {
+    ClusterId::new("c5").unwrap()
+}
+
 fn at(millis: u64) -> BootTime {
     BootTime::from_boot(Duration::from_millis(millis))
 }
@@ -38,7 +42,7 @@ fn drawn_for(
 
 #[test]
 fn time_passes_as_the_boot_time_clock_does() {
-    let time = PlatformTime::going_on(at(500), WALL);
+    let time = PlatformTime::going_on(own(), at(500), WALL);
     assert_eq!(millis(&time, 500), WALL);
     assert_eq!(millis(&time, 2_500), WALL + 2_000);
 }
@@ -46,7 +50,7 @@ fn time_passes_as_the_boot_time_clock_does() {
 #[test]
 fn a_wall_clock_within_a_minute_is_drawn_to_by_a_thousandth() {
     for (ahead, expected) in [(15_000, 1_000), (-60_000, -1_000), (300, 300), (-300, -300)] {
-        let start = PlatformTime::going_on(at(0), WALL);
+        let start = PlatformTime::going_on(own(), at(0), WALL);
         let time = drawn_for(start, 0, 1_000_000, ahead);
         let now = i64::try_from(millis(&time, 1_000_000) - WALL).unwrap();
         assert_eq!(now - 1_000_000, expected, "{ahead} ms ahead");
@@ -56,7 +60,7 @@ fn a_wall_clock_within_a_minute_is_drawn_to_by_a_thousandth() {
 #[test]
 fn a_wall_clock_over_a_minute_away_is_left_alone() {
     for ahead in [60_001, 3_600_000, -60_001, -3_600_000] {
-        let start = PlatformTime::going_on(at(0), WALL);
+        let start = PlatformTime::going_on(own(), at(0), WALL);
         assert_eq!(
             drawn_for(start.clone(), 0, 1_000_000, ahead).offset,
             start.offset
@@ -66,14 +70,14 @@ fn a_wall_clock_over_a_minute_away_is_left_alone() {
 
 #[test]
 fn after_a_pause_there_is_no_step() {
-    let mut time = PlatformTime::going_on(at(0), WALL);
+    let mut time = PlatformTime::going_on(own(), at(0), WALL);
     time.draw(at(500_000), WALL + 500_000 + 30_000);
     assert_eq!(millis(&time, 500_000), WALL + 500_000 + 1);
 }
 
 #[test]
 fn a_founder_steps_both_ways_until_it_settles() {
-    let mut time = PlatformTime::founding(at(0), WALL);
+    let mut time = PlatformTime::founding(own(), at(0), WALL);
     time.draw(at(50), WALL + 3_600_000);
     assert_eq!(millis(&time, 50), WALL + 3_600_000);
     time.draw(at(100), WALL - 7_200_000);
@@ -156,7 +160,7 @@ fn the_correction_of_a_wrong_wall_clock_is_no_time_that_passed() {
 
 #[test]
 fn the_ends_of_all_ranges_are_borne() {
-    let mut time = PlatformTime::going_on(at(u64::MAX / 2_000), u64::MAX);
+    let mut time = PlatformTime::going_on(own(), at(u64::MAX / 2_000), u64::MAX);
     time.draw(at(0), 0);
     time.draw(at(u64::MAX / 2_000), u64::MAX);
     assert!(platform_millis(at(0), i64::MIN) == 0);
@@ -182,7 +186,7 @@ proptest! {
     fn the_wall_clock_never_moves_it_by_more_than_a_thousandth(
         steps in prop::collection::vec((1_u64..5_000, -7_200_000_i64..7_200_000), 1..200),
     ) {
-        let mut time = PlatformTime::going_on(at(0), WALL);
+        let mut time = PlatformTime::going_on(own(), at(0), WALL);
         let (mut now, mut before) = (0, time.offset);
         let mut drawn = 0;
         for (passed, ahead) in steps {

@@ -133,7 +133,9 @@ impl Machine {
         scheduler.spawn(&group(life), "boot", async move {
             let done = match Storage::open_stepped(settings, disk, store).await {
                 Ok((storage, found, steps)) => {
-                    let time = PlatformClock::start(clock, found.time, found.clock, rules).await;
+                    let time =
+                        PlatformClock::start(cluster(), clock, found.time, found.clock, rules);
+                    let time = time.await;
                     Ok(Booted {
                         storage,
                         found,
