@@ -59,6 +59,12 @@ pub struct Cluster {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub note: Option<String>,
+    /// How far its time is ahead of the platform's, the median of the clusters' times, in
+    /// milliseconds; negative: behind. Absent if its master did not answer lately, and while it is
+    /// the only cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub time_ahead_ms: Option<i64>,
     /// All its nodes.
     pub members: Vec<Member>,
 }
@@ -225,6 +231,7 @@ impl From<v1::ClusterStatus> for Cluster {
             in_sync: wire.in_sync,
             slots: wire.slots,
             note: (wire.slots == 0).then(|| NO_SLOTS.to_owned()),
+            time_ahead_ms: wire.time_ahead_ms,
             members: wire.members.into_iter().map(Into::into).collect(),
         }
     }

@@ -21,6 +21,7 @@ use crate::{
     routing::{Router, TIER},
     service::Door,
     settings::ServerCoordinatorSettings,
+    times::{ClusterTimes, TimeCarrier},
 };
 
 /// Why a server coordinator did not start.
@@ -72,6 +73,8 @@ impl ServerCoordinator {
         let keeper = RouteKeeper::new(settings.platform, &*coordination).await?;
         let routes = keeper.routes();
         background.follow(keeper).await;
+        let times = ClusterTimes::default();
+        background.run(TimeCarrier::new(routes.clone(), times.clone()));
         let (tell_office, office) = watch::channel(Office::default());
         let mut standing = Background::new();
         standing.run(OfficeKeeper {
@@ -86,6 +89,7 @@ impl ServerCoordinator {
                 routes: routes.clone(),
                 times: TierTimes::of(TIER),
             }),
+            cluster_times: times,
             stop: background.stopping(),
         };
         let acceptor = Acceptor::of_peers(

@@ -5,9 +5,9 @@
 //!
 //! Reading order: `routes` (the cluster, node and connection of a slot), `routing` (the path of a
 //! frame down and back), `scans` (ranges, over all clusters), `watches` (streams of changes),
-//! `office` (the election of the primary), `service` (the gRPC door), [`ServerCoordinator`] (all of
-//! it together), and beside them [`Founding`] (the first records of a platform) and
-//! [`AddedCluster`] (a later cluster).
+//! `office` (the election of the primary), `times` (carries the clusters' times between their
+//! masters), `service` (the gRPC door), [`ServerCoordinator`] (all of it together), and beside them
+//! [`Founding`] (the first records of a platform) and [`AddedCluster`] (a later cluster).
 
 mod added_cluster;
 mod coordinator;
@@ -18,6 +18,7 @@ mod routing;
 mod scans;
 mod service;
 mod settings;
+mod times;
 mod watches;
 
 pub use added_cluster::{AddError, AddedCluster};

@@ -17,7 +17,7 @@ use tierkv_rpc::{
     until_stopped,
 };
 use tierkv_types::{
-    NodeRole,
+    ClusterId, NodeRole,
     limits::{MAX_PEER_IN_FLIGHT, MAX_TIMEOUT},
 };
 use tokio::{sync::watch, time::timeout};
@@ -26,6 +26,7 @@ use tonic::{Response, Status, Streaming};
 use crate::{
     routes::{Cluster, DataNode, Routes},
     routing::Router,
+    times::ClusterTimes,
     watches,
 };
 
@@ -35,6 +36,7 @@ const INSPECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// The implementation of tonic's service trait.
 pub(crate) struct Door {
     pub(crate) router: Arc<Router>,
+    pub(crate) cluster_times: ClusterTimes,
     /// Ends the streams when it becomes true.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -99,12 +101,13 @@ impl server_coordinator_server::ServerCoordinator for Door {
         _: tonic::Request<SurveyRequest>,
     ) -> Result<Response<SurveyResponse>, Status> {
         let routes = Arc::clone(&self.router.routes.borrow());
+        let ahead = self.cluster_times.ahead_millis();
         let clusters = routes.clusters.iter().map(|(id, cluster)| {
             let slots = routes
                 .placement
                 .as_ref()
                 .map_or(0, |placement| placement.share(id));
-            survey_cluster(id.to_string(), cluster, slots, &routes)
+            survey_cluster(id, cluster, slots, ahead.get(id).copied(), &routes)
         });
         Ok(Response::new(SurveyResponse {
             clusters: join_all(clusters).await,
@@ -124,16 +127,17 @@ impl server_coordinator_server::ServerCoordinator for Door {
 }
 
 async fn survey_cluster(
-    id: String,
+    id: &ClusterId,
     cluster: &Cluster,
     slots: u32,
+    time_ahead_ms: Option<i64>,
     routes: &Routes,
 ) -> ClusterStatus {
     let state = &cluster.state;
     let members = (state.members.iter())
         .map(|node| survey_member(node.to_string(), routes.nodes.get(node.as_str())));
     ClusterStatus {
-        id,
+        id: id.to_string(),
         epoch: state.epoch.0,
         master: (state.master.as_ref()).map_or_else(String::new, ToString::to_string),
         in_sync: state
@@ -142,6 +146,7 @@ async fn survey_cluster(
             .map(|listed| listed.node.to_string())
             .collect(),
         slots,
+        time_ahead_ms,
         members: with_lags(join_all(members).await),
     }
 }

@@ -14,6 +14,9 @@ use crate::{
     output::{self, Output, Table},
 };
 
+/// A distance of a cluster's time from the platform's up to this, in seconds, is not shown in the table.
+const NOTABLE_SECONDS: u64 = 1;
+
 /// Options of `tierkv status`.
 #[derive(Args)]
 pub(crate) struct StatusArguments {
@@ -112,6 +115,7 @@ fn member_row(cluster: &Cluster, member: &Member) -> [String; 6] {
         None => format!("{} slots", cluster.slots),
     };
     let in_sync = cluster.in_sync.contains(&member.node);
+    let time = time_ahead(cluster.time_ahead_ms.unwrap_or(0));
     [
         format!("cluster {}", cluster.id),
         member.node.clone(),
@@ -119,11 +123,37 @@ fn member_row(cluster: &Cluster, member: &Member) -> [String; 6] {
         member.address.clone(),
         member.pid.to_string(),
         format!(
-            "epoch {}, {slots}, {}, log {}, committed {}",
+            "epoch {}, {slots}, {}, log {}, committed {}{time}",
             cluster.epoch,
             if in_sync { "in sync" } else { "behind" },
             member.log_index,
             member.commit_index
         ),
     ]
+}
+
+/// A cluster's distance from the platform's time, if it is worth a mention.
+fn time_ahead(millis: i64) -> String {
+    let seconds = millis.unsigned_abs().div_ceil(1_000);
+    if seconds <= NOTABLE_SECONDS {
+        return String::new();
+    }
+    let side = if millis > 0 { "ahead of" } else { "behind" };
+    format!(", its time {seconds} s {side} the platform's")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_notable_distance_of_the_time_is_shown() {
+        assert_eq!(time_ahead(1_000), "");
+        assert_eq!(time_ahead(-1_000), "");
+        assert_eq!(
+            time_ahead(3_600_000),
+            ", its time 3600 s ahead of the platform's"
+        );
+        assert_eq!(time_ahead(-1_500), ", its time 2 s behind the platform's");
+    }
 }
