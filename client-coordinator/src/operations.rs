@@ -11,10 +11,11 @@ use tierkv_rpc::proto::{
         DeleteResponse, GetRequest, GetResponse, Greeting, IncrementRequest, IncrementResponse,
         PutRequest, PutResponse, ScanRequest, ScanResponse, SessionResponse, TouchRequest,
         TouchResponse, WatchRequest, WatchResponse, WriteRequest, WriteResponse,
+        write_operation::Kind,
     },
 };
 use tierkv_types::{
-    Clock, Error, ItemKey, OperationKind, Version,
+    Clock, Error, ItemKey, OperationKind, Slot, Version,
     limits::{MAX_ANSWER_BYTES, MAX_OPERATIONS, MAX_REQUEST_BYTES, MAX_SESSION_IN_FLIGHT},
 };
 use tokio::time::Instant;
@@ -202,7 +203,8 @@ impl<C: Cache> Operations<C> {
         let _timed = self.meters.writes.begin();
         let id = request.request_id.clone();
         let naming = Naming::of(idempotency_key, id.as_ref());
-        let name = self.writer.name(naming, deadline).await?;
+        let slot = first_slot(&request);
+        let name = self.writer.name(naming, slot, deadline).await?;
         let write = convert::writes::batch(request, name)?;
         let answer = self.writer.write(write, naming, deadline).await?;
         Ok(WriteResponse {
@@ -279,4 +281,17 @@ impl<C: Cache> Operations<C> {
             platform_time_ms,
         }
     }
+}
+
+/// The slot of the first key that a batch changes; `None` if it is not valid, which is refused
+/// later.
+fn first_slot(request: &WriteRequest) -> Option<Slot> {
+    let key = match request.operations.first()?.kind.as_ref()? {
+        Kind::Put(put) => &put.key,
+        Kind::Delete(delete) => &delete.key,
+        Kind::Increment(increment) => &increment.key,
+        Kind::Touch(touch) => &touch.key,
+    };
+    let key = ItemKey::new(&request.namespace, key).ok()?;
+    Some(key.slot())
 }

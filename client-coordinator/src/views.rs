@@ -10,6 +10,7 @@ use std::{
 use tierkv_protocol::{
     cache::{Entry, Freshness, Mark, ReadBound, Verdict, Vouched, judge},
     placement::PlacementMap,
+    platform_time::median::median,
 };
 use tierkv_types::{BootTime, ClusterId, Error, Slot, Version};
 
@@ -108,13 +109,29 @@ impl Views {
         clusters[at].freshness.learn(answer);
     }
 
-    /// The platform's time as this process estimates it; `None` before the first answer. The clock
-    /// of a cluster without slots does not count: it may still be far off (CLOCK-STEADY).
+    /// The platform's time as this process estimates it: the median of the clusters' times
+    /// (CLOCK-STEADY). `None` before the first answer. The clock of a cluster without slots does not
+    /// count: it may still step.
     pub(crate) fn platform_time(&self, now: BootTime) -> Option<Version> {
-        (self.now().clusters.iter())
+        let snapshot = self.now();
+        let owners = (snapshot.clusters.iter())
             .filter(|view| view.owns_slots())
-            .map(|view| view.freshness.cluster_clock(now))
-            .max()
+            .map(|view| (&view.cluster, view.clock(now)));
+        median(owners)
+    }
+
+    /// The time of the cluster that owns `slot`: a new request to its master is born in it. The
+    /// platform's time, if that cluster has not answered yet.
+    pub(crate) fn time_of(&self, slot: Slot, now: BootTime) -> Option<Version> {
+        let snapshot = self.now();
+        let owner = (snapshot.listed.placement.as_ref()).map(|placement| placement.owner(slot).0);
+        let view = owner.and_then(|owner| {
+            let mut views = snapshot.clusters.iter();
+            views.find(|view| view.cluster == *owner)
+        });
+        let own = view.filter(|view| view.freshness.newest().is_some());
+        own.map(|view| view.clock(now))
+            .or_else(|| self.platform_time(now))
     }
 
     /// The age that a hit under each cluster's `mark` would have now.

@@ -9,7 +9,7 @@ use tierkv_rpc::proto::{
     v1,
 };
 use tierkv_types::{
-    Clock, Error, ItemKey, Operation, OperationKind, RequestId, RequestName, WriteRequest,
+    Clock, Error, ItemKey, Operation, OperationKind, RequestId, RequestName, Slot, WriteRequest,
 };
 use tokio::time::{Duration, Instant, sleep};
 
@@ -63,7 +63,7 @@ impl Writer {
         deadline: Instant,
     ) -> Result<(u64, v1::WriteResult), Error> {
         let write = WriteRequest {
-            name: self.name(naming, deadline).await?,
+            name: self.name(naming, Some(key.slot()), deadline).await?,
             conditions: Vec::new(),
             operations: vec![Operation { key, kind }],
             return_previous: false,
@@ -75,7 +75,8 @@ impl Writer {
 
     /// Changes many keys of one cluster, all or none. A write without a client's name is retried
     /// under a new id if it was refused for its birth. This happens when the master's time went
-    /// back over a restart, before this coordinator received the new time.
+    /// back over a restart, before this coordinator received the new time, or when the clusters'
+    /// times are apart and the key's has not answered this coordinator yet.
     ///
     /// # Errors
     /// The errors of the tiers below.
@@ -120,36 +121,43 @@ impl Writer {
         }
     }
 
-    /// The request id of a write for the tiers below. A write without a name gets a new id.
+    /// The request id of a write of `slot` for the tiers below. A write without a name gets a new
+    /// id.
     ///
     /// # Errors
     /// `InvalidArgument`, or `Unavailable` if no master answered until `deadline`.
     pub(crate) async fn name(
         &self,
         naming: Naming<'_>,
+        slot: Option<Slot>,
         deadline: Instant,
     ) -> Result<RequestName, Error> {
         match naming {
             Naming::Id(id) => convert::request_id(id).map(RequestName::Id),
             Naming::Key(random) => Ok(RequestName::Key {
                 random,
-                received_millis: self.platform_millis(deadline).await?,
+                received_millis: self.time_of(slot, deadline).await?,
             }),
             Naming::None => Ok(RequestName::Id(RequestId {
-                birth_millis: self.platform_millis(deadline).await?,
+                birth_millis: self.time_of(slot, deadline).await?,
                 random: random(),
             })),
         }
     }
 
-    /// The platform's time in milliseconds; waits until it is available.
+    /// The time of the cluster that owns `slot`, in milliseconds; waits until it is available.
     ///
     /// # Errors
     /// `Unavailable` if no master answered until `deadline`.
-    async fn platform_millis(&self, deadline: Instant) -> Result<u64, Error> {
+    async fn time_of(&self, slot: Option<Slot>, deadline: Instant) -> Result<u64, Error> {
         loop {
-            if let Some(now) = self.views.platform_time(self.clock.boot_time()) {
-                return Ok(now.millis());
+            let now = self.clock.boot_time();
+            let time = match slot {
+                Some(slot) => self.views.time_of(slot, now),
+                None => self.views.platform_time(now),
+            };
+            if let Some(time) = time {
+                return Ok(time.millis());
             }
             // This coordinator has just started.
             if Instant::now() + TIME_PAUSE >= deadline {

@@ -20,7 +20,7 @@ use tierkv_rpc::{
     },
 };
 use tierkv_types::{
-    Code, Error as Refusal, ItemKey, Namespace, RequestId, SystemClock,
+    Code, Error as Refusal, ItemKey, Namespace, RequestId, Slot, SystemClock,
     limits::{MAX_KEY_BYTES, MAX_TIMEOUT},
 };
 use tokio::time::{Instant, timeout, timeout_at};
@@ -193,15 +193,17 @@ impl Client {
 
     /// Sends a write, with retries at all coordinators under the same id, until its outcome is
     /// known or it times out. Also returns its id. An attempt that takes long is not given up while
-    /// another coordinator is tried, so that a late refusal still counts.
+    /// another coordinator is tried, so that a late refusal still counts. `key`: one of the keys, all
+    /// of which are in one cluster.
     pub(crate) async fn change(
         &self,
+        key: &[u8],
         operation: impl Fn(v1::RequestId) -> Operation,
     ) -> Result<(Answer, RequestId), Error> {
         let mut turns = self.turns();
         let mut id = match self.request_id {
             Some(id) => id,
-            None => self.new_request_id(&mut turns).await?,
+            None => self.new_request_id(key, &mut turns).await?,
         };
         let mut attempts = Attempts::new(id, self.request_id.is_some());
         let mut in_flight = InFlight::none();
@@ -224,7 +226,7 @@ impl Client {
                 let goes_on = match answered {
                     Some(Ok(answer)) => return Ok((answer, id)),
                     None => turns.next_write(&slow(), &in_flight).await,
-                    Some(Err(failure)) => match self.after(&mut attempts, failure) {
+                    Some(Err(failure)) => match self.after(key, &mut attempts, failure) {
                         Next::Conclude => return Err(attempts.conclude()),
                         Next::Wait => false,
                         Next::Again => turns.next_write(attempts.last(), &in_flight).await,
@@ -246,12 +248,13 @@ impl Client {
         }
     }
 
-    /// What to do after a failed attempt of a write.
-    fn after(&self, attempts: &mut Attempts, failure: CallError) -> Next {
+    /// What to do after a failed attempt of a write of `key`.
+    fn after(&self, key: &[u8], attempts: &mut Attempts, failure: CallError) -> Next {
         if let CallError::Refused(refusal) = &failure
             && let Some(now) = refusal.birth_refused_at
+            && let Some(slot) = self.slot(key)
         {
-            self.shared.clock.record(now.get());
+            self.shared.clock.record_refusal(slot, now.get());
         }
         attempts.failed(failure)
     }
@@ -281,18 +284,23 @@ impl Client {
         }
     }
 
-    /// A request id for a new write.
+    fn slot(&self, key: &[u8]) -> Option<Slot> {
+        let key = ItemKey::new(&self.namespace, key).ok()?;
+        Some(key.slot())
+    }
+
+    /// A request id for a new write of `key`.
     ///
     /// # Errors
     /// `Unavailable` if no coordinator returned the platform's time before the write's timeout.
-    async fn new_request_id(&self, turns: &mut Turns<'_>) -> Result<RequestId, Error> {
+    async fn new_request_id(&self, key: &[u8], turns: &mut Turns<'_>) -> Result<RequestId, Error> {
         let clock = &self.shared.clock;
         loop {
             if clock.needs_news() {
                 self.ask_for_the_time(turns.coordinator()).await;
             }
             // Without a newer reading, the last one still serves.
-            if let Some(birth_millis) = clock.millis() {
+            if let Some(birth_millis) = clock.birth(|| self.slot(key)) {
                 return Ok(born_at(birth_millis));
             }
             let unknown =

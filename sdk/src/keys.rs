@@ -201,7 +201,7 @@ impl Client {
                 request_id: Some(request_id),
             })
         };
-        match self.change(put).await? {
+        match self.change(key, put).await? {
             (Answer::Put(put), _) => {
                 self.wrote(key, put.version)?;
                 Ok(put.version)
@@ -244,7 +244,7 @@ impl Client {
                 request_id: Some(request_id),
             })
         };
-        match self.change(delete).await? {
+        match self.change(key, delete).await? {
             (Answer::Delete(delete), _) => {
                 self.wrote(key, delete.version)?;
                 Ok(Deleted {
@@ -272,7 +272,7 @@ impl Client {
                 request_id: Some(request_id),
             })
         };
-        match self.change(increment).await? {
+        match self.change(key, increment).await? {
             (Answer::Increment(increment), _) => {
                 self.wrote(key, increment.version)?;
                 Ok(Incremented {
@@ -328,7 +328,7 @@ impl Client {
                 request_id: Some(request_id),
             })
         };
-        match self.change(touch).await? {
+        match self.change(key, touch).await? {
             (Answer::Touch(touch), _) => {
                 self.wrote(key, touch.version)?;
                 Ok(touch.version)
@@ -344,6 +344,7 @@ impl Client {
     /// [`Code::OutcomeUnknown`] either all of it happened or nothing.
     pub async fn write(&self, write: Write) -> Result<Written, Error> {
         write.check()?;
+        let key = write.changed_keys().next().map_or(&b""[..], |key| &key[..]);
         let operation = |request_id| {
             Operation::Write(v1::WriteRequest {
                 namespace: self.namespace.as_ref().to_owned(),
@@ -353,7 +354,7 @@ impl Client {
                 return_previous: write.return_previous,
             })
         };
-        let answer = match self.change(operation).await? {
+        let answer = match self.change(key, operation).await? {
             (Answer::Write(answer), _) if answer.results.len() == write.operations.len() => answer,
             (_, id) => return Err(Attempts::mismatched(id)),
         };

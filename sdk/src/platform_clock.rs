@@ -5,13 +5,21 @@
 //! believed. Between readings this machine's boot-time clock carries it on; the wall clock is never
 //! read. Masters refuse births ten seconds ahead and accept two minutes behind, so the time between
 //! readings is counted a little short: a client whose clock runs fast is never ahead.
+//!
+//! While the clusters' times are apart, the platform's time is not that of every cluster. A write
+//! that is refused for its birth returns its master's time, and the next writes to the same slot are
+//! born in that one: one more round trip for each slot, not for each write.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use tierkv_types::{BootTime, Clock};
+use tierkv_types::{BootTime, Clock, Slot};
 
 /// This fraction (one part in 1,000) of the elapsed time is not counted: more than any clock
 /// drifts.
@@ -19,11 +27,18 @@ const UNCOUNTED_PART: u32 = 1_000;
 /// Without a reading for this long, the platform is asked for its time. What is not counted until
 /// then is far below the two minutes that masters accept.
 const NEWS_INTERVAL: Duration = Duration::from_secs(3_600);
+/// A slot whose master's time is this close to the platform's needs no time of its own: masters
+/// accept births ten seconds ahead.
+const AGREEMENT_MILLIS: u64 = 5_000;
 
 /// Platform time: the last reading, carried on by the boot-time clock.
 pub(crate) struct PlatformClock {
     clock: Box<dyn Clock>,
     reading: Mutex<Option<Reading>>,
+    /// The times of masters that refused a birth; at most one for each of the 4,096 slots.
+    slots: Mutex<HashMap<Slot, Reading>>,
+    /// Whether there are any, so that most writes need not look.
+    has_slots: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -51,7 +66,14 @@ impl PlatformClock {
         Self {
             clock: Box::new(clock),
             reading: Mutex::new(None),
+            slots: Mutex::default(),
+            has_slots: AtomicBool::new(false),
         }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<Slot, Reading>> {
+        // As below.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reading(&self) -> MutexGuard<'_, Option<Reading>> {
@@ -71,6 +93,40 @@ impl PlatformClock {
             at: now,
             news: now,
         });
+    }
+
+    /// Records the time of the master of `slot`, which refused a birth.
+    pub(crate) fn record_refusal(&self, slot: Slot, millis: u64) {
+        let now = self.clock.boot_time();
+        let reading = Reading {
+            millis,
+            at: now,
+            news: now,
+        };
+        self.slots().insert(slot, reading);
+        self.has_slots.store(true, Ordering::Release);
+    }
+
+    /// The birth of a new request to the slot that `slot` returns: in its master's time, if that is
+    /// known to differ from the platform's. `None` before the first reading.
+    pub(crate) fn birth(&self, slot: impl FnOnce() -> Option<Slot>) -> Option<u64> {
+        let platform = self.millis();
+        if !self.has_slots.load(Ordering::Acquire) {
+            return platform;
+        }
+        let now = self.clock.boot_time();
+        let Some(slot) = slot() else { return platform };
+        let mut slots = self.slots();
+        let own = slots.get(&slot).map(|reading| reading.now(now));
+        let (Some(own), Some(platform)) = (own, platform) else {
+            return own.or(platform);
+        };
+        if own.abs_diff(platform) > AGREEMENT_MILLIS {
+            return Some(own);
+        }
+        slots.remove(&slot);
+        self.has_slots.store(!slots.is_empty(), Ordering::Release);
+        Some(platform)
     }
 
     /// The platform's time in milliseconds since the Unix epoch; `None` before the first reading.
@@ -150,6 +206,26 @@ mod tests {
         // A node that does not have the time.
         clock.record(0);
         assert_eq!(clock.millis(), Some(7_999));
+    }
+
+    #[test]
+    fn a_slot_whose_master_refused_a_birth_has_a_time_of_its_own_until_it_agrees() {
+        let [slot, other] = [1, 2].map(|number| Slot::new(number).unwrap());
+        let hands = Hands::default();
+        let clock = PlatformClock::new(hands.clone());
+        assert_eq!(clock.birth(|| Some(slot)), None);
+        clock.record(8_000_000);
+        clock.record_refusal(slot, 4_000_000);
+        hands.pass(10);
+        // Answers of other clusters do not change it.
+        clock.record(8_010_000);
+        assert_eq!(clock.birth(|| Some(slot)), Some(4_009_990));
+        assert_eq!(clock.birth(|| Some(other)), Some(8_010_000));
+        assert_eq!(clock.birth(|| None), Some(8_010_000));
+        clock.record(4_013_000);
+        assert_eq!(clock.birth(|| Some(slot)), Some(4_013_000));
+        clock.record(8_020_000);
+        assert_eq!(clock.birth(|| panic!("no slot is left")), Some(8_020_000));
     }
 
     #[test]

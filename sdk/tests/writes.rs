@@ -334,6 +334,30 @@ async fn a_write_refused_for_its_birth_is_done_under_a_new_one() {
     assert_ne!(ids[0].random, ids[1].random, "it is another request");
 }
 
+/// The coordinator's answers carry the platform's time, and one of two clusters is a day behind.
+#[tokio::test]
+async fn keys_of_clusters_whose_times_are_apart_are_written_in_turn_without_more_refusals() {
+    const EARLIER: u64 = PLATFORM_TIME - 86_400_000;
+    let played = Played::new(|_, operation| {
+        let is_late_cluster = match operation {
+            Operation::Put(put) => put.key.starts_with(b"late"),
+            other => panic!("{other:?}"),
+        };
+        match (is_late_cluster, id_of(operation).birth_ms) {
+            (true, PLATFORM_TIME..) => Act::RefuseBirth(EARLIER),
+            (false, ..PLATFORM_TIME) => Act::RefuseBirth(PLATFORM_TIME),
+            _ => put_answer(7),
+        }
+    });
+    let client = played.client().await;
+    for _ in 0..20 {
+        for key in ["late", "other"] {
+            assert_eq!(client.put(key, "value").await.unwrap(), 7);
+        }
+    }
+    assert_eq!(played.asked().len(), 41, "only the first write is refused");
+}
+
 #[tokio::test]
 async fn a_lost_write_gets_no_new_id_and_one_out_of_time_is_no_mistake() {
     let lost = Played::new(|number, _| match number {

@@ -157,3 +157,24 @@ fn a_cluster_is_silent_once_it_has_not_answered_for_longer_than_the_bound() {
     );
     assert!(silence.error().message.contains("c2 was removed"));
 }
+
+#[test]
+fn the_platforms_time_is_the_median_and_a_slots_time_its_owners() {
+    let views = Views::default();
+    assert_eq!(views.platform_time(at(0)), None);
+    views.list(map(), &clusters(&["c1", "c2"]), at(0));
+    let ahead = |millis: u64| Vouched {
+        clock: Version::from_millis(1_000_000 + millis),
+        ..answer(100, 1)
+    };
+    let [first, second] = ["c1", "c2"].map(slot_of);
+    views.learn(&cluster("c2"), ahead(3_600_000));
+    let time = |slot| views.time_of(slot, at(200)).map(Version::millis);
+    // c1 has not answered yet.
+    assert_eq!(time(first), Some(4_600_100));
+    views.learn(&cluster("c1"), ahead(0));
+    assert_eq!(time(first), Some(1_000_100));
+    assert_eq!(time(second), Some(4_600_100));
+    let platform = views.platform_time(at(200)).map(Version::millis);
+    assert_eq!(platform, Some(1_000_100), "of two, the lower id's");
+}
