@@ -202,6 +202,20 @@ impl LocalCluster {
         like: &str,
         options: &[(&str, &str)],
     ) -> Result<(), Error> {
+        self.start_like_in(name, like, options, Surroundings::default())
+    }
+
+    /// As [`start_like`](Self::start_like), in these surroundings.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn start_like_in(
+        &mut self,
+        name: &str,
+        like: &str,
+        options: &[(&str, &str)],
+        mut surroundings: Surroundings,
+    ) -> Result<(), Error> {
         let mut member = self.member(like)?.clone();
         for (option, value) in options {
             let at = member.argv.iter().position(|word| word == option);
@@ -218,7 +232,6 @@ impl LocalCluster {
             path: PathBuf::from(&member.argv[0]),
             remedy: "it ran before",
         };
-        let mut surroundings = Surroundings::default();
         for (variable, value) in &member.env {
             surroundings = surroundings.set(variable, value);
         }
