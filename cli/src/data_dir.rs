@@ -1,7 +1,15 @@
 //! Checks the folders of a data directory before they are used, for errors that name what is in
 //! the way.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tierkv_storage::{RealDisk, StorageError, platform_of};
+use tierkv_types::PlatformId;
 
 /// Checks a folder. One that does not exist is accepted: a start creates it.
 ///
@@ -30,9 +38,80 @@ pub(crate) fn check(folder: &Path) -> Result<(), String> {
     }
 }
 
+/// Checks that a node which is new in `data_dir` has no neighbours of another platform there: it
+/// would be made in the data of a platform that it does not belong to. A node that has its directory
+/// already is checked when that is opened.
+///
+/// # Errors
+/// If a neighbour belongs to another platform; the message names its directory.
+pub(crate) fn check_neighbours(
+    data_dir: &Path,
+    node_dir: &Path,
+    platform: PlatformId,
+) -> Result<(), String> {
+    let platform_at = |dir: &Path| platform_of(Arc::new(RealDisk), dir);
+    let Ok(None) = platform_at(node_dir) else {
+        return Ok(());
+    };
+    for dir in folders(data_dir).iter().flat_map(|it| folders(it)) {
+        // A neighbour that can't be read is no reason to refuse this node.
+        let Ok(Some(found)) = platform_at(&dir) else {
+            continue;
+        };
+        if found != platform {
+            let error = StorageError::OtherPlatform {
+                dir,
+                found,
+                expected: platform,
+            };
+            return Err(format!(
+                "{} would be new among the nodes of another platform: {error}",
+                node_dir.display()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The folders in a folder, in the order of their names; none if it can't be read.
+fn folders(parent: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort_unstable();
+    folders
+}
+
 #[cfg(test)]
 mod tests {
+    use tierkv_storage::{Storage, StorageSettings};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_new_node_has_no_neighbours_of_another_platform() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path();
+        let [ours, theirs] = [PlatformId(1), PlatformId(2)];
+        let (first, second) = (data.join("c1/n1"), data.join("c3/n3"));
+        assert_eq!(check_neighbours(data, &first, ours), Ok(()));
+        let settings = StorageSettings {
+            platform: Some(theirs),
+            ..StorageSettings::new(&first)
+        };
+        let (storage, _) = Storage::open(settings, Arc::new(RealDisk)).await.unwrap();
+        storage.close().await.unwrap();
+
+        assert_eq!(check_neighbours(data, &second, theirs), Ok(()));
+        let refused = check_neighbours(data, &second, ours).unwrap_err();
+        let names = format!("{} belongs to platform {theirs}", first.display());
+        assert!(refused.contains(&names), "{refused}");
+        assert!(!second.exists());
+        // Its own directory is checked when it is opened.
+        assert_eq!(check_neighbours(data, &first, ours), Ok(()));
+    }
 
     #[test]
     fn a_file_is_no_folder() {

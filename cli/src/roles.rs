@@ -31,6 +31,7 @@ use self::{
 };
 use crate::{
     configuration::{self, CacheKind, Configuration},
+    data_dir,
     descriptors::Descriptors,
     metrics_page,
     outcome::{FAILED, Outcome},
@@ -81,9 +82,9 @@ pub(crate) async fn run_data_node(arguments: DataNodeArguments) -> Outcome {
     let DataNodeArguments {
         server,
         cluster,
-        data_dir,
+        data_dir: folder,
     } = arguments;
-    let flags = [("cluster", cluster), ("data_dir", data_dir)];
+    let flags = [("cluster", cluster), ("data_dir", folder)];
     let configuration = server.load(&flags)?;
     let cluster = configuration.places.cluster.clone();
     let cluster = cluster.ok_or("a data node belongs to a cluster; set --cluster, as in c1")?;
@@ -98,6 +99,7 @@ pub(crate) async fn run_data_node(arguments: DataNodeArguments) -> Outcome {
         .data_dir
         .join(cluster.as_str())
         .join(role.node.as_str());
+    data_dir::check_neighbours(&places.data_dir, &dir, platform)?;
     let mut storage = role.configuration.storage(dir);
     storage.platform = Some(platform);
     let settings = DataNodeSettings {
