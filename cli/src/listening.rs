@@ -6,6 +6,7 @@ use std::{
 };
 
 use tierkv_client_coordinator::{Listeners, StartError};
+use tierkv_rpc::ListenError;
 
 use crate::output::note;
 
@@ -40,7 +41,11 @@ fn refusal(error: &StartError) -> String {
     let StartError::Listen { door, error } = error else {
         return error.to_string();
     };
-    let option = format!("--{}-listen", door.to_lowercase());
+    refused(error, door, &format!("--{}-listen", door.to_lowercase()))
+}
+
+/// Why the address of `what` can't be listened on, and what to do with the `option` that sets it.
+pub(crate) fn refused(error: &ListenError, what: &str, option: &str) -> String {
     let remedy = match error.error.kind() {
         ErrorKind::AddrInUse => format!(
             "stop the process that uses the port, or set {option} to another one, as in \
@@ -55,7 +60,7 @@ fn refusal(error: &StartError) -> String {
         _ => format!("set {option} to another address"),
     };
     let (address, error) = (error.address, &error.error);
-    format!("{address} can't be listened on ({door}): {error}; {remedy}")
+    format!("{address} can't be listened on ({what}): {error}; {remedy}")
 }
 
 /// An address that clients on this machine can use: loopback for a server that listens on all
@@ -80,8 +85,6 @@ pub(crate) fn remark(address: SocketAddr) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::io;
-
-    use tierkv::rpc::ListenError;
 
     use super::*;
 

@@ -3,11 +3,13 @@
 //! and serves its metrics and health to operators.
 //!
 //! Reading order: [`arguments`] (the options that the roles share), [`metadata`] (the connection to
-//! coordination, and the platform in it), [`operator_door`] (metrics and health), then this file.
+//! coordination, and the platform in it), [`own_cluster`] (a data node's place in the platform),
+//! [`operator_door`] (metrics and health), then this file.
 
 pub(crate) mod arguments;
 pub(crate) mod metadata;
 mod operator_door;
+mod own_cluster;
 
 use std::{
     future::Future,
@@ -19,10 +21,12 @@ use std::{
 use clap::Args;
 use serde_json::{Map, Value, json};
 use tierkv_cache::NoCache;
-use tierkv_client_coordinator::{ClientCoordinator, Listeners, MetricsPage};
+use tierkv_client_coordinator::{ClientCoordinator, MetricsPage};
 use tierkv_coordination::Coordination;
-use tierkv_datanode::{DataNode, DataNodeSettings};
-use tierkv_server_coordinator::{ServerCoordinator, ServerCoordinatorSettings};
+use tierkv_datanode::{self as datanode, DataNode, DataNodeSettings};
+use tierkv_server_coordinator::{
+    self as server_coordinator, ServerCoordinator, ServerCoordinatorSettings,
+};
 use tierkv_types::{Clock, NodeId, PlatformId, SystemClock, limits::MAX_PEER_CONNECTIONS};
 
 use self::{
@@ -33,7 +37,7 @@ use crate::{
     configuration::{self, CacheKind, Configuration},
     data_dir,
     descriptors::Descriptors,
-    metrics_page,
+    listening, metrics_page,
     outcome::{FAILED, Outcome},
     output,
     signals::Signals,
@@ -47,6 +51,11 @@ const DATA_NODE_PORT: u16 = 7600;
 const SERVER_COORDINATOR_PORT: u16 = 7500;
 /// The port of metrics and health is so much higher than that of the role.
 const METRICS_PORT_OFFSET: u16 = 80;
+
+/// The option of the address for other tiers.
+const LISTEN: &str = "--listen";
+/// The option of the address of metrics and health.
+const METRICS_LISTEN: &str = "--metrics-listen";
 
 /// Options of `tierkv datanode`.
 #[derive(Args)]
@@ -100,6 +109,10 @@ pub(crate) async fn run_data_node(arguments: DataNodeArguments) -> Outcome {
         .join(cluster.as_str())
         .join(role.node.as_str());
     data_dir::check_neighbours(&places.data_dir, &dir, platform)?;
+    let checking = own_cluster::check(&*coordination, &cluster, &role.node, &dir);
+    let Some(()) = role.unless_stopped(checking).await.transpose()? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let mut storage = role.configuration.storage(dir);
     storage.platform = Some(platform);
     let settings = DataNodeSettings {
@@ -111,7 +124,12 @@ pub(crate) async fn run_data_node(arguments: DataNodeArguments) -> Outcome {
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let starting = DataNode::start(settings, coordination, Arc::new(NoCache), clock);
-    let Some(datanode) = role.unless_stopped(starting).await.transpose()? else {
+    let started = role.unless_stopped(starting).await.transpose();
+    let started = started.map_err(|error| match error {
+        datanode::StartError::Listen(error) => listening::refused(&error, "datanode", LISTEN),
+        other => other.to_string(),
+    });
+    let Some(datanode) = started? else {
         return Ok(ExitCode::SUCCESS);
     };
     role.warn_of(datanode.address(), "the data node");
@@ -142,7 +160,14 @@ pub(crate) async fn run_server_coordinator(arguments: ServerCoordinatorArguments
         ..ServerCoordinatorSettings::new(platform, role.node.clone())
     };
     let starting = ServerCoordinator::start(settings, coordination);
-    let Some(coordinator) = role.unless_stopped(starting).await.transpose()? else {
+    let started = role.unless_stopped(starting).await.transpose();
+    let started = started.map_err(|error| match error {
+        server_coordinator::StartError::Listen(error) => {
+            listening::refused(&error, "server-coordinator", LISTEN)
+        }
+        other @ server_coordinator::StartError::Coordination(_) => other.to_string(),
+    });
+    let Some(coordinator) = started? else {
         return Ok(ExitCode::SUCCESS);
     };
     role.warn_of(coordinator.address(), "the server coordinator");
@@ -168,7 +193,7 @@ pub(crate) async fn run_client_coordinator(arguments: ClientCoordinatorArguments
     let configuration = shared.load(&flags)?;
     let role = Role::begin("client-coordinator", &shared, configuration)?;
     let places = &role.configuration.places;
-    let listeners = Listeners::bind(places.grpc_listen, places.rest_listen).await?;
+    let listeners = listening::bind(places.grpc_listen, places.rest_listen).await?;
     let (coordination, platform) = match role.platform().await? {
         Some(found) => found,
         None => return Ok(ExitCode::SUCCESS),
@@ -182,8 +207,6 @@ pub(crate) async fn run_client_coordinator(arguments: ClientCoordinatorArguments
     let Some(coordinator) = role.unless_stopped(starting).await.transpose()? else {
         return Ok(ExitCode::SUCCESS);
     };
-    role.warn_of(coordinator.grpc_address(), "gRPC");
-    role.warn_of(coordinator.rest_address(), "REST");
     role.announce(&[
         ("grpc", coordinator.grpc_address()),
         ("rest", coordinator.rest_address()),
@@ -241,7 +264,9 @@ impl Role {
     async fn operator_door(&self, port: u16) -> Result<OperatorDoor, Failure> {
         let address = self.configuration.places.metrics_listen;
         let address = address.unwrap_or_else(|| loopback(port + METRICS_PORT_OFFSET));
-        let door = OperatorDoor::bind(address, self.metrics.clone()).await?;
+        let door = OperatorDoor::bind(address, self.metrics.clone()).await;
+        let door =
+            door.map_err(|error| listening::refused(&error, "metrics and health", METRICS_LISTEN))?;
         self.warn_of(door.address(), "the metrics page");
         Ok(door)
     }

@@ -158,6 +158,13 @@ fn an_address_in_use_and_a_file_for_a_folder_are_named_with_their_options() {
             "{message}"
         );
     }
+    let role = ["datanode", "--node", "n1", "--cluster", "c1"];
+    let nowhere = ["--coordination-url", "etcd://127.0.0.1:7/none"];
+    let listen = ["--metrics-listen", &address];
+    let message = refusal(&mut command(&[&role[..], &nowhere, &listen].concat()));
+    let remedy = "(metrics and health): ";
+    assert!(message.contains(remedy), "{message}");
+    assert!(message.contains("set --metrics-listen to"), "{message}");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();

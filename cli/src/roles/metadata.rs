@@ -1,10 +1,10 @@
 //! The connection to coordination, and the platform in it.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, future::Future, path::Path, sync::Arc, time::Duration};
 
 use tierkv_client_coordinator::CoordinationStore;
 use tierkv_coordination::{
-    Coordination, CoordinationError, EtcdCoordination, EtcdOptions, Location,
+    Coordination, CoordinationError, EtcdCoordination, EtcdOptions, Location, Versioned,
     directory::{self, Platform},
 };
 use tierkv_types::PlatformId;
@@ -68,27 +68,62 @@ fn read(path: &Path) -> Result<String, String> {
 pub(crate) async fn await_platform(
     coordination: &dyn Coordination,
 ) -> Result<PlatformId, Box<dyn std::error::Error>> {
-    let mut watched = loop {
-        match coordination.watch(directory::PLATFORM).await {
-            Ok(watched) => break watched,
+    let record = await_record(coordination, directory::PLATFORM, NOT_FOUNDED).await?;
+    platform_id(&record)
+}
+
+/// What is logged while there is no platform.
+const NOT_FOUNDED: &str =
+    "coordination has no platform; found one with `tierkv admin init`; waiting for it";
+
+/// The id of the platform with this record.
+///
+/// # Errors
+/// A message, if it can't be read.
+pub(crate) fn platform_id(record: &Versioned) -> Result<PlatformId, Box<dyn std::error::Error>> {
+    let platform = Platform::decode(&record.value)
+        .map_err(|why| format!("the platform's record in coordination can't be read: {why}"))?;
+    Ok(platform.id)
+}
+
+/// Waits until coordination can be reached and has the record `key`; logs `notice` at the start of
+/// the wait and from time to time.
+///
+/// # Errors
+/// If the store refuses.
+pub(super) async fn await_record(
+    coordination: &dyn Coordination,
+    key: &str,
+    notice: &str,
+) -> Result<Versioned, CoordinationError> {
+    let mut watched = answered(|| coordination.watch(key)).await?;
+    loop {
+        if let Some(record) = (*watched.current()).clone() {
+            return Ok(record);
+        }
+        tracing::warn!("{notice}");
+        let found = watched.wait_for(Option::is_some);
+        if let Ok(found) = timeout(NOTICE_INTERVAL, found).await {
+            found?;
+        }
+    }
+}
+
+/// Calls coordination until it answers.
+///
+/// # Errors
+/// Any but `Unavailable`.
+pub(super) async fn answered<T, F>(call: impl Fn() -> F) -> Result<T, CoordinationError>
+where
+    F: Future<Output = Result<T, CoordinationError>>,
+{
+    loop {
+        match call().await {
             Err(error @ CoordinationError::Unavailable(_)) => {
                 tracing::warn!(%error, "waiting for coordination");
                 sleep(RETRY_PAUSE).await;
             }
-            Err(error) => return Err(error.into()),
+            ended => return ended,
         }
-    };
-    let record = loop {
-        let founded = watched.wait_for(Option::is_some);
-        match timeout(NOTICE_INTERVAL, founded).await {
-            Ok(record) => break record?,
-            Err(_) => tracing::warn!(
-                "coordination has no platform; found one with `tierkv admin init`; waiting for it"
-            ),
-        }
-    };
-    let value = record.as_ref().as_ref().map(|record| record.value.clone());
-    let platform = Platform::decode(&value.unwrap_or_default())
-        .map_err(|why| format!("the platform's record in coordination can't be read: {why}"))?;
-    Ok(platform.id)
+    }
 }

@@ -10,7 +10,7 @@ use axum::{
     serve::Listener,
 };
 use tierkv_client_coordinator::MetricsPage;
-use tierkv_rpc::{Acceptor, Connection, Connections, listen};
+use tierkv_rpc::{Acceptor, Connection, Connections, ListenError, listen};
 use tokio::net::TcpListener;
 
 /// Most connections at the same time. Over it, further ones are closed at once.
@@ -38,7 +38,7 @@ impl OperatorDoor {
     pub(super) async fn bind(
         address: SocketAddr,
         metrics: MetricsPage,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
+    ) -> Result<Self, ListenError> {
         let (listener, address) = listen(address).await?;
         Ok(Self {
             listener: std::sync::Mutex::new(Some(listener)),
