@@ -28,6 +28,7 @@ mod metrics_page;
 mod number;
 mod outcome;
 mod output;
+mod recovery_command;
 mod roles;
 mod shell;
 mod signals;

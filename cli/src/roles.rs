@@ -40,6 +40,7 @@ use crate::{
     listening, metrics_page,
     outcome::{FAILED, Outcome},
     output,
+    recovery_command::{recovery_command, with_command},
     signals::Signals,
 };
 
@@ -113,6 +114,8 @@ pub(crate) async fn run_data_node(arguments: DataNodeArguments) -> Outcome {
     let Some(()) = role.unless_stopped(checking).await.transpose()? else {
         return Ok(ExitCode::SUCCESS);
     };
+    let url = &role.configuration.coordination.url;
+    let recovery = recovery_command(&places.data_dir, &cluster, &role.node, url);
     let mut storage = role.configuration.storage(dir);
     storage.platform = Some(platform);
     let settings = DataNodeSettings {
@@ -127,7 +130,7 @@ pub(crate) async fn run_data_node(arguments: DataNodeArguments) -> Outcome {
     let started = role.unless_stopped(starting).await.transpose();
     let started = started.map_err(|error| match error {
         datanode::StartError::Listen(error) => listening::refused(&error, "datanode", LISTEN),
-        other => other.to_string(),
+        other => with_command(&other.to_string(), &recovery),
     });
     let Some(datanode) = started? else {
         return Ok(ExitCode::SUCCESS);
@@ -137,6 +140,7 @@ pub(crate) async fn run_data_node(arguments: DataNodeArguments) -> Outcome {
     door.serve(Arc::new(move || readiness.is_ready()));
     role.announce(&[("address", datanode.address()), ("metrics", door.address())]);
     let failure = role.until_end(datanode.failed()).await;
+    let failure = failure.map(|why| with_command(&why, &recovery));
     let stopped = role.unless_stopped(datanode.stop()).await;
     role.end(failure, stopped.map(|it| it.map_err(Into::into)))
 }

@@ -33,7 +33,7 @@ pub use etcd::{EtcdCoordination, EtcdOptions};
 pub use location::{EtcdLocation, Location};
 pub use membership::{GroupMembership, Membership};
 pub use memory::{MemoryCoordination, Offline, OfflineImage};
-pub use presence::PresenceKeeper;
+pub use presence::{PRESENCE_TTL, PresenceKeeper};
 pub use watch::{Watch, Watched};
 
 /// The four traits together, as the tiers carry them: `Arc<dyn Coordination>`.

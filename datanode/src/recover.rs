@@ -14,7 +14,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use tierkv_coordination::{Coordination, CoordinationError, Swap, Versioned, directory};
+use tierkv_coordination::{Coordination, CoordinationError, Revision, Swap, Versioned, directory};
 use tierkv_protocol::replication::{ClusterState, DEFAULT_F_MS, Listed, StateError};
 use tierkv_storage::{RealDisk, Repair, StorageError, StorageSettings};
 use tierkv_types::{ClusterId, Epoch, LogId, NodeId, Position};
@@ -45,6 +45,11 @@ pub enum RecoverError {
     /// The record was changed during the recovery.
     #[error("the cluster's record was changed during the recovery; recover again")]
     Contended,
+    /// The answer of the coordination store was lost.
+    #[error(
+        "whether the cluster's record was changed is unknown ({0}); recover again, which shows it"
+    )]
+    Unknown(String),
 }
 
 /// One thing that keeps the node from starting.
@@ -70,6 +75,8 @@ pub struct Recovery {
     repair: Repair,
     /// The highest epoch of a record, here or in coordination.
     epoch: Epoch,
+    /// The revision of the record that was examined, if there was one.
+    revision: Option<Revision>,
     findings: Vec<Finding>,
 }
 
@@ -132,6 +139,7 @@ impl Recovery {
         let epochs = seen.iter().chain(&found).map(|state| state.epoch);
         Ok(Self {
             epoch: epochs.max().unwrap_or_default(),
+            revision: record.map(|record| record.revision),
             node,
             cluster,
             repair,
@@ -174,6 +182,10 @@ impl Recovery {
         let repaired = self.repair.carry_out().await?;
         let key = directory::cluster_state(&self.cluster);
         let record = coordination.get(&key).await?;
+        // What was decided on is what was examined: another node may have become master since.
+        if record.as_ref().map(|record| record.revision) != self.revision {
+            return Err(RecoverError::Contended);
+        }
         let found = readable(record.as_ref().map(|record| &record.value))?.flatten();
         let found =
             found.unwrap_or_else(|| ClusterState::unfounded(vec![self.node.clone()], DEFAULT_F_MS));
@@ -185,16 +197,19 @@ impl Recovery {
         };
         let state = found.succeeded_by(epoch, None, vec![listed]).encode();
         let swapped = match record {
-            None => coordination.put_if_absent(&key, state).await?,
+            None => coordination.put_if_absent(&key, state).await,
             Some(record) => {
                 coordination
                     .compare_and_swap(&key, record.revision, state)
-                    .await?
+                    .await
             }
         };
-        let Swap::Won(_) = swapped else {
-            return Err(RecoverError::Contended);
-        };
+        match swapped {
+            Ok(Swap::Won(_)) => {}
+            Ok(Swap::Lost) => return Err(RecoverError::Contended),
+            Err(CoordinationError::OutcomeUnknown(why)) => return Err(RecoverError::Unknown(why)),
+            Err(error) => return Err(error.into()),
+        }
         tracing::warn!(
             cluster = %self.cluster,
             node = %self.node,

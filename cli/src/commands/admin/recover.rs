@@ -1,39 +1,51 @@
-//! `tierkv admin recover`: offline, on the data directory of a node that does not run.
+//! `tierkv admin recover`: on the data directory of a node that does not run, and on the record of
+//! its cluster: in the data directory, too, or in the etcd of a running platform.
+
+mod records;
 
 use std::{
     fmt,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Args;
 use serde_json::{Value, json};
-use tierkv_coordination::{MemoryCoordination, Offline, OfflineImage, directory};
 use tierkv_datanode::{Finding, Recovery, RecoveryDone};
-use tierkv_storage::StorageSettings;
-use tierkv_types::{ClusterId, NodeId};
+use tierkv_storage::{RealDisk, StorageError, StorageSettings, platform_of};
+use tierkv_types::{ClusterId, NodeId, PlatformId};
 
+use self::records::Records;
 use crate::{
+    configuration::Configuration,
     data_dir,
     outcome::Outcome,
     output::{self, Output},
+    recovery_command::recovery_command,
+    roles::arguments::MetadataArguments,
 };
 
 /// The exit status if a recovery is needed and was not done.
 const DUE: u8 = 1;
+/// The cluster and the node of `tierkv dev`.
+const DEFAULT_CLUSTER: &str = "c1";
+const DEFAULT_NODE: &str = "n1";
 
 /// Options of `tierkv admin recover`.
 #[derive(Args)]
 pub(crate) struct RecoverArguments {
-    /// The data directory; no process may use it.
-    #[arg(long, env = "TIERKV_DATA_DIR", default_value = "tierkv-data")]
-    data_dir: PathBuf,
-    /// The cluster.
-    #[arg(long, default_value = "c1")]
-    cluster: String,
-    /// The node.
-    #[arg(long, default_value = "n1")]
-    node: String,
+    #[command(flatten)]
+    metadata: MetadataArguments,
+    /// The data directory; no process may use it. Sets data_dir [default: tierkv-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// The cluster; sets cluster [default: c1]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// The node; sets node [default: n1]
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
     /// Recover. Without this nothing is changed, and the exit status is 1 if a recovery is
     /// needed.
     #[arg(long)]
@@ -45,41 +57,40 @@ pub(crate) struct RecoverArguments {
 
 /// Examines the directory, prints the findings, and recovers with `--accept-loss`.
 pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
-    let cluster = ClusterId::new(&arguments.cluster)?;
-    let node = NodeId::new(&arguments.node)?;
-    let dir = arguments
-        .data_dir
-        .join(cluster.as_str())
-        .join(node.as_str());
-    data_dir::check(&arguments.data_dir)?;
-    data_dir::check(&dir)?;
-    if !dir.is_dir() {
+    let (accept_loss, output) = (arguments.accept_loss, arguments.output);
+    let target = Target::of(arguments)?;
+    let places = &target.configuration.places;
+    let records = Records::open(&target.configuration.coordination, &places.data_dir).await?;
+    let mut recovery = target.examine(&records).await?;
+    let mut findings = recovery.findings().to_vec();
+    findings.extend(records.finding());
+    let absence = records.absence();
+    if let (true, Some(absence)) = (findings.is_empty(), &absence) {
         return Err(format!(
-            "there is no node {node} of cluster {cluster} in {}: {} does not exist; name it \
-             with --data-dir, --cluster and --node",
-            arguments.data_dir.display(),
-            dir.display()
+            "nothing is wrong in {}, but whether the cluster's record lists its log was not \
+             examined: {absence}",
+            target.dir.display()
         )
         .into());
     }
-    let coordination_dir = arguments.data_dir.join("coordination");
-    let (offline, records) = Offline::open(&coordination_dir)?;
-    let key = directory::cluster_state(&cluster);
-    let record = records.iter().find(|(name, _)| *name == key);
-    let record = record.map(|(_, record)| record);
-    let settings = StorageSettings::new(&dir);
-    let mut recovery = Recovery::examine(cluster, node, settings, record).await?;
-    let mut findings = recovery.findings().to_vec();
-    findings.extend(coordination_finding(&offline));
     let is_due = findings.iter().any(|finding| finding.remedy.is_some());
-    if arguments.output != Output::Json {
-        print_findings(&arguments, &recovery, &findings, is_due);
+    if output != Output::Json {
+        if let Some(absence) = absence {
+            say(format_args!("note   {absence}\n"));
+        }
+        print_findings(&recovery, &findings, is_due);
+        if is_due && !accept_loss {
+            say(format_args!(
+                "\nNothing was changed. To recover: {} --accept-loss",
+                target.command()
+            ));
+        }
     }
-    let done = match is_due && arguments.accept_loss {
-        true => Some(carry_out(&mut recovery, offline, &coordination_dir).await?),
+    let done = match is_due && accept_loss {
+        true => Some(records.carry_out(&mut recovery, &target.node).await?),
         false => None,
     };
-    match arguments.output {
+    match output {
         Output::Json => {
             let report = report(&recovery, &findings, is_due, done.as_ref());
             output::pretty_json(&report)?;
@@ -98,31 +109,89 @@ pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
     }
 }
 
-fn coordination_finding(offline: &Offline) -> Option<Finding> {
-    let OfflineImage::Damaged(what) = offline.image() else {
-        return None;
-    };
-    Some(Finding {
-        problem: "coordination-damaged",
-        what: what.clone(),
-        remedy: Some("set it aside, and start an empty one with this cluster".to_owned()),
-        loss: "no data; settings made with `tierkv admin` must be made again".to_owned(),
-    })
+/// The node to recover.
+struct Target {
+    configuration: Configuration,
+    cluster: ClusterId,
+    node: NodeId,
+    dir: PathBuf,
 }
 
-async fn carry_out(
-    recovery: &mut Recovery,
-    offline: Offline,
-    coordination_dir: &Path,
-) -> Result<RecoveryDone, Box<dyn std::error::Error>> {
-    let aside = offline.set_damaged_aside()?;
-    // This unlocks the coordination directory. The node's own directory is still locked, so no
-    // node can start on it.
-    drop(offline);
-    let coordination = MemoryCoordination::open(coordination_dir)?;
-    let mut done = recovery.carry_out(&*coordination).await?;
-    done.set_aside.extend(aside);
-    Ok(done)
+impl Target {
+    /// The node of the options, which must have a directory.
+    fn of(arguments: RecoverArguments) -> Result<Self, Box<dyn std::error::Error>> {
+        let configuration = arguments.metadata.load(vec![
+            ("data_dir", arguments.data_dir),
+            ("cluster", arguments.cluster),
+            ("node", arguments.node),
+        ])?;
+        let places = &configuration.places;
+        let cluster = places.cluster.clone();
+        let cluster = cluster.map_or_else(|| ClusterId::new(DEFAULT_CLUSTER), Ok)?;
+        let node = places.node.clone();
+        let node = node.map_or_else(|| NodeId::new(DEFAULT_NODE), Ok)?;
+        let dir = places.data_dir.join(cluster.as_str()).join(node.as_str());
+        data_dir::check(&places.data_dir)?;
+        data_dir::check(&dir)?;
+        if !dir.is_dir() {
+            return Err(format!(
+                "there is no node {node} of cluster {cluster} in {}: {} does not exist; name it \
+                 with --data-dir, --cluster and --node",
+                places.data_dir.display(),
+                dir.display()
+            )
+            .into());
+        }
+        Ok(Self {
+            configuration,
+            cluster,
+            node,
+            dir,
+        })
+    }
+
+    /// The command that examines it.
+    fn command(&self) -> String {
+        let Configuration {
+            places,
+            coordination,
+            ..
+        } = &self.configuration;
+        recovery_command(
+            &places.data_dir,
+            &self.cluster,
+            &self.node,
+            &coordination.url,
+        )
+    }
+
+    /// Examines its directory, and its cluster's record.
+    async fn examine(&self, records: &Records) -> Result<Recovery, Box<dyn std::error::Error>> {
+        check_platform(&self.dir, records.platform())?;
+        records.check_stopped(&self.node).await?;
+        let record = records.of_cluster(&self.cluster).await?;
+        let settings = StorageSettings {
+            platform: records.platform(),
+            ..StorageSettings::new(&self.dir)
+        };
+        let (cluster, node) = (self.cluster.clone(), self.node.clone());
+        Ok(Recovery::examine(cluster, node, settings, record.as_ref()).await?)
+    }
+}
+
+/// Checks that the node's directory belongs to the platform in coordination.
+fn check_platform(dir: &Path, platform: Option<PlatformId>) -> Result<(), StorageError> {
+    // A node state that can't be read is a finding of its own.
+    match (platform, platform_of(Arc::new(RealDisk), dir)) {
+        (Some(expected), Ok(Some(found))) if found != expected => {
+            Err(StorageError::OtherPlatform {
+                dir: dir.to_owned(),
+                found,
+                expected,
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints a line. A recovery continues even if the output is closed.
@@ -130,12 +199,7 @@ fn say(words: fmt::Arguments<'_>) {
     drop(output::line(words.to_string()));
 }
 
-fn print_findings(
-    arguments: &RecoverArguments,
-    recovery: &Recovery,
-    findings: &[Finding],
-    is_due: bool,
-) {
+fn print_findings(recovery: &Recovery, findings: &[Finding], is_due: bool) {
     if findings.is_empty() {
         say(format_args!("nothing to recover: the node can start"));
     }
@@ -151,15 +215,6 @@ fn print_findings(
         say(format_args!(
             "kept   everything up to record {}",
             recovery.kept()
-        ));
-    }
-    if is_due && !arguments.accept_loss {
-        say(format_args!(
-            "\nNothing was changed. To recover: tierkv admin recover --data-dir {} --cluster {} \
-             --node {} --accept-loss",
-            arguments.data_dir.display(),
-            arguments.cluster,
-            arguments.node
         ));
     }
 }
