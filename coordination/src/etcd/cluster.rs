@@ -291,7 +291,7 @@ impl Cluster {
 
     /// Connects, authenticates, and reads something.
     async fn connect(&self, address: &str) -> Result<Client, Failure> {
-        let failure = |error: &etcd_client::Error| Failure::of(error, address).before_sending();
+        let failure = |error: &etcd_client::Error| Failure::of_first_request(error, address);
         let made = Client::connect([address], Some(self.options.clone())).await;
         let mut client = made.map_err(|error| failure(&error))?;
         if let Some(credentials) = &self.credentials {

@@ -69,6 +69,15 @@ impl Failure {
         Self::new(kind, words(error, address))
     }
 
+    /// The failure of the first request over a new connection, which had no effect.
+    pub(super) fn of_first_request(error: &etcd_client::Error, address: &str) -> Self {
+        let mut failure = Self::of(error, address).before_sending();
+        if is_foreign(error) {
+            failure.words = format!("{}; {IS_IT_ETCD}", failure.words);
+        }
+        failure
+    }
+
     /// The same failure, of something that was done before the call itself was sent: the call
     /// certainly had no effect.
     #[must_use]
@@ -80,12 +89,29 @@ impl Failure {
     }
 }
 
+/// What to ask about an answer that etcd does not give.
+const IS_IT_ETCD: &str = "is that an etcd? check coordination.url";
+
+/// Whether what answered is perhaps no etcd: it was reached, and the failure is none of etcd's own.
+fn is_foreign(error: &etcd_client::Error) -> bool {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => {
+            !was_not_sent(status) && !status.message().starts_with("etcdserver: ")
+        }
+        _ => false,
+    }
+}
+
 /// The message of an error, with its causes: tonic's own is often only "transport error".
 fn words(error: &etcd_client::Error, address: &str) -> String {
     let etcd_client::Error::GRpcStatus(status) = error else {
         return format!("etcd at {address}: {error}");
     };
-    let mut words = format!("etcd at {address}: {}", status.message());
+    let message = match status.message() {
+        "" => "it gave no reason",
+        message => message,
+    };
+    let mut words = format!("etcd at {address}: {message}");
     let mut source = status.source();
     while let Some(cause) = source {
         let cause_words = cause.to_string();
@@ -134,6 +160,20 @@ mod tests {
     fn kind(code: Code, message: &str) -> Kind {
         let status = Status::new(code, message);
         Failure::of(&etcd_client::Error::GRpcStatus(status), "a:1").kind
+    }
+
+    #[test]
+    fn an_answer_that_is_not_of_etcd_is_questioned() {
+        let words = |code, message: &str| {
+            let error = etcd_client::Error::GRpcStatus(Status::new(code, message));
+            Failure::of_first_request(&error, "a:1").words
+        };
+        assert_eq!(
+            words(Code::Unknown, ""),
+            "etcd at a:1: it gave no reason; is that an etcd? check coordination.url"
+        );
+        assert!(words(Code::Internal, "h2 protocol error").ends_with(IS_IT_ETCD));
+        assert!(!words(Code::Unavailable, "etcdserver: no leader").contains(IS_IT_ETCD));
     }
 
     #[test]
