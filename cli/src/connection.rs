@@ -87,11 +87,7 @@ impl Connection {
             .timeout(self.timeout());
         let builder = addresses.iter().fold(builder, Builder::address);
         builder.connect().await.map_err(|error| match error.code() {
-            Code::Unavailable => format!(
-                "{error}; does a platform serve gRPC at {}? Start one with `tierkv dev`, or name \
-                 another with --address (its gRPC address, not the one of REST)",
-                addresses.join(", ")
-            ),
+            Code::Unavailable => format!("{error}; {}", remedy(addresses)),
             _ => error.to_string(),
         })
     }
@@ -112,5 +108,39 @@ impl Connection {
         self.timeout
             .or_else(|| kept::current().map(|kept| kept.timeout()))
             .unwrap_or(DEFAULT_TIMEOUT)
+    }
+}
+
+/// What to do if no client coordinator answers at these addresses. Only at the default address is it
+/// likely that none was started.
+fn remedy(addresses: &[String]) -> String {
+    let listed = addresses.join(", ");
+    match addresses == [DEFAULT_ADDRESS] {
+        true => format!(
+            "does a platform serve gRPC at {listed}? Start one with `tierkv dev`, or name another \
+             with --address (its gRPC address, not the one of REST)"
+        ),
+        false => format!(
+            "does a platform serve gRPC at {listed}? Check --address (the gRPC address, not the one \
+             of REST)"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_default_address_is_advised_to_start_a_platform() {
+        let advises = |addresses: &[&str]| {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            let remedy = remedy(&addresses);
+            assert!(remedy.contains(&addresses.join(", ")), "{remedy}");
+            remedy.contains("tierkv dev")
+        };
+        assert!(advises(&[DEFAULT_ADDRESS]));
+        assert!(!advises(&["10.0.0.1:7400"]));
+        assert!(!advises(&[DEFAULT_ADDRESS, "127.0.0.1:7401"]));
     }
 }

@@ -43,7 +43,8 @@ pub enum AddError {
     /// The platform has the cluster.
     #[error(
         "the platform has a cluster {cluster} already, with {slots} slots and the nodes {nodes}; \
-         nothing was changed. Choose another name"
+         nothing was changed. Start its data node with `tierkv datanode --cluster {cluster} --node \
+         {nodes}` and the coordination options of this command, or choose another name"
     )]
     Exists {
         /// Its name.
