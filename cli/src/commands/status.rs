@@ -17,6 +17,9 @@ use crate::{
 /// A distance of a cluster's time from the platform's up to this, in seconds, is not shown in the table.
 const NOTABLE_SECONDS: u64 = 1;
 
+/// What is shown for something that is not known.
+const UNKNOWN: &str = "-";
+
 /// Options of `tierkv status`.
 #[derive(Args)]
 pub(crate) struct StatusArguments {
@@ -87,7 +90,7 @@ fn coordinator_row(tier: &str, coordinator: &Coordinator, state: String) -> [Str
         coordinator.node.clone(),
         coordinator.role.to_string(),
         coordinator.address.clone(),
-        coordinator.pid.to_string(),
+        pid(coordinator.pid),
         state,
     ]
 }
@@ -121,15 +124,33 @@ fn member_row(cluster: &Cluster, member: &Member) -> [String; 6] {
         member.node.clone(),
         member.role.to_string(),
         member.address.clone(),
-        member.pid.to_string(),
+        pid(member.pid),
         format!(
-            "epoch {}, {slots}, {}, log {}, committed {}{time}",
+            "epoch {}, {slots}, {}, {}{time}",
             cluster.epoch,
             if in_sync { "in sync" } else { "behind" },
-            member.log_index,
-            member.commit_index
+            log_state(member)
         ),
     ]
+}
+
+/// A member's positions in its log, which only the member itself reports.
+fn log_state(member: &Member) -> String {
+    match member.reachable {
+        true => format!(
+            "log {}, committed {}",
+            member.log_index, member.commit_index
+        ),
+        false => format!("log {UNKNOWN}, committed {UNKNOWN}"),
+    }
+}
+
+/// A process id; 0 stands for one that is not known.
+fn pid(pid: u32) -> String {
+    match pid {
+        0 => UNKNOWN.to_owned(),
+        known => known.to_string(),
+    }
 }
 
 /// A cluster's distance from the platform's time, if it is worth a mention.
@@ -144,7 +165,30 @@ fn time_ahead(millis: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tierkv_types::NodeRole;
+
     use super::*;
+
+    #[test]
+    fn what_an_unreachable_member_did_not_report_is_shown_as_unknown() {
+        let member = |reachable| Member {
+            node: "n1".to_owned(),
+            address: "127.0.0.1:7600".to_owned(),
+            grpc: "127.0.0.1:7600".to_owned(),
+            host: String::new(),
+            pid: 0,
+            reachable,
+            role: NodeRole::Unreachable,
+            log_id: None,
+            log_index: 0,
+            commit_index: 0,
+            lag: 0,
+            age_ms: 0,
+        };
+        assert_eq!(log_state(&member(false)), "log -, committed -");
+        assert_eq!(log_state(&member(true)), "log 0, committed 0");
+        assert_eq!((pid(0), pid(7)), ("-".to_owned(), "7".to_owned()));
+    }
 
     #[test]
     fn only_a_notable_distance_of_the_time_is_shown() {
