@@ -8,9 +8,12 @@
 //! map ─(watch)─► mapped ─(master appends)─► log ─(every member applies)─► now ─► requests
 //! ```
 
-use std::sync::{
-    Arc, Mutex, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    ops::RangeInclusive,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tierkv_coordination::{Coordination, CoordinationError, Versioned, Watched, directory};
@@ -21,8 +24,9 @@ use tierkv_types::{ClusterId, Code, Error, OwnedSlots, Slot, SlotRun, SlotTable,
 /// The slots that the cluster owns by one version of the placement map.
 pub(crate) struct Ownership {
     version: u64,
-    /// The newest version that is known to give the cluster the same slots.
-    same_until: u64,
+    /// The oldest and the newest version that are known to give the cluster the same slots. So do
+    /// all between them, as a slot that came back would have a later revision.
+    same: RangeInclusive<u64>,
     /// For each slot the revision at which it last moved here; 0: not owned.
     revisions: Box<[u64]>,
     runs: Vec<internal::SlotRun>,
@@ -37,23 +41,22 @@ impl Ownership {
         });
         Self {
             version: owned.version,
-            same_until: owned.version,
+            same: owned.version..=owned.version,
             revisions: owned.slots.revisions(),
             runs: runs.collect(),
         }
     }
 
-    /// With a newer map, if that gives the cluster the same slots: so do all maps in between, as
-    /// a slot that came back would have a later revision.
+    /// With another map, if that gives the cluster the same slots.
     fn also_of(&self, mapped: &OwnedSlots) -> Self {
-        let is_same = mapped.version > self.version && Self::of(mapped).runs == self.runs;
+        let (from, until) = (*self.same.start(), *self.same.end());
+        let is_same = mapped.version > 0 && Self::of(mapped).runs == self.runs;
         Self {
-            same_until: if is_same {
-                mapped.version
-            } else {
-                self.same_until
-            },
             version: self.version,
+            same: match is_same {
+                true => from.min(mapped.version)..=until.max(mapped.version),
+                false => from..=until,
+            },
             revisions: self.revisions.clone(),
             runs: self.runs.clone(),
         }
@@ -76,7 +79,7 @@ impl Ownership {
     /// this node has applied, in which the slot may have moved.
     pub(crate) fn check(&self, slot: Slot, routed_by: u64) -> Result<u64, Error> {
         match self.revisions[slot.index()] {
-            _ if routed_by > self.same_until => Err(Error::new(
+            _ if routed_by > *self.same.end() => Err(Error::new(
                 Code::WrongOwner,
                 "the request was routed by a newer placement map than this node has applied",
             )),
@@ -96,7 +99,7 @@ impl Ownership {
     pub(crate) fn check_map(&self, routed_by: u64) -> Result<(), Error> {
         match routed_by {
             0 => Ok(()),
-            version if (self.version..=self.same_until).contains(&version) => Ok(()),
+            version if self.same.contains(&version) => Ok(()),
             _ => Err(Error::new(
                 Code::WrongOwner,
                 "the request was routed by another placement map than this node's",
@@ -180,8 +183,9 @@ impl Owned {
     /// Has the master log these slots, unless a newer map's are asked for.
     pub(crate) fn ask(&self, owned: OwnedSlots) {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        // Also with an older one, as of coordination that was restored from a backup.
+        self.publish(self.now().also_of(&owned));
         if owned.version > mapped.version {
-            self.publish(self.now().also_of(&owned));
             self.mapped_version.store(owned.version, Ordering::Release);
             *mapped = owned;
         }
@@ -203,7 +207,7 @@ impl Owned {
     /// has seen.
     pub(crate) fn is_settled(&self) -> bool {
         let now = self.now();
-        now.version > 0 && now.same_until >= self.mapped_version.load(Ordering::Acquire)
+        now.version > 0 && *now.same.end() >= self.mapped_version.load(Ordering::Acquire)
     }
 }
 
@@ -359,5 +363,7 @@ mod tests {
         let ahead = Owned::new(id("c1"), &newer);
         ahead.learn(&map()).unwrap();
         assert!(ahead.unlogged(None).is_none() && ahead.is_settled());
+        let now = ahead.now();
+        assert!(now.check_map(1).is_ok() && now.check_map(2).is_ok() && now.check_map(3).is_err());
     }
 }
