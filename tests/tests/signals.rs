@@ -112,7 +112,13 @@ fn signal(platform: &TierKv, signal: &str) {
 
 #[tokio::test]
 async fn sighup_stops_the_platform() {
-    let mut platform = TierKv::start(Options::default()).await.unwrap();
+    // The tests themselves may run under `nohup`.
+    let surroundings = Surroundings::default().wrap(["env", "--default-signal=HUP"]);
+    let options = Options {
+        surroundings,
+        ..Options::default()
+    };
+    let mut platform = TierKv::start(options).await.unwrap();
     client(&platform).await.put("k", "v").await.unwrap();
     signal(&platform, "-HUP");
     let process = platform.process();
