@@ -8,7 +8,7 @@
 //! it is completed by adding the same cluster with the same nodes again. The cluster owns no slot, so
 //! nothing depends on it until slots are moved to it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, slice};
 
 use tierkv_coordination::{
     Coordination, CoordinationError, Revision, Swap, Versioned,
@@ -16,11 +16,11 @@ use tierkv_coordination::{
 };
 use tierkv_protocol::{
     placement::{PlacementError, PlacementMap, WeightedCluster},
-    replication::{ClusterState, F_MS_BOUNDS},
+    replication::ClusterState,
 };
 use tierkv_types::{ClusterId, NodeId, PlatformId};
 
-use crate::founding::{MAX_ATTEMPTS, create};
+use crate::founding::{MAX_ATTEMPTS, check, create, names};
 
 /// A cluster that is added to a platform.
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ impl AddedCluster {
     /// [`AddError`]. After one of the coordination store's, the cluster may be added in part: add it
     /// again.
     pub async fn carry_out(&self, coordination: &dyn Coordination) -> Result<PlatformId, AddError> {
-        self.check()?;
+        check(slice::from_ref(&self.cluster), self.f_ms).map_err(AddError::Unsound)?;
         let founded = coordination.get(directory::PLATFORM).await?;
         let founded = founded.ok_or(AddError::NotFounded)?;
         let platform = Platform::decode(&founded.value)
@@ -123,28 +123,6 @@ impl AddedCluster {
             "the placement map is being changed by others; add the cluster again".to_owned(),
         )
         .into())
-    }
-
-    fn check(&self) -> Result<(), AddError> {
-        let FoundingCluster { id, members, .. } = &self.cluster;
-        if !F_MS_BOUNDS.contains(&self.f_ms) {
-            return Err(AddError::Unsound(format!(
-                "failover-ms is {}; it is at least {} and at most {}",
-                self.f_ms,
-                F_MS_BOUNDS.start(),
-                F_MS_BOUNDS.end()
-            )));
-        }
-        if members.is_empty() {
-            return Err(AddError::Unsound(format!("the cluster {id} has no node")));
-        }
-        let twice = (members.iter().enumerate()).find(|(at, node)| members[..*at].contains(node));
-        match twice {
-            Some((_, node)) => Err(AddError::Unsound(format!(
-                "the node {node} is named twice in the cluster {id}; name it once"
-            ))),
-            None => Ok(()),
-        }
     }
 
     /// Checks that the platform neither has the cluster nor needs its nodes elsewhere.
@@ -218,12 +196,6 @@ impl AddedCluster {
 fn decoded(name: &str, stored: &Versioned) -> Result<ClusterState, AddError> {
     ClusterState::decode(&stored.value)
         .map_err(|error| AddError::Unreadable(name.to_owned(), error.to_string()))
-}
-
-/// As they are written on the command line.
-fn names(nodes: &[NodeId]) -> String {
-    let nodes: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
-    nodes.join(",")
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tierkv_protocol::{
     placement::{PlacementError, PlacementMap, WeightedCluster},
     replication::{ClusterState, F_MS_BOUNDS},
 };
-use tierkv_types::PlatformId;
+use tierkv_types::{NodeId, PlatformId};
 
 /// How often a record of unknown outcome is written again.
 pub(crate) const MAX_ATTEMPTS: usize = 10;
@@ -125,31 +125,7 @@ impl Founding {
 
     /// Checks the clusters, and places the slots.
     fn placement(&self) -> Result<PlacementMap, FoundingError> {
-        let unsound = |why: String| Err(FoundingError::Unsound(why));
-        if !F_MS_BOUNDS.contains(&self.f_ms) {
-            return unsound(format!(
-                "failover-ms is {}; it is at least {} and at most {}",
-                self.f_ms,
-                F_MS_BOUNDS.start(),
-                F_MS_BOUNDS.end()
-            ));
-        }
-        let (mut ids, mut nodes) = (BTreeSet::new(), BTreeSet::new());
-        for cluster in &self.clusters {
-            if !ids.insert(&cluster.id) {
-                return unsound(format!("the cluster {} is named twice", cluster.id));
-            }
-            if cluster.members.is_empty() {
-                return unsound(format!("the cluster {} has no node", cluster.id));
-            }
-            for node in &cluster.members {
-                if !nodes.insert(node) {
-                    return unsound(format!(
-                        "the node {node} is named twice; a node belongs to one cluster"
-                    ));
-                }
-            }
-        }
+        check(&self.clusters, self.f_ms).map_err(FoundingError::Unsound)?;
         let clusters = self.clusters.iter().map(|cluster| WeightedCluster {
             id: cluster.id.clone(),
             weight: cluster.weight,
@@ -158,10 +134,46 @@ impl Founding {
     }
 }
 
+/// Checks clusters that are founded together, with this failover time.
+///
+/// # Errors
+/// What can't be used, in words.
+pub(crate) fn check(clusters: &[FoundingCluster], f_ms: u32) -> Result<(), String> {
+    if !F_MS_BOUNDS.contains(&f_ms) {
+        return Err(format!(
+            "failover-ms is {f_ms}; it is at least {} and at most {}",
+            F_MS_BOUNDS.start(),
+            F_MS_BOUNDS.end()
+        ));
+    }
+    let (mut ids, mut nodes) = (BTreeSet::new(), BTreeSet::new());
+    for cluster in clusters {
+        if !ids.insert(&cluster.id) {
+            return Err(format!("the cluster {} is named twice", cluster.id));
+        }
+        if cluster.members.is_empty() {
+            return Err(format!("the cluster {} has no node", cluster.id));
+        }
+        for node in &cluster.members {
+            if !nodes.insert(node) {
+                return Err(format!(
+                    "the node {node} is named twice; a node belongs to one cluster"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// As it is written on the command line.
 fn described(cluster: &FoundingCluster) -> String {
-    let members: Vec<&str> = cluster.members.iter().map(|node| node.as_str()).collect();
-    format!("--cluster {}={}", cluster.id, members.join(","))
+    format!("--cluster {}={}", cluster.id, names(&cluster.members))
+}
+
+/// Nodes, as they are written on the command line.
+pub(crate) fn names(nodes: &[NodeId]) -> String {
+    let nodes: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
+    nodes.join(",")
 }
 
 /// Creates a record unless it exists; returns its value then.
@@ -195,7 +207,7 @@ pub(crate) async fn create(
 #[cfg(test)]
 mod tests {
     use tierkv_coordination::{ConfigStore, MemoryCoordination};
-    use tierkv_types::{ClusterId, NodeId};
+    use tierkv_types::ClusterId;
 
     use super::*;
 
