@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use tierkv_storage::{RealDisk, StorageError, platform_of};
+use tierkv_storage::{RealDisk, check_platform, platform_of};
 use tierkv_types::PlatformId;
 
 /// Checks a folder. One that does not exist is accepted: a start creates it.
@@ -55,20 +55,13 @@ pub(crate) fn check_neighbours(
     };
     for dir in folders(data_dir).iter().flat_map(|it| folders(it)) {
         // A neighbour that can't be read is no reason to refuse this node.
-        let Ok(Some(found)) = platform_at(&dir) else {
-            continue;
-        };
-        if found != platform {
-            let error = StorageError::OtherPlatform {
-                dir,
-                found,
-                expected: platform,
-            };
-            return Err(format!(
+        let found = platform_at(&dir).unwrap_or_default();
+        check_platform(&dir, found, platform).map_err(|error| {
+            format!(
                 "{} would be new among the nodes of another platform: {error}",
                 node_dir.display()
-            ));
-        }
+            )
+        })?;
     }
     Ok(())
 }

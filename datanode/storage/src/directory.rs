@@ -26,15 +26,12 @@ pub(crate) fn enter(
     let lock = lock(dir, &*disk)?;
     let node_state = NodeState::open(disk, dir)?;
     let facts = node_state.facts();
-    if let Some(expected) = settings.platform
-        && let Some(found) = facts.as_ref().and_then(|facts| facts.platform)
-        && found != expected
-    {
-        return Err(StorageError::OtherPlatform {
-            dir: dir.clone(),
-            found,
+    if let Some(expected) = settings.platform {
+        check_platform(
+            dir,
+            facts.as_ref().and_then(|facts| facts.platform),
             expected,
-        });
+        )?;
     }
     let unsynced = facts.and_then(|facts| facts.unsynced_boot);
     if unsynced.is_some_and(|unsynced| unsynced != boot) {
@@ -50,6 +47,25 @@ pub(crate) fn enter(
 pub fn platform_of(disk: Arc<dyn Disk>, dir: &Path) -> Result<Option<PlatformId>, StorageError> {
     let node_state = NodeState::open(disk, dir)?;
     Ok(node_state.facts().and_then(|facts| facts.platform))
+}
+
+/// Checks that the node of a directory belongs to the `expected` platform, or to none yet.
+///
+/// # Errors
+/// [`StorageError::OtherPlatform`].
+pub fn check_platform(
+    dir: &Path,
+    found: Option<PlatformId>,
+    expected: PlatformId,
+) -> Result<(), StorageError> {
+    match found {
+        Some(found) if found != expected => Err(StorageError::OtherPlatform {
+            dir: dir.to_owned(),
+            found,
+            expected,
+        }),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Takes the lock of a node's directory. Blocks.

@@ -55,7 +55,7 @@ mod tests;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use self::{
-    directory::platform_of,
+    directory::{check_platform, platform_of},
     disk::{Disk, RealDisk},
     error::StorageError,
     item::{Entry, Item, Residence},

@@ -3,18 +3,13 @@
 
 mod records;
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{fmt, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
 use serde_json::{Value, json};
 use tierkv_datanode::{Finding, Recovery, RecoveryDone};
-use tierkv_storage::{RealDisk, StorageError, StorageSettings, platform_of};
-use tierkv_types::{ClusterId, NodeId, PlatformId};
+use tierkv_storage::{RealDisk, StorageSettings, check_platform, platform_of};
+use tierkv_types::{ClusterId, NodeId};
 
 use self::records::Records;
 use crate::{
@@ -167,7 +162,11 @@ impl Target {
 
     /// Examines its directory, and its cluster's record.
     async fn examine(&self, records: &Records) -> Result<Recovery, Box<dyn std::error::Error>> {
-        check_platform(&self.dir, records.platform())?;
+        if let Some(expected) = records.platform() {
+            // A node state that can't be read is a finding of its own.
+            let found = platform_of(Arc::new(RealDisk), &self.dir);
+            check_platform(&self.dir, found.unwrap_or_default(), expected)?;
+        }
         records.check_stopped(&self.node).await?;
         let record = records.of_cluster(&self.cluster).await?;
         let settings = StorageSettings {
@@ -176,21 +175,6 @@ impl Target {
         };
         let (cluster, node) = (self.cluster.clone(), self.node.clone());
         Ok(Recovery::examine(cluster, node, settings, record.as_ref()).await?)
-    }
-}
-
-/// Checks that the node's directory belongs to the platform in coordination.
-fn check_platform(dir: &Path, platform: Option<PlatformId>) -> Result<(), StorageError> {
-    // A node state that can't be read is a finding of its own.
-    match (platform, platform_of(Arc::new(RealDisk), dir)) {
-        (Some(expected), Ok(Some(found))) if found != expected => {
-            Err(StorageError::OtherPlatform {
-                dir: dir.to_owned(),
-                found,
-                expected,
-            })
-        }
-        _ => Ok(()),
     }
 }
 
