@@ -22,11 +22,13 @@ use tierkv_rpc::{Follower, proto::internal};
 use tierkv_types::{ClusterId, Code, Error, OwnedSlots, Slot, SlotRun, SlotTable, SlotTableError};
 
 /// The slots that the cluster owns by one version of the placement map.
+#[derive(Clone)]
 pub(crate) struct Ownership {
     version: u64,
     /// The oldest and the newest version that are known to give the cluster the same slots. So do
     /// all between them, as a slot that came back would have a later revision.
     same: RangeInclusive<u64>,
+    slots: SlotTable,
     /// For each slot the revision at which it last moved here; 0: not owned.
     revisions: Box<[u64]>,
     runs: Vec<internal::SlotRun>,
@@ -42,24 +44,19 @@ impl Ownership {
         Self {
             version: owned.version,
             same: owned.version..=owned.version,
+            slots: owned.slots.clone(),
             revisions: owned.slots.revisions(),
             runs: runs.collect(),
         }
     }
 
-    /// With another map, if that gives the cluster the same slots.
-    fn also_of(&self, mapped: &OwnedSlots) -> Self {
-        let (from, until) = (*self.same.start(), *self.same.end());
-        let is_same = mapped.version > 0 && Self::of(mapped).runs == self.runs;
-        Self {
-            version: self.version,
-            same: match is_same {
-                true => from.min(mapped.version)..=until.max(mapped.version),
-                false => from..=until,
-            },
-            revisions: self.revisions.clone(),
-            runs: self.runs.clone(),
+    /// Also by another map, if that gives the cluster the same slots.
+    fn also_of(mut self, mapped: &OwnedSlots) -> Self {
+        if mapped.version > 0 && mapped.slots == self.slots {
+            let (from, until) = self.same.into_inner();
+            self.same = from.min(mapped.version)..=until.max(mapped.version);
         }
+        self
     }
 
     /// The version of the placement map.
@@ -184,7 +181,7 @@ impl Owned {
     pub(crate) fn ask(&self, owned: OwnedSlots) {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         // Also with an older one, as of coordination that was restored from a backup.
-        self.publish(self.now().also_of(&owned));
+        self.publish(Ownership::clone(&self.now()).also_of(&owned));
         if owned.version > mapped.version {
             self.mapped_version.store(owned.version, Ordering::Release);
             *mapped = owned;
