@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 use crate::{
     error::{Error, io_error},
     folder::DataFolder,
-    health,
+    founding, health,
     network::{Loss, Network},
     port::free_port,
     process::{Process, Program},
@@ -240,16 +240,7 @@ impl Fleet {
         for server in self.servers.iter_mut().filter(is_etcd) {
             server.become_ready().await?;
         }
-        let words = ["admin", "init", "--coordination-url", url];
-        let mut words = Vec::from(words.map(str::to_owned));
-        for number in 1..=clusters {
-            words.extend(["--cluster".to_owned(), format!("c{number}=n{number}")]);
-        }
-        let mut founding = Process::spawn(&program(None), words, &DataFolder::new("init")?)?;
-        let ended = founding.wait_until("found a platform", START_LIMIT, Process::status);
-        if !ended.await?.success() {
-            return Err(founding.unexpected("did not found a platform"));
-        }
+        founding::found(&program(None), clusters, url).await?;
         for server in self.servers.iter_mut().filter(|it| it.role != ETCD.role) {
             server.start()?;
         }

@@ -7,14 +7,16 @@
 //! process), [`small_disk`] (a disk that a test can fill), [`wall_clock`] (a clock that a test
 //! can set), [`port`], `health` (whether a server is ready), [`proxy`] (a line that a test can
 //! disturb), [`network`] (hosts whose lines a test can cut), then the servers: [`etcd`], [`redis`],
-//! [`tierkv`], [`separate_tiers`] (one process of each role), [`local_cluster`] (processes of
-//! `tierkv cluster`) and [`fleet`] (the same on hosts of their own).
+//! [`tierkv`], `founding` (a platform's first records), [`separate_tiers`] (one process of each
+//! role), [`local_cluster`] (processes of `tierkv cluster`) and [`fleet`] (the same on hosts of
+//! their own).
 
 pub mod error;
 pub mod etcd;
 pub mod fixture;
 pub mod fleet;
 pub mod folder;
+mod founding;
 mod health;
 pub mod local_cluster;
 pub mod network;

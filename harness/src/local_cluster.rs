@@ -49,6 +49,21 @@ pub struct Member {
     pub log: PathBuf,
 }
 
+impl Member {
+    /// The value of an option of its command, as of `--data-dir`.
+    #[must_use]
+    pub fn option(&self, name: &str) -> Option<&str> {
+        let at = self.place_of(name)?;
+        Some(&self.argv[at])
+    }
+
+    /// The place of an option's value in the command.
+    fn place_of(&self, option: &str) -> Option<usize> {
+        let at = self.argv.iter().position(|word| word == option)? + 1;
+        (at < self.argv.len()).then_some(at)
+    }
+}
+
 #[derive(Deserialize)]
 struct Description {
     processes: Vec<Member>,
@@ -218,9 +233,8 @@ impl LocalCluster {
     ) -> Result<(), Error> {
         let mut member = self.member(like)?.clone();
         for (option, value) in options {
-            let at = member.argv.iter().position(|word| word == option);
-            match at.and_then(|at| member.argv.get_mut(at + 1)) {
-                Some(word) => *word = (*value).to_owned(),
+            match member.place_of(option) {
+                Some(at) => member.argv[at] = (*value).to_owned(),
                 None => {
                     let what = format!("starts {like} without {option}");
                     return Err(self.process.unexpected(what));

@@ -8,6 +8,7 @@ use crate::{
     error::Error,
     etcd::Etcd,
     folder::DataFolder,
+    founding,
     process::{Process, Program},
     surroundings::Surroundings,
     tierkv::program,
@@ -27,7 +28,7 @@ pub struct SeparateTiers {
     server_coordinator: Process,
     datanode: Process,
     /// Ends last: the others would report its end.
-    etcd: Etcd,
+    _etcd: Etcd,
 }
 
 impl SeparateTiers {
@@ -43,7 +44,7 @@ impl SeparateTiers {
             program: program(binary),
             url: &url,
         };
-        start.found().await?;
+        founding::found(&start.program, 1, &url).await?;
         let folder = DataFolder::new("datanode")?;
         let data = folder.data().display().to_string();
         let server = ["--listen", ANY_PORT, "--metrics-listen", ANY_PORT];
@@ -67,7 +68,7 @@ impl SeparateTiers {
             client_coordinator,
             server_coordinator,
             datanode,
-            etcd,
+            _etcd: etcd,
         })
     }
 
@@ -93,12 +94,6 @@ impl SeparateTiers {
         ];
         roles.map(Process::pid).to_vec()
     }
-
-    /// The coordination store.
-    #[must_use]
-    pub const fn etcd(&self) -> &Etcd {
-        &self.etcd
-    }
 }
 
 /// What every process is started with.
@@ -108,19 +103,6 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// Founds a platform of one cluster of one node.
-    async fn found(&self) -> Result<(), Error> {
-        let folder = DataFolder::new("admin")?;
-        let words = ["admin", "init", "--cluster", "c1=n1"];
-        let words = [&words[..], &["--coordination-url", self.url]].concat();
-        let mut founding = self.spawn(&words, &folder)?;
-        let status = founding.wait_until("end", START_LIMIT, Process::status);
-        match status.await?.success() {
-            true => Ok(()),
-            false => Err(founding.unexpected("did not found a platform")),
-        }
-    }
-
     /// Starts a role and waits until it prints its addresses; returns them.
     async fn role(
         &self,

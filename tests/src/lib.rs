@@ -1,6 +1,7 @@
 //! Helpers for the tests of the whole platform with real processes, which are in `tests/`.
 //!
-//! - Platforms: [`binary`] (the built `tierkv`), [`ephemeral`] (`tierkv dev --ephemeral`).
+//! - Platforms: [`binary`] (the built `tierkv`), [`ephemeral`] (`tierkv dev --ephemeral`),
+//!   [`many_processes`] (clients of a platform of many processes).
 //! - Requests: [`http`] (sent byte for byte), [`named`] (writes with chosen request ids),
 //!   [`outside`] (clients that share no code with the platform).
 //! - Proxies, besides that of the harness: [`cutter`] (cuts connections during requests),
@@ -23,6 +24,7 @@ pub mod history;
 pub mod http;
 pub mod imports;
 pub mod ledger;
+pub mod many_processes;
 pub mod metrics;
 pub mod named;
 pub mod outside;

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tierkv::{Client, Consistency, ReadOptions, Selection, Watch};
 use tierkv_harness::{LocalCluster, poll_until};
-use tierkv_tests::{binary, history::Workload};
+use tierkv_tests::{binary, history::Workload, many_processes};
 use tokio::time::timeout;
 
 /// Timeout for a state that a platform reaches.
@@ -26,20 +26,12 @@ const INTERRUPTIONS: u32 = 8;
 const LATER: Duration = Duration::from_millis(7);
 
 async fn connect(platform: &LocalCluster) -> Client {
-    let addresses = platform.addresses("client-coordinator", "grpc");
-    let addressed = addresses.into_iter();
-    let builder = addressed.fold(Client::builder(), |builder, it| builder.address(it));
-    builder
-        .timeout(Duration::from_secs(10))
-        .connect()
-        .await
-        .unwrap()
+    let timeout = Duration::from_secs(10);
+    many_processes::connect(platform, timeout).await.unwrap()
 }
 
 fn coordination_url(platform: &LocalCluster) -> String {
-    let argv = &platform.member("n1").unwrap().argv;
-    let at = argv.iter().position(|word| word == "--coordination-url");
-    argv[at.unwrap() + 1].clone()
+    many_processes::coordination_url(platform).unwrap()
 }
 
 fn add_cluster(url: &str, cluster: &str) -> Command {

@@ -12,7 +12,7 @@ use std::{
 use rustix::process::Signal;
 use tierkv::{Client, Code, Consistency, ReadOptions, Selection};
 use tierkv_harness::{LocalCluster, Process, SeparateTiers, poll_until};
-use tierkv_tests::binary;
+use tierkv_tests::{binary, many_processes};
 
 /// Timeout for a state that a platform reaches after a fault.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,10 +22,7 @@ const END_LIMIT: Duration = Duration::from_secs(15);
 const KEYS: usize = 200;
 
 async fn connect(platform: &LocalCluster) -> Client {
-    let addresses = platform.addresses("client-coordinator", "grpc");
-    let addressed = addresses.into_iter();
-    let builder = addressed.fold(Client::builder(), |builder, it| builder.address(it));
-    builder.timeout(PATIENCE).connect().await.unwrap()
+    many_processes::connect(platform, PATIENCE).await.unwrap()
 }
 
 fn key(number: usize) -> String {
@@ -257,13 +254,9 @@ async fn another_platform_at_the_same_address_answers_nothing() {
 
     // Nor does it start on our data, or with our coordination.
     theirs.kill9("n1").await.unwrap();
-    let etcd = ours.member("n1").unwrap().argv.clone();
-    let at = etcd
-        .iter()
-        .position(|word| word == "--coordination-url")
-        .unwrap();
+    let url = many_processes::coordination_url(&ours).unwrap();
     theirs
-        .restart_with("n1", &[("--coordination-url", &etcd[at + 1])])
+        .restart_with("n1", &[("--coordination-url", &url)])
         .unwrap();
     let log = refused(&mut theirs, "n1").await;
     assert!(log.contains("belongs to platform"), "{log}");

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use tierkv::{Client, Consistency, PutOptions, ReadOptions, Write};
 use tierkv_harness::{LocalCluster, Surroundings, WallClock, poll_until};
-use tierkv_tests::{binary, http::Request, metrics::Page};
+use tierkv_tests::{binary, http::Request, many_processes, metrics::Page};
 use tokio::time::sleep;
 
 const HOUR: i32 = 3_600;
@@ -95,9 +95,8 @@ async fn restart_an_hour_ahead(platform: &mut LocalCluster, clock: &WallClock, u
 
 /// The data folder of a node.
 fn data_folder(platform: &LocalCluster, name: &str) -> PathBuf {
-    let argv = &platform.member(name).unwrap().argv;
-    let at = argv.iter().position(|word| word == "--data-dir").unwrap();
-    PathBuf::from(&argv[at + 1])
+    let node = platform.member(name).unwrap();
+    PathBuf::from(node.option("--data-dir").unwrap())
 }
 
 /// A file anywhere below a folder.
@@ -305,11 +304,9 @@ async fn a_cluster_that_is_added_later_begins_with_the_time_of_the_others() {
     for number in 0..40 {
         client.put(format!("key {number}"), "").await.unwrap();
     }
-    let argv = &platform.member("n1").unwrap().argv;
-    let at = argv.iter().position(|word| word == "--coordination-url");
     let added = Command::new(binary::tierkv().path)
         .args(["admin", "add-cluster", "c3=n3", "--coordination-url"])
-        .arg(&argv[at.unwrap() + 1])
+        .arg(many_processes::coordination_url(&platform).unwrap())
         .output()
         .unwrap();
     assert!(added.status.success(), "{added:?}");

@@ -17,7 +17,7 @@ use std::{
 use tierkv::{Change, Client, Consistency, Event, ReadOptions, Selection, Watch, Write};
 use tierkv_harness::{LocalCluster, poll_until};
 use tierkv_protocol::placement::{Ring, WeightedCluster};
-use tierkv_tests::resident::resident;
+use tierkv_tests::{many_processes, resident::resident};
 use tierkv_types::{ClusterId, ItemKey, limits::MAX_OPERATIONS};
 use tokio::{
     sync::{Semaphore, oneshot},
@@ -105,10 +105,7 @@ impl Seen {
 }
 
 async fn connect(platform: &LocalCluster) -> Client {
-    let addresses = platform.addresses("client-coordinator", "grpc");
-    let addressed = addresses.into_iter();
-    let builder = addressed.fold(Client::builder(), |builder, it| builder.address(it));
-    builder.timeout(PATIENCE).connect().await.unwrap()
+    many_processes::connect(platform, PATIENCE).await.unwrap()
 }
 
 /// The name and the epoch of the primary server coordinator.
