@@ -125,10 +125,7 @@ impl Views {
     pub(crate) fn time_of(&self, slot: Slot, now: BootTime) -> Option<Version> {
         let snapshot = self.now();
         let owner = (snapshot.listed.placement.as_ref()).map(|placement| placement.owner(slot).0);
-        let view = owner.and_then(|owner| {
-            let mut views = snapshot.clusters.iter();
-            views.find(|view| view.cluster == *owner)
-        });
+        let view = owner.and_then(|owner| snapshot.view_of(owner));
         let own = view.filter(|view| view.freshness.newest().is_some());
         own.map(|view| view.clock(now))
             .or_else(|| self.platform_time(now))
@@ -192,8 +189,7 @@ impl Snapshot {
         let lasts = match self.listed.asked_since.get(owner) {
             None => None,
             Some(asked_since) => {
-                let view = self.clusters.iter().find(|view| view.cluster == *owner);
-                let last = view.and_then(|view| view.freshness.newest());
+                let last = self.view_of(owner).and_then(|view| view.freshness.newest());
                 let lasts = now.since(last.map_or(*asked_since, |last| last.asked_at));
                 if lasts <= bound {
                     return None;
@@ -210,6 +206,11 @@ impl Snapshot {
     /// The views with their indexes in the snapshot.
     pub(crate) fn clusters(&self) -> impl Iterator<Item = (usize, &View)> {
         self.clusters.iter().enumerate()
+    }
+
+    /// The view of a cluster, if it has answered.
+    fn view_of(&self, cluster: &ClusterId) -> Option<&View> {
+        self.clusters.iter().find(|view| view.cluster == *cluster)
     }
 
     /// The view of a place of this snapshot.

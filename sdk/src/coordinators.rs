@@ -173,7 +173,7 @@ impl<'a> Turns<'a> {
     /// One attempt of a read over the session stream. If it times out, its answer is dropped.
     pub(crate) async fn attempt(&self, operation: Operation) -> Result<Answer, CallError> {
         let call = self.coordinator().session.call(operation, self.deadline);
-        if self.coordinators.len() == 1 {
+        if self.is_alone() {
             return call.await;
         }
         timeout_at(self.patience(), call)
