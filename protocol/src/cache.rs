@@ -20,8 +20,9 @@
 //! before T was deleted from the node. A later fill was read after its lease was won, so it is
 //! no older either. Hence a hit is at most `now − T` stale.
 //!
-//! Reading order: [`entry`] (what is stored), [`mark`] (what a master writes), [`freshness`] (the reader's answers), [`verdict`] (whether an entry may answer
-//! a read), [`writer`] (when a master writes a mark).
+//! Reading order: [`entry`] (what is stored), [`mark`] (what a master writes), [`freshness`] (the
+//! reader's answers), [`verdict`] (whether an entry may answer a read), [`writer`] (when a master
+//! writes a mark).
 
 pub mod entry;
 pub mod freshness;

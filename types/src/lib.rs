@@ -2,10 +2,9 @@
 //!
 //! Every other crate may import this one; it imports none of them, and its only I/O is to read a
 //! clock. Reading order: [`key`], [`range`], [`slot`], [`slot_table`] and [`owned_slots`] (what is
-//! addressed and who owns it), [`version`] (when it
-//! changed), [`replication`] (nodes, epochs and positions), [`request`] (what a client asks for),
-//! [`record`] (how a change is logged), [`code`] (errors), [`topology`] (the role of a process in
-//! its tier), [`limits`].
+//! addressed and who owns it), [`version`] (when it changed), [`replication`] (nodes, epochs and
+//! positions), [`request`] (what a client asks for), [`record`] (how a change is logged), [`code`]
+//! (errors), [`topology`] (the role of a process in its tier), [`limits`].
 
 pub mod clock;
 pub mod code;

@@ -14,7 +14,7 @@ use crate::{
     output::{self, Output, Table},
 };
 
-/// A distance of a cluster's time from the platform's up to this, in seconds, is not shown in the table.
+/// A cluster's time is shown if it is further than this from the platform's, in seconds.
 const NOTABLE_SECONDS: u64 = 1;
 
 /// What is shown for something that is not known.

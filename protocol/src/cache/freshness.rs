@@ -127,9 +127,7 @@ impl Freshness {
 
 #[cfg(test)]
 mod tests {
-    use tierkv_types::Index;
-
-    use tierkv_types::SlotRun;
+    use tierkv_types::{Index, SlotRun};
 
     use super::*;
 

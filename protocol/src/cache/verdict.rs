@@ -58,9 +58,7 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use tierkv_types::{Epoch, Index, Round};
-
-    use tierkv_types::{SlotRun, SlotTable};
+    use tierkv_types::{Epoch, Index, Round, SlotRun, SlotTable};
 
     use super::*;
     use crate::cache::{AbsentEntry, ENTRY_LIFE, ValueEntry, Vouched};

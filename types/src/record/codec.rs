@@ -39,8 +39,8 @@
 //! [`OwnedSlots`] as it encodes itself.
 //!
 //! Earlier formats are still read. Version 3 has no kind 5. Version 2 has no tags 5 and 6 either.
-//! Version 1 has no fingerprint either, only the kinds 1 and 2, and only the tags 1 to 3, where tag 3 does not record whether
-//! the key existed before.
+//! Version 1 has no fingerprint either, only the kinds 1 and 2, and only the tags 1 to 3, where tag
+//! 3 does not record whether the key existed before.
 //!
 //! A log's unused space is zeros, so a length of zero marks the end. The trailer distinguishes a
 //! torn record, whose write was cut short, from one that was damaged later (LOG-TORN). Numbers of
