@@ -47,8 +47,7 @@ pub enum Condition {
     Promised(Epoch),
     /// The node's own log is durable up to this index.
     Durable(Index),
-    /// Everything up to this index is applied and was sent to the task that deletes keys from
-    /// the cache.
+    /// Everything up to this index is applied.
     Applied(Index),
 }
 
@@ -65,6 +64,10 @@ impl Command {
         }
     }
 }
+
+/// Most vouched rounds in a [`CommandQueue`]. They wait for their commits to be applied, which may
+/// take long; a round that is left out makes the marks coarser, and never wrong.
+const MAX_WAITING_ROUNDS: usize = 2;
 
 /// Chooses one of so many commands, by its index.
 pub type Choice = Box<dyn FnMut(usize) -> usize + Send + Sync>;
@@ -99,9 +102,20 @@ impl CommandQueue {
         Self { choose, ..self }
     }
 
-    /// Adds commands.
+    /// Adds commands. Of the vouched rounds, at most `MAX_WAITING_ROUNDS` wait: the oldest,
+    /// whose turn must come however many follow, and the newest, which replaces the one before.
     pub fn extend(&mut self, commands: impl IntoIterator<Item = Command>) {
-        self.commands.extend(commands);
+        for command in commands {
+            let is_round = |command: &Command| matches!(command, Command::Vouched { .. });
+            if is_round(&command) {
+                let rounds = self.commands.iter().enumerate();
+                let mut rounds = rounds.filter(|(_, other)| is_round(other));
+                if let Some((newest, _)) = rounds.nth(MAX_WAITING_ROUNDS - 1) {
+                    self.commands.remove(newest);
+                }
+            }
+            self.commands.push_back(command);
+        }
     }
 
     /// Records that the promise of an epoch is durable.
@@ -184,9 +198,22 @@ mod tests {
     fn one_of_several_is_chosen() {
         let queue = CommandQueue::new(Epoch(1), Index(4), Index(4));
         let mut queue = queue.choosing(Box::new(|count| count - 1));
-        queue.extend([vouched(1, 4), vouched(9, 9), vouched(2, 4)]);
+        queue.extend([vouched(1, 4), Command::Commit(Index(9)), vouched(2, 4)]);
         assert_eq!(queue.take_ready(), Some(vouched(2, 4)));
         assert_eq!(queue.take_ready(), Some(vouched(1, 4)));
+        assert_eq!(queue.take_ready(), None);
+    }
+    #[test]
+    fn the_oldest_and_the_newest_round_wait() {
+        let mut queue = CommandQueue::new(Epoch(1), Index(4), Index(4));
+        queue.extend((5..1_000).map(|index| vouched(index, index)));
+        assert_eq!(queue.commands, [vouched(5, 5), vouched(999, 999)]);
+        queue.applied(Index(5));
+        assert_eq!(queue.take_ready(), Some(vouched(5, 5)));
+        queue.extend([vouched(1_000, 1_000), vouched(1_001, 1_001)]);
+        queue.applied(Index(1_001));
+        assert_eq!(queue.take_ready(), Some(vouched(999, 999)));
+        assert_eq!(queue.take_ready(), Some(vouched(1_001, 1_001)));
         assert_eq!(queue.take_ready(), None);
     }
 }
