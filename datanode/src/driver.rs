@@ -1,8 +1,10 @@
 //! Carries out the replication machine's commands and reports the results back as events.
 //!
-//! One task runs the loop. Slow commands (a promise, a swap, a read of the record) run
-//! concurrently and return an event, so commits never wait for coordination. A command waits
-//! until its condition holds; it does not wait for the commands before it.
+//! One task runs the loop. It steps the machine and hands the commands over, and waits for nothing
+//! but the next event, so no disk and no cache delays a heartbeat round. Slow commands (a promise,
+//! a swap, a read of the record) run concurrently and return an event; the applier applies commits
+//! and reports how far it is. A command waits until its condition holds; it does not wait for the
+//! commands before it.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -14,16 +16,15 @@ use tierkv_coordination::{
 use tierkv_protocol::replication::{
     ClusterState, Command, CommandQueue, Event, HEARTBEAT_INTERVAL, SwapOutcome,
 };
-use tierkv_storage::{Effects, Storage};
-use tierkv_types::{ClusterId, Epoch, Index, Position, Record};
+use tierkv_storage::Storage;
+use tierkv_types::{ClusterId, Epoch, Position};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{Duration, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
-    invalidator::{ChangedKey, Message},
-    ownership::{Owned, Ownership},
+    applier::ApplierHandle,
     rules::{Rule, Rules},
     sequencer::Sequencer,
 };
@@ -41,8 +42,7 @@ pub(crate) struct Driver {
     pub(crate) sequencer: Arc<Sequencer>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) coordination: Arc<dyn Coordination>,
-    pub(crate) invalidator: mpsc::Sender<Message>,
-    pub(crate) owned: Arc<Owned>,
+    pub(crate) applier: ApplierHandle,
     /// Commands that are not carried out yet.
     pub(crate) commands: CommandQueue,
     pub(crate) rules: Rules,
@@ -65,7 +65,7 @@ impl Driver {
         let mut work: FuturesUnordered<Work> = FuturesUnordered::new();
         let mut event = observed(&record)?;
         loop {
-            self.step(event, &mut work).await?;
+            self.step(event, &mut work)?;
             event = tokio::select! {
                 // Rare events first, so that frequent ones can't starve them.
                 biased;
@@ -78,6 +78,7 @@ impl Driver {
                     observed(&record)?
                 }
                 Some(done) = work.next() => done?,
+                applied = self.applier.applied() => Event::Applied(applied),
                 changed = durable.changed() => match changed {
                     Ok(()) => Event::Durable(*durable.borrow_and_update()),
                     Err(_) => return Err(self.storage.failed().await.to_string()),
@@ -86,14 +87,11 @@ impl Driver {
         }
     }
 
-    async fn step(
-        &mut self,
-        event: Event,
-        work: &mut FuturesUnordered<Work>,
-    ) -> Result<(), String> {
+    fn step(&mut self, event: Event, work: &mut FuturesUnordered<Work>) -> Result<(), String> {
         match &event {
             Event::Promised(epoch) => self.commands.promised(*epoch),
             Event::Durable(position) => self.commands.durable(position.index),
+            Event::Applied(index) => self.commands.applied(*index),
             Event::Tick => self.append_unopened()?,
             _ => {}
         }
@@ -101,12 +99,12 @@ impl Driver {
         self.sequencer.step(event, &mut commands);
         self.commands.extend(commands);
         while let Some(command) = self.commands.take_ready() {
-            self.carry_out(command, work).await?;
+            self.carry_out(command, work)?;
         }
         Ok(())
     }
 
-    async fn carry_out(
+    fn carry_out(
         &mut self,
         command: Command,
         work: &mut FuturesUnordered<Work>,
@@ -116,7 +114,9 @@ impl Driver {
             Command::Swap { expected, state } => work.push(self.swap(expected, &state)),
             Command::Read => work.push(self.read()),
             Command::AppendNoop(position) => {
-                self.open_term(position).await;
+                tracing::info!(cluster = %self.cluster, epoch = %position.epoch, "took mastership");
+                self.applier.begin_term(position.epoch);
+                self.unopened = Some(position);
                 self.append_unopened()?;
                 if self.unopened.is_some() {
                     tracing::warn!(
@@ -126,19 +126,11 @@ impl Driver {
                     );
                 }
             }
-            Command::Commit(index) => self.commit(index).await,
-            Command::Vouched { round, commit } => {
-                self.send(Message::Vouched { round, commit }).await;
-            }
+            Command::Commit(index) => self.applier.commit(index),
+            Command::Vouched { round, commit } => self.applier.vouched(round, commit),
             Command::Halt(why) => return Err(why),
         }
         Ok(())
-    }
-
-    async fn open_term(&mut self, position: Position) {
-        tracing::info!(cluster = %self.cluster, epoch = %position.epoch, "took mastership");
-        self.send(Message::Term(position.epoch)).await;
-        self.unopened = Some(position);
     }
 
     /// Appends the record that opens the term, if that is still to be done. A log without space
@@ -155,85 +147,6 @@ impl Driver {
             Err(error) => return Err(error.to_string()),
         }
         Ok(())
-    }
-
-    /// Applies committed records, then sends their keys, each with the revision of its slot at
-    /// its record, to the invalidator, which deletes them from the cache and then lets the writers
-    /// be answered.
-    async fn commit(&mut self, index: Index) {
-        let records = self.sequencer.release(index);
-        self.rules.seam().await;
-        let keys = self.changed_keys(&records);
-        let settling = if self.rules.lack(Rule::AppliedFirst) {
-            let settling = self.sequencer.applied(&records, index);
-            self.rules.seam().await;
-            self.apply(&records).await;
-            settling
-        } else {
-            self.apply(&records).await;
-            self.rules.seam().await;
-            self.sequencer.applied(&records, index)
-        };
-        self.send(Message::Changed {
-            keys,
-            up_to: index,
-            settling,
-        })
-        .await;
-        self.commands.applied(index);
-    }
-
-    /// The keys that the records change.
-    fn changed_keys(&self, records: &[Arc<Record>]) -> Vec<ChangedKey> {
-        let mut owned = self.owned.now();
-        let mut keys: Vec<ChangedKey> = Vec::new();
-        for record in records {
-            let effects = Effects::of(record);
-            if let Some(slots) = effects.owned {
-                owned = Arc::new(Ownership::of(slots));
-                if self.rules.lack(Rule::DeletesAtTheirRevision) {
-                    for changed in &mut keys {
-                        changed.slot_revision = owned.revision(changed.key.slot());
-                    }
-                }
-            }
-            keys.extend(effects.changes.iter().map(|change| ChangedKey {
-                slot_revision: owned.revision(change.key.slot()),
-                key: change.key.clone(),
-            }));
-        }
-        keys
-    }
-
-    /// Applies records. Ownership changes at its place among them: with it before an earlier
-    /// change, a reader would fill the cache with the value before under the new revision; with it
-    /// after a later one, the master would vouch for the old revision, where that change deletes
-    /// nothing.
-    async fn apply(&self, records: &[Arc<Record>]) {
-        let is_change = |record: &Arc<Record>| Effects::of(record).owned.is_some();
-        let mut late = None;
-        for some in records.split_inclusive(is_change) {
-            self.storage.apply(some);
-            let Some(slots) = some.last().and_then(|record| Effects::of(record).owned) else {
-                continue;
-            };
-            self.rules.seam().await;
-            if self.rules.lack(Rule::OwnedAtItsPlace) {
-                late = Some(slots);
-                continue;
-            }
-            self.owned.apply(slots);
-            self.rules.seam().await;
-        }
-        if let Some(slots) = late {
-            self.rules.seam().await;
-            self.owned.apply(slots);
-        }
-    }
-
-    async fn send(&self, message: Message) {
-        // The invalidator ends only after this sender is dropped.
-        drop(self.invalidator.send(message).await);
     }
 
     /// Makes a promise durable, once there is space for it (REP-PROMISE).

@@ -24,7 +24,7 @@ use crate::{
     sequencer::Settling,
 };
 
-/// Most messages in the invalidator's queue; when it is full, commits wait.
+/// Most messages in the invalidator's queue; when it is full, the applier waits.
 const QUEUE: usize = 256;
 /// Most messages handled together.
 const BATCH: usize = 256;

@@ -4,10 +4,10 @@
 //!  server coordinator ──frames──► service ──reads──► storage (memory tier, store)
 //!                                    │ writes             ▲ apply
 //!                                    ▼                    │
-//!                                sequencer ──log──► driver (durable → commit)
-//!                                 (machine)               │ keys
-//!                                                         ▼
-//!                                                    invalidator ──► cache tier
+//!                                sequencer             applier ──keys──► invalidator ──► cache tier
+//!                                 (machine)               ▲ commit
+//!                                    │                    │
+//!                                    └───log (durable)─► driver
 //! ```
 //!
 //! Reading order:
@@ -15,8 +15,9 @@
 //! - Writes: `judgement` decides what a write does; `proposal` and `sequencer` give it its
 //!   index, version and answer; `write_path` takes a frame's writes from the wait for room in
 //!   memory to their answers, with `prior_rows` where the store must be read.
-//! - Commits: `driver` carries out the replication machine's commands; `invalidator` deletes
-//!   changed keys from the cache and writes the marks.
+//! - Commits: `driver` carries out the replication machine's commands and starts the heartbeat
+//!   rounds; `applier` applies what is committed; `invalidator` deletes changed keys from the
+//!   cache and writes the marks. Each is a task, and the driver waits for neither of the others.
 //! - State: `ownership` is the slots of the cluster; `memory_settings` applies changes that
 //!   operators make at run time; `platform_clock` is the time that versions are made from.
 //! - Background workers: `gauges` sets the metrics, `timekeeper` stores the time, `reclaimer`
@@ -27,6 +28,7 @@
 //!   do without. [`Recovery`] is for a node that refuses to start. `rules` are the rules that a
 //!   simulation switches off.
 
+mod applier;
 mod comparison;
 mod door;
 mod driver;

@@ -23,6 +23,7 @@ use tokio::{
 use tonic::service::Routes;
 
 use crate::{
+    applier::{Applier, ApplierHandle},
     door::Door,
     driver::Driver,
     failure::Failure,
@@ -119,7 +120,8 @@ impl DataNode {
         background.follow(memory_settings).await;
         parts.run_workers(&mut background);
         let invalidator = parts.invalidate(cache, clock, &mut background);
-        let failed = parts.drive(coordination, invalidator, commands, &mut background);
+        let applier = parts.apply(invalidator, &mut background);
+        let failed = parts.drive(coordination, applier, commands, &mut background);
         let (drain, draining) = watch::channel(false);
         let DataNodeSettings {
             connections,
@@ -316,7 +318,7 @@ impl Parts {
         ));
     }
 
-    /// Starts the invalidator, which ends when its sender is dropped, at the end of the driver.
+    /// Starts the invalidator, which ends when its sender is dropped, at the end of the applier.
     fn invalidate<C: Cache>(
         &self,
         cache: Arc<C>,
@@ -336,12 +338,30 @@ impl Parts {
         sender
     }
 
+    /// Starts the applier, which ends when its handle is dropped, at the end of the driver.
+    fn apply(
+        &self,
+        invalidator: mpsc::Sender<Message>,
+        background: &mut Background,
+    ) -> ApplierHandle {
+        let applier = Applier::new(
+            Arc::clone(&self.sequencer),
+            Arc::clone(&self.storage),
+            Arc::clone(&self.owned),
+            invalidator,
+        );
+        let (handle, applying) = applier.start();
+        let applying = self.failure.clone().watch("applier", applying.map(Ok));
+        background.spawn("applier", applying);
+        handle
+    }
+
     /// Starts the driver, which tries to become master and commits. The returned receiver gets
     /// the reason when any task fails that the node can't do without.
     fn drive(
         &self,
         coordination: Arc<dyn Coordination>,
-        invalidator: mpsc::Sender<Message>,
+        applier: ApplierHandle,
         commands: CommandQueue,
         background: &mut Background,
     ) -> watch::Receiver<Option<String>> {
@@ -350,8 +370,7 @@ impl Parts {
             sequencer: Arc::clone(&self.sequencer),
             storage: Arc::clone(&self.storage),
             coordination,
-            invalidator,
-            owned: Arc::clone(&self.owned),
+            applier,
             commands,
             rules: Rules::default(),
             unopened: None,

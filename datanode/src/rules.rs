@@ -26,7 +26,8 @@ pub(crate) enum Rule {
     UnknownIsUnknown,
     /// A promise is durable before it is reported to the machine (REP-PROMISE).
     PromisesKept,
-    /// Records are reported to the machine as applied only after they are.
+    /// The sequencer forgets a record, and lets its writers wait only for the cache, only after
+    /// storage has applied it.
     AppliedFirst,
     /// Writers are answered once their deletes are confirmed, or the wait for that timed out
     /// (CACHE-DELETE).

@@ -6,7 +6,8 @@
 //! depends on one of its records waits for that record's commit (REP-APPLY).
 //!
 //! Checksums and copies are made outside of the lock. Readers don't take it: whether this node
-//! may act as master is an atomic, and so is the cluster clock.
+//! may act as master is an atomic, and so is the cluster clock. The driver takes it at each event,
+//! so nobody holds it for long: a frame's judgement and a step of the applier are bounded.
 
 mod own_records;
 mod waiters;
@@ -20,7 +21,7 @@ use tierkv_protocol::{
     platform_time::others::{TimeAnswer, TimeQuestion},
     replication::{Command, Event, Mastership, Refusal, Replica},
 };
-use tierkv_storage::{Appended, Outcome, Residence, Storage, StorageError};
+use tierkv_storage::{Appended, Effects, Outcome, Residence, Storage, StorageError};
 use tierkv_types::{
     BootTime, Code, Error, HybridClock, Index, ItemKey, Payload, Position, Record, RequestId,
     RequestName, Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
@@ -57,6 +58,8 @@ struct State {
     appended: Appended,
     /// The last appended record that was released to be applied.
     released: Index,
+    /// The last that was applied. The machine counts it later, when the driver reports it.
+    applied: Index,
     waiters: Waiters,
 }
 
@@ -116,6 +119,7 @@ impl Sequencer {
                 replica,
                 appended,
                 released: Index::ZERO,
+                applied: Index::ZERO,
                 waiters: Waiters::default(),
             }),
             cluster_clock: HybridClock::starting_above(seen),
@@ -283,7 +287,7 @@ impl Sequencer {
         judgements: Vec<Judgement>,
         verdicts: &mut Verdicts,
     ) {
-        let (applied, last) = (state.replica.applied(), state.replica.last().index);
+        let (applied, last) = (state.applied, state.replica.last().index);
         let mut waiting: Vec<(Index, Vec<Answer>)> = Vec::new();
         for Judgement { answer, depends_on } in judgements {
             if depends_on <= applied || self.rules.lack(Rule::AnswersWait) {
@@ -444,12 +448,22 @@ impl Sequencer {
         }
     }
 
-    /// The records that a commit allows to apply. They stay appended until they are applied.
-    pub(crate) fn release(&self, up_to: Index) -> Vec<Arc<Record>> {
+    /// The next records that a commit allows to apply: up to `most` records and changes, but for
+    /// those of the last record. They stay appended until they are applied.
+    pub(crate) fn release(&self, up_to: Index, most: usize) -> Vec<Arc<Record>> {
         let mut state = self.lock();
-        let released = state.released;
-        state.released = released.max(up_to);
-        state.appended.between(released, up_to).cloned().collect()
+        let mut taken = 0;
+        let records = state.appended.between(state.released, up_to);
+        let records = records.take_while(|record| {
+            let is_taken = taken < most;
+            taken += 1 + Effects::of(record).changes.len();
+            is_taken
+        });
+        let records: Vec<_> = records.cloned().collect();
+        if let Some(last) = records.last() {
+            state.released = last.position.index;
+        }
+        records
     }
 
     /// Removes applied records from the appended state: memory has their changes now. Answers
@@ -457,12 +471,7 @@ impl Sequencer {
     pub(crate) fn applied(&self, records: &[Arc<Record>], up_to: Index) -> Settling {
         let mut state = self.lock();
         records.iter().for_each(|record| state.appended.pop(record));
-        let now = self.time.boot_time();
-        let mut nothing = Vec::new();
-        state.replica.step(now, Event::Applied(up_to), &mut nothing);
-        assert!(nothing.is_empty(), "applying gives no commands");
-        self.publish(&state, now);
-        self.log_slots(&mut state);
+        state.applied = state.applied.max(up_to);
         state.waiters.applied(up_to)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -80,9 +79,8 @@ impl Waiters {
     /// cache.
     pub(super) fn applied(&mut self, index: Index) -> Settling {
         let count = self.ahead.partition_point(|waiter| waiter.index <= index);
-        let rest = self.ahead.split_off(count);
-        let applied = mem::replace(&mut self.ahead, rest);
-        let waiters = applied.into_iter().map(|waiter| waiter.done).collect();
+        let waiters = self.ahead.drain(..count).map(|waiter| waiter.done);
+        let waiters = waiters.collect();
         let settling = Settling(Arc::new(Mutex::new(Some(waiters))));
         self.settling = Some(settling.clone());
         settling

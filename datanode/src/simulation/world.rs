@@ -46,7 +46,7 @@ use self::{
     cached::Cached,
     history::{History, When},
     inbox::Inbox,
-    node::{Machine, Node, Opened, group, record_key},
+    node::{INVALIDATION_WAIT, Machine, Node, Opened, group, record_key},
     readers::Readers,
     steady::Steady,
     weather::Weather,
@@ -56,7 +56,7 @@ use super::{
     cache::FaultyCache, chance::Chance, clock::MachineClock, coordination::FaultyCoordination,
     paced_store::StoreWeather, scheduler::Scheduler, trace::Trace,
 };
-use crate::rules::Rule;
+use crate::{applier::STEP, rules::Rule};
 
 pub(super) use self::tests::SEEDS;
 
@@ -198,6 +198,9 @@ impl World {
             cache: Arc::clone(&cache),
             store: StoreWeather::new(seed, weather.store, trace.clone()),
             file: MemoryFile::default(),
+            invalidation_wait: INVALIDATION_WAIT,
+            // Also small ones, so that other tasks run in the middle of a commit.
+            apply_step: [3, STEP, STEP, STEP][Chance::of(seed, "applier").index(4)],
             placement: Cell::new(1),
         };
         let keys = (0..KEYS).map(|nth| ItemKey::new("n", format!("k{nth}").as_bytes()).unwrap());

@@ -40,9 +40,17 @@ use super::{
     Off,
 };
 use crate::{
-    driver::Driver, invalidator::Invalidator, ownership::Owned, platform_clock::PlatformClock,
-    reads::ReadView, reclaimer::Reclaimer, rules::Rules, sequencer::Sequencer,
-    timekeeper::Timekeeper, write_path::WritePath,
+    applier::{Applier, ApplierHandle},
+    driver::Driver,
+    invalidator::Invalidator,
+    ownership::Owned,
+    platform_clock::PlatformClock,
+    reads::ReadView,
+    reclaimer::Reclaimer,
+    rules::Rules,
+    sequencer::Sequencer,
+    timekeeper::Timekeeper,
+    write_path::WritePath,
 };
 
 /// How long a writer waits for the cache to confirm.
@@ -72,6 +80,10 @@ pub(super) struct Machine {
     pub(super) cache: Arc<FaultyCache>,
     pub(super) store: Arc<StoreWeather>,
     pub(super) file: MemoryFile,
+    /// How long a writer waits for the cache to confirm.
+    pub(super) invalidation_wait: Duration,
+    /// Most records and changes that are applied at once.
+    pub(super) apply_step: usize,
     /// The version of the placement map.
     pub(super) placement: Cell<u64>,
 }
@@ -174,8 +186,7 @@ impl Machine {
         } = booted;
         let group = group(life);
         let (promised, last, applied) = (found.promised, found.last.index, found.applied);
-        let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let replica = former.unwrap_or_else(|| replica(&found, &*clock));
+        let replica = former.unwrap_or_else(|| replica(&found, &*self.clock));
         let rules = self.rules();
         let owned = Arc::new(Owned::new(cluster(), &found.owned));
         owned.ask(owned_slots(self.placement.get()));
@@ -188,9 +199,7 @@ impl Machine {
             Arc::clone(&owned),
             rules,
         ));
-        let invalidator =
-            Invalidator::new(Arc::clone(&self.cache), cluster(), clock, INVALIDATION_WAIT);
-        let (invalidator, invalidating) = invalidator.under(rules).start();
+        let applier = self.apply(scheduler, &group, &sequencer, &storage, &owned);
         let choices = Chance::of(self.seed, &group);
         let commands = CommandQueue::new(promised, last, applied);
         let driver = Driver {
@@ -198,14 +207,12 @@ impl Machine {
             sequencer: Arc::clone(&sequencer),
             storage: Arc::clone(&storage),
             coordination: self.coordination.client(life) as Arc<dyn Coordination>,
-            invalidator,
-            owned: Arc::clone(&owned),
+            applier,
             commands: commands.choosing(Box::new(move |count| choices.index(count))),
             rules,
             unopened: None,
         };
         let (stop, stopped) = drive(scheduler, &group, driver);
-        scheduler.spawn(&group, "invalidator", invalidating);
         let checkpoints = steps.take_checkpoints().unwrap();
         scheduler.spawn(&group, "checkpoints", checkpoints);
         let timekeeper = Timekeeper::new(time, Arc::clone(&storage));
@@ -221,6 +228,26 @@ impl Machine {
         };
         node.reclaim(scheduler);
         node
+    }
+
+    /// Starts the applier and the invalidator.
+    fn apply(
+        &self,
+        scheduler: &mut Scheduler,
+        group: &str,
+        sequencer: &Arc<Sequencer>,
+        storage: &Arc<Storage>,
+        owned: &Arc<Owned>,
+    ) -> ApplierHandle {
+        let (cache, clock) = (Arc::clone(&self.cache), Arc::clone(&self.clock));
+        let invalidator = Invalidator::new(cache, cluster(), clock, self.invalidation_wait);
+        let (invalidator, invalidating) = invalidator.under(self.rules()).start();
+        let (sequencer, storage) = (Arc::clone(sequencer), Arc::clone(storage));
+        let applier = Applier::new(sequencer, storage, Arc::clone(owned), invalidator);
+        let (handle, applying) = applier.under(self.rules(), self.apply_step).start();
+        scheduler.spawn(group, "applier", applying);
+        scheduler.spawn(group, "invalidator", invalidating);
+        handle
     }
 }
 
