@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
 mod failures;
+mod faulty_cache;
+mod heartbeats;
 mod scans;
 mod stage;
 mod watches;

@@ -94,12 +94,7 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn start(dir: &Path, clusters: &[&str]) -> Self {
         let coordination = MemoryCoordination::open(&dir.join("coordination")).unwrap();
-        let clusters = clusters.iter().map(|name| cluster(name)).collect();
-        let map = PlacementMap::initial(clusters).unwrap();
-        let _: Swap = coordination
-            .put_if_absent(PLACEMENT, map.encode())
-            .await
-            .unwrap();
+        place(&coordination, clusters).await;
         Self::on(coordination, StorageSettings::new(dir.join("n1"))).await
     }
 
@@ -241,6 +236,16 @@ pub(crate) fn to(node: &DataNode) -> AddressedChannel {
 pub(crate) fn unhurried_to(node: &DataNode) -> AddressedChannel {
     let channel = unhurried_channel(&node.address().to_string()).unwrap();
     AddressedChannel::new(channel, node.name())
+}
+
+/// Makes the placement map, unless there is one.
+pub(crate) async fn place(coordination: &MemoryCoordination, clusters: &[&str]) {
+    let clusters = clusters.iter().map(|name| cluster(name)).collect();
+    let map = PlacementMap::initial(clusters).unwrap();
+    let _: Swap = coordination
+        .put_if_absent(PLACEMENT, map.encode())
+        .await
+        .unwrap();
 }
 
 /// Makes the cluster's first record, unless there is one.

@@ -95,8 +95,8 @@ pub(super) struct Node {
     pub(super) sequencer: Arc<Sequencer>,
     pub(super) steps: Steps,
     owned: Arc<Owned>,
-    /// Dropping it stops the driver.
-    _stop: watch::Sender<bool>,
+    /// Stops the driver.
+    pub(super) stop: watch::Sender<bool>,
     /// Why the driver stopped by itself.
     pub(super) stopped: Rc<RefCell<Option<String>>>,
 }
@@ -223,7 +223,7 @@ impl Machine {
             sequencer,
             steps,
             owned,
-            _stop: stop,
+            stop,
             stopped,
         };
         node.reclaim(scheduler);

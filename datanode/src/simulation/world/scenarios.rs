@@ -9,8 +9,9 @@ use tierkv_types::{
 };
 use tokio::time::Instant;
 
-use super::*;
+use super::{super::cache::CacheFaults, *};
 use crate::{
+    applier::STEP,
     judgement::PriorValue,
     proposal::{Answer, Proposal, Rows, Sequenced, Verdicts},
 };
@@ -33,7 +34,13 @@ struct Stage {
 impl Stage {
     /// A node that serves, without faults.
     fn set() -> Self {
+        Self::set_on(|_| {})
+    }
+
+    /// The same, on a machine that is changed before.
+    fn set_on(change: impl FnOnce(&mut Machine)) -> Self {
         let mut world = World::new(0, Off::Nothing);
+        change(&mut world.machine);
         world.calm_down();
         world.settle("the node serves");
         Self { world }
@@ -68,11 +75,11 @@ impl Stage {
         answers.pop().unwrap().result
     }
 
-    fn write(&self, name: u8, kind: OperationKind) -> WriteRequest {
+    fn write(&self, name: u128, kind: OperationKind) -> WriteRequest {
         WriteRequest {
             name: RequestName::Id(RequestId {
                 birth_millis: self.world.machine.clock.wall_millis(),
-                random: [name; 16],
+                random: name.to_le_bytes(),
             }),
             conditions: Vec::new(),
             operations: vec![Operation {
@@ -83,11 +90,11 @@ impl Stage {
         }
     }
 
-    fn increment(&self, name: u8) -> WriteRequest {
+    fn increment(&self, name: u128) -> WriteRequest {
         self.write(name, OperationKind::Increment { delta: 1 })
     }
 
-    fn put(&self, name: u8, bytes: usize) -> WriteRequest {
+    fn put(&self, name: u128, bytes: usize) -> WriteRequest {
         let value = vec![b'7'; bytes].into();
         self.write(name, OperationKind::Put { value, ttl: None })
     }
@@ -99,6 +106,26 @@ impl Stage {
         self.node().steps.run_short(false);
         assert_eq!(refused.code, Code::ResourceExhausted);
         assert!(refused.message.contains("disk space"), "{refused}");
+    }
+
+    /// Lets time pass until all tasks have done what there was to do.
+    fn pass(&mut self, millis: u64) {
+        for _ in 0..millis {
+            self.world.scheduler.advance(1);
+            self.world.scheduler.settle();
+        }
+    }
+
+    /// The commit index, and the last applied one.
+    fn progress(&self) -> (Index, Index) {
+        let (_, commit, _) = self.node().sequencer.standing();
+        (commit, self.storage().applied().0)
+    }
+
+    /// The number of heartbeat rounds that were started.
+    fn rounds(&self) -> u64 {
+        let (_, _, term) = self.node().sequencer.standing();
+        term.unwrap().started().0
     }
 
     /// Steps until a committed record is not applied yet.
@@ -182,13 +209,9 @@ fn touches_wait_for_room_in_the_log() {
     let stage = Stage::set();
     drop(stage.propose(stage.put(0, PIECE)).unwrap());
     let count = usize::try_from(LOG_QUEUE_BYTES).unwrap() / PIECE + 1_000;
-    let touches = (0..count).map(|nth| {
-        let mut touch = stage.write(0, OperationKind::Touch { ttl: None });
-        touch.name = RequestName::Id(RequestId {
-            birth_millis: stage.world.machine.clock.wall_millis(),
-            random: (1 + nth as u128).to_le_bytes(),
-        });
-        touch
+    let touches = (1..=count as u128).map(|nth| {
+        let kind = OperationKind::Touch { ttl: None };
+        stage.write(nth, kind)
     });
     let verdicts = stage.propose_all(touches.collect());
     let queued = stage.storage().report().log_queue_bytes;
@@ -205,7 +228,85 @@ fn touches_wait_for_room_in_the_log() {
     );
     assert!(logged.into_iter().all(|answer| answer.result.is_ok()));
     // Nothing more is logged until there is room.
-    let verdicts = stage.propose_all(vec![stage.increment(200)]);
+    let verdicts = stage.propose_all(vec![stage.increment(u128::MAX)]);
     assert_eq!(verdicts.waiting.len(), 1);
     assert_eq!(stage.storage().report().log_queue_bytes, queued);
+}
+
+/// The cache answers nothing for seconds, until the invalidator's queue is full and the applier
+/// waits for it: heartbeat rounds are started as ever. Then everything is made up for.
+#[test]
+fn a_cache_that_stands_still_delays_no_heartbeat() {
+    const WRITES: u64 = 600;
+    const STANDSTILL: Duration = Duration::from_secs(10);
+    let mut stage = Stage::set_on(|machine| machine.invalidation_wait = STANDSTILL);
+    let silent = CacheFaults {
+        unanswered: 100,
+        ..CacheFaults::NONE
+    };
+    stage.world.machine.cache.set_faults(silent);
+    let mut pending = Vec::new();
+    for nth in 1..=WRITES {
+        // Each in a commit of its own.
+        let verdicts = stage.propose_all(vec![stage.put(nth.into(), 1)]);
+        pending.extend(verdicts.pending);
+        stage.world.write_log();
+        stage.world.scheduler.settle();
+    }
+    let last = Index(FIRST.0 + WRITES - 1);
+    let (commit, applied) = stage.progress();
+    assert_eq!(commit, last, "commits wait for the cache");
+    assert!(applied < last, "the applier does not wait for the cache");
+
+    let before = stage.rounds();
+    stage.pass(5_000);
+    assert_eq!(stage.rounds() - before, 100, "one round each 50 ms");
+    assert_eq!(stage.progress(), (commit, applied), "the cache is back");
+    let answered = pending.iter_mut().map(|it| it.committed.try_recv());
+    let answered = answered.filter(Result::is_ok).count();
+    assert_eq!(answered, 0, "writers do not wait for the cache");
+
+    stage.world.machine.cache.set_faults(CacheFaults::NONE);
+    stage.pass(2 * 5_000);
+    assert_eq!(stage.progress(), (last, last));
+    for mut writer in pending {
+        assert_eq!(writer.committed.try_recv(), Ok(()));
+    }
+}
+
+/// Thousands of records are committed at once: they are applied in steps, between which other
+/// tasks run.
+#[test]
+fn a_large_commit_is_applied_in_steps() {
+    const WRITES: u64 = 5_000;
+    let mut stage = Stage::set_on(|machine| machine.apply_step = STEP);
+    let writes = (1..=WRITES).map(|nth| stage.put(nth.into(), 1)).collect();
+    let verdicts = stage.propose_all(writes);
+    assert!(verdicts.waiting.is_empty());
+    let last = Index(FIRST.0 + WRITES - 1);
+    stage.until_committed(last);
+    let (_, mut applied) = stage.progress();
+    while applied < last {
+        assert!(stage.world.scheduler.step(), "not all is applied");
+        let (_, now) = stage.progress();
+        let step = usize::try_from(now.0 - applied.0).unwrap();
+        // Each record has one change.
+        assert!(step <= STEP / 2, "{step} records are applied at once");
+        applied = now;
+    }
+}
+
+/// A node that stops applies what was committed before, and then its tasks end.
+#[test]
+fn what_is_committed_before_a_stop_is_applied() {
+    let mut stage = Stage::set();
+    let alive = stage.world.scheduler.alive(&stage.node().group);
+    drop(stage.propose(stage.increment(1)).unwrap());
+    stage.until_committed(FIRST);
+    stage.node().stop.send_replace(true);
+    stage.world.scheduler.settle();
+    assert_eq!(stage.progress(), (FIRST, FIRST));
+    // Those of driver, applier and invalidator.
+    let ended = alive - stage.world.scheduler.alive(&stage.node().group);
+    assert_eq!(ended, 3);
 }
