@@ -8,9 +8,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tierkv_storage::{
     Item, Outcome, ScrubbedRows, StorageError, Store,
-    store::{CheckpointBatch, StoreSnapshot, StoreState},
+    store::{CheckpointBatch, StoreMeta, StoreNodeSnapshot, StoreSnapshot, StoreState},
 };
 use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
 
@@ -122,6 +123,18 @@ impl Store for PacedStore {
         }))
     }
 
+    async fn node_snapshot(
+        &self,
+        piece_bytes: usize,
+    ) -> Result<Box<dyn StoreNodeSnapshot>, StorageError> {
+        let opened = self.inner.node_snapshot(piece_bytes);
+        let inner = self.weather.around("node_snapshot", opened).await?;
+        Ok(Box::new(PacedNodeSnapshot {
+            inner,
+            weather: Arc::clone(&self.weather),
+        }))
+    }
+
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
         let outcomes = self.inner.outcomes();
         self.weather.around("outcomes", outcomes).await
@@ -172,6 +185,16 @@ impl Store for PacedStore {
         done
     }
 
+    async fn begin_install(&self, incarnation: Incarnation) -> Result<(), StorageError> {
+        let begin = async {
+            match self.weather.refusal() {
+                Some(refusal) => Err(refusal),
+                None => self.inner.begin_install(incarnation).await,
+            }
+        };
+        self.weather.around("begin_install", begin).await
+    }
+
     async fn close(&self) {
         self.weather.around("close", self.inner.close()).await;
     }
@@ -198,6 +221,24 @@ impl StoreSnapshot for PacedSnapshot {
     async fn count_among(&mut self, keys: &[ItemKey], now: Version) -> Result<u64, StorageError> {
         let count = self.inner.count_among(keys, now);
         self.weather.around("snapshot count_among", count).await
+    }
+}
+
+#[derive(Debug)]
+struct PacedNodeSnapshot {
+    inner: Box<dyn StoreNodeSnapshot>,
+    weather: Arc<StoreWeather>,
+}
+
+#[async_trait]
+impl StoreNodeSnapshot for PacedNodeSnapshot {
+    fn meta(&self) -> &StoreMeta {
+        self.inner.meta()
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
+        let next = self.inner.next();
+        self.weather.around("node snapshot next", next).await
     }
 }
 

@@ -6,7 +6,10 @@ use std::sync::{
 };
 
 use tierkv_types::{LogId, Position};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 
 use crate::{
     StorageError, StorageSettings,
@@ -51,6 +54,8 @@ pub(crate) struct Core {
     /// The places that outcomes take which are not in the store.
     pub(crate) unstored_places: AtomicUsize,
     pub(crate) open_snapshots: Open,
+    /// The places of snapshots of the whole node.
+    pub(crate) node_snapshots: Arc<Semaphore>,
     /// Why the last checkpoint failed, if disk space or descriptors were short.
     pub(crate) shortage: Mutex<Option<StorageError>>,
     /// Notified when pinned bytes became fewer.

@@ -5,9 +5,7 @@ use std::{path::Path, sync::Arc};
 use tierkv_types::PlatformId;
 
 use crate::{
-    Disk, StorageError, StorageSettings, WalSync,
-    disk::DiskLock,
-    log::{LogFound, LogPlace},
+    Disk, StorageError, StorageSettings, WalSync, disk::DiskLock, log::LogPlace,
     node_state::NodeState,
 };
 
@@ -79,18 +77,14 @@ pub(crate) fn lock(dir: &Path, disk: &dyn Disk) -> Result<Box<dyn DiskLock>, Sto
 
 /// Records in the node state how the log will be synced. If every record is to be durable from
 /// now on, first syncs what an earlier process of this boot wrote. Blocks.
-pub(crate) fn enter_sync_mode(
-    place: &LogPlace,
-    log: &LogFound,
-    state: &NodeState,
-) -> Result<(), StorageError> {
+pub(crate) fn enter_sync_mode(place: &LogPlace, state: &NodeState) -> Result<(), StorageError> {
     let fail = |error| StorageError::io("learn the boot of", &place.dir, error);
     match place.sync {
         WalSync::Interval(_) => state.set_unsynced_boot(Some(place.disk.boot_id().map_err(fail)?)),
         WalSync::Always | WalSync::Never => {
             // What an earlier process wrote without a sync may be only in the page cache, and can't
             // be distinguished from the rest by reading.
-            log.sync(place)?;
+            place.sync_all()?;
             state.set_unsynced_boot(None)
         }
     }

@@ -114,6 +114,13 @@ pub enum StorageError {
     /// new snapshot is opened until it has done so. Nothing was done.
     #[error("the store must truncate its write-ahead file before the next snapshot; retry")]
     Untidy,
+    /// The snapshot that is being installed is not whole, or its parts do not fit each other. The
+    /// node is empty; the installation can begin anew.
+    #[error("the snapshot can't be installed: {what}; install another one")]
+    UnsoundSnapshot {
+        /// What is missing or does not fit.
+        what: String,
+    },
     /// Storage is closing or closed. Nothing was done.
     #[error("storage is closed; retry when the node is back")]
     Closed,
@@ -195,6 +202,7 @@ impl StorageError {
                 | Self::Exhausted { .. }
                 | Self::TooManyOpen { .. }
                 | Self::Untidy
+                | Self::UnsoundSnapshot { .. }
                 | Self::Busy
         )
     }
@@ -225,6 +233,9 @@ impl StorageError {
             | Self::Unsynced { .. }
             | Self::OtherPlatform { .. } => {
                 Error::unavailable("the data node's storage is closed; retry")
+            }
+            Self::UnsoundSnapshot { .. } => {
+                Error::unavailable("the data node is installing a snapshot; retry")
             }
             Self::Busy => Error::unavailable("the data node's store is busy; retry"),
             Self::Damaged { .. } | Self::Unrecoverable { .. } => Error::new(

@@ -19,7 +19,8 @@
 //!   in a `small_file` that is replaced as a whole;
 //! - `memory` (the memory tier), [`store`] (the SQL store), `core` (what they share);
 //! - `opening` and `recovery` (a start), `checkpoint`, `snapshot` (a consistent read of a
-//!   range), `repair` (when a start refuses), `scrub`, `tail` (applied records for watchers).
+//!   range), `piece`, `node_snapshot` and `installation` (a whole node's state for another
+//!   node), `repair` (when a start refuses), `scrub`, `tail` (applied records for watchers).
 
 mod blocking;
 mod checkpoint;
@@ -28,12 +29,15 @@ mod directory;
 pub mod disk;
 mod error;
 mod failure;
+mod installation;
 mod item;
 mod log;
 mod memory;
 mod meters;
+mod node_snapshot;
 mod node_state;
 mod opening;
+mod piece;
 mod recovery;
 mod repair;
 mod report;
@@ -58,8 +62,10 @@ pub use self::{
     directory::{check_platform, platform_of},
     disk::{Disk, RealDisk},
     error::StorageError,
+    installation::Installation,
     item::{Entry, Item, Residence},
     log::Queued,
+    node_snapshot::NodeSnapshot,
     recovery::Recovered,
     repair::{Finding, GivenUp, Problem, Repair, Repaired},
     report::StorageReport,

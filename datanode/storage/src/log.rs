@@ -34,7 +34,7 @@ pub(crate) use self::{
     reader::{Spot, Waypoints, find, find_record, verify},
     scan::{LogFound, inspect, salvage, scan},
     search::{FoundBehind, search},
-    segment::{LogFiles, LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader},
+    segment::{LogFiles, LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader, in_allocated_space},
     writer::{LogStart, LogWriter},
 };
 use crate::{StorageError, locked, state::Progress};

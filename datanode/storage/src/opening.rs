@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex, atomic::AtomicUsize};
 
 use tierkv_types::Incarnation;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
-    Disk, Recovered, StorageError, StorageSettings,
+    Disk, Recovered, Row, StorageError, StorageSettings,
     blocking::Blocking,
     checkpoint::{Ask, CHECKPOINT_ASKERS, Checkpointer},
     core::{Core, Stored},
@@ -20,7 +20,7 @@ use crate::{
     recovery,
     snapshot::open::Open,
     state::{Fold, Progress, Requests},
-    store::{CheckpointBatch, SqliteStore, Store, StoreState},
+    store::{CheckpointBatch, NODE_SNAPSHOTS, SqliteStore, Store, StoreState},
     tail::{cursor::Cursor, tails::Tails},
 };
 
@@ -40,11 +40,11 @@ pub(crate) struct Parts {
 
 /// A locked directory.
 pub(crate) struct Entered {
-    settings: StorageSettings,
-    disk: Arc<dyn Disk>,
-    lock: Arc<dyn DiskLock>,
-    node_state: NodeState,
-    blocking: Blocking,
+    pub(crate) settings: StorageSettings,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) lock: Arc<dyn DiskLock>,
+    pub(crate) node_state: NodeState,
+    pub(crate) blocking: Blocking,
 }
 
 impl Entered {
@@ -82,7 +82,11 @@ impl Entered {
     /// Claims the store, recovers the log, and builds the storage over them.
     pub(crate) async fn open(self, store: Arc<dyn Store>) -> Result<Parts, StorageError> {
         let incarnation = Incarnation(rand::random());
-        let state = store.claim(incarnation).await?;
+        let mut state = store.claim(incarnation).await?;
+        if state.is_installing() {
+            self.empty(&*store, incarnation).await?;
+            state = StoreState::default();
+        }
         let mut meta = state.meta.clone();
         let opened = self.recover(state).await?;
         if meta.log_id != opened.recovered.log_id {
@@ -100,6 +104,23 @@ impl Entered {
         Ok(opened.assemble(store, incarnation, requests))
     }
 
+    /// Removes what an installation left that did not end: the log, then the part of a state in
+    /// the store, and last the mark that shows it.
+    async fn empty(&self, store: &dyn Store, incarnation: Incarnation) -> Result<(), StorageError> {
+        tracing::warn!(
+            dir = %self.settings.dir.display(),
+            "the installation of a snapshot did not end; the node starts empty"
+        );
+        let place = recovery::place(&self.disk, &self.settings);
+        self.blocking.run(move || place.remove_all()).await?;
+        store.begin_install(incarnation).await?;
+        let unmarked = CheckpointBatch {
+            rows: vec![Row::installing(false)],
+            ..CheckpointBatch::default()
+        };
+        store.checkpoint(incarnation, unmarked).await
+    }
+
     async fn recover(self, state: StoreState) -> Result<Opened, StorageError> {
         let blocking = self.blocking;
         let recovering = move || {
@@ -107,7 +128,7 @@ impl Entered {
             let store_path = self.settings.dir.join(recovery::STORE_FILE);
             let (log, recovered) =
                 recovery::recover(&mut place, &self.node_state, &state, &store_path)?;
-            enter_sync_mode(&place, &log, &self.node_state)?;
+            enter_sync_mode(&place, &self.node_state)?;
             if let Some(platform) = self.settings.platform {
                 self.node_state.set_platform(platform)?;
             }
@@ -181,6 +202,7 @@ impl Opened {
             requests: Mutex::new(requests),
             unstored_places: AtomicUsize::new(0),
             open_snapshots: Open::new(),
+            node_snapshots: Arc::new(Semaphore::new(NODE_SNAPSHOTS)),
             shortage: Mutex::new(None),
             room: Notify::new(),
             pressure: Notify::new(),

@@ -69,11 +69,7 @@ pub(crate) fn recover(
                 store_holds = %meta.applied,
                 "the log ends before what the store holds; it is replaced by one with a new id"
             );
-            // Newest first, so that after a crash the remaining log still ends too early.
-            for number in place.numbers()?.into_iter().rev() {
-                place.remove(&place.path(number))?;
-            }
-            place.flush_names()?;
+            place.remove_all()?;
             found = None;
         }
     } else if meta.applied.index > Index::ZERO {

@@ -192,6 +192,13 @@ impl Repair {
             .await?
         };
         let store = store::examine(&disk, &store_path, settings.sync).await?;
+        if store.is_installing() {
+            return Err(StorageError::Unrecoverable {
+                file: store_path,
+                what: "a snapshot of another node was being installed, and a start empties it"
+                    .to_owned(),
+            });
+        }
         let examined = {
             let place = place.clone();
             blocking(move || examine::examine(&place, &store_path, node, store)).await?

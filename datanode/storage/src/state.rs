@@ -14,9 +14,9 @@
 //! effects of records that are not applied yet in an [`Appended`].
 //!
 //! Reading order: `effects` (one record), `progress` and `epochs` (position, clock), `fold`
-//! (both, and what the store lacks of them), `appended` (records not applied yet), `outcome`
-//! and `requests` (outcomes of requests), `table` (the small tables), `slots` (the owned slots),
-//! `item_hash`.
+//! (both, and what the store lacks of them), `appended` (records not applied yet), `outcome`,
+//! `outcome_list` and `requests` (outcomes of requests), `table` (the small tables), `slots` (the
+//! owned slots), `item_hash`.
 
 mod appended;
 mod effects;
@@ -24,6 +24,7 @@ mod epochs;
 mod fold;
 mod item_hash;
 mod outcome;
+mod outcome_list;
 mod progress;
 mod requests;
 mod slots;
@@ -39,6 +40,7 @@ pub use self::{
 pub(crate) use self::{
     epochs::{EpochTable, row as epoch_row},
     fold::{Fold, Unstored},
+    outcome_list::{decode_outcomes, encode_outcome},
     progress::Progress,
     requests::{REQUEST_LIMIT, Requests},
     slots::from_rows as slots_from_rows,

@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use crate::{
-    Cursor, Disk, Item, MemoryLimits, Outcome, Queued, Recovered, Residence, Snapshot,
-    StorageError, StorageSettings, Tail, TailError, WalSync,
+    Cursor, Disk, Item, MemoryLimits, NodeSnapshot, Outcome, Queued, Recovered, Residence,
+    Snapshot, StorageError, StorageSettings, Tail, TailError, WalSync,
     blocking::Blocking,
     checkpoint::Ask,
     core::{Core, LOAD_ATTEMPTS},
@@ -410,6 +410,19 @@ impl Storage {
     /// too long, `Busy` if a checkpoint ended during each try, and failures of the store.
     pub async fn snapshot(&self, range: ItemRange) -> Result<Snapshot, StorageError> {
         Snapshot::open(&self.core, range).await
+    }
+
+    /// The node's whole state at one moment after the call, for another node, in pieces of about
+    /// `piece_bytes`; a larger entry comes alone. It takes a checkpoint, whose state it returns.
+    /// One can be open at a time, for as long as its reader takes.
+    ///
+    /// # Errors
+    /// `TooManyOpen` over the limit `node_snapshots`; those of [`Storage::checkpoint`]; failures
+    /// of the store.
+    pub async fn node_snapshot(&self, piece_bytes: usize) -> Result<NodeSnapshot, StorageError> {
+        let place = NodeSnapshot::enter(&self.core)?;
+        self.checkpoint().await?;
+        NodeSnapshot::open(&self.core, place, piece_bytes).await
     }
 
     /// Follows the log after `after`, which must be an applied record of it; `None`: after the

@@ -11,6 +11,7 @@ pub(crate) mod sqlite;
 use std::{fmt, path::Path};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tierkv_types::{
     Incarnation, ItemKey, ItemRange, LogId, Position, RequestId, Version, limits::MAX_OPEN_SCANS,
 };
@@ -22,12 +23,14 @@ pub use self::sqlite::SqliteStore;
 pub(crate) use self::sqlite::tamper;
 pub(crate) use self::sqlite::{StoreFound, examine, set_aside};
 use crate::{
-    Entry, Item, Outcome, Row, StorageError,
+    Entry, Item, Outcome, Row, StorageError, Table,
     state::{EpochTable, Progress},
 };
 
 /// Most snapshots of a store open at once.
 pub const OPEN_SNAPSHOTS: usize = MAX_OPEN_SCANS;
+/// Most snapshots of the whole of a store open at once.
+pub const NODE_SNAPSHOTS: usize = 1;
 
 /// The state of the log that a store holds, replaced by each checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +64,13 @@ pub struct StoreState {
 }
 
 impl StoreState {
+    /// Whether a snapshot was being installed and the installation did not end. The store has
+    /// then an arbitrary part of a state, which must not be used.
+    #[must_use]
+    pub fn is_installing(&self) -> bool {
+        self.rows.iter().any(|row| row.table == Table::INSTALLING)
+    }
+
     /// The progress after which records are to be folded; `path` is the store's.
     ///
     /// # Errors
@@ -132,6 +142,17 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// `Busy` if too many are open; failures of the database.
     async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError>;
 
+    /// A snapshot of everything in the store, cut into pieces of about `piece_bytes`, read while
+    /// checkpoints go on. At most [`NODE_SNAPSHOTS`] may be open at once, beside the others, each
+    /// for as long as its reader takes: the store keeps in bounds what that costs.
+    ///
+    /// # Errors
+    /// `Busy` if too many are open; `NoSpace` and failures of the database.
+    async fn node_snapshot(
+        &self,
+        piece_bytes: usize,
+    ) -> Result<Box<dyn StoreNodeSnapshot>, StorageError>;
+
     /// The outcome of every applied request, unordered: for each `id.random` the one applied
     /// last. Some may be older than the last horizon.
     ///
@@ -179,8 +200,35 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         batch: CheckpointBatch,
     ) -> Result<(), StorageError>;
 
+    /// Removes everything in the store and marks it as being installed, in one transaction, which
+    /// is durable on return. Cheap, however much it had.
+    ///
+    /// Afterwards the store has the default [`StoreMeta`] and one row, [`Table::INSTALLING`].
+    /// Checkpoints with that meta then write the new state piece by piece, and the last one, which
+    /// sets the meta, removes the row. Must not be cancelled.
+    ///
+    /// # Errors
+    /// Those of [`Store::checkpoint`].
+    async fn begin_install(&self, incarnation: Incarnation) -> Result<(), StorageError>;
+
     /// Closes the store; it must not be used afterwards.
     async fn close(&self);
+}
+
+/// The whole of a store at one moment, read once from its start to its end. Dropping it frees what
+/// it takes.
+#[async_trait]
+pub trait StoreNodeSnapshot: fmt::Debug + Send + 'static {
+    /// The state of the log that the snapshot holds.
+    fn meta(&self) -> &StoreMeta;
+
+    /// The next piece (the module `piece` has their format and order); `None` after the last one.
+    /// Every row's checksum is verified.
+    ///
+    /// # Errors
+    /// `Damaged` names the row; `Exhausted` if the store grew too much because of the snapshot;
+    /// failures of the database. There are no more after an error.
+    async fn next(&mut self) -> Result<Option<Bytes>, StorageError>;
 }
 
 /// A range of a store at one moment, read once from its start to its end. Dropping it ends

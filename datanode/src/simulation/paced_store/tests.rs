@@ -47,6 +47,14 @@ impl Store for Rows {
         Ok(Box::new(RowsOnce(items.collect())))
     }
 
+    async fn node_snapshot(&self, _: usize) -> Result<Box<dyn StoreNodeSnapshot>, StorageError> {
+        unreachable!("no node joins in these tests")
+    }
+
+    async fn begin_install(&self, _: Incarnation) -> Result<(), StorageError> {
+        unreachable!("no node joins in these tests")
+    }
+
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
         Ok(Vec::new())
     }

@@ -18,7 +18,6 @@ use tierkv_types::{
 
 use super::segment::{
     ClosedSegment, LogFiles, LogPlace, SEGMENT_HEADER_BYTES, Segment, SegmentHeader,
-    in_allocated_space,
 };
 use crate::{StorageError, state::Progress};
 
@@ -246,18 +245,6 @@ impl LogFound {
             older: self.segments,
             offset: self.offset,
         })
-    }
-
-    /// Syncs what an earlier process of this boot may have left unsynced.
-    pub(crate) fn sync(&self, place: &LogPlace) -> Result<(), StorageError> {
-        for ClosedSegment { path, .. } in &self.segments {
-            let file = place.disk.open(path);
-            let file = file.map_err(|error| StorageError::io("open", path, error))?;
-            place
-                .flush(&*file)
-                .map_err(|error| in_allocated_space("sync", path, error))?;
-        }
-        place.flush_names()
     }
 
     fn before(header: &SegmentHeader) -> Self {

@@ -262,6 +262,28 @@ impl LogPlace {
             .map_err(|error| StorageError::io("remove", path, error))
     }
 
+    /// Removes all segments and the spare space, durably.
+    pub(crate) fn remove_all(&self) -> Result<(), StorageError> {
+        self.drop_spare()?;
+        // Newest first, so that after a crash the remaining log ends too early.
+        for number in self.numbers()?.into_iter().rev() {
+            self.remove(&self.path(number))?;
+        }
+        self.flush_names()
+    }
+
+    /// Syncs all segments and their names.
+    pub(crate) fn sync_all(&self) -> Result<(), StorageError> {
+        for number in self.numbers()? {
+            let path = self.path(number);
+            let file = self.disk.open(&path);
+            let file = file.map_err(|error| StorageError::io("open", &path, error))?;
+            self.flush(&*file)
+                .map_err(|error| in_allocated_space("sync", &path, error))?;
+        }
+        self.flush_names()
+    }
+
     /// Makes the names of the log's files durable.
     pub(crate) fn flush_names(&self) -> Result<(), StorageError> {
         self.flush_names_in(&*self.open_names()?)

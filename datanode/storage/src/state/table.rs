@@ -17,6 +17,9 @@ impl Table {
     pub const EPOCHS: Self = Self(1);
     /// The slots that the cluster owns, in one row.
     pub const SLOTS: Self = Self(2);
+    /// One row while a snapshot is being installed in the store. It is no replicated state: no
+    /// record writes it, and no snapshot has it.
+    pub const INSTALLING: Self = Self(254);
 
     /// The table with this number.
     #[must_use]
@@ -43,6 +46,15 @@ pub struct Row {
 }
 
 impl Row {
+    /// The row that marks a store as being installed, or its removal.
+    pub(crate) fn installing(is_installing: bool) -> Self {
+        Self {
+            table: Table::INSTALLING,
+            key: Bytes::new(),
+            value: is_installing.then(Bytes::new),
+        }
+    }
+
     /// Longest key of a row, in bytes; an item key fits.
     pub const MAX_KEY_BYTES: usize = 2_048;
 }

@@ -1,5 +1,6 @@
 //! The conformance suite of stores, which each backend's tests run.
 
+mod node_snapshots;
 mod outcomes;
 mod small_tables;
 mod snapshots;
@@ -43,6 +44,11 @@ pub async fn run(backend: &dyn StoreBackend) {
     snapshots::a_snapshot_counts_what_has_not_expired(backend).await;
     outcomes::outcomes_stay_until_their_requests_are_behind_the_horizon(backend).await;
     outcomes::the_last_outcome_of_a_random_part_counts(backend).await;
+    node_snapshots::a_node_snapshot_is_everything_at_one_moment(backend).await;
+    node_snapshots::a_node_snapshot_keeps_its_moment(backend).await;
+    node_snapshots::an_installed_store_is_the_other_one(backend).await;
+    node_snapshots::an_installation_begins_anew_or_ends_with_nothing(backend).await;
+    node_snapshots::only_the_last_claim_installs(backend).await;
 }
 
 const ME: Incarnation = Incarnation(u64::MAX);

@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
 
-use super::{CheckpointBatch, Store, StoreSnapshot, StoreState};
+use super::{CheckpointBatch, Store, StoreNodeSnapshot, StoreSnapshot, StoreState};
 use crate::{Item, Outcome, ScrubbedRows, StorageError};
 
 /// A wrapper around a store. Each method of [`Store`] calls the inner store unless it is
@@ -26,6 +26,13 @@ pub trait Around: fmt::Debug + Send + Sync + 'static {
 
     async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError> {
         self.inner().snapshot(range).await
+    }
+
+    async fn node_snapshot(
+        &self,
+        piece_bytes: usize,
+    ) -> Result<Box<dyn StoreNodeSnapshot>, StorageError> {
+        self.inner().node_snapshot(piece_bytes).await
     }
 
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
@@ -60,6 +67,10 @@ pub trait Around: fmt::Debug + Send + Sync + 'static {
         self.inner().checkpoint(incarnation, batch).await
     }
 
+    async fn begin_install(&self, incarnation: Incarnation) -> Result<(), StorageError> {
+        self.inner().begin_install(incarnation).await
+    }
+
     async fn close(&self) {
         self.inner().close().await;
     }
@@ -81,6 +92,13 @@ impl<A: Around> Store for Wrapped<A> {
 
     async fn snapshot(&self, range: &ItemRange) -> Result<Box<dyn StoreSnapshot>, StorageError> {
         self.0.snapshot(range).await
+    }
+
+    async fn node_snapshot(
+        &self,
+        piece_bytes: usize,
+    ) -> Result<Box<dyn StoreNodeSnapshot>, StorageError> {
+        self.0.node_snapshot(piece_bytes).await
     }
 
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
@@ -113,6 +131,10 @@ impl<A: Around> Store for Wrapped<A> {
         batch: CheckpointBatch,
     ) -> Result<(), StorageError> {
         self.0.checkpoint(incarnation, batch).await
+    }
+
+    async fn begin_install(&self, incarnation: Incarnation) -> Result<(), StorageError> {
+        self.0.begin_install(incarnation).await
     }
 
     async fn close(&self) {

@@ -4,6 +4,7 @@
 mod content;
 
 use std::{
+    collections::VecDeque,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -12,10 +13,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
 
 use self::content::{Content, Items};
-use super::{CheckpointBatch, OPEN_SNAPSHOTS, Store, StoreSnapshot, StoreState};
+use super::{
+    CheckpointBatch, NODE_SNAPSHOTS, OPEN_SNAPSHOTS, Store, StoreMeta, StoreNodeSnapshot,
+    StoreSnapshot, StoreState,
+};
 use crate::{Item, Outcome, ScrubbedRows, StorageError, locked};
 
 /// An estimate of a row's bytes beside its key and value.
@@ -42,6 +47,8 @@ pub struct MemoryStore {
     is_closed: AtomicBool,
     /// Each open snapshot has a clone.
     snapshots: Arc<()>,
+    /// Each open snapshot of the whole store has a clone.
+    node_snapshots: Arc<()>,
 }
 
 impl MemoryStore {
@@ -52,6 +59,7 @@ impl MemoryStore {
             file: file.clone(),
             is_closed: AtomicBool::new(false),
             snapshots: Arc::new(()),
+            node_snapshots: Arc::new(()),
         }
     }
 
@@ -90,6 +98,22 @@ impl Store for MemoryStore {
         }))
     }
 
+    async fn node_snapshot(
+        &self,
+        piece_bytes: usize,
+    ) -> Result<Box<dyn StoreNodeSnapshot>, StorageError> {
+        let open = Arc::clone(&self.node_snapshots);
+        if Arc::strong_count(&open) > NODE_SNAPSHOTS + 1 {
+            return Err(StorageError::Busy);
+        }
+        let (meta, pieces) = self.with(|content| content.pieces(piece_bytes))?;
+        Ok(Box::new(MemoryNodeSnapshot {
+            meta,
+            pieces,
+            _open: open,
+        }))
+    }
+
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
         self.with(|content| content.outcomes())
     }
@@ -119,16 +143,46 @@ impl Store for MemoryStore {
         incarnation: Incarnation,
         batch: CheckpointBatch,
     ) -> Result<(), StorageError> {
-        match self.with(|content| content.checkpoint(incarnation, batch))? {
-            true => Ok(()),
-            false => Err(StorageError::Superseded {
-                dir: Path::new("memory").to_owned(),
-            }),
-        }
+        let written = self.with(|content| content.checkpoint(incarnation, batch));
+        written.and_then(unless_superseded)
+    }
+
+    async fn begin_install(&self, incarnation: Incarnation) -> Result<(), StorageError> {
+        let begun = self.with(|content| content.begin_install(incarnation));
+        begun.and_then(unless_superseded)
     }
 
     async fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
+    }
+}
+
+/// The result of a write of an incarnation that was the last one to claim the store, or not.
+fn unless_superseded(is_written: bool) -> Result<(), StorageError> {
+    match is_written {
+        true => Ok(()),
+        false => Err(StorageError::Superseded {
+            dir: Path::new("memory").to_owned(),
+        }),
+    }
+}
+
+/// A snapshot of everything, cut into pieces when it was opened.
+#[derive(Debug)]
+struct MemoryNodeSnapshot {
+    meta: StoreMeta,
+    pieces: VecDeque<Bytes>,
+    _open: Arc<()>,
+}
+
+#[async_trait]
+impl StoreNodeSnapshot for MemoryNodeSnapshot {
+    fn meta(&self) -> &StoreMeta {
+        &self.meta
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
+        Ok(self.pieces.pop_front())
     }
 }
 

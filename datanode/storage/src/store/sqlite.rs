@@ -1,6 +1,6 @@
 //! The embedded store: SQLite, one file, one writer and a pool of readers.
 //!
-//! Tables (schema version 5, kept in `user_version`; 64-bit numbers are stored as
+//! Tables (schema version 6, kept in `user_version`; 64-bit numbers are stored as
 //! SQLite's signed ones, bit for bit):
 //!
 //! ```text
@@ -27,16 +27,19 @@
 //! SQLite opens it), `rebuild` (of files without checksums), `wal` (checks the write-ahead
 //! file at a start), `prepare` (all steps before SQLite opens the file), `schema`,
 //! `upgrade` (from schema 3 to 4; `earlier_meta`), `meta`, `state_rows`, `item_row`, `rows`
-//! (with `sizes`), `tombstones`, `outcomes`, `item_pages`, `snapshot`, `examine`.
+//! (with `sizes`), `tombstones`, `outcomes`, `item_pages`, `snapshot`, `spool` and
+//! `node_snapshot` (the whole store), `emptying`, `examine`.
 
 mod connect;
 mod earlier_meta;
+mod emptying;
 mod errors;
 mod examine;
 mod format;
 mod item_pages;
 mod item_row;
 mod meta;
+mod node_snapshot;
 mod outcomes;
 mod prepare;
 mod rebuild;
@@ -44,6 +47,7 @@ mod rows;
 mod schema;
 mod sizes;
 mod snapshot;
+mod spool;
 mod state_rows;
 mod tombstones;
 mod upgrade;
@@ -71,20 +75,24 @@ pub(crate) use self::tests::tamper;
 use self::{
     connect::connect_options,
     errors::failure,
+    node_snapshot::{MAX_HELD_BYTES, SqliteNodeSnapshot},
     snapshot::{ROWS_AHEAD, SqliteSnapshot},
     vfs::{
         registry,
         volume::{PageFormat, Volume},
     },
 };
-use super::{CheckpointBatch, OPEN_SNAPSHOTS, Store, StoreSnapshot, StoreState};
+use super::{
+    CheckpointBatch, NODE_SNAPSHOTS, OPEN_SNAPSHOTS, Store, StoreNodeSnapshot, StoreSnapshot,
+    StoreState,
+};
 use crate::{Disk, Item, Outcome, ScrubbedRows, StorageError, WalSync, locked};
 
 /// Most concurrent reads.
 const READERS: u32 = 8;
-/// Most open snapshots; storage asks for no more.
+/// Most open snapshots, of ranges and of the whole store; storage asks for no more.
 #[allow(clippy::cast_possible_truncation)] // It is a small number.
-const SNAPSHOTS: u32 = OPEN_SNAPSHOTS as u32;
+const SNAPSHOTS: u32 = (OPEN_SNAPSHOTS + NODE_SNAPSHOTS) as u32;
 /// The page cache of a snapshot's connection, which reads most pages once.
 const SNAPSHOT_CACHE_KIB: &str = "-512";
 /// How long a snapshot's connection, with its thread, waits for the next snapshot.
@@ -110,6 +118,8 @@ pub struct SqliteStore {
     writer: SqlitePool,
     /// `None` after close: another process may then use the files.
     volume: Mutex<Option<Arc<Volume>>>,
+    /// Bytes of the write-ahead file over which the copy of a node snapshot is given up.
+    held_bytes: u64,
 }
 
 impl SqliteStore {
@@ -165,6 +175,7 @@ impl SqliteStore {
             snapshots: snapshot_pool(options),
             writer,
             volume: Mutex::new(Some(volume)),
+            held_bytes: MAX_HELD_BYTES,
         })
     }
 
@@ -182,9 +193,7 @@ impl SqliteStore {
         let (meta, rows) = (&batch.meta, &batch.rows);
         let is_ours = meta::write(&self.path, &mut transaction, incarnation, meta, rows);
         if !is_ours.await? {
-            return Err(StorageError::Superseded {
-                dir: self.path.parent().unwrap_or(&self.path).to_owned(),
-            });
+            return Err(self.superseded());
         }
         rows::write(&mut transaction, &batch.changes)
             .await
@@ -197,6 +206,12 @@ impl SqliteStore {
             .await
             .map_err(failed)?;
         transaction.commit().await.map_err(failed)
+    }
+
+    fn superseded(&self) -> StorageError {
+        StorageError::Superseded {
+            dir: self.path.parent().unwrap_or(&self.path).to_owned(),
+        }
     }
 
     /// A connection for a read, once one is free. If no more can be opened because all
@@ -297,6 +312,16 @@ impl Store for SqliteStore {
         Ok(Box::new(opened.await?))
     }
 
+    async fn node_snapshot(
+        &self,
+        piece_bytes: usize,
+    ) -> Result<Box<dyn StoreNodeSnapshot>, StorageError> {
+        let volume = self.volume().ok_or(StorageError::Closed)?;
+        let (path, pool) = (self.path.clone(), &self.snapshots);
+        let opened = SqliteNodeSnapshot::open(path, volume, pool, piece_bytes, self.held_bytes);
+        Ok(Box::new(opened.await?))
+    }
+
     async fn outcomes(&self) -> Result<Vec<(RequestId, Outcome)>, StorageError> {
         let mut connection = self.reader().await?;
         let read = outcomes::read(&self.path, &mut connection).await;
@@ -346,6 +371,22 @@ impl Store for SqliteStore {
             written
         };
         self.written(written.await)
+    }
+
+    async fn begin_install(&self, incarnation: Incarnation) -> Result<(), StorageError> {
+        let failed = |error| failure(&self.path, "empty it", error);
+        let emptied = async {
+            let mut connection = self.writer.acquire().await.map_err(failed)?;
+            let emptied = emptying::empty(&self.path, &mut connection, incarnation).await;
+            match emptied {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // As after a failed checkpoint.
+                Err(_) => connection.close_on_drop(),
+            }
+            emptied.and(Err(self.superseded()))
+        };
+        self.written(emptied.await)
     }
 
     async fn close(&self) {

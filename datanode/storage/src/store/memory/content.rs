@@ -1,12 +1,16 @@
 //! The content of a store in memory, in key order.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use tierkv_types::{Incarnation, ItemKey, ItemRange, RequestId, Version};
 
 use super::super::{CheckpointBatch, StoreMeta, StoreState};
-use crate::{Entry, Item, Outcome, Row, ScrubbedRows, Table};
+use crate::{Entry, Item, Outcome, Row, ScrubbedRows, Table, piece::PieceWriter};
 
 pub(super) type Items = BTreeMap<ItemKey, Item>;
 
@@ -38,15 +42,57 @@ pub(super) fn within<'a>(
 impl Content {
     pub(super) fn claim(&mut self, incarnation: Incarnation) -> StoreState {
         self.incarnation = Some(incarnation);
-        let rows = self.rows.iter().map(|((table, key), value)| Row {
+        StoreState {
+            meta: self.meta.clone(),
+            rows: self.rows().collect(),
+        }
+    }
+
+    fn rows(&self) -> impl Iterator<Item = Row> {
+        self.rows.iter().map(|((table, key), value)| Row {
             table: *table,
             key: key.clone(),
             value: Some(value.clone()),
-        });
-        StoreState {
-            meta: self.meta.clone(),
-            rows: rows.collect(),
+        })
+    }
+
+    /// Removes everything and marks the store as being installed, if `incarnation` may write;
+    /// returns whether it may.
+    pub(super) fn begin_install(&mut self, incarnation: Incarnation) -> bool {
+        if self.incarnation != Some(incarnation) {
+            return false;
         }
+        let Row { table, key, value } = Row::installing(true);
+        *self = Self {
+            incarnation: self.incarnation,
+            rows: BTreeMap::from([((table, key), value.unwrap_or_default())]),
+            ..Self::default()
+        };
+        true
+    }
+
+    /// Everything, in pieces of about `bytes`.
+    pub(super) fn pieces(&self, bytes: usize) -> (StoreMeta, VecDeque<Bytes>) {
+        let mut writer = PieceWriter::new(bytes);
+        let mut pieces = VecDeque::new();
+        let tombstones = self.tombstones.iter();
+        let mut entries: BTreeMap<&ItemKey, Entry> = tombstones
+            .map(|(key, version)| (key, Entry::Tombstone(*version)))
+            .collect();
+        // A value hides the tombstone of its key.
+        let items = self.items.iter();
+        entries.extend(items.map(|(key, item)| (key, Entry::Value(item.clone()))));
+        for (key, entry) in entries {
+            pieces.extend(writer.entry(key.as_bytes(), &entry));
+        }
+        for (id, outcome) in self.outcomes.iter().flatten() {
+            pieces.extend(writer.outcome(id, outcome));
+        }
+        for row in self.rows() {
+            pieces.extend(writer.row(&row));
+        }
+        pieces.extend(writer.end());
+        (self.meta.clone(), pieces)
     }
 
     /// Writes a batch if `incarnation` may write; returns whether it may.

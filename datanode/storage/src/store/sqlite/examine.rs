@@ -7,8 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
-use tierkv_types::Version;
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use super::{
     connect::connect_options,
@@ -16,7 +15,8 @@ use super::{
     errors::{SOME_PAGE, damaged, failure},
     format::{self, Found},
     item_pages::{ItemFormat, ItemPages},
-    meta, outcomes, rebuild, schema, tombstones,
+    meta, outcomes, rebuild, schema,
+    tombstones::TombstonePages,
     vfs::{registry, role::Role, volume::PageFormat},
     wal,
 };
@@ -24,8 +24,6 @@ use crate::{
     Disk, StorageError, WalSync, blocking::blocking, disk::free_ending, store::StoreState,
 };
 
-/// Tombstones per read.
-const PAGE_ROWS: usize = 1_000;
 /// The result of `PRAGMA integrity_check` for a sound file.
 const SOUND: &str = "ok";
 /// Result code of a statement that does not fit the schema: only a damaged schema causes it.
@@ -45,6 +43,13 @@ pub(crate) enum StoreFound {
     },
     /// A start would refuse it, or some keys can't be found in it.
     Damaged(StorageError),
+}
+
+impl StoreFound {
+    /// Whether the installation of a snapshot in it did not end.
+    pub(crate) fn is_installing(&self) -> bool {
+        matches!(self, Self::Usable { state, .. } if state.is_installing())
+    }
 }
 
 /// Reads all of the store in `path`, which must not be open elsewhere.
@@ -205,25 +210,15 @@ async fn deletions(
     connection: &mut SqliteConnection,
     rows: &mut DamagedRows,
 ) -> Result<(), StorageError> {
-    let failed = |error| failure(path, "read tombstones", error);
-    let mut after = Vec::new();
+    let mut pages = TombstonePages::default();
     loop {
-        let page: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT key, version, checksum FROM tombstone WHERE key > ?
-             ORDER BY key LIMIT {PAGE_ROWS}"
-        )))
-        .bind(&after)
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(failed)?;
-        for (key, version, checksum) in &page {
-            let version = Version::from_bits(version.cast_unsigned());
-            let is_sound = *checksum == i64::from(tombstones::checksum(key, version));
-            rows.count(path, "tombstone", key, is_sound);
+        let page = pages.next(connection).await;
+        let page = page.map_err(|error| failure(path, "read tombstones", error))?;
+        if page.is_empty() {
+            return Ok(());
         }
-        match page.into_iter().nth(PAGE_ROWS - 1) {
-            Some((key, ..)) => after = key,
-            None => return Ok(()),
+        for row in &page {
+            rows.count(path, "tombstone", &row.key, row.is_sound);
         }
     }
 }

@@ -107,6 +107,35 @@ pub(super) async fn write(
     Ok(true)
 }
 
+/// Removes the rows of the small tables and resets the store's state to the default one, if
+/// `incarnation` is the writer; returns whether it is. Then writes `rows`. In a transaction.
+///
+/// What is removed is not verified: it may be damaged.
+pub(super) async fn reset(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    incarnation: Incarnation,
+    rows: &[Row],
+) -> Result<bool, StorageError> {
+    let failed = |error| failure(path, "empty it", error);
+    let found: Option<i64> = sqlx::query_scalar("SELECT id FROM meta WHERE incarnation = ?")
+        .bind(incarnation.0.cast_signed())
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if found.is_none() {
+        return Ok(false);
+    }
+    sqlx::query("DELETE FROM state_row")
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?;
+    let mut fresh = Stand::default();
+    state_rows::write(path, connection, rows, &mut fresh.sum).await?;
+    replace(connection, &fresh).await.map_err(failed)?;
+    Ok(true)
+}
+
 /// Writes the verified state of an earlier schema as row of meta and as rows of the small
 /// tables. In a transaction.
 pub(super) async fn upgrade(

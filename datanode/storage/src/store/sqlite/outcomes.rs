@@ -5,33 +5,21 @@
 //! entry replaces earlier ones with the same key, in its row or in rows with lower ids; readers
 //! resolve that.
 //!
-//! A row's `entries` (numbers little-endian), one after the other:
-//!
-//! ```text
-//! bytes
-//!     8  birth of the request id, milliseconds
-//!    16  random part of the request id: the key
-//!     8  version
-//!     4  fingerprint of the request's content
-//!     2  length of the next part; the highest bit is set if numbers follow it
-//!     …  which operations deleted a present key, one bit each, lowest first
-//!     2  how many numbers follow                (only with that bit)
-//!     …  the numbers after increments, signed, eight bytes each
-//! ```
+//! The format of a row's `entries` is that of `state::outcome_list`.
 
 use std::{mem::swap, path::Path};
 
 use sqlx::SqliteConnection;
-use tierkv_types::{RequestId, Version};
+use tierkv_types::RequestId;
 
 use super::errors::{damaged, failure};
-use crate::{Outcome, StorageError, state::Existed};
+use crate::{
+    Outcome, StorageError,
+    state::{decode_outcomes, encode_outcome},
+};
 
 /// Places of outcomes after which a row is closed: a few MB.
 const PLACES_PER_ROW: usize = 1 << 16;
-/// Set in a length if numbers follow; no length is as large.
-const HAS_NUMBERS: u16 = 1 << 15;
-const FIXED_BYTES: usize = 8 + 16 + 8 + 4 + 2;
 
 /// Adds the outcomes since the last checkpoint, and removes rows whose requests were all born
 /// before `horizon`. In a transaction.
@@ -62,6 +50,41 @@ pub(super) async fn write(
     Ok(())
 }
 
+/// The outcomes of the row after `after`, with the row's id; `None` if there are no more rows.
+pub(super) async fn next(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    after: i64,
+) -> Result<Option<(i64, Vec<(RequestId, Outcome)>)>, StorageError> {
+    let row: Option<(i64, i64, Vec<u8>, i64)> = sqlx::query_as(
+        "SELECT id, newest, entries, checksum FROM outcome WHERE id > ? ORDER BY id LIMIT 1",
+    )
+    .bind(after)
+    .fetch_optional(connection)
+    .await
+    .map_err(|error| failure(path, "read the outcomes of requests", error))?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let (id, mut outcomes) = (row.0, Vec::new());
+    verified(path, row, &mut outcomes)?;
+    Ok(Some((id, outcomes)))
+}
+
+/// Appends the outcomes of a row, if its checksum matches.
+fn verified(
+    path: &Path,
+    (id, newest, entries, stored): (i64, i64, Vec<u8>, i64),
+    outcomes: &mut Vec<(RequestId, Outcome)>,
+) -> Result<(), StorageError> {
+    let is_sound = stored == i64::from(checksum(newest.cast_unsigned(), &entries));
+    if !is_sound || decode_outcomes(&entries, outcomes).is_none() {
+        let place = format!("row {id} of outcome");
+        return Err(damaged(path, place, "its checksum does not match"));
+    }
+    Ok(())
+}
+
 /// Takes the outcomes of one row from the front.
 fn row<'a>(rest: &mut &'a [(RequestId, Outcome)]) -> &'a [(RequestId, Outcome)] {
     let mut places = 0;
@@ -86,12 +109,8 @@ pub(super) async fn read(
             .await
             .map_err(|error| failure(path, "read the outcomes of requests", error))?;
     let mut outcomes = Vec::new();
-    for (id, newest, entries, stored) in rows {
-        let is_sound = stored == i64::from(checksum(newest.cast_unsigned(), &entries));
-        if !is_sound || decode(&entries, &mut outcomes).is_none() {
-            let place = format!("row {id} of outcome");
-            return Err(damaged(path, place, "its checksum does not match"));
-        }
+    for row in rows {
+        verified(path, row, &mut outcomes)?;
     }
     // The sort is stable, so the last one of a key is the newest.
     outcomes.sort_by_key(|(id, _)| id.random);
@@ -106,69 +125,11 @@ pub(super) async fn read(
 }
 
 fn encode(outcomes: &[(RequestId, Outcome)]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(outcomes.len() * (FIXED_BYTES + 1));
+    let mut bytes = Vec::new();
     for (id, outcome) in outcomes {
-        let existed = outcome.existed.as_bytes();
-        bytes.extend_from_slice(&id.birth_millis.to_le_bytes());
-        bytes.extend_from_slice(&id.random);
-        bytes.extend_from_slice(&outcome.version.to_bits().to_le_bytes());
-        bytes.extend_from_slice(&outcome.fingerprint.to_le_bytes());
-        // A request has a thousand operations at most.
-        let length = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
-        let flag = if outcome.numbers.is_empty() {
-            0
-        } else {
-            HAS_NUMBERS
-        };
-        bytes.extend_from_slice(&(length(existed.len()) | flag).to_le_bytes());
-        bytes.extend_from_slice(existed);
-        if flag != 0 {
-            bytes.extend_from_slice(&length(outcome.numbers.len()).to_le_bytes());
-            let numbers = outcome
-                .numbers
-                .iter()
-                .flat_map(|number| number.to_le_bytes());
-            bytes.extend(numbers);
-        }
+        encode_outcome(id, outcome, &mut bytes);
     }
     bytes
-}
-
-/// Appends the outcomes in `bytes`; `None` if they are not what [`encode`] writes.
-fn decode(mut bytes: &[u8], outcomes: &mut Vec<(RequestId, Outcome)>) -> Option<()> {
-    while !bytes.is_empty() {
-        let birth_millis = u64::from_le_bytes(take(&mut bytes)?);
-        let random = take(&mut bytes)?;
-        let version = Version::from_bits(u64::from_le_bytes(take(&mut bytes)?));
-        let fingerprint = u32::from_le_bytes(take(&mut bytes)?);
-        let length = u16::from_le_bytes(take(&mut bytes)?);
-        let (existed, rest) = bytes.split_at_checked(usize::from(length & !HAS_NUMBERS))?;
-        bytes = rest;
-        let mut numbers = Vec::new();
-        if length & HAS_NUMBERS != 0 {
-            for _ in 0..u16::from_le_bytes(take(&mut bytes)?) {
-                numbers.push(i64::from_le_bytes(take(&mut bytes)?));
-            }
-        }
-        let id = RequestId {
-            birth_millis,
-            random,
-        };
-        let outcome = Outcome {
-            version,
-            fingerprint,
-            existed: Existed::from_bytes(existed.to_vec()),
-            numbers,
-        };
-        outcomes.push((id, outcome));
-    }
-    Some(())
-}
-
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (array, rest) = bytes.split_first_chunk()?;
-    *bytes = rest;
-    Some(*array)
 }
 
 fn checksum(newest: u64, entries: &[u8]) -> u32 {

@@ -23,7 +23,7 @@ enum Step {
 
 /// The step from each schema version to the next. A released step is never changed; a new one
 /// is added.
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 6] = [
     Step::Sql(
         "
     CREATE TABLE item (
@@ -75,6 +75,9 @@ const STEPS: [Step; 5] = [
     // not do.
     Step::To4,
     // Small tables may have the slots of the cluster, which older releases don't know.
+    Step::Sql(""),
+    // Small tables may have the mark of an installation that did not end. Older releases would use
+    // the part of a state that such a store has.
     Step::Sql(""),
 ];
 

@@ -261,7 +261,7 @@ async fn the_schema_is_the_same_on_every_way() {
             .fetch_one(&mut *connection)
             .await
             .unwrap();
-        assert_eq!(version, 5);
+        assert_eq!(version, 6);
         drop(connection);
         store.close().await;
         schemas.push(schema);

@@ -102,6 +102,23 @@ impl Volume {
         self.path.parent().unwrap_or(&self.path)
     }
 
+    /// The disk on which it is.
+    pub(crate) fn shared_disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
+    /// The bytes of one of its files; 0 if there is none. Blocks.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub(crate) fn bytes_of(&self, role: Role) -> Result<u64, StorageError> {
+        let path = self.path(role);
+        match self.disk.open(&path).and_then(|file| file.size()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            size => size.map_err(|error| StorageError::io("measure", &path, error)),
+        }
+    }
+
     /// The failure that ended all writes, if any.
     pub(crate) fn fatal(&self) -> Option<StorageError> {
         self.faults.fatal().cloned()
