@@ -4,6 +4,9 @@ mod close;
 mod crash;
 mod descriptors;
 mod format;
+mod installation;
+mod node_snapshot;
+mod node_state_model;
 mod race;
 mod repair;
 mod restart;
@@ -21,7 +24,7 @@ use tierkv_types::{
     Change, ChangeKind, Epoch, Index, ItemKey, Payload, Position, Record, RequestId, Version, Write,
 };
 
-use crate::{Disk, Effects, Entry, Item, Outcome, Recovered, Storage, StorageSettings};
+use crate::{Cursor, Disk, Effects, Entry, Item, Outcome, Recovered, Storage, StorageSettings};
 
 /// Waits for what must come soon.
 pub(crate) async fn deadline<T>(wait: impl Future<Output = T>) -> T {

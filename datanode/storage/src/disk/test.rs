@@ -175,6 +175,15 @@ impl TestDisk {
         })
     }
 
+    /// A copy of the disk for another process in the same boot of the machine, with unsynced
+    /// writes, and with all switches reset.
+    #[must_use]
+    pub fn same_boot(&self) -> Self {
+        let copy = self.fork();
+        locked(&copy.state).boot = locked(&self.state).boot;
+        copy
+    }
+
     /// Cuts the power; `seed` decides which unsynced writes survive. Resets all switches.
     #[must_use]
     pub fn crash(&self, seed: u64, tear: Tear) -> Self {
