@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 mod damage;
+mod node_snapshot;
 mod power;
 mod state_rows;
 mod upgrade;
