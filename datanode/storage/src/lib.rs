@@ -18,6 +18,7 @@
 //!   survive restarts: log id, promise, cluster state) and `stored_time` (platform time), both
 //!   in a `small_file` that is replaced as a whole;
 //! - `memory` (the memory tier), [`store`] (the SQL store), `core` (what they share);
+//! - `rejoin` (what a replica and a joining node need of the log);
 //! - `opening` and `recovery` (a start), `checkpoint`, `snapshot` (a consistent read of a
 //!   range), `piece`, `node_snapshot` and `installation` (a whole node's state for another
 //!   node), `repair` (when a start refuses), `scrub`, `tail` (applied records for watchers).
@@ -39,6 +40,7 @@ mod node_state;
 mod opening;
 mod piece;
 mod recovery;
+mod rejoin;
 mod repair;
 mod report;
 mod scrub;

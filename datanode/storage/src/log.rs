@@ -3,7 +3,7 @@
 //! Reading order: `segment` (a file and its header), `scan` (reads the files at a start, cuts
 //! a torn end, refuses damage), `search` (finds sound records after a damaged place), `queue`
 //! (records that wait to be written; the API for callers), `writer` (the one thread that
-//! writes), `reader` (reads records back for tails).
+//! writes), `records` and `reader` (read records back for tails).
 //!
 //! The files are in the directory `log/`. A segment's name is its number in twenty digits and
 //! `.log`. `spare` is the space of the next segment, allocated early, so that a full disk is
@@ -11,6 +11,7 @@
 
 mod queue;
 mod reader;
+mod records;
 mod scan;
 mod search;
 mod segment;

@@ -432,7 +432,11 @@ impl Storage {
     /// `Unknown` if `after` is no applied record, `Trimmed` if the records after it left the
     /// log; failures of the disk.
     pub async fn tail(&self, after: Option<Cursor>) -> Result<Tail, TailError> {
-        Tail::open(Arc::clone(&self.core.tails), after).await
+        let tails = Arc::clone(&self.core.tails);
+        match after {
+            Some(after) => Tail::open(tails, after).await,
+            None => Ok(Tail::at_end(tails)),
+        }
     }
 
     /// Follows the log from `first` on, which must be an applied record of it: the tail returns

@@ -18,6 +18,7 @@ pub(crate) mod tails;
 
 use std::{cmp::Ordering, sync::Arc};
 
+use tierkv_types::Position;
 use tokio::sync::watch;
 
 pub(crate) use self::history::STRETCH_BYTES;
@@ -39,24 +40,36 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// See [`Storage::tail`](crate::Storage::tail).
-    pub(crate) async fn open(shared: Arc<Tails>, after: Option<Cursor>) -> Result<Self, TailError> {
+    /// A tail after the last applied record.
+    pub(crate) fn at_end(shared: Arc<Tails>) -> Self {
         shared.history.join();
-        let mut tail = Self {
+        Self {
             applied: shared.subscribe(),
             cursor: shared.applied(),
             shared,
             spot: None,
-        };
-        if let Some(after) = after {
-            tail.seek(after).await?;
         }
+    }
+
+    /// See [`Storage::tail`](crate::Storage::tail).
+    pub(crate) async fn open(shared: Arc<Tails>, after: Cursor) -> Result<Self, TailError> {
+        let tail = Self::open_after(shared, after.position).await?;
+        match tail.cursor == after {
+            true => Ok(tail),
+            false => Err(TailError::Unknown(after.position)),
+        }
+    }
+
+    /// See [`Storage::tail_after`](crate::Storage::tail_after).
+    pub(crate) async fn open_after(shared: Arc<Tails>, after: Position) -> Result<Self, TailError> {
+        let mut tail = Self::at_end(shared);
+        tail.seek(after).await?;
         Ok(tail)
     }
 
     /// See [`Storage::tail_with`](crate::Storage::tail_with).
     pub(crate) async fn open_with(shared: Arc<Tails>, first: Cursor) -> Result<Self, TailError> {
-        let mut tail = Self::open(shared, None).await?;
+        let mut tail = Self::at_end(shared);
         if first.position.index > tail.cursor.position.index {
             return Err(TailError::Unknown(first.position));
         }
@@ -96,8 +109,11 @@ impl Tail {
             }
             let spot = match self.spot {
                 Some(spot) if spot.last() == self.cursor => spot,
-                _ => self.locate(self.cursor).await?,
+                _ => self.locate(self.cursor.position).await?,
             };
+            if spot.last() != self.cursor {
+                return Err(TailError::Unknown(self.cursor.position));
+            }
             let up_to = self.shared.applied().position.index;
             let read = self
                 .on_disk(move |shared| {
@@ -123,24 +139,25 @@ impl Tail {
     }
 
     /// Seeks to a record that a client names as the last one it received.
-    async fn seek(&mut self, after: Cursor) -> Result<(), TailError> {
-        let last = self.cursor;
-        let (index, found) = (after.position.index, &self.shared.history);
-        let known = match index.cmp(&last.position.index) {
-            Ordering::Greater => return Err(TailError::Unknown(after.position)),
+    async fn seek(&mut self, after: Position) -> Result<(), TailError> {
+        let (last, history) = (self.cursor, &self.shared.history);
+        let known = match after.index.cmp(&last.position.index) {
+            Ordering::Greater => return Err(TailError::Unknown(after)),
             Ordering::Equal => Some(last),
-            Ordering::Less => found.find(index),
+            Ordering::Less => history.find(after.index),
         };
         match known {
-            Some(known) if known != after => return Err(TailError::Unknown(after.position)),
-            Some(_) => {}
-            None => self.spot = Some(self.locate(after).await?),
+            Some(known) if known.position != after => return Err(TailError::Unknown(after)),
+            Some(known) => self.cursor = known,
+            None => {
+                let spot = self.locate(after).await?;
+                (self.cursor, self.spot) = (spot.last(), Some(spot));
+            }
         }
-        self.cursor = after;
         Ok(())
     }
 
-    async fn locate(&self, after: Cursor) -> Result<Spot, TailError> {
+    async fn locate(&self, after: Position) -> Result<Spot, TailError> {
         self.on_disk(move |shared| find(&shared.place, after, &shared.waypoints))
             .await
     }

@@ -6,16 +6,13 @@
 
 use std::{collections::BTreeMap, io::ErrorKind, sync::Mutex};
 
-use bytes::Bytes;
-use tierkv_types::{
-    Index, Record,
-    record::{self, DecodeError, RecordHeader},
-};
+use tierkv_types::{Index, Position, Record};
 
 use super::{
     LogPlace,
+    records::Records,
     scan::open,
-    segment::{SEGMENT_HEADER_BYTES, Segment},
+    segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader},
 };
 use crate::{
     StorageError, locked,
@@ -68,43 +65,37 @@ impl Waypoints {
     }
 }
 
-/// Finds the place of the records after `after`, and checks that `after` is a record of this
-/// log. It must be applied. Blocks.
+/// Finds the place of the records after `after`, and checks that this is a record of the log. It
+/// must be applied. Blocks.
 ///
 /// # Errors
 /// `Trimmed` if the records after it may have left the log, `Unknown` if another record has its
 /// index.
 pub(crate) fn find(
     place: &LogPlace,
-    after: Cursor,
+    after: Position,
     waypoints: &Waypoints,
 ) -> Result<Spot, TailError> {
-    let next = after.position.index.next();
+    let next = after.index.next();
     for number in place.numbers()?.into_iter().rev() {
-        // Segments are removed oldest first: if this one is missing, so are all before it.
+        // It left the log: trimmed, and so are all before it, or cut off its end.
         let Some(segment) = kept(place, number)? else {
-            break;
+            continue;
         };
-        if segment.header.first > next {
+        let header = segment.header;
+        if header.first > next {
             continue;
         }
-        if segment.header.first == next {
-            let before = Cursor {
-                position: segment.header.previous(),
-                version: segment.header.clock,
-            };
-            return match before == after {
-                true => Ok(Spot {
-                    segment: number,
-                    offset: SEGMENT_HEADER_BYTES,
-                    last: after,
-                }),
-                false => Err(TailError::Unknown(after.position)),
-            };
-        }
-        return search(segment, after, waypoints);
+        let spot = match header.first == next {
+            true => Spot::first_of(&header),
+            false => find_index(segment, after.index, waypoints)?,
+        };
+        return match spot.last.position == after {
+            true => Ok(spot),
+            false => Err(TailError::Unknown(after)),
+        };
     }
-    Err(TailError::Trimmed(after.position))
+    Err(TailError::Trimmed(after))
 }
 
 /// Finds the place of a record, and checks that it is in this log. It must be applied. Blocks.
@@ -119,21 +110,14 @@ pub(crate) fn find_record(
     let index = of.position.index;
     for number in place.numbers()?.into_iter().rev() {
         let Some(segment) = kept(place, number)? else {
-            break;
+            continue;
         };
         let header = segment.header;
         if header.first > index {
             continue;
         }
         let spot = match header.first == index {
-            true => Spot {
-                segment: number,
-                offset: SEGMENT_HEADER_BYTES,
-                last: Cursor {
-                    position: header.previous(),
-                    version: header.clock,
-                },
-            },
+            true => Spot::first_of(&header),
             false => find_index(segment, Index(index.0 - 1), waypoints)?,
         };
         // Only checks the record; the tail reads it again.
@@ -149,17 +133,15 @@ pub(crate) fn find_record(
     Err(TailError::Trimmed(of.position))
 }
 
-/// Finds the record of `after` in its segment.
-fn search(segment: Segment, after: Cursor, waypoints: &Waypoints) -> Result<Spot, TailError> {
-    let spot = find_index(segment, after.position.index, waypoints)?;
-    match spot.last == after {
-        true => Ok(spot),
-        false => Err(TailError::Unknown(after.position)),
-    }
-}
-
 /// Finds the place after the record `sought`, which is in this segment.
-fn find_index(segment: Segment, sought: Index, waypoints: &Waypoints) -> Result<Spot, TailError> {
+///
+/// # Errors
+/// `Damaged` if the records up to it are not sound, or the disk's failure.
+fn find_index(
+    segment: Segment,
+    sought: Index,
+    waypoints: &Waypoints,
+) -> Result<Spot, StorageError> {
     let header = segment.header;
     let (mut index, begin) = waypoints
         .before(sought, header.number)
@@ -168,9 +150,9 @@ fn find_index(segment: Segment, sought: Index, waypoints: &Waypoints) -> Result<
     while records.has_next()? {
         let frame = records.frame()?;
         if frame.position.index != index {
-            return Err(records.damaged("another record has its index").into());
+            return Err(records.damaged("another record has its index"));
         }
-        if records.at == 0 {
+        if records.begins_piece() {
             waypoints.note(index, header.number, records.offset());
         }
         records.skip(frame.len);
@@ -186,7 +168,7 @@ fn find_index(segment: Segment, sought: Index, waypoints: &Waypoints) -> Result<
         }
         index = index.next();
     }
-    Err(records.damaged("an applied record is missing").into())
+    Err(records.damaged("a record that was written is missing"))
 }
 
 /// Verifies a finished segment. Returns the numbers of its records and bytes, or `None` if it
@@ -214,7 +196,7 @@ pub(crate) fn verify(place: &LogPlace, number: u64) -> Result<Option<(u64, u64)>
     }
     // Only zeros may follow the last record.
     while records.bring(1)? {
-        let rest = &records.piece[records.at..];
+        let rest = records.rest();
         if let Some(place) = rest.iter().position(|byte| *byte != 0) {
             records.skip(place);
             return Err(records.damaged("there are bytes after the last record"));
@@ -226,6 +208,18 @@ pub(crate) fn verify(place: &LogPlace, number: u64) -> Result<Option<(u64, u64)>
 }
 
 impl Spot {
+    /// The place of a segment's first record.
+    const fn first_of(header: &SegmentHeader) -> Self {
+        Self {
+            segment: header.number,
+            offset: SEGMENT_HEADER_BYTES,
+            last: Cursor {
+                position: header.previous(),
+                version: header.clock,
+            },
+        }
+    }
+
     /// The record before those that are read next.
     pub(crate) const fn last(&self) -> Cursor {
         self.last
@@ -318,108 +312,5 @@ fn kept(place: &LogPlace, number: u64) -> Result<Option<Segment>, StorageError> 
         Ok(segment) => Ok(Some(segment)),
         Err(StorageError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// The records of one segment, read a piece at a time.
-struct Records {
-    segment: Segment,
-    /// The piece's offset in the file.
-    base: u64,
-    piece: Bytes,
-    /// The next record's offset in the piece.
-    at: usize,
-    piece_bytes: usize,
-}
-
-const LENGTH_WORD_BYTES: usize = 4;
-
-impl Records {
-    const fn new(segment: Segment, offset: u64, piece_bytes: usize) -> Self {
-        Self {
-            segment,
-            base: offset,
-            piece: Bytes::new(),
-            at: 0,
-            piece_bytes,
-        }
-    }
-
-    /// Whether there is one more record; makes the piece hold all of it.
-    fn has_next(&mut self) -> Result<bool, StorageError> {
-        // Less than a length word before the file's end is no record.
-        if !self.bring(LENGTH_WORD_BYTES)? {
-            return Ok(false);
-        }
-        match self.length() {
-            Some(0) | None => Ok(false),
-            Some(length) if length > record::MAX_RECORD_BYTES => {
-                Err(self.damaged("a record's length is over the largest possible"))
-            }
-            Some(length) if !self.bring(length)? => {
-                Err(self.damaged("a record is longer than its file"))
-            }
-            Some(_) => Ok(true),
-        }
-    }
-
-    /// Whether the piece holds one more whole record.
-    fn holds_next(&self) -> bool {
-        let left = self.piece.len() - self.at;
-        (self.length()).is_some_and(|length| length > 0 && length <= left)
-    }
-
-    /// The next record's length, if its length word is in the piece.
-    fn length(&self) -> Option<usize> {
-        let word = self.piece[self.at..].first_chunk::<LENGTH_WORD_BYTES>()?;
-        Some(u32::from_le_bytes(*word) as usize)
-    }
-
-    /// Makes the piece hold `bytes` from the next record on; `false` if the file has fewer.
-    fn bring(&mut self, bytes: usize) -> Result<bool, StorageError> {
-        if self.piece.len() - self.at >= bytes {
-            return Ok(true);
-        }
-        let mut piece = vec![0; bytes.max(self.piece_bytes)];
-        let read = self.segment.file.read_at(self.offset(), &mut piece);
-        let path = &self.segment.path;
-        piece.truncate(read.map_err(|error| StorageError::io("read", path, error))?);
-        (self.base, self.piece, self.at) = (self.offset(), piece.into(), 0);
-        Ok(self.piece.len() >= bytes)
-    }
-
-    fn frame(&self) -> Result<RecordHeader, StorageError> {
-        RecordHeader::read(&self.piece[self.at..]).map_err(|error| self.unsound(&error))
-    }
-
-    /// The next record, a slice of the piece, and its length.
-    fn record(&self) -> Result<(Record, usize), StorageError> {
-        record::decode(&self.piece, self.at).map_err(|error| self.unsound(&error))
-    }
-
-    const fn skip(&mut self, length: usize) {
-        self.at += length;
-    }
-
-    const fn offset(&self) -> u64 {
-        self.base + self.at as u64
-    }
-
-    fn unsound(&self, error: &DecodeError) -> StorageError {
-        match error {
-            DecodeError::Newer(found) => StorageError::Newer {
-                file: self.segment.path.clone(),
-                found: (*found).into(),
-                known: record::FORMAT.into(),
-            },
-            // An applied record was once whole, so a torn one is damaged.
-            DecodeError::End | DecodeError::Torn | DecodeError::Damaged(_) => {
-                self.damaged(error.to_string())
-            }
-        }
-    }
-
-    fn damaged(&self, what: impl Into<String>) -> StorageError {
-        StorageError::damaged(&self.segment.path, self.offset(), what)
     }
 }

@@ -189,6 +189,46 @@ async fn a_place_that_is_none_of_this_log_is_refused() {
     storage.close().await.unwrap();
 }
 
+/// A master names the last record of another node by its position.
+#[tokio::test]
+async fn a_tail_begins_after_a_position_alone() {
+    let dir = TempDir::new().unwrap();
+    let disk = TestDisk::default();
+    let storage = keeping(dir.path(), &disk, 16 << 10).await;
+    let mut records = puts(1..=40, 900);
+    records.extend((41..=80).map(|index| put(4, index, "k", 900)));
+    storage.append(records.clone()).unwrap();
+    durable(&storage, Index(80)).await;
+    storage.apply(&records[..70]);
+    for after in (0..=70_usize).rev().chain(0..=70) {
+        let last = after.checked_sub(1).map(|last| Cursor::of(&records[last]));
+        let last = last.unwrap_or_default();
+        let mut tail = storage.tail_after(last.position).await.unwrap();
+        assert_eq!(tail.cursor(), last);
+        assert_eq!(read(&mut tail, 70).await, records[after..70], "{after}");
+    }
+    let at = |epoch, index| Position {
+        epoch: Epoch(epoch),
+        index: Index(index),
+    };
+    for other in [
+        at(1, 41),
+        at(4, 40),
+        at(4, 3),
+        at(2, 70),
+        at(4, 71),
+        at(4, 90),
+        at(1, 0),
+    ] {
+        let refused = storage.tail_after(other).await.unwrap_err();
+        assert!(
+            matches!(refused, TailError::Unknown(position) if position == other),
+            "{refused}"
+        );
+    }
+    storage.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_tail_that_falls_behind_what_the_log_keeps_is_told() {
     let dir = TempDir::new().unwrap();
