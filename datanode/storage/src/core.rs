@@ -94,6 +94,23 @@ impl Core {
         locked(&self.shortage).clone()
     }
 
+    /// Checks that records up to `last` may be applied. [`Core::applying`] is locked, so no
+    /// truncation begins meanwhile.
+    ///
+    /// # Panics
+    /// If the log does not have that record durably, or it is being cut off.
+    pub(crate) fn check_applicable(&self, last: Position) {
+        assert!(
+            last.index <= self.log.applicable(),
+            "I1: record {last} is applied before it is durable, or while it is cut off"
+        );
+        let epoch = self.log.epoch_of(last.index);
+        assert!(
+            epoch.is_none_or(|epoch| epoch == last.epoch),
+            "I3: record {last} is applied, but the log has one of another epoch there"
+        );
+    }
+
     /// Changes a small file. A failure that can't pass fails the whole storage.
     pub(crate) fn change(
         &self,

@@ -121,6 +121,9 @@ pub enum StorageError {
         /// What is missing or does not fit.
         what: String,
     },
+    /// The end of the log is being cut off, which takes a moment. Nothing was done.
+    #[error("the end of the log is being cut off; retry when that is done")]
+    Truncating,
     /// Storage is closing or closed. Nothing was done.
     #[error("storage is closed; retry when the node is back")]
     Closed,
@@ -203,6 +206,7 @@ impl StorageError {
                 | Self::TooManyOpen { .. }
                 | Self::Untidy
                 | Self::UnsoundSnapshot { .. }
+                | Self::Truncating
                 | Self::Busy
         )
     }
@@ -238,6 +242,9 @@ impl StorageError {
                 Error::unavailable("the data node is installing a snapshot; retry")
             }
             Self::Busy => Error::unavailable("the data node's store is busy; retry"),
+            Self::Truncating => {
+                Error::unavailable("the data node cuts off the end of its log; retry")
+            }
             Self::Damaged { .. } | Self::Unrecoverable { .. } => Error::new(
                 Code::DataLoss,
                 "stored data is damaged; see the data node's log and tell an operator",

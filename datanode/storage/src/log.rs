@@ -3,18 +3,23 @@
 //! Reading order: `segment` (a file and its header), `scan` (reads the files at a start, cuts
 //! a torn end, refuses damage), `search` (finds sound records after a damaged place), `queue`
 //! (records that wait to be written; the API for callers), `writer` (the one thread that
-//! writes), `records` and `reader` (read records back for tails).
+//! writes), `spare` (the next segment's space), `retention` (which segments leave), `cut` (cuts
+//! off the end), `records` and `reader` (read records back for tails).
 //!
 //! The files are in the directory `log/`. A segment's name is its number in twenty digits and
 //! `.log`. `spare` is the space of the next segment, allocated early, so that a full disk is
 //! noticed before a record is accepted.
 
+mod batch;
+mod cut;
 mod queue;
 mod reader;
 mod records;
+mod retention;
 mod scan;
 mod search;
 mod segment;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -24,15 +29,16 @@ use std::{
     thread::JoinHandle,
 };
 
-use tierkv_types::{Index, Position, Record};
+use tierkv_types::{Epoch, Index, Position, Record, Version};
 use tokio::sync::watch;
 
-use self::queue::Queue;
-pub use self::queue::Queued;
+use self::queue::{Queue, Truncated};
 #[cfg(any(test, feature = "conformance"))]
 pub(crate) use self::writer::Turn;
+pub use self::{cut::TruncateError, queue::Queued};
 pub(crate) use self::{
     reader::{Spot, Waypoints, find, find_record, verify},
+    retention::{Retention, Rules},
     scan::{LogFound, inspect, salvage, scan},
     search::{FoundBehind, search},
     segment::{LogFiles, LogPlace, SEGMENT_HEADER_BYTES, SegmentHeader, in_allocated_space},
@@ -49,6 +55,7 @@ pub(crate) const LOG_QUEUE_LIMIT_BYTES: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct Log {
     queue: Arc<Queue>,
+    retention: Arc<Retention>,
     durable: watch::Receiver<Position>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -61,16 +68,19 @@ impl Log {
         let progress = Progress {
             position: start.last,
             clock: start.clock,
-            ..Progress::default()
+            epochs: start.epochs.clone(),
         };
-        let segments = start.files.older.len() + 1;
-        let queue = Arc::new(Queue::new(progress, &start.place, segments));
+        let queue = Arc::new(Queue::new(progress, &start.place));
+        let older = start.files.older.iter().map(|segment| segment.header);
+        let segments = older.chain([start.files.active.header]);
+        let retention = Arc::new(Retention::new(segments, start.rules));
         let log = Self {
             queue: Arc::clone(&queue),
+            retention: Arc::clone(&retention),
             durable,
             thread: Mutex::new(None),
         };
-        (log, LogWriter::new(start, queue, publisher))
+        (log, LogWriter::new(start, queue, retention, publisher))
     }
 
     /// Starts the writer's thread.
@@ -98,6 +108,32 @@ impl Log {
 
     pub(crate) fn durable(&self) -> &watch::Receiver<Position> {
         &self.durable
+    }
+
+    pub(crate) fn retention(&self) -> &Retention {
+        &self.retention
+    }
+
+    /// Cuts off every record after this one, whose version is at least `clock`. See `Storage::truncate`.
+    pub(crate) fn truncate(
+        &self,
+        after: Position,
+        clock: Version,
+    ) -> Result<Truncated, TruncateError> {
+        self.queue.truncate(after, clock)
+    }
+
+    /// The last record that may be applied: it is durable, and is not being cut off.
+    pub(crate) fn applicable(&self) -> Index {
+        // In this order: a truncation publishes its end before it is over.
+        let cut_after = self.queue.cut_after();
+        let durable = self.durable.borrow().index;
+        cut_after.map_or(durable, |after| after.min(durable))
+    }
+
+    /// The epoch of a record of the log; `None` if it is unknown.
+    pub(crate) fn epoch_of(&self, index: Index) -> Option<Epoch> {
+        self.queue.epoch_of(index)
     }
 
     /// Lets segments whose records are all at or below `index` be removed.

@@ -50,7 +50,7 @@ impl Storage {
     #[must_use]
     pub fn report(&self) -> StorageReport {
         let core = &*self.core;
-        let segments = core.log.queue().segments();
+        let segments = core.log.retention().segments();
         let stored = locked(&core.stored);
         StorageReport {
             pinned_bytes: core.memory.pinned_bytes(),

@@ -50,22 +50,37 @@ impl Storage {
     ) -> Result<(), StorageError> {
         let place = self.core.log_place.clone();
         let numbers = blocking(move || place.numbers()).await?;
-        // Without the last segment, which is being written.
-        for number in numbers.iter().take(numbers.len().saturating_sub(1)) {
-            let (place, number) = (self.core.log_place.clone(), *number);
-            match blocking(move || verify(&place, number)).await {
+        for number in numbers {
+            match self.verify_segment(number).await {
                 Ok(Some((records, bytes))) => {
                     scrubbed.segments += 1;
                     scrubbed.records += records;
                     pace.wait(bytes).await;
                 }
-                // The segment was removed meanwhile.
                 Ok(None) => {}
                 Err(error @ StorageError::Damaged { .. }) => scrubbed.damage.push(error),
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Verifies a finished segment; `None` if it is written to, or left the log meanwhile.
+    async fn verify_segment(&self, number: u64) -> Result<Option<(u64, u64)>, StorageError> {
+        let retention = self.core.log.retention();
+        loop {
+            // Read first: a truncation that begins later is noticed.
+            let cuts = retention.cuts();
+            if !retention.is_finished(number) {
+                return Ok(None);
+            }
+            let place = self.core.log_place.clone();
+            match blocking(move || verify(&place, number)).await {
+                // The log was cut meanwhile: the segment may be written to again.
+                Err(StorageError::Damaged { .. }) if retention.cuts() != cuts => {}
+                verified => return verified,
+            }
+        }
     }
 
     async fn scrub_store(

@@ -146,6 +146,11 @@ impl Storage {
     }
 
     /// The last record that is durable. The sender is dropped when the log fails or is closed.
+    ///
+    /// It goes back when the log is [truncated](Storage::truncate). As with every watch, a receiver
+    /// may then see only a later record, of another epoch, whose index is not below the last one
+    /// it saw: who counts what is durable compares positions, not indexes alone, and counts anew
+    /// after a truncation.
     #[must_use]
     pub fn durable(&self) -> watch::Receiver<Position> {
         self.core.log.durable().clone()
@@ -257,21 +262,18 @@ impl Storage {
     /// Applies committed records in order: their effects are visible on return.
     ///
     /// # Panics
-    /// If the records don't continue what was applied, or one is not durable in this log.
+    /// If the records don't continue what was applied, or one is not durable in this log, is being
+    /// cut off, or is another one than the log has.
     pub fn apply<R: Borrow<Record> + Clone + Into<Arc<Record>>>(&self, records: &[R]) {
         let Some(last) = records.last() else {
             return;
         };
         let (core, last) = (&*self.core, Cursor::of(last.borrow()));
-        assert!(
-            last.position.index <= core.log.durable().borrow().index,
-            "I1: record {} is applied before it is durable",
-            last.position
-        );
         // Prepared before the lock is taken.
         let followed = core.tails.prepare(records);
         let unstored = {
             let mut applying = locked(&core.applying);
+            core.check_applicable(last.position);
             let before = applying.unstored_places();
             let mut requests = locked(&core.requests);
             for record in records {

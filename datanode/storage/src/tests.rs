@@ -15,6 +15,7 @@ mod scrub;
 mod simulation;
 mod snapshot;
 mod tail;
+mod truncation;
 mod upgrade;
 
 use std::{collections::BTreeMap, future::Future, path::Path, sync::Arc, time::Duration};

@@ -1,33 +1,23 @@
 //! [`Queue`]: the records that wait for the log's thread.
 
 use std::{
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use tierkv_types::{Index, Payload, Record, record};
-use tokio::sync::Notify;
+use tierkv_types::{Epoch, Index, Payload, Position, Record, Version, record};
+use tokio::sync::{Notify, oneshot};
 
 use super::{
     LOG_QUEUE_BYTES, LOG_QUEUE_LIMIT_BYTES,
+    batch::Batch,
+    cut::TruncateError,
     segment::{LogPlace, SEGMENT_HEADER_BYTES},
 };
 use crate::{StorageError, locked, meters, state::Progress};
-
-/// Records to be written together.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    pub(crate) records: Vec<Arc<Record>>,
-    /// Their encoded bytes.
-    bytes: u64,
-}
-
-impl Batch {
-    fn clear(&mut self) {
-        self.records.clear();
-        self.bytes = 0;
-    }
-}
 
 /// Queued records. Dropping it wakes the log's thread, so a caller that queues under a lock
 /// releases the lock first. Never wait for the records while it is alive. As a temporary in the
@@ -50,6 +40,8 @@ pub(crate) enum Work {
     Write,
     /// Remove segments whose records are all at or below this index.
     Release(Index),
+    /// Cut off every record after this one; all up to it are written.
+    Truncate(Position),
     /// Check again whether there is space.
     Retry,
     /// End: everything is written.
@@ -73,8 +65,21 @@ struct State {
     left: u64,
     /// Why there is no next segment: the shortage of space or descriptors.
     shortage: Option<StorageError>,
-    segments: usize,
+    /// The truncation that waits or is carried out. Records are refused until it is done.
+    truncation: Option<Truncation>,
 }
+
+/// A request to cut off every record after one.
+#[derive(Debug)]
+struct Truncation {
+    after: Position,
+    /// At most the version of that record, for a log that does not have it.
+    clock: Version,
+    reply: oneshot::Sender<Result<(), TruncateError>>,
+}
+
+/// The result of a truncation, once there is one; an error if the log has failed.
+pub(crate) type Truncated = oneshot::Receiver<Result<(), TruncateError>>;
 
 /// The accepted records that are not written yet. The thread encodes them, so that callers do
 /// not wait for that.
@@ -85,13 +90,20 @@ pub(crate) struct Queue {
     /// Notified when the queue became shorter, or never will again.
     pub(crate) shorter: Notify,
     record_limit: u64,
+    /// The index after which a truncation under way cuts; [`NO_TRUNCATION`] if there is none.
+    cut_after: AtomicU64,
 }
+
+const NO_TRUNCATION: u64 = u64::MAX;
 
 impl State {
     /// Checks that so many more bytes may be queued.
     fn check_room(&self, bytes: u64) -> Result<(), StorageError> {
         if self.refusing || self.ended {
             return Err(StorageError::Closed);
+        }
+        if self.truncation.is_some() {
+            return Err(StorageError::Truncating);
         }
         let queued = self.pending.bytes;
         if let Some(shortage) = &self.shortage
@@ -109,12 +121,39 @@ impl State {
         Ok(())
     }
 
+    /// Whether the log may be cut after this record, as far as its epochs show.
+    fn check_cut(&self, after: Position) -> Result<(), TruncateError> {
+        if self.refusing || self.ended {
+            return Err(StorageError::Closed.into());
+        }
+        if self.truncation.is_some() {
+            return Err(StorageError::Truncating.into());
+        }
+        let end = self.progress.position;
+        let epoch = match after.index == end.index {
+            true => Some(end.epoch),
+            false => self.progress.epochs.of(after.index),
+        };
+        let is_other = epoch.is_some_and(|epoch| epoch != after.epoch);
+        if after.index > end.index || is_other {
+            return Err(TruncateError::Unknown(after));
+        }
+        Ok(())
+    }
+
     /// The work to do now; moves pending records into `batch`.
     fn work(&mut self, batch: &mut Batch) -> Option<Work> {
         // First: under load there are always records to write, and segments would never be
         // removed.
         if let Some(index) = self.release.take() {
             return Some(Work::Release(index));
+        }
+        if let Some(Truncation { after, .. }) = self.truncation {
+            if self.pending.split_up_to(after.index, batch) {
+                self.writing = batch.bytes;
+                return Some(Work::Write);
+            }
+            return Some(Work::Truncate(after));
         }
         if !self.pending.records.is_empty() {
             std::mem::swap(&mut self.pending, batch);
@@ -126,7 +165,7 @@ impl State {
 }
 
 impl Queue {
-    pub(super) fn new(progress: Progress, place: &LogPlace, segments: usize) -> Self {
+    pub(super) fn new(progress: Progress, place: &LogPlace) -> Self {
         Self {
             state: Mutex::new(State {
                 pending: Batch::default(),
@@ -138,12 +177,13 @@ impl Queue {
                 writing: 0,
                 left: 0,
                 shortage: None,
-                segments,
+                truncation: None,
             }),
             work: Condvar::new(),
             shorter: Notify::new(),
             record_limit: (place.segment_bytes - SEGMENT_HEADER_BYTES)
                 .min(record::MAX_RECORD_BYTES as u64),
+            cut_after: AtomicU64::new(NO_TRUNCATION),
         }
     }
 
@@ -214,13 +254,75 @@ impl Queue {
         state.pending.bytes + state.writing
     }
 
-    pub(crate) fn segments(&self) -> usize {
-        locked(&self.state).segments
-    }
-
     pub(super) fn release(&self, index: Index) {
         locked(&self.state).release = Some(index);
         self.work.notify_one();
+    }
+
+    /// Asks the thread to cut off every record after this one, whose version is at least `clock`.
+    /// Refuses records until that is done.
+    pub(super) fn truncate(
+        &self,
+        after: Position,
+        clock: Version,
+    ) -> Result<Truncated, TruncateError> {
+        let mut state = locked(&self.state);
+        state.check_cut(after)?;
+        let (reply, truncated) = oneshot::channel();
+        state.truncation = Some(Truncation {
+            after,
+            clock,
+            reply,
+        });
+        self.cut_after.store(after.index.0, Ordering::SeqCst);
+        self.work.notify_one();
+        Ok(truncated)
+    }
+
+    /// Where the truncation that waits cuts, if there is one.
+    pub(super) fn truncation(&self) -> Option<Position> {
+        let state = locked(&self.state);
+        state.truncation.as_ref().map(|truncation| truncation.after)
+    }
+
+    /// The log ends at `last` now, a record of version `clock`, 0 if that is unknown: ends the
+    /// truncation.
+    pub(super) fn truncated(&self, last: Position, clock: Version) {
+        let mut state = locked(&self.state);
+        let truncation = state.truncation.take();
+        let least = truncation
+            .as_ref()
+            .map_or(Version::ZERO, |asked| asked.clock);
+        state.pending.clear();
+        (state.progress.position, state.progress.clock) = (last, clock.max(least));
+        state.progress.epochs.truncate(last.index);
+        self.end_truncation(truncation, Ok(()));
+    }
+
+    /// Nothing was cut: ends the truncation with the reason.
+    pub(super) fn refuse_truncation(&self, reason: TruncateError) {
+        let truncation = locked(&self.state).truncation.take();
+        self.end_truncation(truncation, Err(reason));
+    }
+
+    fn end_truncation(&self, truncation: Option<Truncation>, done: Result<(), TruncateError>) {
+        self.cut_after.store(NO_TRUNCATION, Ordering::SeqCst);
+        if let Some(Truncation { reply, .. }) = truncation {
+            // The caller may have stopped waiting.
+            let _ = reply.send(done);
+        }
+        self.shorter.notify_waiters();
+    }
+
+    /// The index after which records are being cut off, if any are.
+    pub(super) fn cut_after(&self) -> Option<Index> {
+        let after = self.cut_after.load(Ordering::SeqCst);
+        (after != NO_TRUNCATION).then_some(Index(after))
+    }
+
+    /// The epoch of a record of the log; `None` if it is unknown.
+    pub(super) fn epoch_of(&self, index: Index) -> Option<Epoch> {
+        locked(&self.state).progress.epochs.of(index)
     }
 
     /// Refuses more records.
@@ -290,17 +392,10 @@ impl Queue {
     }
 
     /// Publishes the thread's progress to callers.
-    pub(super) fn progress(
-        &self,
-        left: u64,
-        shortage: Option<StorageError>,
-        segments: usize,
-        written: bool,
-    ) {
+    pub(super) fn progress(&self, left: u64, shortage: Option<StorageError>, written: bool) {
         let mut state = locked(&self.state);
         state.left = left;
         state.shortage = shortage;
-        state.segments = segments;
         if written {
             state.writing = 0;
         }
@@ -314,7 +409,11 @@ impl Queue {
 
     /// The thread ended: refuses more records.
     pub(super) fn end(&self) {
-        locked(&self.state).ended = true;
+        let mut state = locked(&self.state);
+        state.ended = true;
+        // Its caller gets the failure of the log.
+        drop(state.truncation.take());
+        drop(state);
         self.shorter.notify_waiters();
     }
 }

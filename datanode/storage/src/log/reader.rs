@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Bytes per read in a search.
-const SEARCH_BYTES: usize = 1 << 20;
+pub(super) const SEARCH_BYTES: usize = 1 << 20;
 /// Bytes per read in a verification: they fit the processor's cache.
 const VERIFY_BYTES: usize = 256 << 10;
 /// Bytes between two waypoints of a segment, at least.
@@ -137,7 +137,7 @@ pub(crate) fn find_record(
 ///
 /// # Errors
 /// `Damaged` if the records up to it are not sound, or the disk's failure.
-fn find_index(
+pub(super) fn find_index(
     segment: Segment,
     sought: Index,
     waypoints: &Waypoints,
@@ -209,7 +209,7 @@ pub(crate) fn verify(place: &LogPlace, number: u64) -> Result<Option<(u64, u64)>
 
 impl Spot {
     /// The place of a segment's first record.
-    const fn first_of(header: &SegmentHeader) -> Self {
+    pub(super) const fn first_of(header: &SegmentHeader) -> Self {
         Self {
             segment: header.number,
             offset: SEGMENT_HEADER_BYTES,
@@ -218,6 +218,11 @@ impl Spot {
                 version: header.clock,
             },
         }
+    }
+
+    /// The offset of the records after `last` in their segment.
+    pub(super) const fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// The record before those that are read next.

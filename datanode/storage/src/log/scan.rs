@@ -195,6 +195,7 @@ pub(super) fn open(place: &LogPlace, number: u64) -> Result<Segment, StorageErro
     let mut bytes = [0; HEADER_BYTES];
     let read = file.read_at(0, &mut bytes).map_err(fail("read"))?;
     let header = SegmentHeader::read(&path, &bytes[..read])?;
+    let file = file.into();
     Ok(Segment { path, file, header })
 }
 

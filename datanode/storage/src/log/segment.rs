@@ -59,11 +59,11 @@ pub(crate) struct SegmentHeader {
     pub(crate) clock: Version,
 }
 
-/// One open file of the log.
-#[derive(Debug)]
+/// One open file of the log. Clones share its descriptor.
+#[derive(Clone, Debug)]
 pub(crate) struct Segment {
     pub(crate) path: PathBuf,
-    pub(crate) file: Box<dyn DiskFile>,
+    pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) header: SegmentHeader,
 }
 
@@ -228,6 +228,7 @@ impl LogPlace {
         let ClosedSegment { path, header } = segment;
         let file = self.disk.open(&path);
         let file = file.map_err(|error| StorageError::io("open", &path, error))?;
+        let file = file.into();
         Ok(Segment { path, file, header })
     }
 
@@ -253,6 +254,7 @@ impl LogPlace {
             });
         begun.map_err(|(action, error)| in_allocated_space(action, &path, error))?;
         self.flush_names_in(names)?;
+        let file = file.into();
         Ok(Segment { path, file, header })
     }
 
@@ -289,7 +291,8 @@ impl LogPlace {
         self.flush_names_in(&*self.open_names()?)
     }
 
-    fn flush_names_in(&self, names: &dyn DiskDir) -> Result<(), StorageError> {
+    /// Makes the names of the log's files durable; `names` is their directory, already open.
+    pub(crate) fn flush_names_in(&self, names: &dyn DiskDir) -> Result<(), StorageError> {
         if !self.sync.syncs() {
             return Ok(());
         }

@@ -1,3 +1,5 @@
+mod cut;
+
 use std::{path::Path, time::Duration};
 
 use tierkv_types::{Epoch, LogId, Payload, Version, record};
@@ -25,7 +27,21 @@ fn place(disk: &TestDisk) -> LogPlace {
 
 /// Opens the log, creating it if there is none.
 fn open(disk: &TestDisk) -> (Log, LogFound, Arc<Failure>) {
-    let place = place(disk);
+    open_at(disk, place(disk))
+}
+
+fn open_at(disk: &TestDisk, place: LogPlace) -> (Log, LogFound, Arc<Failure>) {
+    let (log, writer, found, failure) = make(disk, place, Blocking::Threads);
+    log.run(writer).unwrap();
+    (log, found, failure)
+}
+
+/// A log whose writer is not running.
+fn make(
+    disk: &TestDisk,
+    place: LogPlace,
+    blocking: Blocking,
+) -> (Log, LogWriter, LogFound, Arc<Failure>) {
     let found = scan(&place, Index::ZERO).unwrap().unwrap_or_else(|| {
         let header = SegmentHeader {
             log_id: place.log_id,
@@ -41,18 +57,21 @@ fn open(disk: &TestDisk) -> (Log, LogFound, Arc<Failure>) {
     });
     let failure = Arc::new(Failure::new());
     let (log, writer) = Log::new(LogStart {
-        retention: Duration::ZERO,
-        limit_bytes: u64::MAX,
+        rules: Rules {
+            segment_bytes: place.segment_bytes,
+            retention: Duration::ZERO,
+            limit_bytes: u64::MAX,
+        },
+        epochs: found.progress.epochs.clone(),
         files: found.clone().open(&place).unwrap(),
         place,
         last: found.last(),
         clock: found.progress.clock,
         failure: Arc::clone(&failure),
         lock: Arc::from(disk.lock(Path::new("/lock")).unwrap().unwrap()),
-        blocking: Blocking::Threads,
+        blocking,
     });
-    log.run(writer).unwrap();
-    (log, found, failure)
+    (log, writer, found, failure)
 }
 
 fn records(from: u64, to: u64) -> Vec<Arc<Record>> {
@@ -81,7 +100,7 @@ async fn records_come_back_in_order_over_many_segments() {
     assert_eq!(found.last().index, Index(50));
     let epochs: Vec<_> = found.progress.epochs.iter().collect();
     assert_eq!(epochs, [(Epoch(1), Index(1))]);
-    assert!(log.queue().segments() > 3);
+    assert!(log.retention().segments() > 3);
     log.append(records(51, 60)).unwrap();
     written(&log, 60).await;
     drop(log);
@@ -105,11 +124,11 @@ async fn whole_segments_go_once_they_are_released() {
     let (log, ..) = open(&disk);
     log.append(records(1, 50)).unwrap();
     written(&log, 50).await;
-    let before = log.queue().segments();
+    let before = log.retention().segments();
     log.release(Index(30));
     log.append(records(51, 51)).unwrap();
     log.close();
-    let after = log.queue().segments();
+    let after = log.retention().segments();
     assert!(
         after < before && after > 1,
         "{before} segments became {after}"
@@ -286,7 +305,7 @@ async fn a_log_needs_no_more_descriptors_than_it_began_with() {
         written(&log, next + 4).await;
         assert!(disk.open_files() <= began_with);
     }
-    assert!(log.queue().segments() > 10);
+    assert!(log.retention().segments() > 10);
     drop(log);
     assert_eq!(disk.open_files(), 0);
     // As many as a start needs, however many segments there are.

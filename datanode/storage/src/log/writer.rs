@@ -1,10 +1,8 @@
 //! The log's thread: collects queued records, writes them, syncs once, reports them durable.
 
 use std::{
-    collections::VecDeque,
     path::Path,
     sync::Arc,
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -12,11 +10,15 @@ use tierkv_types::{Index, Position, Version, record};
 use tokio::sync::watch;
 
 use super::{
-    queue::{Batch, Queue, Work},
+    batch::Batch,
+    cut::{Cut, TruncateError},
+    queue::{Queue, Work},
+    retention::{Retention, Rules},
     segment::{
-        ClosedSegment, LogFiles, LogPlace, Reserve, SEGMENT_HEADER_BYTES, Segment, SegmentHeader,
-        Spare, in_allocated_space,
+        ClosedSegment, LogFiles, LogPlace, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Spare,
+        in_allocated_space,
     },
+    spare::SpareSpace,
 };
 use crate::{
     StorageError, WalSync,
@@ -24,6 +26,7 @@ use crate::{
     disk::{DiskDir, DiskLock},
     failure::Failure,
     meters::{BATCH_RECORDS, SYNC_SECONDS},
+    state::EpochTable,
 };
 
 /// Pause between retries while space or descriptors are short.
@@ -36,10 +39,10 @@ pub(crate) struct LogStart {
     pub(crate) last: Position,
     /// At least the highest version in the log.
     pub(crate) clock: Version,
-    /// How long records are kept once the store has them, by their versions.
-    pub(crate) retention: Duration,
-    /// Bytes over which they are removed earlier.
-    pub(crate) limit_bytes: u64,
+    /// The first index of each epoch, as far as it is known.
+    pub(crate) epochs: EpochTable,
+    /// When segments leave the log.
+    pub(crate) rules: Rules,
     pub(crate) failure: Arc<Failure>,
     /// Held until the writer is dropped, so that no other process uses the directory before.
     pub(crate) lock: Arc<dyn DiskLock>,
@@ -68,76 +71,56 @@ pub(crate) struct LogWriter {
     publisher: watch::Sender<Position>,
     failure: Arc<Failure>,
     _lock: Arc<dyn DiskLock>,
-    older: VecDeque<ClosedSegment>,
+    /// The segments; the last one is `active`.
+    retention: Arc<Retention>,
     active: Segment,
     offset: u64,
-    spare: Option<Spare>,
-    reserve: Reserve,
-    /// The thread that allocates the next spare; it has the reserve meanwhile.
-    making: Option<JoinHandle<Made>>,
-    /// Why allocating the next spare failed.
-    shortage: Option<StorageError>,
+    spare: SpareSpace,
     /// The last record written, and its version.
     last: Position,
     clock: Version,
     /// The store has everything up to this index.
     released: Index,
-    retention: Duration,
-    limit_bytes: u64,
     /// Time of the first unsynced write; only under `Interval`.
     unsynced: Option<Instant>,
     batch: Batch,
     /// The encoded batch.
     encoded: Vec<u8>,
-    blocking: Blocking,
 }
 
 /// A reused buffer larger than this is freed after a burst.
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
 
-/// The result of the thread that allocates a spare.
-#[derive(Debug)]
-struct Made {
-    spare: Result<Spare, StorageError>,
-    reserve: Reserve,
-}
-
 impl LogWriter {
     pub(super) fn new(
         start: LogStart,
         queue: Arc<Queue>,
+        retention: Arc<Retention>,
         publisher: watch::Sender<Position>,
     ) -> Self {
         let LogFiles {
             names,
-            older,
             active,
             offset,
+            ..
         } = start.files;
-        let reserve = start.place.open_names().ok();
         let writer = Self {
+            spare: SpareSpace::new(start.place.clone(), start.blocking),
             place: start.place,
             names,
             queue,
             publisher,
             failure: start.failure,
             _lock: start.lock,
-            older: older.into(),
+            retention,
             active,
             offset,
-            spare: None,
-            reserve,
-            making: None,
-            shortage: None,
             last: start.last,
             clock: start.clock,
             released: Index::ZERO,
-            retention: start.retention,
-            limit_bytes: start.limit_bytes,
             unsynced: None,
             batch: Batch::default(),
             encoded: Vec::new(),
-            blocking: start.blocking,
         };
         writer.progress(true);
         writer
@@ -183,6 +166,7 @@ impl LogWriter {
                 self.release(index);
                 Ok(())
             }
+            Work::Truncate(after) => self.truncate(after).map(|_| ()),
             Work::Retry => self.sync_if_due().and_then(|()| self.prepare()),
             Work::End => {
                 let ended = self.sync();
@@ -199,8 +183,7 @@ impl LogWriter {
         if let Some(error) = error {
             self.failure.set(error);
         }
-        // The directory must stay locked while this process still creates a file in it.
-        drop(self.making.take().map(JoinHandle::join));
+        self.spare.end();
         self.queue.end();
         Turn::Over
     }
@@ -216,7 +199,9 @@ impl LogWriter {
             if needed > self.place.segment_bytes {
                 self.write(&encoded)?;
                 encoded.clear();
-                self.rotate()?;
+                if !self.rotate()? {
+                    break;
+                }
             }
             record::encode(record, &mut encoded);
             (self.last, self.clock) = (record.position, record.version);
@@ -253,8 +238,7 @@ impl LogWriter {
     /// How long to wait for work at most, until the next retry or sync is due.
     fn patience(&self) -> Option<Duration> {
         let sync = self.unsynced.map(|since| self.sync_in(since));
-        let is_asking = self.shortage.is_some() || self.making.is_some();
-        let retry = is_asking.then_some(SHORTAGE_RETRY);
+        let retry = self.spare.is_awaited().then_some(SHORTAGE_RETRY);
         sync.into_iter().chain(retry).min()
     }
 
@@ -284,10 +268,13 @@ impl LogWriter {
     }
 
     /// Continues in a new segment. The old one is durable before, so that a gap before a later
-    /// segment can only be damage.
-    fn rotate(&mut self) -> Result<(), StorageError> {
+    /// segment can only be damage. Returns `false` if the log was cut instead: the rest of the
+    /// batch is gone.
+    fn rotate(&mut self) -> Result<bool, StorageError> {
         self.sync()?;
-        let spare = self.await_spare()?;
+        let Some(spare) = self.await_spare()? else {
+            return Ok(false);
+        };
         let header = SegmentHeader {
             log_id: self.place.log_id,
             number: self.active.header.number + 1,
@@ -295,39 +282,27 @@ impl LogWriter {
             previous_epoch: self.last.epoch,
             clock: self.clock,
         };
-        let fresh = self.place.begin(spare, header, &*self.names)?;
-        let full = std::mem::replace(&mut self.active, fresh);
-        self.older.push_back(full.close());
-        if self.reserve.is_none() {
-            self.reserve = self.place.open_names().ok();
-        }
+        self.active = self.place.begin(spare, header, &*self.names)?;
+        self.retention.grow(header);
+        self.spare.restore_descriptor();
         self.offset = SEGMENT_HEADER_BYTES;
-        Ok(())
+        Ok(true)
     }
 
     /// The next segment's space. Waits until it can be allocated: accepted records can't be
-    /// refused any more.
-    fn await_spare(&mut self) -> Result<Spare, StorageError> {
+    /// refused any more. `None` if the log was cut meanwhile, at or before its last record: no
+    /// accepted record is left that needs the space.
+    fn await_spare(&mut self) -> Result<Option<Spare>, StorageError> {
         loop {
-            if let Some(spare) = self.spare.take() {
-                return Ok(spare);
-            }
-            let made = match self.making.take() {
-                Some(making) => self.join(making),
-                None => self.place.set_aside(&mut self.reserve),
-            };
-            match made {
-                Ok(spare) => {
-                    self.shortage = None;
-                    return Ok(spare);
-                }
+            match self.spare.take() {
+                Ok(spare) => return Ok(Some(spare)),
                 Err(error) if error.is_shortage() => {
-                    if self.queue.is_closing() {
-                        return Err(error);
-                    }
-                    self.refuse_more(error);
-                    if let Some(index) = self.queue.pause(SHORTAGE_RETRY) {
-                        self.release(index);
+                    self.wait_for_space(error)?;
+                    let after = self.queue.truncation();
+                    if let Some(after) = after.filter(|after| after.index <= self.last.index)
+                        && self.truncate(after)?
+                    {
+                        return Ok(None);
                     }
                 }
                 Err(error) => return Err(error),
@@ -335,76 +310,101 @@ impl LogWriter {
         }
     }
 
-    /// Allocates the next segment's space once the current one is half full, so that a full
-    /// disk, or a lack of descriptors, is noticed before a record depends on it (LOG-SPACE). It
-    /// writes a whole segment, so a separate thread does it, and a later batch collects its result.
-    fn prepare(&mut self) -> Result<(), StorageError> {
-        let is_late = self.offset >= self.place.segment_bytes / 4 * 3;
-        let is_short = self.shortage.is_some();
-        let is_early = self.offset < self.place.segment_bytes / 2 && !is_short;
-        if self.spare.is_some() || (is_early && self.making.is_none()) {
-            return Ok(());
+    /// Refuses more records and waits a while for space. Fails if the log is closing.
+    fn wait_for_space(&mut self, shortage: StorageError) -> Result<(), StorageError> {
+        if self.queue.is_closing() {
+            return Err(shortage);
         }
-        let made = match self.making.take() {
-            // The result must be known before the segment is full.
-            Some(making) if making.is_finished() || is_late => self.join(making),
-            Some(making) => {
-                self.making = Some(making);
-                return Ok(());
-            }
-            // A full disk mostly fails at once, and writers wait for the result.
-            None if is_short || self.blocking == Blocking::Here => {
-                self.place.set_aside(&mut self.reserve)
-            }
-            None => {
-                let (place, mut reserve) = (self.place.clone(), self.reserve.take());
-                let making = std::thread::Builder::new()
-                    .name("tierkv-log-spare".into())
-                    .spawn(move || {
-                        let spare = place.set_aside(&mut reserve);
-                        Made { spare, reserve }
-                    });
-                match making {
-                    Ok(making) => {
-                        self.making = Some(making);
-                        return Ok(());
-                    }
-                    // No thread can be started now: writers wait meanwhile.
-                    Err(_) => self.place.set_aside(&mut self.reserve),
-                }
-            }
-        };
-        match made {
-            Ok(spare) => {
-                self.spare = Some(spare);
-                self.shortage = None;
-                self.progress(false);
-                Ok(())
-            }
-            Err(error) if error.is_shortage() => {
-                self.refuse_more(error);
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn join(&mut self, making: JoinHandle<Made>) -> Result<Spare, StorageError> {
-        match making.join() {
-            Ok(made) => {
-                self.reserve = made.reserve;
-                made.spare
-            }
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    }
-
-    fn refuse_more(&mut self, error: StorageError) {
-        if self.shortage.is_none() {
-            tracing::warn!(%error, "the log can't grow, writes are refused until it can");
-        }
-        self.shortage = Some(error);
+        self.spare.run_short(shortage);
         self.progress(false);
+        if let Some(index) = self.queue.pause(SHORTAGE_RETRY) {
+            self.release(index);
+        }
+        Ok(())
+    }
+
+    /// Allocates the next segment's space, if it is time to.
+    fn prepare(&mut self) -> Result<(), StorageError> {
+        if self.spare.prepare(self.offset)? {
+            self.progress(false);
+        }
+        Ok(())
+    }
+
+    /// Cuts off every record after `after`, durably, and reports it. Returns whether it did;
+    /// otherwise nothing was changed.
+    fn truncate(&mut self, after: Position) -> Result<bool, StorageError> {
+        match self.find_cut(after) {
+            Ok(Some((before, cut))) => self.cut(before, &cut)?,
+            Ok(None) => {}
+            Err(reason) => {
+                self.queue.refuse_truncation(reason);
+                return Ok(false);
+            }
+        }
+        self.progress(true);
+        self.publisher.send_replace(self.last);
+        // Only now: until then, nothing after the cut may be applied.
+        self.queue.truncated(self.last, self.clock);
+        Ok(true)
+    }
+
+    /// Finds the place to cut, and the number of segments before it. `None` if no record is after
+    /// it.
+    fn find_cut(&mut self, after: Position) -> Result<Option<(usize, Cut)>, TruncateError> {
+        if after == self.last {
+            return Ok(None);
+        }
+        let next = after.index.next();
+        let segment = self.retention.segment_of(next);
+        let (before, header) = segment
+            .filter(|_| after.index < self.last.index)
+            .ok_or(TruncateError::Unknown(after))?;
+        if header.number == self.active.header.number {
+            return Ok(Some((before, Cut::find(self.active.clone(), after)?)));
+        }
+        // An older segment is opened again, with the descriptor that is kept for the next one.
+        self.spare.lend_descriptor();
+        let path = self.place.path(header.number);
+        let found = (self.place.open(ClosedSegment { path, header }))
+            .map_err(TruncateError::from)
+            .and_then(|segment| Cut::find(segment, after));
+        if found.is_err() {
+            self.spare.restore_descriptor();
+        }
+        Ok(Some((before, found?)))
+    }
+
+    /// Carries out a cut, in the order that `cut` explains.
+    fn cut(&mut self, before: usize, cut: &Cut) -> Result<(), StorageError> {
+        // Before the files are touched, so that a scrub notices it.
+        let removed = self.retention.cut(before + 1);
+        let written = removed.is_empty().then_some(self.offset);
+        for segment in removed {
+            let path = self.place.path(segment.number);
+            let gone = self.place.disk.remove(&path);
+            gone.map_err(|error| in_allocated_space("remove", &path, error))?;
+        }
+        if written.is_none() {
+            self.place.flush_names_in(&*self.names)?;
+        }
+        cut.clear(&self.place, written)?;
+        self.unsynced = None;
+        tracing::info!(
+            from = %self.last, to = %cut.last.position,
+            "the end of the log was cut off: the cluster's master does not have these records"
+        );
+        (self.last, self.offset) = (cut.last.position, cut.offset);
+        self.clock = cut.last.version;
+        self.active = cut.segment.clone();
+        self.spare.restore_descriptor();
+        while let Err(error) = cut.fill(&self.place) {
+            match error.is_shortage() {
+                true => self.wait_for_space(error)?,
+                false => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// The store has everything up to `index`: removes segments past their retention.
@@ -413,35 +413,22 @@ impl LogWriter {
         self.trim();
     }
 
-    /// Removes segments whose records the store has, oldest first, so that the log has no gaps:
-    /// those whose last record is older than the retention, and more if the log is over its
-    /// limit. The active segment stays.
+    /// Removes segments that may leave the log, oldest first, so that it has no gaps.
     fn trim(&mut self) {
-        while let Some(oldest) = self.older.front() {
-            let next = self.older.get(1);
-            let next = next.map_or(self.active.header, |segment| segment.header);
-            if next.first > self.released.next() {
-                break;
-            }
-            let age = (self.clock.millis()).saturating_sub(next.clock.millis());
-            let is_old = u128::from(age) >= self.retention.as_millis();
-            let bytes = (self.older.len() as u64 + 1) * self.place.segment_bytes;
-            if !is_old && bytes <= self.limit_bytes {
-                break;
-            }
-            if let Err(error) = self.place.remove(&oldest.path) {
+        while let Some(oldest) = self.retention.trim(self.released, self.clock) {
+            if let Err(error) = self.place.remove(&self.place.path(oldest.number)) {
                 // Keeping it loses nothing; the next checkpoint retries.
                 tracing::warn!(%error, "a log segment that is no longer needed could not be removed");
+                self.retention.untrim(oldest);
                 break;
             }
-            self.older.pop_front();
         }
         self.progress(false);
     }
 
     fn progress(&self, written: bool) {
         let left = self.place.segment_bytes.saturating_sub(self.offset);
-        let (shortage, segments) = (self.shortage.clone(), self.older.len() + 1);
-        self.queue.progress(left, shortage, segments, written);
+        let shortage = self.spare.shortage().cloned();
+        self.queue.progress(left, shortage, written);
     }
 }

@@ -58,6 +58,12 @@ impl EpochTable {
         row(epoch, first)
     }
 
+    /// Removes the epochs whose first record is after `last`.
+    pub(crate) fn truncate(&mut self, last: Index) {
+        let kept = self.0.partition_point(|(_, first)| *first <= last);
+        self.0.truncate(kept);
+    }
+
     /// Each epoch with its first index.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Epoch, Index)> {
         self.0.iter().copied()
@@ -91,6 +97,12 @@ fn parse(row: &Row) -> Option<(Epoch, Index)> {
         Epoch(u64::from_be_bytes(epoch)),
         Index(u64::from_be_bytes(first)),
     ))
+}
+
+impl FromIterator<(Epoch, Index)> for EpochTable {
+    fn from_iter<I: IntoIterator<Item = (Epoch, Index)>>(epochs: I) -> Self {
+        Self(epochs.into_iter().collect())
+    }
 }
 
 #[cfg(test)]
