@@ -1,11 +1,12 @@
 //! The crash model: a node lives several lives over a disk that loses what was not synced.
 //!
-//! A life is a script drawn from a seed: appends, applies, checkpoints, reads, restarts. At a
+//! A life is a script drawn from a seed: appends, truncations of what is not committed, applies,
+//! checkpoints, reads, restarts. At a
 //! call to the disk that the seed selects, the power fails; the next life begins with what the
 //! disk kept. All of storage runs over that disk, the store too. After each start and at every
 //! read, the content is compared with a model:
 //!
-//! - I1: every acknowledged record is there, and none that was never appended;
+//! - I1: every acknowledged record is there, and none that was never appended or was cut off;
 //! - I5, I7: every key reads exactly the state of the applied records, however little memory
 //!   keeps;
 //! - I8: every applied request has its outcome, and no other has one;

@@ -8,6 +8,7 @@ use tierkv_types::{OwnedSlots, SLOT_COUNT, SlotRun, SlotTable};
 use super::script::{Broken, Script, Step};
 use crate::{
     EvictionPolicy, Problem, Recovered, Repair, Residence, Storage, StorageError, StorageSettings,
+    TruncateError,
     disk::{Tear, TestDisk},
     tests::*,
 };
@@ -54,6 +55,9 @@ pub(crate) struct Lives {
     /// The last records acknowledged, and applied in this life.
     acknowledged: usize,
     applied: usize,
+    /// The last record that is applied, or that a later one shows as committed: it is never cut
+    /// off.
+    committed: usize,
     /// The keys' state after everything appended, and after everything applied.
     appended_state: Model,
     applied_state: Model,
@@ -101,6 +105,7 @@ impl Lives {
             log: Vec::new(),
             acknowledged: 0,
             applied: 0,
+            committed: 0,
             appended_state: Model::default(),
             applied_state: Model::default(),
             promised: 0,
@@ -130,6 +135,7 @@ impl Lives {
         for _ in 0..STEPS {
             let done = match Script::step(&mut self.random) {
                 Step::Append => self.append(&storage).await?,
+                Step::Truncate => self.truncate(&storage).await?,
                 Step::Apply => {
                     let to = self.random.random_range(self.applied..=self.acknowledged);
                     self.apply(&storage, to);
@@ -205,13 +211,11 @@ impl Lives {
         };
         self.check_recovered(&found)?;
         let survived = usize::try_from(found.last.index.0).unwrap_or(usize::MAX);
-        let gone = self.log.split_off(survived);
-        let gone = gone.iter().filter_map(outcome_of).map(|(id, _)| id);
-        self.lost.extend(gone);
-        self.appended_state = Model::of(&self.log);
+        self.lose_after(survived);
         self.applied = usize::try_from(found.applied.0).unwrap_or(usize::MAX);
         self.applied_state = Model::of(&self.log[..self.applied]);
         self.acknowledged = survived;
+        self.committed = self.applied;
         self.promised = found.promised.0;
         self.epoch = self.epoch.max(self.promised + 1);
         self.apply(&storage, survived);
@@ -322,6 +326,7 @@ impl Lives {
             self.applied_state.apply(record);
         }
         self.applied = to;
+        self.committed = self.committed.max(to);
     }
 
     /// Checks that every key reads the state of the applied records, from memory and store.
@@ -377,7 +382,40 @@ impl Lives {
         Ok(())
     }
 
+    /// The log has lost the records after the first `kept`.
+    fn lose_after(&mut self, kept: usize) {
+        let gone = self.log.split_off(kept);
+        let gone = gone.iter().filter_map(outcome_of).map(|(id, _)| id);
+        self.lost.extend(gone);
+        self.appended_state = Model::of(&self.log);
+    }
+
+    /// Cuts off records that are not committed; the next ones are those of a new master.
+    async fn truncate(&mut self, storage: &Storage) -> Result<Result<(), StorageError>, String> {
+        let to = self.random.random_range(self.committed..=self.log.len());
+        let last = to.checked_sub(1).map(|last| self.log[last].position);
+        let last = last.unwrap_or_default();
+        // What is after it may survive a power cut, and need not.
+        self.acknowledged = self.acknowledged.min(to);
+        match deadline(storage.truncate(last)).await {
+            Ok(()) => {}
+            Err(TruncateError::Storage(error)) => return Ok(Err(error)),
+            Err(unknown) => return Err(unknown.to_string()),
+        }
+        let durable = *storage.durable().borrow();
+        rule!(
+            durable == last,
+            "the log was cut after {last}, and ends at {durable}"
+        );
+        self.lose_after(to);
+        self.epoch += 1;
+        Ok(Ok(()))
+    }
+
     async fn append(&mut self, storage: &Storage) -> Result<Result<(), StorageError>, String> {
+        if self.random.random_bool(0.6) {
+            self.committed = self.acknowledged;
+        }
         let records: Vec<Record> = (0..self.random.random_range(1..5))
             .map(|_| self.record())
             .collect();
@@ -419,8 +457,7 @@ impl Lives {
                 epoch: Epoch(self.epoch),
                 index: Index(index),
             },
-            // The records that this node has acknowledged so far.
-            commit: Index(self.acknowledged as u64),
+            commit: Index(self.committed as u64),
             version,
             payload,
         };

@@ -35,6 +35,8 @@ pub(crate) struct Script {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     Append,
+    /// Cut off records that are not applied, as a new master may demand.
+    Truncate,
     Apply,
     Checkpoint,
     Read,
@@ -72,8 +74,9 @@ impl Script {
     /// The next step of a life.
     pub(crate) fn step(random: &mut StdRng) -> Step {
         match random.random_range(0..100) {
-            0..45 => Step::Append,
-            45..60 => Step::Apply,
+            0..42 => Step::Append,
+            42..48 => Step::Truncate,
+            48..60 => Step::Apply,
             60..78 => Step::Checkpoint,
             78..90 => Step::Read,
             90..93 => Step::Promise,
