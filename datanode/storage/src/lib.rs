@@ -66,7 +66,7 @@ pub use self::{
     error::StorageError,
     installation::Installation,
     item::{Entry, Item, Residence},
-    log::{Queued, TruncateError},
+    log::{LogHold, Queued, TruncateError},
     node_snapshot::NodeSnapshot,
     recovery::Recovered,
     repair::{Finding, GivenUp, Problem, Repair, Repaired},

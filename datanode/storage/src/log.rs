@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use self::queue::{Queue, Truncated};
 #[cfg(any(test, feature = "conformance"))]
 pub(crate) use self::writer::Turn;
-pub use self::{cut::TruncateError, queue::Queued};
+pub use self::{cut::TruncateError, queue::Queued, retention::LogHold};
 pub(crate) use self::{
     reader::{Spot, Waypoints, find, find_record, verify},
     retention::{Retention, Rules},
@@ -134,6 +134,16 @@ impl Log {
     /// The epoch of a record of the log; `None` if it is unknown.
     pub(crate) fn epoch_of(&self, index: Index) -> Option<Epoch> {
         self.queue.epoch_of(index)
+    }
+
+    /// Keeps the records after `from` in the log.
+    pub(crate) fn hold(&self, from: Index) -> LogHold {
+        LogHold::after(from, &self.retention, &self.queue)
+    }
+
+    /// Keeps the records from a version on, after a position at or before the record `up_to`.
+    pub(crate) fn hold_since(&self, since: Version, up_to: Index) -> (LogHold, Position) {
+        LogHold::since(since, up_to, &self.retention, &self.queue)
     }
 
     /// Lets segments whose records are all at or below `index` be removed.

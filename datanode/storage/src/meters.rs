@@ -15,6 +15,8 @@ const REFUSALS: &str = "tierkv_write_refusals_total";
 pub(crate) const EVICTIONS: &str = "tierkv_memory_evictions_total";
 pub(crate) const SYNC_SECONDS: &str = "tierkv_log_sync_seconds";
 pub(crate) const BATCH_RECORDS: &str = "tierkv_log_batch_records";
+/// Holds of joining nodes that were broken because the log had twice its limit.
+pub(crate) const HOLDS_BROKEN: &str = "tierkv_log_holds_broken_total";
 pub(crate) const CHECKPOINT_SECONDS: &str = "tierkv_checkpoint_seconds";
 
 /// Puts all of them on the metrics page, with nothing counted: a rate over a counter that
@@ -33,6 +35,11 @@ pub(crate) fn show() {
     metrics::describe_histogram!(CHECKPOINT_SECONDS, "Time to store a checkpoint.");
     metrics::describe_counter!(EVICTIONS, "Clean entries evicted from memory.");
     metrics::counter!(EVICTIONS).increment(0);
+    metrics::describe_counter!(
+        HOLDS_BROKEN,
+        "Joining nodes that have to start again, because the log had twice its limit."
+    );
+    metrics::counter!(HOLDS_BROKEN).increment(0);
     for name in [SYNC_SECONDS, BATCH_RECORDS, CHECKPOINT_SECONDS] {
         metrics::histogram!(name).record_many(0.0, 0);
     }

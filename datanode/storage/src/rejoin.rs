@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use tierkv_types::Position;
+use tierkv_types::{Index, Position, Version};
 
-use crate::{Storage, StorageError, Tail, TailError, TruncateError, locked};
+use crate::{LogHold, Storage, StorageError, Tail, TailError, TruncateError, locked};
 
 impl Storage {
     /// Cuts off every record after `after`: queued, written and durable ones. On return the cut is
@@ -64,5 +64,35 @@ impl Storage {
     /// the records after it left the log; failures of the disk.
     pub async fn tail_after(&self, after: Position) -> Result<Tail, TailError> {
         Tail::open_after(Arc::clone(&self.core.tails), after).await
+    }
+
+    /// The position before the first record that the log still has.
+    #[must_use]
+    pub fn log_begin(&self) -> Position {
+        self.core.log.retention().begin()
+    }
+
+    /// A position after which the log has all of its records with versions from `since` on, at or
+    /// before the last applied record: up to a segment earlier than necessary. If the log does not
+    /// reach back so far, this is [`Storage::log_begin`]. The records may leave the log at any time:
+    /// see [`Storage::hold_log_since`].
+    #[must_use]
+    pub fn log_since(&self, since: Version) -> Position {
+        let applied = self.core.tails.applied().position.index;
+        self.core.log.retention().since(since, applied)
+    }
+
+    /// Keeps the records after `from` in the log for a joining node, beyond retention and
+    /// `log_limit_bytes`, until the log has twice that many bytes. See [`LogHold`].
+    #[must_use]
+    pub fn hold_log(&self, from: Index) -> LogHold {
+        self.core.log.hold(from)
+    }
+
+    /// [`Storage::log_since`], and a hold on the records after that position.
+    #[must_use]
+    pub fn hold_log_since(&self, since: Version) -> (LogHold, Position) {
+        let applied = self.core.tails.applied().position.index;
+        self.core.log.hold_since(since, applied)
     }
 }

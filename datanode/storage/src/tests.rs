@@ -4,6 +4,7 @@ mod close;
 mod crash;
 mod descriptors;
 mod format;
+mod hold;
 mod installation;
 mod node_snapshot;
 mod node_state_model;

@@ -259,6 +259,12 @@ impl Queue {
         self.work.notify_one();
     }
 
+    /// Lets segments be removed that nothing needs any more.
+    pub(super) fn trim(&self) {
+        locked(&self.state).release.get_or_insert(Index::ZERO);
+        self.work.notify_one();
+    }
+
     /// Asks the thread to cut off every record after this one, whose version is at least `clock`.
     /// Refuses records until that is done.
     pub(super) fn truncate(

@@ -1,14 +1,23 @@
 //! [`Retention`]: the segments that the log has, and which of them may leave it.
 //!
 //! A segment leaves, oldest first, once the store has all its records and they are older than the
-//! retention, or earlier if the log is over its limit.
+//! retention, or earlier if the log is over its limit. A [`LogHold`] keeps segments longer, for a
+//! node that joins the cluster: until the log has twice its limit. Beyond that the hold is broken.
 
-use std::{collections::VecDeque, sync::Mutex, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use tierkv_types::{Index, Version};
+use tierkv_types::{Index, Position, Version};
+use tokio::sync::watch;
 
-use super::segment::SegmentHeader;
-use crate::locked;
+use super::{queue::Queue, segment::SegmentHeader};
+use crate::{locked, meters};
+
+/// The log may have so many times its limit of bytes before a hold is broken.
+const HELD_LIMIT_FACTOR: u64 = 2;
 
 /// The segments of a log, and the rules by which they leave it.
 #[derive(Debug)]
@@ -34,6 +43,50 @@ struct State {
     segments: VecDeque<SegmentHeader>,
     /// How often the log's end was cut.
     cuts: u64,
+    holds: BTreeMap<u64, Hold>,
+    next_hold: u64,
+    /// The log has ended: nothing is kept any more.
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Hold {
+    from: Index,
+    broken: watch::Sender<bool>,
+}
+
+impl Hold {
+    /// Whether it keeps a segment that ends with the record `last`.
+    fn keeps(&self, last: Index) -> bool {
+        self.from < last && !*self.broken.borrow()
+    }
+}
+
+impl State {
+    /// The position before the first record.
+    fn begin(&self) -> Position {
+        self.segments[0].previous()
+    }
+
+    fn since(&self, since: Version, up_to: Index) -> Position {
+        // A segment whose header has no clock was written by an earlier release.
+        let is_before = |header: &&SegmentHeader| {
+            let is_dated = header.clock > Version::ZERO;
+            is_dated && header.clock < since && header.previous().index <= up_to
+        };
+        let found = self.segments.iter().rev().find(is_before);
+        found.map_or_else(|| self.begin(), SegmentHeader::previous)
+    }
+
+    /// Places a hold; returns its id.
+    fn hold(&mut self, from: Index) -> (u64, watch::Receiver<bool>) {
+        let is_broken = self.ended || self.begin().index > from;
+        let (broken, is_broken) = watch::channel(is_broken);
+        let id = self.next_hold;
+        self.next_hold += 1;
+        self.holds.insert(id, Hold { from, broken });
+        (id, is_broken)
+    }
 }
 
 impl Retention {
@@ -43,6 +96,9 @@ impl Retention {
             state: Mutex::new(State {
                 segments: segments.into_iter().collect(),
                 cuts: 0,
+                holds: BTreeMap::new(),
+                next_hold: 0,
+                ended: false,
             }),
             rules,
         }
@@ -51,6 +107,17 @@ impl Retention {
     /// The number of segments.
     pub(crate) fn segments(&self) -> usize {
         locked(&self.state).segments.len()
+    }
+
+    /// The position before the first record that the log has.
+    pub(crate) fn begin(&self) -> Position {
+        locked(&self.state).begin()
+    }
+
+    /// A position, at or before the record `up_to`, after which the log has all its records with
+    /// versions from `since` on. The log's begin if it does not reach back so far.
+    pub(crate) fn since(&self, since: Version, up_to: Index) -> Position {
+        locked(&self.state).since(since, up_to)
     }
 
     /// Whether a segment is complete, so that nothing is written to it unless the log is cut.
@@ -102,11 +169,128 @@ impl Retention {
         if !is_old && bytes <= self.rules.limit_bytes {
             return None;
         }
+        let mut holds = state.holds.values().filter(|hold| hold.keeps(last));
+        let is_held = holds.next().is_some();
+        if is_held && bytes <= self.held_limit_bytes() {
+            return None;
+        }
+        for hold in state.holds.values().filter(|hold| hold.keeps(last)) {
+            hold.broken.send_replace(true);
+            metrics::counter!(meters::HOLDS_BROKEN).increment(1);
+            tracing::warn!(
+                needed_after = %hold.from,
+                log_bytes = bytes,
+                limit_bytes = self.rules.limit_bytes,
+                "a node that joins the cluster needs more of the log than twice wal.max_bytes: \
+                 these records are removed now, and the node must start again; raise \
+                 wal.max_bytes, or find out why the node is slow"
+            );
+        }
         state.segments.pop_front()
     }
 
     /// Puts a segment back whose file could not be removed.
     pub(super) fn untrim(&self, segment: SegmentHeader) {
         locked(&self.state).segments.push_front(segment);
+    }
+
+    /// Bytes of log over which holds are broken.
+    const fn held_limit_bytes(&self) -> u64 {
+        self.rules.limit_bytes.saturating_mul(HELD_LIMIT_FACTOR)
+    }
+
+    /// The log has ended: it keeps nothing for anyone.
+    pub(super) fn end(&self) {
+        let mut state = locked(&self.state);
+        state.ended = true;
+        for hold in state.holds.values() {
+            hold.broken.send_replace(true);
+        }
+    }
+
+    fn advance(&self, id: u64, to: Index) {
+        if let Some(hold) = locked(&self.state).holds.get_mut(&id) {
+            hold.from = hold.from.max(to);
+        }
+    }
+
+    fn drop_hold(&self, id: u64) {
+        locked(&self.state).holds.remove(&id);
+    }
+}
+
+/// Keeps the records after an index in the log, for a node that joins the cluster, although the
+/// log would remove them because of its retention or its limit. Dropping it lets them leave.
+///
+/// It is broken once the log has twice its limit of bytes: the records are removed then, and the
+/// node that needs them must start again. It is broken from the start if some of the records have
+/// left the log already, and when the log ends.
+#[derive(Debug)]
+pub struct LogHold {
+    retention: Arc<Retention>,
+    queue: Arc<Queue>,
+    id: u64,
+    broken: watch::Receiver<bool>,
+}
+
+impl LogHold {
+    pub(super) fn after(from: Index, retention: &Arc<Retention>, queue: &Arc<Queue>) -> Self {
+        let (id, broken) = locked(&retention.state).hold(from);
+        Self::new(id, broken, retention, queue)
+    }
+
+    /// A hold after [`Retention::since`], and that position.
+    pub(super) fn since(
+        since: Version,
+        up_to: Index,
+        retention: &Arc<Retention>,
+        queue: &Arc<Queue>,
+    ) -> (Self, Position) {
+        let (place, (id, broken)) = {
+            let mut state = locked(&retention.state);
+            let place = state.since(since, up_to);
+            (place, state.hold(place.index))
+        };
+        (Self::new(id, broken, retention, queue), place)
+    }
+
+    fn new(
+        id: u64,
+        broken: watch::Receiver<bool>,
+        retention: &Arc<Retention>,
+        queue: &Arc<Queue>,
+    ) -> Self {
+        Self {
+            retention: Arc::clone(retention),
+            queue: Arc::clone(queue),
+            id,
+            broken,
+        }
+    }
+
+    /// Records up to `to` are not needed any more. An earlier index changes nothing. Segments that
+    /// are free now leave the log after the next checkpoint.
+    pub fn advance(&self, to: Index) {
+        self.retention.advance(self.id, to);
+    }
+
+    /// Whether records that it should keep may have left the log.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        *self.broken.borrow()
+    }
+
+    /// Waits until it is broken. Safe to cancel.
+    pub async fn broken(&self) {
+        let mut broken = self.broken.clone();
+        // The sender lives as long as `self`.
+        let _ = broken.wait_for(|is_broken| *is_broken).await;
+    }
+}
+
+impl Drop for LogHold {
+    fn drop(&mut self) {
+        self.retention.drop_hold(self.id);
+        self.queue.trim();
     }
 }

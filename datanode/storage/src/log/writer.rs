@@ -185,6 +185,7 @@ impl LogWriter {
         }
         self.spare.end();
         self.queue.end();
+        self.retention.end();
         Turn::Over
     }
 
