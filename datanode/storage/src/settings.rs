@@ -146,7 +146,8 @@ pub struct StorageSettings {
     /// How long records stay in the log once the store has them, by the cluster clock, so that
     /// watches can resume. Default 10 min.
     pub log_retention: Duration,
-    /// Bytes of log over which records are removed earlier. Default 8 GiB.
+    /// Bytes of log over which records are removed earlier; a [hold](crate::LogHold) keeps them up
+    /// to twice as many. Default 8 GiB.
     pub log_limit_bytes: u64,
     /// When a record counts as durable. Default `Always`.
     pub sync: WalSync,

@@ -1,4 +1,5 @@
 mod cut;
+mod retention;
 
 use std::{path::Path, time::Duration};
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::{
-    Steps, StorageError, TruncateError,
+    RealDisk, Steps, StorageError, TruncateError,
     disk::TestDisk,
     store::{SqliteStore, Store},
 };
@@ -121,6 +121,30 @@ async fn the_log_continues_at_the_cut_and_a_start_finds_only_that() {
         storage.truncate(at(4, 31)).await,
         Err(TruncateError::Storage(StorageError::Closed))
     ));
+}
+
+#[tokio::test]
+async fn a_log_of_real_files_is_cut_in_any_of_its_segments() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let (mut storage, _) = open(dir.path(), RealDisk).await;
+    let mut log = loose_run(1, 1..=100, 900);
+    storage.append(log.clone()).unwrap();
+    // Sixteen records fill a segment: within the active one, at borders, and in older ones.
+    for (epoch, after) in [(2, 99), (3, 96), (4, 96), (5, 80), (6, 41), (7, 1), (8, 0)] {
+        log.truncate(after);
+        let last = position_of(&log, after);
+        deadline(storage.truncate(last)).await.unwrap();
+        let first = after as u64 + 1;
+        let more = loose_run(epoch, first..=first + 3, 900);
+        storage.append(more.clone()).unwrap();
+        log.extend(more);
+        durable(&storage, Index(first + 3)).await;
+        storage.close().await.unwrap();
+        let found;
+        (storage, found) = open(dir.path(), RealDisk).await;
+        assert_eq!(found.tail, shared(&log), "after {after}");
+    }
+    storage.close().await.unwrap();
 }
 
 #[tokio::test]
