@@ -123,8 +123,8 @@ impl Storage {
     ///
     /// # Errors
     /// All records are taken, or none. `Exhausted` if the queue or a record is over its limit,
-    /// `NoSpace` if the disk is full, `NoDescriptors` if no file can be opened, `Closed`, or
-    /// the failure of the log.
+    /// `NoSpace` if the disk is full, `NoDescriptors` if no file can be opened, `Truncating` while
+    /// the end of the log is cut off, `Closed`, or the failure of the log.
     ///
     /// # Panics
     /// If the records don't continue the log: indexes without gaps, epochs that don't fall,

@@ -73,7 +73,7 @@ struct State {
 #[derive(Debug)]
 struct Truncation {
     after: Position,
-    /// At most the version of that record, for a log that does not have it.
+    /// A version not above that record's, for the case that the log does not have its version.
     clock: Version,
     reply: oneshot::Sender<Result<(), TruncateError>>,
 }
