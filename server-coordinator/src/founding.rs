@@ -92,8 +92,11 @@ impl Founding {
         Ok(self.complete(coordination).await?.0)
     }
 
-    /// The platform's id, and whether this founded it.
-    async fn complete(
+    /// As [`Self::ensure`]; returns also whether this founded it, or completed its founding.
+    ///
+    /// # Errors
+    /// As [`Self::ensure`].
+    pub async fn complete(
         &self,
         coordination: &dyn Coordination,
     ) -> Result<(PlatformId, bool), FoundingError> {
@@ -257,10 +260,11 @@ mod tests {
             .await;
         let words = other.unwrap_err().to_string();
         assert!(words.contains("--cluster c1=n1"), "{words}");
-        let same = founding(3, &[("c1", &["n1"])])
-            .carry_out(&*coordination)
-            .await;
-        assert_eq!(same.unwrap(), PlatformId(1));
+        let same = founding(3, &[("c1", &["n1"])]);
+        let completed = same.complete(&*coordination).await.unwrap();
+        assert_eq!(completed, (PlatformId(1), true));
+        let again = same.complete(&*coordination).await.unwrap();
+        assert_eq!(again, (PlatformId(1), false));
     }
 
     #[tokio::test]

@@ -1,13 +1,14 @@
 //! The connection to coordination, and the platform in it.
 
-use std::{fs, future::Future, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, future::Future, path::Path, sync::Arc, time::Duration};
 
 use tierkv_client_coordinator::CoordinationStore;
 use tierkv_coordination::{
     Coordination, CoordinationError, EtcdCoordination, EtcdOptions, Location, Versioned,
-    directory::{self, Platform},
+    directory::{self, Platform, cluster_of_state},
 };
-use tierkv_types::PlatformId;
+use tierkv_protocol::replication::ClusterState;
+use tierkv_types::{ClusterId, NodeId, PlatformId};
 use tokio::time::{sleep, timeout};
 
 use crate::configuration::CoordinationKeys;
@@ -84,6 +85,22 @@ pub(crate) fn platform_id(record: &Versioned) -> Result<PlatformId, Box<dyn std:
     let platform = Platform::decode(&record.value)
         .map_err(|why| format!("the platform's record in coordination can't be read: {why}"))?;
     Ok(platform.id)
+}
+
+/// The members of all clusters; those of a record that can't be read are left out.
+///
+/// # Errors
+/// If the store refuses.
+pub(crate) async fn members_of_all(
+    coordination: &dyn Coordination,
+) -> Result<BTreeMap<ClusterId, Vec<NodeId>>, CoordinationError> {
+    let watched = answered(|| coordination.watch_prefix(directory::CLUSTERS)).await?;
+    let records = watched.current();
+    let members = records.iter().filter_map(|(name, record)| {
+        let members = ClusterState::decode(&record.value).map(|state| state.members);
+        Some((cluster_of_state(name)?, members.unwrap_or_default()))
+    });
+    Ok(members.collect())
 }
 
 /// Waits until coordination can be reached and has the record `key`; logs `notice` at the start of

@@ -1,11 +1,11 @@
 //! The cluster of a data node, checked in coordination before the node starts. With a cluster that
 //! the platform does not have, or that has other members, it would wait for ever, or start and end.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use tierkv_coordination::{
     Coordination, CoordinationError,
-    directory::{self, cluster_of_state, cluster_state},
+    directory::{self, cluster_state},
 };
 use tierkv_protocol::replication::ClusterState;
 use tierkv_types::{ClusterId, NodeId};
@@ -69,7 +69,7 @@ pub(super) async fn check(
     if state.as_ref().is_some_and(|it| it.members.contains(node)) {
         return Ok(());
     }
-    let all = members_of_all(coordination).await?;
+    let all = metadata::members_of_all(coordination).await?;
     let Some(state) = state else {
         let existing: Vec<&str> = all.keys().map(ClusterId::as_str).collect();
         return Err(OwnClusterError::Unknown {
@@ -101,19 +101,6 @@ pub(super) async fn check(
 const FOUNDING_IS_PARTIAL: &str = "the platform is founded in part; waiting for the rest: run \
                                    `tierkv admin init` with the same clusters again if it was \
                                    interrupted";
-
-/// The members of all clusters; those of a record that can't be read are left out.
-async fn members_of_all(
-    coordination: &dyn Coordination,
-) -> Result<BTreeMap<ClusterId, Vec<NodeId>>, CoordinationError> {
-    let watched = metadata::answered(|| coordination.watch_prefix(directory::CLUSTERS)).await?;
-    let records = watched.current();
-    let members = records.iter().filter_map(|(name, record)| {
-        let members = ClusterState::decode(&record.value).map(|state| state.members);
-        Some((cluster_of_state(name)?, members.unwrap_or_default()))
-    });
-    Ok(members.collect())
-}
 
 fn names(nodes: &[NodeId]) -> String {
     let nodes: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();

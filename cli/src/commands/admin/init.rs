@@ -26,6 +26,9 @@ pub(crate) struct InitArguments {
     /// Silence after which a cluster suspects its master, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = DEFAULT_F_MS)]
     failover_ms: u32,
+    /// Succeed also if the platform is founded already, and leave it as it is.
+    #[arg(long)]
+    if_absent: bool,
     /// How to print it.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
@@ -56,7 +59,7 @@ pub(super) fn check_size(cluster: &FoundingCluster) -> Result<(), String> {
     }
 }
 
-/// Founds the platform and prints its id.
+/// Founds the platform and prints what it is.
 pub(crate) async fn run(arguments: InitArguments) -> Outcome {
     let configuration = arguments.metadata.load(Vec::new())?;
     let coordination = metadata::connect(&configuration.coordination).await?;
@@ -66,15 +69,35 @@ pub(crate) async fn run(arguments: InitArguments) -> Outcome {
         clusters: arguments.cluster,
         f_ms: arguments.failover_ms,
     };
-    let platform = founding.carry_out(&*coordination).await?;
+    let (platform, is_new) = match arguments.if_absent {
+        true => founding.complete(&*coordination).await?,
+        false => (founding.carry_out(&*coordination).await?, true),
+    };
+    let clusters = metadata::members_of_all(&*coordination).await?;
     match arguments.output {
-        Output::Json => output::json(&json!({ "platform": platform.to_string() }))?,
+        Output::Json => {
+            let clusters = clusters.iter().map(|(id, nodes)| {
+                let nodes: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
+                json!({ "id": id.as_str(), "nodes": nodes })
+            });
+            output::json(&json!({
+                "platform": platform.to_string(),
+                "founded": is_new,
+                "clusters": clusters.collect::<Vec<_>>(),
+            }))?;
+        }
         Output::Raw => output::line(platform.to_string())?,
-        Output::Table => output::line(format!(
-            "founded platform {platform} with {} clusters; its processes find it at {}",
-            founding.clusters.len(),
-            configuration.coordination.url
-        ))?,
+        Output::Table => {
+            let done = match is_new {
+                true => "founded platform",
+                false => "there is already the platform",
+            };
+            output::line(format!(
+                "{done} {platform} with {} clusters; its processes find it at {}",
+                clusters.len(),
+                configuration.coordination.url
+            ))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
