@@ -1,0 +1,53 @@
+"""Founds the platform once, and adds the clusters that the inventory has got since."""
+
+import json
+from typing import Any
+
+from .host import Remote
+from .inventory import DATA_NODE, Inventory
+from .output import say
+from .problem import Problem
+
+
+def founding_words(inventory: Inventory) -> list[str]:
+    """The clusters, as `tierkv admin init` takes them."""
+    words = []
+    for cluster, nodes in inventory.clusters.items():
+        words += ["--cluster", f"{cluster}={','.join(nodes)}"]
+    return [*words, "--failover-ms", str(inventory.failover_ms)]
+
+
+def found(inventory: Inventory) -> bool:
+    """Founds the platform if it is not; returns whether anything changed."""
+    remote = Remote(inventory.hosts_with(DATA_NODE)[0], inventory)
+    words = ["admin", "init", "--config", remote.layout.admin, "--if-absent"]
+    answer = run(remote, [*words, "--output", "json", *founding_words(inventory)])
+    is_changed = bool(answer["founded"])
+    if is_changed:
+        say("platform", f"founded {inventory.name} with {', '.join(inventory.clusters)}")
+    existing = {cluster["id"]: list(cluster["nodes"]) for cluster in answer["clusters"]}
+    for cluster, nodes in inventory.clusters.items():
+        if cluster not in existing:
+            words = ["admin", "add-cluster", "--config", remote.layout.admin]
+            run(remote, [*words, "--output", "json", f"{cluster}={','.join(nodes)}"])
+            say("platform", f"added the cluster {cluster}; it owns no slots yet")
+            is_changed = True
+        elif sorted(existing[cluster]) != sorted(nodes):
+            raise Problem(
+                f"the cluster {cluster} of the platform has the nodes "
+                f"{', '.join(existing[cluster])}, but the inventory lists {', '.join(nodes)}; "
+                "make the inventory equal to the platform"
+            )
+    for cluster in existing.keys() - inventory.clusters.keys():
+        say("platform", f"it has a cluster {cluster}, which the inventory does not have")
+    return is_changed
+
+
+def run(remote: Remote, words: list[str]) -> dict[str, Any]:
+    """Runs a command of `tierkv admin` that answers in JSON."""
+    ended = remote.tierkv(words)
+    if ended.status != 0:
+        what = " ".join(words[:2])
+        raise Problem(f"host {remote.host.name}: tierkv {what}: {ended.error}")
+    answer: dict[str, Any] = json.loads(ended.output)
+    return answer

@@ -1,0 +1,101 @@
+"""`tierkv-ops start`, `stop` and `restart`."""
+
+from .founding import found
+from .host import Remote, State
+from .inventory import ETCD, Inventory
+from .output import say
+from .problem import Problem
+from .processes import Process, processes_of
+
+UNCHANGED = "unchanged: "
+
+
+def start(inventory: Inventory, processes: list[Process]) -> None:
+    """Starts what does not run, and waits until all of it is ready."""
+    etcd = [process for process in processes if process.role == ETCD]
+    others = [process for process in processes if process.role != ETCD]
+    # The first members of etcd wait for each other.
+    is_changed = start_together(inventory, etcd)
+    if others:
+        is_changed |= found(inventory)
+        # A coordinator is ready once it has a data node to ask.
+        is_changed |= start_together(inventory, others)
+    if not is_changed:
+        say("start", f"nothing to do: {ready_words(len(processes))} already")
+
+
+def ready_words(count: int) -> str:
+    return "the process is ready" if count == 1 else f"all {count} processes are ready"
+
+
+def start_together(inventory: Inventory, processes: list[Process]) -> bool:
+    """Starts processes, then waits for each; returns whether one was started."""
+    started = []
+    for process in processes:
+        if report(process, Remote(process.host, inventory).start(process)):
+            started.append(process)
+    for process in processes:
+        Remote(process.host, inventory).wait_for(process)
+        if process in started:
+            say(process.name, "ready")
+    return bool(started)
+
+
+def stop(inventory: Inventory, processes: list[Process]) -> None:
+    """Stops what runs, the upper tiers first."""
+    is_changed = False
+    for process in reversed(processes):
+        is_changed |= report(process, Remote(process.host, inventory).stop(process))
+    if not is_changed:
+        say("stop", "nothing to do: no process runs")
+
+
+def restart(inventory: Inventory, processes: list[Process], is_forced: bool) -> None:
+    """Restarts processes one after the other; each is ready before the next one is stopped.
+
+    A data node that is master hands over to another member when it gets SIGTERM, and clients use
+    another coordinator while one is away, so that no request is lost where each group has several.
+    """
+    for process in processes:
+        if not is_forced:
+            check_group(inventory, process)
+        remote = Remote(process.host, inventory)
+        report(process, remote.stop(process))
+        report(process, remote.start(process))
+        remote.wait_for(process)
+        say(process.name, "ready")
+
+
+def check_group(inventory: Inventory, process: Process) -> None:
+    """Refuses to stop a process while others that stand in for it are not ready."""
+    group = [
+        other
+        for other in processes_of(inventory)
+        if other.group() == process.group() and other.name != process.name
+    ]
+    missing = [name for name, state in states_of(inventory, group).items() if not state.is_ready]
+    if missing:
+        names = ", ".join(missing)
+        raise Problem(
+            f"{process.name} is not restarted: {names} would have to stand in for it and "
+            f"{'is' if len(missing) == 1 else 'are'} not ready; see `tierkv-ops status`, start "
+            "or repair what is missing, and run the restart again (--force restarts regardless)"
+        )
+
+
+def states_of(inventory: Inventory, processes: list[Process]) -> dict[str, State]:
+    """The states of processes on any hosts."""
+    states: dict[str, State] = {}
+    for host in inventory.hosts:
+        own = [process for process in processes if process.host is host]
+        if own:
+            states |= Remote(host, inventory).states(own)
+    return states
+
+
+def report(process: Process, line: str) -> bool:
+    """Prints what was done; returns whether that changed anything."""
+    if line.startswith(UNCHANGED):
+        return False
+    say(process.name, f"{line.removeprefix('changed: ')} (host {process.host.name})")
+    return True
