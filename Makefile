@@ -55,6 +55,7 @@ cluster: build ## Run a platform of many processes on this machine (CLUSTERS=2 N
 .PHONY: test
 test: ## Run every test, also against real servers
 	ops/deps.sh test
+	python3 -B -m unittest discover --quiet --start-directory ops/tests --top-level-directory ops
 	cargo build --workspace --tests --bin tierkv
 	cargo test --workspace
 
@@ -62,8 +63,8 @@ test: ## Run every test, also against real servers
 verify: ## Check formats, lints, docs, licences and sources; changes nothing
 	ops/deps.sh verify
 	sh -n ops/deps.sh
-	bash -n .ci/run
-	python3 -c 'import ast, sys; [ast.parse(open(path).read(), path) for path in sys.argv[1:]]' ops/*.py tests/outside/*.py
+	for script in .ci/run ops/bootstrap/scripts/*.sh; do bash -n $$script || exit 1; done
+	python3 -c 'import ast, sys; [ast.parse(open(path).read(), path) for path in sys.argv[1:]]' ops/*.py ops/tierkv-ops ops/bootstrap/*.py ops/tests/*.py tests/outside/*.py
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --workspace

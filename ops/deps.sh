@@ -5,8 +5,8 @@
 #   ops/deps.sh cluster  the same, and etcd, which "make cluster" starts on free ports
 #   ops/deps.sh test     the same, the servers that tests and benches start, package lists,
 #                        a browser, a library that sets a server's wall clock, the tool that
-#                        cuts their network lines, and the Python and Node clients of
-#                        tests/outside
+#                        cuts their network lines, the one that verifies units, and the Python
+#                        and Node clients of tests/outside
 #   ops/deps.sh verify   the same as build, and cargo-deny
 #
 # It supports Debian and its derivatives, and runs as root or through sudo. Install the Rust
@@ -23,7 +23,7 @@ POLICY=/usr/sbin/policy-rc.d
 # with libclang.
 BUILD_PACKAGES="build-essential protobuf-compiler libprotobuf-dev libclang-dev curl python3"
 CLUSTER_PACKAGES="etcd-server"
-TEST_PACKAGES="etcd-server redis-server chromium chromium-driver python3-venv libfaketime iproute2"
+TEST_PACKAGES="etcd-server redis-server chromium chromium-driver python3-venv libfaketime iproute2 systemd"
 
 # If node and npm are on the PATH, they are used: Debian's npm conflicts with other packages of
 # nodejs.

@@ -1,0 +1,1 @@
+"""Tests of the bootstrap that need no platform: `python3 -B -m unittest discover -s ops -t ops`."""
