@@ -4,7 +4,7 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader, pipe},
+    io::{self, BufRead, BufReader, pipe},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -43,9 +43,18 @@ pub enum Place {
 ///
 /// # Errors
 /// If the test fails inside, or the system refuses what it should not.
+pub fn enter(test: &str) -> Result<Place, Error> {
+    enter_with(test, &[])
+}
+
+/// As [`enter`]. The test finds copies of these folders at [`copy_of`]: the user that it runs as
+/// there may not read them where they are.
+///
+/// # Errors
+/// As [`enter`].
 // Test programs print for people.
 #[allow(clippy::print_stdout)]
-pub fn enter(test: &str) -> Result<Place, Error> {
+pub fn enter_with(test: &str, folders: &[&Path]) -> Result<Place, Error> {
     if env::var_os(INSIDE_VARIABLE).is_some() {
         return Network::new().map(Place::Inside);
     }
@@ -53,6 +62,9 @@ pub fn enter(test: &str) -> Result<Place, Error> {
     let folder = DataFolder::new("inside")?;
     if let Err(refused) = probe(&folder) {
         return Ok(Place::Refused(refused));
+    }
+    for from in folders {
+        folder.place(from, &name_of(from)?)?;
     }
     let what = || format!("running {test} again");
     let this = env::current_exe().map_err(io_error(what()))?;
@@ -83,6 +95,51 @@ pub fn enter(test: &str) -> Result<Place, Error> {
     }
     Err(Error::FailedInside {
         test: test.to_owned(),
+    })
+}
+
+/// Where the copy of a folder is that [`enter_with`] was called with.
+///
+/// # Errors
+/// If this is no test inside.
+pub fn copy_of(from: &Path) -> Result<PathBuf, Error> {
+    let copies = env::var_os(INSIDE_VARIABLE).and(env::var_os(ROOT_VARIABLE));
+    let outside = || {
+        let outside = io::Error::other("this test does not run inside; call `enter_with` first");
+        io_error(format!("finding the copy of {}", from.display()))(outside)
+    };
+    Ok(PathBuf::from(copies.ok_or_else(outside)?).join(name_of(from)?))
+}
+
+/// Covers `/run` with an empty folder, for this test and its processes alone: the namespaces that
+/// `ip netns add` makes are listed there, so that no other process of the machine has them.
+///
+/// # Errors
+/// If this is no test inside, or the system refuses.
+pub fn cover_run() -> Result<(), Error> {
+    let what = "covering /run";
+    if env::var_os(INSIDE_VARIABLE).is_none() {
+        let outside = io::Error::other("this test does not run inside; call `enter` first");
+        return Err(io_error(what)(outside));
+    }
+    let words = ["-t", "tmpfs", "tmpfs", "/run"];
+    let output = Command::new("mount").args(words).output();
+    let output = output.map_err(io_error(what))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+            Err(io_error(what)(io::Error::other(printed)))
+        }
+    }
+}
+
+/// The last part of a folder's path.
+fn name_of(folder: &Path) -> Result<PathBuf, Error> {
+    let name = folder.file_name().map(PathBuf::from);
+    name.ok_or_else(|| {
+        let nameless = io::Error::other("it ends without a name");
+        io_error(format!("copying {}", folder.display()))(nameless)
     })
 }
 

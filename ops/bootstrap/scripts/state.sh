@@ -4,6 +4,17 @@
 # STATE is running, stopped, or systemd's word for another one.
 ticks=$(getconf CLK_TCK)
 
+# Whether a file was written after the start of a process.
+is_newer() {
+    local file=$1 supervisor=$2 handle=$3 start
+    if [ "$supervisor" = none ]; then
+        [ "$file" -nt "$handle" ]
+        return
+    fi
+    start=$(systemctl show --property ExecMainStartTimestamp --value "$handle")
+    [ "$(stat --format %Y "$file" 2>/dev/null || echo 0)" -gt "$(date --date "$start" +%s)" ]
+}
+
 while read -r name supervisor handle configuration program address port path; do
     if ! pid=$(running "$supervisor" "$handle") || ! found=$(look_at "$pid"); then
         state=stopped
@@ -20,9 +31,8 @@ while read -r name supervisor handle configuration program address port path; do
     if is_ready "$address" "$port" "$path"; then ready=yes; fi
     # Another build is installed, or the configuration changed after the start.
     outdated=no
-    changed=$(stat --format %Y "$configuration" 2>/dev/null || echo 0)
     if [ "$(readlink "/proc/$pid/exe")" != "$(readlink --canonicalize "$program")" ] ||
-        [ "$changed" -gt "$(($(date +%s) - age + 1))" ]; then
+        is_newer "$configuration" "$supervisor" "$handle"; then
         outdated=yes
     fi
     echo "$name running $pid $age $ready $outdated"
