@@ -1,15 +1,32 @@
 # await.sh SECONDS SUPERVISOR HANDLE LOG ADDRESS PORT PATH: waits until a process is ready.
 seconds=$1 supervisor=$2 handle=$3 log=$4
 shift 4
+
+# After so many failures, systemd starts it in vain.
+readonly MOST_FAILURES=3
+
+# Fails with the end of the process's output.
+give_up() {
+    fail "$1; the end of its output:
+$(last_words "$supervisor" "$handle" "$log")"
+}
+
+# Ends the wait if the process has failed.
+check() {
+    local failures
+    if [ "$supervisor" = none ]; then
+        living "$handle" >/dev/null || give_up "it ended"
+        return
+    fi
+    failures=$(systemctl show --property NRestarts --value "$handle")
+    if [ "$failures" -ge "$MOST_FAILURES" ]; then
+        give_up "it failed $failures times"
+    fi
+}
+
 deadline=$((SECONDS + seconds))
 until is_ready "$@"; do
-    if [ "$supervisor" = none ] && ! living "$handle" >/dev/null; then
-        fail "it ended; the end of its output:
-$(last_words "$supervisor" "$handle" "$log")"
-    fi
-    if [ "$SECONDS" -ge "$deadline" ]; then
-        fail "it is not ready after $seconds s; the end of its output:
-$(last_words "$supervisor" "$handle" "$log")"
-    fi
+    check
+    [ "$SECONDS" -lt "$deadline" ] || give_up "it is not ready after $seconds s"
     sleep "$PAUSE"
 done
