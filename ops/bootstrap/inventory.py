@@ -249,7 +249,10 @@ def host_of(
     address = table.text("address")
     try:
         if address and ipaddress.ip_address(address).is_unspecified:
-            table.problem("address", f"{address} is no host's; the others connect to this address")
+            table.problem(
+                "address",
+                f"{address} is not the address of one host; write the one that others connect to",
+            )
     except ValueError:
         table.problem("address", f"{address!r} is not an IP address, as 10.0.0.11")
     reach = table.text("reach", "local")

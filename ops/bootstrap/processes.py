@@ -98,7 +98,7 @@ def chosen(
     ]
     if not found:
         names = ", ".join(process.name for process in processes)
-        raise Problem(f"no process of the inventory is meant; its processes are {names}")
+        raise Problem(f"no process has all of these; the inventory's processes are {names}")
     return found
 
 

@@ -44,7 +44,7 @@ class Processes(unittest.TestCase):
         self.assertEqual(len(chosen(processes, None, "data-node", None)), 3)
         with self.assertRaisesRegex(Problem, "no host delta; it has alpha, beta, gamma"):
             chosen(processes, "delta", None, None)
-        with self.assertRaisesRegex(Problem, "its processes are etcd-alpha"):
+        with self.assertRaisesRegex(Problem, "processes are etcd-alpha"):
             chosen(processes, "alpha", None, "n3")
 
     def test_the_founding_has_all_nodes_of_a_cluster(self) -> None:

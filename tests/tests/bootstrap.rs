@@ -9,7 +9,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, OpenOptions},
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{
@@ -72,14 +73,17 @@ impl Bootstrap {
         printed
     }
 
+    /// What `status` reports of each process, from the lowest tier up.
+    async fn report(&self) -> Vec<Value> {
+        let (_, printed) = self.run(&["status", "--output", "json"]).await;
+        let mut report: Value = serde_json::from_str(&printed).unwrap();
+        serde_json::from_value(report["processes"].take()).unwrap()
+    }
+
     /// By process: what `status` reports.
     async fn states(&self) -> BTreeMap<String, Value> {
-        let (_, printed) = self.run(&["status", "--output", "json"]).await;
-        let report: Value = serde_json::from_str(&printed).unwrap();
-        let processes = report["processes"].as_array().unwrap().iter();
-        processes
-            .map(|it| (it["name"].as_str().unwrap().to_owned(), it.clone()))
-            .collect()
+        let processes = self.report().await;
+        processes.into_iter().map(|it| (name_of(&it), it)).collect()
     }
 
     /// By process: its id; all run, are ready and up to date.
@@ -97,12 +101,23 @@ impl Bootstrap {
         pids.collect()
     }
 
+    /// The processes that run an earlier build or configuration.
+    async fn outdated(&self) -> Vec<String> {
+        let processes = self.report().await.into_iter();
+        let outdated = processes.filter(|it| it["outdated"] == true);
+        outdated.map(|it| name_of(&it)).collect()
+    }
+
     /// Replaces a part of the inventory.
     fn change(&self, old: &str, new: &str) {
         let text = fs::read_to_string(&self.inventory).unwrap();
         assert!(text.contains(old), "no {old} in {text}");
         fs::write(&self.inventory, text.replacen(old, new, 1)).unwrap();
     }
+}
+
+fn name_of(process: &Value) -> String {
+    process["name"].as_str().unwrap().to_owned()
 }
 
 /// Runs the commands of the operations guide that make the namespaces.
@@ -180,14 +195,22 @@ async fn live(bootstrap: &Bootstrap) {
     for number in 0..KEYS {
         client.put(key(number), key(number)).await.unwrap();
     }
+    another_build_is_installed(bootstrap).await;
     let is_over = Arc::new(AtomicBool::new(false));
     let putting = keep_putting(client.clone(), KEYS, Arc::clone(&is_over));
-    bootstrap.done(&["restart"]).await;
+    let restarted = bootstrap.done(&["restart"]).await;
+    one_after_the_other(&restarted);
     is_over.store(true, Ordering::Relaxed);
     let keys = putting.await.unwrap();
     assert!(keys - KEYS >= LEAST_MEANWHILE, "{keys}");
     let after = bootstrap.pids(&PROCESSES).await;
     assert!(before.iter().all(|(name, pid)| after[name] != *pid));
+    let programs = after.values().map(|pid| {
+        let link = format!("/proc/{pid}/exe");
+        fs::read_link(link).unwrap()
+    });
+    let programs: BTreeSet<PathBuf> = programs.collect();
+    assert_eq!(programs.len(), 2, "etcd and one build: {programs:?}");
     read_back(&client, keys).await;
 
     what_is_missing_is_noticed_and_started(bootstrap, after).await;
@@ -202,6 +225,35 @@ async fn live(bootstrap: &Bootstrap) {
     bootstrap.done(&["start"]).await;
     read_back(&connect().await, keys).await;
     bootstrap.done(&["stop"]).await;
+}
+
+/// Each process is ready again before the next one stops.
+fn one_after_the_other(restarted: &str) {
+    let steps = ["stopped", "started", "ready"];
+    let expected = PROCESSES
+        .iter()
+        .flat_map(|name| steps.map(|step| format!("{name}: {step}")));
+    let lines: Vec<&str> = restarted.lines().collect();
+    assert_eq!(lines.len(), PROCESSES.len() * steps.len(), "{restarted}");
+    for (line, step) in lines.into_iter().zip(expected) {
+        assert!(line.starts_with(&step), "{line}, not {step}");
+    }
+}
+
+/// A build with the same version replaces the installed one; processes run as before.
+async fn another_build_is_installed(bootstrap: &Bootstrap) {
+    let old = binary::tierkv().path.canonicalize().unwrap();
+    let new = bootstrap.inventory.with_file_name("another-build");
+    fs::copy(&old, &new).unwrap();
+    // What follows the sections of a program is not read.
+    let mut file = OpenOptions::new().append(true).open(&new).unwrap();
+    file.write_all(b"another build").unwrap();
+    drop(file);
+    bootstrap.change(&old.display().to_string(), &new.display().to_string());
+    let installed = bootstrap.done(&["install"]).await;
+    let still = installed.matches("still runs as before").count();
+    assert_eq!(still, PROCESSES.len() - 1, "{installed}");
+    assert_eq!(bootstrap.outdated().await, PROCESSES[1..]);
 }
 
 /// A killed process is started again, alone; without it, the one that it stands in for is not
@@ -244,10 +296,7 @@ async fn a_cluster_and_a_setting_are_added(bootstrap: &Bootstrap) {
     let installed = bootstrap.done(&["install"]).await;
     assert!(installed.contains("/s-r1.toml"), "{installed}");
     assert!(!installed.contains("/n1.toml"), "{installed}");
-    let states = bootstrap.states().await;
-    let outdated = states.values().filter(|state| state["outdated"] == true);
-    let outdated: Vec<_> = outdated.map(|state| state["name"].as_str()).collect();
-    assert_eq!(outdated, [Some("s-r1"), Some("s-r2")]);
+    assert_eq!(bootstrap.outdated().await, ["s-r1", "s-r2"]);
     let started = bootstrap.done(&["start"]).await;
     assert!(started.contains("added the cluster c3"), "{started}");
     let restarted = bootstrap
