@@ -19,7 +19,7 @@ def founding_words(inventory: Inventory) -> list[str]:
 
 def found(inventory: Inventory) -> bool:
     """Founds the platform if it is not; returns whether anything changed."""
-    remote = Remote(inventory.hosts_with(DATA_NODE)[0], inventory)
+    remote = reachable(inventory)
     words = ["admin", "init", "--config", remote.layout.admin, "--if-absent"]
     answer = run(remote, [*words, "--output", "json", *founding_words(inventory)])
     is_changed = bool(answer["founded"])
@@ -41,6 +41,16 @@ def found(inventory: Inventory) -> bool:
     for cluster in existing.keys() - inventory.clusters.keys():
         say("platform", f"it has a cluster {cluster}, which the inventory does not have")
     return is_changed
+
+
+def reachable(inventory: Inventory) -> Remote:
+    """A host that has the binary, and can be reached."""
+    remotes = [Remote(host, inventory) for host in inventory.hosts_with(DATA_NODE)]
+    for remote in remotes:
+        if remote.is_reachable():
+            return remote
+    names = ", ".join(remote.host.name for remote in remotes)
+    raise Problem(f"no host with a data node can be reached ({names}); see that one is up")
 
 
 def run(remote: Remote, words: list[str]) -> dict[str, Any]:

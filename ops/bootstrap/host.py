@@ -70,6 +70,14 @@ class Remote:
             raise Problem(f"{where}: {ended.error or f'{name}.sh ended with {ended.status}'}")
         return ended.output.splitlines()
 
+    def is_reachable(self) -> bool:
+        try:
+            return (
+                reach.run(self.host.name, self.host.reach, ["true"], b"", STEP_SECONDS).status == 0
+            )
+        except Problem:
+            return False
+
     def prepare(self, needs_etcd: bool) -> list[str]:
         words = [self.inventory.user, self.host.supervisor, "yes" if needs_etcd else "no"]
         return changes(self.script("prepare", words, seconds=SLOW_STEP_SECONDS))

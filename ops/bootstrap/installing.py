@@ -4,6 +4,7 @@ from .build import Build
 from .host import Entry, Remote
 from .inventory import ETCD, NONE, SYSTEMD, Inventory
 from .output import say
+from .problem import Problems
 from .processes import Process, layout_of
 from .rendering import admin_configuration, configuration, unit, unit_path
 
@@ -12,20 +13,26 @@ ROOT = "root"
 
 def install(inventory: Inventory, build: Build, processes: list[Process]) -> None:
     """Installs the processes on their hosts; says what it changed."""
-    changed = 0
+    is_changed = False
+    problems = Problems()
     for host in inventory.hosts:
         own = [process for process in processes if process.host is host]
         if not own:
             continue
-        remote = Remote(host, inventory)
-        done = install_on(remote, build, own)
-        for line in done:
-            say(host.name, line)
-        changed += len(done)
-        for name, state in remote.states(own).items():
-            if state.is_outdated:
-                say(host.name, f"{name} still runs as before; `tierkv-ops restart` applies this")
-    if changed == 0:
+        # The other hosts are installed all the same.
+        with problems.noted():
+            remote = Remote(host, inventory)
+            done = install_on(remote, build, own)
+            is_changed |= bool(done)
+            for line in done:
+                say(host.name, line)
+            for name, state in remote.states(own).items():
+                if state.is_outdated:
+                    say(
+                        host.name, f"{name} still runs as before; `tierkv-ops restart` applies this"
+                    )
+    problems.end()
+    if not is_changed:
         say("install", "nothing to change")
 
 

@@ -4,22 +4,28 @@ from .founding import found
 from .host import Remote, State
 from .inventory import ETCD, Inventory
 from .output import say
-from .problem import Problem
+from .problem import Problem, Problems
 from .processes import Process, processes_of
 
 UNCHANGED = "unchanged: "
 
 
 def start(inventory: Inventory, processes: list[Process]) -> None:
-    """Starts what does not run, and waits until all of it is ready."""
+    """Starts what does not run, and waits until all of it is ready.
+
+    A host that can't be reached keeps no process of another one from its start.
+    """
     etcd = [process for process in processes if process.role == ETCD]
     others = [process for process in processes if process.role != ETCD]
+    problems = Problems()
     # The first members of etcd wait for each other.
-    is_changed = start_together(inventory, etcd)
+    is_changed = start_together(inventory, etcd, problems)
     if others:
-        is_changed |= found(inventory)
-        # A coordinator is ready once it has a data node to ask.
-        is_changed |= start_together(inventory, others)
+        with problems.noted():
+            is_changed |= found(inventory)
+            # A coordinator is ready once it has a data node to ask.
+            is_changed |= start_together(inventory, others, problems)
+    problems.end()
     if not is_changed:
         say("start", f"nothing to do: {ready_words(len(processes))} already")
 
@@ -28,24 +34,30 @@ def ready_words(count: int) -> str:
     return "the process is ready" if count == 1 else f"all {count} processes are ready"
 
 
-def start_together(inventory: Inventory, processes: list[Process]) -> bool:
+def start_together(inventory: Inventory, processes: list[Process], problems: Problems) -> bool:
     """Starts processes, then waits for each; returns whether one was started."""
-    started = []
+    is_started: dict[str, bool] = {}
     for process in processes:
-        if report(process, Remote(process.host, inventory).start(process)):
-            started.append(process)
+        with problems.noted():
+            line = Remote(process.host, inventory).start(process)
+            is_started[process.name] = report(process, line)
     for process in processes:
-        Remote(process.host, inventory).wait_for(process)
-        if process in started:
-            say(process.name, "ready")
-    return bool(started)
+        if process.name in is_started:
+            with problems.noted():
+                Remote(process.host, inventory).wait_for(process)
+                if is_started[process.name]:
+                    say(process.name, "ready")
+    return any(is_started.values())
 
 
 def stop(inventory: Inventory, processes: list[Process]) -> None:
-    """Stops what runs, the upper tiers first."""
+    """Stops what runs, the upper tiers first; also where a host can't be reached."""
     is_changed = False
+    problems = Problems()
     for process in reversed(processes):
-        is_changed |= report(process, Remote(process.host, inventory).stop(process))
+        with problems.noted():
+            is_changed |= report(process, Remote(process.host, inventory).stop(process))
+    problems.end()
     if not is_changed:
         say("stop", "nothing to do: no process runs")
 

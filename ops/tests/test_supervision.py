@@ -13,7 +13,7 @@ from unittest import mock
 
 from bootstrap import host, running
 from bootstrap.host import Entry, Remote
-from bootstrap.inventory import CLIENT_COORDINATOR, Inventory
+from bootstrap.inventory import CLIENT_COORDINATOR, Host, Inventory
 from bootstrap.problem import Problem
 from bootstrap.processes import Process, chosen, layout_of, processes_of
 
@@ -199,6 +199,71 @@ class Restart(unittest.TestCase):
         # Nobody stands in for the only one.
         done = self.restart(replicated(), "s-alpha", is_ready=False, is_forced=False)
         self.assertIn("stop s-alpha", done)
+
+
+class Unreachable(unittest.TestCase):
+    """One host of three can't be reached."""
+
+    def setUp(self) -> None:
+        self.done: list[str] = []
+        done = self.done
+
+        class Recorder:
+            def __init__(self, at: Host, _: Inventory) -> None:
+                self.at = at
+
+            def act(self, what: str, process: Process) -> str:
+                if self.at.name == "beta":
+                    raise Problem("host beta: no answer")
+                done.append(f"{what} {process.name}")
+                return f"changed: {what}"
+
+            def start(self, process: Process) -> str:
+                return self.act("start", process)
+
+            def stop(self, process: Process) -> str:
+                return self.act("stop", process)
+
+            def wait_for(self, process: Process) -> None:
+                self.act("wait", process)
+
+        self.enterContext(mock.patch.object(running, "Remote", Recorder))
+        self.enterContext(mock.patch.object(running, "found", self.found))
+        self.enterContext(mock.patch("builtins.print"))
+        self.inventory = replicated()
+
+    def found(self, _: Inventory) -> bool:
+        self.done.append("found")
+        return True
+
+    def test_the_others_are_started_and_stopped_and_it_is_reported(self) -> None:
+        processes = processes_of(self.inventory)
+        reachable = [process.name for process in processes if process.host.name != "beta"]
+        with self.assertRaises(Problem) as caught:
+            running.start(self.inventory, processes)
+        self.assertEqual(str(caught.exception), "host beta: no answer")
+        expected = [f"{what} {name}" for name in reachable[:2] for what in ("start", "wait")]
+        expected += ["found"]
+        expected += [f"{what} {name}" for name in reachable[2:] for what in ("start", "wait")]
+        self.assertEqual(sorted(self.done), sorted(expected))
+        self.assertLess(self.done.index("wait etcd-gamma"), self.done.index("found"))
+        self.assertLess(self.done.index("found"), self.done.index("start n1"))
+        self.done.clear()
+        with self.assertRaisesRegex(Problem, "host beta: no answer"):
+            running.stop(self.inventory, processes)
+        self.assertEqual(self.done, [f"stop {name}" for name in reversed(reachable)])
+
+    def test_without_a_founding_nothing_else_is_started(self) -> None:
+        def refuse(_: Inventory) -> bool:
+            raise Problem("no etcd")
+
+        processes = processes_of(self.inventory)
+        with (
+            mock.patch.object(running, "found", refuse),
+            self.assertRaisesRegex(Problem, "host beta: no answer\nno etcd"),
+        ):
+            running.start(self.inventory, processes)
+        self.assertNotIn("start n1", self.done)
 
 
 class Placing(unittest.TestCase):
