@@ -166,7 +166,10 @@ async fn check_first(dir: &Path) {
         index: Index(23),
     };
     assert_eq!((found.last, found.applied), (last, Index(20)));
-    assert_eq!(found.epochs, [(Epoch(1), Index(1)), (Epoch(3), Index(5))]);
+    assert_eq!(
+        found.epochs.iter().collect::<Vec<_>>(),
+        [(Epoch(1), Index(1)), (Epoch(3), Index(5))]
+    );
     assert_eq!(
         found.cluster_state.as_deref(),
         Some(&b"a cluster state"[..])
@@ -198,7 +201,10 @@ async fn check_third(dir: &Path, fixture: &Fixture) {
     assert_eq!(found.applied, log.stored.position().index);
     let epochs = log.epochs.iter();
     let epochs = epochs.map(|begin| (Epoch(begin.epoch), Index(begin.first_index)));
-    assert_eq!(found.epochs, epochs.collect::<Vec<_>>());
+    assert_eq!(
+        found.epochs.iter().collect::<Vec<_>>(),
+        epochs.collect::<Vec<_>>()
+    );
     let oldest = storage.oldest_tombstone().await.unwrap();
     let expected = Version::from_bits(log.oldest_stored_tombstone);
     assert_eq!(oldest, Some(expected));

@@ -3,11 +3,12 @@
 //! Every other crate may import this one; it imports none of them, and its only I/O is to read a
 //! clock. Reading order: [`key`], [`range`], [`slot`], [`slot_table`] and [`owned_slots`] (what is
 //! addressed and who owns it), [`version`] (when it changed), [`replication`] (nodes, epochs and
-//! positions), [`request`] (what a client asks for), [`record`] (how a change is logged), [`code`]
+//! positions), [`epoch_table`] (where each epoch begins in a log), [`request`] (what a client asks for), [`record`] (how a change is logged), [`code`]
 //! (errors), [`topology`] (the role of a process in its tier), [`limits`].
 
 pub mod clock;
 pub mod code;
+pub mod epoch_table;
 pub mod key;
 pub mod limits;
 pub mod owned_slots;
@@ -22,6 +23,7 @@ pub mod version;
 
 pub use clock::{Boot, BootTime, Clock, SystemClock, TimeReading};
 pub use code::{Code, Error};
+pub use epoch_table::{EpochOutOfOrder, EpochTable};
 pub use key::{ItemKey, Namespace};
 pub use owned_slots::{NotOwnedSlots, OwnedSlots};
 pub use range::ItemRange;

@@ -21,7 +21,7 @@ use crate::{
     snapshot::open::Open,
     state::{Fold, Progress, Requests},
     store::{CheckpointBatch, NODE_SNAPSHOTS, SqliteStore, Store, StoreState},
-    tail::{cursor::Cursor, tails::Tails},
+    tail::tails::Tails,
 };
 
 /// The smallest allowed segment size, in bytes; tests use it.
@@ -170,21 +170,19 @@ impl Opened {
         } = self.entered;
         let recovered = self.recovered;
         let failure = Arc::new(Failure::new());
-        let applied = Cursor {
-            position: self.stored.position,
-            version: self.stored.clock,
+        let applied = self.stored.cursor();
+        let rules = Rules {
+            segment_bytes: settings.segment_bytes,
+            retention: settings.log_retention,
+            limit_bytes: settings.log_limit_bytes,
         };
         let (log, writer) = Log::new(LogStart {
             place: self.place.clone(),
             files: self.log,
             last: recovered.last,
             clock: recovered.clock,
-            epochs: recovered.epochs.iter().copied().collect(),
-            rules: Rules {
-                segment_bytes: settings.segment_bytes,
-                retention: settings.log_retention,
-                limit_bytes: settings.log_limit_bytes,
-            },
+            epochs: recovered.epochs.clone(),
+            rules,
             failure: Arc::clone(&failure),
             lock: Arc::clone(&lock),
             blocking,

@@ -9,7 +9,9 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use tierkv_types::{Epoch, Index, LogId, OwnedSlots, Position, Record, TimeReading, Version};
+use tierkv_types::{
+    Epoch, EpochTable, Index, LogId, OwnedSlots, Position, Record, TimeReading, Version,
+};
 
 use crate::{
     StorageError,
@@ -42,7 +44,7 @@ pub struct Recovered {
     /// The records after `applied`, in order. They are not applied.
     pub tail: Vec<Arc<Record>>,
     /// Each epoch's first index, over the whole history.
-    pub epochs: Vec<(Epoch, Index)>,
+    pub epochs: EpochTable,
     /// The slots that the cluster owns as of `applied`.
     pub owned: OwnedSlots,
     /// The highest epoch promised.
@@ -100,7 +102,7 @@ pub(crate) fn recover(
         clock: log.progress.clock.max(meta.clock),
         time: stored_time::read(&*place.disk, node_state.dir())?,
         tail: std::mem::take(&mut log.tail),
-        epochs: progress.epochs.iter().collect(),
+        epochs: progress.epochs,
         owned: slots_from_rows(&state.rows, store_path)?,
         promised: facts.promised,
         cluster_state: facts.cluster_state,

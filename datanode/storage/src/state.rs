@@ -38,7 +38,7 @@ pub use self::{
     table::{Row, Table},
 };
 pub(crate) use self::{
-    epochs::{EpochTable, row as epoch_row},
+    epochs::{from_rows as epochs_from_rows, row as epoch_row},
     fold::{Fold, Unstored},
     outcome_list::{decode_outcomes, encode_outcome},
     progress::Progress,

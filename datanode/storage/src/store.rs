@@ -24,7 +24,7 @@ pub(crate) use self::sqlite::tamper;
 pub(crate) use self::sqlite::{StoreFound, examine, set_aside};
 use crate::{
     Entry, Item, Outcome, Row, StorageError, Table,
-    state::{EpochTable, Progress},
+    state::{Progress, epochs_from_rows},
 };
 
 /// Most snapshots of a store open at once.
@@ -76,7 +76,7 @@ impl StoreState {
     /// # Errors
     /// `Damaged` if the rows of the epochs are damaged.
     pub(crate) fn progress(&self, path: &Path) -> Result<Progress, StorageError> {
-        let epochs = EpochTable::from_rows(&self.rows);
+        let epochs = epochs_from_rows(&self.rows);
         Ok(Progress {
             position: self.meta.applied,
             clock: self.meta.clock,

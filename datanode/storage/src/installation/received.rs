@@ -7,7 +7,7 @@ use super::{unsound, written_log::LogEpochs};
 use crate::{
     Cursor, Row, StorageError, Table,
     piece::{Kind, Piece, Totals},
-    state::{EpochTable, slots_from_rows},
+    state::{epochs_from_rows, slots_from_rows},
 };
 
 /// What was received of a snapshot.
@@ -92,7 +92,7 @@ impl Received {
                 "its sender counted {end:?}, received were {received:?}"
             )));
         }
-        let epochs = EpochTable::from_rows(&self.rows)
+        let epochs = epochs_from_rows(&self.rows)
             .map_err(|_| unsound("its rows of epochs are out of order"))?;
         slots_from_rows(&self.rows, "the snapshot".as_ref())
             .map_err(|_| unsound("its row of slots is not the slots of a cluster"))?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tierkv_types::{LogId, Position, Record, Version, record};
+use tierkv_types::{EpochTable, LogId, Position, Record, Version, record};
 
 use super::unsound;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     meters::MAX_RECORD,
     node_state::NodeState,
     recovery,
-    state::{EpochTable, Progress},
+    state::Progress,
     store::StoreMeta,
 };
 

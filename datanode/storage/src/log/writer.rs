@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tierkv_types::{Index, Position, Version, record};
+use tierkv_types::{EpochTable, Index, Position, Version, record};
 use tokio::sync::watch;
 
 use super::{
@@ -26,7 +26,6 @@ use crate::{
     disk::{DiskDir, DiskLock},
     failure::Failure,
     meters::{BATCH_RECORDS, SYNC_SECONDS},
-    state::EpochTable,
 };
 
 /// Pause between retries while space or descriptors are short.

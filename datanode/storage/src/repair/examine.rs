@@ -9,7 +9,7 @@ use crate::{
     StorageError,
     log::{FoundBehind, LogFound, LogPlace, inspect, salvage, search},
     recovery::check_overlap,
-    state::EpochTable,
+    state::epochs_from_rows,
     store::{StoreFound, StoreMeta, StoreState},
 };
 
@@ -56,7 +56,7 @@ pub(super) fn examine(
     };
     let had_store = !matches!(store, StoreFound::Missing);
     let StoreState { meta, rows } = examiner.store(store)?;
-    let epochs = EpochTable::from_rows(&rows).map_err(|error| error.in_store(store_path))?;
+    let epochs = epochs_from_rows(&rows).map_err(|error| error.in_store(store_path))?;
     let log = examiner.read(&meta)?;
     let takes = examiner.identity(&log, &meta)?;
     if let Some(unsynced) = node.facts().and_then(|facts| facts.unsynced_boot)
@@ -408,7 +408,7 @@ impl Examiner<'_> {
 /// A store with malformed epochs counts as damaged: a start would refuse it.
 fn with_sound_epochs(store: StoreFound, store_path: &Path) -> StoreFound {
     match &store {
-        StoreFound::Usable { state, .. } => match EpochTable::from_rows(&state.rows) {
+        StoreFound::Usable { state, .. } => match epochs_from_rows(&state.rows) {
             Ok(_) => store,
             Err(error) => StoreFound::Damaged(error.in_store(store_path)),
         },

@@ -1,16 +1,12 @@
-//! The first index of each epoch, and the rows that store it.
+//! The rows that store the first index of each epoch.
 
 use std::path::Path;
 
 use bytes::Bytes;
-use tierkv_types::{Epoch, Index};
+use tierkv_types::{Epoch, EpochTable, Index};
 
 use super::{Row, Table};
 use crate::StorageError;
-
-/// Each epoch with the index of its first record, in their order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct EpochTable(Vec<(Epoch, Index)>);
 
 /// A row of [`Table::EPOCHS`] that is malformed or out of order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,56 +25,22 @@ impl MalformedEpoch {
     }
 }
 
-impl EpochTable {
-    /// The epochs among `rows`, which are in the order of their keys. Rows of other tables
-    /// are ignored.
-    ///
-    /// # Errors
-    /// The first row that is malformed: epochs and first indexes have 8 bytes each and both
-    /// rise from row to row.
-    pub(crate) fn from_rows(rows: &[Row]) -> Result<Self, MalformedEpoch> {
-        let mut table = Self::default();
-        for row in rows.iter().filter(|row| row.table == Table::EPOCHS) {
-            let parsed = parse(row).filter(|(epoch, first)| match table.0.last() {
-                Some(last) => *epoch > last.0 && *first > last.1,
-                None => true,
-            });
-            let Some(begun) = parsed else {
-                let key = row.key.clone();
-                return Err(MalformedEpoch { key });
-            };
-            table.0.push(begun);
+/// The epochs among `rows`, which are in the order of their keys. Rows of other tables are
+/// ignored.
+///
+/// # Errors
+/// The first row that is malformed: epochs and first indexes have 8 bytes each and both rise from
+/// row to row.
+pub(crate) fn from_rows(rows: &[Row]) -> Result<EpochTable, MalformedEpoch> {
+    let mut table = EpochTable::default();
+    for row in rows.iter().filter(|row| row.table == Table::EPOCHS) {
+        let begun = parse(row).map(|(epoch, first)| table.begin(epoch, first));
+        if !matches!(begun, Some(Ok(()))) {
+            let key = row.key.clone();
+            return Err(MalformedEpoch { key });
         }
-        Ok(table)
     }
-
-    /// Adds an epoch with its first index; returns the row that stores it.
-    pub(crate) fn begin(&mut self, epoch: Epoch, first: Index) -> Row {
-        self.0.push((epoch, first));
-        row(epoch, first)
-    }
-
-    /// Removes the epochs whose first record is after `last`.
-    pub(crate) fn truncate(&mut self, last: Index) {
-        let kept = self.0.partition_point(|(_, first)| *first <= last);
-        self.0.truncate(kept);
-    }
-
-    /// Each epoch with its first index.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Epoch, Index)> {
-        self.0.iter().copied()
-    }
-
-    /// The epoch of the record `index`, if this table has it.
-    pub(crate) fn of(&self, index: Index) -> Option<Epoch> {
-        let begun = self.0.iter().rev().find(|(_, first)| *first <= index);
-        begun.map(|(epoch, _)| *epoch)
-    }
-
-    /// The last epoch with its first index, if there was one.
-    pub(crate) fn last(&self) -> Option<(Epoch, Index)> {
-        self.0.last().copied()
-    }
+    Ok(table)
 }
 
 /// The row that stores the first index of an epoch.
@@ -99,12 +61,6 @@ fn parse(row: &Row) -> Option<(Epoch, Index)> {
     ))
 }
 
-impl FromIterator<(Epoch, Index)> for EpochTable {
-    fn from_iter<I: IntoIterator<Item = (Epoch, Index)>>(epochs: I) -> Self {
-        Self(epochs.into_iter().collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,16 +69,17 @@ mod tests {
     fn epochs_come_back_from_their_rows() {
         let mut table = EpochTable::default();
         assert_eq!(table.last(), None);
-        let mut rows = vec![
-            table.begin(Epoch(1), Index(1)),
-            table.begin(Epoch(300), Index(1 << 40)),
-        ];
+        let mut rows = Vec::new();
+        for (epoch, first) in [(Epoch(1), Index(1)), (Epoch(300), Index(1 << 40))] {
+            table.begin(epoch, first).unwrap();
+            rows.push(row(epoch, first));
+        }
         rows.push(Row {
             table: Table::from_number(200),
             key: Bytes::from_static(b"other"),
             value: None,
         });
-        assert_eq!(EpochTable::from_rows(&rows), Ok(table.clone()));
+        assert_eq!(from_rows(&rows), Ok(table.clone()));
         assert_eq!(table.last(), Some((Epoch(300), Index(1 << 40))));
         let all = [(Epoch(1), Index(1)), (Epoch(300), Index(1 << 40))];
         assert_eq!(table.iter().collect::<Vec<_>>(), all);
@@ -149,7 +106,7 @@ mod tests {
             vec![sound.clone(), row(Epoch(4), Index(7))],
         ];
         for rows in malformed {
-            let refused = EpochTable::from_rows(&rows).unwrap_err();
+            let refused = from_rows(&rows).unwrap_err();
             assert_eq!(refused.key, rows[rows.len() - 1].key);
             let words = refused.in_store(Path::new("/n/store")).to_string();
             assert!(words.contains("the row of epoch"), "{words}");

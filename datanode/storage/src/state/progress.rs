@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use tierkv_types::{Position, Version};
+use tierkv_types::{EpochTable, Position, Version};
 
-use super::{epochs::EpochTable, table::Row};
+use super::{epochs, table::Row};
+use crate::Cursor;
 
 /// A run of records: its last position, the clock, and the epochs seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,14 @@ impl fmt::Display for Discontinuity {
 }
 
 impl Progress {
+    /// The place after the last record.
+    pub(crate) const fn cursor(&self) -> Cursor {
+        Cursor {
+            position: self.position,
+            version: self.clock,
+        }
+    }
+
     /// Advances by the next record. Returns the row of its epoch, if the epoch begins with it.
     ///
     /// # Errors
@@ -55,7 +64,11 @@ impl Progress {
         if version <= self.clock {
             return Err(Discontinuity::Version { next });
         }
-        let row = (next.epoch > last.epoch).then(|| self.epochs.begin(next.epoch, next.index));
+        let begins = next.epoch > last.epoch;
+        if begins && self.epochs.begin(next.epoch, next.index).is_err() {
+            return Err(Discontinuity::Position { last, next });
+        }
+        let row = begins.then(|| epochs::row(next.epoch, next.index));
         (self.position, self.clock) = (next, version);
         Ok(row)
     }
@@ -93,7 +106,7 @@ mod tests {
         }
         let row = progress.advance(at(4, 3), version(7)).unwrap().unwrap();
         assert_eq!(
-            EpochTable::from_rows(&[row]).unwrap().last(),
+            epochs::from_rows(&[row]).unwrap().last(),
             Some((Epoch(4), Index(3)))
         );
         let epochs: Vec<_> = progress.epochs.iter().collect();

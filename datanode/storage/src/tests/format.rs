@@ -52,7 +52,10 @@ async fn check(dir: &Path, disk: impl Disk, when: &str) {
         found.cluster_state.as_deref(),
         Some(&b"a cluster state"[..])
     );
-    assert_eq!(found.epochs, [(Epoch(1), Index(1)), (Epoch(3), Index(5))]);
+    assert_eq!(
+        found.epochs.iter().collect::<Vec<_>>(),
+        [(Epoch(1), Index(1)), (Epoch(3), Index(5))]
+    );
     assert_eq!((found.applied, found.tail.len()), (Index(20), 3), "{when}");
     storage.apply(&found.tail);
     let names = [

@@ -172,7 +172,7 @@ impl Node {
                 epochs.push((record.position.epoch, record.position.index));
             }
         }
-        assert_eq!(found.epochs, epochs, "{when}");
+        assert_eq!(found.epochs.iter().collect::<Vec<_>>(), epochs, "{when}");
         storage.checkpoint().await.unwrap();
         let deletion = |record: &&Record| record.position.index.0.is_multiple_of(5);
         let first = log.iter().find(deletion).map(|record| record.version);

@@ -85,7 +85,10 @@ async fn a_start_reads_only_what_the_store_lacks() {
     let opened = Storage::open(settings.clone(), Arc::new(disk.clone())).await;
     let (storage, found) = opened.unwrap();
     assert_eq!((found.last.index, found.applied), (Index(100), Index(100)));
-    assert_eq!(found.epochs, vec![(Epoch(1), Index(1))]);
+    assert_eq!(
+        found.epochs.iter().collect::<Vec<_>>(),
+        vec![(Epoch(1), Index(1))]
+    );
     commit(&storage, vec![second(101)]).await;
     storage.close().await.unwrap();
 

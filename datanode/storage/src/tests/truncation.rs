@@ -115,7 +115,7 @@ async fn the_log_continues_at_the_cut_and_a_start_finds_only_that() {
     assert_eq!(found.applied, Index(30));
     assert_eq!(found.tail, shared(&[loose(4, 31, 30, 10)]));
     let epochs = [(1, 1), (3, 24), (4, 31)].map(|(epoch, first)| (Epoch(epoch), Index(first)));
-    assert_eq!(found.epochs, epochs);
+    assert_eq!(found.epochs.iter().collect::<Vec<_>>(), epochs);
     storage.close().await.unwrap();
     assert!(matches!(
         storage.truncate(at(4, 31)).await,
