@@ -27,6 +27,12 @@ pub fn cluster_state(cluster: &ClusterId) -> String {
     format!("{CLUSTERS}{cluster}/state")
 }
 
+/// The record of what a data node noted of its log (REP-LOGID).
+#[must_use]
+pub fn log_note(cluster: &ClusterId, node: &NodeId) -> String {
+    format!("{CLUSTERS}{cluster}/log/{node}")
+}
+
 /// The cluster whose state record has this name.
 #[must_use]
 pub fn cluster_of_state(name: &str) -> Option<ClusterId> {

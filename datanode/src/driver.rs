@@ -14,10 +14,10 @@ use tierkv_coordination::{
     Coordination, CoordinationError, Revision, Swap, Versioned, Watched, directory,
 };
 use tierkv_protocol::replication::{
-    ClusterState, Command, CommandQueue, Event, HEARTBEAT_INTERVAL, SwapOutcome,
+    ClusterState, Command, CommandQueue, Event, HEARTBEAT_INTERVAL, Seen, SwapOutcome,
 };
 use tierkv_storage::Storage;
-use tierkv_types::{ClusterId, Epoch, Position};
+use tierkv_types::{ClusterId, Epoch, NodeId, Position};
 use tokio::{
     sync::watch,
     time::{Duration, MissedTickBehavior, interval, sleep},
@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     applier::ApplierHandle,
+    noter::{NoteError, old_copy, read_note},
     rules::{Rule, Rules},
     sequencer::Sequencer,
 };
@@ -39,6 +40,7 @@ type Work = Pin<Box<dyn Future<Output = Result<Event, String>> + Send>>;
 /// The driver of one node's machine.
 pub(crate) struct Driver {
     pub(crate) cluster: ClusterId,
+    pub(crate) node: NodeId,
     pub(crate) sequencer: Arc<Sequencer>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) coordination: Arc<dyn Coordination>,
@@ -48,6 +50,8 @@ pub(crate) struct Driver {
     pub(crate) rules: Rules,
     /// The record that opens the term, while the log has no space for it (LOG-SPACE).
     pub(crate) unopened: Option<Position>,
+    /// Set once the log was compared with its note.
+    pub(crate) compared: watch::Sender<bool>,
 }
 
 impl Driver {
@@ -63,6 +67,7 @@ impl Driver {
         let mut ticks = interval(HEARTBEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut work: FuturesUnordered<Work> = FuturesUnordered::new();
+        work.push(self.compare_note());
         let mut event = observed(&record)?;
         loop {
             self.step(event, &mut work)?;
@@ -89,10 +94,16 @@ impl Driver {
 
     fn step(&mut self, event: Event, work: &mut FuturesUnordered<Work>) -> Result<(), String> {
         match &event {
+            Event::Observed(Some(seen)) | Event::Read(Some(seen)) => {
+                self.check_members(&seen.state)?;
+            }
             Event::Promised(epoch) => self.commands.promised(*epoch),
             Event::Durable(position) => self.commands.durable(position.index),
             Event::Applied(index) => self.commands.applied(*index),
             Event::Tick => self.append_unopened()?,
+            Event::Compared => {
+                self.compared.send_replace(true);
+            }
             _ => {}
         }
         let mut commands = Vec::new();
@@ -104,6 +115,21 @@ impl Driver {
         Ok(())
     }
 
+    /// Checks that this node is the cluster's only one: nodes do not talk to each other yet.
+    fn check_members(&self, state: &ClusterState) -> Result<(), String> {
+        let nodes = state.members.iter().chain(&state.learners);
+        let nodes: Vec<&str> = nodes.map(NodeId::as_str).collect();
+        match nodes[..] == [self.node.as_str()] {
+            true => Ok(()),
+            false => Err(format!(
+                "the record names the members {}, and this node is {}; this release runs clusters \
+                 of one member",
+                nodes.join(", "),
+                self.node
+            )),
+        }
+    }
+
     fn carry_out(
         &mut self,
         command: Command,
@@ -111,7 +137,11 @@ impl Driver {
     ) -> Result<(), String> {
         match command {
             Command::Promise { epoch, seen } => work.push(self.promise(epoch, seen)),
-            Command::Swap { expected, state } => work.push(self.swap(expected, &state)),
+            Command::Swap {
+                number,
+                expected,
+                state,
+            } => work.push(self.swap(number, expected, &state)),
             Command::Read => work.push(self.read()),
             Command::AppendNoop(position) => {
                 tracing::info!(cluster = %self.cluster, epoch = %position.epoch, "took mastership");
@@ -128,6 +158,19 @@ impl Driver {
             }
             Command::Commit(index) => self.applier.commit(index),
             Command::Vouched { round, commit } => self.applier.vouched(round, commit),
+            Command::SteppedDown(epoch) => {
+                tracing::warn!(cluster = %self.cluster, %epoch, "lost mastership");
+                self.sequencer.stepped_down();
+            }
+            // Nobody asks for these in a cluster of one member.
+            Command::Append(_)
+            | Command::Cut(_)
+            | Command::Send { .. }
+            | Command::Install(_)
+            | Command::Changed { .. }
+            | Command::HandedOver { .. } => {
+                return Err(format!("{command:?} in a cluster of one member"));
+            }
             Command::Halt(why) => return Err(why),
         }
         Ok(())
@@ -150,13 +193,13 @@ impl Driver {
     }
 
     /// Makes a promise durable, once there is space for it (REP-PROMISE).
-    fn promise(&self, epoch: Epoch, seen: Option<ClusterState>) -> Work {
+    fn promise(&self, epoch: Epoch, seen: Option<Seen>) -> Work {
         let storage = Arc::clone(&self.storage);
         if self.rules.lack(Rule::PromisesKept) {
             return Box::pin(async move { Ok(Event::Promised(epoch)) });
         }
         Box::pin(async move {
-            let seen = seen.map(|state| state.encode());
+            let seen = seen.map(|seen| seen.encode());
             loop {
                 match storage.promise(epoch, seen.clone()).await {
                     Ok(()) => return Ok(Event::Promised(epoch)),
@@ -171,7 +214,7 @@ impl Driver {
         })
     }
 
-    fn swap(&self, expected: u64, state: &ClusterState) -> Work {
+    fn swap(&self, number: u64, expected: u64, state: &ClusterState) -> Work {
         let coordination = Arc::clone(&self.coordination);
         let key = directory::cluster_state(&self.cluster);
         let value: Bytes = state.encode();
@@ -192,7 +235,29 @@ impl Driver {
                     SwapOutcome::Unknown
                 }
             };
-            Ok(Event::Swapped(outcome))
+            Ok(Event::Swapped(number, outcome))
+        })
+    }
+
+    /// Compares the log with its note. A log that lacks what was noted is an old copy (REP-LOGID).
+    fn compare_note(&self) -> Work {
+        let coordination = Arc::clone(&self.coordination);
+        let (cluster, node) = (self.cluster.clone(), self.node.clone());
+        let (log_id, last) = (self.storage.log_id(), *self.storage.durable().borrow());
+        Box::pin(async move {
+            loop {
+                match read_note(&*coordination, &cluster, &node).await {
+                    Ok(Some(note)) if note.contradicts(log_id, last.index) => {
+                        return Err(old_copy(&node, &note, last));
+                    }
+                    Ok(_) => return Ok(Event::Compared),
+                    Err(error @ NoteError::Unreadable(_)) => return Err(error.to_string()),
+                    Err(error) => {
+                        tracing::warn!(%error, "reading the log's note failed; it is retried");
+                        sleep(COORDINATION_PAUSE).await;
+                    }
+                }
+            }
         })
     }
 
@@ -222,10 +287,13 @@ fn observed(record: &Watched<Option<Versioned>>) -> Result<Event, String> {
     decode(record.current().as_ref().as_ref()).map(Event::Observed)
 }
 
-fn decode(record: Option<&Versioned>) -> Result<Option<(u64, ClusterState)>, String> {
+fn decode(record: Option<&Versioned>) -> Result<Option<Seen>, String> {
     let Some(Versioned { value, revision }) = record else {
         return Ok(None);
     };
     let state = ClusterState::decode(value).map_err(|error| error.to_string())?;
-    Ok(Some((revision.0, state)))
+    Ok(Some(Seen {
+        revision: revision.0,
+        state,
+    }))
 }

@@ -20,7 +20,8 @@
 //!   cache and writes the marks. Each is a task, and the driver waits for neither of the others.
 //! - State: `ownership` is the slots of the cluster; `memory_settings` applies changes that
 //!   operators make at run time; `platform_clock` is the time that versions are made from.
-//! - Background workers: `gauges` sets the metrics, `timekeeper` stores the time, `reclaimer`
+//! - Background workers: `gauges` sets the metrics, `timekeeper` stores the time, `noter` notes
+//!   the log in coordination, `reclaimer`
 //!   frees space, `scrubber` looks for damage.
 //! - Requests: `door` is the gRPC server, `service` handles a frame, `reads` and `scans` read,
 //!   `watches` streams changes, `inspection` reports the node's state, `comparison` its time.
@@ -39,6 +40,7 @@ mod invalidator;
 mod judgement;
 mod memory_settings;
 mod node;
+mod noter;
 mod ownership;
 mod platform_clock;
 mod prior_rows;

@@ -8,7 +8,7 @@ use tierkv_coordination::{
     Coordination, CoordinationError, PresenceKeeper,
     directory::{self, Presence},
 };
-use tierkv_protocol::replication::{ClusterState, CommandQueue, Replica, Restored, StateError};
+use tierkv_protocol::replication::{CommandQueue, Process, Replica, Restored, Seen, StateError};
 use tierkv_rpc::{
     Acceptor, Addressed, Background, Counted, ListenError, ProcessName, TierTimes, drain, listen,
     proto::internal::data_node_server::DataNodeServer, serve_builder, session::FRAME_SLACK,
@@ -30,6 +30,7 @@ use crate::{
     gauges::Gauges,
     invalidator::{Invalidator, Message},
     memory_settings::MemorySettingsFollower,
+    noter::Noter,
     ownership::{Owned, PlacementFollower},
     platform_clock::PlatformClock,
     reads::TIER,
@@ -88,15 +89,16 @@ impl DataNode {
         cache: Arc<C>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
+        let (mut own, process) = identity(&settings);
         let RecoveredNode {
             storage,
             time,
             owned,
             sequencer,
             commands,
-        } = recover(&settings, Arc::clone(&clock)).await?;
+        } = recover(&settings, process.incarnation, Arc::clone(&clock)).await?;
         let (listener, address) = listen(settings.listen).await?;
-        let (own, process) = identity(&settings, address);
+        own.address = (settings.advertise.clone()).unwrap_or_else(|| address.to_string());
         let (group, name) = (directory::DATA_NODES, settings.node.as_str());
         let presence =
             PresenceKeeper::start(coordination.clone(), group, name, own.clone()).await?;
@@ -119,8 +121,7 @@ impl DataNode {
         };
         background.follow(memory_settings).await;
         parts.run_workers(&mut background);
-        let invalidator = parts.invalidate(cache, clock, &mut background);
-        let applier = parts.apply(invalidator, &mut background);
+        let applier = parts.apply(cache, clock, &mut background);
         let failed = parts.drive(coordination, applier, commands, &mut background);
         let (drain, draining) = watch::channel(false);
         let DataNodeSettings {
@@ -206,12 +207,11 @@ impl DataNode {
     }
 }
 
-/// The presence and the full name of a node that listens on `address`.
-fn identity(settings: &DataNodeSettings, address: SocketAddr) -> (Presence, ProcessName) {
-    let advertised = settings.advertise.clone();
+/// The presence of this process, without its address yet, and its full name.
+fn identity(settings: &DataNodeSettings) -> (Presence, ProcessName) {
     let presence = Presence {
         cluster: Some(settings.cluster.clone()),
-        ..Presence::of_this_process(advertised.unwrap_or_else(|| address.to_string()))
+        ..Presence::of_this_process(String::new())
     };
     let process = ProcessName {
         platform: settings.platform,
@@ -252,6 +252,7 @@ struct RecoveredNode {
 /// Recovers the data directory.
 async fn recover(
     settings: &DataNodeSettings,
+    incarnation: Incarnation,
     clock: Arc<dyn Clock>,
 ) -> Result<RecoveredNode, StartError> {
     let started_at = clock.boot_time();
@@ -261,16 +262,21 @@ async fn recover(
     let restored = Restored {
         log_id: recovered.log_id,
         last: recovered.last,
+        epochs: recovered.epochs,
         commit: recovered.commit,
         applied: recovered.applied,
         promised: recovered.promised,
-        seen: seen.map(ClusterState::decode).transpose()?,
+        seen: seen.map(Seen::decode).transpose()?,
     };
     let cluster = settings.cluster.clone();
     let time = PlatformClock::start(cluster, clock, recovered.time, recovered.clock, rules);
     let time = Arc::new(time.await);
     let commands = CommandQueue::new(restored.promised, restored.last.index, restored.applied);
-    let replica = Replica::start(settings.node.clone(), restored, started_at);
+    let process = Process {
+        node: settings.node.clone(),
+        incarnation,
+    };
+    let replica = Replica::start(process, restored, started_at);
     let owned = Arc::new(Owned::new(settings.cluster.clone(), &recovered.owned));
     let sequencer = Sequencer::new(
         replica,
@@ -339,11 +345,13 @@ impl Parts {
     }
 
     /// Starts the applier, which ends when its handle is dropped, at the end of the driver.
-    fn apply(
+    fn apply<C: Cache>(
         &self,
-        invalidator: mpsc::Sender<Message>,
+        cache: Arc<C>,
+        clock: Arc<dyn Clock>,
         background: &mut Background,
     ) -> ApplierHandle {
+        let invalidator = self.invalidate(cache, clock, background);
         let applier = Applier::new(
             Arc::clone(&self.sequencer),
             Arc::clone(&self.storage),
@@ -365,8 +373,17 @@ impl Parts {
         commands: CommandQueue,
         background: &mut Background,
     ) -> watch::Receiver<Option<String>> {
+        let (compared, is_compared) = watch::channel(false);
+        background.run(Noter::new(
+            (self.settings.cluster.clone(), self.settings.node.clone()),
+            Arc::clone(&coordination),
+            Arc::clone(&self.sequencer),
+            Arc::clone(&self.storage),
+            is_compared,
+        ));
         let driver = Driver {
             cluster: self.settings.cluster.clone(),
+            node: self.settings.node.clone(),
             sequencer: Arc::clone(&self.sequencer),
             storage: Arc::clone(&self.storage),
             coordination,
@@ -374,6 +391,7 @@ impl Parts {
             commands,
             rules: Rules::default(),
             unopened: None,
+            compared,
         };
         let driving = driver.run(background.stopping());
         let failure = self.failure.clone();

@@ -15,9 +15,11 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use tierkv_coordination::{Coordination, CoordinationError, Revision, Swap, Versioned, directory};
-use tierkv_protocol::replication::{ClusterState, DEFAULT_F_MS, Listed, StateError};
+use tierkv_protocol::replication::{ClusterState, DEFAULT_F_MS, Listed, Note, StateError};
 use tierkv_storage::{RealDisk, Repair, StorageError, StorageSettings};
 use tierkv_types::{ClusterId, Epoch, LogId, NodeId, Position};
+
+use crate::noter::{NoteError, old_copy, replace_note};
 
 /// Why a recovery is refused, or failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +33,9 @@ pub enum RecoverError {
     /// The coordination store.
     #[error(transparent)]
     Coordination(#[from] CoordinationError),
+    /// The note of the node's log could not be replaced.
+    #[error("the note of the node's log could not be replaced ({0}); recover again")]
+    Note(String),
     /// The cluster has other members, whose logs may hold more.
     #[error(
         "the record names the members {members}; this command recovers a cluster whose only \
@@ -94,8 +99,8 @@ pub struct RecoveryDone {
 }
 
 impl Recovery {
-    /// Locks the node's directory, and examines it and the cluster's `record` in coordination.
-    /// Changes nothing.
+    /// Locks the node's directory, and examines it, and the cluster's `record` and the node's `note`
+    /// in coordination. Changes nothing.
     ///
     /// # Errors
     /// [`RecoverError`]; its text is for operators.
@@ -104,6 +109,7 @@ impl Recovery {
         node: NodeId,
         storage: StorageSettings,
         record: Option<&Versioned>,
+        note: Option<&Versioned>,
     ) -> Result<Self, RecoverError> {
         let repair = Repair::examine(storage, Arc::new(RealDisk)).await?;
         let mut findings: Vec<Finding> = (repair.findings().iter())
@@ -136,6 +142,7 @@ impl Recovery {
             is_unreadable,
         );
         findings.extend(problem);
+        findings.extend(note_problem(&node, &repair, note));
         let epochs = seen.iter().chain(&found).map(|state| state.epoch);
         Ok(Self {
             epoch: epochs.max().unwrap_or_default(),
@@ -195,6 +202,13 @@ impl Recovery {
             node: self.node.clone(),
             log_id: repaired.log_id,
         };
+        let note = Note {
+            log_id: repaired.log_id,
+            commit: repaired.last.index,
+        };
+        let name = directory::log_note(&self.cluster, &self.node);
+        let noted = coordination.get(&name).await?;
+        replace_note(coordination, &name, noted, note).await?;
         let state = found.succeeded_by(epoch, None, vec![listed]).encode();
         let swapped = match record {
             None => coordination.put_if_absent(&key, state).await,
@@ -223,6 +237,32 @@ impl Recovery {
             epoch,
             set_aside: repaired.set_aside,
         })
+    }
+}
+
+/// The problem with the node's note of its log (REP-LOGID).
+fn note_problem(node: &NodeId, repair: &Repair, note: Option<&Versioned>) -> Option<Finding> {
+    let note = Note::decode(&note?.value).ok()?;
+    let kept = repair.kept();
+    let is_old = (repair.log_id()).is_some_and(|log| note.contradicts(log, kept.index));
+    is_old.then(|| Finding {
+        problem: "old-copy",
+        what: old_copy(node, &note, kept),
+        remedy: Some(
+            "replace the note, and the record by one with an epoch above all epochs seen, which \
+             lists only this node's log"
+                .to_owned(),
+        ),
+        loss: format!("all acknowledged writes after record {kept}"),
+    })
+}
+
+impl From<NoteError> for RecoverError {
+    fn from(error: NoteError) -> Self {
+        match error {
+            NoteError::Coordination(error) => Self::Coordination(error),
+            NoteError::Unreadable(why) => Self::Note(why),
+        }
     }
 }
 

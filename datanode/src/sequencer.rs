@@ -19,12 +19,12 @@ use std::sync::{
 
 use tierkv_protocol::{
     platform_time::others::{TimeAnswer, TimeQuestion},
-    replication::{Command, Event, Mastership, Refusal, Replica},
+    replication::{Command, Event, Mastership, Moment as MachineMoment, Refusal, Replica},
 };
 use tierkv_storage::{Appended, Effects, Outcome, Residence, Storage, StorageError};
 use tierkv_types::{
-    BootTime, Code, Error, HybridClock, Index, ItemKey, Payload, Position, Record, RequestId,
-    RequestName, Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
+    Code, Error, HybridClock, Index, ItemKey, Payload, Position, Record, RequestId, RequestName,
+    Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
 };
 use tokio::time::Instant;
 
@@ -67,7 +67,6 @@ struct State {
 #[derive(Clone, Copy)]
 struct Moment {
     now: Instant,
-    boot_time: BootTime,
     /// Platform time, in milliseconds.
     platform: u64,
 }
@@ -141,9 +140,9 @@ impl Sequencer {
     pub(crate) fn step(&self, event: Event, commands: &mut Vec<Command>) {
         let is_tick = matches!(event, Event::Tick);
         let mut state = self.lock();
-        let now = self.time.boot_time();
-        state.replica.step(now, event, commands);
-        self.publish(&state, now);
+        let moment = self.machine_moment();
+        state.replica.step(moment, event, commands);
+        self.publish(&state);
         self.log_slots(&mut state);
         // Also before it may act: a founder must have the platform's time before its first write.
         let is_master = state.replica.mastership().is_some();
@@ -151,6 +150,19 @@ impl Sequencer {
         if is_tick && is_master {
             self.time.draw();
         }
+    }
+
+    /// Now, on the clocks that the machine needs.
+    fn machine_moment(&self) -> MachineMoment {
+        MachineMoment {
+            now: self.time.boot_time(),
+            clock: self.now(),
+        }
+    }
+
+    /// This node has lost its mastership: the outcome of writes that are not committed is unknown.
+    pub(crate) fn stepped_down(&self) {
+        self.lock().waiters.give_up();
     }
 
     /// Answers a coordinator's question for the cluster's time, as soon as this node has mastership
@@ -170,8 +182,8 @@ impl Sequencer {
     }
 
     /// Publishes to readers, under the lock, whether this node may act as master.
-    fn publish(&self, state: &State, now: BootTime) {
-        let is_acting = state.replica.confirm(now).is_ok();
+    fn publish(&self, state: &State) {
+        let is_acting = state.replica.confirm().is_ok();
         self.is_acting.store(is_acting, Ordering::Release);
     }
 
@@ -190,10 +202,9 @@ impl Sequencer {
     /// Applies `read` to the mastership; `NotMaster` if this node may not act as master now.
     pub(crate) fn confirm<T>(&self, read: impl FnOnce(&Mastership) -> T) -> Result<T, Error> {
         let state = self.lock();
-        let now = self.time.boot_time();
         // Readers must see the same result from now on.
-        self.publish(&state, now);
-        state.replica.confirm(now).map(read).map_err(not_master)
+        self.publish(&state);
+        state.replica.confirm().map(read).map_err(not_master)
     }
 
     /// The last position of the log, the commit index, and the mastership if this node is master.
@@ -232,7 +243,6 @@ impl Sequencer {
         let boot_time = self.time.boot_time();
         let moment = Moment {
             now: Instant::now(),
-            boot_time,
             platform: self.time.millis_at(boot_time),
         };
         let mut verdicts = Verdicts::default();
@@ -357,7 +367,7 @@ impl Sequencer {
     ) -> Result<Sequenced, Error> {
         let (write, fingerprint) = (proposal.write, proposal.fingerprint);
         // Also for a refusal: only a master may give one.
-        let is_master = state.replica.confirm(moment.boot_time);
+        let is_master = state.replica.confirm();
         if !self.rules.lack(Rule::MasterJudges) {
             is_master.map_err(not_master)?;
         }
@@ -389,7 +399,7 @@ impl Sequencer {
         // Before it has an index: the log would refuse the whole batch with it.
         let bytes = self.storage.check_record(&payload);
         let bytes = bytes.map_err(|error| error.to_error())?;
-        let position = (state.replica.propose(moment.boot_time)).map_err(not_master)?;
+        let position = state.replica.propose().map_err(not_master)?;
         *depends_on = position.index;
         batch.room = batch.room.saturating_sub(bytes);
         let record = state.append(position, version, payload);
@@ -597,9 +607,8 @@ fn check_birth(id: &RequestId, now: Version) -> Result<(), Error> {
 }
 
 fn not_master(refusal: Refusal) -> Error {
-    match refusal {
-        Refusal::NotMaster => Error::new(Code::NotMaster, "this node is not the cluster's master"),
-    }
+    // Coordinators try again within the deadline, also while the master hands over.
+    Error::new(Code::NotMaster, refusal.to_string())
 }
 
 impl State {

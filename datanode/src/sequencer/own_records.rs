@@ -94,7 +94,7 @@ impl Sequencer {
     /// Appends a record at this platform time, in milliseconds.
     fn append_at(&self, state: &mut State, platform: u64, payload: Payload) -> Result<(), Error> {
         let before = state.replica.last();
-        let position = state.replica.propose(self.time.boot_time());
+        let position = state.replica.propose();
         let position = position.map_err(not_master)?;
         let version = self.cluster_clock.tick(platform);
         let record = state.append(position, version, payload);

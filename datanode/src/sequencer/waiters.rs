@@ -75,6 +75,11 @@ impl Waiters {
         self.settling.as_ref()?.join()
     }
 
+    /// Ends all waits for records that are not applied yet: whether they commit is unknown.
+    pub(super) fn give_up(&mut self) {
+        self.ahead.clear();
+    }
+
     /// Records that the records up to `index` are applied: their waiters now wait only for the
     /// cache.
     pub(super) fn applied(&mut self, index: Index) -> Settling {

@@ -136,7 +136,13 @@ impl FaultyCoordination {
 
     /// The store's client for a life of a node.
     pub(super) fn client(self: &Arc<Self>, life: u64) -> Arc<Client> {
-        Arc::new(Client::new(Arc::clone(self), life))
+        Arc::new(Client::new(vec![Arc::clone(self)], life))
+    }
+
+    /// A client for a life of a node that has the other's record, too.
+    pub(super) fn client_with(self: &Arc<Self>, other: &Arc<Self>, life: u64) -> Arc<Client> {
+        let stores = vec![Arc::clone(self), Arc::clone(other)];
+        Arc::new(Client::new(stores, life))
     }
 
     /// Changes the faults from here on.

@@ -46,7 +46,7 @@ use self::{
     cached::Cached,
     history::{History, When},
     inbox::Inbox,
-    node::{INVALIDATION_WAIT, Machine, Node, Opened, group, record_key},
+    node::{INVALIDATION_WAIT, Machine, Node, Opened, group, note_key, record_key},
     readers::Readers,
     steady::Steady,
     weather::Weather,
@@ -183,10 +183,12 @@ impl World {
         let first =
             ClusterState::unfounded(vec![NodeId::new("n1").unwrap()], DEFAULT_F_MS).encode();
         let coordination = FaultyCoordination::new(seed, record_key(), Some(first), faults, notes);
+        let notes = FaultyCoordination::new(!seed, note_key(), None, faults, trace.clone());
         // The cache runs on another machine, which is never rebooted.
         let steady = Arc::new(MachineClock::new(time.clone(), EPOCH_MILLIS));
         let cache = FaultyCache::new(seed, weather.cache, steady, trace.clone());
         scheduler.spawn("around", "coordination", Arc::clone(&coordination).run());
+        scheduler.spawn("around", "notes", Arc::clone(&notes).run());
         scheduler.spawn("around", "cache", Arc::clone(&cache).run());
         let inbox = Arc::new(Inbox::default());
         let machine = Machine {
@@ -195,6 +197,7 @@ impl World {
             clock,
             settings: weather::settings(&chance),
             coordination,
+            notes,
             cache: Arc::clone(&cache),
             store: StoreWeather::new(seed, weather.store, trace.clone()),
             file: MemoryFile::default(),

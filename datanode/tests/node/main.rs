@@ -172,26 +172,6 @@ async fn it_serves_no_slot_of_another_cluster_and_nobody_who_knows_better() {
     stage.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_master_neither_writes_nor_confirms_before_its_waiting_time_is_over() {
-    let dir = TempDir::new().unwrap();
-    let started = Instant::now();
-    let stage = Stage::start(dir.path(), &["c1"]).await;
-    let refused = stage
-        .change(&key("a"), OperationKind::Delete)
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code, Code::NotMaster);
-    while stage.vouch("c1").await.is_err() {
-        sleep(Duration::from_millis(5)).await;
-    }
-    assert!(
-        started.elapsed() >= Duration::from_millis(1_050),
-        "REP-WAIT"
-    );
-    stage.stop().await;
-}
-
 /// Starts a node that must halt, and returns its reason.
 async fn gives_up(dir: &Path) -> String {
     let stage = Stage::start(dir, &["c1"]).await;

@@ -1,14 +1,18 @@
 //! [`ClusterState`]: the record in coordination that names the master.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tierkv_types::{Epoch, LogId, NodeId};
+use tierkv_types::{Epoch, Incarnation, LogId, NodeId};
 
-/// The format that this code writes, and the newest that it reads. Formats 1 and 2 of earlier
-/// releases have no `min_in_sync` and no `f_ms`.
-const FORMAT: u32 = 3;
+use super::message::Process;
+
+/// The format that this code writes, and the newest that it reads. Earlier releases wrote formats
+/// 1 and 2, without `min_in_sync` and `f_ms`, and format 3, without `process` and `learners`.
+const FORMAT: u32 = 4;
+/// The first format with `min_in_sync` and `f_ms`.
+const FORMAT_WITH_SETTINGS: u32 = 3;
 
 /// The default of F, in milliseconds (REP-TIMES).
 pub const DEFAULT_F_MS: u32 = 1_000;
@@ -27,10 +31,16 @@ pub struct ClusterState {
     /// The only node that may commit in this term. `None` before the cluster is founded, and after
     /// an operator's recovery, until a listed node wins the next term.
     pub master: Option<NodeId>,
+    /// The process of the master. A later process of the same node is not master (REP-START).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Incarnation>,
     /// The logs that hold everything committed.
     pub in_sync: Vec<Listed>,
     /// All nodes of the cluster, in sync or not.
     pub members: Vec<NodeId>,
+    /// Nodes that are to become members: they get the log and count for nothing yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learners: Vec<NodeId>,
     /// The fewest logs that may acknowledge a write (REP-MIN).
     #[serde(default)]
     pub min_in_sync: u32,
@@ -71,7 +81,9 @@ impl ClusterState {
             format: FORMAT,
             epoch: Epoch::ZERO,
             master: None,
+            process: None,
             in_sync: Vec::new(),
+            learners: Vec::new(),
             min_in_sync: default_min_in_sync(members.len()),
             members,
             f_ms,
@@ -81,7 +93,10 @@ impl ClusterState {
     /// The record of a new term, with defaults for the rest.
     #[must_use]
     pub fn new(epoch: Epoch, master: NodeId, in_sync: Vec<Listed>, members: Vec<NodeId>) -> Self {
-        Self::unfounded(members, DEFAULT_F_MS).succeeded_by(epoch, Some(master), in_sync)
+        Self {
+            master: Some(master),
+            ..Self::vacant(epoch, in_sync, members)
+        }
     }
 
     /// The record of a term without a master, from an operator's recovery, with defaults for the
@@ -91,12 +106,18 @@ impl ClusterState {
         Self::unfounded(members, DEFAULT_F_MS).succeeded_by(epoch, None, in_sync)
     }
 
-    /// The record of the next term, with this record's members and settings.
+    /// The record of a later term, with this record's members and settings.
     #[must_use]
-    pub fn succeeded_by(&self, epoch: Epoch, master: Option<NodeId>, in_sync: Vec<Listed>) -> Self {
+    pub fn succeeded_by(
+        &self,
+        epoch: Epoch,
+        master: Option<&Process>,
+        in_sync: Vec<Listed>,
+    ) -> Self {
         Self {
             epoch,
-            master,
+            master: master.map(|process| process.node.clone()),
+            process: master.map(|process| process.incarnation),
             in_sync,
             ..self.clone()
         }
@@ -121,11 +142,11 @@ impl ClusterState {
         if state.format > FORMAT {
             return Err(StateError::Newer(state.format));
         }
-        if state.format < FORMAT {
-            state.format = FORMAT;
+        if state.format < FORMAT_WITH_SETTINGS {
             state.min_in_sync = default_min_in_sync(state.members.len());
             state.f_ms = DEFAULT_F_MS;
         }
+        state.format = FORMAT;
         state.check()?;
         Ok(state)
     }
@@ -142,6 +163,18 @@ impl ClusterState {
         self.in_sync
             .iter()
             .any(|listed| listed.node == *node && listed.log_id == log_id)
+    }
+
+    /// Whether it names this process as master.
+    #[must_use]
+    pub fn names(&self, process: &Process) -> bool {
+        self.master.as_ref() == Some(&process.node) && self.process == Some(process.incarnation)
+    }
+
+    /// Whether the node is a member or is to become one.
+    #[must_use]
+    pub fn has(&self, node: &NodeId) -> bool {
+        self.members.contains(node) || self.learners.contains(node)
     }
 
     /// The fewest logs that may acknowledge a write (REP-MIN).
@@ -178,12 +211,22 @@ impl ClusterState {
         if !listed.all(|node| self.members.contains(node)) {
             return unsound("a node in sync is no member");
         }
+        if self.process.is_some() && self.master.is_none() {
+            return unsound("it names a process and no master");
+        }
+        let nodes: BTreeSet<&NodeId> = self.members.iter().chain(&self.learners).collect();
+        if nodes.len() < self.members.len() + self.learners.len() {
+            return unsound("it lists a node twice");
+        }
+        if self.min_in_sync() > self.members.len() {
+            return unsound("min_in_sync is above the number of members");
+        }
         Ok(())
     }
 }
 
 /// The default of REP-MIN: 1 of 1, else 2.
-const fn default_min_in_sync(members: usize) -> u32 {
+pub(super) const fn default_min_in_sync(members: usize) -> u32 {
     if members == 1 { 1 } else { 2 }
 }
 
@@ -219,8 +262,18 @@ mod tests {
         assert!(first.is_unfounded());
         assert_eq!((first.min_in_sync(), first.silence().as_millis()), (2, 300));
         assert_eq!(ClusterState::decode(&first.encode()).unwrap(), first);
-        let next = first.succeeded_by(Epoch(1), Some(node("n1")), state().in_sync);
-        assert!(!next.is_unfounded());
+        let process = Process {
+            node: node("n1"),
+            incarnation: Incarnation(5),
+        };
+        let next = first.succeeded_by(Epoch(1), Some(&process), state().in_sync);
+        assert!(!next.is_unfounded() && next.names(&process));
+        assert_eq!(ClusterState::decode(&next.encode()).unwrap(), next);
+        let later = Process {
+            incarnation: Incarnation(6),
+            ..process
+        };
+        assert!(!next.names(&later));
         assert_eq!((next.f_ms, next.members.len()), (300, 3));
     }
 
@@ -229,8 +282,21 @@ mod tests {
     fn the_encoding_does_not_change_and_earlier_ones_are_read() {
         let rest =
             r#""epoch":3,"master":"n1","in_sync":[{"node":"n1","log_id":7}],"members":["n1"]"#;
-        let expected = format!(r#"{{"format":3,{rest},"min_in_sync":1,"f_ms":1000}}"#);
+        let expected = format!(r#"{{"format":4,{rest},"min_in_sync":1,"f_ms":1000}}"#);
         assert_eq!(state().encode(), expected);
+        let named = ClusterState {
+            process: Some(Incarnation(9)),
+            learners: vec![node("n2")],
+            ..state()
+        };
+        let rest = rest.replace(r#""n1","in_sync""#, r#""n1","process":9,"in_sync""#);
+        let expected =
+            format!(r#"{{"format":4,{rest},"learners":["n2"],"min_in_sync":1,"f_ms":1000}}"#);
+        assert_eq!(named.encode(), expected);
+        let third = expected.replace(r#""format":4"#, r#""format":3"#);
+        assert_eq!(ClusterState::decode(third.as_bytes()).unwrap(), named);
+        let rest =
+            r#""epoch":3,"master":"n1","in_sync":[{"node":"n1","log_id":7}],"members":["n1"]"#;
         for earlier in [1, 2] {
             let stored = format!(r#"{{"format":{earlier},{rest}}}"#);
             assert_eq!(ClusterState::decode(stored.as_bytes()).unwrap(), state());
@@ -245,7 +311,7 @@ mod tests {
         };
         assert!(matches!(
             ClusterState::decode(&newer.encode()),
-            Err(StateError::Newer(4))
+            Err(StateError::Newer(5))
         ));
         let unsound = [
             ClusterState {
@@ -271,6 +337,19 @@ mod tests {
             },
             ClusterState {
                 members: Vec::new(),
+                ..state()
+            },
+            ClusterState {
+                learners: vec![node("n1")],
+                ..state()
+            },
+            ClusterState {
+                min_in_sync: 2,
+                ..state()
+            },
+            ClusterState {
+                master: None,
+                process: Some(Incarnation(1)),
                 ..state()
             },
         ];

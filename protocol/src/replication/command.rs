@@ -1,23 +1,33 @@
 //! [`Command`]s of the machine for its driver, and the condition that each waits for.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
-use tierkv_types::{Epoch, Index, Position, Round};
+use tierkv_types::{Epoch, Index, NodeId, Position, Record, Round};
 
-use super::cluster_state::ClusterState;
+use super::{
+    change::ChangeError,
+    cluster_state::ClusterState,
+    handover::HandoverError,
+    message::{Message, Process},
+    seen::Seen,
+};
 
 /// An action for the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Make the epoch and the highest record seen durable, then feed [`Event::Promised`](super::Event::Promised).
+    /// Make the epoch and the highest record seen durable, then feed
+    /// [`Event::Promised`](super::Event::Promised).
     Promise {
         /// The promised epoch, which must never be forgotten (REP-PROMISE).
         epoch: Epoch,
         /// The highest record that was seen (COORD-BACK).
-        seen: Option<ClusterState>,
+        seen: Option<Seen>,
     },
-    /// Swap the record in coordination, then feed [`Event::Swapped`](super::Event::Swapped).
+    /// Swap the record in coordination, then feed [`Event::Swapped`](super::Event::Swapped) with the
+    /// same number.
     Swap {
+        /// Tells the outcomes of swaps apart.
+        number: u64,
         /// The revision to replace.
         expected: u64,
         /// The record to install.
@@ -27,6 +37,10 @@ pub enum Command {
     Read,
     /// Append an empty record at this position (REP-NOOP).
     AppendNoop(Position),
+    /// Append the master's records.
+    Append(Vec<Arc<Record>>),
+    /// Cut the log after this position, then feed [`Event::Cut`](super::Event::Cut) (REP-JOIN).
+    Cut(Position),
     /// Everything up to this index is committed: apply it (REP-APPLY).
     Commit(Index),
     /// This round is vouched; the commit index was sampled before it started (REP-ROUND).
@@ -35,6 +49,33 @@ pub enum Command {
         round: Round,
         /// The commit index of the round.
         commit: Index,
+    },
+    /// Send a message to a node; it may be lost.
+    Send {
+        /// The node.
+        to: NodeId,
+        /// The message.
+        message: Message,
+    },
+    /// This node is not master of the epoch any more: the outcome of writes that are not committed
+    /// is unknown.
+    SteppedDown(Epoch),
+    /// The log can't continue the master's: install a snapshot of it, and start the machine anew
+    /// with a new log (REP-JOIN). It may be repeated.
+    Install(Process),
+    /// The result of a change that an operator wanted.
+    Changed {
+        /// The number of its [`Event::Change`](super::Event::Change).
+        id: u64,
+        /// Whether it is installed.
+        result: Result<(), ChangeError>,
+    },
+    /// The result of a handover.
+    HandedOver {
+        /// The number of its [`Event::HandOver`](super::Event::HandOver).
+        id: u64,
+        /// The new master.
+        result: Result<NodeId, HandoverError>,
     },
     /// Stop the process, for this reason: continuing would break a guarantee.
     Halt(String),
@@ -56,12 +97,26 @@ impl Command {
     #[must_use]
     pub const fn condition(&self) -> Option<Condition> {
         match self {
-            Self::Promise { .. } | Self::Read | Self::Halt(_) => None,
             Self::Swap { state, .. } => Some(Condition::Promised(state.epoch)),
             Self::AppendNoop(position) => Some(Condition::Promised(position.epoch)),
             Self::Commit(index) => Some(Condition::Durable(*index)),
             Self::Vouched { commit, .. } => Some(Condition::Applied(*commit)),
+            Self::Promise { .. }
+            | Self::Read
+            | Self::Append(_)
+            | Self::Cut(_)
+            | Self::Send { .. }
+            | Self::SteppedDown(_)
+            | Self::Install(_)
+            | Self::Changed { .. }
+            | Self::HandedOver { .. }
+            | Self::Halt(_) => None,
         }
+    }
+
+    /// Whether it changes the end of the log. Such commands are carried out in their order.
+    const fn is_of_log(&self) -> bool {
+        matches!(self, Self::AppendNoop(_) | Self::Append(_) | Self::Cut(_))
     }
 }
 
@@ -123,6 +178,11 @@ impl CommandQueue {
         self.promised = self.promised.max(epoch);
     }
 
+    /// Records that the log was cut after `index`: what follows is not durable.
+    pub fn cut(&mut self, index: Index) {
+        self.durable = self.durable.min(index);
+    }
+
     /// Records that the node's own log is durable up to `index`.
     pub fn durable(&mut self, index: Index) {
         self.durable = self.durable.max(index);
@@ -135,8 +195,12 @@ impl CommandQueue {
 
     /// Removes and returns a command that may be carried out now.
     pub fn take_ready(&mut self) -> Option<Command> {
+        let first_of_log = self.commands.iter().position(Command::is_of_log);
         let ready: Vec<usize> = (self.commands.iter().enumerate())
-            .filter(|(_, command)| self.holds(command.condition()))
+            .filter(|(place, command)| {
+                let is_next = !command.is_of_log() || Some(*place) == first_of_log;
+                is_next && self.holds(command.condition())
+            })
             .map(|(place, _)| place)
             .collect();
         let place = match ready.len() {
@@ -191,6 +255,29 @@ mod tests {
         assert_eq!(queue.take_ready(), None);
         queue.applied(Index(5));
         assert_eq!(queue.take_ready(), Some(vouched(1, 5)));
+        assert_eq!(queue.take_ready(), None);
+    }
+
+    #[test]
+    fn the_log_is_changed_in_order_whatever_is_chosen() {
+        let queue = CommandQueue::new(Epoch(1), Index(4), Index(4));
+        let mut queue = queue.choosing(Box::new(|count| count - 1));
+        let position = Position {
+            epoch: Epoch(1),
+            index: Index(2),
+        };
+        let commands = [
+            Command::Cut(position),
+            Command::Append(Vec::new()),
+            Command::Commit(Index(4)),
+        ];
+        queue.extend(commands.clone());
+        let [cut, append, commit] = commands.map(Some);
+        assert_eq!(queue.take_ready(), commit);
+        assert_eq!(queue.take_ready(), cut);
+        assert_eq!(queue.take_ready(), append);
+        queue.cut(Index(2));
+        queue.extend([Command::Commit(Index(4))]);
         assert_eq!(queue.take_ready(), None);
     }
 

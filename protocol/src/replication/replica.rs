@@ -1,47 +1,90 @@
 //! One node's replication machine.
 //!
 //! ```text
-//!            Observed                 Promised              Won
-//! Following ──────────► Promising ──────────────► Swapping ─────► Mastering
-//!     ▲   (listed, alone)   │ epoch durable           │ ▲             │
-//!     └────────────────── Lost ◄──────────────────────┘ └─ Unknown    │ opening record
-//!                                                         (swap again)▼ durable: commits
+//!              F without a master, a majority confirms       promise durable
+//! Following ───────────────────────────────────────► Promising ───────► Swapping
+//!   ▲  ▲ │                                                                │ │ won
+//!   │  │ └── the record names this process (a handover) ──► Mastering ◄───┼─┘
+//!   │  └──────────────── lost for certain ────────────────────────────────┘ │
+//!   └──────────── a later epoch, or its own handover ◄───── Mastering ◄─────┘
 //! ```
+//!
+//! Reading order: this file (the state, events, and what callers ask), `recording` (records of
+//! coordination), `standing` (questions and swaps of a candidate), `accepting` (a replica's part),
+//! `leading` (a master's part), `handing_over`.
 
-use std::time::Duration;
+mod accepting;
+mod handing_over;
+mod leading;
+mod recording;
+mod standing;
+#[cfg(test)]
+mod tests;
 
-use tierkv_types::{BootTime, Epoch, Index, LogId, NodeId, Position};
+use std::{collections::BTreeSet, time::Duration};
+
+use tierkv_types::{BootTime, Epoch, EpochTable, Index, LogId, NodeId, Position, Round, Version};
 
 use super::{
+    change::Change,
     cluster_state::{ClusterState, Listed},
     command::Command,
+    following::{Following, Proposal},
+    freshness::Freshness,
     mastership::Mastership,
+    message::{Append, Message, Process},
+    own_log::OwnLog,
+    rules::{Rule, Rules},
+    seen::Seen,
 };
 
-/// How often a master starts a heartbeat round.
+/// The longest time between two heartbeats (REP-TIMES).
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How long a new master waits before it acknowledges anything: 1 s plus 5 %, within
-/// which an earlier master's vouching runs out (REP-WAIT).
-pub const TAKEOVER_WAIT: Duration = Duration::from_millis(1_050);
+/// The part of F after which the next heartbeat is sent, if that is shorter.
+const HEARTBEAT_PART: u32 = 20;
 
 /// An event for the machine.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The cluster's record from a watch, with its revision; `None`: there is none. It may be an
     /// old record, seen late or twice.
-    Observed(Option<(u64, ClusterState)>),
+    Observed(Option<Seen>),
     /// The cluster's record from a linearizable read that began after its [`Command::Read`].
-    Read(Option<(u64, ClusterState)>),
+    Read(Option<Seen>),
     /// The epoch of a [`Command::Promise`] is durable.
     Promised(Epoch),
-    /// The result of a [`Command::Swap`].
-    Swapped(SwapOutcome),
+    /// The result of the [`Command::Swap`] with this number.
+    Swapped(u64, SwapOutcome),
     /// The node's own log is durable up to this position.
     Durable(Position),
     /// Everything up to the index of a [`Command::Commit`] is applied: reads see it.
     Applied(Index),
-    /// Time has passed.
+    /// The log is cut after the position of a [`Command::Cut`], durably.
+    Cut(Position),
+    /// A message of another member's process.
+    Received(Process, Message),
+    /// The log was compared with the node's note in coordination, and has what that says
+    /// (REP-LOGID).
+    Compared,
+    /// The nodes whose liveness keys are in coordination.
+    Present(BTreeSet<NodeId>),
+    /// An operator wants a change.
+    Change {
+        /// For the result.
+        id: u64,
+        /// The change.
+        change: Change,
+    },
+    /// An operator, or the node itself, wants another master.
+    HandOver {
+        /// For the result.
+        id: u64,
+        /// The wanted master; `None`: whoever is best.
+        to: Option<NodeId>,
+        /// Whether this node stops, and so leaves the logs in sync.
+        leaves: bool,
+    },
+    /// Time has passed. To be fed every [`Replica::heartbeat_interval`].
     Tick,
 }
 
@@ -50,7 +93,7 @@ pub enum Event {
 pub enum SwapOutcome {
     /// Our record is installed, at this revision.
     Won(u64),
-    /// There was another record; ours was not installed.
+    /// There was another record; ours was not installed by this try.
     Lost,
     /// Unknown: both outcomes are possible (COORD-CAS).
     Unknown,
@@ -62,6 +105,9 @@ pub enum Refusal {
     /// This node is not the cluster's master, or may not act as master yet.
     #[error("this node is not the cluster's master")]
     NotMaster,
+    /// The master hands over: writes wait for the result.
+    #[error("this node hands its mastership over")]
+    HandingOver,
 }
 
 /// The state that a node found on its own disk.
@@ -71,6 +117,8 @@ pub struct Restored {
     pub log_id: LogId,
     /// The last record of the log, all of it durable.
     pub last: Position,
+    /// The epochs of the log, over the whole history.
+    pub epochs: EpochTable,
     /// The highest index known to be committed.
     pub commit: Index,
     /// The last index in the store.
@@ -78,129 +126,336 @@ pub struct Restored {
     /// The highest epoch that the node promised.
     pub promised: Epoch,
     /// The highest record that the node saw.
-    pub seen: Option<ClusterState>,
+    pub seen: Option<Seen>,
 }
 
 #[derive(Clone, Debug)]
 enum Role {
-    /// Waits for the record.
-    Following,
-    /// Its promise is being made durable.
-    Promising { expected: u64, next: ClusterState },
-    /// Its swap is under way, or had an unknown outcome and is retried. Once a try was certainly
-    /// `lost`, the record has changed and no earlier try can succeed any more.
-    Swapping {
-        expected: u64,
-        next: ClusterState,
-        lost: bool,
-    },
+    /// It follows a master, or looks for one, or stands for mastership.
+    Following(Box<Following>),
     /// It is master of the term.
-    Mastering(Mastership),
+    Mastering(Box<Mastership>),
     /// It gave up for good.
     Halted,
+}
+
+/// A linearizable read of the record that is under way.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    number: u64,
+    /// The lowest record that it may find: an older one shows that coordination lost data.
+    floor: (Epoch, u64),
+    /// The latest round of the master when it began.
+    round: Round,
+    /// The log's last record when it began.
+    last: Position,
 }
 
 /// One node's replication machine.
 #[derive(Clone, Debug)]
 pub struct Replica {
-    me: NodeId,
-    log_id: LogId,
-    started_at: BootTime,
-    promised: Epoch,
-    seen: Option<ClusterState>,
-    last: Position,
-    durable: Position,
-    commit: Index,
-    applied: Index,
-    /// The epoch seen when the read under way was requested. A read that finds an older one shows
-    /// that coordination lost data.
-    reading: Option<Epoch>,
+    me: Process,
+    log: OwnLog,
     role: Role,
+    /// The highest epoch that was proposed or accepted, durably (REP-PROMISE).
+    promised: Epoch,
+    /// The highest epoch whose promise is being made durable.
+    promising: Epoch,
+    /// The highest epoch of a master that was accepted.
+    accepted: Epoch,
+    /// A record that this node proposed, until it is certain whether it was installed.
+    proposal: Option<Proposal>,
+    /// A record that hands mastership to this process, until its epoch is promised.
+    handed: Option<Seen>,
+    /// The record, by epoch and revision, that a swap of an earlier process of this node may still
+    /// replace.
+    unsettled: Option<(Epoch, u64)>,
+    /// The highest record that was seen, by epoch and revision.
+    seen: Option<Seen>,
+    /// The highest record that others saw (COORD-BACK).
+    others_saw: (Epoch, u64),
+    reading: Option<Reading>,
+    /// Whether to read once more, because the read under way began too early.
+    reads_again: bool,
+    /// The numbers of the last read, swap and question.
+    reads: u64,
+    swaps: u64,
+    questions: u64,
+    /// The record of the last swap.
+    swapping: Option<ClusterState>,
+    /// Whether the log was compared with the node's note.
+    is_compared: bool,
+    present: BTreeSet<NodeId>,
+    freshness: Freshness,
+    rules: Rules,
+}
+
+/// One moment on the clocks that the machine needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// The boot-time clock.
+    pub now: BootTime,
+    /// The cluster clock.
+    pub clock: Version,
 }
 
 impl Replica {
     /// A node that starts at `now` with the state of its disk. It is not master, even if the
     /// record names it (REP-START).
     #[must_use]
-    pub fn start(me: NodeId, restored: Restored, now: BootTime) -> Self {
-        assert!(
-            restored.commit <= restored.last.index,
-            "the commit index is after the log's end"
-        );
+    pub fn start(me: Process, restored: Restored, now: BootTime) -> Self {
+        Self::start_with(me, restored, now, Rules::default())
+    }
+
+    pub(crate) fn start_with(me: Process, restored: Restored, now: BootTime, rules: Rules) -> Self {
+        let Restored {
+            log_id,
+            last,
+            epochs,
+            commit,
+            applied,
+            promised,
+            seen,
+        } = restored;
+        // A promise above the record's epoch: a swap of the earlier process may still succeed.
+        let order = seen.as_ref().map_or((Epoch::ZERO, 0), Seen::order);
         Self {
             me,
-            log_id: restored.log_id,
-            started_at: now,
-            promised: restored.promised,
-            seen: restored.seen,
-            last: restored.last,
-            durable: restored.last,
-            commit: restored.commit,
-            applied: restored.applied,
+            log: OwnLog::found(log_id, epochs, last, commit, applied),
+            role: Role::Following(Box::new(Following::since(now))),
+            promised,
+            promising: promised,
+            accepted: Epoch::ZERO,
+            proposal: None,
+            handed: None,
+            unsettled: (promised > order.0).then_some(order),
+            seen,
+            others_saw: (Epoch::ZERO, 0),
             reading: None,
-            role: Role::Following,
+            reads_again: false,
+            reads: 0,
+            swaps: 0,
+            questions: 0,
+            swapping: None,
+            is_compared: false,
+            present: BTreeSet::new(),
+            freshness: Freshness::default(),
+            rules,
         }
     }
 
     /// Handles one event and appends the commands to carry out. A command that must wait has a
-    /// condition ([`Command::condition`]); the order of commands has no meaning.
-    pub fn step(&mut self, now: BootTime, event: Event, commands: &mut Vec<Command>) {
+    /// condition ([`Command::condition`]).
+    pub fn step(&mut self, moment: Moment, event: Event, commands: &mut Vec<Command>) {
+        if matches!(self.role, Role::Halted) {
+            return;
+        }
         match event {
-            Event::Observed(record) => self.observe(record, None, commands),
-            Event::Read(record) => {
-                let floor = self.reading.take();
-                self.observe(record, floor, commands);
+            Event::Observed(record) => self.observe(moment, record, None, commands),
+            Event::Read(record) => self.has_read(moment, record, commands),
+            Event::Promised(epoch) => self.promise_is_durable(moment, epoch, commands),
+            Event::Swapped(number, outcome) => self.swapped(moment, number, outcome, commands),
+            Event::Durable(position) => {
+                self.log.is_durable(position);
+                self.log_grew(moment, commands);
             }
-            Event::Promised(epoch) => self.promise_is_durable(epoch, commands),
-            Event::Swapped(outcome) => self.swapped(outcome, commands),
-            Event::Durable(position) => self.log_is_durable(position, commands),
             Event::Applied(index) => {
                 assert!(
-                    index <= self.commit,
+                    index <= self.log.commit,
                     "REP-APPLY: applied before it was committed"
                 );
-                self.applied = self.applied.max(index);
+                self.log.applied = self.log.applied.max(index);
+                self.freshness.applied(self.log.applied);
             }
-            Event::Tick => self.tick(now, commands),
+            Event::Cut(position) => {
+                self.log.is_cut(position);
+                self.acknowledge(moment, None, commands);
+            }
+            Event::Received(from, message) => self.receive(moment, &from, message, commands),
+            Event::Compared => {
+                self.is_compared = true;
+                self.consider(moment, commands);
+            }
+            Event::Present(nodes) => self.present = nodes,
+            Event::Change { id, change } => self.want(id, change, commands),
+            Event::HandOver { id, to, leaves } => {
+                self.hand_over(moment, id, to.as_ref(), leaves, commands);
+            }
+            Event::Tick => self.tick(moment, commands),
         }
+    }
+
+    fn receive(
+        &mut self,
+        moment: Moment,
+        from: &Process,
+        message: Message,
+        commands: &mut Vec<Command>,
+    ) {
+        match message {
+            Message::Append(append) => self.accept(moment, from, &append, commands),
+            Message::Acknowledge(acknowledged) => {
+                if let Role::Mastering(term) = &mut self.role {
+                    term.acknowledge(moment.now, from, &acknowledged, &self.log);
+                    self.acknowledged(moment, commands);
+                }
+            }
+            Message::Ask(ask) => self.answer(moment, from, &ask, commands),
+            Message::Confirm(confirm) => self.confirmed(from, confirm, commands),
+            Message::Offer(offer) => self.offered(from, offer, commands),
+            Message::Ready(offer) => self.successor_is_ready(moment, from, offer),
+            Message::Decline(epoch) => self.decline(from, epoch, commands),
+            Message::Declined(epoch) => self.declined(moment, from, epoch, commands),
+        }
+    }
+
+    fn tick(&mut self, moment: Moment, commands: &mut Vec<Command>) {
+        match &self.role {
+            Role::Following(_) => self.look_for_master(moment, commands),
+            Role::Mastering(_) => self.lead(moment, commands),
+            Role::Halted => {}
+        }
+    }
+
+    /// How often [`Event::Tick`] is to be fed: every min(F/20, 50 ms) (REP-TIMES).
+    #[must_use]
+    pub fn heartbeat_interval(&self) -> Duration {
+        let silence = self.seen.as_ref().map(|seen| seen.state.silence());
+        let part = silence.map(|silence| silence / HEARTBEAT_PART);
+        part.map_or(HEARTBEAT_INTERVAL, |part| part.min(HEARTBEAT_INTERVAL))
     }
 
     /// Reserves the position of the next record.
     ///
     /// # Errors
-    /// [`Refusal::NotMaster`] unless this node may act as master (see [`Replica::confirm`]).
-    pub fn propose(&mut self, now: BootTime) -> Result<Position, Refusal> {
-        let epoch = self.confirm(now)?.epoch();
-        self.last = Position {
-            epoch,
-            index: self.last.index.next(),
+    /// [`Refusal::NotMaster`] unless this node may act as master (see [`Replica::confirm`]);
+    /// [`Refusal::HandingOver`] while it hands over.
+    pub fn propose(&mut self) -> Result<Position, Refusal> {
+        let term = self.confirm()?;
+        if term.handover.as_ref().is_some_and(|it| it.holds_writes()) {
+            return Err(Refusal::HandingOver);
+        }
+        let position = Position {
+            epoch: term.epoch(),
+            index: self.log.last().index.next(),
         };
-        Ok(self.last)
+        self.log.append(position);
+        Ok(position)
     }
 
     /// Frees the positions after `position`: the log took none of their records.
     pub fn retract(&mut self, position: Position) {
         assert!(
-            self.durable.index <= position.index,
+            self.log.durable() <= position.index,
             "a durable record can't be taken back"
         );
-        self.last = position;
+        self.log.truncate(position);
     }
 
-    /// The term in which this node may act as master now: answer `LATEST` and confirmed reads
-    /// (REP-CONFIRM), vouch, and take writes.
+    /// The term in which this node may act as master: take writes, and answer `LATEST` reads once
+    /// the round of [`Replica::begin_read`] is vouched.
     ///
     /// # Errors
-    /// [`Refusal::NotMaster`], unless all of these hold: this node is master; its opening record
-    /// is committed and applied (REP-NOOP), and with it everything that earlier terms
-    /// acknowledged; its waiting time is over (REP-WAIT). A master that is alone in sync needs
-    /// only its own acknowledgement of heartbeats.
-    pub fn confirm(&self, now: BootTime) -> Result<&Mastership, Refusal> {
+    /// [`Refusal::NotMaster`], unless this node is master; its opening record is committed and
+    /// applied (REP-NOOP), and with it everything that earlier terms acknowledged; and it does not
+    /// hand over.
+    pub fn confirm(&self) -> Result<&Mastership, Refusal> {
         match &self.role {
-            Role::Mastering(term) if !term.is_waiting(now) && term.is_open(self.applied) => {
+            Role::Mastering(term)
+                if term.is_open(self.log.applied)
+                    && !term.handover.as_ref().is_some_and(|it| it.is_stopped()) =>
+            {
                 Ok(term)
             }
             _ => Err(Refusal::NotMaster),
+        }
+    }
+
+    /// Begins a read that needs a proof of mastership from after its arrival (REP-CONFIRM). Returns
+    /// the round that must be vouched before it is answered; `None`: it may be answered at once,
+    /// as no other log is in sync.
+    ///
+    /// # Errors
+    /// As for [`Replica::confirm`].
+    pub fn begin_read(&mut self, moment: Moment) -> Result<Option<Round>, Refusal> {
+        let term = self.confirm()?;
+        if term.is_alone() || self.rules.lack(Rule::ReadsConfirmed) {
+            return Ok(None);
+        }
+        let commit = self.log.commit;
+        let Role::Mastering(term) = &mut self.role else {
+            return Err(Refusal::NotMaster);
+        };
+        let round = term.rounds.want();
+        if term.rounds.is_due() {
+            term.start_round(moment.now, commit, moment.clock);
+        }
+        Ok(Some(round))
+    }
+
+    /// Everything that was committed before this time, on this node's boot-time clock, is applied
+    /// here (REP-AGE); `None` while that is not known.
+    #[must_use]
+    pub fn fresh_since(&self, now: BootTime) -> Option<BootTime> {
+        match &self.role {
+            Role::Mastering(term) if term.is_open(self.log.applied) => match term.is_alone() {
+                true => Some(now),
+                false => term.rounds.vouched_at().max(self.freshness.since()),
+            },
+            _ => self.freshness.since(),
+        }
+    }
+
+    /// The clock stood still, or jumped: ages begin anew (CLOCK-STEADY).
+    pub fn forget_ages(&mut self, now: BootTime) {
+        self.freshness.begin_anew(now);
+        if let Role::Mastering(term) = &mut self.role {
+            term.rounds.begin_ages_anew(now);
+        }
+    }
+
+    /// The next message to a node, if there is one, and whether records may be added: those that
+    /// follow its `prev` in the log. Call [`Replica::sent`] with what was added.
+    #[must_use]
+    pub fn next_append(&self, to: &NodeId) -> Option<(Append, bool)> {
+        match &self.role {
+            Role::Mastering(term) => term.next_append(to, &self.log, self.log.commit),
+            _ => None,
+        }
+    }
+
+    /// Records that a message of the epoch was sent, with records up to `up_to`, or with none if
+    /// that is its `prev`.
+    pub fn sent(&mut self, to: &NodeId, epoch: Epoch, up_to: Position, round: Round) {
+        if let Role::Mastering(term) = &mut self.role
+            && term.epoch() == epoch
+        {
+            term.sent(to, up_to, round);
+        }
+    }
+
+    /// The records that a node needs next are not in this node's log any more.
+    pub fn lies_beyond_log(&mut self, to: &NodeId) {
+        if let Role::Mastering(term) = &mut self.role {
+            term.lies_beyond_log(to);
+        }
+    }
+
+    /// The nodes that get this master's log; none if this node is not master.
+    pub fn followers(&self) -> impl Iterator<Item = &NodeId> {
+        let term = self.mastership();
+        term.into_iter().flat_map(|term| term.followers())
+    }
+
+    /// The master that this node follows, if it heard one within F.
+    #[must_use]
+    pub fn master(&self, now: BootTime) -> Option<&Process> {
+        match &self.role {
+            Role::Mastering(_) => Some(&self.me),
+            Role::Following(following) if now.since(following.heard_at) < self.silence() => {
+                following.master.as_ref()
+            }
+            _ => None,
         }
     }
 
@@ -216,222 +471,54 @@ impl Replica {
     /// The last reserved position.
     #[must_use]
     pub const fn last(&self) -> Position {
-        self.last
+        self.log.last()
     }
 
     /// The index up to which everything is applied.
     #[must_use]
     pub const fn applied(&self) -> Index {
-        self.applied
+        self.log.applied
     }
 
     /// The index up to which everything is committed.
     #[must_use]
     pub const fn commit(&self) -> Index {
-        self.commit
+        self.log.commit
     }
 
-    /// Handles a record. `floor`: the lowest epoch that a linearizable read may find.
-    fn observe(
-        &mut self,
-        record: Option<(u64, ClusterState)>,
-        floor: Option<Epoch>,
-        commands: &mut Vec<Command>,
-    ) {
-        if matches!(self.role, Role::Halted) {
-            return;
-        }
-        let found = record
-            .as_ref()
-            .map_or(Epoch::ZERO, |(_, state)| state.epoch);
-        let seen = self.seen.as_ref().map_or(Epoch::ZERO, |state| state.epoch);
-        if found < seen {
-            return match floor {
-                Some(floor) if found < floor => self.halt(forgotten(found), commands),
-                // A watch may show an old record late: a read shows the current one.
-                _ => self.ask(commands),
-            };
-        }
-        let installed = record.as_ref().map(|(_, state)| state.clone());
-        match std::mem::replace(&mut self.role, Role::Following) {
-            Role::Following => self.stand(record, commands),
-            // The swap or promise under way will end and then read the record again.
-            promising @ Role::Promising { .. } => self.role = promising,
-            Role::Swapping { next, .. } if installed.as_ref() == Some(&next) => {
-                self.take_office(next, commands);
-            }
-            Role::Swapping { lost: true, .. } => self.stand(record, commands),
-            swapping @ Role::Swapping { .. } => self.role = swapping,
-            Role::Mastering(term) => {
-                let deposed = installed.is_some_and(|state| state.epoch > term.epoch());
-                self.role = Role::Mastering(term);
-                if deposed {
-                    self.halt("the record names a later term; restart the node", commands);
-                }
-            }
-            Role::Halted => self.role = Role::Halted,
+    /// The highest record that this node saw.
+    #[must_use]
+    pub const fn seen(&self) -> Option<&Seen> {
+        self.seen.as_ref()
+    }
+
+    /// The highest epoch that this node proposed or accepted.
+    #[must_use]
+    pub const fn promised(&self) -> Epoch {
+        self.promised
+    }
+
+    fn silence(&self) -> Duration {
+        let silence = self.seen.as_ref().map(|seen| seen.state.silence());
+        silence.unwrap_or(Duration::from_millis(super::DEFAULT_F_MS as u64))
+    }
+
+    fn seen_order(&self) -> (Epoch, u64) {
+        self.seen.as_ref().map_or((Epoch::ZERO, 0), Seen::order)
+    }
+
+    fn listed(&self) -> Listed {
+        Listed {
+            node: self.me.node.clone(),
+            log_id: self.log.id,
         }
     }
 
-    /// Requests a read of the record. There is one read at a time, because the epoch seen at its
-    /// request is the floor for its result and not for an earlier read's.
-    fn ask(&mut self, commands: &mut Vec<Command>) {
-        if self.reading.is_none() {
-            self.reading = Some(self.seen.as_ref().map_or(Epoch::ZERO, |state| state.epoch));
-            commands.push(Command::Read);
-        }
-    }
-
-    /// Tries to become master, if the record lists this log and no other member, or if it is the
-    /// first record of a cluster and this log is empty. Without a record it waits for one: no node
-    /// founds a cluster by itself.
-    fn stand(&mut self, record: Option<(u64, ClusterState)>, commands: &mut Vec<Command>) {
-        let Some((expected, state)) = record else {
-            return;
-        };
-        if let Some(why) = self.objection(&state) {
-            return self.halt(why, commands);
-        }
-        let epoch = state.epoch.max(self.promised).max(self.last.epoch).next();
-        let listed = Listed {
-            node: self.me.clone(),
-            log_id: self.log_id,
-        };
-        let next = state.succeeded_by(epoch, Some(self.me.clone()), vec![listed]);
-        // The record stored with the promise is the one that was read. The proposed record counts
-        // as seen only once it is installed.
-        if !state.is_unfounded() {
-            self.seen = Some(state);
-        }
-        commands.push(Command::Promise {
-            epoch,
-            seen: self.seen.clone(),
-        });
-        self.role = Role::Promising { expected, next };
-    }
-
-    /// Why this node may never stand by this record.
-    fn objection(&self, state: &ClusterState) -> Option<String> {
-        if state.members != [self.me.clone()] {
-            let members: Vec<&str> = state.members.iter().map(NodeId::as_str).collect();
-            return Some(format!(
-                "the record names the members {}, and this node is {}; this release runs clusters \
-                 of one member",
-                members.join(", "),
-                self.me
-            ));
-        }
-        if state.is_unfounded() {
-            let is_new = self.last == Position::default();
-            return (!is_new).then(|| {
-                format!(
-                    "the cluster is new, but node {} has a log up to record {}: its data directory \
-                     belongs to another cluster; give it an empty one",
-                    self.me, self.last
-                )
-            });
-        }
-        (!state.lists(&self.me, self.log_id)).then(|| {
-            format!(
-                "the record lists no log {} of node {}: the data directory was replaced, lost its \
-                 log or belongs to another cluster; bring the right one back, or continue with \
-                 this one: `tierkv admin recover --data-dir DIR`",
-                self.log_id, self.me
-            )
-        })
-    }
-
-    fn promise_is_durable(&mut self, epoch: Epoch, commands: &mut Vec<Command>) {
-        self.promised = self.promised.max(epoch);
-        match std::mem::replace(&mut self.role, Role::Following) {
-            Role::Promising { expected, next } if next.epoch == epoch => {
-                commands.push(Command::Swap {
-                    expected,
-                    state: next.clone(),
-                });
-                self.role = Role::Swapping {
-                    expected,
-                    next,
-                    lost: false,
-                };
-            }
-            other => self.role = other,
-        }
-    }
-
-    fn swapped(&mut self, outcome: SwapOutcome, commands: &mut Vec<Command>) {
-        match (std::mem::replace(&mut self.role, Role::Following), outcome) {
-            (Role::Swapping { next, .. }, SwapOutcome::Won(_)) => self.take_office(next, commands),
-            // An earlier try of unknown outcome may have succeeded: read the record.
-            (Role::Swapping { expected, next, .. }, SwapOutcome::Lost) => {
-                self.role = Role::Swapping {
-                    expected,
-                    next,
-                    lost: true,
-                };
-                self.ask(commands);
-            }
-            // Only another swap can resolve the unknown outcome, by changing the revision.
-            (Role::Swapping { expected, next, .. }, SwapOutcome::Unknown) => {
-                commands.push(Command::Swap {
-                    expected,
-                    state: next.clone(),
-                });
-                self.role = Role::Swapping {
-                    expected,
-                    next,
-                    lost: false,
-                };
-            }
-            (other, _) => self.role = other,
-        }
-    }
-
-    fn take_office(&mut self, installed: ClusterState, commands: &mut Vec<Command>) {
-        assert!(
-            installed.epoch > self.last.epoch,
-            "I2: a term must be new to the log"
-        );
-        self.seen = Some(installed.clone());
-        self.last = Position {
-            epoch: installed.epoch,
-            index: self.last.index.next(),
-        };
-        let ready_at = self.started_at.after(TAKEOVER_WAIT);
-        commands.push(Command::Promise {
-            epoch: installed.epoch,
-            seen: self.seen.clone(),
-        });
-        commands.push(Command::AppendNoop(self.last));
-        self.role = Role::Mastering(Mastership::new(installed, self.last.index, ready_at));
-    }
-
-    fn log_is_durable(&mut self, position: Position, commands: &mut Vec<Command>) {
-        assert!(
-            position.index <= self.last.index,
-            "durable after the last reserved position"
-        );
-        self.durable = self.durable.max(position);
-        if let Role::Mastering(term) = &mut self.role {
-            term.acknowledge(&self.me, self.durable.index);
-            if let Some(index) = term.committable()
-                && index > self.commit
-            {
-                self.commit = index;
-                commands.push(Command::Commit(index));
-            }
-        }
-    }
-
-    fn tick(&mut self, now: BootTime, commands: &mut Vec<Command>) {
-        let commit = self.commit;
-        if let Role::Mastering(term) = &mut self.role
-            && !term.is_waiting(now)
-            && term.is_open(commit)
-            && let Some(round) = term.start_round(&self.me)
-        {
-            commands.push(Command::Vouched { round, commit });
-        }
+    /// Whether a record lists this node's log.
+    fn is_listed(&self, state: &ClusterState) -> bool {
+        let by_name = self.rules.lack(Rule::LogIdCounts);
+        let mut listed = state.in_sync.iter();
+        listed.any(|it| it.node == self.me.node && (by_name || it.log_id == self.log.id))
     }
 
     fn halt(&mut self, why: impl Into<String>, commands: &mut Vec<Command>) {
@@ -439,19 +526,3 @@ impl Replica {
         commands.push(Command::Halt(why.into()));
     }
 }
-
-/// Why coordination's record can't be trusted any more (COORD-BACK). Without one, or with one that
-/// was made anew, the epoch is zero.
-fn forgotten(found: Epoch) -> &'static str {
-    if found == Epoch::ZERO {
-        "coordination has no record of this cluster, but this node has seen one: the \
-         coordination store was wiped; bring it back, or continue with this node's state: \
-         `tierkv admin recover --data-dir DIR`"
-    } else {
-        "coordination went back to an earlier epoch: an old backup was restored; bring the \
-         newest back, or continue with this node's state: `tierkv admin recover --data-dir DIR`"
-    }
-}
-
-#[cfg(test)]
-mod tests;

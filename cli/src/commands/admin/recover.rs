@@ -174,7 +174,9 @@ impl Target {
             ..StorageSettings::new(&self.dir)
         };
         let (cluster, node) = (self.cluster.clone(), self.node.clone());
-        Ok(Recovery::examine(cluster, node, settings, record.as_ref()).await?)
+        let note = records.note_of(&cluster, &node).await?;
+        let (record, note) = (record.as_ref(), note.as_ref());
+        Ok(Recovery::examine(cluster, node, settings, record, note).await?)
     }
 }
 

@@ -14,23 +14,22 @@ use super::FaultyCoordination;
 /// One life's client of the store.
 #[derive(Debug)]
 pub(in crate::simulation) struct Client {
-    store: Arc<FaultyCoordination>,
+    /// One for each record.
+    stores: Vec<Arc<FaultyCoordination>>,
     life: u64,
 }
 
 impl Client {
-    pub(super) const fn new(store: Arc<FaultyCoordination>, life: u64) -> Self {
-        Self { store, life }
+    pub(super) const fn new(stores: Vec<Arc<FaultyCoordination>>, life: u64) -> Self {
+        Self { stores, life }
     }
 
-    fn check(&self, key: &str) -> Result<(), CoordinationError> {
-        if key == self.store.key {
-            return Ok(());
-        }
-        Err(CoordinationError::InvalidArgument(format!(
-            "the simulated store has the record {} and no other, not {key}",
-            self.store.key
-        )))
+    /// The store of a record.
+    fn store(&self, key: &str) -> Result<&Arc<FaultyCoordination>, CoordinationError> {
+        let store = self.stores.iter().find(|store| store.key == key);
+        store.ok_or_else(|| {
+            CoordinationError::InvalidArgument(format!("{key} is no simulated record"))
+        })
     }
 
     async fn swap(
@@ -39,11 +38,11 @@ impl Client {
         expected: Option<Revision>,
         value: Option<Bytes>,
     ) -> Result<Swap, CoordinationError> {
-        self.check(key)?;
-        let flight = self.store.send(self.life, expected, value);
-        self.store.wait().await;
-        let answer = self.store.settle(&flight);
-        self.store.wait().await;
+        let store = self.store(key)?;
+        let flight = store.send(self.life, expected, value);
+        store.wait().await;
+        let answer = store.settle(&flight);
+        store.wait().await;
         answer
     }
 }
@@ -51,10 +50,10 @@ impl Client {
 #[async_trait]
 impl ConfigStore for Client {
     async fn get(&self, key: &str) -> Result<Option<Versioned>, CoordinationError> {
-        self.check(key)?;
-        self.store.wait().await;
-        let found = self.store.read(self.life);
-        self.store.wait().await;
+        let store = self.store(key)?;
+        store.wait().await;
+        let found = store.read(self.life);
+        store.wait().await;
         found
     }
 
@@ -79,10 +78,10 @@ impl ConfigStore for Client {
 #[async_trait]
 impl Watch for Client {
     async fn watch(&self, key: &str) -> Result<Watched<Option<Versioned>>, CoordinationError> {
-        self.check(key)?;
-        self.store.wait().await;
-        let watched = self.store.follow(self.life);
-        self.store.wait().await;
+        let store = self.store(key)?;
+        store.wait().await;
+        let watched = store.follow(self.life);
+        store.wait().await;
         watched
     }
 

@@ -14,6 +14,7 @@ impl World {
         let fair = Weather::FAIR;
         self.weather = fair;
         self.machine.coordination.set_faults(fair.coordination);
+        self.machine.notes.set_faults(fair.coordination);
         self.machine.cache.set_faults(fair.cache);
         self.machine.store.set_faults(fair.store);
         self.trace

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tierkv_coordination::{Coordination, directory};
-use tierkv_protocol::replication::{ClusterState, CommandQueue, Replica, Restored};
+use tierkv_protocol::replication::{CommandQueue, Process, Replica, Restored, Seen};
 use tierkv_rpc::{
     Pace, Worker,
     proto::internal::{Read, ReadReply, Reply, reply},
@@ -20,7 +20,8 @@ use tierkv_storage::{
     store::{MemoryFile, MemoryStore},
 };
 use tierkv_types::{
-    Clock, ClusterId, ItemKey, NodeId, OwnedSlots, SLOT_COUNT, SlotRun, SlotTable, Version,
+    Clock, ClusterId, Incarnation, ItemKey, NodeId, OwnedSlots, SLOT_COUNT, SlotRun, SlotTable,
+    Version,
 };
 use tokio::{
     sync::watch,
@@ -43,6 +44,7 @@ use crate::{
     applier::{Applier, ApplierHandle},
     driver::Driver,
     invalidator::Invalidator,
+    noter::Noter,
     ownership::Owned,
     platform_clock::PlatformClock,
     reads::ReadView,
@@ -77,6 +79,8 @@ pub(super) struct Machine {
     pub(super) clock: Arc<MachineClock>,
     pub(super) settings: StorageSettings,
     pub(super) coordination: Arc<FaultyCoordination>,
+    /// The node's note of its log.
+    pub(super) notes: Arc<FaultyCoordination>,
     pub(super) cache: Arc<FaultyCache>,
     pub(super) store: Arc<StoreWeather>,
     pub(super) file: MemoryFile,
@@ -108,6 +112,10 @@ pub(super) fn cluster() -> ClusterId {
 /// The key of the cluster's record.
 pub(super) fn record_key() -> String {
     directory::cluster_state(&cluster())
+}
+
+pub(super) fn note_key() -> String {
+    directory::log_note(&cluster(), &NodeId::new("n1").unwrap())
 }
 
 pub(super) fn group(life: u64) -> String {
@@ -202,15 +210,20 @@ impl Machine {
         let applier = self.apply(scheduler, &group, &sequencer, &storage, &owned);
         let choices = Chance::of(self.seed, &group);
         let commands = CommandQueue::new(promised, last, applied);
+        let coordination = self.coordination.client_with(&self.notes, life);
+        let coordination = coordination as Arc<dyn Coordination>;
+        let compared = note(scheduler, &group, &coordination, &sequencer, &storage);
         let driver = Driver {
             cluster: cluster(),
+            node: NodeId::new("n1").unwrap(),
             sequencer: Arc::clone(&sequencer),
             storage: Arc::clone(&storage),
-            coordination: self.coordination.client(life) as Arc<dyn Coordination>,
+            coordination,
             applier,
             commands: commands.choosing(Box::new(move |count| choices.index(count))),
             rules,
             unopened: None,
+            compared,
         };
         let (stop, stopped) = drive(scheduler, &group, driver);
         let checkpoints = steps.take_checkpoints().unwrap();
@@ -251,6 +264,26 @@ impl Machine {
     }
 }
 
+/// Runs a noter; returns the sender that lets it begin.
+fn note(
+    scheduler: &mut Scheduler,
+    group: &str,
+    coordination: &Arc<dyn Coordination>,
+    sequencer: &Arc<Sequencer>,
+    storage: &Arc<Storage>,
+) -> watch::Sender<bool> {
+    let (compared, is_compared) = watch::channel(false);
+    let noter = Noter::new(
+        (cluster(), NodeId::new("n1").unwrap()),
+        Arc::clone(coordination),
+        Arc::clone(sequencer),
+        Arc::clone(storage),
+        is_compared,
+    );
+    scheduler.spawn(group, "noter", work(noter));
+    compared
+}
+
 /// Runs a driver; returns the handle that stops it, and the cell for its reason to stop.
 fn drive(
     scheduler: &mut Scheduler,
@@ -281,16 +314,23 @@ async fn work(mut worker: impl Worker) {
 
 fn replica(found: &Recovered, clock: &dyn Clock) -> Replica {
     let node = NodeId::new("n1").unwrap();
-    let seen = found.cluster_state.as_deref().map(ClusterState::decode);
+    let seen = found.cluster_state.as_deref().map(Seen::decode);
     let restored = Restored {
         log_id: found.log_id,
         last: found.last,
+        epochs: found.epochs.clone(),
         commit: found.commit,
         applied: found.applied,
         promised: found.promised,
         seen: seen.transpose().unwrap(),
     };
-    Replica::start(node, restored, clock.boot_time())
+    // Later processes start later.
+    let now = clock.boot_time();
+    let process = Process {
+        node,
+        incarnation: Incarnation(u64::try_from(now.since_boot().as_nanos()).unwrap()),
+    };
+    Replica::start(process, restored, now)
 }
 
 impl Node {

@@ -68,13 +68,25 @@ impl Records {
         &self,
         cluster: &ClusterId,
     ) -> Result<Option<Versioned>, Failure> {
-        let key = directory::cluster_state(cluster);
+        self.get(&directory::cluster_state(cluster)).await
+    }
+
+    /// What a node noted of its log.
+    pub(super) async fn note_of(
+        &self,
+        cluster: &ClusterId,
+        node: &NodeId,
+    ) -> Result<Option<Versioned>, Failure> {
+        self.get(&directory::log_note(cluster, node)).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Versioned>, Failure> {
         match self {
             Self::Folder { records, .. } => {
                 let record = records.iter().find(|(name, _)| *name == key);
                 Ok(record.map(|(_, record)| record.clone()))
             }
-            Self::Running { store, .. } => Ok(store.get(&key).await?),
+            Self::Running { store, .. } => Ok(store.get(key).await?),
         }
     }
 
