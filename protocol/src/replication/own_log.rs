@@ -15,6 +15,8 @@ pub(super) struct OwnLog {
     last: Position,
     durable: Index,
     pub(super) commit: Index,
+    /// Up to here the driver was told to apply; at the start, what the store has.
+    announced: Index,
     pub(super) applied: Index,
     /// Up to here the log is that of the epoch's master (REP-APPLY); zero in a new epoch.
     pub(super) matched: Index,
@@ -52,6 +54,7 @@ impl OwnLog {
             last,
             durable: last.index,
             commit,
+            announced: applied,
             applied,
             matched: Index::ZERO,
             cutting: None,
@@ -69,6 +72,14 @@ impl OwnLog {
     /// Up to here a replica acknowledges its log.
     pub(super) fn acknowledged(&self) -> Index {
         self.durable.min(self.matched)
+    }
+
+    /// What the driver may apply now and was not told to yet: everything committed up to `limit`.
+    pub(super) fn announce(&mut self, limit: Index) -> Option<Index> {
+        let index = self.commit.min(limit);
+        let is_more = index > self.announced;
+        self.announced = self.announced.max(index);
+        is_more.then_some(index)
     }
 
     /// Whether the record is in the log. Every log begins at the default position.

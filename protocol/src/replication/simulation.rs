@@ -18,6 +18,7 @@ mod node;
 mod world;
 
 use std::{
+    panic::catch_unwind,
     sync::atomic::{AtomicU64, Ordering},
     thread,
 };
@@ -28,6 +29,16 @@ use super::rules::Rule;
 /// Seeds that the main test tries.
 const SEEDS: u64 = 10_000;
 const THREADS: usize = 2;
+
+/// Runs one seed; a failed assertion is a violation, too.
+fn try_seed(seed: u64, off: Option<Rule>) -> Result<Outcome, String> {
+    let done = catch_unwind(|| run(seed, off, false));
+    done.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("panicked: {}", text.unwrap_or_default()))
+    })
+}
 
 /// Runs seeds on all processors until one violates an invariant. Returns what all together did, or
 /// the lowest seed with a violation that was found.
@@ -40,7 +51,7 @@ fn try_seeds(count: u64, off: Option<Rule>) -> Result<Outcome, (u64, String)> {
             if seed >= count {
                 return Ok(total);
             }
-            match run(seed, off, false) {
+            match try_seed(seed, off) {
                 Ok(outcome) => total.add(&outcome),
                 Err(violation) => {
                     next.store(count, Ordering::Relaxed);

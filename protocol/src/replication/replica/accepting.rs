@@ -144,10 +144,10 @@ impl Replica {
             true => self.log.last().index,
             false => self.log.matched,
         };
-        let commit = commit.min(common);
-        if commit > self.log.commit {
-            self.log.commit = commit;
-            commands.push(Command::Commit(commit));
+        self.log.commit = self.log.commit.max(commit.min(common));
+        // Also what was known to be committed before the start.
+        if let Some(index) = self.log.announce(common) {
+            commands.push(Command::Commit(index));
         }
     }
 

@@ -56,7 +56,9 @@ impl Replica {
             && index > self.log.commit
         {
             self.log.commit = index;
-            commands.push(Command::Commit(index));
+            if let Some(index) = self.log.announce(index) {
+                commands.push(Command::Commit(index));
+            }
             if !was_open && term.is_open(index) && !self.rules.lack(Rule::NoopFirst) {
                 term.rounds.discard();
                 // So that reads are answered at once.
