@@ -116,9 +116,10 @@ mod tests {
     #[test]
     fn written_memory_is_resident() {
         let before = resident_bytes(id()).unwrap();
-        let bytes = black_box(vec![1_u8; 64 * MIB]);
+        let bytes = black_box(vec![1_u8; 256 * MIB]);
         let after = resident_bytes(id()).unwrap();
-        // Other tests in this process allocate and free memory at the same time.
+        // Other tests in this process allocate and free memory at the same time, far less than half
+        // of this.
         assert!(after > before + bytes.len() as u64 / 2, "{before} {after}");
         assert!(resident_bytes(u32::MAX).is_err());
     }
