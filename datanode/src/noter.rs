@@ -109,16 +109,14 @@ async fn put_note(
     node: &NodeId,
     note: Note,
 ) -> Result<(), NoteError> {
-    let stored = coordination
-        .get(&directory::log_note(cluster, node))
-        .await?;
+    let key = directory::log_note(cluster, node);
+    let stored = coordination.get(&key).await?;
     let earlier = stored.as_ref().map(|stored| Note::decode(&stored.value));
     if let Some(Ok(earlier)) = earlier
         && !note.replaces(&earlier)
     {
         return Ok(());
     }
-    let key = directory::log_note(cluster, node);
     replace_note(coordination, &key, stored, note).await
 }
 

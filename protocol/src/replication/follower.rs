@@ -120,8 +120,7 @@ impl Follower {
         self.is_beyond_log = true;
     }
 
-    /// Handles an acknowledgement; returns whether it counts. `same_sender`: whether only those of
-    /// one process and log count.
+    /// Handles an acknowledgement. `same_sender`: whether only those of one process and log count.
     pub(super) fn acknowledge(
         &mut self,
         now: BootTime,
@@ -129,13 +128,13 @@ impl Follower {
         acknowledged: &Acknowledge,
         own: &OwnLog,
         same_sender: bool,
-    ) -> bool {
+    ) {
         let sender = (incarnation, acknowledged.log_id);
         if self.sender != Some(sender) {
             // Only a process that still runs acknowledges newer rounds; the others are late.
             let is_newer = acknowledged.round > self.acknowledged_round;
             if same_sender && self.sender.is_some() && !is_newer {
-                return false;
+                return;
             }
             self.change_sender(sender, own.last(), same_sender);
         }
@@ -164,7 +163,7 @@ impl Follower {
         }
         if let Some(differing) = &acknowledged.differing {
             // Late ones may be from before the last match.
-            let from = self.matched.map_or(Index::ZERO, |matched| matched);
+            let from = self.matched.unwrap_or_default();
             let common = own.common(last.index, differing);
             if common.index >= from {
                 self.next = common;
@@ -174,7 +173,6 @@ impl Follower {
             // Both logs begin at the default position.
             self.matched = Some(Index::ZERO);
         }
-        true
     }
 
     fn change_sender(&mut self, sender: Sender, last: Position, forgets: bool) {

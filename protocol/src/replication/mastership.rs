@@ -102,6 +102,11 @@ impl Mastership {
         index >= self.opening || self.rules.lack(Rule::NoopFirst)
     }
 
+    /// Whether it acts no more, because it hands over.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.handover.as_ref().is_some_and(Handover::is_stopped)
+    }
+
     fn required(&self) -> impl Iterator<Item = &Listed> {
         self.sets.required(!self.rules.lack(Rule::Union))
     }
@@ -220,9 +225,8 @@ impl Mastership {
 
     /// Whether there is something to send to a node.
     pub(super) fn has_news(&self, to: &NodeId, log: &OwnLog) -> bool {
-        let is_stopped = self.handover.as_ref().is_some_and(Handover::is_stopped);
         let follower = self.followers.get(to);
-        !is_stopped
+        !self.is_stopped()
             && follower.is_some_and(|it| it.has_news(log.last().index, self.rounds.started()))
     }
 

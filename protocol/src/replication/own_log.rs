@@ -15,7 +15,7 @@ pub(super) struct OwnLog {
     last: Position,
     durable: Index,
     pub(super) commit: Index,
-    /// Up to here the driver was told to apply; at the start, what the store has.
+    /// Up to here the driver has commands to apply; at the start, what the store has.
     announced: Index,
     pub(super) applied: Index,
     /// Up to here the log is that of the epoch's master (REP-APPLY); zero in a new epoch.
@@ -74,7 +74,8 @@ impl OwnLog {
         self.durable.min(self.matched)
     }
 
-    /// What the driver may apply now and was not told to yet: everything committed up to `limit`.
+    /// The index up to which the driver may apply now, if that is new: everything committed up to
+    /// `limit`.
     pub(super) fn announce(&mut self, limit: Index) -> Option<Index> {
         let index = self.commit.min(limit);
         let is_more = index > self.announced;

@@ -297,7 +297,7 @@ impl Replica {
             Message::Acknowledge(acknowledged) => {
                 if let Role::Mastering(term) = &mut self.role {
                     term.acknowledge(moment.now, from, &acknowledged, &self.log);
-                    self.acknowledged(moment, commands);
+                    self.commit_more(moment, commands);
                 }
             }
             Message::Ask(ask) => self.answer(moment, from, &ask, commands),
@@ -361,10 +361,7 @@ impl Replica {
     /// hand over.
     pub fn confirm(&self) -> Result<&Mastership, Refusal> {
         match &self.role {
-            Role::Mastering(term)
-                if term.is_open(self.log.applied)
-                    && !term.handover.as_ref().is_some_and(|it| it.is_stopped()) =>
-            {
+            Role::Mastering(term) if term.is_open(self.log.applied) && !term.is_stopped() => {
                 Ok(term)
             }
             _ => Err(Refusal::NotMaster),

@@ -8,6 +8,7 @@ use crate::replication::{
     change::{Change, ChangeError},
     command::Command,
     handover::Stage,
+    mastership::Mastership,
     rules::Rule,
     seen::Seen,
 };
@@ -23,7 +24,7 @@ impl Replica {
             return;
         };
         term.tick(moment.now, &self.log);
-        let is_stopped = term.handover.as_ref().is_some_and(|it| it.is_stopped());
+        let is_stopped = term.is_stopped();
         if !is_stopped {
             term.start_round(moment.now, self.log.commit, moment.clock);
         }
@@ -34,19 +35,10 @@ impl Replica {
             self.ask_record(commands);
         }
         self.commit_more(moment, commands);
-        self.vouch_more(moment, commands);
         self.change_record(moment, commands);
-        self.drive_handover(moment, commands);
     }
 
-    /// A replica acknowledged something.
-    pub(super) fn acknowledged(&mut self, moment: Moment, commands: &mut Vec<Command>) {
-        self.commit_more(moment, commands);
-        self.vouch_more(moment, commands);
-        self.drive_handover(moment, commands);
-    }
-
-    /// Commits what all in sync have.
+    /// Commits and vouches for what all in sync have, and goes on with a handover.
     pub(super) fn commit_more(&mut self, moment: Moment, commands: &mut Vec<Command>) {
         let Role::Mastering(term) = &mut self.role else {
             return;
@@ -66,24 +58,7 @@ impl Replica {
             }
         }
         self.drive_handover(moment, commands);
-        self.vouch_more(moment, commands);
-    }
-
-    fn vouch_more(&mut self, moment: Moment, commands: &mut Vec<Command>) {
-        let commit = self.log.commit;
-        let Role::Mastering(term) = &mut self.role else {
-            return;
-        };
-        let is_stopped = term.handover.as_ref().is_some_and(|it| it.is_stopped());
-        if !term.is_open(commit) || is_stopped {
-            return;
-        }
-        if let Some((round, commit)) = term.vouch(None) {
-            commands.push(Command::Vouched { round, commit });
-        }
-        if term.rounds.is_due() {
-            term.start_round(moment.now, commit, moment.clock);
-        }
+        self.vouch_more(moment, None, commands);
     }
 
     /// A read that began when `round` was the latest shows that this process is still the master.
@@ -93,17 +68,23 @@ impl Replica {
         round: Round,
         commands: &mut Vec<Command>,
     ) {
-        let commit = self.log.commit;
         let all = self.rules.lack(Rule::ReadAfterRound);
+        let latest = self.mastership().map(Mastership::started);
+        let round = latest.filter(|_| all).unwrap_or(round);
+        self.vouch_more(moment, Some(round), commands);
+    }
+
+    /// Vouches for the rounds that are proven: by all in sync, or by a read that began when the
+    /// round `read` was the latest. Then starts the one that reads wait for.
+    fn vouch_more(&mut self, moment: Moment, read: Option<Round>, commands: &mut Vec<Command>) {
+        let commit = self.log.commit;
         let Role::Mastering(term) = &mut self.role else {
             return;
         };
-        let is_stopped = term.handover.as_ref().is_some_and(|it| it.is_stopped());
-        if !term.is_open(commit) || is_stopped {
+        if !term.is_open(commit) || term.is_stopped() {
             return;
         }
-        let round = if all { term.started() } else { round };
-        if let Some((round, commit)) = term.vouch(Some(round)) {
+        if let Some((round, commit)) = term.vouch(read) {
             commands.push(Command::Vouched { round, commit });
         }
         if term.rounds.is_due() {
@@ -178,7 +159,7 @@ impl Replica {
             commands.push(Command::Changed { id, result: Ok(()) });
         }
         self.handover_failed(moment, commands);
-        self.acknowledged(moment, commands);
+        self.commit_more(moment, commands);
     }
 
     /// An operator's change.

@@ -121,7 +121,6 @@ enum AtProcess {
     /// A replica's question for the commit index, and the answer to it.
     Question {
         from: usize,
-        asker: Incarnation,
         operation: u64,
     },
     Index {

@@ -1,7 +1,7 @@
 //! Clients, and the answers of nodes to them.
 
 use rand::Rng;
-use tierkv_types::{Incarnation, Index, Version};
+use tierkv_types::{Index, Version};
 
 use super::{AtProcess, Event, World};
 use crate::replication::{
@@ -261,7 +261,7 @@ impl World {
             .replica
             .as_ref()
             .and_then(|replica| replica.master(moment.now).cloned());
-        let (asker, operation) = (run.incarnation, request.operation);
+        let operation = request.operation;
         let Some(to) = master
             .and_then(|master| self.node_of(&master.node))
             .filter(|to| *to != node)
@@ -278,7 +278,6 @@ impl World {
                 to,
                 AtProcess::Question {
                     from: node,
-                    asker,
                     operation,
                 },
             );
@@ -286,13 +285,7 @@ impl World {
     }
 
     /// A replica's question arrives.
-    pub(super) fn question(
-        &mut self,
-        node: usize,
-        from: usize,
-        asker: Incarnation,
-        operation: u64,
-    ) {
+    pub(super) fn question(&mut self, node: usize, from: usize, operation: u64) {
         let moment = self.nodes[node].moment(self.now);
         let Some(run) = self.nodes[node].run.as_mut() else {
             return;
@@ -308,7 +301,6 @@ impl World {
             Ok(Some(round)) => run.questions.push((round, from, operation)),
             Err(_) => {}
         }
-        let _ = asker;
         self.carry_out_ready(node);
         self.send_appends(node);
     }

@@ -67,12 +67,8 @@ impl World {
             AtProcess::ReadNote => self.compare_note(node),
             AtProcess::Installed { from } => self.installed(node, from),
             AtProcess::Request(request) => self.request(node, request),
-            AtProcess::Question {
-                from,
-                asker,
-                operation,
-            } => {
-                self.question(node, from, asker, operation);
+            AtProcess::Question { from, operation } => {
+                self.question(node, from, operation);
             }
             AtProcess::Index { operation, index } => self.index_answered(node, operation, index),
         }

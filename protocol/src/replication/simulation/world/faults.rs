@@ -275,8 +275,7 @@ impl World {
             return false;
         };
         let note = self.coordination.notes[node];
-        // An old image is told by the note that its node made since; within the time between two
-        // notes it is not.
+        // The node's note shows that an image is old, if it was made after the image was taken.
         let is_noticed = note.is_some_and(|note| {
             note.log_id == image.log.id && note.commit > image.log.last().index
         });
