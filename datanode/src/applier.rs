@@ -45,8 +45,8 @@ struct Frontier {
     term: Option<Epoch>,
     /// Everything up to this index is committed.
     commit: Index,
-    /// The newest vouched round of the term, and its commit index.
-    vouched: Option<(Round, Index)>,
+    /// The newest vouched round, with its term and its commit index.
+    vouched: Option<(Epoch, Round, Index)>,
 }
 
 /// The driver's side of the applier. Only [`ApplierHandle::applied`] waits.
@@ -58,11 +58,13 @@ pub(crate) struct ApplierHandle {
 impl ApplierHandle {
     /// Begins a term; call it before the first commit of the term.
     pub(crate) fn begin_term(&self, epoch: Epoch) {
-        self.frontier.send_modify(|frontier| {
-            frontier.term = Some(epoch);
-            // Each term numbers its own rounds.
-            frontier.vouched = None;
-        });
+        self.frontier
+            .send_modify(|frontier| frontier.term = Some(epoch));
+    }
+
+    /// Ends the term: another node is master, and deletes the keys of what follows.
+    pub(crate) fn end_term(&self) {
+        self.frontier.send_modify(|frontier| frontier.term = None);
     }
 
     /// Has everything up to `index` applied.
@@ -73,9 +75,10 @@ impl ApplierHandle {
 
     /// Passes a vouched round on, once the keys of everything applied until now are passed on.
     /// A newer round replaces one that still waits: marks become coarser while the cache is slow.
-    pub(crate) fn vouched(&self, round: Round, commit: Index) {
+    pub(crate) fn vouched(&self, epoch: Epoch, round: Round, commit: Index) {
+        let vouched = Some((epoch, round, commit));
         self.frontier
-            .send_modify(|frontier| frontier.vouched = frontier.vouched.max(Some((round, commit))));
+            .send_modify(|frontier| frontier.vouched = frontier.vouched.max(vouched));
     }
 
     /// Waits until more is applied, and returns the last applied index. Cancelling it loses
@@ -155,16 +158,19 @@ impl Applier {
     /// Goes one step towards the frontier.
     async fn advance(&mut self, frontier: Frontier, report: &watch::Sender<Index>) {
         // Before the keys that the term changes.
-        if let Some(epoch) = frontier.term.filter(|_| self.done.term < frontier.term) {
-            self.send(Message::Term(epoch)).await;
+        if self.done.term != frontier.term {
+            if let Some(epoch) = frontier.term {
+                self.send(Message::Term(epoch)).await;
+            }
             self.done.term = frontier.term;
-            self.done.vouched = None;
         }
         if self.done.commit < frontier.commit {
             self.apply_some(frontier.commit, report).await;
         }
-        if let Some((round, commit)) = frontier.vouched
+        // Each term numbers its own rounds.
+        if let Some((epoch, round, commit)) = frontier.vouched
             && self.done.vouched < frontier.vouched
+            && self.done.term == Some(epoch)
         {
             self.send(Message::Vouched { round, commit }).await;
             self.done.vouched = frontier.vouched;
@@ -179,7 +185,11 @@ impl Applier {
         // None: the store had all of them at the start.
         let up_to = (records.last()).map_or(commit, |record| record.position.index);
         self.rules.seam().await;
-        let keys = self.changed_keys(&records);
+        // A replica deletes none: its master does.
+        let keys = match self.done.term {
+            Some(_) => self.changed_keys(&records),
+            None => Vec::new(),
+        };
         let settling = if self.rules.lack(Rule::AppliedFirst) {
             let settling = self.sequencer.applied(&records, up_to);
             self.rules.seam().await;

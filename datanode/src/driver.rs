@@ -2,29 +2,35 @@
 //!
 //! One task runs the loop. It steps the machine and hands the commands over, and waits for nothing
 //! but the next event, so no disk and no cache delays a heartbeat round. Slow commands (a promise,
-//! a swap, a read of the record) run concurrently and return an event; the applier applies commits
-//! and reports how far it is. A command waits until its condition holds; it does not wait for the
-//! commands before it.
+//! a swap, a read of the record, a cut of the log) run concurrently and return an event; the applier
+//! applies commits and reports how far it is. A command waits until its condition holds; it does not
+//! wait for the commands before it. Only what changes the end of the log is done in order, and is
+//! tried again while the log can't take it ([`LogWork`]).
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::{
+    FutureExt,
+    stream::{FuturesUnordered, StreamExt},
+};
 use tierkv_coordination::{
     Coordination, CoordinationError, Revision, Swap, Versioned, Watched, directory,
 };
 use tierkv_protocol::replication::{
-    ClusterState, Command, CommandQueue, Event, HEARTBEAT_INTERVAL, Seen, SwapOutcome,
+    ClusterState, Command, CommandQueue, Event, HEARTBEAT_INTERVAL, Message, Seen, SwapOutcome,
 };
-use tierkv_storage::Storage;
+use tierkv_storage::{Storage, TruncateError};
 use tierkv_types::{ClusterId, Epoch, NodeId, Position};
 use tokio::{
-    sync::watch,
-    time::{Duration, MissedTickBehavior, interval, sleep},
+    sync::{mpsc, watch},
+    time::{Duration, Interval, MissedTickBehavior, sleep},
 };
 
 use crate::{
     applier::ApplierHandle,
+    log_work::{LogChange, LogWork},
+    members::{Members, Received},
     noter::{NoteError, old_copy, read_note},
     rules::{Rule, Rules},
     sequencer::Sequencer,
@@ -34,6 +40,9 @@ use crate::{
 const COORDINATION_PAUSE: Duration = Duration::from_millis(100);
 /// Pause before a promise that the disk had no space for is retried.
 const PROMISE_PAUSE: Duration = Duration::from_millis(200);
+
+/// Pause before a cut of the log is tried again.
+const CUT_PAUSE: Duration = Duration::from_millis(200);
 
 type Work = Pin<Box<dyn Future<Output = Result<Event, String>> + Send>>;
 
@@ -48,8 +57,11 @@ pub(crate) struct Driver {
     /// Commands that are not carried out yet.
     pub(crate) commands: CommandQueue,
     pub(crate) rules: Rules,
-    /// The record that opens the term, while the log has no space for it (LOG-SPACE).
-    pub(crate) unopened: Option<Position>,
+    /// What is still to be done with the end of the log, in order.
+    pub(crate) log_work: LogWork,
+    /// The links to the other nodes, and what arrives from them.
+    pub(crate) members: Members,
+    pub(crate) received: mpsc::Receiver<Received>,
     /// Set once the log was compared with its note.
     pub(crate) compared: watch::Sender<bool>,
 }
@@ -63,21 +75,31 @@ impl Driver {
             .watch(&key)
             .await
             .map_err(|e| e.to_string())?;
+        let nodes = self.coordination.observe(directory::DATA_NODES).await;
+        let mut nodes = nodes.map_err(|error| error.to_string())?;
         let mut durable = self.storage.durable();
-        let mut ticks = interval(HEARTBEAT_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = ticks(HEARTBEAT_INTERVAL);
         let mut work: FuturesUnordered<Work> = FuturesUnordered::new();
         work.push(self.compare_note());
-        let mut event = observed(&record)?;
+        let present = self.present(&nodes);
+        self.step(present, &mut work)?;
+        self.step(observed(&record)?, &mut work)?;
         loop {
-            self.step(event, &mut work)?;
-            event = tokio::select! {
+            let interval = self.sequencer.heartbeat_interval();
+            if interval != ticks.period() {
+                ticks = self::ticks(interval);
+            }
+            let event = tokio::select! {
                 // Rare events first, so that frequent ones can't starve them.
                 biased;
                 () = stopped(&mut stop) => return Ok(()),
                 // The store can fail while the log is sound; `durable` would not report that.
                 error = self.storage.failed() => return Err(error.to_string()),
                 _ = ticks.tick() => Event::Tick,
+                changed = nodes.changed() => {
+                    changed.map_err(|error| error.to_string())?;
+                    self.present(&nodes)
+                }
                 changed = record.changed() => {
                     changed.map_err(|error| error.to_string())?;
                     observed(&record)?
@@ -88,19 +110,57 @@ impl Driver {
                     Ok(()) => Event::Durable(*durable.borrow_and_update()),
                     Err(_) => return Err(self.storage.failed().await.to_string()),
                 },
+                Some(received) = self.received.recv() => {
+                    self.receive(received, &mut work)?;
+                    continue;
+                }
             };
+            self.step(event, &mut work)?;
         }
+    }
+
+    /// Follows the presences of the data nodes.
+    fn present(&mut self, nodes: &Watched<BTreeMap<String, Bytes>>) -> Event {
+        Event::Present(self.members.follow(&nodes.current()))
+    }
+
+    /// Handles a frame of another node.
+    fn receive(
+        &mut self,
+        received: Received,
+        work: &mut FuturesUnordered<Work>,
+    ) -> Result<(), String> {
+        let Received {
+            from,
+            time,
+            messages,
+        } = received;
+        for message in messages {
+            if let Message::Append(append) = &message {
+                if self.log_work.is_full() && !append.records.is_empty() {
+                    // Lost, as far as the machine knows: the disk is full. It is sent again.
+                    continue;
+                }
+                // A founder's time may still be set back, so the cluster clock does not keep it.
+                if !time.is_founding {
+                    self.sequencer.merge(append.clock);
+                }
+            }
+            self.step(Event::Received(from.clone(), message), work)?;
+        }
+        self.sequencer.hear(&from, &time);
+        Ok(())
     }
 
     fn step(&mut self, event: Event, work: &mut FuturesUnordered<Work>) -> Result<(), String> {
         match &event {
-            Event::Observed(Some(seen)) | Event::Read(Some(seen)) => {
-                self.check_members(&seen.state)?;
-            }
             Event::Promised(epoch) => self.commands.promised(*epoch),
             Event::Durable(position) => self.commands.durable(position.index),
             Event::Applied(index) => self.commands.applied(*index),
-            Event::Tick => self.append_unopened()?,
+            Event::Cut(position) => {
+                self.commands.cut(position.index);
+                self.log_work.is_cut();
+            }
             Event::Compared => {
                 self.compared.send_replace(true);
             }
@@ -112,22 +172,7 @@ impl Driver {
         while let Some(command) = self.commands.take_ready() {
             self.carry_out(command, work)?;
         }
-        Ok(())
-    }
-
-    /// Checks that this node is the cluster's only one: nodes do not talk to each other yet.
-    fn check_members(&self, state: &ClusterState) -> Result<(), String> {
-        let nodes = state.members.iter().chain(&state.learners);
-        let nodes: Vec<&str> = nodes.map(NodeId::as_str).collect();
-        match nodes[..] == [self.node.as_str()] {
-            true => Ok(()),
-            false => Err(format!(
-                "the record names the members {}, and this node is {}; this release runs clusters \
-                 of one member",
-                nodes.join(", "),
-                self.node
-            )),
-        }
+        self.work_on_log(work)
     }
 
     fn carry_out(
@@ -145,51 +190,79 @@ impl Driver {
             Command::Read => work.push(self.read()),
             Command::AppendNoop(position) => {
                 tracing::info!(cluster = %self.cluster, epoch = %position.epoch, "took mastership");
+                self.sequencer.took_over();
                 self.applier.begin_term(position.epoch);
-                self.unopened = Some(position);
-                self.append_unopened()?;
-                if self.unopened.is_some() {
-                    tracing::warn!(
-                        cluster = %self.cluster,
-                        "the log has no space for the record that opens the term, so the cluster \
-                         serves nothing; it is tried again"
-                    );
-                }
+                self.log_work.push(LogChange::Noop(position));
             }
+            Command::Append(records) => self.log_work.push(LogChange::Records(records)),
+            Command::Cut(position) => self.log_work.push(LogChange::Cut(position)),
             Command::Commit(index) => self.applier.commit(index),
-            Command::Vouched { round, commit } => self.applier.vouched(round, commit),
+            Command::Vouched {
+                epoch,
+                round,
+                commit,
+            } => self.applier.vouched(epoch, round, commit),
+            Command::Send { to, message } => self.members.send(&to, message),
             Command::SteppedDown(epoch) => {
                 tracing::warn!(cluster = %self.cluster, %epoch, "lost mastership");
                 self.sequencer.stepped_down();
+                self.applier.end_term();
             }
-            // Nobody asks for these in a cluster of one member.
-            Command::Append(_)
-            | Command::Cut(_)
-            | Command::Send { .. }
-            | Command::Install(_)
-            | Command::Changed { .. }
-            | Command::HandedOver { .. } => {
-                return Err(format!("{command:?} in a cluster of one member"));
+            // Not carried out by this release.
+            Command::Install(_) | Command::Changed { .. } | Command::HandedOver { .. } => {
+                return Err(format!("{command:?} is not carried out by this release"));
             }
             Command::Halt(why) => return Err(why),
         }
         Ok(())
     }
 
-    /// Appends the record that opens the term, if that is still to be done. A log without space
-    /// is tried again at each heartbeat.
-    fn append_unopened(&mut self) -> Result<(), String> {
-        let Some(position) = self.unopened else {
-            return Ok(());
-        };
-        match self.sequencer.append_noop(position) {
-            Ok(()) => self.unopened = None,
-            Err(error) if error.is_passing() => {
-                tracing::debug!(%error, "the record that opens the term is not logged yet");
+    /// Does what is to be done with the end of the log, in order. What the log can't take now is
+    /// tried again at the next event: at the latest at the next heartbeat.
+    fn work_on_log(&mut self, work: &mut FuturesUnordered<Work>) -> Result<(), String> {
+        while let Some(change) = self.log_work.next() {
+            let done = match change {
+                LogChange::Noop(position) => self.sequencer.append_noop(*position),
+                LogChange::Records(records) => match self.storage.room().now_or_never() {
+                    Some(()) => self.sequencer.append_received(records),
+                    // The disk is slow: neither memory nor the log's queue may grow.
+                    None => return Ok(()),
+                },
+                LogChange::Cut(position) => {
+                    let position = *position;
+                    self.sequencer.cut(position);
+                    work.push(self.cut(position));
+                    self.log_work.is_cutting();
+                    return Ok(());
+                }
+            };
+            match done {
+                Ok(()) => self.log_work.done(),
+                Err(error) if error.is_passing() => {
+                    self.log_work.report(&self.cluster, &error);
+                    return Ok(());
+                }
+                Err(error) => return Err(error.to_string()),
             }
-            Err(error) => return Err(error.to_string()),
         }
         Ok(())
+    }
+
+    /// Cuts the log after a position (REP-JOIN).
+    fn cut(&self, position: Position) -> Work {
+        let storage = Arc::clone(&self.storage);
+        Box::pin(async move {
+            loop {
+                match storage.truncate(position).await {
+                    Ok(()) => return Ok(Event::Cut(position)),
+                    Err(TruncateError::Storage(error)) if error.is_passing() => {
+                        tracing::warn!(%error, "the log could not be cut; it is tried again");
+                        sleep(CUT_PAUSE).await;
+                    }
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        })
     }
 
     /// Makes a promise durable, once there is space for it (REP-PROMISE).
@@ -276,6 +349,13 @@ impl Driver {
             }
         })
     }
+}
+
+/// A ticker for heartbeats.
+fn ticks(interval: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

@@ -38,6 +38,8 @@ mod gauges;
 mod inspection;
 mod invalidator;
 mod judgement;
+mod log_work;
+mod members;
 mod memory_settings;
 mod node;
 mod noter;

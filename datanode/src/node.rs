@@ -11,8 +11,11 @@ use tierkv_coordination::{
 use tierkv_protocol::replication::{CommandQueue, Process, Replica, Restored, Seen, StateError};
 use tierkv_rpc::{
     Acceptor, Addressed, Background, Counted, ListenError, ProcessName, TierTimes, drain, listen,
-    proto::internal::data_node_server::DataNodeServer, serve_builder, session::FRAME_SLACK,
-    stopped, tiers::MAX_TIER_FRAME_BYTES,
+    proto::internal::{data_node_server::DataNodeServer, member_server::MemberServer},
+    serve_builder,
+    session::FRAME_SLACK,
+    stopped,
+    tiers::MAX_TIER_FRAME_BYTES,
 };
 use tierkv_storage::{MemoryLimits, RealDisk, Storage, StorageError};
 use tierkv_types::{Clock, Incarnation, limits::MAX_ANSWER_BYTES};
@@ -29,6 +32,8 @@ use crate::{
     failure::Failure,
     gauges::Gauges,
     invalidator::{Invalidator, Message},
+    log_work::LogWork,
+    members::{Inbox, MAX_MEMBER_FRAME_BYTES, Members, Received, inbox},
     memory_settings::MemorySettingsFollower,
     noter::Noter,
     ownership::{Owned, PlacementFollower},
@@ -122,16 +127,15 @@ impl DataNode {
         background.follow(memory_settings).await;
         parts.run_workers(&mut background);
         let applier = parts.apply(cache, clock, &mut background);
-        let failed = parts.drive(coordination, applier, commands, &mut background);
         let (drain, draining) = watch::channel(false);
-        let DataNodeSettings {
-            connections,
-            stream_bytes,
-            ..
-        } = parts.settings;
+        let (inbox, received) = inbox(draining.clone());
+        let driver = (applier, commands, received);
+        let failed = parts.drive(coordination, driver, process.clone(), &mut background);
+        let limits = &parts.settings;
+        let (connections, stream_bytes) = (limits.connections, limits.stream_bytes);
         let acceptor = Acceptor::of_peers(listener, "datanode", connections, stream_bytes);
         let door = parts.door(draining.clone());
-        let serving = serve(door, process.clone(), acceptor, draining);
+        let serving = serve(door, inbox, process.clone(), acceptor, draining);
         let serving = tokio::spawn(parts.failure.watch("listener", serving));
         Ok(Self {
             address,
@@ -369,8 +373,8 @@ impl Parts {
     fn drive(
         &self,
         coordination: Arc<dyn Coordination>,
-        applier: ApplierHandle,
-        commands: CommandQueue,
+        (applier, commands, received): (ApplierHandle, CommandQueue, mpsc::Receiver<Received>),
+        own: ProcessName,
         background: &mut Background,
     ) -> watch::Receiver<Option<String>> {
         let (compared, is_compared) = watch::channel(false);
@@ -390,7 +394,14 @@ impl Parts {
             applier,
             commands,
             rules: Rules::default(),
-            unopened: None,
+            log_work: LogWork::default(),
+            members: Members::new(
+                own,
+                Arc::clone(&self.sequencer),
+                Arc::clone(&self.storage),
+                Arc::clone(&self.time),
+            ),
+            received,
             compared,
         };
         let driving = driver.run(background.stopping());
@@ -428,6 +439,7 @@ impl Parts {
 /// The reason why it can't serve any more.
 async fn serve(
     door: Door,
+    inbox: Inbox,
     name: ProcessName,
     acceptor: Acceptor,
     stop: watch::Receiver<bool>,
@@ -435,7 +447,8 @@ async fn serve(
     let service = DataNodeServer::new(door)
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
-    let routes = Routes::new(service).prepare();
+    let inbox = MemberServer::new(inbox).max_decoding_message_size(MAX_MEMBER_FRAME_BYTES);
+    let routes = Routes::new(service).add_service(inbox).prepare();
     serve_builder()
         .serve_with_incoming_shutdown(
             Addressed::new(Counted(routes), &name),

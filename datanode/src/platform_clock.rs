@@ -13,11 +13,12 @@ use std::{
 };
 
 use tierkv_protocol::platform_time::{
-    PlatformTime, StartReading, is_same_boot,
+    PlatformTime, StartReading, boot_micros, is_same_boot,
+    members::MemberTime,
     others::{TimeAnswer, TimeQuestion},
     platform_millis, time_after_restart,
 };
-use tierkv_types::{Boot, BootTime, Clock, ClusterId, TimeReading, Version};
+use tierkv_types::{Boot, BootTime, Clock, ClusterId, NodeId, TimeReading, Version};
 use tokio::time::{Instant, sleep};
 
 use crate::rules::{Rule, Rules};
@@ -122,11 +123,50 @@ impl PlatformClock {
         self.is_founding.store(false, Ordering::Release);
     }
 
-    /// Draws the time on; only the master does.
-    pub(crate) fn draw(&self) {
+    /// This node's clocks, for a message to another member.
+    pub(crate) fn member_time(&self) -> MemberTime {
+        let platform = boot_micros(self.clock.boot_time());
+        MemberTime {
+            platform_micros: platform.saturating_add(self.offset.load(Ordering::Acquire)),
+            wall_millis: self.clock.wall_millis(),
+            is_founding: self.is_founding(),
+        }
+    }
+
+    /// Records the clocks of another member, and takes its time if it is the cluster's master.
+    /// Returns whether this machine's clock stood still, as that shows.
+    pub(crate) fn hear_member(&self, node: &NodeId, heard: &MemberTime, is_master: bool) -> bool {
+        let mut time = self.time();
+        let stood_still = time.hear_member(self.clock.boot_time(), node, heard);
+        if is_master {
+            time.follow(node, heard.is_founding);
+            self.offset.store(time.offset_micros(), Ordering::Release);
+            self.is_founding
+                .store(time.is_founding(), Ordering::Release);
+        }
+        stood_still
+    }
+
+    /// Begins a mastership: the time goes on from the last master's, or after a full stop from the
+    /// median of the members'.
+    pub(crate) fn take_over(&self) {
+        let mut time = self.time();
+        time.take_over(self.clock.boot_time());
+        self.offset.store(time.offset_micros(), Ordering::Release);
+    }
+
+    /// The log has a record of this version: one that a write made, or a later one, ends the steps.
+    pub(crate) fn logged(&self, version: Version) {
+        if version >= FIRST_OF_A_TIME {
+            self.settle();
+        }
+    }
+
+    /// Draws the time on; only the master does. `in_sync`: the nodes whose wall clocks count.
+    pub(crate) fn draw(&self, in_sync: &[NodeId]) {
         let mut time = self.time();
         let (boot_time, wall) = (self.clock.boot_time(), self.clock.wall_millis());
-        time.draw(boot_time, wall);
+        time.draw(boot_time, wall, in_sync);
         let mut offset = time.offset_micros();
         if self.rules.lack(Rule::ClustersDrawn) {
             offset -= time.ahead_micros(boot_time).unwrap_or(0);

@@ -96,12 +96,12 @@ impl Service {
     ) -> Result<Scan, Error> {
         let range = range.ok_or_else(|| Error::invalid("a scan needs a range"))?;
         let range = ItemRange::from_bytes(range.start, range.end)?;
-        self.sequencer.confirm(|_| ())?;
+        let confirmed = self.sequencer.confirm_read().await?;
         let owned = self.owned.now();
         owned.check_map(routed_by)?;
         // Read before the snapshot. Otherwise a key put again after the snapshot, just before
         // its expiry, would be hidden: the snapshot has the old item, expired by a later clock.
-        let clock = self.sequencer.now();
+        let clock = confirmed;
         let snapshot = self.storage.snapshot(range).await.map_err(refused)?;
         if Version::from_bits(min_version) > snapshot.version() {
             return Err(Error::invalid(

@@ -10,11 +10,12 @@
 //! so nobody holds it for long: a frame's judgement and a step of the applier are bounded.
 
 mod own_records;
+mod replicating;
 mod waiters;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicU8, Ordering},
 };
 
 use tierkv_protocol::{
@@ -23,13 +24,13 @@ use tierkv_protocol::{
 };
 use tierkv_storage::{Appended, Effects, Outcome, Residence, Storage, StorageError};
 use tierkv_types::{
-    Code, Error, HybridClock, Index, ItemKey, Payload, Position, Record, RequestId, RequestName,
-    Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
+    Code, Epoch, Error, HybridClock, Index, ItemKey, Payload, Position, Record, RequestId,
+    RequestName, Round, Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-pub(crate) use self::waiters::Settling;
 use self::waiters::Waiters;
+pub(crate) use self::{replicating::NextAppend, waiters::Settling};
 use crate::{
     judgement::{Need, PriorValue, Priors, judge, needed, remembered},
     ownership::Owned,
@@ -44,8 +45,12 @@ pub(crate) struct Sequencer {
     /// The cluster clock. It is ticked only under the lock, so that versions are in the order
     /// of the log.
     cluster_clock: HybridClock,
-    /// Whether this node may act as master, as of the last event.
-    is_acting: AtomicBool,
+    /// What this node may do as a master, as of the last event: one of [`Standing`].
+    standing: AtomicU8,
+    /// The last vouched round, for reads that wait for a proof of mastership.
+    vouched: watch::Sender<Vouched>,
+    /// Changes when there may be something to send to the other members.
+    news: watch::Sender<()>,
     storage: Arc<Storage>,
     /// The input of the cluster clock.
     time: Arc<PlatformClock>,
@@ -61,6 +66,28 @@ struct State {
     /// The last that was applied. The machine counts it later, when the driver reports it.
     applied: Index,
     waiters: Waiters,
+}
+
+/// What a node may do as a master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Standing {
+    /// Nothing: it is none, or may not act yet, or not any more.
+    None,
+    /// Its log alone is in sync, so it may answer at once.
+    Alone,
+    /// It must prove to others that it is the master still.
+    Among,
+}
+
+/// The newest proof of mastership.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Vouched {
+    /// The term; zero if this node may not act as master.
+    epoch: Epoch,
+    round: Round,
+    /// The highest clock that all in sync acknowledged.
+    clock: Version,
 }
 
 /// One moment on each clock that judging needs.
@@ -122,7 +149,9 @@ impl Sequencer {
                 waiters: Waiters::default(),
             }),
             cluster_clock: HybridClock::starting_above(seen),
-            is_acting: AtomicBool::new(false),
+            standing: AtomicU8::new(Standing::None as u8),
+            vouched: watch::Sender::default(),
+            news: watch::Sender::default(),
             storage,
             time,
             owned,
@@ -145,10 +174,16 @@ impl Sequencer {
         self.publish(&state);
         self.log_slots(&mut state);
         // Also before it may act: a founder must have the platform's time before its first write.
-        let is_master = state.replica.mastership().is_some();
+        let in_sync = state.replica.mastership().map(|term| {
+            let listed = term.record().in_sync.iter().filter(|_| is_tick);
+            listed.map(|listed| listed.node.clone()).collect::<Vec<_>>()
+        });
         drop(state);
-        if is_tick && is_master {
-            self.time.draw();
+        if let Some(in_sync) = in_sync {
+            self.news.send_replace(());
+            if is_tick {
+                self.time.draw(&in_sync);
+            }
         }
     }
 
@@ -183,20 +218,88 @@ impl Sequencer {
 
     /// Publishes to readers, under the lock, whether this node may act as master.
     fn publish(&self, state: &State) {
-        let is_acting = state.replica.confirm().is_ok();
-        self.is_acting.store(is_acting, Ordering::Release);
+        let term = state.replica.confirm().ok();
+        let standing = match term {
+            None => Standing::None,
+            Some(term) if term.is_alone() => Standing::Alone,
+            Some(_) => Standing::Among,
+        };
+        self.standing.store(standing as u8, Ordering::Release);
+        let vouched = term.map_or_else(Vouched::default, |term| Vouched {
+            epoch: term.epoch(),
+            round: term.vouched(),
+            clock: term.acknowledged_clock(),
+        });
+        self.vouched.send_if_modified(|published| {
+            let is_new = *published != vouched;
+            *published = vouched;
+            is_new
+        });
     }
 
-    /// Whether this node may answer reads that need a master, now (REP-CONFIRM). Takes no
-    /// lock.
+    fn is_acting(&self) -> bool {
+        self.standing.load(Ordering::Acquire) != Standing::None as u8
+    }
+
+    /// The clock by which a read that arrives now judges expiry, if this node may answer it at once:
+    /// it is a master alone in sync (REP-CONFIRM). `None`: it must prove its mastership first
+    /// ([`Sequencer::confirm_read`]). Takes no lock.
     ///
     /// # Errors
-    /// `NotMaster` if not.
-    pub(crate) fn confirm_read(&self) -> Result<(), Error> {
-        match self.is_acting.load(Ordering::Acquire) {
-            true => Ok(()),
-            false => Err(not_master(Refusal::NotMaster)),
+    /// `NotMaster` if this node may not act as master.
+    pub(crate) fn confirm_at_once(&self) -> Result<Option<Version>, Error> {
+        match self.standing.load(Ordering::Acquire) {
+            it if it == Standing::Alone as u8 => Ok(Some(self.now())),
+            it if it == Standing::Among as u8 => Ok(None),
+            _ => Err(not_master(Refusal::NotMaster)),
         }
+    }
+
+    /// Waits for a proof from after the call that this node is the master (REP-CONFIRM), one for all
+    /// that wait. Returns the clock by which the read judges expiry: all in sync acknowledged it.
+    ///
+    /// # Errors
+    /// `NotMaster` if this node may not act as master, or ceases to.
+    pub(crate) async fn confirm_read(&self) -> Result<Version, Error> {
+        if let Some(clock) = self.confirm_at_once()? {
+            return Ok(clock);
+        }
+        let mut vouched = self.vouched.subscribe();
+        let (epoch, round) = {
+            let mut state = self.lock();
+            let moment = self.machine_moment();
+            let round = state.replica.begin_read(moment).map_err(not_master)?;
+            let Some(round) = round else {
+                return Ok(self.now());
+            };
+            let epoch = state.replica.mastership().map(Mastership::epoch);
+            (epoch.unwrap_or_default(), round)
+        };
+        self.news.send_replace(());
+        let proven = vouched.wait_for(|it| it.epoch != epoch || it.round >= round);
+        // The sender lives as long as this sequencer.
+        match proven.await {
+            Ok(it) if it.epoch == epoch => Ok(self.acknowledged(*it)),
+            _ => Err(not_master(Refusal::NotMaster)),
+        }
+    }
+
+    /// The clock that a master dates by without a proof: no key is expired by it that a later master
+    /// would show again.
+    ///
+    /// # Errors
+    /// `NotMaster` if this node may not act as master.
+    pub(crate) fn acknowledged_now(&self) -> Result<Version, Error> {
+        Ok(match self.confirm_at_once()? {
+            Some(clock) => clock,
+            None => self.acknowledged(*self.vouched.borrow()),
+        })
+    }
+
+    /// The highest clock that all in sync have: of a round, or of an applied record. A term's first
+    /// record is above all clocks that earlier terms judged by.
+    fn acknowledged(&self, vouched: Vouched) -> Version {
+        vouched.clock.max(self.storage.applied().1)
     }
 
     /// Applies `read` to the mastership; `NotMaster` if this node may not act as master now.
@@ -282,9 +385,10 @@ impl Sequencer {
             }
         }
         self.sort(&mut state, before.index, judgements, &mut verdicts);
-        // Wakes the log after the lock is released.
+        // Wakes the log and the senders to the members after the lock is released.
         drop(state);
         drop(queued);
+        self.news.send_replace(());
         verdicts
     }
 

@@ -19,7 +19,7 @@ use tierkv_storage::{MemoryLimits, Storage};
 use tierkv_types::{Code, Error, NodeId, Operation, OperationKind, Version, WriteRequest};
 use tokio::{
     sync::{Mutex, watch},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 
 use crate::{
@@ -69,37 +69,10 @@ impl FrameHandler for Service {
     type ReplyFrame = ReplyFrame;
 
     async fn frame(self: &Arc<Self>, frame: RequestFrame, replies: &Replies<Reply>) {
-        let view = self.view();
-        let sorted = self.sort(frame, &view);
-        let arrived = view.arrived;
-        self.times.reads.ended(arrived, sorted.at_once.reads);
-        self.times.writes.ended(arrived, sorted.at_once.writes);
-        self.times.vouches.ended(arrived, sorted.at_once.vouches);
-        replies.send(sorted.replies).await;
-        if !sorted.missing.is_empty() {
-            let Some(places) = replies.admit(sorted.missing.len()).await else {
-                return;
-            };
-            let (service, replies) = (Arc::clone(self), replies.clone());
-            tokio::spawn(async move {
-                let (storage, times) = (&service.storage, &service.times.reads);
-                load(&view, sorted.missing, places, storage, times, &replies).await;
-            });
-        }
-        if !sorted.writes.is_empty() {
-            let Some(places) = replies.admit(sorted.writes.len()).await else {
-                return;
-            };
-            let answers = FrameAnswers {
-                replies: replies.clone(),
-                arrived,
-                times: self.times.writes.clone(),
-                places: Mutex::new(places),
-            };
-            let path = self.write_path();
-            tokio::spawn(async move {
-                path.write(sorted.writes, &answers).await;
-            });
+        match self.sequencer.confirm_at_once() {
+            Ok(None) => self.among_others(frame, replies).await,
+            Ok(Some(clock)) => self.answer(frame, self.view(Ok(clock)), replies).await,
+            Err(error) => self.answer(frame, self.view(Err(error)), replies).await,
         }
     }
 
@@ -135,6 +108,110 @@ impl Answers for FrameAnswers {
 }
 
 impl Service {
+    /// Handles a frame at a master whose log is not alone in sync. Its reads wait for a proof of
+    /// mastership, the rest does not.
+    async fn among_others(self: &Arc<Self>, frame: RequestFrame, replies: &Replies<Reply>) {
+        let arrived = Instant::now();
+        let is_read = |request: &Request| matches!(request.kind, Some(request::Kind::Read(_)));
+        let (reads, others): (Vec<_>, Vec<_>) = frame.requests.into_iter().partition(is_read);
+        if !others.is_empty() {
+            let view = self.view(self.sequencer.acknowledged_now());
+            self.answer(RequestFrame { requests: others }, view, replies)
+                .await;
+        }
+        if reads.is_empty() {
+            return;
+        }
+        let Some(places) = replies.admit(reads.len()).await else {
+            return;
+        };
+        let (service, replies) = (Arc::clone(self), replies.clone());
+        tokio::spawn(async move {
+            let confirmed = service.confirm(&reads, arrived).await;
+            let view = ReadView {
+                arrived,
+                ..service.view(confirmed)
+            };
+            let sorted = service.sort(RequestFrame { requests: reads }, &view);
+            service.read(view, sorted, places, &replies).await;
+        });
+    }
+
+    /// Waits for a proof of mastership, until the last of the reads is late.
+    async fn confirm(&self, reads: &[Request], arrived: Instant) -> Result<Version, Error> {
+        let longest = reads.iter().map(|request| request.timeout_ms).max();
+        let deadline = arrived + convert::timeout(longest.unwrap_or_default());
+        let confirmed = timeout_at(deadline, self.sequencer.confirm_read()).await;
+        confirmed.unwrap_or_else(|_| {
+            Err(Error::new(
+                Code::DeadlineExceeded,
+                "the cluster's other members did not confirm in time that this node is its master",
+            ))
+        })
+    }
+
+    /// Answers a frame of which nothing has to wait for a proof of mastership.
+    async fn answer(
+        self: &Arc<Self>,
+        frame: RequestFrame,
+        view: ReadView,
+        replies: &Replies<Reply>,
+    ) {
+        let mut sorted = self.sort(frame, &view);
+        let arrived = view.arrived;
+        let writes = std::mem::take(&mut sorted.writes);
+        self.time_answered(&sorted.at_once, arrived);
+        replies.send(std::mem::take(&mut sorted.replies)).await;
+        if !sorted.missing.is_empty() {
+            let Some(places) = replies.admit(sorted.missing.len()).await else {
+                return;
+            };
+            let (service, replies) = (Arc::clone(self), replies.clone());
+            tokio::spawn(async move {
+                let (storage, times) = (&service.storage, &service.times.reads);
+                load(&view, sorted.missing, places, storage, times, &replies).await;
+            });
+        }
+        if !writes.is_empty() {
+            let Some(places) = replies.admit(writes.len()).await else {
+                return;
+            };
+            let answers = FrameAnswers {
+                replies: replies.clone(),
+                arrived,
+                times: self.times.writes.clone(),
+                places: Mutex::new(places),
+            };
+            let path = self.write_path();
+            tokio::spawn(async move {
+                path.write(writes, &answers).await;
+            });
+        }
+    }
+
+    /// Answers reads that hold `places`.
+    async fn read(
+        &self,
+        view: ReadView,
+        sorted: Sorted,
+        mut places: OperationPermits,
+        replies: &Replies<Reply>,
+    ) {
+        self.time_answered(&sorted.at_once, view.arrived);
+        places.answered(sorted.replies.len());
+        replies.send(sorted.replies).await;
+        if !sorted.missing.is_empty() {
+            let (storage, times) = (&self.storage, &self.times.reads);
+            load(&view, sorted.missing, places, storage, times, replies).await;
+        }
+    }
+
+    fn time_answered(&self, at_once: &AtOnce, arrived: Instant) {
+        self.times.reads.ended(arrived, at_once.reads);
+        self.times.writes.ended(arrived, at_once.writes);
+        self.times.vouches.ended(arrived, at_once.vouches);
+    }
+
     pub(crate) fn write_path(&self) -> WritePath {
         WritePath {
             sequencer: Arc::clone(&self.sequencer),
@@ -142,15 +219,19 @@ impl Service {
         }
     }
 
-    /// The view for all reads of a frame that has just arrived.
-    pub(crate) fn view(&self) -> ReadView {
+    /// The view for all requests of a frame. `confirmed`: a proof from after the frame's arrival
+    /// that this node is the master, as `LATEST`, confirmed reads and cache fills need it, with the
+    /// clock to judge expiry by. One is enough for the whole frame.
+    pub(crate) fn view(&self, confirmed: Result<Version, Error>) -> ReadView {
+        let (confirmed, clock) = match confirmed {
+            Ok(clock) => (Ok(()), clock),
+            Err(error) => (Err(error), Version::ZERO),
+        };
         ReadView {
-            // `LATEST`, confirmed reads and cache fills all need a proof of mastership after the
-            // frame arrived. One proof is enough for the whole frame.
-            confirmed: self.sequencer.confirm_read(),
+            confirmed,
             // Before any key is read: an absent key is absent as of this version.
             as_of: self.storage.applied().1,
-            clock: self.sequencer.now(),
+            clock,
             owned: self.owned.now(),
             arrived: Instant::now(),
             node: Arc::clone(&self.node),

@@ -10,17 +10,22 @@
 //! ```
 //!
 //! [`carrier`] is the coordinator's side: it measures the clusters' times and carries them.
-//! [`others`] is what a master has heard of the other clusters, and [`median`] the platform's time.
+//! [`members`] is what a node has heard of the clocks of its cluster's other members: a replica
+//! follows the master's time. [`others`] is what a master has heard of the other clusters, and [`median`] the platform's time.
 
 pub mod carrier;
 pub mod median;
+pub mod members;
 pub mod others;
 
 use std::time::Duration;
 
-use tierkv_types::{Boot, BootTime, ClusterId, TimeReading};
+use tierkv_types::{Boot, BootTime, ClusterId, NodeId, TimeReading};
 
-use self::others::{OtherClusters, TimeQuestion};
+use self::{
+    members::{MemberTime, OtherMembers, stood_still},
+    others::{OtherClusters, TimeQuestion},
+};
 
 /// The offset may change by one part in so many of the passing time, towards the wall clock.
 pub const DRAWN_PART: u32 = 1_000;
@@ -47,6 +52,8 @@ pub struct PlatformTime {
     has_followed: bool,
     /// What was heard of the other clusters' times.
     others: OtherClusters,
+    /// What was heard of the clocks of the cluster's other members.
+    members: OtherMembers,
 }
 
 impl PlatformTime {
@@ -69,6 +76,7 @@ impl PlatformTime {
             is_founding: false,
             has_followed: false,
             others: OtherClusters::of(cluster),
+            members: OtherMembers::default(),
         }
     }
 
@@ -94,6 +102,30 @@ impl PlatformTime {
         self.others.hear(boot_time, question);
     }
 
+    /// Records the clocks of another member, whose message arrived at `boot_time`. Returns whether
+    /// this machine's clock stood still, as that shows: ages must begin anew.
+    pub fn hear_member(&mut self, boot_time: BootTime, node: &NodeId, time: &MemberTime) -> bool {
+        let heard = self.members.hear(boot_time, node, time);
+        !self.is_founding && !time.is_founding && stood_still(self.offset, heard)
+    }
+
+    /// Takes the time of the cluster's master, whose last message was just heard.
+    pub fn follow(&mut self, master: &NodeId, is_founding: bool) {
+        if let Some(offset) = self.members.follow(master) {
+            self.offset = offset;
+            self.is_founding &= is_founding;
+        }
+    }
+
+    /// Begins a mastership. After a full stop of the cluster no master's time goes on, so it begins
+    /// with the median of the members' times.
+    pub fn take_over(&mut self, boot_time: BootTime) {
+        self.drawn = boot_time;
+        if !self.members.has_followed() && !self.is_founding {
+            self.offset = self.members.median_platform(boot_time, self.offset);
+        }
+    }
+
     /// How far this cluster's time is ahead of the median of the clusters, in microseconds; `None`
     /// while there is no other one to compare it with.
     #[must_use]
@@ -110,12 +142,14 @@ impl PlatformTime {
     }
 
     /// Draws the time on. Towards the median of the clusters, by a hundredth of the time since the
-    /// last call, while it is over 5 s away; else towards the wall clock, by a thousandth, and not
-    /// at all while that is over a minute away. In both cases by 1 ms at most.
-    pub fn draw(&mut self, boot_time: BootTime, wall_millis: u64) {
+    /// last call, while it is over 5 s away; else towards the median of the wall clocks of this
+    /// node and of `in_sync`, by a thousandth, and not at all while that is over a minute away. In
+    /// both cases by 1 ms at most.
+    pub fn draw(&mut self, boot_time: BootTime, wall_millis: u64, in_sync: &[NodeId]) {
         let passed = boot_time.since(self.drawn);
         self.drawn = boot_time;
         let wall = offset_of(boot_time, wall_millis);
+        let wall = self.members.median_wall(boot_time, wall, in_sync);
         let platform = self.platform_offset(boot_time);
         if self.is_founding {
             self.offset = match platform {
@@ -200,7 +234,9 @@ fn as_micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
-fn boot_micros(boot_time: BootTime) -> i64 {
+/// A moment on the boot-time clock, in microseconds.
+#[must_use]
+pub fn boot_micros(boot_time: BootTime) -> i64 {
     as_micros(boot_time.since_boot())
 }
 

@@ -1,8 +1,6 @@
 //! The records that the master logs by itself: the opening of its term, the slots that its cluster
 //! owns, expired items, and tombstones to forget.
 
-use std::sync::atomic::Ordering;
-
 use tierkv_storage::{Residence, StorageError};
 use tierkv_types::{Change, ChangeKind, Error, Index, ItemKey, Payload, Position, Version};
 
@@ -31,7 +29,7 @@ impl Sequencer {
     /// Appends the slots that the newest placement map gives the cluster, unless the log has them
     /// (PLACE-OWN). What the log does not take now, it takes at a later event.
     pub(super) fn log_slots(&self, state: &mut State) {
-        if !self.is_acting.load(Ordering::Acquire) {
+        if !self.is_acting() {
             return;
         }
         let Some(slots) = self.owned.unlogged(state.appended.owned_version()) else {

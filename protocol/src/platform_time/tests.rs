@@ -35,7 +35,7 @@ fn drawn_for(
 ) -> PlatformTime {
     for now in (from..=from + for_millis).step_by(50) {
         let wall = (WALL + now).saturating_add_signed(ahead_millis);
-        time.draw(at(now), wall);
+        time.draw(at(now), wall, &[]);
     }
     time
 }
@@ -71,19 +71,19 @@ fn a_wall_clock_over_a_minute_away_is_left_alone() {
 #[test]
 fn after_a_pause_there_is_no_step() {
     let mut time = PlatformTime::going_on(own(), at(0), WALL);
-    time.draw(at(500_000), WALL + 500_000 + 30_000);
+    time.draw(at(500_000), WALL + 500_000 + 30_000, &[]);
     assert_eq!(millis(&time, 500_000), WALL + 500_000 + 1);
 }
 
 #[test]
 fn a_founder_steps_both_ways_until_it_settles() {
     let mut time = PlatformTime::founding(own(), at(0), WALL);
-    time.draw(at(50), WALL + 3_600_000);
+    time.draw(at(50), WALL + 3_600_000, &[]);
     assert_eq!(millis(&time, 50), WALL + 3_600_000);
-    time.draw(at(100), WALL - 7_200_000);
+    time.draw(at(100), WALL - 7_200_000, &[]);
     assert_eq!(millis(&time, 100), WALL - 7_200_000);
     time.settle();
-    time.draw(at(150), WALL);
+    time.draw(at(150), WALL, &[]);
     assert_eq!(millis(&time, 150), WALL - 7_200_000 + 50);
 }
 
@@ -161,8 +161,8 @@ fn the_correction_of_a_wrong_wall_clock_is_no_time_that_passed() {
 #[test]
 fn the_ends_of_all_ranges_are_borne() {
     let mut time = PlatformTime::going_on(own(), at(u64::MAX / 2_000), u64::MAX);
-    time.draw(at(0), 0);
-    time.draw(at(u64::MAX / 2_000), u64::MAX);
+    time.draw(at(0), 0, &[]);
+    time.draw(at(u64::MAX / 2_000), u64::MAX, &[]);
     assert!(platform_millis(at(0), i64::MIN) == 0);
     let stored = TimeReading {
         platform_millis: u64::MAX,
@@ -191,7 +191,7 @@ proptest! {
         let mut drawn = 0;
         for (passed, ahead) in steps {
             now += passed;
-            time.draw(at(now), (WALL + now).saturating_add_signed(ahead));
+            time.draw(at(now), (WALL + now).saturating_add_signed(ahead), &[]);
             let moved = (time.offset - before).unsigned_abs();
             // A thousandth of so many milliseconds is as many microseconds.
             prop_assert!(moved <= passed && moved <= 1_000);
@@ -200,4 +200,76 @@ proptest! {
         }
         prop_assert!(drawn <= now);
     }
+}
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn member_time(platform_millis: u64, wall_millis: u64) -> MemberTime {
+    MemberTime {
+        platform_micros: micros(platform_millis),
+        wall_millis,
+        is_founding: false,
+    }
+}
+
+#[test]
+fn a_replica_follows_its_masters_fastest_heartbeats() {
+    let mut time = PlatformTime::going_on(own(), at(1_000), WALL);
+    let master = node("n1");
+    let mut hear = |now: u64, platform: u64| {
+        time.hear_member(at(now), &master, &member_time(platform, WALL));
+        time.follow(&master, false);
+        platform_millis(at(now), time.offset_micros())
+    };
+    assert_eq!(hear(1_050, WALL + 20), WALL + 20);
+    assert_eq!(hear(1_100, WALL + 71), WALL + 71);
+    // A late message shows a time that has passed.
+    assert_eq!(hear(1_150, WALL + 80), WALL + 121);
+    // The master's time was drawn back.
+    for now in (1_200..2_400).step_by(50) {
+        hear(now, WALL + now - 1_040);
+    }
+    assert_eq!(hear(2_400, WALL + 1_360), WALL + 1_360);
+}
+
+#[test]
+fn a_clock_that_stood_still_is_noticed() {
+    let mut time = PlatformTime::going_on(own(), at(1_000), WALL);
+    let n2 = node("n2");
+    assert!(!time.hear_member(at(1_000), &n2, &member_time(WALL + 499, WALL)));
+    assert!(time.hear_member(at(1_000), &n2, &member_time(WALL + 501, WALL)));
+    // A late message.
+    assert!(!time.hear_member(at(1_000), &n2, &member_time(WALL - 5_000, WALL)));
+}
+
+#[test]
+fn after_a_full_stop_the_median_goes_on() {
+    let mut time = PlatformTime::going_on(own(), at(0), WALL);
+    let (n2, n3) = (node("n2"), node("n3"));
+    time.hear_member(at(0), &n2, &member_time(WALL + 300, WALL));
+    time.hear_member(at(0), &n3, &member_time(WALL + 9_000, WALL));
+    let mut followed = time.clone();
+    time.take_over(at(0));
+    assert_eq!(platform_millis(at(0), time.offset_micros()), WALL + 300);
+    // A time that a master gave goes on.
+    followed.follow(&n2, false);
+    followed.hear_member(at(0), &n2, &member_time(WALL + 900, WALL));
+    followed.take_over(at(0));
+    assert_eq!(platform_millis(at(0), followed.offset_micros()), WALL + 300);
+}
+
+#[test]
+fn the_median_of_the_wall_clocks_draws() {
+    let mut time = PlatformTime::going_on(own(), at(0), WALL);
+    let in_sync = [node("n1"), node("n2"), node("n3")];
+    // This node's wall clock is wrong, two others agree.
+    for other in &in_sync[1..] {
+        time.hear_member(at(9_000), other, &member_time(WALL, WALL + 9_000));
+    }
+    time.draw(at(10_000), WALL + 40_000, &in_sync);
+    assert_eq!(time.offset_micros(), offset_of(at(0), WALL));
+    time.draw(at(10_050), WALL + 40_000, &[]);
+    assert!(time.offset_micros() > offset_of(at(0), WALL));
 }

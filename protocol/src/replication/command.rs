@@ -45,6 +45,8 @@ pub enum Command {
     Commit(Index),
     /// This round is vouched; the commit index was sampled before it started (REP-ROUND).
     Vouched {
+        /// The term that numbered the round.
+        epoch: Epoch,
         /// The round.
         round: Round,
         /// The commit index of the round.
@@ -227,6 +229,7 @@ mod tests {
 
     fn vouched(round: u64, commit: u64) -> Command {
         Command::Vouched {
+            epoch: Epoch(1),
             round: Round(round),
             commit: Index(commit),
         }

@@ -111,6 +111,12 @@ impl Mastership {
         self.sets.required(!self.rules.lack(Rule::Union))
     }
 
+    /// Up to here a node has acknowledged the log as durable.
+    pub(super) fn durable_at(&self, node: &NodeId) -> Index {
+        let follower = self.followers.get(node);
+        follower.map_or(Index::ZERO, Follower::durable)
+    }
+
     /// The nodes that get the log.
     pub(super) fn followers(&self) -> impl Iterator<Item = &NodeId> {
         self.followers.keys()

@@ -438,6 +438,14 @@ impl Replica {
         }
     }
 
+    /// Up to here a node has acknowledged this master's log as durable; zero if this node is not
+    /// master.
+    #[must_use]
+    pub fn durable_at(&self, node: &NodeId) -> Index {
+        let term = self.mastership();
+        term.map_or(Index::ZERO, |term| term.durable_at(node))
+    }
+
     /// The nodes that get this master's log; none if this node is not master.
     pub fn followers(&self) -> impl Iterator<Item = &NodeId> {
         let term = self.mastership();

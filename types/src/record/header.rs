@@ -52,13 +52,11 @@ pub struct RecordHeader {
 }
 
 impl RecordHeader {
-    /// Reads the header of the record at the start of `bytes`, and verifies the whole record.
+    /// The length in bytes of the record at the start of `bytes`, by its length word alone.
     ///
     /// # Errors
-    /// `End`, `Torn` or `Damaged`, as LOG-TORN distinguishes them, or `Newer`. An impossible length
-    /// leaves no place to look for the trailer, so it is reported as `Torn`: a caller that knows
-    /// which records were acknowledged must decide whether that can be.
-    pub fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+    /// As [`RecordHeader::read`], but nothing after the length word is verified.
+    pub fn stated_len(bytes: &[u8]) -> Result<usize, DecodeError> {
         let Some(length) = bytes.first_chunk() else {
             // A few zero bytes are the end; other stray bytes are a length word cut short.
             return Err(if bytes.iter().all(|byte| *byte == 0) {
@@ -71,9 +69,20 @@ impl RecordHeader {
         if len == 0 {
             return Err(DecodeError::End);
         }
-        if !(MIN_RECORD_BYTES..=MAX_RECORD_BYTES).contains(&len) || len > bytes.len() {
-            return Err(DecodeError::Torn);
+        match (MIN_RECORD_BYTES..=MAX_RECORD_BYTES).contains(&len) && len <= bytes.len() {
+            true => Ok(len),
+            false => Err(DecodeError::Torn),
         }
+    }
+
+    /// Reads the header of the record at the start of `bytes`, and verifies the whole record.
+    ///
+    /// # Errors
+    /// `End`, `Torn` or `Damaged`, as LOG-TORN distinguishes them, or `Newer`. An impossible length
+    /// leaves no place to look for the trailer, so it is reported as `Torn`: a caller that knows
+    /// which records were acknowledged must decide whether that can be.
+    pub fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let len = Self::stated_len(bytes)?;
         let (content, trailer) = bytes[..len].split_at(len - TRAILER.len());
         if trailer != TRAILER {
             return Err(DecodeError::Torn);

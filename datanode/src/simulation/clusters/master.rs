@@ -149,7 +149,7 @@ impl Master {
             self.keys.iter_mut().for_each(|key| key.unseen += millis);
             return;
         }
-        self.platform.draw();
+        self.platform.draw(&[]);
         if !self.is_settled() {
             return;
         }

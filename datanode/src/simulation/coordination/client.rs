@@ -8,6 +8,7 @@ use tierkv_coordination::{
     Candidacy, ConfigStore, CoordinationError, GroupMembership, Leader, LeaderElection, Membership,
     Revision, Swap, Versioned, Watch, Watched,
 };
+use tokio::sync::watch;
 
 use super::FaultyCoordination;
 
@@ -17,11 +18,20 @@ pub(in crate::simulation) struct Client {
     /// One for each record.
     stores: Vec<Arc<FaultyCoordination>>,
     life: u64,
+    /// The presences of data nodes: none, ever.
+    present: watch::Sender<Arc<BTreeMap<String, Bytes>>>,
+    observed: Watched<BTreeMap<String, Bytes>>,
 }
 
 impl Client {
-    pub(super) const fn new(stores: Vec<Arc<FaultyCoordination>>, life: u64) -> Self {
-        Self { stores, life }
+    pub(super) fn new(stores: Vec<Arc<FaultyCoordination>>, life: u64) -> Self {
+        let (present, observed) = Watched::channel(BTreeMap::new());
+        Self {
+            stores,
+            life,
+            present,
+            observed,
+        }
     }
 
     /// The store of a record.
@@ -107,7 +117,8 @@ impl GroupMembership for Client {
         &self,
         _: &str,
     ) -> Result<Watched<BTreeMap<String, Bytes>>, CoordinationError> {
-        Err(not_simulated())
+        debug_assert!(!self.present.is_closed(), "the client keeps one receiver");
+        Ok(self.observed.clone())
     }
 }
 
@@ -125,6 +136,6 @@ impl LeaderElection for Client {
 /// The error of calls that the node's driver never makes.
 fn not_simulated() -> CoordinationError {
     CoordinationError::Unavailable(
-        "the simulated store has one record: no prefixes, groups or elections".into(),
+        "the simulated store has one record: no prefixes and no elections".into(),
     )
 }

@@ -11,7 +11,7 @@ use std::{
 use tierkv_coordination::{Coordination, directory};
 use tierkv_protocol::replication::{CommandQueue, Process, Replica, Restored, Seen};
 use tierkv_rpc::{
-    Pace, Worker,
+    Pace, ProcessName, Worker,
     proto::internal::{Read, ReadReply, Reply, reply},
 };
 use tierkv_storage::{
@@ -20,11 +20,11 @@ use tierkv_storage::{
     store::{MemoryFile, MemoryStore},
 };
 use tierkv_types::{
-    Clock, ClusterId, Incarnation, ItemKey, NodeId, OwnedSlots, SLOT_COUNT, SlotRun, SlotTable,
-    Version,
+    Clock, ClusterId, Incarnation, ItemKey, NodeId, OwnedSlots, PlatformId, SLOT_COUNT, SlotRun,
+    SlotTable, Version,
 };
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, sleep},
 };
 
@@ -44,6 +44,8 @@ use crate::{
     applier::{Applier, ApplierHandle},
     driver::Driver,
     invalidator::Invalidator,
+    log_work::LogWork,
+    members::Members,
     noter::Noter,
     ownership::Owned,
     platform_clock::PlatformClock,
@@ -213,6 +215,8 @@ impl Machine {
         let coordination = self.coordination.client_with(&self.notes, life);
         let coordination = coordination as Arc<dyn Coordination>;
         let compared = note(scheduler, &group, &coordination, &sequencer, &storage);
+        // No other node sends anything.
+        let (_, received) = mpsc::channel(1);
         let driver = Driver {
             cluster: cluster(),
             node: NodeId::new("n1").unwrap(),
@@ -222,7 +226,9 @@ impl Machine {
             applier,
             commands: commands.choosing(Box::new(move |count| choices.index(count))),
             rules,
-            unopened: None,
+            log_work: LogWork::default(),
+            members: members(life, &sequencer, &storage, &time),
+            received,
             compared,
         };
         let (stop, stopped) = drive(scheduler, &group, driver);
@@ -333,6 +339,23 @@ fn replica(found: &Recovered, clock: &dyn Clock) -> Replica {
     Replica::start(process, restored, now)
 }
 
+/// No links: the node is alone.
+fn members(
+    life: u64,
+    sequencer: &Arc<Sequencer>,
+    storage: &Arc<Storage>,
+    time: &Arc<PlatformClock>,
+) -> Members {
+    let own = ProcessName {
+        platform: PlatformId(1),
+        cluster: Some(cluster()),
+        node: NodeId::new("n1").unwrap(),
+        incarnation: Incarnation(life),
+    };
+    let (storage, time) = (Arc::clone(storage), Arc::clone(time));
+    Members::new(own, Arc::clone(sequencer), storage, time)
+}
+
 impl Node {
     /// Restarts the reclaimer: its first round is at once.
     pub(super) fn reclaim(&self, scheduler: &mut Scheduler) {
@@ -377,10 +400,11 @@ impl Node {
         let (sequencer, storage) = (Arc::clone(&self.sequencer), Arc::clone(&self.storage));
         let owned = Arc::clone(&self.owned);
         async move {
+            let clock = sequencer.confirm_read().await.ok()?;
             let view = ReadView {
-                confirmed: sequencer.confirm_read(),
+                confirmed: Ok(()),
                 as_of: storage.applied().1,
-                clock: sequencer.now(),
+                clock,
                 owned: owned.now(),
                 arrived: Instant::now(),
                 node: Arc::new(NodeId::new("n1").unwrap()),

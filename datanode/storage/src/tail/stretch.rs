@@ -38,7 +38,12 @@ impl Stretch {
 
     /// The records, in order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.shared().map(|record| &**record)
+    }
+
+    /// The records, in order, to share.
+    pub fn shared(&self) -> impl Iterator<Item = &Arc<Record>> {
         let records = self.chunks.iter().flat_map(|chunk| chunk.iter());
-        records.skip(self.skip).map(|record| &**record)
+        records.skip(self.skip)
     }
 }

@@ -57,7 +57,7 @@ fn drawn(
                 .collect();
             own.hear(at(now), &question(now, &others));
         }
-        own.draw(at(now), (WALL + now).saturating_add_signed(wall_ahead));
+        own.draw(at(now), (WALL + now).saturating_add_signed(wall_ahead), &[]);
     }
     own
 }
@@ -98,11 +98,11 @@ fn within_five_seconds_the_wall_clock_counts_and_beyond_them_the_platform() {
 fn no_draw_is_a_step() {
     let mut own = settled("c2");
     own.hear(at(9_000), &question(9_000, &[time("c1", WALL + HOUR)]));
-    own.draw(at(9_000), WALL);
+    own.draw(at(9_000), WALL, &[]);
     assert_eq!(ahead(&own, 9_000), 1);
     own.hear(at(9_000), &question(9_000, &[time("c1", WALL - HOUR)]));
-    own.draw(at(9_000 + TICK), WALL);
-    own.draw(at(9_000 + 2 * TICK), WALL);
+    own.draw(at(9_000 + TICK), WALL, &[]);
+    own.draw(at(9_000 + 2 * TICK), WALL, &[]);
     assert_eq!(ahead(&own, 9_000 + 2 * TICK), 0);
 }
 
@@ -145,7 +145,7 @@ fn a_founder_steps_to_the_platforms_time_until_its_first_write() {
     let stepped = |others: &[ClusterTime]| {
         let mut own = founder();
         own.hear(at(100), &question(100, others));
-        own.draw(at(100), WALL + 100);
+        own.draw(at(100), WALL + 100, &[]);
         ahead(&own, 100)
     };
     let founding = |name, millis| ClusterTime {
@@ -163,15 +163,15 @@ fn a_founder_steps_to_the_platforms_time_until_its_first_write() {
     // It keeps that time, and not its wall clock's, while it hears nothing.
     let mut own = founder();
     own.hear(at(100), &question(100, &[time("c1", WALL + 100 + HOUR)]));
-    own.draw(at(100), WALL + 100);
-    own.draw(at(60_000), WALL + 60_000);
+    own.draw(at(100), WALL + 100, &[]);
+    own.draw(at(60_000), WALL + 60_000, &[]);
     assert_eq!(own.ahead_micros(at(60_000)), None);
     assert_eq!(ahead(&own, 60_000), hour);
 
     let mut own = founder();
     own.settle();
     own.hear(at(100), &question(100, &[time("c1", WALL + HOUR)]));
-    own.draw(at(100), WALL + 100);
+    own.draw(at(100), WALL + 100, &[]);
     assert_eq!(ahead(&own, 100), 1);
     // A founder's time is none that others are drawn to.
     let mut own = settled("c2");

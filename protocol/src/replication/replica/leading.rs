@@ -84,8 +84,13 @@ impl Replica {
         if !term.is_open(commit) || term.is_stopped() {
             return;
         }
+        let epoch = term.epoch();
         if let Some((round, commit)) = term.vouch(read) {
-            commands.push(Command::Vouched { round, commit });
+            commands.push(Command::Vouched {
+                epoch,
+                round,
+                commit,
+            });
         }
         if term.rounds.is_due() {
             term.start_round(moment.now, commit, moment.clock);
