@@ -43,8 +43,8 @@ pub enum AddError {
     /// The platform has the cluster.
     #[error(
         "the platform has a cluster {cluster} already, with {slots} slots and the nodes {nodes}; \
-         nothing was changed. Start its data node with `tierkv datanode --cluster {cluster} --node \
-         {nodes}` and the coordination options of this command, or choose another name"
+         nothing was changed. Start its data nodes with `tierkv datanode --cluster {cluster} --node \
+         NODE` and the coordination options of this command, or choose another name"
     )]
     Exists {
         /// Its name.
@@ -142,7 +142,7 @@ impl AddedCluster {
         }
         for node in &self.cluster.members {
             let others = states.iter().filter(|(cluster, _)| *cluster != id);
-            let mut having = others.filter(|(_, state)| state.members.contains(node));
+            let mut having = others.filter(|(_, state)| state.has(node));
             if let Some((cluster, _)) = having.next() {
                 return Err(AddError::NodeTaken(node.clone(), cluster.clone()));
             }

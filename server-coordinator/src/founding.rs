@@ -7,7 +7,8 @@
 //! Each record is created only if it is absent, in this order, and the placement map is the last: a
 //! platform that has one is founded. A founding that was interrupted is completed by another one
 //! with the same clusters; one with other clusters is refused. Nodes found nothing by themselves:
-//! the first member of a cluster to find its unfounded state begins the cluster's log.
+//! a member of a cluster that finds its unfounded state asks the others, and founds the cluster with
+//! those that answer, once they are enough to commit (REP-MIN).
 
 use std::collections::BTreeSet;
 
@@ -18,7 +19,7 @@ use tierkv_coordination::{
 };
 use tierkv_protocol::{
     placement::{PlacementError, PlacementMap, WeightedCluster},
-    replication::{ClusterState, F_MS_BOUNDS},
+    replication::{ClusterState, F_MS_BOUNDS, MAX_MEMBERS},
 };
 use tierkv_types::{NodeId, PlatformId};
 
@@ -157,6 +158,13 @@ pub(crate) fn check(clusters: &[FoundingCluster], f_ms: u32) -> Result<(), Strin
         if cluster.members.is_empty() {
             return Err(format!("the cluster {} has no node", cluster.id));
         }
+        if cluster.members.len() > MAX_MEMBERS {
+            return Err(format!(
+                "the cluster {} has {} nodes; the limit max_members is {MAX_MEMBERS}",
+                cluster.id,
+                cluster.members.len()
+            ));
+        }
         for node in &cluster.members {
             if !nodes.insert(node) {
                 return Err(format!(
@@ -270,11 +278,13 @@ mod tests {
     #[tokio::test]
     async fn clusters_that_contradict_themselves_are_refused() {
         let coordination = MemoryCoordination::ephemeral();
-        let twice: [&[(&str, &[&str])]; 4] = [
+        let ten: &[&str] = &["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+        let twice: [&[(&str, &[&str])]; 5] = [
             &[],
             &[("c1", &[])],
             &[("c1", &["n1"]), ("c1", &["n2"])],
             &[("c1", &["n1"]), ("c2", &["n1"])],
+            &[("c1", ten)],
         ];
         for clusters in twice {
             let refused = founding(1, clusters).carry_out(&*coordination).await;

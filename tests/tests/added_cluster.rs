@@ -195,7 +195,9 @@ async fn what_can_t_be_added_is_refused_and_what_was_interrupted_is_completed() 
         ("c1=n9", "the platform has a cluster c1 already"),
         ("c4=n1", "the node n1 belongs to cluster c1"),
         ("c4=n3", "the node n3 belongs to cluster c3"),
-        ("c4=n4,n5", "this release runs clusters of one node"),
+        ("c4=n4,n1", "the node n1 belongs to cluster c1"),
+        ("c4=n4,n4", "the node n4 is named twice"),
+        ("c4=a,b,c,d,e,f,g,h,i,j", "the limit max_members is 9"),
         ("c4", "write it as CLUSTER=NODE"),
     ] {
         let refusal = refused(&add(cluster));

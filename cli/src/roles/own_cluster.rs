@@ -66,7 +66,7 @@ pub(super) async fn check(
     let state = state.transpose();
     let state =
         state.map_err(|error| OwnClusterError::Unreadable(cluster.clone(), error.to_string()))?;
-    if state.as_ref().is_some_and(|it| it.members.contains(node)) {
+    if state.as_ref().is_some_and(|it| it.has(node)) {
         return Ok(());
     }
     let all = metadata::members_of_all(coordination).await?;

@@ -21,8 +21,9 @@ pub const F_MS_BOUNDS: std::ops::RangeInclusive<u32> = 200..=30_000;
 
 /// The master of a cluster and its logs in sync; changed only by compare-and-swap (REP-RECORD).
 ///
-/// The first record of a cluster is *unfounded*: it has members and no logs. The first member whose
-/// log is empty founds the cluster by winning epoch 1.
+/// The first record of a cluster is *unfounded*: it has members and no logs. A member whose log is
+/// empty founds the cluster by winning epoch 1, with at least `min_in_sync` members whose logs are
+/// empty, too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
     format: u32,

@@ -20,8 +20,8 @@ use crate::{
 pub(crate) struct AddClusterArguments {
     #[command(flatten)]
     metadata: MetadataArguments,
-    /// The cluster and its data node, as in c3=n3.
-    #[arg(value_name = "CLUSTER=NODE", value_parser = init::cluster)]
+    /// The cluster and its data nodes, as in c3=n7,n8,n9.
+    #[arg(value_name = "CLUSTER=NODE,…", value_parser = init::cluster)]
     cluster: FoundingCluster,
     /// Silence after which the cluster suspects its master, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = DEFAULT_F_MS)]
@@ -34,7 +34,6 @@ pub(crate) struct AddClusterArguments {
 /// Adds the cluster and prints what it is.
 pub(crate) async fn run(arguments: AddClusterArguments) -> Outcome {
     let configuration = arguments.metadata.load(Vec::new())?;
-    init::check_size(&arguments.cluster)?;
     let coordination = metadata::connect(&configuration.coordination).await?;
     let added = AddedCluster {
         cluster: arguments.cluster,
@@ -51,12 +50,18 @@ pub(crate) async fn run(arguments: AddClusterArguments) -> Outcome {
             "slots": 0,
         }))?,
         Output::Raw => output::line(id.as_str())?,
-        Output::Table => output::line(format!(
-            "added cluster {id} to platform {platform}; it owns no slots yet. Start its data node \
-             with: tierkv datanode --cluster {id} --node {} --coordination-url {}",
-            nodes.join(","),
-            configuration.coordination.url
-        ))?,
+        Output::Table => {
+            output::line(format!(
+                "added cluster {id} to platform {platform}; it owns no slots yet. Start its data \
+                 nodes with:"
+            ))?;
+            for node in nodes {
+                output::line(format!(
+                    "  tierkv datanode --cluster {id} --node {node} --coordination-url {}",
+                    configuration.coordination.url
+                ))?;
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

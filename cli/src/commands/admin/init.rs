@@ -20,7 +20,8 @@ use crate::{
 pub(crate) struct InitArguments {
     #[command(flatten)]
     metadata: MetadataArguments,
-    /// A cluster and its data nodes, as in c1=n1; repeat it for each cluster.
+    /// A cluster and its data nodes, as in c1=n1,n2,n3; repeat it for each cluster. Three nodes
+    /// survive the loss of any one of them.
     #[arg(long, value_name = "CLUSTER=NODE,…", required = true, value_parser = cluster)]
     cluster: Vec<FoundingCluster>,
     /// Silence after which a cluster suspects its master, in milliseconds.
@@ -38,7 +39,7 @@ pub(crate) struct InitArguments {
 pub(super) fn cluster(text: &str) -> Result<FoundingCluster, String> {
     let (id, nodes) = text
         .split_once('=')
-        .ok_or("write it as CLUSTER=NODE, as in c1=n1")?;
+        .ok_or("write it as CLUSTER=NODE,…, as in c1=n1,n2,n3")?;
     let words = |error: tierkv_types::Error| error.message;
     let members = nodes.split(',').map(|node| NodeId::new(node.trim()));
     Ok(FoundingCluster {
@@ -48,22 +49,10 @@ pub(super) fn cluster(text: &str) -> Result<FoundingCluster, String> {
     })
 }
 
-/// Refuses a cluster that this release can't run.
-pub(super) fn check_size(cluster: &FoundingCluster) -> Result<(), String> {
-    match cluster.members.len() {
-        0 | 1 => Ok(()),
-        many => Err(format!(
-            "the cluster {} has {many} nodes; this release runs clusters of one node",
-            cluster.id
-        )),
-    }
-}
-
 /// Founds the platform and prints what it is.
 pub(crate) async fn run(arguments: InitArguments) -> Outcome {
     let configuration = arguments.metadata.load(Vec::new())?;
     let coordination = metadata::connect(&configuration.coordination).await?;
-    arguments.cluster.iter().try_for_each(check_size)?;
     let founding = Founding {
         platform: PlatformId(rand::random()),
         clusters: arguments.cluster,
