@@ -16,17 +16,26 @@ use tierkv_rpc::{
     until_stopped,
 };
 use tierkv_types::limits::{MAX_PEER_IN_FLIGHT, MAX_TIMEOUT};
-use tokio::sync::watch;
 use tonic::{Response, Status, Streaming};
 
-use crate::{service::Service, watches::Watches};
+use crate::{
+    interface::{Current, Interface},
+    service::Service,
+};
 
-/// Implements tonic's service trait by calling [`Service`].
+/// Implements tonic's service trait by calling the [`Service`] of the engine that runs.
 pub(crate) struct Door {
-    pub(crate) service: Arc<Service>,
-    pub(crate) watches: Watches,
-    /// Ends the streams when the node stops.
-    pub(crate) stop: watch::Receiver<bool>,
+    current: Current,
+}
+
+impl Door {
+    pub(crate) const fn new(current: Current) -> Self {
+        Self { current }
+    }
+
+    fn interface(&self) -> Result<Arc<Interface>, Status> {
+        self.current.now().map_err(|error| to_status(&error))
+    }
 }
 
 #[tonic::async_trait]
@@ -39,13 +48,14 @@ impl data_node_server::DataNode for Door {
         &self,
         request: tonic::Request<Streaming<RequestFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let interface = self.interface()?;
         let stream = answer_frames(
             request.into_inner(),
-            Arc::clone(&self.service),
+            Arc::clone(&interface.service),
             None,
             MAX_PEER_IN_FLIGHT,
             None,
-            self.stop.clone(),
+            interface.stopping(),
         );
         Ok(Response::new(stream))
     }
@@ -54,10 +64,11 @@ impl data_node_server::DataNode for Door {
         &self,
         request: tonic::Request<ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
+        let interface = self.interface()?;
         let deadline = deadline_or(&request, MAX_TIMEOUT);
-        let (request, stop) = (request.into_inner(), self.stop.clone());
-        let timed = self.service.times.scans.begin();
-        let replies = self.service.scan(request, deadline, stop).await;
+        let (request, stop) = (request.into_inner(), interface.stopping());
+        let timed = interface.service.times.scans.begin();
+        let replies = interface.service.scan(request, deadline, stop).await;
         let replies = replies.map_err(|error| to_status(&error))?;
         let replies = replies.map_err(|error| to_status(&error));
         Ok(Response::new(timed.until_dropped(replies).boxed()))
@@ -67,9 +78,12 @@ impl data_node_server::DataNode for Door {
         &self,
         request: tonic::Request<CountRequest>,
     ) -> Result<Response<CountReply>, Status> {
+        let interface = self.interface()?;
+        let service = &interface.service;
         let deadline = deadline_or(&request, MAX_TIMEOUT);
-        let _timed = self.service.times.counts.begin();
-        let counted = self.service.count(request.into_inner(), deadline).await;
+        let _timed = service.times.counts.begin();
+        let stop = interface.stopping();
+        let counted = service.count(request.into_inner(), deadline, stop).await;
         counted
             .map(Response::new)
             .map_err(|error| to_status(&error))
@@ -79,24 +93,26 @@ impl data_node_server::DataNode for Door {
         &self,
         request: tonic::Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let _timed = self.service.times.watches.begin();
-        let replies = self.watches.watch(request.into_inner()).await;
+        let interface = self.interface()?;
+        let _timed = interface.service.times.watches.begin();
+        let replies = interface.watches.watch(request.into_inner()).await;
         let replies = replies.map_err(|error| to_status(&error))?;
-        Ok(Response::new(until_stopped(replies, self.stop.clone())))
+        Ok(Response::new(until_stopped(replies, interface.stopping())))
     }
 
     async fn inspect(
         &self,
         _: tonic::Request<InspectRequest>,
     ) -> Result<Response<InspectResponse>, Status> {
-        Ok(Response::new(self.service.inspect()))
+        Ok(Response::new(self.interface()?.service.inspect()))
     }
 
     async fn compare_times(
         &self,
         request: tonic::Request<CompareTimesRequest>,
     ) -> Result<Response<CompareTimesReply>, Status> {
-        let reply = self.service.compare_times(request.into_inner());
+        let service = &self.interface()?.service;
+        let reply = service.compare_times(request.into_inner());
         reply.map(Response::new).map_err(|error| to_status(&error))
     }
 }

@@ -25,17 +25,20 @@
 //!   frees space, `scrubber` looks for damage.
 //! - Requests: `door` is the gRPC server, `service` handles a frame, `reads` and `scans` read,
 //!   `watches` streams changes, `inspection` reports the node's state, `comparison` its time.
-//! - [`DataNode`] starts and stops all of them, and reports the `failure` of a task that it can't
-//!   do without. [`Recovery`] is for a node that refuses to start. `rules` are the rules that a
+//! - `engine` is all of that: it is made from the data directory, and replaced as a whole.
+//!   `interface` is what requests use of it. [`DataNode`] is the shell around it, which stays, and
+//!   reports the `failure` of a task that it can't do without. [`Recovery`] is for a node that refuses to start. `rules` are the rules that a
 //!   simulation switches off.
 
 mod applier;
 mod comparison;
 mod door;
 mod driver;
+mod engine;
 mod failure;
 mod gauges;
 mod inspection;
+mod interface;
 mod invalidator;
 mod judgement;
 mod log_work;
@@ -58,10 +61,12 @@ mod service;
 mod settings;
 #[cfg(test)]
 mod simulation;
+mod start_error;
 mod timekeeper;
 mod watches;
 mod write_path;
 
-pub use node::{DataNode, StartError};
+pub use node::DataNode;
 pub use recover::{Finding, GivenUp, RecoverError, Recovery, RecoveryDone};
 pub use settings::DataNodeSettings;
+pub use start_error::StartError;

@@ -69,7 +69,7 @@ impl Service {
         }))
     }
 
-    /// Counts what a scan would find.
+    /// Counts what a scan would find, until `deadline` or `stop`.
     ///
     /// # Errors
     /// Those of a scan.
@@ -77,6 +77,7 @@ impl Service {
         &self,
         request: CountRequest,
         deadline: Instant,
+        stop: watch::Receiver<bool>,
     ) -> Result<CountReply, Error> {
         let counted = async {
             let (min_version, routed_by) = (request.min_version, request.placement_version);
@@ -84,8 +85,12 @@ impl Service {
             let count = scan.count().await?;
             Ok(CountReply { count })
         };
-        let counted = timeout_at(deadline, counted).await;
-        counted.map_err(|_| late_scan())?
+        tokio::select! {
+            biased;
+            counted = counted => counted,
+            () = sleep_until(deadline) => Err(late_scan()),
+            () = stopped(stop) => Err(stopping()),
+        }
     }
 
     async fn open(

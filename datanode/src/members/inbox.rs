@@ -7,25 +7,29 @@ use tierkv_rpc::{
     },
     stopped,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tonic::{Response, Status, Streaming};
 
 use super::{Received, wire::decode_frame};
+use crate::interface::Current;
 
 /// Most frames that wait for the driver. Over it, senders wait.
 const WAITING_FRAMES: usize = 8;
 
-/// The receiving ends of the links.
-pub(crate) struct Inbox {
-    driver: mpsc::Sender<Received>,
-    /// Ends the streams when the node stops.
-    stop: watch::Receiver<bool>,
+/// What other nodes send to one driver, and where to put it.
+pub(crate) fn inbox() -> (mpsc::Sender<Received>, mpsc::Receiver<Received>) {
+    mpsc::channel(WAITING_FRAMES)
 }
 
-/// The service, and what arrives through it.
-pub(crate) fn inbox(stop: watch::Receiver<bool>) -> (Inbox, mpsc::Receiver<Received>) {
-    let (driver, received) = mpsc::channel(WAITING_FRAMES);
-    (Inbox { driver, stop }, received)
+/// The receiving ends of the links.
+pub(crate) struct Inbox {
+    current: Current,
+}
+
+impl Inbox {
+    pub(crate) const fn new(current: Current) -> Self {
+        Self { current }
+    }
 }
 
 #[tonic::async_trait]
@@ -34,17 +38,19 @@ impl member_server::Member for Inbox {
         &self,
         request: tonic::Request<Streaming<MemberFrame>>,
     ) -> Result<Response<DeliverEnd>, Status> {
+        let interface = self.current.now().map_err(|error| to_status(&error))?;
+        let stop = interface.stopping();
         let mut frames = request.into_inner();
         loop {
             let frame = tokio::select! {
                 biased;
-                () = stopped(self.stop.clone()) => break,
+                () = stopped(stop.clone()) => break,
                 frame = frames.message() => frame?,
             };
             let Some(frame) = frame else { break };
             let received = decode_frame(frame).map_err(|error| to_status(&error))?;
-            if self.driver.send(received).await.is_err() {
-                // The driver has ended, and with it the node.
+            if interface.inbox.send(received).await.is_err() {
+                // The driver has ended, and with it the engine.
                 break;
             }
         }
