@@ -19,7 +19,7 @@ mod shape;
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
-use tierkv_protocol::replication::DEFAULT_F_MS;
+use tierkv_protocol::replication::{DEFAULT_F_MS, MAX_MEMBERS};
 use tierkv_server_coordinator::Founding;
 use tierkv_types::PlatformId;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -33,6 +33,8 @@ use crate::{configuration::CoordinationKeys, outcome::Outcome, output, roles, si
 
 /// How long the platform may take to become ready.
 const START_LIMIT: Duration = Duration::from_secs(120);
+/// Most data nodes of a cluster.
+const MAX_NODES: i64 = MAX_MEMBERS as i64;
 /// Pause between two looks whether a process is ready.
 const READY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -45,8 +47,8 @@ pub(crate) struct ClusterArguments {
     /// Number of data clusters; fixed at the first start.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
     clusters: u16,
-    /// Data nodes a cluster; this release runs one.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1))]
+    /// Data nodes a cluster: with three, each of them may fail; fixed at the first start.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MAX_NODES))]
     nodes: u16,
     /// Port of the first client coordinator's gRPC server.
     #[arg(long, default_value_t = 7400)]
@@ -62,6 +64,7 @@ pub(crate) async fn run(arguments: ClusterArguments) -> Outcome {
     let plan = Plan::make(&Shape {
         dir: arguments.dir,
         clusters: arguments.clusters,
+        nodes: arguments.nodes,
         first_grpc: arguments.grpc,
         first_rest: arguments.rest,
     })?;

@@ -46,6 +46,7 @@ pub(super) struct Process {
 pub(super) struct Plan {
     dir: PathBuf,
     clusters: u16,
+    nodes: u16,
     etcd: Vec<Process>,
     roles: Vec<Process>,
     coordination_url: String,
@@ -89,6 +90,7 @@ impl Plan {
         Ok(Self {
             dir,
             clusters: shape.clusters,
+            nodes: shape.nodes,
             etcd,
             roles,
             coordination_url,
@@ -117,7 +119,9 @@ impl Plan {
             Ok(FoundingCluster {
                 id: ClusterId::new(&format!("c{number}"))?,
                 weight: 1,
-                members: vec![NodeId::new(&format!("n{number}"))?],
+                members: data_nodes(number, self.nodes)
+                    .map(|name| NodeId::new(&name))
+                    .collect::<Result<_, _>>()?,
             })
         };
         (1..=self.clusters).map(cluster).collect()
@@ -180,6 +184,12 @@ impl Plan {
         );
         table
     }
+}
+
+/// The names of the data nodes of the cluster with this number: numbered through all clusters.
+fn data_nodes(cluster: u16, nodes: u16) -> impl Iterator<Item = String> {
+    let first = (cluster - 1) * nodes + 1;
+    (first..first + nodes).map(|number| format!("n{number}"))
 }
 
 /// The variables that all processes of this program inherit and use.
@@ -274,8 +284,10 @@ fn roles(
     let server = [("grpc", "--listen"), ("metrics", "--metrics-listen")];
     let users = [("grpc", "--grpc-listen"), ("rest", "--rest-listen")];
     for number in 1..=shape.clusters {
-        let cluster = Some(format!("c{number}"));
-        add(ports, "datanode", format!("n{number}"), cluster, &server)?;
+        for name in data_nodes(number, shape.nodes) {
+            let cluster = Some(format!("c{number}"));
+            add(ports, "datanode", name, cluster, &server)?;
+        }
     }
     for number in 1..=SERVER_COORDINATORS {
         add(

@@ -17,7 +17,14 @@ const MAX_TRIES: usize = 1_000;
 #[derive(Serialize, Deserialize)]
 struct Kept {
     clusters: u16,
+    /// One, in folders of earlier releases.
+    #[serde(default = "one")]
+    nodes: u16,
     ports: BTreeMap<String, u16>,
+}
+
+const fn one() -> u16 {
+    1
 }
 
 /// The ports of all addresses, by `NAME.ADDRESS`.
@@ -36,6 +43,7 @@ impl Ports {
                 .map_err(|error| format!("{} can't be read: {error}; remove it", path.display()))?,
             Err(error) if error.kind() == ErrorKind::NotFound => Kept {
                 clusters: shape.clusters,
+                nodes: shape.nodes,
                 ports: BTreeMap::new(),
             },
             Err(error) => return Err(error.into()),
@@ -45,6 +53,14 @@ impl Ports {
                 "the platform in this folder has {} clusters, not {}: slots can't move yet; name \
                  another folder with --dir, or give --clusters {}",
                 kept.clusters, shape.clusters, kept.clusters
+            )
+            .into());
+        }
+        if kept.nodes != shape.nodes {
+            return Err(format!(
+                "the clusters in this folder have {} data nodes each, not {}: give --nodes {}, or \
+                 name another folder with --dir",
+                kept.nodes, shape.nodes, kept.nodes
             )
             .into());
         }

@@ -8,6 +8,8 @@ pub(super) struct Shape {
     pub(super) dir: PathBuf,
     /// The number of its data clusters.
     pub(super) clusters: u16,
+    /// The number of data nodes of each.
+    pub(super) nodes: u16,
     /// The gRPC port of the first client coordinator.
     pub(super) first_grpc: u16,
     /// The REST port of the first client coordinator.
