@@ -22,8 +22,10 @@ use tierkv_rpc::{
     Follower, ProcessName,
     tiers::{Peer, ToDataNode},
 };
-use tierkv_types::{ClusterId, Error, Incarnation, NodeId, PlatformId, Slot};
+use tierkv_types::{ClusterId, Epoch, Error, Incarnation, NodeId, PlatformId, Slot};
 use tokio::sync::watch;
+
+use crate::routing::Target;
 
 /// One version of the routing table.
 #[derive(Default)]
@@ -96,6 +98,23 @@ impl Routes {
             })
         });
         routes.collect()
+    }
+
+    /// The epoch of the target's cluster; zero while that is not known.
+    pub(crate) fn epoch_of(&self, target: &Target) -> Epoch {
+        let cluster = match target {
+            Target::Cluster(cluster) => Some(cluster),
+            Target::Slot(slot) => self.owner(*slot),
+            // All have one owner, else the request is refused.
+            Target::Slots(slots) => slots.first().and_then(|slot| self.owner(*slot)),
+        };
+        let known = cluster.and_then(|cluster| self.clusters.get(cluster));
+        known.map_or(Epoch::ZERO, |cluster| cluster.state.epoch)
+    }
+
+    fn owner(&self, slot: Slot) -> Option<&ClusterId> {
+        let placement = self.placement.as_ref()?;
+        Some(placement.owner(slot).0)
     }
 
     /// Whether the master of any cluster with slots has a route.

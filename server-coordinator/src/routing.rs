@@ -2,9 +2,10 @@
 //!
 //! Every request of a frame goes to its slot's master, in a frame with all other requests that go
 //! there. Answers are sent back as they arrive. A request refused with `NotMaster`, `WrongOwner` or
-//! `StaleEpoch` waits for a newer table within its deadline: users never see these codes.
+//! `StaleEpoch` waits for a newer table within its deadline: users never see these codes. So does one
+//! whose master is lost before it answers: a write may then have been applied ([`Doubt`]).
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tierkv_rpc::{
@@ -15,13 +16,13 @@ use tierkv_rpc::{
     },
     tiers::{reply, reply_weight},
 };
-use tierkv_types::{ClusterId, Code, Error, NodeId, Slot};
+use tierkv_types::{ClusterId, Code, Epoch, Error, NodeId, Slot};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 
-use crate::routes::Routes;
+use crate::{doubt::Doubt, routes::Routes};
 
 /// How long a refused request waits for a newer table before it is retried anyway: a master that is
 /// taking over returns `NotMaster` until it is ready.
@@ -76,7 +77,7 @@ impl FrameHandler for Router {
 }
 
 /// The target of a request.
-enum Target {
+pub(crate) enum Target {
     Slot(Slot),
     /// Slots that must have one owner.
     Slots(Vec<Slot>),
@@ -119,12 +120,22 @@ impl Router {
         let target = target(&kind)?;
         let mut routes = self.routes.clone();
         let last_attempt = last_attempt(deadline);
+        let mut doubt = Doubt::default();
         loop {
-            let failure = match self.attempt(&kind, &target, &mut routes, deadline).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
+            let epoch = routes.borrow_and_update().epoch_of(&target);
+            let replaced = replaced(&target, epoch, routes.clone());
+            let failure = tokio::select! {
+                biased;
+                answered = self.attempt(&kind, &target, &mut routes, deadline) => match answered {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => error,
+                },
+                () = replaced => lost_master(&kind),
             };
-            next_table(failure, &mut routes, last_attempt).await?;
+            let failure = doubt.after(failure);
+            if let Err(last) = next_table(failure, &mut routes, last_attempt).await {
+                return Err(doubt.end(last));
+            }
         }
     }
 
@@ -164,6 +175,30 @@ impl Router {
                 true => CallError::for_write,
                 false => CallError::for_read,
             })
+    }
+}
+
+/// Waits until another master than that of `epoch` has the target. A lost one may keep its
+/// connections open for long.
+async fn replaced(target: &Target, epoch: Epoch, mut routes: watch::Receiver<Arc<Routes>>) {
+    while routes.changed().await.is_ok() {
+        if routes.borrow().epoch_of(target) > epoch {
+            return;
+        }
+    }
+    pending().await
+}
+
+/// The failure of a request to a master that was replaced before it answered.
+fn lost_master(kind: &request::Kind) -> Error {
+    match kind {
+        request::Kind::Write(_) => Error::outcome_unknown(
+            "the key's cluster changed its master before the write was answered; read the key, or \
+             send it again with the same request id",
+        ),
+        request::Kind::Read(_) | request::Kind::Vouch(_) => {
+            Error::unavailable("the key's cluster changed its master; try again")
+        }
     }
 }
 
