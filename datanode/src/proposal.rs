@@ -6,6 +6,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::judgement::{Effect, Priors};
 
 /// A write from a frame, with its deadline.
+#[derive(Clone)]
 pub(crate) struct Proposal {
     /// The request's number in its frame, for the answer.
     pub(crate) id: u64,
@@ -67,6 +68,8 @@ pub(crate) struct Verdicts {
     pub(crate) pending: Vec<PendingAnswers>,
     /// Proposals that depend on rows of the store: load the rows and propose again.
     pub(crate) unknown: Vec<Proposal>,
-    /// Proposals that the log's queue has no room for: wait for room and propose again.
+    /// Proposals that the log has no room for: wait for room and propose again.
     pub(crate) waiting: Vec<Proposal>,
+    /// The bytes of the largest record of these, as far as they were judged.
+    pub(crate) waiting_bytes: u64,
 }

@@ -22,7 +22,7 @@ use tierkv_protocol::{
     platform_time::others::{TimeAnswer, TimeQuestion},
     replication::{Command, Event, Mastership, Moment as MachineMoment, Refusal, Replica},
 };
-use tierkv_storage::{Appended, Effects, Outcome, Residence, Storage, StorageError};
+use tierkv_storage::{Appended, Effects, LogRoom, Outcome, Residence, Storage, StorageError};
 use tierkv_types::{
     Code, Epoch, Error, HybridClock, Index, ItemKey, Payload, Position, Record, RequestId,
     RequestName, Round, Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
@@ -101,8 +101,10 @@ struct Moment {
 /// The records of some proposals, to be logged together.
 struct Batch {
     records: Vec<Arc<Record>>,
-    /// Bytes of records that the log still takes before writers have to wait.
-    room: u64,
+    /// What the log still takes before writers have to wait.
+    room: LogRoom,
+    /// Set if the last proposal was not taken: the bytes of its record, for which there is no room.
+    unfit: Option<u64>,
 }
 
 /// The answer to a proposal, and the last appended record that it depends on; zero: none.
@@ -337,8 +339,8 @@ impl Sequencer {
     }
 
     /// Judges writes, in order. Each is refused, gets its index in the log, or is returned:
-    /// because what its keys hold is neither in memory nor in `rows`, or because the log's queue
-    /// is full. How much a write logs is known only once it is judged: a touch logs its key's
+    /// because what its keys hold is neither in memory nor in `rows`, or because the log has no
+    /// room for it. How much a write logs is known only once it is judged: a touch logs its key's
     /// value. Those with an index are logged together.
     pub(crate) fn propose(&self, proposals: Vec<Proposal>, rows: &Rows) -> Verdicts {
         // Before the time is read, so that the clock does not step between version and expiry.
@@ -355,6 +357,7 @@ impl Sequencer {
         let mut batch = Batch {
             records: Vec::with_capacity(proposals.len()),
             room: self.storage.log_room(),
+            unfit: None,
         };
         let before = state.replica.last();
         for proposal in proposals {
@@ -362,19 +365,26 @@ impl Sequencer {
                 judgements.push(Judgement::late(&proposal));
                 continue;
             }
-            if batch.room == 0 {
+            if batch.room.is_full() {
                 verdicts.waiting.push(proposal);
                 continue;
             }
             match self.priors(&state, &proposal.write, rows) {
                 Some(priors) => {
+                    let copy = (!batch.room.fits_any()).then(|| proposal.clone());
                     let judgement = self.judge(&mut state, proposal, &priors, moment, &mut batch);
-                    judgements.push(judgement);
+                    match batch.unfit.take().zip(copy) {
+                        Some((bytes, proposal)) => {
+                            verdicts.waiting.push(proposal);
+                            verdicts.waiting_bytes = verdicts.waiting_bytes.max(bytes);
+                        }
+                        None => judgements.push(judgement),
+                    }
                 }
                 None => verdicts.unknown.push(proposal),
             }
         }
-        let queued = self.storage.append(batch.records);
+        let queued = self.storage.append_allocated(batch.records);
         if let Err(error) = &queued {
             // The log takes all records or none, and it took none.
             if !self.rules.lack(Rule::RefusedTakenBack) {
@@ -503,9 +513,12 @@ impl Sequencer {
         // Before it has an index: the log would refuse the whole batch with it.
         let bytes = self.storage.check_record(&payload);
         let bytes = bytes.map_err(|error| error.to_error())?;
+        if !batch.room.take(bytes) {
+            batch.unfit = Some(bytes);
+            return Err(StorageError::Growing.to_error());
+        }
         let position = state.replica.propose().map_err(not_master)?;
         *depends_on = position.index;
-        batch.room = batch.room.saturating_sub(bytes);
         let record = state.append(position, version, payload);
         batch.records.push(record);
         Ok(Sequenced {

@@ -43,7 +43,7 @@ enum Step {
 impl WritePath {
     /// Sequences writes and answers each of them by its deadline.
     pub(crate) async fn write(&self, proposals: Vec<Proposal>, answers: &impl Answers) {
-        let proposals = self.await_room(proposals, answers).await;
+        let proposals = self.await_room(proposals, 0, answers).await;
         if proposals.is_empty() {
             return;
         }
@@ -51,14 +51,15 @@ impl WritePath {
         self.finish(verdicts, answers).await;
     }
 
-    /// Waits until the memory tier and the log have room (backpressure from a slow disk), and
-    /// returns the writes whose deadlines have not passed.
+    /// Waits until the memory tier and the log have room (backpressure from a slow disk), the log
+    /// for a record of so many `bytes`, and returns the writes whose deadlines have not passed.
     async fn await_room(
         &self,
         mut proposals: Vec<Proposal>,
+        bytes: u64,
         answers: &impl Answers,
     ) -> Vec<Proposal> {
-        let room = self.storage.room();
+        let room = self.storage.room_for(bytes);
         tokio::pin!(room);
         while let Some(first) = proposals.iter().map(|proposal| proposal.deadline).min() {
             if timeout_at(first, &mut room).await.is_ok() {
@@ -105,6 +106,7 @@ impl WritePath {
                     pending,
                     unknown,
                     waiting,
+                    waiting_bytes,
                 } = verdicts;
                 if !settled.is_empty() {
                     answers.give(settled).await;
@@ -127,8 +129,8 @@ impl WritePath {
                     steps.push(Box::pin(self.load(unknown, answers)));
                 }
                 if !waiting.is_empty() {
-                    steps.push(Box::pin(async {
-                        Step::HasRoom(self.await_room(waiting, answers).await)
+                    steps.push(Box::pin(async move {
+                        Step::HasRoom(self.await_room(waiting, waiting_bytes, answers).await)
                     }));
                 }
             }

@@ -35,6 +35,8 @@ const CONNECTIONS: f64 = 204.0;
 /// Idle connections: more than there are descriptors.
 const IDLE: usize = 300;
 const WRITERS: usize = 16;
+/// Writers whose writes together fill more than one file of the log.
+const MANY_WRITERS: usize = 100;
 const VALUE_BYTES: u32 = 1_500;
 /// Timeout for everything that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -223,7 +225,8 @@ async fn a_platform_without_descriptors_refuses_writes_and_recovers() {
     let mut written = write(&mut platform, &client, &numbers, 500).await;
 
     platform.process().limit_descriptors(10).unwrap();
-    let flood = Flood::start(from_ref(&client), WRITERS, &numbers, VALUE_BYTES);
+    // So many that the log finds out about its next file only after it has taken writes for it.
+    let flood = Flood::start(from_ref(&client), MANY_WRITERS, &numbers, VALUE_BYTES);
     let refused = poll_until(PATIENCE, || async {
         (flood.exhausted() >= 200).then_some(())
     });

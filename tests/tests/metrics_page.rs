@@ -105,6 +105,7 @@ async fn a_fresh_page_has_a_line_for_each_value_of_a_label() {
     let codes: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
     let waits = [
         "log_queue_bytes",
+        "log_segment",
         "pinned_limit_bytes",
         "remembered_requests",
     ];

@@ -17,7 +17,7 @@ impl Sequencer {
         let mut state = self.lock();
         let version = self.cluster_clock.tick(self.unsettled_millis());
         let record = state.append(position, version, Payload::Noop);
-        let queued = self.storage.append(vec![record]);
+        let queued = self.storage.append_allocated(vec![record]);
         if queued.is_err() {
             let before = position.index.0.saturating_sub(1);
             state.appended.truncate(Index(before));
@@ -96,7 +96,7 @@ impl Sequencer {
         let position = position.map_err(not_master)?;
         let version = self.cluster_clock.tick(platform);
         let record = state.append(position, version, payload);
-        let queued = self.storage.append(vec![record]);
+        let queued = self.storage.append_allocated(vec![record]);
         queued.map(drop).map_err(|error| {
             state.take_back(before);
             error.to_error()

@@ -121,6 +121,9 @@ pub enum StorageError {
         /// What is missing or does not fit.
         what: String,
     },
+    /// The log's next file is being allocated, which takes a moment. Nothing was done.
+    #[error("the log's next file is being allocated; wait for room, then retry")]
+    Growing,
     /// The end of the log is being cut off, which takes a moment. Nothing was done.
     #[error("the end of the log is being cut off; retry when that is done")]
     Truncating,
@@ -206,6 +209,7 @@ impl StorageError {
                 | Self::TooManyOpen { .. }
                 | Self::Untidy
                 | Self::UnsoundSnapshot { .. }
+                | Self::Growing
                 | Self::Truncating
                 | Self::Busy
         )
@@ -242,6 +246,9 @@ impl StorageError {
                 Error::unavailable("the data node is installing a snapshot; retry")
             }
             Self::Busy => Error::unavailable("the data node's store is busy; retry"),
+            Self::Growing => {
+                Error::unavailable("the data node allocates the next file of its log; retry")
+            }
             Self::Truncating => {
                 Error::unavailable("the data node cuts off the end of its log; retry")
             }

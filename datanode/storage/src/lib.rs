@@ -66,7 +66,7 @@ pub use self::{
     error::StorageError,
     installation::Installation,
     item::{Entry, Item, Residence},
-    log::{LogHold, Queued, TruncateError},
+    log::{LogHold, LogRoom, Queued, TruncateError},
     node_snapshot::NodeSnapshot,
     recovery::Recovered,
     repair::{Finding, GivenUp, Problem, Repair, Repaired},

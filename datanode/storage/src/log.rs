@@ -3,7 +3,8 @@
 //! Reading order: `segment` (a file and its header), `scan` (reads the files at a start, cuts
 //! a torn end, refuses damage), `search` (finds sound records after a damaged place), `queue`
 //! (records that wait to be written; the API for callers), `writer` (the one thread that
-//! writes), `spare` (the next segment's space), `retention` (which segments leave), `cut` (cuts
+//! writes), `spare` (the next segment's space), `space` (what accepted records take of it),
+//! `retention` (which segments leave), `cut` (cuts
 //! off the end), `records` and `reader` (read records back for tails).
 //!
 //! The files are in the directory `log/`. A segment's name is its number in twenty digits and
@@ -19,6 +20,7 @@ mod retention;
 mod scan;
 mod search;
 mod segment;
+mod space;
 mod spare;
 #[cfg(test)]
 mod tests;
@@ -32,10 +34,11 @@ use std::{
 use tierkv_types::{Epoch, Index, Position, Record, Version};
 use tokio::sync::watch;
 
+pub(crate) use self::queue::Target;
 use self::queue::{Queue, Truncated};
 #[cfg(any(test, feature = "conformance"))]
 pub(crate) use self::writer::Turn;
-pub use self::{cut::TruncateError, queue::Queued, retention::LogHold};
+pub use self::{cut::TruncateError, queue::Queued, retention::LogHold, space::LogRoom};
 pub(crate) use self::{
     reader::{Spot, Waypoints, find, find_record, verify},
     retention::{Retention, Rules},
@@ -70,7 +73,7 @@ impl Log {
             clock: start.clock,
             epochs: start.epochs.clone(),
         };
-        let queue = Arc::new(Queue::new(progress, &start.place));
+        let queue = Arc::new(Queue::new(progress, &start.place, start.files.offset));
         let older = start.files.older.iter().map(|segment| segment.header);
         let segments = older.chain([start.files.active.header]);
         let retention = Arc::new(Retention::new(segments, start.rules));
@@ -98,8 +101,18 @@ impl Log {
     }
 
     /// Queues records for the writer; see `Storage::append`.
+    #[cfg(test)]
     pub(crate) fn append(&self, records: Vec<Arc<Record>>) -> Result<Queued, StorageError> {
-        self.queue.append(records)
+        self.append_into(records, Target::Any)
+    }
+
+    /// Queues records for the writer; see `Storage::append` and `Storage::append_allocated`.
+    pub(crate) fn append_into(
+        &self,
+        records: Vec<Arc<Record>>,
+        target: Target,
+    ) -> Result<Queued, StorageError> {
+        self.queue.append(records, target)
     }
 
     pub(crate) fn queue(&self) -> &Arc<Queue> {

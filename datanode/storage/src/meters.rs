@@ -6,6 +6,8 @@ use crate::StorageError;
 pub(crate) const PINNED: &str = "pinned_limit_bytes";
 pub(crate) const REQUESTS: &str = "remembered_requests";
 pub(crate) const LOG_QUEUE: &str = "log_queue_bytes";
+/// The next segment of the log is not allocated yet.
+pub(crate) const LOG_SEGMENT: &str = "log_segment";
 pub(crate) const MAX_RECORD: &str = "max_record_bytes";
 const DISK_SPACE: &str = "disk_space";
 const DESCRIPTORS: &str = "descriptors";
@@ -43,7 +45,7 @@ pub(crate) fn show() {
     for name in [SYNC_SECONDS, BATCH_RECORDS, CHECKPOINT_SECONDS] {
         metrics::histogram!(name).record_many(0.0, 0);
     }
-    for limit in [PINNED, REQUESTS, LOG_QUEUE] {
+    for limit in [PINNED, REQUESTS, LOG_QUEUE, LOG_SEGMENT] {
         metrics::counter!(WAITS, "limit" => limit).increment(0);
         metrics::counter!(REFUSALS, "limit" => limit).increment(0);
     }
@@ -56,6 +58,7 @@ pub(crate) fn show() {
 pub(crate) fn refused(error: &StorageError) {
     let limit = match error {
         StorageError::Exhausted { limit, .. } => limit,
+        StorageError::Growing => LOG_SEGMENT,
         StorageError::NoSpace { .. } => DISK_SPACE,
         StorageError::NoDescriptors { .. } => DESCRIPTORS,
         _ => return,

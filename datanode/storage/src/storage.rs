@@ -18,12 +18,13 @@ use tokio::{
 };
 
 use crate::{
-    Cursor, Disk, Item, MemoryLimits, NodeSnapshot, Outcome, Queued, Recovered, Residence,
+    Cursor, Disk, Item, LogRoom, MemoryLimits, NodeSnapshot, Outcome, Queued, Recovered, Residence,
     Snapshot, StorageError, StorageSettings, Tail, TailError, WalSync,
     blocking::Blocking,
     checkpoint::Ask,
     core::{Core, LOAD_ATTEMPTS},
     locked,
+    log::Target,
     memory::Admission,
     meters::{self, Waiting},
     opening::{Entered, Parts},
@@ -121,6 +122,9 @@ impl Storage {
     /// are durable. The log's thread is woken when the returned `Queued` is dropped, so that a
     /// caller can release its locks first. Wait for [`Storage::room`] before.
     ///
+    /// They may wait for space in which the log's next file can be allocated, without bound. For
+    /// records that a client waits for, there is [`Storage::append_allocated`].
+    ///
     /// # Errors
     /// All records are taken, or none. `Exhausted` if the queue or a record is over its limit,
     /// `NoSpace` if the disk is full, `NoDescriptors` if no file can be opened, `Truncating` while
@@ -130,6 +134,30 @@ impl Storage {
     /// If the records don't continue the log: indexes without gaps, epochs that don't fall,
     /// versions that grow.
     pub fn append<R: Into<Arc<Record>>>(&self, records: Vec<R>) -> Result<Queued, StorageError> {
+        self.append_into(records, Target::Any)
+    }
+
+    /// As [`Storage::append`], for records that must become durable or be refused, however full the
+    /// disk becomes: takes them only into space that the log has allocated. Stay within
+    /// [`Storage::log_room`], and wait for [`Storage::room_for`] before.
+    ///
+    /// # Errors
+    /// Those of `append`, and `Growing` if the space is not allocated yet: retry soon.
+    ///
+    /// # Panics
+    /// As `append`.
+    pub fn append_allocated<R: Into<Arc<Record>>>(
+        &self,
+        records: Vec<R>,
+    ) -> Result<Queued, StorageError> {
+        self.append_into(records, Target::Allocated)
+    }
+
+    fn append_into<R: Into<Arc<Record>>>(
+        &self,
+        records: Vec<R>,
+        target: Target,
+    ) -> Result<Queued, StorageError> {
         // A failed log reports the failure before it closes its queue.
         if let Some(error) = self.core.failure.get() {
             return Err(error);
@@ -139,7 +167,7 @@ impl Storage {
             Some(shortage) => Err(shortage),
             None => {
                 let records = records.into_iter().map(Into::into);
-                self.core.log.append(records.collect())
+                self.core.log.append_into(records.collect(), target)
             }
         };
         appended.inspect_err(meters::refused)
@@ -203,7 +231,15 @@ impl Storage {
     /// Waits until unstored entries, the log's queue and the remembered requests are under
     /// their limits. Returns at once if space or descriptors are short or storage has failed:
     /// `append` then returns the reason.
+    ///
+    /// [`Storage::room_for`] waits for the log's space, too.
     pub async fn room(&self) {
+        self.room_for(0).await;
+    }
+
+    /// As [`Storage::room`], and waits until the log has allocated the space for a record of so
+    /// many bytes, as [`Storage::check_record`] counts them.
+    pub async fn room_for(&self, bytes: u64) {
         let queue = self.core.log.queue();
         let mut waiting: Option<Waiting> = None;
         loop {
@@ -213,7 +249,7 @@ impl Storage {
             stored.as_mut().enable();
             written.as_mut().enable();
             let reached = self.core.limit_reached();
-            let reached = reached.or_else(|| (queue.room() == 0).then_some(meters::LOG_QUEUE));
+            let reached = reached.or_else(|| queue.reached(bytes));
             let Some(limit) = reached else {
                 break;
             };
@@ -240,12 +276,12 @@ impl Storage {
             || (core.shortage().is_some() && !core.has_room())
     }
 
-    /// Bytes of records that may be appended now before writers have to wait for
-    /// [`Storage::room`]. Without bound if `append` returns an error instead.
+    /// What [`Storage::append_allocated`] takes now. Without bound if it returns another error than
+    /// `Growing`.
     #[must_use]
-    pub fn log_room(&self) -> u64 {
+    pub fn log_room(&self) -> LogRoom {
         match self.is_refusing() {
-            true => u64::MAX,
+            true => LogRoom::UNBOUNDED,
             false => self.core.log.queue().room(),
         }
     }

@@ -16,6 +16,8 @@ use super::{
     batch::Batch,
     cut::TruncateError,
     segment::{LogPlace, SEGMENT_HEADER_BYTES},
+    space::{LogRoom, Space},
+    spare::SpareSpace,
 };
 use crate::{StorageError, locked, meters, state::Progress};
 
@@ -42,10 +44,19 @@ pub(crate) enum Work {
     Release(Index),
     /// Cut off every record after this one; all up to it are written.
     Truncate(Position),
-    /// Check again whether there is space.
-    Retry,
+    /// Check whether the next segment must be allocated, or is, and whether a sync is due.
+    Check,
     /// End: everything is written.
     End,
+}
+
+/// Which space records are accepted into. Accepted records can't be refused any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Space that is allocated, so that they don't wait for space that there may never be.
+    Allocated,
+    /// Also space that is not allocated yet, unless it is known that there is none.
+    Any,
 }
 
 #[derive(Debug)]
@@ -61,10 +72,19 @@ struct State {
     ended: bool,
     /// Bytes of the batch that the thread is writing.
     writing: u64,
-    /// Bytes left in the segment that the thread writes to, before `writing`.
+    /// Bytes left in the segment that the thread writes to.
     left: u64,
+    /// The space after the last accepted record.
+    space: Space,
     /// Why there is no next segment: the shortage of space or descriptors.
     shortage: Option<StorageError>,
+    /// A caller has records that need the next segment.
+    is_spare_wanted: bool,
+    /// The thread is to check the next segment.
+    is_check_due: bool,
+    /// A simulation refuses all records for want of space.
+    #[cfg(any(test, feature = "conformance"))]
+    is_full: bool,
     /// The truncation that waits or is carried out. Records are refused until it is done.
     truncation: Option<Truncation>,
 }
@@ -97,20 +117,31 @@ pub(crate) struct Queue {
 const NO_TRUNCATION: u64 = u64::MAX;
 
 impl State {
-    /// Checks that so many more bytes may be queued.
-    fn check_room(&self, bytes: u64) -> Result<(), StorageError> {
+    /// Checks that records of these sizes may be queued; returns the space after them.
+    fn check_room(&self, sizes: &[u64], target: Target) -> Result<Space, StorageError> {
         if self.refusing || self.ended {
             return Err(StorageError::Closed);
         }
         if self.truncation.is_some() {
             return Err(StorageError::Truncating);
         }
-        let queued = self.pending.bytes;
-        if let Some(shortage) = &self.shortage
-            && queued + self.writing + bytes > self.left
-        {
-            return Err(shortage.clone());
+        #[cfg(any(test, feature = "conformance"))]
+        if self.is_full {
+            return Err(StorageError::NoSpace {
+                file: "the next segment".into(),
+            });
         }
+        let mut space = self.space;
+        sizes.iter().for_each(|bytes| space.take(*bytes));
+        if !space.is_allocated() {
+            if let Some(shortage) = &self.shortage {
+                return Err(shortage.clone());
+            }
+            if target == Target::Allocated {
+                return Err(StorageError::Growing);
+            }
+        }
+        let (queued, bytes) = (self.pending.bytes, sizes.iter().sum::<u64>());
         // An append over the limit is accepted when the queue is empty, else it never could be.
         if queued > 0 && queued + bytes > LOG_QUEUE_LIMIT_BYTES as u64 {
             return Err(StorageError::Exhausted {
@@ -118,7 +149,17 @@ impl State {
                 bytes: LOG_QUEUE_LIMIT_BYTES as u64,
             });
         }
-        Ok(())
+        Ok(space)
+    }
+
+    fn room(&self) -> LogRoom {
+        match self.shortage {
+            Some(_) => LogRoom::UNBOUNDED,
+            None => LogRoom::new(
+                (LOG_QUEUE_BYTES as u64).saturating_sub(self.pending.bytes),
+                self.space,
+            ),
+        }
     }
 
     /// Whether the log may be cut after this record, as far as its epochs show.
@@ -160,12 +201,17 @@ impl State {
             self.writing = batch.bytes;
             return Some(Work::Write);
         }
-        self.closing.then_some(Work::End)
+        if self.closing {
+            return Some(Work::End);
+        }
+        std::mem::take(&mut self.is_check_due).then_some(Work::Check)
     }
 }
 
 impl Queue {
-    pub(super) fn new(progress: Progress, place: &LogPlace) -> Self {
+    /// An empty queue of a log whose next record goes to `offset` of its active segment.
+    pub(super) fn new(progress: Progress, place: &LogPlace, offset: u64) -> Self {
+        let left = place.segment_bytes.saturating_sub(offset);
         Self {
             state: Mutex::new(State {
                 pending: Batch::default(),
@@ -175,8 +221,14 @@ impl Queue {
                 closing: false,
                 ended: false,
                 writing: 0,
-                left: 0,
+                left,
+                space: Space::new(place.segment_bytes - SEGMENT_HEADER_BYTES, left),
                 shortage: None,
+                is_spare_wanted: false,
+                // The segment may be nearly full.
+                is_check_due: true,
+                #[cfg(any(test, feature = "conformance"))]
+                is_full: false,
                 truncation: None,
             }),
             work: Condvar::new(),
@@ -190,16 +242,21 @@ impl Queue {
     pub(super) fn append(
         self: &Arc<Self>,
         records: Vec<Arc<Record>>,
+        target: Target,
     ) -> Result<Queued, StorageError> {
         if records.is_empty() {
             return Ok(Queued(None));
         }
-        let mut bytes = 0;
-        for record in &records {
-            bytes += self.check_record(&record.payload)?;
-        }
+        let sizes = records
+            .iter()
+            .map(|record| self.check_record(&record.payload));
+        let sizes = sizes.collect::<Result<Vec<u64>, _>>()?;
         let mut state = locked(&self.state);
-        state.check_room(bytes)?;
+        let space = state.check_room(&sizes, target).inspect_err(|error| {
+            if let StorageError::Growing = error {
+                self.want_spare(&mut state);
+            }
+        })?;
         for record in records {
             let advanced = state.progress.advance(record.position, record.version);
             if let Err(broken) = advanced {
@@ -207,18 +264,46 @@ impl Queue {
             }
             state.pending.records.push(record);
         }
-        state.pending.bytes += bytes;
+        state.pending.bytes += sizes.iter().sum::<u64>();
+        state.space = space;
         Ok(Queued(Some(Arc::clone(self))))
     }
 
-    /// Bytes that writers may add to the queue before they have to wait. Without bound if there is
-    /// no next segment: writers then get an error instead of waiting forever.
-    pub(crate) fn room(&self) -> u64 {
-        let state = locked(&self.state);
-        match state.shortage {
-            Some(_) => u64::MAX,
-            None => (LOG_QUEUE_BYTES as u64).saturating_sub(state.pending.bytes),
+    /// What the log takes now without a wait. Without bound if there can be no next segment:
+    /// writers then get an error instead of waiting forever.
+    pub(crate) fn room(&self) -> LogRoom {
+        locked(&self.state).room()
+    }
+
+    /// The name of the limit for which a record of so many bytes has to wait; `None` if it need
+    /// not. If that is the next segment, it is allocated now.
+    pub(crate) fn reached(&self, bytes: u64) -> Option<&'static str> {
+        let mut state = locked(&self.state);
+        let reached = state.room().reached(bytes);
+        if reached == Some(meters::LOG_SEGMENT) {
+            self.want_spare(&mut state);
         }
+        reached
+    }
+
+    /// Lets the thread allocate the next segment, if it did not begin to.
+    fn want_spare(&self, state: &mut State) {
+        if !state.is_spare_wanted {
+            state.is_spare_wanted = true;
+            state.is_check_due = true;
+            self.work.notify_one();
+        }
+    }
+
+    /// Whether a caller has records that need the next segment.
+    pub(super) fn is_spare_wanted(&self) -> bool {
+        locked(&self.state).is_spare_wanted
+    }
+
+    /// Lets the thread check the next segment.
+    pub(super) fn check(&self) {
+        locked(&self.state).is_check_due = true;
+        self.work.notify_one();
     }
 
     /// The bytes that a record with this payload adds to the queue.
@@ -300,6 +385,8 @@ impl Queue {
             .as_ref()
             .map_or(Version::ZERO, |asked| asked.clock);
         state.pending.clear();
+        let left = state.left;
+        state.space.reset(left);
         (state.progress.position, state.progress.clock) = (last, clock.max(least));
         state.progress.epochs.truncate(last.index);
         self.end_truncation(truncation, Ok(()));
@@ -345,15 +432,15 @@ impl Queue {
     }
 
     /// Waits for work. For `Write`, the pending records were swapped into `batch`, whose
-    /// buffers are reused. With `retry_after`, returns `Retry` after that time at the latest.
-    pub(super) fn next(&self, batch: &mut Batch, retry_after: Option<Duration>) -> Work {
+    /// buffers are reused. With `check_after`, returns `Check` after that time at the latest.
+    pub(super) fn next(&self, batch: &mut Batch, check_after: Option<Duration>) -> Work {
         batch.clear();
         let mut state = locked(&self.state);
         loop {
             if let Some(work) = state.work(batch) {
                 return work;
             }
-            state = match retry_after {
+            state = match check_after {
                 None => self
                     .work
                     .wait(state)
@@ -363,7 +450,7 @@ impl Queue {
                     let (state, timeout) =
                         waited.unwrap_or_else(std::sync::PoisonError::into_inner);
                     if timeout.timed_out() {
-                        return Work::Retry;
+                        return Work::Check;
                     }
                     state
                 }
@@ -382,11 +469,8 @@ impl Queue {
     /// again.
     #[cfg(any(test, feature = "conformance"))]
     pub(crate) fn run_short(&self, is_short: bool) {
-        let mut state = locked(&self.state);
-        state.left = state.pending.bytes + state.writing;
-        state.shortage = is_short.then(|| StorageError::NoSpace {
-            file: "the next segment".into(),
-        });
+        locked(&self.state).is_full = is_short;
+        self.shorter.notify_waiters();
     }
 
     /// Waits for a release, another change, or `pause` at most.
@@ -397,16 +481,26 @@ impl Queue {
         state.release.take()
     }
 
-    /// Publishes the thread's progress to callers.
-    pub(super) fn progress(&self, left: u64, shortage: Option<StorageError>, written: bool) {
+    /// Publishes the thread's progress to callers: whether everything it took is `written`, the
+    /// bytes `left` in its segment, and the next segment.
+    pub(super) fn progress(&self, left: u64, next: &SpareSpace, written: bool) {
         let mut state = locked(&self.state);
         state.left = left;
-        state.shortage = shortage;
+        state.space.set_spare(next.is_there());
+        state.shortage = next.shortage().cloned();
+        if next.is_there() {
+            state.is_spare_wanted = false;
+        }
         if written {
             state.writing = 0;
         }
         drop(state);
         self.shorter.notify_waiters();
+    }
+
+    /// The thread began the next segment.
+    pub(super) fn began_segment(&self) {
+        locked(&self.state).space.began_segment();
     }
 
     pub(super) fn is_closing(&self) -> bool {

@@ -1,8 +1,17 @@
 //! [`SpareSpace`]: the space of the next segment, allocated before it is needed (LOG-SPACE).
 
-use std::thread::JoinHandle;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
 
-use super::segment::{LogPlace, Reserve, Spare};
+use super::{
+    queue::Queue,
+    segment::{LogPlace, Reserve, Spare},
+};
 use crate::{StorageError, blocking::Blocking};
 
 /// Keeps the next segment's space, and a descriptor to open it with.
@@ -12,11 +21,34 @@ pub(super) struct SpareSpace {
     spare: Option<Spare>,
     reserve: Reserve,
     /// The thread that allocates the space; it has the reserve meanwhile.
-    making: Option<JoinHandle<Made>>,
+    making: Option<Making>,
     /// Why allocating it failed.
     shortage: Option<StorageError>,
     /// Where it is allocated.
     blocking: Blocking,
+    /// Wakes the log's thread.
+    queue: Arc<Queue>,
+}
+
+/// The thread that allocates a spare.
+#[derive(Debug)]
+struct Making {
+    thread: JoinHandle<Made>,
+    /// Set when it has the result; it ends then.
+    is_done: Arc<AtomicBool>,
+}
+
+/// Wakes the log's thread when the thread that allocates a spare ends.
+struct Done {
+    is_done: Arc<AtomicBool>,
+    queue: Arc<Queue>,
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.is_done.store(true, Ordering::Release);
+        self.queue.check();
+    }
 }
 
 /// The result of the thread that allocates a spare.
@@ -27,7 +59,7 @@ struct Made {
 }
 
 impl SpareSpace {
-    pub(super) fn new(place: LogPlace, blocking: Blocking) -> Self {
+    pub(super) fn new(place: LogPlace, blocking: Blocking, queue: Arc<Queue>) -> Self {
         Self {
             reserve: place.open_names().ok(),
             place,
@@ -35,7 +67,13 @@ impl SpareSpace {
             making: None,
             shortage: None,
             blocking,
+            queue,
         }
+    }
+
+    /// Whether the space is allocated.
+    pub(super) const fn is_there(&self) -> bool {
+        self.spare.is_some()
     }
 
     /// Why there is no space, or no descriptor for it.
@@ -66,22 +104,20 @@ impl SpareSpace {
     }
 
     /// Allocates the next segment's space once the current one, filled up to `offset`, is half
-    /// full, so that a full disk, or a lack of descriptors, is noticed before a record depends on
-    /// it. It writes a whole segment, so a separate thread does it, and a later call collects its
-    /// result. Returns whether there is a result.
+    /// full, or once records need it. It writes a whole segment, so a separate thread does it, and
+    /// a later call collects its result; the thread asks for that call. Returns whether there is a
+    /// result.
     ///
     /// # Errors
     /// A failure of the disk. A shortage is no error here.
-    pub(super) fn prepare(&mut self, offset: u64) -> Result<bool, StorageError> {
-        let is_late = offset >= self.place.segment_bytes / 4 * 3;
+    pub(super) fn prepare(&mut self, offset: u64, is_wanted: bool) -> Result<bool, StorageError> {
         let is_short = self.shortage.is_some();
-        let is_early = offset < self.place.segment_bytes / 2 && !is_short;
-        if self.spare.is_some() || (is_early && self.making.is_none()) {
+        let is_due = offset >= self.place.segment_bytes / 2 || is_wanted || is_short;
+        if self.spare.is_some() || !(is_due || self.making.is_some()) {
             return Ok(false);
         }
         let made = match self.making.take() {
-            // The result must be known before the segment is full.
-            Some(making) if making.is_finished() || is_late => self.join(making),
+            Some(making) if making.is_done.load(Ordering::Acquire) => self.join(making),
             Some(making) => {
                 self.making = Some(making);
                 return Ok(false);
@@ -90,23 +126,14 @@ impl SpareSpace {
             None if is_short || self.blocking == Blocking::Here => {
                 self.place.set_aside(&mut self.reserve)
             }
-            None => {
-                let (place, mut reserve) = (self.place.clone(), self.reserve.take());
-                let making = std::thread::Builder::new()
-                    .name("tierkv-log-spare".into())
-                    .spawn(move || {
-                        let spare = place.set_aside(&mut reserve);
-                        Made { spare, reserve }
-                    });
-                match making {
-                    Ok(making) => {
-                        self.making = Some(making);
-                        return Ok(false);
-                    }
-                    // No thread can be started now: writers wait meanwhile.
-                    Err(_) => self.place.set_aside(&mut self.reserve),
+            None => match self.make() {
+                Ok(making) => {
+                    self.making = Some(making);
+                    return Ok(false);
                 }
-            }
+                // No thread can be started now: writers wait meanwhile.
+                Err(_) => self.place.set_aside(&mut self.reserve),
+            },
         };
         match made {
             Ok(spare) => {
@@ -119,8 +146,28 @@ impl SpareSpace {
         Ok(true)
     }
 
-    fn join(&mut self, making: JoinHandle<Made>) -> Result<Spare, StorageError> {
-        match making.join() {
+    /// Starts the thread that allocates a spare. If it can't be started, the reserve is closed,
+    /// which leaves a descriptor for the spare.
+    fn make(&mut self) -> std::io::Result<Making> {
+        let (place, mut reserve) = (self.place.clone(), self.reserve.take());
+        let is_done = Arc::new(AtomicBool::new(false));
+        let done = Done {
+            is_done: Arc::clone(&is_done),
+            queue: Arc::clone(&self.queue),
+        };
+        let thread = std::thread::Builder::new()
+            .name("tierkv-log-spare".into())
+            .spawn(move || {
+                // Dropped at the end, also after a panic, which the log's thread then finds.
+                let _done = done;
+                let spare = place.set_aside(&mut reserve);
+                Made { spare, reserve }
+            })?;
+        Ok(Making { thread, is_done })
+    }
+
+    fn join(&mut self, making: Making) -> Result<Spare, StorageError> {
+        match making.thread.join() {
             Ok(made) => {
                 self.reserve = made.reserve;
                 made.spare
@@ -152,6 +199,6 @@ impl SpareSpace {
     /// Waits for the thread that allocates: the directory must stay locked while this process
     /// still creates a file in it.
     pub(super) fn end(&mut self) {
-        drop(self.making.take().map(JoinHandle::join));
+        drop(self.making.take().map(|making| making.thread.join()));
     }
 }

@@ -1,5 +1,6 @@
 mod cut;
 mod retention;
+mod space;
 
 use std::{path::Path, time::Duration};
 
@@ -84,6 +85,27 @@ async fn written(log: &Log, index: u64) {
     let mut durable = log.durable().clone();
     let wait = durable.wait_for(|at| at.index.0 >= index);
     deadline(wait).await.unwrap();
+}
+
+/// Waits for room, then appends as records of clients are.
+async fn append_allocated(log: &Log, records: Vec<Arc<Record>>) -> Result<(), StorageError> {
+    let sizes = records
+        .iter()
+        .map(|record| record::encoded_len(record) as u64);
+    let bytes = sizes.sum();
+    let has_room = async {
+        loop {
+            let changed = log.queue().shorter.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if log.queue().reached(bytes).is_none() {
+                break;
+            }
+            changed.await;
+        }
+    };
+    deadline(has_room).await;
+    log.append_into(records, Target::Allocated).map(drop)
 }
 
 async fn filled(disk: &TestDisk, to: u64) {
@@ -251,9 +273,8 @@ async fn check_shortage<N: From<u8>>(
     set_left(&disk, Some(N::from(0)));
     let mut next = 1;
     let refused = loop {
-        match log.append(records(next, next)) {
-            Ok(queued) => {
-                drop(queued);
+        match append_allocated(&log, records(next, next)).await {
+            Ok(()) => {
                 written(&log, next).await;
                 next += 1;
             }

@@ -104,7 +104,7 @@ impl LogWriter {
             ..
         } = start.files;
         let writer = Self {
-            spare: SpareSpace::new(start.place.clone(), start.blocking),
+            spare: SpareSpace::new(start.place.clone(), start.blocking, Arc::clone(&queue)),
             place: start.place,
             names,
             queue,
@@ -166,7 +166,7 @@ impl LogWriter {
                 Ok(())
             }
             Work::Truncate(after) => self.truncate(after).map(|_| ()),
-            Work::Retry => self.sync_if_due().and_then(|()| self.prepare()),
+            Work::Check => self.sync_if_due().and_then(|()| self.prepare()),
             Work::End => {
                 let ended = self.sync();
                 return self.end(ended.err());
@@ -283,20 +283,24 @@ impl LogWriter {
             clock: self.clock,
         };
         self.active = self.place.begin(spare, header, &*self.names)?;
+        self.queue.began_segment();
         self.retention.grow(header);
         self.spare.restore_descriptor();
         self.offset = SEGMENT_HEADER_BYTES;
         Ok(true)
     }
 
-    /// The next segment's space. Waits until it can be allocated: accepted records can't be
-    /// refused any more. `None` if the log was cut meanwhile, at or before its last record: no
+    /// The next segment's space. A client's records are accepted only into allocated space. For
+    /// others, it waits until it can be allocated: accepted records can't be refused any more.
+    /// `None` if the log was cut meanwhile, at or before its last record: no
     /// accepted record is left that needs the space.
     fn await_spare(&mut self) -> Result<Option<Spare>, StorageError> {
         loop {
             match self.spare.take() {
                 Ok(spare) => return Ok(Some(spare)),
                 Err(error) if error.is_shortage() => {
+                    // Those before do not wait for the space.
+                    self.publisher.send_replace(self.last);
                     self.wait_for_space(error)?;
                     let after = self.queue.truncation();
                     if let Some(after) = after.filter(|after| after.index <= self.last.index)
@@ -325,7 +329,8 @@ impl LogWriter {
 
     /// Allocates the next segment's space, if it is time to.
     fn prepare(&mut self) -> Result<(), StorageError> {
-        if self.spare.prepare(self.offset)? {
+        let is_wanted = self.queue.is_spare_wanted();
+        if self.spare.prepare(self.offset, is_wanted)? {
             self.progress(false);
         }
         Ok(())
@@ -428,7 +433,6 @@ impl LogWriter {
 
     fn progress(&self, written: bool) {
         let left = self.place.segment_bytes.saturating_sub(self.offset);
-        let shortage = self.spare.shortage().cloned();
-        self.queue.progress(left, shortage, written);
+        self.queue.progress(left, &self.spare, written);
     }
 }

@@ -63,6 +63,7 @@ fn each_broken_hold_is_counted_once() {
         let queue = Arc::new(Queue::new(
             Progress::default(),
             &place(&TestDisk::default()),
+            SEGMENT_HEADER_BYTES,
         ));
         let hold = |from| LogHold::after(Index(from), &retention, &queue);
         let (old, also_old, young) = (hold(0), hold(9), hold(25));
