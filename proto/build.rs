@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "tierkv/v1/admin.proto",
         "tierkv/internal/v1/exchange.proto",
         "tierkv/internal/v1/replication.proto",
+        "tierkv/internal/v1/snapshot.proto",
     ];
     println!("cargo:rerun-if-changed=proto");
     let set: FileDescriptorSet = protox::compile(files, ["proto"])?;

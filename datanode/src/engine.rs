@@ -47,6 +47,7 @@ use crate::{
     settings::DataNodeSettings,
     start_error::StartError,
     timekeeper::Timekeeper,
+    transfer::{Joiners, JoinersWorker, SnapshotSource},
     watches::Watches,
 };
 
@@ -170,6 +171,7 @@ impl Engine {
             sequencer,
             owned,
             memory,
+            joiners: Arc::new(Joiners::default()),
         };
         parts.run_workers(&mut background);
         let applier = parts.apply(&mut background);
@@ -216,6 +218,7 @@ struct Parts<'a, C> {
     owned: Arc<Owned>,
     /// The memory tier's limits in force.
     memory: watch::Receiver<MemoryLimits>,
+    joiners: Arc<Joiners>,
 }
 
 impl<C: Cache> Parts<'_, C> {
@@ -230,6 +233,10 @@ impl<C: Cache> Parts<'_, C> {
             Arc::clone(&self.sequencer),
             Arc::clone(&self.storage),
             self.around.settings.storage.log_retention,
+        ));
+        background.run(JoinersWorker::new(
+            Arc::clone(&self.joiners),
+            Arc::clone(&self.sequencer),
         ));
     }
 
@@ -322,6 +329,14 @@ impl<C: Cache> Parts<'_, C> {
             presence: self.around.presence.clone(),
             times: TierTimes::of(TIER),
         };
-        Interface::new(service, watches, inbox)
+        let snapshots = SnapshotSource {
+            cluster: settings.cluster.clone(),
+            name: self.around.name.clone(),
+            sequencer: Arc::clone(&self.sequencer),
+            storage: Arc::clone(&self.storage),
+            time: Arc::clone(&self.time),
+            joiners: Arc::clone(&self.joiners),
+        };
+        Interface::new(service, watches, snapshots, inbox)
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use tierkv_types::Error;
 use tokio::sync::{mpsc, watch};
 
-use crate::{members::Received, service::Service, watches::Watches};
+use crate::{members::Received, service::Service, transfer::SnapshotSource, watches::Watches};
 
 /// What requests use of one engine.
 pub(crate) struct Interface {
     pub(crate) service: Arc<Service>,
     pub(crate) watches: Watches,
+    pub(crate) snapshots: SnapshotSource,
     /// Takes what other nodes send to the driver.
     pub(crate) inbox: mpsc::Sender<Received>,
     /// Ends the streams of this engine.
@@ -19,10 +20,16 @@ pub(crate) struct Interface {
 }
 
 impl Interface {
-    pub(crate) fn new(service: Service, watches: Watches, inbox: mpsc::Sender<Received>) -> Self {
+    pub(crate) fn new(
+        service: Service,
+        watches: Watches,
+        snapshots: SnapshotSource,
+        inbox: mpsc::Sender<Received>,
+    ) -> Self {
         Self {
             service: Arc::new(service),
             watches,
+            snapshots,
             inbox,
             stop: watch::Sender::new(false),
         }

@@ -24,7 +24,8 @@
 //!   the log in coordination, `reclaimer`
 //!   frees space, `scrubber` looks for damage.
 //! - Requests: `door` is the gRPC server, `service` handles a frame, `reads` and `scans` read,
-//!   `watches` streams changes, `inspection` reports the node's state, `comparison` its time.
+//!   `watches` streams changes, `snapshot_door` and `transfer` send the whole state to a node that
+//!   joins, `inspection` reports the node's state, `comparison` its time.
 //! - `engine` is all of that: it is made from the data directory, and replaced as a whole.
 //!   `interface` is what requests use of it. [`DataNode`] is the shell around it, which stays, and
 //!   reports the `failure` of a task that it can't do without. [`Recovery`] is for a node that refuses to start. `rules` are the rules that a
@@ -61,8 +62,10 @@ mod service;
 mod settings;
 #[cfg(test)]
 mod simulation;
+mod snapshot_door;
 mod start_error;
 mod timekeeper;
+mod transfer;
 mod watches;
 mod write_path;
 

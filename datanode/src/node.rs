@@ -9,7 +9,10 @@ use tierkv_coordination::{
 };
 use tierkv_rpc::{
     Acceptor, Addressed, Counted, ProcessName, drain, listen,
-    proto::internal::{data_node_server::DataNodeServer, member_server::MemberServer},
+    proto::internal::{
+        data_node_server::DataNodeServer, member_server::MemberServer,
+        node_snapshots_server::NodeSnapshotsServer,
+    },
     serve_builder,
     session::FRAME_SLACK,
     stopped,
@@ -27,6 +30,7 @@ use crate::{
     interface::Current,
     members::{Inbox, MAX_MEMBER_FRAME_BYTES},
     settings::DataNodeSettings,
+    snapshot_door::SnapshotDoor,
     start_error::StartError,
 };
 
@@ -183,9 +187,11 @@ async fn serve(
     let service = DataNodeServer::new(Door::new(current.clone()))
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
-    let inbox = MemberServer::new(Inbox::new(current));
+    let inbox = MemberServer::new(Inbox::new(current.clone()));
     let inbox = inbox.max_decoding_message_size(MAX_MEMBER_FRAME_BYTES);
-    let routes = Routes::new(service).add_service(inbox).prepare();
+    let snapshots = NodeSnapshotsServer::new(SnapshotDoor::new(current));
+    let routes = Routes::new(service).add_service(inbox);
+    let routes = routes.add_service(snapshots).prepare();
     serve_builder()
         .serve_with_incoming_shutdown(
             Addressed::new(Counted(routes), &name),

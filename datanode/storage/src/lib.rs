@@ -21,7 +21,8 @@
 //! - `rejoin` (what a replica and a joining node need of the log);
 //! - `opening` and `recovery` (a start), `checkpoint`, `snapshot` (a consistent read of a
 //!   range), `piece`, `node_snapshot` and `installation` (a whole node's state for another
-//!   node), `repair` (when a start refuses), `scrub`, `tail` (applied records for watchers).
+//!   node), `repair` (when a start refuses and an operator decides), `set_aside` (when the cluster
+//!   has the data elsewhere), `scrub`, `tail` (applied records for watchers).
 
 mod blocking;
 mod checkpoint;
@@ -44,6 +45,7 @@ mod rejoin;
 mod repair;
 mod report;
 mod scrub;
+mod set_aside;
 mod settings;
 mod small_file;
 mod snapshot;
@@ -72,6 +74,7 @@ pub use self::{
     repair::{Finding, GivenUp, Problem, Repair, Repaired},
     report::StorageReport,
     scrub::Scrubbed,
+    set_aside::{Unusable, set_aside},
     settings::{EvictionPolicy, MemoryLimits, StorageSettings, UnknownEvictionPolicy, WalSync},
     snapshot::Snapshot,
     state::{Appended, Effects, Existed, ItemHash, Outcome, Row, Table},

@@ -31,7 +31,7 @@ use tierkv_types::{Epoch, LogId, PlatformId};
 
 use crate::{
     StorageError,
-    disk::{BootId, Disk, free_ending},
+    disk::{BootId, Disk},
     locked, small_file,
 };
 
@@ -77,16 +77,20 @@ impl NodeState {
         })
     }
 
-    /// Renames a damaged file, so that the node has no node state; durable on return. Returns
-    /// the new name, if there was a file. Blocks.
-    pub(crate) fn set_aside(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>, StorageError> {
+    /// Adds `ending` to the name of a damaged file, so that the node has no node state; durable on
+    /// return. Replaces a file of that name. Returns the new name, if there was a file. Blocks.
+    pub(crate) fn set_aside(
+        disk: &dyn Disk,
+        dir: &Path,
+        ending: &str,
+    ) -> Result<Option<PathBuf>, StorageError> {
         let path = dir.join(FILE);
         let failed = |error| StorageError::io("set aside", &path, error);
         let names = disk.list(dir).map_err(failed)?;
         if !names.iter().any(|name| name == FILE) {
             return Ok(None);
         }
-        let aside = dir.join(format!("{FILE}{}", free_ending(&names, "damaged")));
+        let aside = dir.join(format!("{FILE}{ending}"));
         disk.rename(&path, &aside)
             .and_then(|()| disk.sync_dir(dir))
             .map_err(failed)?;

@@ -13,6 +13,7 @@ mod repair;
 mod restart;
 mod retention;
 mod scrub;
+mod set_aside;
 mod simulation;
 mod snapshot;
 mod tail;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tierkv_types::{BootTime, Epoch, Index, NodeId, Position, Round, Version};
+use tierkv_types::{BootTime, Epoch, Index, LogId, NodeId, Position, Round, Version};
 
 use super::{
     change::{Change, ChangeError, Wanted},
@@ -105,6 +105,15 @@ impl Mastership {
     /// Whether it acts no more, because it hands over.
     pub(super) fn is_stopped(&self) -> bool {
         self.handover.as_ref().is_some_and(Handover::is_stopped)
+    }
+
+    /// The log with which a node of the cluster acknowledges, and up to where that is durable; `None`
+    /// if the node was not heard of in this term.
+    #[must_use]
+    pub fn progress_of(&self, node: &NodeId) -> Option<(LogId, Index)> {
+        let follower = self.followers.get(node)?;
+        let (_, log_id) = follower.sender()?;
+        Some((log_id, follower.durable()))
     }
 
     fn required(&self) -> impl Iterator<Item = &Listed> {

@@ -1,13 +1,17 @@
 //! Carries a repair out, step by step (the order is in the parent module).
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tierkv_types::{Incarnation, ItemKey, LogId, Position, Record};
 use tokio::sync::mpsc;
 
 use super::{NodeFound, Repair};
 use crate::{
-    Entry, StorageError,
+    Disk, Entry, StorageError,
     blocking::blocking,
     disk::free_ending,
     log::{LogPlace, salvage},
@@ -59,8 +63,13 @@ impl Repair {
         let mut set_aside = Vec::new();
         if plan.rebuild_store {
             let path = self.settings.dir.join(recovery::STORE_FILE);
-            let (disk, sync) = (Arc::clone(&self.disk), self.settings.sync);
-            set_aside.extend(blocking(move || store::set_aside(&*disk, &path, sync)).await?);
+            let (dir, disk) = (self.settings.dir.clone(), Arc::clone(&self.disk));
+            let sync = self.settings.sync;
+            let renaming = move || {
+                let ending = damaged_ending(&*disk, &dir)?;
+                store::set_aside(&*disk, &path, &ending, sync)
+            };
+            set_aside.extend(blocking(renaming).await?);
         }
         let meta = match plan.renew_log || plan.rebuild_store {
             true => self.bring_into_store().await?,
@@ -94,7 +103,8 @@ impl Repair {
         blocking(move || {
             let mut set_aside = Vec::new();
             if is_damaged {
-                set_aside.extend(NodeState::set_aside(&*disk, &dir)?);
+                let ending = damaged_ending(&*disk, &dir)?;
+                set_aside.extend(NodeState::set_aside(&*disk, &dir, &ending)?);
             }
             let state = NodeState::open(disk, &dir)?;
             let mut facts = known.unwrap_or(NodeFacts {
@@ -239,6 +249,13 @@ impl Gathered {
             request_horizon: 0,
         }
     }
+}
+
+/// The ending for a damaged file of the directory.
+fn damaged_ending(disk: &dyn Disk, dir: &Path) -> Result<String, StorageError> {
+    let names = disk.list(dir);
+    let names = names.map_err(|error| StorageError::io("list", dir, error))?;
+    Ok(free_ending(&names, "damaged"))
 }
 
 /// Renames every segment, newest first, so that no start reads it; durable on return.

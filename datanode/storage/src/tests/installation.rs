@@ -92,7 +92,7 @@ impl Transfer {
     }
 }
 
-fn of_platform(dir: &Path) -> StorageSettings {
+pub(super) fn of_platform(dir: &Path) -> StorageSettings {
     StorageSettings {
         segment_bytes: 4_096,
         platform: Some(PLATFORM),
@@ -101,7 +101,7 @@ fn of_platform(dir: &Path) -> StorageSettings {
 }
 
 /// A node with an old state of its own: some of it in the store, some only in the log.
-async fn with_old_state(dir: &Path, disk: &TestDisk) -> (LogId, Vec<Record>) {
+pub(super) async fn with_old_state(dir: &Path, disk: &TestDisk) -> (LogId, Vec<Record>) {
     let opened = Storage::open(of_platform(dir), Arc::new(disk.clone())).await;
     let (storage, found) = opened.unwrap();
     let state = Some(Bytes::from_static(CLUSTER_STATE));
@@ -117,7 +117,7 @@ async fn with_old_state(dir: &Path, disk: &TestDisk) -> (LogId, Vec<Record>) {
 }
 
 /// Opens a target, and checks what no installation may change.
-async fn reopened(dir: &Path, disk: &TestDisk) -> (Arc<Storage>, Recovered) {
+pub(super) async fn reopened(dir: &Path, disk: &TestDisk) -> (Arc<Storage>, Recovered) {
     let opened = Storage::open(of_platform(dir), Arc::new(disk.clone())).await;
     let (storage, found) = opened.unwrap();
     assert_eq!(found.promised, PROMISED);

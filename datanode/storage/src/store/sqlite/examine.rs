@@ -20,9 +20,7 @@ use super::{
     vfs::{registry, role::Role, volume::PageFormat},
     wal,
 };
-use crate::{
-    Disk, StorageError, WalSync, blocking::blocking, disk::free_ending, store::StoreState,
-};
+use crate::{Disk, StorageError, WalSync, blocking::blocking, store::StoreState};
 
 /// The result of `PRAGMA integrity_check` for a sound file.
 const SOUND: &str = "ok";
@@ -231,13 +229,11 @@ async fn deletions(
 pub(crate) fn set_aside(
     disk: &dyn Disk,
     path: &Path,
+    ending: &str,
     sync: WalSync,
 ) -> Result<Option<PathBuf>, StorageError> {
-    let dir = path.parent().unwrap_or(path);
-    let names = disk.list(dir);
-    let names = names.map_err(|error| StorageError::io("list", dir, error))?;
     let mut aside = path.as_os_str().to_owned();
-    aside.push(free_ending(&names, "damaged"));
+    aside.push(ending);
     let aside = PathBuf::from(aside);
     let is_there = rename(disk, path, &aside)?;
     for role in [Role::WriteAhead, Role::Journal] {
