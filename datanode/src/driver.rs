@@ -18,7 +18,8 @@ use tierkv_coordination::{
     Coordination, CoordinationError, Revision, Swap, Versioned, Watched, directory,
 };
 use tierkv_protocol::replication::{
-    ClusterState, Command, CommandQueue, Event, HEARTBEAT_INTERVAL, Message, Seen, SwapOutcome,
+    ClusterState, Command, CommandQueue, Event, HEARTBEAT_INTERVAL, Message, Process, Seen,
+    SwapOutcome,
 };
 use tierkv_storage::{Storage, TruncateError};
 use tierkv_types::{ClusterId, Epoch, NodeId, Position};
@@ -64,10 +65,12 @@ pub(crate) struct Driver {
     pub(crate) received: mpsc::Receiver<Received>,
     /// Set once the log was compared with its note.
     pub(crate) compared: watch::Sender<bool>,
+    /// Set to the master whose snapshot this node needs: its engine is then replaced.
+    pub(crate) snapshot_wanted: watch::Sender<Option<Process>>,
 }
 
 impl Driver {
-    /// Runs until `stop` is set (`Ok`) or the node must halt (the reason).
+    /// Runs until `stop` is set or the node needs a snapshot (`Ok`), or it must halt (the reason).
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), String> {
         let key = directory::cluster_state(&self.cluster);
         let mut record = self
@@ -84,7 +87,7 @@ impl Driver {
         let present = self.present(&nodes);
         self.step(present, &mut work)?;
         self.step(observed(&record)?, &mut work)?;
-        loop {
+        while self.snapshot_wanted.borrow().is_none() {
             let interval = self.sequencer.heartbeat_interval();
             if interval != ticks.period() {
                 ticks = self::ticks(interval);
@@ -117,6 +120,7 @@ impl Driver {
             };
             self.step(event, &mut work)?;
         }
+        Ok(())
     }
 
     /// Follows the presences of the data nodes.
@@ -208,8 +212,12 @@ impl Driver {
                 self.sequencer.stepped_down();
                 self.applier.end_term();
             }
+            // The machine's work ends with that.
+            Command::Install(master) => {
+                self.snapshot_wanted.send_replace(Some(master));
+            }
             // Not carried out by this release.
-            Command::Install(_) | Command::Changed { .. } | Command::HandedOver { .. } => {
+            Command::Changed { .. } | Command::HandedOver { .. } => {
                 return Err(format!("{command:?} is not carried out by this release"));
             }
             Command::Halt(why) => return Err(why),

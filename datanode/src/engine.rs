@@ -14,15 +14,15 @@
 //! What stays is in [`DataNode`](crate::DataNode): the listener, the address, the presence and the
 //! process name.
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use futures::FutureExt;
 use tierkv_cache::Cache;
-use tierkv_coordination::{Coordination, directory::Presence};
+use tierkv_coordination::{Coordination, CoordinationError, directory::Presence};
 use tierkv_protocol::replication::{CommandQueue, Process, Replica, Restored, Seen};
 use tierkv_rpc::{Background, ProcessName, TierTimes};
 use tierkv_storage::{MemoryLimits, RealDisk, Storage, StorageError};
-use tierkv_types::Clock;
+use tierkv_types::{Clock, TimeReading};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -75,7 +75,7 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Recovers the data directory.
+    /// Recovers the data directory. Platform time goes on from `time`, else from what is stored.
     ///
     /// # Errors
     /// [`StartError::Storage`] and [`StartError::State`].
@@ -83,6 +83,7 @@ impl Opened {
         settings: &DataNodeSettings,
         name: &ProcessName,
         clock: Arc<dyn Clock>,
+        time: Option<TimeReading>,
     ) -> Result<Self, StartError> {
         let started_at = clock.boot_time();
         let storage = Storage::open(settings.storage.clone(), Arc::new(RealDisk));
@@ -100,7 +101,7 @@ impl Opened {
         let time = PlatformClock::start(
             settings.cluster.clone(),
             clock,
-            recovered.time,
+            time.or(recovered.time),
             recovered.clock,
             Rules::default(),
         );
@@ -128,6 +129,33 @@ impl Opened {
             commands,
         })
     }
+
+    /// Closes the directory.
+    pub(crate) async fn close(self) {
+        // Nothing was written that could be lost.
+        drop(self.storage.close().await);
+    }
+}
+
+/// What follows records of coordination.
+struct Followers {
+    placement: PlacementFollower,
+    memory: MemorySettingsFollower,
+}
+
+impl Followers {
+    async fn watch<C>(
+        opened: &Opened,
+        around: &Surroundings<C>,
+    ) -> Result<Self, CoordinationError> {
+        let coordination = &*around.coordination;
+        let (owned, storage) = (Arc::clone(&opened.owned), Arc::clone(&opened.storage));
+        let own_limits = around.settings.storage.memory;
+        Ok(Self {
+            placement: PlacementFollower::watch(coordination, owned).await?,
+            memory: MemorySettingsFollower::watch(coordination, storage, own_limits).await?,
+        })
+    }
 }
 
 /// Everything of a data node that is made from its data directory.
@@ -136,17 +164,28 @@ pub(crate) struct Engine {
     time: Arc<PlatformClock>,
     interface: Arc<Interface>,
     background: Background,
+    snapshot_wanted: watch::Receiver<Option<Process>>,
 }
 
 impl Engine {
     /// Starts all tasks over an opened directory.
     ///
     /// # Errors
-    /// [`StartError::Coordination`].
+    /// [`StartError::Coordination`]; the directory is closed then.
     pub(crate) async fn start<C: Cache>(
         opened: Opened,
         around: &Surroundings<C>,
     ) -> Result<Self, StartError> {
+        match Followers::watch(&opened, around).await {
+            Ok(followers) => Ok(Self::run(opened, around, followers).await),
+            Err(error) => {
+                opened.close().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn run<C: Cache>(opened: Opened, around: &Surroundings<C>, followers: Followers) -> Self {
         let Opened {
             storage,
             time,
@@ -154,16 +193,10 @@ impl Engine {
             sequencer,
             commands,
         } = opened;
-        let coordination = &around.coordination;
         let mut background = Background::new();
-        let placement = PlacementFollower::watch(&**coordination, Arc::clone(&owned)).await?;
-        let own_limits = around.settings.storage.memory;
-        let memory_settings =
-            MemorySettingsFollower::watch(&**coordination, Arc::clone(&storage), own_limits)
-                .await?;
-        let memory = memory_settings.in_force();
-        background.follow(placement).await;
-        background.follow(memory_settings).await;
+        let memory = followers.memory.in_force();
+        background.follow(followers.placement).await;
+        background.follow(followers.memory).await;
         let parts = Parts {
             around,
             storage,
@@ -176,13 +209,26 @@ impl Engine {
         parts.run_workers(&mut background);
         let applier = parts.apply(&mut background);
         let (inbox, received) = inbox();
-        parts.drive(applier, commands, received, &mut background);
-        Ok(Self {
+        let snapshot_wanted = parts.drive(applier, commands, received, &mut background);
+        Self {
             interface: Arc::new(parts.interface(inbox)),
             storage: parts.storage,
             time: parts.time,
             background,
-        })
+            snapshot_wanted,
+        }
+    }
+
+    /// Waits until the log can't continue the master's; returns the master whose snapshot the node
+    /// needs (REP-JOIN). Cancelling it loses nothing.
+    pub(crate) async fn snapshot_wanted(&self) -> Process {
+        let mut wanted = self.snapshot_wanted.clone();
+        let master = wanted.wait_for(Option::is_some).await;
+        match master.ok().and_then(|master| master.clone()) {
+            Some(master) => master,
+            // The driver has ended.
+            None => pending().await,
+        }
     }
 
     /// What requests use.
@@ -270,14 +316,16 @@ impl<C: Cache> Parts<'_, C> {
         handle
     }
 
-    /// Starts the driver, which tries to become master and commits.
+    /// Starts the driver, which tries to become master and commits. The returned receiver gets the
+    /// master whose snapshot the node needs.
     fn drive(
         &self,
         applier: ApplierHandle,
         commands: CommandQueue,
         received: mpsc::Receiver<Received>,
         background: &mut Background,
-    ) {
+    ) -> watch::Receiver<Option<Process>> {
+        let (snapshot_wanted, wanted) = watch::channel(None);
         let settings = &self.around.settings;
         let (cluster, node) = (settings.cluster.clone(), settings.node.clone());
         let (compared, is_compared) = watch::channel(false);
@@ -306,10 +354,12 @@ impl<C: Cache> Parts<'_, C> {
             ),
             received,
             compared,
+            snapshot_wanted,
         };
         let driving = driver.run(background.stopping());
         let failure = self.around.failure.clone();
         background.spawn("driver", failure.watch("driver", driving));
+        wanted
     }
 
     fn interface(&self, inbox: mpsc::Sender<Received>) -> Interface {

@@ -32,6 +32,11 @@ impl Failure {
             Ok(Err(why)) => why,
             Err(_) => format!("the data node's {name} panicked; standard error has the message"),
         };
+        self.report(why);
+    }
+
+    /// Reports a reason.
+    pub(crate) fn report(&self, why: String) {
         tracing::error!(why, "the data node stops");
         self.0.send_if_modified(|first| {
             let is_first = first.is_none();

@@ -26,7 +26,8 @@
 //! - Requests: `door` is the gRPC server, `service` handles a frame, `reads` and `scans` read,
 //!   `watches` streams changes, `snapshot_door` and `transfer` send the whole state to a node that
 //!   joins, `inspection` reports the node's state, `comparison` its time.
-//! - `engine` is all of that: it is made from the data directory, and replaced as a whole.
+//! - `engine` is all of that: it is made from the data directory, and `engine_keeper` replaces it
+//!   as a whole.
 //!   `interface` is what requests use of it. [`DataNode`] is the shell around it, which stays, and
 //!   reports the `failure` of a task that it can't do without. [`Recovery`] is for a node that refuses to start. `rules` are the rules that a
 //!   simulation switches off.
@@ -36,6 +37,7 @@ mod comparison;
 mod door;
 mod driver;
 mod engine;
+mod engine_keeper;
 mod failure;
 mod gauges;
 mod inspection;

@@ -26,6 +26,7 @@ use tonic::service::Routes;
 use crate::{
     door::Door,
     engine::{Engine, Opened, Surroundings},
+    engine_keeper::EngineKeeper,
     failure::Failure,
     interface::Current,
     members::{Inbox, MAX_MEMBER_FRAME_BYTES},
@@ -38,8 +39,10 @@ use crate::{
 pub struct DataNode {
     address: SocketAddr,
     name: ProcessName,
-    engine: Engine,
     current: Current,
+    /// Ends the keeper of the engine when it becomes true; the engine then serves on.
+    keep: watch::Sender<bool>,
+    keeping: JoinHandle<Option<Engine>>,
     /// Ends the listener when it becomes true. Requests in progress then get 2 s.
     drain: watch::Sender<bool>,
     failed: watch::Receiver<Option<String>>,
@@ -59,7 +62,7 @@ impl DataNode {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         let (mut own, name) = identity(&settings);
-        let opened = Opened::open(&settings, &name, Arc::clone(&clock)).await?;
+        let opened = Opened::open(&settings, &name, Arc::clone(&clock), None).await?;
         let (listener, address) = listen(settings.listen).await?;
         own.address = (settings.advertise.clone()).unwrap_or_else(|| address.to_string());
         let (group, node) = (directory::DATA_NODES, settings.node.as_str());
@@ -78,7 +81,8 @@ impl DataNode {
         };
         let engine = Engine::start(opened, &around).await?;
         let (publish, current) = Current::none();
-        publish.send_replace(Some(Arc::clone(engine.interface())));
+        let keeper = EngineKeeper::new(around, engine, publish);
+        let (keep, kept) = watch::channel(false);
         let (drain, draining) = watch::channel(false);
         let acceptor = Acceptor::of_peers(listener, "datanode", connections, stream_bytes);
         let serving = serve(current.clone(), name.clone(), acceptor, draining);
@@ -86,8 +90,9 @@ impl DataNode {
         Ok(Self {
             address,
             name,
-            engine,
             current,
+            keep,
+            keeping: tokio::spawn(keeper.run(kept)),
             drain,
             failed,
             serving: tokio::spawn(failure.watch("listener", serving)),
@@ -139,10 +144,19 @@ impl DataNode {
     /// durable in the log anyway.
     pub async fn stop(self) -> Result<(), StorageError> {
         self.presence.leave().await;
-        self.engine.interface().end_streams();
+        self.keep.send_replace(true);
+        // A panic was reported when it happened.
+        let engine = self.keeping.await.unwrap_or_default();
+        if let Some(engine) = &engine {
+            engine.interface().end_streams();
+        }
         self.drain.send_replace(true);
         drain(self.serving).await;
-        self.engine.end().await
+        match engine {
+            Some(engine) => engine.end().await,
+            // The directory has what a start needs, whatever was installed meanwhile.
+            None => Ok(()),
+        }
     }
 }
 

@@ -15,10 +15,12 @@
 mod digest;
 mod joiners;
 mod log_bytes;
+mod receiver;
 mod source;
 
 pub(crate) use self::{
     joiners::{Joiners, JoinersWorker},
+    receiver::{Installed, ReceiveError, Target, UNLOCK_PATIENCE, UNLOCK_PAUSE, in_time, refused},
     source::SnapshotSource,
 };
 

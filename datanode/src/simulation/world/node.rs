@@ -230,6 +230,7 @@ impl Machine {
             members: members(life, &sequencer, &storage, &time),
             received,
             compared,
+            snapshot_wanted: watch::Sender::new(None),
         };
         let (stop, stopped) = drive(scheduler, &group, driver);
         let checkpoints = steps.take_checkpoints().unwrap();
