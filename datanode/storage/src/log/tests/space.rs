@@ -20,7 +20,12 @@ fn bytes_of(records: &[Arc<Record>]) -> u64 {
 /// A record whose frame has so many bytes.
 fn sized(index: u64, bytes: u64) -> Arc<Record> {
     let empty = record::encoded_len(&put(1, index, "key", 0)) as u64;
-    let record = Arc::new(put(1, index, "key", (bytes - empty) as usize));
+    let record = Arc::new(put(
+        1,
+        index,
+        "key",
+        usize::try_from(bytes - empty).unwrap(),
+    ));
     assert_eq!(bytes_of(std::slice::from_ref(&record)), bytes);
     record
 }
