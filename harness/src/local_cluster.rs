@@ -28,6 +28,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// Timeout for the end of a killed process.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// Bytes of a log that are shown.
+const LOG_TAIL: usize = 4 << 10;
+
 /// One process of the platform, as `cluster.json` describes it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Member {
@@ -69,11 +72,18 @@ struct Description {
     processes: Vec<Member>,
 }
 
+/// How many data clusters a platform has, and how many nodes each of them.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    clusters: u16,
+    nodes: u16,
+}
+
 /// A platform of many processes, ready to serve. Dropping it kills all of them.
 #[derive(Debug)]
 pub struct LocalCluster {
     process: Process,
-    clusters: u16,
+    shape: Shape,
     ports: [u16; 2],
     members: Vec<Member>,
     /// Those that were started again, by name.
@@ -81,23 +91,35 @@ pub struct LocalCluster {
 }
 
 impl LocalCluster {
-    /// Starts a platform of so many data clusters in a new folder.
+    /// Starts a platform of so many data clusters of one node each in a new folder.
     ///
     /// # Errors
     /// If the binary or etcd is missing, or a process does not start.
     pub async fn start(clusters: u16) -> Result<Self, Error> {
-        let folder = DataFolder::new("cluster")?;
-        Self::start_in(&folder, clusters, [free_port()?, free_port()?]).await
+        Self::start_replicated(clusters, 1).await
     }
 
-    async fn start_in(folder: &DataFolder, clusters: u16, ports: [u16; 2]) -> Result<Self, Error> {
+    /// Starts a platform of so many data clusters, each of so many nodes: with three, `c1` has `n1`
+    /// to `n3`, and `c2` has `n4` to `n6`. Their masters serve then; replicas may still start.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn start_replicated(clusters: u16, nodes: u16) -> Result<Self, Error> {
+        let folder = DataFolder::new("cluster")?;
+        let shape = Shape { clusters, nodes };
+        Self::start_in(&folder, shape, [free_port()?, free_port()?]).await
+    }
+
+    async fn start_in(folder: &DataFolder, shape: Shape, ports: [u16; 2]) -> Result<Self, Error> {
         let dir = folder.data().join("platform");
         let arguments = [
             "cluster".to_owned(),
             "--dir".to_owned(),
             dir.display().to_string(),
             "--clusters".to_owned(),
-            clusters.to_string(),
+            shape.clusters.to_string(),
+            "--nodes".to_owned(),
+            shape.nodes.to_string(),
             "--grpc".to_owned(),
             ports[0].to_string(),
             "--rest".to_owned(),
@@ -116,7 +138,7 @@ impl LocalCluster {
         Ok(Self {
             members: members(&path)?,
             process,
-            clusters,
+            shape,
             ports,
             restarted: BTreeMap::new(),
         })
@@ -186,6 +208,33 @@ impl LocalCluster {
             self.process
                 .unexpected(format!("{name} was killed and lives"))
         })
+    }
+
+    /// Removes the data of an ended data node, as if its disk were new.
+    ///
+    /// # Errors
+    /// If there is no such data node, or its data can't be removed.
+    pub fn wipe(&self, name: &str) -> Result<(), Error> {
+        let member = self.member(name)?;
+        let (Some(dir), Some(cluster)) = (member.option("--data-dir"), &member.cluster) else {
+            return Err(self.process.unexpected(format!("{name} has no data")));
+        };
+        let dir = Path::new(dir).join(cluster).join(name);
+        fs::remove_dir_all(&dir).map_err(io_error(format!("removing {}", dir.display())))
+    }
+
+    /// The end of a process's log, whoever started it.
+    #[must_use]
+    pub fn log_of(&self, name: &str) -> String {
+        let first = self.member(name).map(|member| fs::read(&member.log));
+        let first = first.map(Result::unwrap_or_default).unwrap_or_default();
+        let end = &first[first.len().saturating_sub(LOG_TAIL)..];
+        let again = self.restarted.get(name).map(Process::log_tail);
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(end),
+            again.unwrap_or_default()
+        )
     }
 
     /// Starts an ended process again on its data, by the command of its description.
@@ -294,7 +343,7 @@ impl LocalCluster {
     /// As [`start`](Self::start).
     pub async fn start_again(&mut self) -> Result<(), Error> {
         let folder = self.process.folder().clone();
-        let again = Self::start_in(&folder, self.clusters, self.ports).await?;
+        let again = Self::start_in(&folder, self.shape, self.ports).await?;
         *self = again;
         Ok(())
     }

@@ -188,6 +188,28 @@ impl Flood {
         numbers: &Arc<AtomicU64>,
         value_bytes: u32,
     ) -> Self {
+        Self::start_with(clients, writers, numbers, value_bytes, false)
+    }
+
+    /// As [`Flood::start`], but a writer goes on with its next record also after the platform could
+    /// not be reached.
+    #[must_use]
+    pub fn start_persistent(
+        clients: &[Client],
+        writers: usize,
+        numbers: &Arc<AtomicU64>,
+        value_bytes: u32,
+    ) -> Self {
+        Self::start_with(clients, writers, numbers, value_bytes, true)
+    }
+
+    fn start_with(
+        clients: &[Client],
+        writers: usize,
+        numbers: &Arc<AtomicU64>,
+        value_bytes: u32,
+        is_persistent: bool,
+    ) -> Self {
         let progress = Arc::new(Progress::default());
         let (ending, end_signal) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -196,6 +218,7 @@ impl Flood {
                 client: client.clone(),
                 numbers: Arc::clone(numbers),
                 value_bytes,
+                is_persistent,
                 progress: Arc::clone(&progress),
             };
             tasks.spawn(writer.run(end_signal.clone()));
@@ -234,6 +257,8 @@ struct Writer {
     client: Client,
     numbers: Arc<AtomicU64>,
     value_bytes: u32,
+    /// Whether it goes on when the platform can't be reached.
+    is_persistent: bool,
     progress: Arc<Progress>,
 }
 
@@ -252,7 +277,12 @@ impl Writer {
                 WriteOutcome::Acknowledged(_) => {
                     self.progress.acknowledged.fetch_add(1, Ordering::Relaxed);
                 }
-                WriteOutcome::Refused(Code::Unavailable) | WriteOutcome::Unknown => break,
+                WriteOutcome::Refused(Code::Unavailable) | WriteOutcome::Unknown
+                    if !self.is_persistent =>
+                {
+                    break;
+                }
+                WriteOutcome::Unknown => tokio::time::sleep(PAUSE_AFTER_REFUSAL).await,
                 WriteOutcome::Refused(code) => {
                     if code == Code::ResourceExhausted {
                         self.progress.exhausted.fetch_add(1, Ordering::Relaxed);
