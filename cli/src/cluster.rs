@@ -131,14 +131,19 @@ async fn found(plan: &Plan, limit: Instant) -> Result<(), Box<dyn std::error::Er
     Ok(())
 }
 
-/// Waits until all `processes` are ready.
+/// Waits until all `processes` are ready. A data node counts as ready when one of its cluster is:
+/// the master serves, and the others may still follow.
 async fn await_ready(
     processes: &[Process],
     running: &mut Running,
     limit: Instant,
 ) -> Result<(), Box<dyn std::error::Error>> {
     for process in processes {
-        while !probe::is_ready(process).await {
+        let alternatives = processes.iter().filter(|other| {
+            let is_of_cluster = process.cluster.is_some() && other.cluster == process.cluster;
+            is_of_cluster || other.name == process.name
+        });
+        while !is_any_ready(alternatives.clone()).await {
             check_that_it_lives(process, running)?;
             if Instant::now() >= limit {
                 return Err(format!(
@@ -155,6 +160,15 @@ async fn await_ready(
         check_that_it_lives(process, running)?;
     }
     Ok(())
+}
+
+async fn is_any_ready(processes: impl Iterator<Item = &Process>) -> bool {
+    for process in processes {
+        if probe::is_ready(process).await {
+            return true;
+        }
+    }
+    false
 }
 
 fn check_that_it_lives(
