@@ -145,10 +145,7 @@ impl Driver {
                     // Lost, as far as the machine knows: the disk is full. It is sent again.
                     continue;
                 }
-                // A founder's time may still be set back, so the cluster clock does not keep it.
-                if !time.is_founding {
-                    self.sequencer.merge(append.clock);
-                }
+                self.sequencer.merge(append.clock);
             }
             self.step(Event::Received(from.clone(), message), work)?;
         }

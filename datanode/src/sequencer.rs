@@ -193,7 +193,11 @@ impl Sequencer {
     fn machine_moment(&self) -> MachineMoment {
         MachineMoment {
             now: self.time.boot_time(),
-            clock: self.now(),
+            clock: match self.time.is_founding() {
+                // The time may be set back, and expiry is judged by what others acknowledged.
+                true => self.cluster_clock.last(),
+                false => self.now(),
+            },
         }
     }
 
