@@ -20,7 +20,7 @@ unexport CELLS FULL BASELINE
 # and the ports of its first client coordinator.
 CLUSTER_DIR ?= tierkv-cluster
 CLUSTERS ?= 2
-NODES ?= 1
+NODES ?= 3
 REST ?= 7480
 GRPC ?= 7400
 # How often `make soak` kills the platform, and how many data folders of the last release
@@ -46,7 +46,7 @@ dev: build ## Run the whole platform in one process (ARGS=...)
 	$(TARGET)/release/tierkv dev $(ARGS)
 
 .PHONY: cluster
-cluster: build ## Run a platform of many processes on this machine (CLUSTERS=2 NODES=1 REST=7480 GRPC=7400 CLUSTER_DIR=tierkv-cluster)
+cluster: build ## Run a platform of many processes on this machine (CLUSTERS=2 NODES=3 REST=7480 GRPC=7400 CLUSTER_DIR=tierkv-cluster)
 	ops/deps.sh cluster
 	exec $(TARGET)/release/tierkv cluster --dir $(CLUSTER_DIR) --clusters $(CLUSTERS) --nodes $(NODES) --rest $(REST) --grpc $(GRPC)
 
