@@ -29,6 +29,7 @@ fn decode(message: wire::MemberMessage) -> Result<Message, Error> {
             commit: Index(append.commit),
             round: Round(append.round),
             clock: Version::from_bits(append.clock),
+            acknowledged_clock: Version::from_bits(append.acknowledged_clock),
             echo: append.echo.map(|echo| Echo {
                 probe: boot_time(echo.probe_nanos),
                 commit: Index(echo.commit),
@@ -84,6 +85,7 @@ pub(super) fn encode(message: &Message) -> wire::MemberMessage {
                 commit: echo.commit.0,
             }),
             lacking: append.lacking.map_or(0, |log| log.0),
+            acknowledged_clock: append.acknowledged_clock.to_bits(),
         }),
         Message::Acknowledge(it) => Kind::Acknowledge(wire::Acknowledge {
             epoch: it.epoch.0,

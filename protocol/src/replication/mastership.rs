@@ -262,6 +262,7 @@ impl Mastership {
             commit,
             round: newest.map_or(Round::ZERO, |sample| sample.round),
             clock: newest.map_or(Version::ZERO, |sample| sample.clock),
+            acknowledged_clock: self.acknowledged_clock(),
             echo: follower.echo(),
             lacking: follower.lacking(),
         };

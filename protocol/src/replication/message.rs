@@ -60,6 +60,9 @@ pub struct Append {
     pub round: Round,
     /// A clock that the replica merges before it acknowledges the round (REP-CLOCK).
     pub clock: Version,
+    /// The highest clock that all in sync acknowledged: reads of the replica judge expiry by it
+    /// (REP-CLOCK).
+    pub acknowledged_clock: Version,
     /// The newest vouched round that echoes a probe of this replica.
     pub echo: Option<Echo>,
     /// The replica's log, if the master's no longer has the records that it lacks: it needs a

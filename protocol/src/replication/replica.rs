@@ -187,6 +187,9 @@ pub struct Replica {
     is_compared: bool,
     present: BTreeSet<NodeId>,
     freshness: Freshness,
+    /// The highest clock that all in sync acknowledged, as far as the masters that this node
+    /// followed have shown.
+    acknowledged_clock: Version,
     rules: Rules,
 }
 
@@ -240,6 +243,7 @@ impl Replica {
             is_compared: false,
             present: BTreeSet::new(),
             freshness: Freshness::default(),
+            acknowledged_clock: Version::ZERO,
             rules,
         }
     }
@@ -397,10 +401,23 @@ impl Replica {
         match &self.role {
             Role::Mastering(term) if term.is_open(self.log.applied) => match term.is_alone() {
                 true => Some(now),
-                false => term.rounds.vouched_at().max(self.freshness.since()),
+                false => term
+                    .rounds
+                    .vouched_at(self.log.applied)
+                    .max(self.freshness.since()),
             },
             _ => self.freshness.since(),
         }
+    }
+
+    /// The highest clock that all in sync acknowledged, as far as this node has seen. A key that is
+    /// expired by it never comes back: it is below the clock of every later master (REP-CLOCK). It
+    /// is not below the clock of the master at [`Replica::fresh_since`], unless members were silent
+    /// then.
+    #[must_use]
+    pub fn acknowledged_clock(&self) -> Version {
+        let own = self.mastership().map(Mastership::acknowledged_clock);
+        own.unwrap_or_default().max(self.acknowledged_clock)
     }
 
     /// The clock stood still, or jumped: ages begin anew (CLOCK-STEADY).

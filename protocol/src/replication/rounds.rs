@@ -51,9 +51,12 @@ impl Rounds {
         self.acknowledged_clock
     }
 
-    /// When the newest vouched round was sent, if that shows an age.
-    pub(super) fn vouched_at(&self) -> Option<BootTime> {
-        let sent_at = self.vouched.as_ref().map(|sample| sample.sent_at);
+    /// When the newest vouched round was sent, if that shows an age of what is applied up to this
+    /// index: its commit index is, so a read sees no less than one at a replica that is faster.
+    pub(super) fn vouched_at(&self, applied: Index) -> Option<BootTime> {
+        let vouched = self.vouched.as_ref();
+        let vouched = vouched.filter(|sample| sample.commit <= applied);
+        let sent_at = vouched.map(|sample| sample.sent_at);
         sent_at.filter(|at| self.ages_from.is_none_or(|from| from < *at))
     }
 
@@ -163,6 +166,16 @@ mod tests {
         assert!(!rounds.is_due(), "the round before is still under way");
         rounds.vouch(Round(1), true);
         assert!(rounds.is_due());
+    }
+
+    #[test]
+    fn a_vouched_round_shows_an_age_once_its_commit_index_is_applied() {
+        let mut rounds = Rounds::default();
+        start(&mut rounds, 5);
+        assert_eq!(rounds.vouched_at(Index(5)), None);
+        rounds.vouch(Round(1), true);
+        assert_eq!(rounds.vouched_at(Index(4)), None);
+        assert_eq!(rounds.vouched_at(Index(5)), Some(BootTime::default()));
     }
 
     #[test]

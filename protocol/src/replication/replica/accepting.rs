@@ -64,6 +64,7 @@ impl Replica {
         }
         let differing = self.take_records(from, append, commands);
         self.commit_up_to(append.commit, commands);
+        self.acknowledged_clock = self.acknowledged_clock.max(append.acknowledged_clock);
         if let Some(echo) = append.echo {
             self.take_echo(moment, echo);
         }
