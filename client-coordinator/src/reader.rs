@@ -3,7 +3,8 @@
 //! [`Reader::begin`] looks a whole batch up in the cache and answers the hits. [`Reader::finish`]
 //! reads one miss below. Either it won the lease and may fill the cache, or it shares the read of
 //! the lease's winner (CACHE-LEASE). Only a confirmed read, sent after the lease was won, fills the
-//! cache (CACHE-CONFIRM).
+//! cache (CACHE-CONFIRM); so a read with a lease asks for a confirmed one, which a replica gives, too
+//! (REP-CONFIRM). Without a lease, any answer within the bound will do.
 
 use std::{sync::Arc, time::Duration};
 
@@ -335,8 +336,9 @@ impl<C: Cache> Reader<C> {
         } = miss;
         let bound = level.bound();
         let alone = async || {
-            let read = read_below(&self.below, &self.silences, &key, bound, explain, deadline);
-            Ok(from_master(read.await?, Duration::ZERO))
+            let (below, silences) = (&self.below, &self.silences);
+            let read = read_below(below, silences, &key, bound, false, explain, deadline);
+            Ok(from_below(read.await?, Duration::ZERO))
         };
         if level == Level::Latest {
             return alone().await;
@@ -362,7 +364,7 @@ impl<C: Cache> Reader<C> {
             )
         })?;
         match landed {
-            Some(Ok(read)) if fits(&read, &bound, age) => Ok(from_master(read, age)),
+            Some(Ok(read)) if fits(&read, &bound, age) => Ok(from_below(read, age)),
             // The shared read timed out or reached nobody; this reader may have time left.
             Some(Err(error)) if !is_passing(&error) || Instant::now() >= deadline => Err(error),
             // It was sent too long ago, or before the write that this reader must see.
@@ -426,7 +428,9 @@ impl<C: Cache> Reader<C> {
         tokio::spawn(async move {
             let deadline = Instant::now() + DEFAULT_TIMEOUT;
             let explain = options.explain;
-            let outcome = read_below(&below, &silences, &key, bound, explain, deadline).await;
+            let fills = lease.is_some();
+            let read = read_below(&below, &silences, &key, bound, fills, explain, deadline);
+            let outcome = read.await;
             if let Some((lease, slot_revision)) = lease {
                 let cache_key = CacheKey {
                     item: key.as_bytes(),
@@ -459,6 +463,7 @@ async fn read_below(
     silences: &Silences,
     key: &ItemKey,
     bound: ReadBound,
+    fills: bool,
     explain: bool,
     deadline: Instant,
 ) -> Result<ReadReply, Error> {
@@ -470,6 +475,9 @@ async fn read_below(
         explain,
         // Rounded down: the answer must not be staler.
         max_staleness_ms: u32::try_from(bound.max_age.as_millis()).unwrap_or(u32::MAX),
+        fills,
+        // The server coordinator knows it better: it hears of it more often.
+        clock: 0,
     });
     match below.ask(read, deadline).await? {
         reply::Kind::Read(read) => Ok(read),
@@ -482,6 +490,7 @@ async fn read_below(
 
 /// Whether the result of a shared read satisfies one of its readers.
 fn fits(read: &ReadReply, bound: &ReadBound, age: Duration) -> bool {
+    let age = age.saturating_add(Duration::from_millis(read.age_ms.into()));
     age <= bound.max_age && Version::from_bits(read.version) >= bound.min_version
 }
 
@@ -506,7 +515,7 @@ fn to_entry(read: &ReadReply) -> Entry {
 }
 
 fn from_cache(entry: Entry, age: Duration) -> GetResponse {
-    let (source, age_ms) = (Source::Cache.into(), millis(age));
+    let (source, age_ms) = (Source::Cache.into(), convert::age_ms(age));
     match entry {
         Entry::Value(entry) => GetResponse {
             found: true,
@@ -526,19 +535,21 @@ fn from_cache(entry: Entry, age: Duration) -> GetResponse {
     }
 }
 
-fn from_master(read: ReadReply, age: Duration) -> GetResponse {
+/// The answer of a read below. `waited`: how long before this reader's arrival it was sent. The
+/// node's age counts to its own answer, which came after that; so the sum is at least how stale the
+/// answer was when the reader arrived.
+fn from_below(read: ReadReply, waited: Duration) -> GetResponse {
+    let source = match read.from_replica {
+        true => Source::Replica,
+        false => Source::Master,
+    };
     GetResponse {
         found: read.found,
         value: read.value,
         version: read.version,
-        source: Source::Master.into(),
-        age_ms: millis(age),
+        source: source.into(),
+        age_ms: read.age_ms.saturating_add(convert::age_ms(waited)),
         expires_at_ms: Version::from_bits(read.expires).millis(),
         path: read.path,
     }
-}
-
-/// Whole milliseconds, rounded up: an age is an upper bound.
-fn millis(age: Duration) -> u32 {
-    u32::try_from(age.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX)
 }

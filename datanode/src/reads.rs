@@ -111,6 +111,7 @@ impl ReadView {
                 slot_revision,
                 confirmed: true,
                 path,
+                ..ReadReply::default()
             },
             None => ReadReply {
                 version: self.as_of.to_bits(),

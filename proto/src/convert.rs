@@ -113,6 +113,12 @@ impl From<v1::scan_request::Selection> for v1::count_request::Selection {
     }
 }
 
+/// An age in whole milliseconds, rounded up: it is an upper bound.
+#[must_use]
+pub fn age_ms(age: Duration) -> u32 {
+    u32::try_from(age.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX)
+}
+
 /// One tier's hop in a read's path, with the time until it had its answer.
 #[must_use]
 pub fn hop(tier: &str, node: &str, took: Duration) -> v1::Hop {

@@ -103,6 +103,8 @@ impl Stage {
             bounds: Mutex::default(),
             open: watch::Sender::new(true),
             confirmed: AtomicBool::new(true),
+            replica: Mutex::default(),
+            filling: AtomicUsize::new(0),
             round: AtomicU64::new(1),
             questions: AtomicUsize::new(0),
             marking: AtomicBool::new(true),
@@ -344,6 +346,46 @@ async fn a_session_sees_its_own_writes_through_the_cache() {
     );
     let found = stage.client.get_with("key", session(7)).await.unwrap();
     assert_eq!((found.version, found.source), (7, Source::Master));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_answers_with_its_age_and_fills_only_with_a_proof() {
+    let stage = Stage::new(Some((5, "value"))).await;
+    let filling = || stage.played.filling.swap(0, Ordering::SeqCst);
+    filling();
+    stage.played.confirmed.store(false, Ordering::SeqCst);
+    *stage.played.replica.lock().unwrap() = Some(40);
+    for _ in 0..2 {
+        let found = stage.client.get("key").await.unwrap();
+        assert_eq!(found.source, Source::Replica);
+        assert!((40..60).contains(&found.age.as_millis()), "{:?}", found.age);
+        assert_eq!(
+            filling(),
+            1,
+            "nothing was filled, so each read holds a lease"
+        );
+    }
+    // Older than one of the readers accepts: it asks for itself.
+    let strict = ReadOptions {
+        max_staleness: Some(Duration::from_millis(10)),
+        ..ReadOptions::default()
+    };
+    let reads = stage.reads();
+    stage.client.get_with("key", strict).await.unwrap();
+    assert_eq!((stage.reads() - reads, filling()), (2, 1));
+
+    stage.played.confirmed.store(true, Ordering::SeqCst);
+    *stage.played.replica.lock().unwrap() = Some(0);
+    let found = stage.client.get("key").await.unwrap();
+    assert_eq!(found.source, Source::Replica);
+    assert_eq!(stage.get_from_cache().await.version, 5);
+    let explained = ReadOptions {
+        explain: true,
+        consistency: Consistency::Latest,
+        ..ReadOptions::default()
+    };
+    let found = stage.client.get_with("key", explained).await.unwrap();
+    assert_eq!((found.source, filling()), (Source::Replica, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

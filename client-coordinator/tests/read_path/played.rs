@@ -13,6 +13,10 @@ pub(super) struct Played {
     /// Reads are answered while this is open.
     pub(super) open: watch::Sender<bool>,
     pub(super) confirmed: AtomicBool,
+    /// The age of answers, in milliseconds, if a replica gives them.
+    pub(super) replica: Mutex<Option<u32>>,
+    /// The number of reads that wanted to fill the cache.
+    pub(super) filling: AtomicUsize,
     pub(super) round: AtomicU64,
     /// The number of questions for the round.
     pub(super) questions: AtomicUsize,
@@ -51,6 +55,10 @@ impl FrameHandler for Played {
 impl Played {
     pub(super) async fn read(&self, read: Read) -> ReadReply {
         self.reads.fetch_add(1, Ordering::SeqCst);
+        if read.fills {
+            self.filling.fetch_add(1, Ordering::SeqCst);
+        }
+        let replica = *self.replica.lock().unwrap();
         let bound = read.max_staleness_ms;
         *self.bounds.lock().unwrap().entry(bound).or_default() += 1;
         let held = self.held.lock().unwrap().clone();
@@ -61,11 +69,12 @@ impl Played {
             found: held.is_some(),
             value,
             version,
-            expires: 0,
             clock: Version::from_millis(SystemClockMillis::now()).to_bits(),
             slot_revision: 1,
             confirmed: self.confirmed.load(Ordering::SeqCst),
-            path: Vec::new(),
+            age_ms: replica.unwrap_or_default(),
+            from_replica: replica.is_some(),
+            ..ReadReply::default()
         }
     }
 

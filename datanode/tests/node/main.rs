@@ -162,10 +162,8 @@ async fn it_serves_no_slot_of_another_cluster_and_nobody_who_knows_better() {
     assert_eq!(refused.code, Code::WrongOwner);
     let newer = Read {
         item_key: own.into(),
-        min_version: 0,
         placement_version: 2,
-        explain: false,
-        max_staleness_ms: 0,
+        ..Read::default()
     };
     let refused = stage.call(request::Kind::Read(newer)).await.unwrap_err();
     assert_eq!(refused.code, Code::WrongOwner);

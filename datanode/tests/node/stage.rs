@@ -154,10 +154,8 @@ impl Stage {
         let item_key = item.as_bytes().clone();
         let read = Read {
             item_key,
-            min_version: 0,
             placement_version: 1,
-            explain: false,
-            max_staleness_ms: 0,
+            ..Read::default()
         };
         match self.call(request::Kind::Read(read)).await? {
             reply::Kind::Read(answer) => Ok(answer),
