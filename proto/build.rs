@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "tierkv/v1/kv.proto",
         "tierkv/v1/error.proto",
         "tierkv/v1/admin.proto",
+        "tierkv/internal/v1/commit_index.proto",
         "tierkv/internal/v1/exchange.proto",
         "tierkv/internal/v1/replication.proto",
         "tierkv/internal/v1/snapshot.proto",

@@ -4,18 +4,22 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use tierkv_rpc::{
-    Answered, StatusStream, answer_frames, deadline_or,
+    Answered, StatusStream, answer_frames, deadline, deadline_or,
     proto::{
         internal::{
-            CompareTimesReply, CompareTimesRequest, CountReply, CountRequest, InspectRequest,
-            InspectResponse, RequestFrame, ScanReply, ScanRequest, WatchReply, WatchRequest,
-            data_node_server,
+            CommitIndexReply, CommitIndexRequest, CompareTimesReply, CompareTimesRequest,
+            CountReply, CountRequest, InspectRequest, InspectResponse, RequestFrame, ScanReply,
+            ScanRequest, WatchReply, WatchRequest, commit_index_server, data_node_server,
         },
         status::to_status,
     },
     until_stopped,
 };
-use tierkv_types::limits::{MAX_PEER_IN_FLIGHT, MAX_TIMEOUT};
+use tierkv_types::{
+    Error,
+    limits::{MAX_PEER_IN_FLIGHT, MAX_TIMEOUT},
+};
+use tokio::time::timeout_at;
 use tonic::{Response, Status, Streaming};
 
 use crate::{
@@ -114,5 +118,22 @@ impl data_node_server::DataNode for Door {
         let service = &self.interface()?.service;
         let reply = service.compare_times(request.into_inner());
         reply.map(Response::new).map_err(|error| to_status(&error))
+    }
+}
+
+#[tonic::async_trait]
+impl commit_index_server::CommitIndex for Door {
+    async fn ask(
+        &self,
+        request: tonic::Request<CommitIndexRequest>,
+    ) -> Result<Response<CommitIndexReply>, Status> {
+        let interface = self.interface()?;
+        let answered = timeout_at(deadline(&request), interface.service.commit_index()).await;
+        let answer = answered.unwrap_or_else(|_| {
+            Err(Error::unavailable(
+                "the cluster's other members did not confirm in time that this node is its master",
+            ))
+        });
+        answer.map(Response::new).map_err(|error| to_status(&error))
     }
 }

@@ -27,13 +27,15 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     applier::{Applier, ApplierHandle},
+    commit_index::CommitIndex,
+    confirming::Confirming,
     driver::Driver,
     failure::Failure,
     gauges::Gauges,
     interface::Interface,
     invalidator::{Invalidator, Message},
     log_work::LogWork,
-    members::{Members, Received, inbox},
+    members::{Members, Peers, Received, inbox},
     memory_settings::MemorySettingsFollower,
     noter::Noter,
     ownership::{Owned, PlacementFollower},
@@ -209,9 +211,11 @@ impl Engine {
         parts.run_workers(&mut background);
         let applier = parts.apply(&mut background);
         let (inbox, received) = inbox();
-        let snapshot_wanted = parts.drive(applier, commands, received, &mut background);
+        let peers = Peers::default();
+        let interface = parts.interface(inbox, peers.clone());
+        let snapshot_wanted = parts.drive(applier, commands, (received, peers), &mut background);
         Self {
-            interface: Arc::new(parts.interface(inbox)),
+            interface: Arc::new(interface),
             storage: parts.storage,
             time: parts.time,
             background,
@@ -322,7 +326,7 @@ impl<C: Cache> Parts<'_, C> {
         &self,
         applier: ApplierHandle,
         commands: CommandQueue,
-        received: mpsc::Receiver<Received>,
+        (received, peers): (mpsc::Receiver<Received>, Peers),
         background: &mut Background,
     ) -> watch::Receiver<Option<Process>> {
         let (snapshot_wanted, wanted) = watch::channel(None);
@@ -351,6 +355,7 @@ impl<C: Cache> Parts<'_, C> {
                 Arc::clone(&self.sequencer),
                 Arc::clone(&self.storage),
                 Arc::clone(&self.time),
+                peers,
             ),
             received,
             compared,
@@ -362,14 +367,20 @@ impl<C: Cache> Parts<'_, C> {
         wanted
     }
 
-    fn interface(&self, inbox: mpsc::Sender<Received>) -> Interface {
+    fn interface(&self, inbox: mpsc::Sender<Received>, peers: Peers) -> Interface {
         let settings = &self.around.settings;
         let watches = Watches::new(
             settings.cluster.clone(),
             Arc::clone(&self.sequencer),
             Arc::clone(&self.storage),
         );
+        let confirming = Confirming::new(
+            Arc::clone(&self.sequencer),
+            Arc::clone(&self.storage),
+            CommitIndex::new(Arc::clone(&self.sequencer), peers),
+        );
         let service = Service {
+            confirming: Arc::new(confirming),
             node: Arc::new(settings.node.clone()),
             cluster: settings.cluster.to_string(),
             sequencer: Arc::clone(&self.sequencer),

@@ -23,6 +23,9 @@
 //! - Background workers: `gauges` sets the metrics, `timekeeper` stores the time, `noter` notes
 //!   the log in coordination, `reclaimer`
 //!   frees space, `scrubber` looks for damage.
+//! - Reads at a member of several: `freshness` is how old the applied state may be, `steadiness`
+//!   notices that the machine was paused, `confirming` waits for proofs that a read is the latest,
+//!   for which a replica asks its master for the `commit_index`.
 //! - Requests: `door` is the gRPC server, `service` handles a frame, `reads` and `scans` read,
 //!   `watches` streams changes, `snapshot_door` and `transfer` send the whole state to a node that
 //!   joins, `inspection` reports the node's state, `comparison` its time.
@@ -33,12 +36,15 @@
 //!   simulation switches off.
 
 mod applier;
+mod commit_index;
 mod comparison;
+mod confirming;
 mod door;
 mod driver;
 mod engine;
 mod engine_keeper;
 mod failure;
+mod freshness;
 mod gauges;
 mod inspection;
 mod interface;
@@ -66,6 +72,7 @@ mod settings;
 mod simulation;
 mod snapshot_door;
 mod start_error;
+mod steadiness;
 mod timekeeper;
 mod transfer;
 mod watches;

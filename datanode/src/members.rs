@@ -14,6 +14,7 @@
 mod inbox;
 mod link;
 mod outbox;
+mod peers;
 mod wire;
 
 use std::{
@@ -27,13 +28,14 @@ use tierkv_protocol::{
     platform_time::members::MemberTime,
     replication::{Message, Process},
 };
-use tierkv_rpc::ProcessName;
+use tierkv_rpc::{AddressedChannel, ProcessName, channel};
 use tierkv_storage::Storage;
 use tierkv_types::{Incarnation, NodeId};
 use tokio::task::AbortHandle;
 
 pub(crate) use self::inbox::{Inbox, inbox};
 pub(crate) use self::link::MAX_MEMBER_FRAME_BYTES;
+pub(crate) use self::peers::Peers;
 use self::{link::Link, outbox::Outbox};
 use crate::{platform_clock::PlatformClock, sequencer::Sequencer};
 
@@ -53,6 +55,7 @@ pub(crate) struct Members {
     storage: Arc<Storage>,
     time: Arc<PlatformClock>,
     links: BTreeMap<NodeId, Linked>,
+    peers: Peers,
 }
 
 /// The link to one node's process.
@@ -69,12 +72,13 @@ impl Drop for Linked {
 }
 
 impl Members {
-    /// No links yet. `own`: this process.
+    /// No links yet. `own`: this process; `peers` gets channels to the others.
     pub(crate) const fn new(
         own: ProcessName,
         sequencer: Arc<Sequencer>,
         storage: Arc<Storage>,
         time: Arc<PlatformClock>,
+        peers: Peers,
     ) -> Self {
         Self {
             own,
@@ -82,6 +86,7 @@ impl Members {
             storage,
             time,
             links: BTreeMap::new(),
+            peers,
         }
     }
 
@@ -119,6 +124,17 @@ impl Members {
             incarnation: Incarnation(presence.incarnation),
             ..self.own.clone()
         };
+        match channel(&presence.address) {
+            Ok(channel) => {
+                let process = Process {
+                    node: node.clone(),
+                    incarnation: name.incarnation,
+                };
+                self.peers
+                    .insert(process, AddressedChannel::new(channel, &name));
+            }
+            Err(error) => tracing::error!(%node, %error, "a data node can't be reached"),
+        }
         let outbox = Arc::new(Outbox::default());
         let link = Link::new(
             (self.own.clone(), name),

@@ -10,8 +10,8 @@ use tierkv_coordination::{
 use tierkv_rpc::{
     Acceptor, Addressed, Counted, ProcessName, drain, listen,
     proto::internal::{
-        data_node_server::DataNodeServer, member_server::MemberServer,
-        node_snapshots_server::NodeSnapshotsServer,
+        commit_index_server::CommitIndexServer, data_node_server::DataNodeServer,
+        member_server::MemberServer, node_snapshots_server::NodeSnapshotsServer,
     },
     serve_builder,
     session::FRAME_SLACK,
@@ -203,8 +203,9 @@ async fn serve(
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
     let inbox = MemberServer::new(Inbox::new(current.clone()));
     let inbox = inbox.max_decoding_message_size(MAX_MEMBER_FRAME_BYTES);
+    let indexes = CommitIndexServer::new(Door::new(current.clone()));
     let snapshots = NodeSnapshotsServer::new(SnapshotDoor::new(current));
-    let routes = Routes::new(service).add_service(inbox);
+    let routes = Routes::new(service).add_service(inbox).add_service(indexes);
     let routes = routes.add_service(snapshots).prepare();
     serve_builder()
         .serve_with_incoming_shutdown(

@@ -1,6 +1,6 @@
 //! Reads: from memory at once, else from the store, several keys together.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tierkv_rpc::{
     OperationTimes, Replies,
@@ -11,15 +11,28 @@ use tierkv_rpc::{
     tiers::reply,
 };
 use tierkv_storage::{Item, Residence, Storage};
-use tierkv_types::{Code, Error, ItemKey, NodeId, Version};
+use tierkv_types::{BootTime, Code, Error, ItemKey, NodeId, Version};
 use tokio::time::Instant;
 
-use crate::{ownership::Ownership, prior_rows::KEYS_PER_LOAD};
+use crate::{ownership::Ownership, prior_rows::KEYS_PER_LOAD, sequencer::Sequencer};
+
+/// Why answers are fresh enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Basis {
+    /// A proof from after their arrival (REP-CONFIRM).
+    Proven,
+    /// Everything that was committed before this time is applied; `None`: that is not known. Each
+    /// read has a bound of its own (REP-AGE).
+    Applied(Option<BootTime>),
+}
 
 /// What all reads of a frame share, sampled before any of them.
 pub(crate) struct ReadView {
-    /// Whether this node could prove after the frame's arrival that it is master.
-    pub(crate) confirmed: Result<(), Error>,
+    /// Why answers are fresh enough; or why this node gives none.
+    pub(crate) basis: Result<Basis, Error>,
+    /// Whether this node is not its cluster's master.
+    pub(crate) is_replica: bool,
+    pub(crate) sequencer: Arc<Sequencer>,
     /// Everything up to this version is applied: an absent key is absent as of it.
     pub(crate) as_of: Version,
     /// The cluster clock, by which keys expire and cache entries are dated.
@@ -45,6 +58,7 @@ pub(crate) struct Missing {
 struct Admitted {
     slot_revision: u64,
     explain: bool,
+    max_age: Duration,
 }
 
 impl ReadView {
@@ -55,8 +69,8 @@ impl ReadView {
             Err(error) => return Ok(reply(id, Err(error))),
         };
         match storage.get(key.as_bytes()) {
-            Residence::Found(item) => Ok(reply(id, Ok(self.found(Some(item), admitted)))),
-            Residence::Absent => Ok(reply(id, Ok(self.found(None, admitted)))),
+            Residence::Found(item) => Ok(reply(id, self.found(Some(item), admitted))),
+            Residence::Absent => Ok(reply(id, self.found(None, admitted))),
             Residence::Unknown => Err(Missing { id, key, admitted }),
         }
     }
@@ -64,33 +78,69 @@ impl ReadView {
     /// Answers reads from the store's `items`, in the order of `missing`.
     pub(crate) fn answer(&self, missing: Vec<Missing>, items: Vec<Option<Item>>) -> Vec<Reply> {
         (missing.into_iter().zip(items))
-            .map(|(miss, item)| reply(miss.id, Ok(self.found(item, miss.admitted))))
+            .map(|(miss, item)| reply(miss.id, self.found(item, miss.admitted)))
             .collect()
     }
 
+    /// Whether the applied state is fresh enough for a read with a bound.
+    pub(crate) fn fits(&self, read: &Read) -> bool {
+        let is_applied = Version::from_bits(read.min_version) <= self.as_of;
+        is_applied && self.age(max_age(read)).is_ok()
+    }
+
     fn admit(&self, read: Read) -> Result<(ItemKey, Admitted), Error> {
-        self.confirmed.clone()?;
+        let basis = self.basis.clone()?;
+        let max_age = max_age(&read);
+        self.age(max_age)?;
         let key = ItemKey::from_bytes(read.item_key)?;
         let revision = self.owned.check(key.slot(), read.placement_version)?;
         if Version::from_bits(read.min_version) > self.as_of {
-            return Err(Error::new(
-                Code::InvalidArgument,
-                "min_version is newer than anything the key's cluster has written; \
-                 use a version that a write or read of this key answered",
-            ));
+            return Err(match basis {
+                Basis::Proven => Error::new(
+                    Code::InvalidArgument,
+                    "min_version is newer than anything the key's cluster has written; \
+                     use a version that a write or read of this key answered",
+                ),
+                Basis::Applied(_) => Error::new(
+                    Code::NotMaster,
+                    "this replica has not applied min_version yet; ask the master",
+                ),
+            });
         }
         let admitted = Admitted {
             slot_revision: revision,
             explain: read.explain,
+            max_age,
         };
         Ok((key, admitted))
     }
 
-    fn found(&self, item: Option<Item>, admitted: Admitted) -> reply::Kind {
+    /// How stale an answer is now at most.
+    ///
+    /// # Errors
+    /// `NotMaster` if that is more than `max_age`, or not known.
+    fn age(&self, max_age: Duration) -> Result<Duration, Error> {
+        let since = match self.basis.clone()? {
+            Basis::Proven => return Ok(Duration::ZERO),
+            Basis::Applied(since) => since,
+        };
+        let age = since.map(|since| self.sequencer.boot_time().since(since));
+        age.filter(|age| *age <= max_age).ok_or_else(|| {
+            Error::new(
+                Code::NotMaster,
+                "what this node has applied may be older than the read's bound; ask the master",
+            )
+        })
+    }
+
+    fn found(&self, item: Option<Item>, admitted: Admitted) -> Result<reply::Kind, Error> {
         let Admitted {
             slot_revision,
             explain,
+            max_age,
         } = admitted;
+        // Once more, after the read: the node may have stood still meanwhile.
+        let age = self.age(max_age)?;
         let path = match explain {
             true => vec![convert::hop(
                 TIER,
@@ -99,30 +149,35 @@ impl ReadView {
             )],
             false => Vec::new(),
         };
+        let common = ReadReply {
+            clock: self.clock.to_bits(),
+            slot_revision,
+            confirmed: matches!(self.basis, Ok(Basis::Proven)),
+            path,
+            age_ms: convert::age_ms(age),
+            from_replica: self.is_replica,
+            ..ReadReply::default()
+        };
         let item = item.filter(|item| item.expires.is_none_or(|at| at > self.clock));
-        let clock = self.clock.to_bits();
-        reply::Kind::Read(match item {
+        Ok(reply::Kind::Read(match item {
             Some(item) => ReadReply {
                 found: true,
                 value: item.value,
                 version: item.version.to_bits(),
                 expires: item.expires.unwrap_or_default().to_bits(),
-                clock,
-                slot_revision,
-                confirmed: true,
-                path,
-                ..ReadReply::default()
+                ..common
             },
             None => ReadReply {
                 version: self.as_of.to_bits(),
-                clock,
-                slot_revision,
-                confirmed: true,
-                path,
-                ..ReadReply::default()
+                ..common
             },
-        })
+        }))
     }
+}
+
+/// The largest age that a read accepts.
+fn max_age(read: &Read) -> Duration {
+    Duration::from_millis(read.max_staleness_ms.into())
 }
 
 /// Reads from the store the keys that are not in memory, a few at a time, so that many large

@@ -11,6 +11,7 @@
 
 mod own_records;
 mod replicating;
+mod unproven;
 mod waiters;
 
 use std::sync::{
@@ -32,11 +33,13 @@ use tokio::{sync::watch, time::Instant};
 use self::waiters::Waiters;
 pub(crate) use self::{replicating::NextAppend, waiters::Settling};
 use crate::{
+    freshness::Freshness,
     judgement::{Need, PriorValue, Priors, judge, needed, remembered},
     ownership::Owned,
     platform_clock::PlatformClock,
     proposal::{Answer, PendingAnswers, Proposal, Rows, Sequenced, Verdicts},
     rules::{Rule, Rules},
+    steadiness::Steadiness,
 };
 
 /// The sequencer of one data node.
@@ -49,6 +52,11 @@ pub(crate) struct Sequencer {
     standing: AtomicU8,
     /// The last vouched round, for reads that wait for a proof of mastership.
     vouched: watch::Sender<Vouched>,
+    /// What reads without a proof go by, as of the last event.
+    freshness: Freshness,
+    steadiness: Steadiness,
+    /// The last applied index, for reads that wait for one.
+    applied: watch::Sender<Index>,
     /// Changes when there may be something to send to the other members.
     news: watch::Sender<()>,
     storage: Arc<Storage>,
@@ -153,6 +161,9 @@ impl Sequencer {
             cluster_clock: HybridClock::starting_above(seen),
             standing: AtomicU8::new(Standing::None as u8),
             vouched: watch::Sender::default(),
+            freshness: Freshness::default(),
+            steadiness: Steadiness::default(),
+            applied: watch::Sender::default(),
             news: watch::Sender::default(),
             storage,
             time,
@@ -241,9 +252,13 @@ impl Sequencer {
             *published = vouched;
             is_new
         });
+        let since = state.replica.fresh_since(self.time.boot_time());
+        let clock = state.replica.acknowledged_clock();
+        self.freshness.publish(since, clock);
     }
 
-    fn is_acting(&self) -> bool {
+    /// Whether this node may act as master, as of the last event. Takes no lock.
+    pub(crate) fn is_acting(&self) -> bool {
         self.standing.load(Ordering::Acquire) != Standing::None as u8
     }
 
@@ -271,7 +286,7 @@ impl Sequencer {
             return Ok(clock);
         }
         let mut vouched = self.vouched.subscribe();
-        let (epoch, round) = {
+        let (epoch, round, commit) = {
             let mut state = self.lock();
             let moment = self.machine_moment();
             let round = state.replica.begin_read(moment).map_err(not_master)?;
@@ -279,15 +294,18 @@ impl Sequencer {
                 return Ok(self.now());
             };
             let epoch = state.replica.mastership().map(Mastership::epoch);
-            (epoch.unwrap_or_default(), round)
+            (epoch.unwrap_or_default(), round, state.replica.commit())
         };
         self.news.send_replace(());
         let proven = vouched.wait_for(|it| it.epoch != epoch || it.round >= round);
         // The sender lives as long as this sequencer.
-        match proven.await {
-            Ok(it) if it.epoch == epoch => Ok(self.acknowledged(*it)),
-            _ => Err(not_master(Refusal::NotMaster)),
-        }
+        let proof = match proven.await {
+            Ok(it) if it.epoch == epoch => *it,
+            _ => return Err(not_master(Refusal::NotMaster)),
+        };
+        // A replica may have applied, and shown, what this master has committed and not applied.
+        self.until_applied(commit).await;
+        Ok(self.acknowledged(proof))
     }
 
     /// The clock that a master dates by without a proof: no key is expired by it that a later master
@@ -306,6 +324,19 @@ impl Sequencer {
     /// record is above all clocks that earlier terms judged by.
     fn acknowledged(&self, vouched: Vouched) -> Version {
         vouched.clock.max(self.storage.applied().1)
+    }
+
+    /// Waits until everything up to an index is applied. An index of this log that is committed
+    /// will be.
+    pub(crate) async fn until_applied(&self, index: Index) {
+        let mut applied = self.applied.subscribe();
+        // At the start, storage has applied what the store has. The sender lives as long as this
+        // sequencer.
+        drop(
+            applied
+                .wait_for(|_| self.storage.applied().0 >= index)
+                .await,
+        );
     }
 
     /// Applies `read` to the mastership; `NotMaster` if this node may not act as master now.
@@ -603,6 +634,7 @@ impl Sequencer {
         let mut state = self.lock();
         records.iter().for_each(|record| state.appended.pop(record));
         state.applied = state.applied.max(up_to);
+        self.applied.send_replace(state.applied);
         state.waiters.applied(up_to)
     }
 }

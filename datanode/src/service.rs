@@ -1,5 +1,7 @@
 //! Frames of requests: reads are answered from memory or the store, writes are sequenced.
 
+mod member_reads;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +11,8 @@ use tierkv_rpc::{
     proto::{
         convert,
         internal::{
-            self, Reply, ReplyFrame, Request, RequestFrame, VouchReply, WriteReply, reply, request,
+            self, CommitIndexReply, Reply, ReplyFrame, Request, RequestFrame, VouchReply,
+            WriteReply, reply, request,
         },
         v1,
     },
@@ -19,13 +22,14 @@ use tierkv_storage::{MemoryLimits, Storage};
 use tierkv_types::{Code, Error, NodeId, Operation, OperationKind, Version, WriteRequest};
 use tokio::{
     sync::{Mutex, watch},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 use crate::{
+    confirming::Confirming,
     ownership::Owned,
     proposal::{Answer, Proposal, Sequenced},
-    reads::{Missing, ReadView, load},
+    reads::{Basis, Missing, ReadView, load},
     sequencer::Sequencer,
     write_path::{Answers, WritePath},
 };
@@ -37,6 +41,8 @@ pub(crate) struct Service {
     pub(crate) sequencer: Arc<Sequencer>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) owned: Arc<Owned>,
+    /// Proofs for reads.
+    pub(crate) confirming: Arc<Confirming>,
     /// The memory tier's limits in force.
     pub(crate) memory: watch::Receiver<MemoryLimits>,
     /// This process.
@@ -70,9 +76,12 @@ impl FrameHandler for Service {
 
     async fn frame(self: &Arc<Self>, frame: RequestFrame, replies: &Replies<Reply>) {
         match self.sequencer.confirm_at_once() {
-            Ok(None) => self.among_others(frame, replies).await,
             Ok(Some(clock)) => self.answer(frame, self.view(Ok(clock)), replies).await,
-            Err(error) => self.answer(frame, self.view(Err(error)), replies).await,
+            Ok(None) => {
+                let clock = self.sequencer.acknowledged_now();
+                self.among_others(frame, clock, replies).await;
+            }
+            Err(error) => self.among_others(frame, Err(error), replies).await,
         }
     }
 
@@ -108,46 +117,25 @@ impl Answers for FrameAnswers {
 }
 
 impl Service {
-    /// Handles a frame at a master whose log is not alone in sync. Its reads wait for a proof of
-    /// mastership, the rest does not.
-    async fn among_others(self: &Arc<Self>, frame: RequestFrame, replies: &Replies<Reply>) {
+    /// Handles a frame at a node that is not alone in sync. Its reads may wait for a proof of
+    /// mastership, the rest does not. `clock`: the one by which the rest is dated, at a master.
+    async fn among_others(
+        self: &Arc<Self>,
+        frame: RequestFrame,
+        clock: Result<Version, Error>,
+        replies: &Replies<Reply>,
+    ) {
         let arrived = Instant::now();
         let is_read = |request: &Request| matches!(request.kind, Some(request::Kind::Read(_)));
         let (reads, others): (Vec<_>, Vec<_>) = frame.requests.into_iter().partition(is_read);
         if !others.is_empty() {
-            let view = self.view(self.sequencer.acknowledged_now());
+            let view = self.view(clock);
             self.answer(RequestFrame { requests: others }, view, replies)
                 .await;
         }
-        if reads.is_empty() {
-            return;
+        if !reads.is_empty() {
+            self.read_among(reads, arrived, replies).await;
         }
-        let Some(places) = replies.admit(reads.len()).await else {
-            return;
-        };
-        let (service, replies) = (Arc::clone(self), replies.clone());
-        tokio::spawn(async move {
-            let confirmed = service.confirm(&reads, arrived).await;
-            let view = ReadView {
-                arrived,
-                ..service.view(confirmed)
-            };
-            let sorted = service.sort(RequestFrame { requests: reads }, &view);
-            service.read(view, sorted, places, &replies).await;
-        });
-    }
-
-    /// Waits for a proof of mastership, until the last of the reads is late.
-    async fn confirm(&self, reads: &[Request], arrived: Instant) -> Result<Version, Error> {
-        let longest = reads.iter().map(|request| request.timeout_ms).max();
-        let deadline = arrived + convert::timeout(longest.unwrap_or_default());
-        let confirmed = timeout_at(deadline, self.sequencer.confirm_read()).await;
-        confirmed.unwrap_or_else(|_| {
-            Err(Error::new(
-                Code::DeadlineExceeded,
-                "the cluster's other members did not confirm in time that this node is its master",
-            ))
-        })
     }
 
     /// Answers a frame of which nothing has to wait for a proof of mastership.
@@ -223,12 +211,14 @@ impl Service {
     /// that this node is the master, as `LATEST`, confirmed reads and cache fills need it, with the
     /// clock to judge expiry by. One is enough for the whole frame.
     pub(crate) fn view(&self, confirmed: Result<Version, Error>) -> ReadView {
-        let (confirmed, clock) = match confirmed {
-            Ok(clock) => (Ok(()), clock),
+        let (basis, clock) = match confirmed {
+            Ok(clock) => (Ok(Basis::Proven), clock),
             Err(error) => (Err(error), Version::ZERO),
         };
         ReadView {
-            confirmed,
+            basis,
+            is_replica: !self.sequencer.is_acting(),
+            sequencer: Arc::clone(&self.sequencer),
             // Before any key is read: an absent key is absent as of this version.
             as_of: self.storage.applied().1,
             clock,
@@ -277,7 +267,7 @@ impl Service {
 
     fn admit(&self, write: internal::Write, view: &ReadView) -> Result<WriteRequest, Error> {
         // A node that is no master may not have applied what its cluster owns.
-        view.confirmed.clone()?;
+        view.basis.clone()?;
         let routed_by = write.placement_version;
         let write = write.into_request()?;
         let conditions = write.conditions.iter().map(|condition| &condition.key);
@@ -286,6 +276,21 @@ impl Service {
             view.owned.check(key.slot(), routed_by)?;
         }
         Ok(detached(write))
+    }
+
+    /// Answers a replica's question: the index up to which it must have applied the log to answer a
+    /// read from before the question.
+    ///
+    /// # Errors
+    /// `NotMaster` if this node may not act as master.
+    pub(crate) async fn commit_index(&self) -> Result<CommitIndexReply, Error> {
+        let clock = self.sequencer.confirm_read().await?;
+        // Every acknowledged write is applied, and so is everything that a read has shown.
+        let (index, _) = self.storage.applied();
+        Ok(CommitIndexReply {
+            index: index.0,
+            clock: clock.to_bits(),
+        })
     }
 
     fn vouch(&self, cluster: &str, view: &ReadView) -> Result<reply::Kind, Error> {
@@ -312,7 +317,7 @@ impl Service {
 /// The answer to a request without a kind.
 fn no_kind(view: &ReadView) -> Error {
     let unknown = || Error::invalid("a request has neither a read nor a write nor a vouch");
-    view.confirmed.clone().err().unwrap_or_else(unknown)
+    view.basis.clone().err().unwrap_or_else(unknown)
 }
 
 /// Copies the write's bytes: what the memory tier keeps must not keep the whole frame in

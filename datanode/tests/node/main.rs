@@ -5,6 +5,7 @@
 mod failures;
 mod faulty_cache;
 mod heartbeats;
+mod replicas;
 mod scans;
 mod stage;
 mod watches;

@@ -45,11 +45,11 @@ use crate::{
     driver::Driver,
     invalidator::Invalidator,
     log_work::LogWork,
-    members::Members,
+    members::{Members, Peers},
     noter::Noter,
     ownership::Owned,
     platform_clock::PlatformClock,
-    reads::ReadView,
+    reads::{Basis, ReadView},
     reclaimer::Reclaimer,
     rules::Rules,
     sequencer::Sequencer,
@@ -354,7 +354,7 @@ fn members(
         incarnation: Incarnation(life),
     };
     let (storage, time) = (Arc::clone(storage), Arc::clone(time));
-    Members::new(own, Arc::clone(sequencer), storage, time)
+    Members::new(own, Arc::clone(sequencer), storage, time, Peers::default())
 }
 
 impl Node {
@@ -403,7 +403,9 @@ impl Node {
         async move {
             let clock = sequencer.confirm_read().await.ok()?;
             let view = ReadView {
-                confirmed: Ok(()),
+                basis: Ok(Basis::Proven),
+                is_replica: false,
+                sequencer: Arc::clone(&sequencer),
                 as_of: storage.applied().1,
                 clock,
                 owned: owned.now(),
