@@ -16,6 +16,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tonic::service::Routes;
 
 use crate::{
+    balanced_read,
     office::{Office, OfficeKeeper},
     routes::{RouteKeeper, Routes as RoutingTable},
     routing::{Router, TIER},
@@ -69,6 +70,7 @@ impl ServerCoordinator {
         let (group, name) = (SERVER_COORDINATORS, settings.node.as_str());
         let presence =
             PresenceKeeper::start(coordination.clone(), group, name, own.clone()).await?;
+        balanced_read::describe_metrics();
         let mut background = Background::new();
         let keeper = RouteKeeper::new(settings.platform, &*coordination).await?;
         let routes = keeper.routes();

@@ -4,15 +4,22 @@
 //! them routes, because safety never depends on who coordinates (TXN-ROUTE).
 //!
 //! Reading order: `routes` (the cluster, node and connection of a slot), `routing` (the path of a
-//! frame down and back), `doubt` (writes whose master was lost), `scans` (ranges, over all clusters), `watches` (streams of changes),
+//! frame down and back), `balanced_read` (reads that any member in sync may answer; `load`, `choice`
+//! and `hedging` decide whom to ask), `doubt` (writes whose master was lost), `scans` (ranges, over
+//! all clusters), `watches` (streams of changes),
 //! `office` (the election of the primary), `times` (carries the clusters' times between their
 //! masters), `service` (the gRPC door), [`ServerCoordinator`] (all of it together), and beside them
 //! [`Founding`] (the first records of a platform) and [`AddedCluster`] (a later cluster).
 
 mod added_cluster;
+mod balanced_read;
+mod choice;
+mod cluster_clock;
 mod coordinator;
 mod doubt;
 mod founding;
+mod hedging;
+mod load;
 mod office;
 mod routes;
 mod routing;

@@ -20,12 +20,16 @@ use tierkv_coordination::{
 use tierkv_protocol::{placement::PlacementMap, replication::ClusterState};
 use tierkv_rpc::{
     Follower, ProcessName,
+    proto::internal::reply,
     tiers::{Peer, ToDataNode},
 };
 use tierkv_types::{ClusterId, Epoch, Error, Incarnation, NodeId, PlatformId, Slot};
 use tokio::sync::watch;
 
-use crate::routing::Target;
+use crate::{
+    balanced_read::{Balance, Member, SharedLoad},
+    routing::Target,
+};
 
 /// One version of the routing table.
 #[derive(Default)]
@@ -36,11 +40,15 @@ pub(crate) struct Routes {
     pub(crate) nodes: BTreeMap<String, DataNode>,
 }
 
-/// One cluster and the connection to its master.
+/// One cluster and the connections to its members.
 pub(crate) struct Cluster {
     pub(crate) state: ClusterState,
     /// `None` while there is no master.
     master: Option<Peer<ToDataNode>>,
+    /// The members in sync, the master among them, as far as they can be reached.
+    in_sync: Arc<[Member<Peer<ToDataNode>>]>,
+    /// Kept over all tables.
+    balance: Arc<Balance>,
 }
 
 /// One data node: its newest presence, which may have lapsed, and the connection to it.
@@ -48,12 +56,22 @@ pub(crate) struct Cluster {
 pub(crate) struct DataNode {
     pub(crate) presence: Presence,
     pub(crate) peer: Peer<ToDataNode>,
+    /// Of its reads.
+    load: SharedLoad,
 }
 
 /// The route to a slot's master.
 pub(crate) struct Route {
     pub(crate) master: Peer<ToDataNode>,
     /// The version of the placement map that the route was built from.
+    pub(crate) placement_version: u64,
+}
+
+/// The members of the cluster that owns a slot, one of which answers a read with a bound.
+pub(crate) struct ReadRoute {
+    pub(crate) members: Arc<[Member<Peer<ToDataNode>>]>,
+    pub(crate) balance: Arc<Balance>,
+    /// As in [`Route`].
     pub(crate) placement_version: u64,
 }
 
@@ -80,6 +98,31 @@ impl Routes {
             master,
             placement_version: placement.version,
         })
+    }
+
+    /// The members that may answer a read of `slot` with a bound; `None` if only the master may,
+    /// as no other one is in sync.
+    ///
+    /// # Errors
+    /// `Unavailable` while there is no placement map.
+    pub(crate) fn readers_of(&self, slot: Slot) -> Result<Option<ReadRoute>, Error> {
+        let placement = self.placement()?;
+        let cluster = self.clusters.get(placement.owner(slot).0);
+        Ok(cluster.and_then(|cluster| {
+            let is_one_a_replica = cluster.in_sync.iter().any(|member| !member.is_master);
+            is_one_a_replica.then(|| ReadRoute {
+                members: Arc::clone(&cluster.in_sync),
+                balance: Arc::clone(&cluster.balance),
+                placement_version: placement.version,
+            })
+        }))
+    }
+
+    /// Takes note of the clock that a cluster's answer has shown.
+    pub(crate) fn learn_clock(&self, cluster: &ClusterId, answer: &reply::Kind) {
+        if let Some(cluster) = self.clusters.get(cluster) {
+            cluster.balance.learn_clock(answer);
+        }
     }
 
     /// The routes to the masters of all clusters that own slots.
@@ -171,6 +214,7 @@ pub(crate) struct RouteKeeper {
     states: Watched<BTreeMap<String, Versioned>>,
     nodes: Watched<BTreeMap<String, Bytes>>,
     known: HashMap<String, DataNode>,
+    balances: HashMap<ClusterId, Arc<Balance>>,
     routes: watch::Sender<Arc<Routes>>,
 }
 
@@ -207,6 +251,7 @@ impl RouteKeeper {
             states: coordination.watch_prefix(directory::CLUSTERS).await?,
             nodes: coordination.observe(directory::DATA_NODES).await?,
             known: HashMap::new(),
+            balances: HashMap::new(),
             routes: watch::Sender::default(),
         })
     }
@@ -220,10 +265,12 @@ impl RouteKeeper {
     fn table(&mut self) -> Routes {
         let states = self.states();
         self.update_nodes(&states);
+        self.balances
+            .retain(|cluster, _| states.readable.contains_key(cluster));
         let clusters = (states.readable.into_iter())
             .map(|(id, state)| {
-                let master = (state.master.as_ref()).and_then(|node| self.connection(node));
-                (id, Cluster { state, master })
+                let cluster = self.cluster(&id, state);
+                (id, cluster)
             })
             .collect();
         let placement = self.placement.current();
@@ -241,6 +288,25 @@ impl RouteKeeper {
             placement,
             clusters,
             nodes,
+        }
+    }
+
+    fn cluster(&mut self, id: &ClusterId, state: ClusterState) -> Cluster {
+        let master = (state.master.as_ref()).and_then(|node| self.connection(node));
+        let balance = self.balances.entry(id.clone()).or_default();
+        let in_sync = state.in_sync.iter().filter_map(|listed| {
+            let node = self.known.get(listed.node.as_str())?;
+            Some(Member {
+                peer: node.peer.clone(),
+                load: Arc::clone(&node.load),
+                is_master: state.master.as_ref() == Some(&listed.node),
+            })
+        });
+        Cluster {
+            in_sync: in_sync.collect(),
+            balance: Arc::clone(balance),
+            master,
+            state,
         }
     }
 
@@ -304,5 +370,9 @@ fn connect(platform: PlatformId, node: &str, presence: Presence) -> Option<DataN
     let peer = connect()
         .inspect_err(|error| tracing::error!(node, %error, "a data node can't be reached"))
         .ok()?;
-    Some(DataNode { presence, peer })
+    Some(DataNode {
+        presence,
+        peer,
+        load: SharedLoad::default(),
+    })
 }

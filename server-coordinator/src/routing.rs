@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{doubt::Doubt, routes::Routes};
+use crate::{balanced_read, doubt::Doubt, routes::Routes};
 
 /// How long a refused request waits for a newer table before it is retried anyway: a master that is
 /// taking over returns `NotMaster` until it is ready.
@@ -122,11 +122,11 @@ impl Router {
         let last_attempt = last_attempt(deadline);
         let mut doubt = Doubt::default();
         loop {
-            let epoch = routes.borrow_and_update().epoch_of(&target);
-            let replaced = replaced(&target, epoch, routes.clone());
+            let table = Arc::clone(&routes.borrow_and_update());
+            let replaced = replaced(&target, table.epoch_of(&target), routes.clone());
             let failure = tokio::select! {
                 biased;
-                answered = self.attempt(&kind, &target, &mut routes, deadline) => match answered {
+                answered = attempt(&kind, &target, &table, deadline) => match answered {
                     Ok(answer) => return Ok(answer),
                     Err(error) => error,
                 },
@@ -138,44 +138,48 @@ impl Router {
             }
         }
     }
+}
 
-    async fn attempt(
-        &self,
-        kind: &request::Kind,
-        target: &Target,
-        routes: &mut watch::Receiver<Arc<Routes>>,
-        deadline: Instant,
-    ) -> Result<reply::Kind, Error> {
-        let mut kind = kind.clone();
-        let master = {
-            let table = routes.borrow_and_update();
-            match target {
-                Target::Cluster(cluster) => table.of_cluster(cluster)?,
-                Target::Slot(_) | Target::Slots(_) => {
-                    let route = table.of_slots(target.slots())?;
-                    match &mut kind {
-                        request::Kind::Read(read) => {
-                            read.placement_version = route.placement_version;
-                        }
-                        request::Kind::Write(write) => {
-                            write.placement_version = route.placement_version;
-                        }
-                        request::Kind::Vouch(_) => {}
-                    }
-                    route.master
-                }
+/// Sends a request by one table.
+async fn attempt(
+    kind: &request::Kind,
+    target: &Target,
+    table: &Routes,
+    deadline: Instant,
+) -> Result<reply::Kind, Error> {
+    let mut kind = kind.clone();
+    let master = match target {
+        Target::Cluster(cluster) => table.of_cluster(cluster)?,
+        Target::Slot(_) | Target::Slots(_) => {
+            if let request::Kind::Read(read) = &mut kind
+                && read.max_staleness_ms > 0
+                && let Some(route) = table.readers_of(Slot::of(&read.item_key))?
+            {
+                read.placement_version = route.placement_version;
+                let read = std::mem::take(read);
+                return balanced_read::read(&route.members, &route.balance, read, deadline).await;
             }
-        };
-        let is_write = matches!(kind, request::Kind::Write(_));
-        master
-            .call(kind, deadline)
-            .await
-            .map_err(unreachable_in_words)
-            .map_err(match is_write {
-                true => CallError::for_write,
-                false => CallError::for_read,
-            })
+            let route = table.of_slots(target.slots())?;
+            match &mut kind {
+                request::Kind::Read(read) => read.placement_version = route.placement_version,
+                request::Kind::Write(write) => write.placement_version = route.placement_version,
+                request::Kind::Vouch(_) => {}
+            }
+            route.master
+        }
+    };
+    let is_write = matches!(kind, request::Kind::Write(_));
+    let answered = master.call(kind, deadline).await;
+    let answer = answered
+        .map_err(unreachable_in_words)
+        .map_err(match is_write {
+            true => CallError::for_write,
+            false => CallError::for_read,
+        })?;
+    if let Target::Cluster(cluster) = target {
+        table.learn_clock(cluster, &answer);
     }
+    Ok(answer)
 }
 
 /// Waits until another master than that of `epoch` has the target. A lost one may keep its

@@ -5,7 +5,11 @@
 //! version of the placement map, and refuse a version other than their own: each key comes from its
 //! one owner.
 
-use std::{collections::VecDeque, future::Future, sync::Arc};
+use std::{
+    collections::VecDeque,
+    future::{Future, pending},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures::{
@@ -25,11 +29,14 @@ use tierkv_rpc::{
     until_deadline, within,
 };
 use tierkv_types::{Code, Error, limits::FRAME_BYTES};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use tokio_stream::Stream;
 
 use crate::{
-    routes::Route,
+    routes::{Route, Routes},
     routing::{Router, for_users, next_table},
 };
 
@@ -91,8 +98,8 @@ impl Router {
         Ok(CountReply { count })
     }
 
-    /// Asks the masters of all clusters that own slots, with one table; if one of them refuses,
-    /// asks all again with the next table.
+    /// Asks the masters of all clusters that own slots, with one table; if one of them refuses, or
+    /// is replaced before it answers, asks all again with the next table.
     async fn ask_all<T, F>(
         &self,
         deadline: Instant,
@@ -110,14 +117,39 @@ impl Router {
                 let count = owners.len();
                 try_join_all(owners.into_iter().map(|route| ask(route, count))).await
             };
-            let failure = match timeout_at(deadline, attempt).await {
-                Ok(Ok(answers)) => return Ok(answers),
-                Ok(Err(failure)) => failure,
-                Err(_) => return Err(late_scan()),
+            let failure = tokio::select! {
+                biased;
+                answered = timeout_at(deadline, attempt) => match answered {
+                    Ok(Ok(answers)) => return Ok(answers),
+                    Ok(Err(failure)) => failure,
+                    Err(_) => return Err(late_scan()),
+                },
+                () = any_replaced(&table, routes.clone()) => lost_master(),
             };
             next_table(failure, &mut routes, last_attempt).await?;
         }
     }
+}
+
+/// Waits until one of the table's clusters has another master. A lost one may keep its connections
+/// open for long.
+async fn any_replaced(table: &Routes, mut routes: watch::Receiver<Arc<Routes>>) {
+    while routes.changed().await.is_ok() {
+        let newer = Arc::clone(&routes.borrow());
+        let mut clusters = table.clusters.iter();
+        let is_replaced = clusters.any(|(id, cluster)| {
+            let epoch = newer.clusters.get(id).map(|newer| newer.state.epoch);
+            epoch.is_some_and(|epoch| epoch > cluster.state.epoch)
+        });
+        if is_replaced {
+            return;
+        }
+    }
+    pending().await
+}
+
+fn lost_master() -> Error {
+    Error::unavailable("a cluster changed its master; try again")
 }
 
 /// A version belongs to one cluster, but does not identify it. A master has every acknowledged
