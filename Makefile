@@ -77,10 +77,10 @@ fix: ## Format, and apply what clippy knows how to repair
 	cargo fmt --all
 
 .PHONY: soak
-soak: ## Kill the platform many times under load (ROUNDS=200), and play the deck of faults 20 times
+soak: ## Kill the platform many times under load (ROUNDS=200), play the deck of faults 20 times, and 100 failovers
 	ops/deps.sh test
 	cargo build --workspace --tests --bin tierkv
-	TIERKV_DECK_ROUNDS=20 TIERKV_KILL_ROUNDS=$(ROUNDS) cargo test --workspace --test kill --test migration --test deck -- --nocapture
+	TIERKV_DECK_ROUNDS=20 TIERKV_FAILOVER_ROUNDS=100 TIERKV_KILL_ROUNDS=$(ROUNDS) cargo test --workspace --test kill --test migration --test deck --test failover -- --nocapture
 
 .PHONY: bench
 bench: ## Measure the platform beside its peers (CELLS="hit-unary put-one"; FULL=1: the 10 minutes of steady-writes, too), or BASELINE=BINARY, another build of it

@@ -200,13 +200,29 @@ impl LocalCluster {
         if let Some(process) = self.restarted.get_mut(name) {
             return process.kill9();
         }
-        self.signal(name, Signal::KILL)?;
+        self.end(name, Signal::KILL).await
+    }
+
+    /// Ends a process in order (`SIGTERM`), and waits for its end.
+    ///
+    /// # Errors
+    /// If there is no such process, or it does not end.
+    pub async fn terminate(&mut self, name: &str) -> Result<(), Error> {
+        if let Some(process) = self.restarted.get_mut(name) {
+            return process.stop(STOP_LIMIT).await.map(drop);
+        }
+        self.end(name, Signal::TERM).await
+    }
+
+    /// Ends a process of the platform's start by a signal.
+    async fn end(&self, name: &str, signal: Signal) -> Result<(), Error> {
+        self.signal(name, signal)?;
         let member = self.member(name)?.clone();
         let ended = poll_until(END_LIMIT, || async { (!lives(&member)).then_some(()) });
         let ended = ended.await;
         ended.ok_or_else(|| {
             self.process
-                .unexpected(format!("{name} was killed and lives"))
+                .unexpected(format!("{name} got {signal:?} and lives"))
         })
     }
 

@@ -1,26 +1,35 @@
 //! A cluster of three data nodes under writers that never stop: whichever of its processes die or
-//! stand still, writes go on, and no acknowledged one is lost.
+//! stand still, writes go on, no acknowledged one is lost, and no read is stale.
+//!
+//! `TIERKV_FAILOVER_ROUNDS` (`make soak`) adds so many faults in a random order;
+//! `TIERKV_KILL_SEED` repeats it.
 
 // Test helpers panic as tests do, and the figures are for people.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{
+    env,
     slice::from_ref,
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
+use rand::Rng;
 use rustix::process::Signal;
 use tierkv::{Client, Code, Consistency};
 use tierkv_harness::{LocalCluster, poll_until};
 use tierkv_tests::{
+    choices,
     flood::{Flood, Written},
+    history::Workload,
     many_processes::{all_in_sync, cluster, connect},
 };
 
 const CLUSTER: &str = "c1";
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const WRITERS: usize = 8;
+/// Clients that read and write a few keys, whose history must be linearizable.
+const REGISTER_USERS: usize = 4;
 const VALUE_BYTES: u32 = 200;
 /// Timeout of a write: longer than a failover takes.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
@@ -129,58 +138,125 @@ impl Trial {
     }
 }
 
+/// A fault of processes of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    MasterDies,
+    MasterStandsStill,
+    MasterEnds,
+    ReplicaDies,
+    ReplicaStandsStill,
+    ReplicaLosesItsDisk,
+    TwoDie,
+    AllDie,
+}
+
+const FAULTS: [Fault; 8] = [
+    Fault::MasterDies,
+    Fault::MasterStandsStill,
+    Fault::ReplicaDies,
+    Fault::AllDie,
+    Fault::ReplicaLosesItsDisk,
+    Fault::ReplicaStandsStill,
+    Fault::TwoDie,
+    Fault::MasterEnds,
+];
+
+impl Fault {
+    /// Whether writes go on while it lasts.
+    const fn is_outlasted(self) -> bool {
+        !matches!(self, Self::TwoDie | Self::AllDie)
+    }
+}
+
+impl Trial {
+    /// The processes that a fault is about.
+    async fn victims(&self, fault: Fault) -> Vec<String> {
+        match fault {
+            Fault::MasterDies | Fault::MasterStandsStill | Fault::MasterEnds => {
+                vec![self.master().await]
+            }
+            Fault::ReplicaDies | Fault::ReplicaStandsStill | Fault::ReplicaLosesItsDisk => {
+                vec![self.replica().await]
+            }
+            Fault::TwoDie => vec![self.master().await, self.replica().await],
+            Fault::AllDie => NODES.map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// Begins a fault.
+    async fn begin(&mut self, fault: Fault, victims: &[String]) {
+        for victim in victims {
+            match fault {
+                Fault::MasterStandsStill | Fault::ReplicaStandsStill => {
+                    self.platform.signal(victim, Signal::STOP).unwrap();
+                }
+                Fault::MasterEnds => self.platform.terminate(victim).await.unwrap(),
+                _ => self.platform.kill9(victim).await.unwrap(),
+            }
+        }
+    }
+
+    /// Ends a fault.
+    fn end(&mut self, fault: Fault, victims: &[String]) {
+        for victim in victims {
+            match fault {
+                Fault::MasterStandsStill | Fault::ReplicaStandsStill => {
+                    self.platform.signal(victim, Signal::CONT).unwrap();
+                    continue;
+                }
+                Fault::ReplicaLosesItsDisk => self.platform.wipe(victim).unwrap(),
+                _ => {}
+            }
+            self.platform.restart(victim).unwrap();
+        }
+    }
+
+    /// Plays a fault under writers and readers, and checks that no promise is broken.
+    async fn play(&mut self, fault: Fault, round: usize) {
+        let when = format!("round {round}, {fault:?}");
+        let registers = self.client.in_namespace(&format!("round-{round}")).unwrap();
+        let workload = Workload::start(from_ref(&registers), REGISTER_USERS, round as u64);
+        let flood = self.writers();
+        self.more(&flood, &when).await;
+        let victims = self.victims(fault).await;
+        let began = Instant::now();
+        self.begin(fault, &victims).await;
+        if fault.is_outlasted() {
+            let pause = self.more(&flood, &when).await;
+            println!("{when}: {SOME} writes {pause:?} after it began, with {victims:?}");
+            tokio::time::sleep_until((began + STANDSTILL).into()).await;
+        }
+        self.end(fault, &victims);
+        let pause = self.more(&flood, &when).await;
+        println!("{when}: {SOME} writes {pause:?} after it ended");
+        let history = workload.end().await;
+        if let Err(broken) = history.check() {
+            panic!("{when}: {broken}\n{}", self.logs());
+        }
+        self.check(flood, &when).await;
+        self.in_sync(&when).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_write_is_lost_whichever_processes_die_or_stand_still() {
     let mut trial = Trial::start().await;
     trial.in_sync("at the start").await;
-
-    let flood = trial.writers();
-    trial.more(&flood, "at the start").await;
-    let master = trial.master().await;
-    trial.platform.kill9(&master).await.unwrap();
-    let pause = trial.more(&flood, "after the master's death").await;
-    println!("{SOME} writes {pause:?} after the death of {master}");
-    assert_ne!(trial.master().await, master);
-    trial.check(flood, "the master died").await;
-    let flood = trial.writers();
-    trial.platform.restart(&master).unwrap();
-    trial.more(&flood, "while the old master rejoins").await;
-    trial.check(flood, "the old master rejoined").await;
-    trial.in_sync("the old master rejoined").await;
-
-    let flood = trial.writers();
-    let master = trial.master().await;
-    trial.platform.signal(&master, Signal::STOP).unwrap();
-    let stopped = Instant::now();
-    let pause = trial.more(&flood, "while the master stands still").await;
-    println!("{SOME} writes {pause:?} after {master} stood still");
-    tokio::time::sleep_until((stopped + STANDSTILL).into()).await;
-    trial.platform.signal(&master, Signal::CONT).unwrap();
-    trial.more(&flood, "after the old master goes on").await;
-    trial.check(flood, "the master stood still").await;
-    trial.in_sync("the master stood still").await;
-
-    let flood = trial.writers();
-    let replica = trial.replica().await;
-    trial.platform.kill9(&replica).await.unwrap();
-    let pause = trial.more(&flood, "after a replica's death").await;
-    println!("{SOME} writes {pause:?} after the death of the replica {replica}");
-    trial.platform.restart(&replica).unwrap();
-    trial.more(&flood, "while the replica rejoins").await;
-    trial.check(flood, "a replica died").await;
-    trial.in_sync("a replica died").await;
-
-    let flood = trial.writers();
-    trial.more(&flood, "before all die").await;
-    for node in NODES {
-        trial.platform.kill9(node).await.unwrap();
+    for (round, fault) in FAULTS.into_iter().enumerate() {
+        trial.play(fault, round).await;
     }
-    for node in NODES {
-        trial.platform.restart(node).unwrap();
+    // Then in any order.
+    let mut choices = choices::seeded();
+    for round in 0..rounds() {
+        let fault = FAULTS[choices.random_range(0..FAULTS.len())];
+        trial.play(fault, FAULTS.len() + round).await;
     }
-    let pause = trial.more(&flood, "after all died").await;
-    println!("{SOME} writes {pause:?} after all were started again");
-    trial.check(flood, "all died").await;
-    trial.in_sync("all died").await;
     trial.platform.stop().await.unwrap();
+}
+
+/// Further faults: `TIERKV_FAILOVER_ROUNDS`.
+fn rounds() -> usize {
+    let rounds = env::var("TIERKV_FAILOVER_ROUNDS");
+    rounds.map_or(0, |rounds| rounds.parse().unwrap())
 }
