@@ -43,7 +43,7 @@ pub use port::free_port;
 pub use process::{Process, Program};
 pub use proxy::{Line, Proxy};
 pub use redis::Redis;
-pub use separate_tiers::SeparateTiers;
+pub use separate_tiers::{ClusterView, SeparateTiers, TierSetup};
 pub use small_disk::SmallDisk;
 pub use surroundings::Surroundings;
 pub use tierkv::{Options, TierKv};

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::Signal;
 use tierkv::{Client, Code, Consistency, ReadOptions, Selection};
-use tierkv_harness::{LocalCluster, Process, SeparateTiers, poll_until};
+use tierkv_harness::{LocalCluster, Process, SeparateTiers, TierSetup, poll_until};
 use tierkv_tests::{binary, many_processes};
 
 /// Timeout for a state that a platform reaches after a fault.
@@ -205,6 +205,30 @@ async fn one_process_of_each_role_is_a_platform() {
     let members = report.clusters.iter().flat_map(|cluster| &cluster.members);
     pids.extend(members.map(|member| member.pid));
     assert_eq!(pids, tiers.pids());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_node_of_three_processes_is_killed_and_comes_back_in_sync() {
+    let setup = TierSetup {
+        data_nodes: 3,
+        failover_ms: Some(300),
+        ..TierSetup::default()
+    };
+    let mut tiers = SeparateTiers::start_as(setup).await.unwrap();
+    assert_eq!(tiers.data_nodes(), ["n1", "n2", "n3"]);
+    let before = tiers.all_in_sync(PATIENCE).await.unwrap();
+    let builder = Client::builder().address(tiers.grpc()).timeout(PATIENCE);
+    let client = builder.connect().await.unwrap();
+    write_all(&client, 1).await;
+    tiers.kill9(&before.master).unwrap();
+    write_all(&client, 2).await;
+    let during = tiers.cluster().await.unwrap();
+    assert!(during.epoch > before.epoch && during.master != before.master);
+    assert!(!during.in_sync.contains(&before.master), "{during:?}");
+    tiers.restart(&before.master).await.unwrap();
+    let after = tiers.all_in_sync(PATIENCE).await.unwrap();
+    assert!(after.in_sync.contains(&before.master), "{after:?}");
+    check_all(&client, 2).await;
 }
 
 /// How a process ended that must not start, with its log.
