@@ -70,9 +70,13 @@ fn refusal(cell: Cell) -> Option<String> {
             "it differs from hit-unary only in the peer, whose place the baseline takes: \
              name hit-unary instead"
         }
-        Cell::HitUnaryProcesses | Cell::PutOneProcesses => {
+        Cell::HitUnaryProcesses | Cell::PutOneProcesses | Cell::PutThree => {
             "an earlier release may not run its roles in processes of their own: run it once for \
              each binary, named in TIERKV_BIN, without --baseline"
+        }
+        Cell::Failover | Cell::Handover => {
+            "it measures pauses, not operations: run it once for each binary, named in TIERKV_BIN, \
+             without --baseline"
         }
         Cell::Memory => {
             "it measures bytes, not operations: run it once for each binary, named in TIERKV_BIN, \
@@ -177,6 +181,9 @@ impl Builds {
             Cell::HitUnaryProcesses
             | Cell::HitUnaryEtcd
             | Cell::PutOneProcesses
+            | Cell::PutThree
+            | Cell::Failover
+            | Cell::Handover
             | Cell::Memory
             | Cell::SteadyWrites => {
                 return Err(Failure(refusal(cell).unwrap_or_default()));

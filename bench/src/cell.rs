@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Serialize, Serializer};
 
+use crate::outage::{failover, handover};
+
 /// One line of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cell {
@@ -20,6 +22,12 @@ pub(crate) enum Cell {
     PutOne,
     /// The same, each role in a process of its own.
     PutOneProcesses,
+    /// Durable writes on three replicas in sync, compared with etcd of three members.
+    PutThree,
+    /// How long no write is acknowledged after the death of a master, without a peer.
+    Failover,
+    /// How long no write is acknowledged while a master hands over, without a peer.
+    Handover,
     /// Resident memory of a record, compared with redis.
     Memory,
     /// Durable writes for ten minutes, without a peer.
@@ -35,6 +43,8 @@ pub(crate) enum Goal {
     AtMost(f64),
     /// Nothing grows without bound, and nothing fails.
     Bounded,
+    /// The longest pause, in milliseconds; no read fails, and what else the details name.
+    Pause(f64),
     /// None: the cell is measured for comparison with another one.
     None,
 }
@@ -46,7 +56,7 @@ impl Goal {
         match self {
             Self::AtLeast(least) => Some(ratio >= least),
             Self::AtMost(most) => Some(ratio <= most),
-            Self::Bounded => Some(false),
+            Self::Bounded | Self::Pause(_) => Some(false),
             Self::None => None,
         }
     }
@@ -58,6 +68,7 @@ impl fmt::Display for Goal {
             Self::AtLeast(ratio) => write!(f, ">= {ratio:.2}"),
             Self::AtMost(ratio) => write!(f, "<= {ratio:.2}"),
             Self::Bounded => f.write_str("bounded"),
+            Self::Pause(millis) => write!(f, "<= {millis:.0} ms"),
             Self::None => f.write_str("-"),
         }
     }
@@ -70,13 +81,16 @@ impl Serialize for Goal {
 }
 
 impl Cell {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::HitUnary,
         Self::HitUnaryProcesses,
         Self::HitUnaryEtcd,
         Self::HitSession,
         Self::PutOne,
         Self::PutOneProcesses,
+        Self::PutThree,
+        Self::Failover,
+        Self::Handover,
         Self::Memory,
         Self::SteadyWrites,
     ];
@@ -95,6 +109,9 @@ impl Cell {
             Self::HitSession => "hit-session",
             Self::PutOne => "put-one",
             Self::PutOneProcesses => "put-one-processes",
+            Self::PutThree => "put-three",
+            Self::Failover => "failover",
+            Self::Handover => "handover",
             Self::Memory => "memory",
             Self::SteadyWrites => "steady-writes",
         }
@@ -115,6 +132,11 @@ impl Cell {
             Self::PutOneProcesses => {
                 "durable SDK put, 3 processes, one node, 64 tasks, one session"
             }
+            Self::PutThree => {
+                "durable SDK put, 5 processes, three data nodes in sync, 64 tasks, one session"
+            }
+            Self::Failover => "kill -9 of the master of three, under 64 writers and 64 readers",
+            Self::Handover => "handover by the master of three, under 64 writers and 64 readers",
             Self::Memory => "resident bytes a record, all in the memory tier",
             Self::SteadyWrites => "durable SDK put, one node, 64 tasks, for minutes",
         }
@@ -127,6 +149,8 @@ impl Cell {
             Self::HitUnaryEtcd => "etcd serializable range",
             Self::HitSession => "redis GET, one multiplexed connection",
             Self::PutOne | Self::PutOneProcesses => "etcd put, one member",
+            Self::PutThree => "etcd put, three members, by the leader",
+            Self::Failover | Self::Handover => "none",
             Self::Memory => "redis without persistence",
             Self::SteadyWrites => "its own median",
         }
@@ -136,9 +160,11 @@ impl Cell {
     pub(crate) const fn goal(self) -> Goal {
         match self {
             Self::HitUnary => Goal::AtLeast(0.90),
-            Self::HitUnaryEtcd | Self::PutOne => Goal::AtLeast(3.0),
+            Self::HitUnaryEtcd | Self::PutOne | Self::PutThree => Goal::AtLeast(3.0),
             Self::HitSession => Goal::AtLeast(2.0),
             Self::Memory => Goal::AtMost(1.2),
+            Self::Failover => Goal::Pause(failover::LONGEST_MS),
+            Self::Handover => Goal::Pause(handover::LONGEST_MS),
             Self::SteadyWrites => Goal::Bounded,
             Self::HitUnaryProcesses | Self::PutOneProcesses => Goal::None,
         }
@@ -185,5 +211,7 @@ mod tests {
         assert!(!met(Goal::AtMost(1.2), f64::NAN));
         assert_eq!(Goal::None.is_met_by(1.0), None);
         assert_eq!(Cell::Memory.goal().to_string(), "<= 1.20");
+        assert_eq!(Cell::Failover.goal().to_string(), "<= 1600 ms");
+        assert!(!met(Cell::Handover.goal(), 0.0));
     }
 }

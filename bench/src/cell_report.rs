@@ -6,6 +6,7 @@ use crate::{
     cell::{Cell, Goal},
     cost::Cost,
     memory::MemoryFigures,
+    outage::figures::OutageFigures,
     rounds::{Part, RoundPair, median},
     steady::figures::SteadyFigures,
 };
@@ -54,6 +55,8 @@ pub(crate) enum Figures {
     Memory(MemoryFigures),
     /// A long run.
     Steady(SteadyFigures),
+    /// Pauses while the mastership changes.
+    Outage(OutageFigures),
 }
 
 /// The texts of figures in the table.
@@ -110,6 +113,7 @@ impl Figures {
             Self::Rates(figures) => goal.is_met_by(figures.ratio),
             Self::Memory(figures) => goal.is_met_by(figures.ratio),
             Self::Steady(figures) => Some(figures.holds()),
+            Self::Outage(figures) => Some(figures.holds()),
         }
     }
 
@@ -132,6 +136,12 @@ impl Figures {
             },
             Self::Steady(figures) => TableText {
                 ours: format!("{:.0}/s", figures.rate),
+                peer: "-".to_owned(),
+                ratio: "-".to_owned(),
+                details: figures.details.clone(),
+            },
+            Self::Outage(figures) => TableText {
+                ours: figures.longest(),
                 peer: "-".to_owned(),
                 ratio: "-".to_owned(),
                 details: figures.details.clone(),

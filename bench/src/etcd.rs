@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_client::{Client, ConnectOptions, GetOptions, KvClient, Txn, TxnOp};
+use etcd_client::{Client, ConnectOptions, GetOptions, KvClient, ResponseHeader, Txn, TxnOp};
 use tierkv_workload::{Answer, Failure, Plan, Target};
 use tokio::task::JoinSet;
 
@@ -29,6 +29,24 @@ impl EtcdClient {
         Ok(Self {
             kv: client.kv_client(),
         })
+    }
+
+    /// The address of the leader among the members at these addresses.
+    ///
+    /// # Errors
+    /// If none of them is the leader: they are electing one.
+    pub(crate) async fn leader(addresses: &[String]) -> Result<String, Failure> {
+        for address in addresses {
+            let options = ConnectOptions::new().with_connect_timeout(CONNECT_LIMIT);
+            let client = Client::connect([address], Some(options)).await;
+            let mut client = client.map_err(Failure::of)?;
+            let status = client.status().await.map_err(Failure::of)?;
+            let own = status.header().map(ResponseHeader::member_id);
+            if own == Some(status.leader()) {
+                return Ok(address.clone());
+            }
+        }
+        Err(Failure(format!("etcd has no leader among {addresses:?}")))
     }
 
     /// Writes every record of `plan` once, many per transaction.
@@ -89,6 +107,17 @@ mod tests {
     use tierkv_workload::{Check, Distribution, Operations, Shape, drive};
 
     use super::*;
+
+    #[tokio::test]
+    async fn the_leader_of_three_is_found() {
+        let server = Etcd::start(3).await.unwrap();
+        let leader = EtcdClient::leader(&server.addresses()).await.unwrap();
+        assert!(server.addresses().contains(&leader));
+        let others = server.addresses().into_iter().filter(|it| *it != leader);
+        let others: Vec<String> = others.collect();
+        let error = EtcdClient::leader(&others).await.unwrap_err();
+        assert!(error.0.starts_with("etcd has no leader among"), "{error}");
+    }
 
     #[tokio::test]
     async fn loaded_records_are_read_and_overwritten() {

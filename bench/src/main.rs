@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`cell`] (what is measured), [`stage`] (the systems, started and loaded),
 //! [`stage::tiers`] (the platform with each role in a process of its own),
-//! [`rounds`] (A B A B), [`memory`] and [`steady`] (the two cells that are not rates),
+//! [`rounds`] (A B A B), [`memory`], [`outage`] and [`steady`] (the cells that are not rates),
 //! [`cost`], [`footprint`] and [`metrics_page`] (measurements of a server from outside),
 //! [`cell_report`] (the result of a cell), [`report`], [`plot`]. The peers' clients are
 //! [`echo`], [`etcd`] and [`redis`]. [`baseline`] compares two builds of the platform.
@@ -16,6 +16,7 @@ mod etcd;
 mod footprint;
 mod memory;
 mod metrics_page;
+mod outage;
 mod plot;
 mod redis;
 mod report;
@@ -37,7 +38,7 @@ use crate::{
     cell_report::{CellReport, Figures, RateFigures},
     report::{LEAST_ROUNDS, Report},
     rounds::measure,
-    stage::{Settings, Stage},
+    stage::{REPLICAS, Settings, Stage},
 };
 
 /// The generator allocates for every operation, so glibc's allocator would be part of the
@@ -263,7 +264,7 @@ async fn figures_of(
             measure(&stage.tiers_unary_hits().await?, &peer, run.rounds()).await
         }
         Cell::HitUnaryEtcd => {
-            let peer = stage.etcd(Operations::Reads).await?;
+            let peer = stage.etcd(1, Operations::Reads).await?;
             measure(&stage.platform_unary_hits().await?, &peer, run.rounds()).await
         }
         Cell::HitSession => {
@@ -271,12 +272,29 @@ async fn figures_of(
             measure(&stage.platform_session_hits().await?, &peer, run.rounds()).await
         }
         Cell::PutOne => {
-            let peer = stage.etcd(Operations::Writes).await?;
+            let peer = stage.etcd(1, Operations::Writes).await?;
             measure(&stage.platform_session_puts().await?, &peer, run.rounds()).await
         }
         Cell::PutOneProcesses => {
-            let peer = stage.etcd(Operations::Writes).await?;
+            let peer = stage.etcd(1, Operations::Writes).await?;
             measure(&stage.tiers_session_puts().await?, &peer, run.rounds()).await
+        }
+        Cell::PutThree => {
+            let peer = stage.etcd(REPLICAS, Operations::Writes).await?;
+            let ours = stage.replicated_session_puts().await?;
+            let rounds = measure(&ours, &peer, run.rounds()).await?;
+            stage.check_in_sync().await?;
+            Ok(rounds)
+        }
+        Cell::Failover => {
+            let rounds = run.rounds.unwrap_or(outage::ROUNDS);
+            let figures = outage::failover::measure(settings, rounds).await?;
+            return Ok(Figures::Outage(figures));
+        }
+        Cell::Handover => {
+            let rounds = run.rounds.unwrap_or(outage::ROUNDS);
+            let figures = outage::handover::measure(settings, rounds).await?;
+            return Ok(Figures::Outage(figures));
         }
         Cell::Memory => return memory::measure(settings).await.map(Figures::Memory),
         Cell::SteadyWrites => {

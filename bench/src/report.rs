@@ -133,6 +133,21 @@ fn plot(
         Figures::Rates(figures) => ("operations a second", rates(figures)),
         Figures::Memory(figures) => ("resident bytes a record", figures.series()),
         Figures::Steady(figures) => return steady::plot::plot(figures, path),
+        Figures::Outage(figures) => {
+            let lines = figures.lines();
+            let longest = figures.longest();
+            return Rounds {
+                title: format!(
+                    "{}: longest pauses {longest}, wanted {}",
+                    report.cell, report.goal
+                ),
+                unit: "ms without an answer",
+                sides: lines
+                    .each_ref()
+                    .map(|(name, values)| (name.as_str(), values.clone())),
+            }
+            .draw(path);
+        }
     };
     let (cell, ratio, goal) = (report.cell, figures.table_text().ratio, report.goal);
     Rounds {

@@ -1,9 +1,10 @@
 //! The systems under test. Each starts when a cell first needs it, is loaded once, and runs to
 //! the end of the run.
 
+mod etcds;
 pub(crate) mod tiers;
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, env, path::PathBuf, time::Duration};
 
 use tierkv_harness::{
     DataFolder, Error as HarnessError, Etcd, Options, Process, Program, Redis, SeparateTiers,
@@ -14,14 +15,14 @@ use tierkv_workload::{
 };
 use tokio::task::JoinSet;
 
-use crate::{
-    cost::Meter, echo::EchoClient, etcd::EtcdClient, note, redis::RedisClient, rounds::Side,
-};
+use crate::{cost::Meter, echo::EchoClient, note, redis::RedisClient, rounds::Side};
 
 /// The namespace of all records.
 pub(crate) const NAMESPACE: &str = "bench";
 /// Concurrent tasks in every cell.
 pub(crate) const TASKS: usize = 64;
+/// Data nodes in sync, and members of etcd, in a cell of replicated writes.
+pub(crate) const REPLICAS: usize = 3;
 /// Connections of a unary cell.
 const CONNECTIONS: usize = 8;
 /// Sessions to load the platform and to warm its cache.
@@ -96,9 +97,10 @@ pub(crate) struct Stage {
     /// The platform, started but not loaded.
     empty_platform: Option<TierKv>,
     platform: Option<TierKv>,
-    /// The platform with each role in a process of its own, loaded.
-    tiers: Option<SeparateTiers>,
-    etcd: Option<Etcd>,
+    /// The platforms with each role in a process of its own, loaded, by their number of data nodes.
+    tiers: BTreeMap<usize, SeparateTiers>,
+    /// By their number of members.
+    etcds: BTreeMap<usize, Etcd>,
     redis: Option<Redis>,
     echo: Option<Echo>,
 }
@@ -130,8 +132,8 @@ impl Stage {
             build,
             empty_platform: None,
             platform: None,
-            tiers: None,
-            etcd: None,
+            tiers: BTreeMap::new(),
+            etcds: BTreeMap::new(),
             redis: None,
             echo: None,
         }
@@ -167,24 +169,6 @@ impl Stage {
             targets: vec![Session::connect(&address, NAMESPACE).await?],
             meter,
             plan: self.settings.plan(Operations::Writes),
-            least_cached: 0.0,
-        })
-    }
-
-    /// Reads or writes of etcd.
-    pub(crate) async fn etcd(
-        &mut self,
-        operations: Operations,
-    ) -> Result<Side<EtcdClient>, Failure> {
-        let (address, meter) = self.loaded_etcd().await?;
-        let mut targets = Vec::new();
-        for _ in 0..CONNECTIONS {
-            targets.push(EtcdClient::connect(&address).await?);
-        }
-        Ok(Side {
-            targets,
-            meter,
-            plan: self.settings.plan(operations),
             least_cached: 0.0,
         })
     }
@@ -225,31 +209,6 @@ impl Stage {
             },
             least_cached: 0.0,
         })
-    }
-
-    async fn loaded_etcd(&mut self) -> Result<(String, Meter), Failure> {
-        if self.etcd.is_none() {
-            let mut etcd = Etcd::start(1).await.map_err(harness)?;
-            note(format_args!("loading etcd"));
-            EtcdClient::connect(&first(etcd.addresses())?)
-                .await?
-                .load(&self.settings.loading())
-                .await?;
-            // Its reads copy the buffer of recent writes, which keeps the length of the largest
-            // batch as long as the process lives: users of etcd don't read right after such
-            // a load, in the same process.
-            etcd.restart().await.map_err(harness)?;
-            self.etcd = Some(etcd);
-        }
-        let etcd = started(self.etcd.as_mut())?;
-        let address = first(etcd.addresses())?;
-        let pids = etcd.pids();
-        let data = etcd
-            .processes()
-            .next()
-            .map(|process| process.folder().data().to_owned())
-            .unwrap_or_default();
-        Ok((address, Meter::new(pids, &data)))
     }
 
     /// Starts the platform if it does not run yet; does not load it.
@@ -333,13 +292,6 @@ impl Echo {
 
 fn started<T>(server: Option<&mut T>) -> Result<&mut T, Failure> {
     server.ok_or_else(|| Failure("the server did not start".to_owned()))
-}
-
-fn first(addresses: Vec<String>) -> Result<String, Failure> {
-    let mut addresses = addresses.into_iter();
-    addresses
-        .next()
-        .ok_or_else(|| Failure("the server has no address".to_owned()))
 }
 
 pub(crate) async fn sessions(address: &str) -> Result<Vec<Session>, Failure> {

@@ -7,16 +7,20 @@
 
 use std::time::{Duration, Instant};
 
-use tierkv_harness::SeparateTiers;
+use tierkv_harness::{SeparateTiers, TierSetup};
 use tierkv_workload::{Failure, Operations, Session, Unary, load};
 
-use super::{CONNECTIONS, NAMESPACE, Reading, Stage, harness, read_all, sessions, started};
+use super::{
+    CONNECTIONS, NAMESPACE, REPLICAS, Reading, Settings, Stage, harness, read_all, sessions,
+    started,
+};
 use crate::{cost::Meter, footprint::file_bytes_read, note, rounds::Side};
 
 /// Bytes per record that the data node may read from files while all records are read: a record
 /// that is not in memory costs a page of the store, some 4 KiB.
 const FILE_BYTES_A_RECORD: u64 = 8;
-/// Timeout of the first answer: the coordinators find the cluster's master meanwhile.
+/// Timeout of the first answer, and until all data nodes are in sync: the coordinators find the
+/// cluster's master meanwhile.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Pause between two looks whether the platform answers.
 const READY_PAUSE: Duration = Duration::from_millis(50);
@@ -24,7 +28,7 @@ const READY_PAUSE: Duration = Duration::from_millis(50);
 impl Stage {
     /// Unary reads that the data node answers from its memory.
     pub(crate) async fn tiers_unary_hits(&mut self) -> Result<Side<Unary>, Failure> {
-        let (address, meter) = self.loaded_tiers().await?;
+        let (address, meter) = self.loaded_tiers(1).await?;
         self.check_memory_hits(&address).await?;
         let targets = (0..CONNECTIONS).map(|_| Unary::connect(&address, NAMESPACE));
         Ok(Side {
@@ -37,7 +41,33 @@ impl Stage {
 
     /// Durable writes through the SDK.
     pub(crate) async fn tiers_session_puts(&mut self) -> Result<Side<Session>, Failure> {
-        let (address, meter) = self.loaded_tiers().await?;
+        self.session_puts(1).await
+    }
+
+    /// Durable writes through the SDK to data nodes that are all in sync.
+    pub(crate) async fn replicated_session_puts(&mut self) -> Result<Side<Session>, Failure> {
+        let side = self.session_puts(REPLICAS).await?;
+        // The load may have been too much for one of them.
+        let tiers = started(self.tiers.get_mut(&REPLICAS))?;
+        tiers.all_in_sync(READY_LIMIT).await.map_err(harness)?;
+        Ok(side)
+    }
+
+    /// Checks that all data nodes are still in sync.
+    pub(crate) async fn check_in_sync(&mut self) -> Result<(), Failure> {
+        let tiers = started(self.tiers.get_mut(&REPLICAS))?;
+        let cluster = tiers.cluster().await;
+        let in_sync = cluster.as_ref().map_or(0, |cluster| cluster.in_sync.len());
+        match in_sync == REPLICAS {
+            true => Ok(()),
+            false => Err(Failure(format!(
+                "only {in_sync} of {REPLICAS} data nodes are in sync after the rounds: {cluster:?}"
+            ))),
+        }
+    }
+
+    async fn session_puts(&mut self, data_nodes: usize) -> Result<Side<Session>, Failure> {
+        let (address, meter) = self.loaded_tiers(data_nodes).await?;
         Ok(Side {
             targets: vec![Session::connect(&address, NAMESPACE).await?],
             meter,
@@ -47,18 +77,19 @@ impl Stage {
     }
 
     /// The platform with every record written once.
-    async fn loaded_tiers(&mut self) -> Result<(String, Meter), Failure> {
-        if self.tiers.is_none() {
-            let binary = self.build.binary.clone();
-            let tiers = SeparateTiers::start(binary).await.map_err(harness)?;
-            await_first_answer(tiers.grpc()).await?;
-            note(format_args!("loading the platform of separate processes"));
-            let sessions = sessions(tiers.grpc()).await?;
-            let outcome = load(&sessions, &self.settings.loading()).await?;
-            note(format_args!("loaded at {:.0} puts/s", outcome.rate()));
-            self.tiers = Some(tiers);
-        }
-        let tiers = started(self.tiers.as_mut())?;
+    async fn loaded_tiers(&mut self, data_nodes: usize) -> Result<(String, Meter), Failure> {
+        let tiers = match self.tiers.remove(&data_nodes) {
+            Some(tiers) => tiers,
+            None => {
+                let setup = TierSetup {
+                    binary: self.build.binary.clone(),
+                    data_nodes: u16::try_from(data_nodes).map_err(Failure::of)?,
+                    ..TierSetup::default()
+                };
+                loaded(setup, self.settings).await?
+            }
+        };
+        let tiers = self.tiers.entry(data_nodes).or_insert(tiers);
         let meter = Meter::new(tiers.pids(), tiers.datanode().folder().data());
         Ok((tiers.grpc().to_owned(), meter))
     }
@@ -70,7 +101,7 @@ impl Stage {
         ));
         let (settings, pid) = (
             self.settings,
-            started(self.tiers.as_mut())?.datanode().pid(),
+            started(self.tiers.get_mut(&1))?.datanode().pid(),
         );
         let sessions = sessions(address).await?;
         read_all(&sessions, settings, Reading::Latest).await?;
@@ -86,6 +117,21 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// A new platform with every record written once, and all data nodes in sync before that.
+pub(crate) async fn loaded(setup: TierSetup, settings: Settings) -> Result<SeparateTiers, Failure> {
+    let data_nodes = setup.data_nodes;
+    let mut tiers = SeparateTiers::start_as(setup).await.map_err(harness)?;
+    await_first_answer(tiers.grpc()).await?;
+    tiers.all_in_sync(READY_LIMIT).await.map_err(harness)?;
+    note(format_args!(
+        "loading the platform of separate processes, {data_nodes} data nodes"
+    ));
+    let sessions = sessions(tiers.grpc()).await?;
+    let outcome = load(&sessions, &settings.loading()).await?;
+    note(format_args!("loaded at {:.0} puts/s", outcome.rate()));
+    Ok(tiers)
 }
 
 /// Waits until a read is answered.
