@@ -290,22 +290,12 @@ fn roles(
         }
     }
     for number in 1..=SERVER_COORDINATORS {
-        add(
-            ports,
-            "server-coordinator",
-            format!("s{number}"),
-            None,
-            &server,
-        )?;
+        let name = format!("s{number}");
+        add(ports, "server-coordinator", name, None, &server)?;
     }
     for number in 1..=CLIENT_COORDINATORS {
-        add(
-            ports,
-            "client-coordinator",
-            format!("cc{number}"),
-            None,
-            &users,
-        )?;
+        let name = format!("cc{number}");
+        add(ports, "client-coordinator", name, None, &users)?;
     }
     Ok(processes)
 }
