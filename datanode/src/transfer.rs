@@ -17,6 +17,8 @@ mod joiners;
 mod log_bytes;
 mod receiver;
 mod source;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::{
     joiners::{Joiners, JoinersWorker},

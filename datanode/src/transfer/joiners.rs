@@ -127,7 +127,7 @@ impl Joiners {
     }
 
     #[cfg(test)]
-    fn nodes(&self) -> Vec<NodeId> {
+    pub(super) fn nodes(&self) -> Vec<NodeId> {
         self.lock().nodes.keys().cloned().collect()
     }
 }
@@ -232,4 +232,97 @@ fn standing_in(term: &Mastership, node: &NodeId) -> Option<Standing> {
         durable,
         is_in_sync: term.record().lists(node, log_id),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tierkv_storage::{RealDisk, Storage, StorageSettings};
+
+    use super::*;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    async fn storage(dir: &Path) -> Arc<Storage> {
+        let opened = Storage::open(StorageSettings::new(dir), Arc::new(RealDisk)).await;
+        opened.unwrap().0
+    }
+
+    fn at(durable: u64, is_in_sync: bool) -> Option<Standing> {
+        Some(Standing {
+            durable: Index(durable),
+            is_in_sync,
+        })
+    }
+
+    #[tokio::test]
+    async fn the_log_is_kept_until_the_nodes_log_is_in_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = storage(dir.path()).await;
+        let joiners = Arc::new(Joiners::default());
+        let mut sending = joiners.begin(node("n2"), storage.hold_log(Index(0)), Index(5));
+        let now = Instant::now();
+        // While it is sent, nothing else counts: not how long it takes, nor the node's old log.
+        joiners.review(now + 2 * JOINER_PATIENCE, |_| at(9, true));
+        assert_eq!(joiners.nodes(), [node("n2")]);
+        sending.sent();
+        drop(sending);
+        joiners.review(Instant::now(), |_| at(4, true));
+        assert_eq!(
+            joiners.nodes(),
+            [node("n2")],
+            "its old log was before the cut"
+        );
+        joiners.review(Instant::now(), |_| at(7, false));
+        assert_eq!(joiners.nodes(), [node("n2")]);
+        joiners.review(Instant::now(), |_| at(8, true));
+        assert!(joiners.nodes().is_empty());
+        storage.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_go_on_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = storage(dir.path()).await;
+        let joiners = Arc::new(Joiners::default());
+        let mut sending = joiners.begin(node("n2"), storage.hold_log(Index(0)), Index(5));
+        sending.sent();
+        let sent = Instant::now();
+        let soon = sent + JOINER_PATIENCE / 2;
+        joiners.review(soon, |_| at(6, false));
+        // Its log grew then, so its time begins anew.
+        joiners.review(sent + JOINER_PATIENCE + JOINER_PATIENCE / 4, |_| {
+            at(6, false)
+        });
+        assert_eq!(joiners.nodes(), [node("n2")]);
+        joiners.review(soon + 2 * JOINER_PATIENCE, |_| None);
+        assert!(joiners.nodes().is_empty());
+        storage.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_transfer_that_breaks_off_keeps_nothing_and_a_later_one_replaces_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = storage(dir.path()).await;
+        let joiners = Arc::new(Joiners::default());
+        let first = joiners.begin(node("n2"), storage.hold_log(Index(0)), Index(5));
+        let second = joiners.begin(node("n2"), storage.hold_log(Index(0)), Index(6));
+        drop(first);
+        assert_eq!(joiners.nodes(), [node("n2")]);
+        drop(second);
+        assert!(joiners.nodes().is_empty());
+        let mut third = joiners.begin(node("n2"), storage.hold_log(Index(0)), Index(6));
+        let other = joiners.begin(node("n3"), storage.hold_log(Index(0)), Index(6));
+        third.sent();
+        // Closing ends the log, which breaks all holds.
+        storage.close().await.unwrap();
+        assert!(third.is_broken() && other.is_broken());
+        joiners.review(Instant::now(), |_| None);
+        assert_eq!(joiners.nodes(), [node("n3")], "a transfer ends by itself");
+        joiners.release_all();
+        assert!(joiners.nodes().is_empty());
+    }
 }

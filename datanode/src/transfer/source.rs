@@ -81,29 +81,15 @@ impl SnapshotSource {
             log_index: log_from.index.0,
             platform_time_ms: self.time.millis(),
         };
-        let (made, progress) = watch::channel(());
-        let parts = Parts {
-            stage: Stage::Header(header, snapshot),
-            log: LogParts {
-                tail: log,
-                last: cut.position.index,
-                cutter: LogCutter::default(),
-            },
-            digest: Digest::default(),
-            sending: self.joiners.begin(node, hold, cut.position.index),
-            made,
-        };
-        let parts = try_unfold(parts, async |mut parts| {
-            let part = parts.next().await?;
-            Ok(part.map(|kind| (SnapshotPart { kind: Some(kind) }, parts)))
-        });
+        let sending = self.joiners.begin(node, hold, cut.position.index);
+        let (parts, progress) = Parts::new(header, snapshot, log, sending);
         let guard = Guard {
             sequencer: Arc::clone(&self.sequencer),
             epoch,
             progress,
             stop,
         };
-        Ok(until_over(parts, guard.over()))
+        Ok(until_over(parts.stream(), guard.over()))
     }
 
     /// The node that asks, and the term in which this node may answer.
@@ -163,7 +149,7 @@ impl Guard {
 }
 
 /// The rest of a transfer.
-struct Parts {
+pub(super) struct Parts {
     stage: Stage,
     log: LogParts,
     digest: Digest,
@@ -180,6 +166,37 @@ enum Stage {
 }
 
 impl Parts {
+    /// A whole transfer. The returned receiver changes with each part.
+    pub(super) fn new(
+        header: SnapshotHeader,
+        snapshot: NodeSnapshot,
+        log: Tail,
+        sending: Sending,
+    ) -> (Self, watch::Receiver<()>) {
+        let (made, progress) = watch::channel(());
+        let last = snapshot.cut().position.index;
+        let parts = Self {
+            stage: Stage::Header(header, snapshot),
+            log: LogParts {
+                tail: log,
+                last,
+                cutter: LogCutter::default(),
+            },
+            digest: Digest::default(),
+            sending,
+            made,
+        };
+        (parts, progress)
+    }
+
+    /// The parts, in order.
+    pub(super) fn stream(self) -> impl Stream<Item = Result<SnapshotPart, Error>> + Send + 'static {
+        try_unfold(self, async |mut parts| {
+            let part = parts.next().await?;
+            Ok(part.map(|kind| (SnapshotPart { kind: Some(kind) }, parts)))
+        })
+    }
+
     async fn next(&mut self) -> Result<Option<Kind>, Error> {
         let part = self.make().await?;
         self.made.send_replace(());
