@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
+use tierkv_coordination::directory::Presence;
 use tierkv_rpc::{
     Answered, StatusStream, answer_frames, deadline, deadline_or,
     proto::{
@@ -23,6 +24,7 @@ use tokio::time::timeout_at;
 use tonic::{Response, Status, Streaming};
 
 use crate::{
+    inspection::without_engine,
     interface::{Current, Interface},
     service::Service,
 };
@@ -30,11 +32,13 @@ use crate::{
 /// Implements tonic's service trait by calling the [`Service`] of the engine that runs.
 pub(crate) struct Door {
     current: Current,
+    /// This process.
+    presence: Presence,
 }
 
 impl Door {
-    pub(crate) const fn new(current: Current) -> Self {
-        Self { current }
+    pub(crate) const fn new(current: Current, presence: Presence) -> Self {
+        Self { current, presence }
     }
 
     fn interface(&self) -> Result<Arc<Interface>, Status> {
@@ -108,7 +112,10 @@ impl data_node_server::DataNode for Door {
         &self,
         _: tonic::Request<InspectRequest>,
     ) -> Result<Response<InspectResponse>, Status> {
-        Ok(Response::new(self.interface()?.service.inspect()))
+        Ok(Response::new(match self.current.now() {
+            Ok(interface) => interface.service.inspect(),
+            Err(_) => without_engine(&self.presence),
+        }))
     }
 
     async fn compare_times(

@@ -22,7 +22,7 @@ use tierkv_coordination::{Coordination, CoordinationError, directory::Presence};
 use tierkv_protocol::replication::{CommandQueue, Process, Replica, Restored, Seen};
 use tierkv_rpc::{Background, ProcessName, TierTimes};
 use tierkv_storage::{MemoryLimits, RealDisk, Storage, StorageError};
-use tierkv_types::{Clock, TimeReading};
+use tierkv_types::{Clock, LogId, Position, TimeReading};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -130,6 +130,12 @@ impl Opened {
             sequencer: Arc::new(sequencer),
             commands,
         })
+    }
+
+    /// The log's id and its last record.
+    pub(crate) fn log(&self) -> (LogId, Position) {
+        let last = *self.storage.durable().borrow();
+        (self.storage.log_id(), last)
     }
 
     /// Closes the directory.

@@ -14,6 +14,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::TryFutureExt;
+use metrics::counter;
 use tierkv_cache::Cache;
 use tierkv_coordination::{
     CoordinationError,
@@ -44,6 +45,11 @@ use crate::{
 const INSTALL_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before an engine that coordination kept from starting is started again.
 const START_PAUSE: Duration = Duration::from_secs(1);
+
+/// Counts what came of snapshots.
+const INSTALLATIONS: &str = "tierkv_installations_total";
+const INSTALLED: &str = "installed";
+const FAILED: &str = "failed";
 
 /// Why a snapshot was not installed.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +82,13 @@ impl<C: Cache> EngineKeeper<C> {
         engine: Engine,
         publish: watch::Sender<Option<Arc<Interface>>>,
     ) -> Self {
+        metrics::describe_counter!(
+            INSTALLATIONS,
+            "Snapshots of the master's state that were installed, or could not be."
+        );
+        for result in [INSTALLED, FAILED] {
+            counter!(INSTALLATIONS, "result" => result).increment(0);
+        }
         let mut keeper = Self {
             around,
             publish,
@@ -130,8 +143,12 @@ impl<C: Cache> EngineKeeper<C> {
             return Ok(());
         };
         let time = match installed {
-            Ok(installed) => Some(installed.time),
+            Ok(installed) => {
+                counter!(INSTALLATIONS, "result" => INSTALLED).increment(1);
+                Some(installed.time)
+            }
             Err(error) => {
+                counter!(INSTALLATIONS, "result" => FAILED).increment(1);
                 tracing::warn!(
                     %error,
                     "the snapshot was not installed; the master asks for it again"

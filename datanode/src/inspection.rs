@@ -1,5 +1,6 @@
 //! The answer to `Inspect`: a data node's state.
 
+use tierkv_coordination::directory::Presence;
 use tierkv_rpc::proto::{convert, internal::InspectResponse, v1};
 use tierkv_storage::MemoryLimits;
 use tierkv_types::NodeRole;
@@ -28,6 +29,17 @@ impl Service {
             age_ms: 0,
             memory: Some(in_force(*self.memory.borrow())),
         }
+    }
+}
+
+/// The state of a node without an engine, while it installs a snapshot.
+pub(crate) fn without_engine(presence: &Presence) -> InspectResponse {
+    InspectResponse {
+        host: presence.host.clone(),
+        pid: presence.pid,
+        incarnation: presence.incarnation,
+        role: v1::NodeRole::from(NodeRole::Joining).into(),
+        ..InspectResponse::default()
     }
 }
 

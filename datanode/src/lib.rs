@@ -32,7 +32,9 @@
 //! - `engine` is all of that: it is made from the data directory, and `engine_keeper` replaces it
 //!   as a whole.
 //!   `interface` is what requests use of it. [`DataNode`] is the shell around it, which stays, and
-//!   reports the `failure` of a task that it can't do without. [`Recovery`] is for a node that refuses to start. `rules` are the rules that a
+//!   reports the `failure` of a task that it can't do without. `rejoining` is a start with
+//!   data that can't be used, in a cluster that has it elsewhere; [`Recovery`] is for a node that
+//!   refuses to start. `rules` are the rules that a
 //!   simulation switches off.
 
 mod applier;
@@ -62,6 +64,7 @@ mod proposal;
 mod reads;
 mod reclaimer;
 mod recover;
+mod rejoining;
 mod rules;
 mod scans;
 mod scrubber;

@@ -25,11 +25,12 @@ use tonic::service::Routes;
 
 use crate::{
     door::Door,
-    engine::{Engine, Opened, Surroundings},
+    engine::{Engine, Surroundings},
     engine_keeper::EngineKeeper,
     failure::Failure,
     interface::Current,
     members::{Inbox, MAX_MEMBER_FRAME_BYTES},
+    rejoining::open_to_rejoin,
     settings::DataNodeSettings,
     snapshot_door::SnapshotDoor,
     start_error::StartError,
@@ -62,7 +63,7 @@ impl DataNode {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         let (mut own, name) = identity(&settings);
-        let opened = Opened::open(&settings, &name, Arc::clone(&clock), None).await?;
+        let opened = open_to_rejoin(&settings, &name, &coordination, &clock).await?;
         let (listener, address) = listen(settings.listen).await?;
         own.address = (settings.advertise.clone()).unwrap_or_else(|| address.to_string());
         let (group, node) = (directory::DATA_NODES, settings.node.as_str());
@@ -73,7 +74,7 @@ impl DataNode {
         let around = Surroundings {
             settings,
             name: name.clone(),
-            presence: own,
+            presence: own.clone(),
             coordination,
             cache,
             clock,
@@ -85,7 +86,13 @@ impl DataNode {
         let (keep, kept) = watch::channel(false);
         let (drain, draining) = watch::channel(false);
         let acceptor = Acceptor::of_peers(listener, "datanode", connections, stream_bytes);
-        let serving = serve(current.clone(), name.clone(), acceptor, draining);
+        let serving = serve(
+            current.clone(),
+            own.clone(),
+            name.clone(),
+            acceptor,
+            draining,
+        );
         let failed = failure.subscribe();
         Ok(Self {
             address,
@@ -194,11 +201,12 @@ impl Readiness {
 /// The reason why it can't serve any more.
 async fn serve(
     current: Current,
+    presence: Presence,
     name: ProcessName,
     acceptor: Acceptor,
     stop: watch::Receiver<bool>,
 ) -> Result<(), String> {
-    let service = DataNodeServer::new(Door::new(current.clone()))
+    let service = DataNodeServer::new(Door::new(current.clone(), presence))
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
     let inbox = MemberServer::new(Inbox::new(current.clone()));

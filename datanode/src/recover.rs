@@ -39,7 +39,8 @@ pub enum RecoverError {
     /// The cluster has other members, whose logs may hold more.
     #[error(
         "the record names the members {members}; this command recovers a cluster whose only \
-         member is {node}"
+         member is {node}. A node of a cluster in which another log is in sync needs no recovery: \
+         start it, and it sets aside what it can't use and gets everything from its master"
     )]
     OtherMembers {
         /// The node.

@@ -5,8 +5,10 @@
 mod failures;
 mod faulty_cache;
 mod heartbeats;
+mod members;
 mod replicas;
 mod scans;
+mod snapshots;
 mod stage;
 mod watches;
 mod writes;
