@@ -88,17 +88,19 @@ impl Driver {
         self.step(present, &mut work)?;
         self.step(observed(&record)?, &mut work)?;
         while self.snapshot_wanted.borrow().is_none() {
-            let interval = self.sequencer.heartbeat_interval();
-            if interval != ticks.period() {
-                ticks = self::ticks(interval);
-            }
             let event = tokio::select! {
                 // Rare events first, so that frequent ones can't starve them.
                 biased;
                 () = stopped(&mut stop) => return Ok(()),
                 // The store can fail while the log is sound; `durable` would not report that.
                 error = self.storage.failed() => return Err(error.to_string()),
-                _ = ticks.tick() => Event::Tick,
+                _ = ticks.tick() => {
+                    let interval = self.sequencer.heartbeat_interval();
+                    if interval != ticks.period() {
+                        ticks = self::ticks(interval);
+                    }
+                    Event::Tick
+                }
                 changed = nodes.changed() => {
                     changed.map_err(|error| error.to_string())?;
                     self.present(&nodes)

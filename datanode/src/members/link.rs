@@ -48,9 +48,7 @@ pub(super) struct Link {
     storage: Arc<Storage>,
     time: Arc<PlatformClock>,
     news: watch::Receiver<()>,
-    /// Records that were sent and are not known to be durable there, with their bytes.
-    under_way: VecDeque<(Index, usize)>,
-    under_way_bytes: usize,
+    under_way: UnderWay,
     /// The last round that was sent, and its term.
     round: (Epoch, Round),
     /// The place in the log of the records that the node lacks.
@@ -83,8 +81,7 @@ impl Link {
             sequencer,
             storage,
             time,
-            under_way: VecDeque::new(),
-            under_way_bytes: 0,
+            under_way: UnderWay::default(),
             round: (Epoch::ZERO, Round::ZERO),
             tail: None,
         })
@@ -96,8 +93,7 @@ impl Link {
             let first = self.next_frame().await;
             let error = self.deliver(first).await;
             tracing::debug!(to = %self.to, ?error, "a link to a member ended");
-            self.under_way.clear();
-            self.under_way_bytes = 0;
+            self.under_way = UnderWay::default();
             self.round = (Epoch::ZERO, Round::ZERO);
             sleep(RECONNECT_PAUSE).await;
         }
@@ -150,17 +146,12 @@ impl Link {
 
     /// The master's next message, with as many records as may be under way.
     async fn next_append(&mut self) -> Option<Append> {
-        let durable = self.sequencer.durable_at(&self.to);
-        while let Some((index, bytes)) = self.under_way.front().copied()
-            && index <= durable
-        {
-            self.under_way.pop_front();
-            self.under_way_bytes -= bytes;
-        }
-        let room = WINDOW_BYTES.saturating_sub(self.under_way_bytes);
-        let room = room.min(FRAME_BYTES);
         loop {
-            let append = match self.sequencer.next_append(&self.to, room)? {
+            let next = self.sequencer.next_append(&self.to, |durable| {
+                self.under_way.durable(durable);
+                self.under_way.room().min(FRAME_BYTES)
+            });
+            let append = match next? {
                 NextAppend::Ready(append) => append,
                 NextAppend::FromLog(mut append) => match self.logged_after(&append).await {
                     Ok(records) => {
@@ -185,7 +176,7 @@ impl Link {
                 return None;
             }
             self.round = round;
-            self.count(&append);
+            self.under_way.sent(&append);
             return Some(append);
         }
     }
@@ -200,19 +191,91 @@ impl Link {
         self.tail = Some(tail);
         Ok(stretch.shared().cloned().collect())
     }
+}
 
-    /// Counts the records that are sent. Those after `prev` are sent again.
-    fn count(&mut self, append: &Append) {
-        while let Some((index, bytes)) = self.under_way.back().copied()
-            && index > append.prev.index
+/// The records that were sent to a node and are not known to be durable there.
+#[derive(Debug, Default)]
+struct UnderWay {
+    /// The index of each, and its bytes.
+    records: VecDeque<(Index, usize)>,
+    bytes: usize,
+}
+
+impl UnderWay {
+    /// How many bytes more may be sent.
+    const fn room(&self) -> usize {
+        WINDOW_BYTES.saturating_sub(self.bytes)
+    }
+
+    /// The node's log is durable up to this index.
+    fn durable(&mut self, index: Index) {
+        while let Some((first, bytes)) = self.records.front().copied()
+            && first <= index
         {
-            self.under_way.pop_back();
-            self.under_way_bytes -= bytes;
+            self.records.pop_front();
+            self.bytes -= bytes;
+        }
+    }
+
+    /// The message is sent. Its records may have been sent before.
+    fn sent(&mut self, append: &Append) {
+        while let Some((last, bytes)) = self.records.back().copied()
+            && last > append.prev.index
+        {
+            self.records.pop_back();
+            self.bytes -= bytes;
         }
         for record in &append.records {
             let bytes = encoded_len(record);
-            self.under_way.push_back((record.position.index, bytes));
-            self.under_way_bytes += bytes;
+            self.records.push_back((record.position.index, bytes));
+            self.bytes += bytes;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tierkv_types::{Epoch, Payload, Position, Version};
+
+    use super::*;
+
+    fn append(after: u64, count: u64) -> Append {
+        let position = |index| Position {
+            epoch: Epoch(1),
+            index: Index(index),
+        };
+        let records = (after + 1..=after + count).map(|index| {
+            Arc::new(Record {
+                position: position(index),
+                commit: Index::ZERO,
+                version: Version::from_bits(index),
+                payload: Payload::Noop,
+            })
+        });
+        Append {
+            epoch: Epoch(1),
+            prev: position(after),
+            records: records.collect(),
+            commit: Index::ZERO,
+            round: Round(1),
+            clock: Version::ZERO,
+            echo: None,
+            lacking: None,
+        }
+    }
+
+    #[test]
+    fn what_is_under_way_takes_room_until_it_is_durable() {
+        let mut under_way = UnderWay::default();
+        under_way.sent(&append(4, 10));
+        let ten = under_way.bytes;
+        assert_eq!(under_way.room(), WINDOW_BYTES - ten);
+        under_way.durable(Index(9));
+        assert_eq!(under_way.bytes, ten / 2);
+        // The second half is sent again, and more.
+        under_way.sent(&append(9, 15));
+        assert_eq!(under_way.bytes, ten / 10 * 15);
+        under_way.durable(Index(24));
+        assert_eq!((under_way.bytes, under_way.room()), (0, WINDOW_BYTES));
     }
 }

@@ -27,17 +27,20 @@ impl Sequencer {
         self.news.subscribe()
     }
 
-    /// Up to here a member has acknowledged this master's log as durable.
-    pub(crate) fn durable_at(&self, node: &NodeId) -> Index {
-        self.lock().replica.durable_at(node)
-    }
-
-    /// The next message to a member, with at most about `room` bytes of records and with none if
-    /// that is 0.
-    pub(crate) fn next_append(&self, to: &NodeId, room: usize) -> Option<NextAppend> {
+    /// The next message to a member, with at most about so many bytes of records as `room` returns,
+    /// and with none if that is 0. It gets the index up to which the member's log is durable.
+    pub(crate) fn next_append(
+        &self,
+        to: &NodeId,
+        room: impl FnOnce(Index) -> usize,
+    ) -> Option<NextAppend> {
         let mut state = self.lock();
         let (mut append, takes_records) = state.replica.next_append(to)?;
-        if takes_records && room > 0 {
+        let room = match takes_records {
+            true => room(state.replica.durable_at(to)),
+            false => 0,
+        };
+        if room > 0 {
             let after = append.prev.index;
             let mut bytes = 0;
             let records = state.appended.between(after, Index(u64::MAX));
