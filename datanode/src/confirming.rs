@@ -4,21 +4,28 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tierkv_storage::Storage;
 use tierkv_types::{Error, Version};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{commit_index::CommitIndex, sequencer::Sequencer};
 
-/// How long a read that can do without a proof waits for one. Users would notice a longer wait, and
-/// one miss more costs less.
-pub(crate) const SOON: Duration = Duration::from_millis(20);
-/// Pause before a proof is tried again while it takes longer than that.
+/// A read that can do without a proof waits for one for so many times as long as proofs usually take,
+/// within these bounds. Users would notice a longer wait, and one more miss costs less. Where members
+/// are far from each other, all proofs take long, and without them nothing would be cached.
+const SOON_TIMES: u32 = 2;
+const SOON: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(20)..=Duration::from_millis(250);
+/// A new duration counts this part in the moving average. It is small, so that the second in which a
+/// member is silent does not count as usual.
+const AVERAGE_PART: u64 = 32;
+/// How long a proof that is late is tried at once, and the pause before it is tried again.
+const LATE_TIME: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The proofs of one node.
@@ -29,6 +36,27 @@ pub(crate) struct Confirming {
     /// Whether the last proof took too long. Until one succeeds, reads that can do without don't
     /// wait.
     is_overdue: AtomicBool,
+    usual: Usual,
+}
+
+/// A moving average of how long proofs take, in microseconds.
+#[derive(Debug, Default)]
+struct Usual(AtomicU64);
+
+impl Usual {
+    fn sample(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let old = self.0.load(Ordering::Relaxed);
+        // Of two that write together one may be lost.
+        let new = (old.saturating_mul(AVERAGE_PART - 1)).saturating_add(took) / AVERAGE_PART;
+        self.0.store(new, Ordering::Relaxed);
+    }
+
+    /// How long is soon.
+    fn soon(&self) -> Duration {
+        let usual = Duration::from_micros(self.0.load(Ordering::Relaxed));
+        (usual * SOON_TIMES).clamp(*SOON.start(), *SOON.end())
+    }
 }
 
 impl Confirming {
@@ -42,6 +70,7 @@ impl Confirming {
             storage,
             commit_index,
             is_overdue: AtomicBool::new(false),
+            usual: Usual::default(),
         }
     }
 
@@ -59,19 +88,26 @@ impl Confirming {
         Ok(confirmed.clock.max(self.storage.applied().1))
     }
 
-    /// As [`Confirming::confirm`], for reads that can do without a proof; `None` if it takes longer
-    /// than [`SOON`].
+    /// As [`Confirming::confirm`], for reads that can do without a proof; `None` if there is none
+    /// soon.
     pub(crate) async fn soon(self: &Arc<Self>) -> Option<Version> {
         if self.is_overdue() {
             return None;
         }
-        match timeout(SOON, self.confirm()).await {
+        match timeout(self.usual.soon(), self.timed()).await {
             Ok(confirmed) => confirmed.ok(),
             Err(_) => {
                 self.overdue();
                 None
             }
         }
+    }
+
+    async fn timed(&self) -> Result<Version, Error> {
+        let begun = Instant::now();
+        let confirmed = self.confirm().await?;
+        self.usual.sample(begun.elapsed());
+        Ok(confirmed)
     }
 
     /// Whether a proof takes long now.
@@ -87,7 +123,9 @@ impl Confirming {
         let confirming = Arc::downgrade(self);
         tokio::spawn(async move {
             while let Some(confirming) = confirming.upgrade() {
-                if let Ok(Ok(_)) = timeout(SOON, confirming.confirm()).await {
+                let begun = Instant::now();
+                let confirmed = timeout(LATE_TIME, confirming.timed()).await;
+                if matches!(confirmed, Ok(Ok(_))) && begun.elapsed() <= confirming.usual.soon() {
                     confirming.is_overdue.store(false, Ordering::Release);
                     return;
                 }
@@ -95,5 +133,36 @@ impl Confirming {
                 sleep(RETRY_PAUSE).await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn soon_follows_what_is_usual_slowly() {
+        let usual = Usual::default();
+        assert_eq!(usual.soon(), *SOON.start());
+        for _ in 0..200 {
+            usual.sample(MILLI);
+        }
+        assert_eq!(usual.soon(), *SOON.start());
+        // The second in which a member is silent.
+        for _ in 0..6 {
+            usual.sample(150 * MILLI);
+        }
+        assert!(usual.soon() < 60 * MILLI, "{:?}", usual.soon());
+        // Members on two continents.
+        for _ in 0..200 {
+            usual.sample(80 * MILLI);
+        }
+        assert!(usual.soon() > 150 * MILLI, "{:?}", usual.soon());
+        for _ in 0..500 {
+            usual.sample(2_000 * MILLI);
+        }
+        assert_eq!(usual.soon(), *SOON.end());
     }
 }

