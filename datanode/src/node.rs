@@ -206,13 +206,14 @@ async fn serve(
     acceptor: Acceptor,
     stop: watch::Receiver<bool>,
 ) -> Result<(), String> {
-    let service = DataNodeServer::new(Door::new(current.clone(), presence))
+    let door = || Door::new(current.clone(), presence.clone());
+    let service = DataNodeServer::new(door())
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
     let inbox = MemberServer::new(Inbox::new(current.clone()));
     let inbox = inbox.max_decoding_message_size(MAX_MEMBER_FRAME_BYTES);
-    let indexes = CommitIndexServer::new(Door::new(current.clone()));
-    let snapshots = NodeSnapshotsServer::new(SnapshotDoor::new(current));
+    let indexes = CommitIndexServer::new(door());
+    let snapshots = NodeSnapshotsServer::new(SnapshotDoor::new(current.clone()));
     let routes = Routes::new(service).add_service(inbox).add_service(indexes);
     let routes = routes.add_service(snapshots).prepare();
     serve_builder()

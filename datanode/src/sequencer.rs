@@ -182,7 +182,7 @@ impl Sequencer {
     pub(crate) fn step(&self, event: Event, commands: &mut Vec<Command>) {
         let is_tick = matches!(event, Event::Tick);
         let mut state = self.lock();
-        let moment = self.machine_moment();
+        let moment = self.machine_moment(&state);
         state.replica.step(moment, event, commands);
         self.publish(&state);
         self.log_slots(&mut state);
@@ -201,13 +201,15 @@ impl Sequencer {
     }
 
     /// Now, on the clocks that the machine needs.
-    fn machine_moment(&self) -> MachineMoment {
+    fn machine_moment(&self, state: &State) -> MachineMoment {
+        // A replica's time is not the cluster's before it has heard the master, and a founder's may
+        // be set back. What the cluster clock has kept stays, and others acknowledge it.
+        let is_settled = state.replica.mastership().is_some() && !self.time.is_founding();
         MachineMoment {
             now: self.time.boot_time(),
-            clock: match self.time.is_founding() {
-                // The time may be set back, and expiry is judged by what others acknowledged.
-                true => self.cluster_clock.last(),
-                false => self.now(),
+            clock: match is_settled {
+                true => self.now(),
+                false => self.cluster_clock.last(),
             },
         }
     }
@@ -288,7 +290,7 @@ impl Sequencer {
         let mut vouched = self.vouched.subscribe();
         let (epoch, round, commit) = {
             let mut state = self.lock();
-            let moment = self.machine_moment();
+            let moment = self.machine_moment(&state);
             let round = state.replica.begin_read(moment).map_err(not_master)?;
             let Some(round) = round else {
                 return Ok(self.now());
@@ -368,9 +370,17 @@ impl Sequencer {
         self.cluster_clock.now(self.time.millis())
     }
 
-    /// The cluster's time now; `None` before a founder's first write, as it may be set back.
+    /// The cluster's time now, as far as this node knows it; `None` before a founder's first write,
+    /// as it may be set back.
     pub(crate) fn settled_now(&self) -> Option<Version> {
-        (!self.time.is_founding()).then(|| self.now())
+        if self.time.is_founding() {
+            return None;
+        }
+        Some(match self.is_acting() {
+            true => self.now(),
+            // A replica does not move the cluster clock.
+            false => self.cluster_clock.last(),
+        })
     }
 
     /// Judges writes, in order. Each is refused, gets its index in the log, or is returned:

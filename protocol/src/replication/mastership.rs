@@ -197,7 +197,10 @@ impl Mastership {
     /// Starts the next round: it carries the commit index and the probes of now.
     pub(super) fn start_round(&mut self, now: BootTime, commit: Index, clock: Version) {
         let probes = self.followers.iter();
-        let probes = probes.filter_map(|(node, follower)| Some((node.clone(), follower.probe()?)));
+        let probes = probes.filter_map(|(node, follower)| {
+            let (incarnation, _) = follower.sender()?;
+            Some((node.clone(), (incarnation, follower.probe()?)))
+        });
         let probes = probes.collect();
         self.rounds.start(now, commit, clock, probes);
     }
@@ -212,7 +215,7 @@ impl Mastership {
         for (node, follower) in &mut self.followers {
             let probe = match late_echo {
                 true => follower.probe(),
-                false => sample.probes.get(node).copied(),
+                false => sample.probe_of(node, follower.sender()),
             };
             if let Some(probe) = probe {
                 follower.set_echo(Echo { probe, commit });

@@ -186,6 +186,7 @@ pub struct Replica {
     /// Whether the log was compared with the node's note.
     is_compared: bool,
     present: BTreeSet<NodeId>,
+    started_at: BootTime,
     freshness: Freshness,
     /// The highest clock that all in sync acknowledged, as far as the masters that this node
     /// followed have shown.
@@ -242,6 +243,7 @@ impl Replica {
             swapping: None,
             is_compared: false,
             present: BTreeSet::new(),
+            started_at: now,
             freshness: Freshness::default(),
             acknowledged_clock: Version::ZERO,
             rules,

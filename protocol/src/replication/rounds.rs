@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use tierkv_types::{BootTime, Index, NodeId, Round, Version};
+use tierkv_types::{BootTime, Incarnation, Index, LogId, NodeId, Round, Version};
 
 /// Most rounds that wait for acknowledgements. Over it the oldest is forgotten: a later round
 /// proves more.
@@ -18,8 +18,21 @@ pub(super) struct Sample {
     pub(super) clock: Version,
     /// When it was sent.
     pub(super) sent_at: BootTime,
-    /// The newest probe of each replica.
-    pub(super) probes: BTreeMap<NodeId, BootTime>,
+    /// The newest probe of each replica, and the process whose clock it is on.
+    pub(super) probes: BTreeMap<NodeId, (Incarnation, BootTime)>,
+}
+
+impl Sample {
+    /// The probe of a replica, if it is of the process that sends now: another one's clock may have
+    /// another origin.
+    pub(super) fn probe_of(
+        &self,
+        node: &NodeId,
+        sender: Option<(Incarnation, LogId)>,
+    ) -> Option<BootTime> {
+        let (incarnation, probe) = self.probes.get(node)?;
+        sender.is_some_and(|(now, _)| now == *incarnation).then_some(*probe)
+    }
 }
 
 /// The rounds of one term.
@@ -92,7 +105,7 @@ impl Rounds {
         now: BootTime,
         commit: Index,
         clock: Version,
-        probes: BTreeMap<NodeId, BootTime>,
+        probes: BTreeMap<NodeId, (Incarnation, BootTime)>,
     ) {
         self.is_wanted = false;
         self.started = self.started.next();

@@ -153,6 +153,10 @@ impl Replica {
     }
 
     fn take_echo(&mut self, moment: Moment, echo: Echo) {
+        if echo.probe > moment.now || echo.probe < self.started_at {
+            // Of an earlier process of this node, whose clock may have had another origin.
+            return;
+        }
         let echo = Echo {
             probe: match self.rules.lack(Rule::AgeFromProbe) {
                 true => moment.now,

@@ -17,6 +17,9 @@ use crate::replication::{CommandQueue, Moment, Process, Replica, rules::Rules};
 /// What the wall clocks show when the world begins, in milliseconds.
 const WALL: u64 = 1_700_000_000_000;
 
+/// Machines have run for less than this when a process starts, in milliseconds.
+const BOOTS: u64 = 1_000_000;
+
 /// A client's operation at a node.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
@@ -145,6 +148,8 @@ impl Node {
             node: self.name.clone(),
             incarnation,
         };
+        // Its machine may have been restarted, too.
+        self.boot = incarnation.0.wrapping_mul(48_271) % BOOTS;
         let restored = self.disk.restored();
         let queue = CommandQueue::new(restored.promised, restored.last.index, restored.applied);
         let applied = restored.applied;
