@@ -76,6 +76,40 @@ impl WritePath {
         proposals
     }
 
+    /// Splits off the refusals that show what keys hold: like a read, they need a proof from after
+    /// their arrival that this node is the master, unless its log is alone in sync (REP-CONFIRM).
+    fn to_prove(&self, settled: Vec<Answer>) -> (Vec<Answer>, Vec<Answer>) {
+        if matches!(self.sequencer.confirm_at_once(), Ok(Some(_))) {
+            return (Vec::new(), settled);
+        }
+        let shows = |answer: &Answer| {
+            let refused = answer.result.as_ref().err();
+            refused.is_some_and(|error| is_judged(error.code))
+        };
+        settled.into_iter().partition(shows)
+    }
+
+    /// Sends refusals once it is proven that this node is the master, each by its deadline.
+    async fn prove(&self, mut judged: Vec<Answer>, answers: &impl Answers) {
+        let proof = self.sequencer.confirm_read();
+        tokio::pin!(proof);
+        while let Some(first) = judged.iter().map(|answer| answer.deadline).min() {
+            match timeout_at(first, &mut proof).await {
+                Ok(Ok(_)) => return answers.give(judged).await,
+                Ok(Err(error)) => return answers.give(instead(judged, &error)).await,
+                Err(_) => {
+                    let late;
+                    (late, judged) = late_and_others(judged, first, |answer| answer.deadline);
+                    let error = Error::unavailable(
+                        "the cluster's other members did not confirm in time that this node is \
+                         its master; nothing was done",
+                    );
+                    answers.give(instead(late, &error)).await;
+                }
+            }
+        }
+    }
+
     /// Reads the rows that proposals depend on; refuses those whose deadlines pass meanwhile.
     async fn load(&self, mut unknown: Vec<Proposal>, answers: &impl Answers) -> Step {
         while let Some(first) = unknown.iter().map(|proposal| proposal.deadline).min() {
@@ -108,8 +142,15 @@ impl WritePath {
                     waiting,
                     waiting_bytes,
                 } = verdicts;
+                let (judged, settled) = self.to_prove(settled);
                 if !settled.is_empty() {
                     answers.give(settled).await;
+                }
+                if !judged.is_empty() {
+                    steps.push(Box::pin(async {
+                        self.prove(judged, answers).await;
+                        Step::Answered
+                    }));
                 }
                 let is_all = unknown.is_empty() && waiting.is_empty() && steps.is_empty();
                 if is_all && pending.len() <= 1 {
@@ -211,6 +252,15 @@ const fn is_judged(code: Code) -> bool {
         code,
         Code::ConditionFailed | Code::InvalidArgument | Code::NotFound | Code::AlreadyExists
     )
+}
+
+/// The same answers with an error in place of their results.
+fn instead(answers: Vec<Answer>, error: &Error) -> Vec<Answer> {
+    let refused = answers.into_iter().map(|answer| Answer {
+        result: Err(error.clone()),
+        ..answer
+    });
+    refused.collect()
 }
 
 fn refuse(proposals: Vec<Proposal>, error: &Error) -> Vec<Answer> {

@@ -184,7 +184,11 @@ async fn attempt(
 
 /// Waits until another master than that of `epoch` has the target. A lost one may keep its
 /// connections open for long.
-async fn replaced(target: &Target, epoch: Epoch, mut routes: watch::Receiver<Arc<Routes>>) {
+pub(crate) async fn replaced(
+    target: &Target,
+    epoch: Epoch,
+    mut routes: watch::Receiver<Arc<Routes>>,
+) {
     while routes.changed().await.is_ok() {
         if routes.borrow().epoch_of(target) > epoch {
             return;

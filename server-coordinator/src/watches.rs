@@ -25,7 +25,7 @@ use tierkv_rpc::proto::{
     status::read_error,
 };
 use tierkv_rpc::session::FRAME_SLACK;
-use tierkv_types::{ClusterId, Code, Error, ItemRange, limits::MAX_ANSWER_BYTES};
+use tierkv_types::{ClusterId, Code, Epoch, Error, ItemRange, limits::MAX_ANSWER_BYTES};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -34,7 +34,7 @@ use tonic::Streaming;
 
 use crate::{
     routes::Routes,
-    routing::{RETRY_PAUSE, for_users},
+    routing::{RETRY_PAUSE, Target, for_users, replaced},
 };
 
 /// The longest pause between two attempts to reach a cluster; pauses grow up to it.
@@ -69,6 +69,7 @@ pub(crate) fn watch(
             routes: routes.clone(),
             position: positions.get(cluster).cloned(),
             replies: None,
+            epoch: Epoch::ZERO,
             has_begun: false,
             reached: Instant::now(),
         })
@@ -163,6 +164,8 @@ struct Watched {
     /// The last position it sent; none before the first reply of a watch from now.
     position: Option<WatchPosition>,
     replies: Option<Streaming<WatchReply>>,
+    /// The epoch of the master that sends them.
+    epoch: Epoch,
     has_begun: bool,
     /// When the cluster last sent something, or became unreachable.
     reached: Instant,
@@ -185,9 +188,19 @@ impl Watched {
         let mut pause = RETRY_PAUSE;
         loop {
             let was_open = self.replies.is_some();
-            let failure = match self.attempt().await {
-                Ok(reply) => return Ok(reply),
-                Err(error) => error,
+            let target = Target::Cluster(self.cluster.clone());
+            if !was_open {
+                self.epoch = self.routes.borrow_and_update().epoch_of(&target);
+            }
+            // A master that does not know that it was replaced goes on sending its position.
+            let replaced = replaced(&target, self.epoch, self.routes.clone());
+            let failure = tokio::select! {
+                biased;
+                reply = self.attempt() => match reply {
+                    Ok(reply) => return Ok(reply),
+                    Err(error) => error,
+                },
+                () = replaced => Error::unavailable("the cluster changed its master"),
             };
             self.replies = None;
             if was_open {

@@ -259,6 +259,7 @@ mod tests {
             commit: Index::ZERO,
             round: Round(1),
             clock: Version::ZERO,
+            acknowledged_clock: Version::ZERO,
             echo: None,
             lacking: None,
         }

@@ -172,8 +172,17 @@ pub(super) fn run(seed: u64, off: Off) -> Result<Seen, Broken> {
     })
 }
 
+fn key(nth: usize) -> ItemKey {
+    ItemKey::new("n", format!("k{nth}").as_bytes()).unwrap()
+}
+
 impl World {
     fn new(seed: u64, off: Off) -> Self {
+        Self::on(seed, off, |_| {})
+    }
+
+    /// The same, on a machine that is changed before the first start.
+    fn on(seed: u64, off: Off, change: impl FnOnce(&mut Machine)) -> Self {
         let chance = Chance::of(seed, "world");
         let mut scheduler = Scheduler::new(seed);
         let (trace, time) = (scheduler.trace().clone(), scheduler.time().clone());
@@ -206,7 +215,6 @@ impl World {
             apply_step: [3, STEP, STEP, STEP][Chance::of(seed, "applier").index(4)],
             placement: Cell::new(1),
         };
-        let keys = (0..KEYS).map(|nth| ItemKey::new("n", format!("k{nth}").as_bytes()).unwrap());
         let mut world = Self {
             chance,
             weather,
@@ -216,7 +224,7 @@ impl World {
             scheduler,
             trace,
             disk: TestDisk::default(),
-            keys: keys.collect(),
+            keys: (0..KEYS).map(key).collect(),
             turn: 0,
             life: 0,
             former: None,
@@ -234,6 +242,7 @@ impl World {
             proposals: 0,
             seen: Seen::default(),
         };
+        change(&mut world.machine);
         world.boot();
         world
     }

@@ -31,7 +31,9 @@ impl Sample {
         sender: Option<(Incarnation, LogId)>,
     ) -> Option<BootTime> {
         let (incarnation, probe) = self.probes.get(node)?;
-        sender.is_some_and(|(now, _)| now == *incarnation).then_some(*probe)
+        sender
+            .is_some_and(|(now, _)| now == *incarnation)
+            .then_some(*probe)
     }
 }
 

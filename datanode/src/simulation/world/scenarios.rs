@@ -31,6 +31,10 @@ struct Stage {
     world: World,
 }
 
+/// A segment that has room for more than the log's queue: a client's write is accepted only into
+/// space that the log has allocated.
+const LARGE_SEGMENT: u64 = 2 * LOG_QUEUE_BYTES;
+
 impl Stage {
     /// A node that serves, without faults.
     fn set() -> Self {
@@ -39,8 +43,7 @@ impl Stage {
 
     /// The same, on a machine that is changed before.
     fn set_on(change: impl FnOnce(&mut Machine)) -> Self {
-        let mut world = World::new(0, Off::Nothing);
-        change(&mut world.machine);
+        let mut world = World::on(0, Off::Nothing, change);
         world.calm_down();
         world.settle("the node serves");
         Self { world }
@@ -206,7 +209,7 @@ fn a_record_over_the_limit_takes_no_write_with_it() {
 /// of it waits.
 #[test]
 fn touches_wait_for_room_in_the_log() {
-    let stage = Stage::set();
+    let stage = Stage::set_on(|machine| machine.settings.segment_bytes = LARGE_SEGMENT);
     drop(stage.propose(stage.put(0, PIECE)).unwrap());
     let count = usize::try_from(LOG_QUEUE_BYTES).unwrap() / PIECE + 1_000;
     let touches = (1..=count as u128).map(|nth| {
@@ -279,7 +282,10 @@ fn a_cache_that_stands_still_delays_no_heartbeat() {
 #[test]
 fn a_large_commit_is_applied_in_steps() {
     const WRITES: u64 = 5_000;
-    let mut stage = Stage::set_on(|machine| machine.apply_step = STEP);
+    let mut stage = Stage::set_on(|machine| {
+        machine.apply_step = STEP;
+        machine.settings.segment_bytes = LARGE_SEGMENT;
+    });
     let writes = (1..=WRITES).map(|nth| stage.put(nth.into(), 1)).collect();
     let verdicts = stage.propose_all(writes);
     assert!(verdicts.waiting.is_empty());
