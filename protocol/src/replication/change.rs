@@ -90,6 +90,9 @@ impl Change {
     }
 }
 
+/// The number of a wanted change that has ended, and its result.
+pub(super) type Ended = (u64, Result<(), ChangeError>);
+
 /// The changes that wait, in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wanted {

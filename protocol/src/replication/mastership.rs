@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tierkv_types::{BootTime, Epoch, Index, LogId, NodeId, Position, Round, Version};
 
 use super::{
-    change::{Change, ChangeError, Wanted},
+    change::{Change, ChangeError, Ended, Wanted},
     cluster_state::{ClusterState, Listed, default_min_in_sync},
     follower::Follower,
     handover::Handover,
@@ -301,38 +301,39 @@ impl Mastership {
     }
 
     /// The next record, if one of the reasons for a change holds: a listed log is late (REP-SHED),
-    /// another log is caught up (REP-JOIN), or an operator wants it. Also the error of a wanted change
-    /// that can't be made.
+    /// another log is caught up (REP-JOIN), or an operator wants it. Also the result of a wanted
+    /// change that is none, or that can't be made.
     pub(super) fn next_record(
         &mut self,
         now: BootTime,
         log: &OwnLog,
-    ) -> (Option<ClusterState>, Option<(u64, ChangeError)>) {
+    ) -> (Option<ClusterState>, Option<Ended>) {
         if self.sets.pending().is_some() || self.handover.is_some() {
             return (None, None);
         }
         let mut next = self.record().clone();
-        let mut refused = None;
+        let mut ended = None;
         if let Some((id, change)) = self.wanted.next() {
-            match change.apply(&mut next, &self.me.node) {
-                Ok(()) => {}
-                Err(error) => {
-                    self.wanted.take();
-                    refused = Some((id, error));
-                    next = self.record().clone();
-                }
+            let applied = change.apply(&mut next, &self.me.node);
+            if applied.is_err() {
+                next = self.record().clone();
+            }
+            // What is as wanted already needs no record, and must not wait for one.
+            if next == *self.record() {
+                self.wanted.take();
+                ended = Some((id, applied));
             }
         }
         self.resync(&mut next, now, log);
         if next.in_sync.len() < next.min_in_sync() && next.members != self.record().members {
             // The removal of a node would leave too few logs.
             if let Some((id, _)) = self.wanted.take() {
-                refused = Some((id, ChangeError::TooFewInSync));
+                ended = Some((id, Err(ChangeError::TooFewInSync)));
             }
-            return (None, refused);
+            return (None, ended);
         }
         let is_change = next != *self.record();
-        (is_change.then_some(next), refused)
+        (is_change.then_some(next), ended)
     }
 
     /// Replaces the logs in sync by those that should be.

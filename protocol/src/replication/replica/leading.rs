@@ -102,15 +102,18 @@ impl Replica {
         let Role::Mastering(term) = &mut self.role else {
             return;
         };
-        let (next, refused) = term.next_record(moment.now, &self.log);
-        if let Some((id, error)) = refused {
-            let result = Err(error);
+        let (next, ended) = term.next_record(moment.now, &self.log);
+        let is_without_wanted = ended.is_some();
+        if let Some((id, result)) = ended {
             commands.push(Command::Changed { id, result });
         }
         let Some(next) = next else {
             return;
         };
-        term.wanted.include();
+        // The one after a change that has ended is not part of this record.
+        if !is_without_wanted {
+            term.wanted.include();
+        }
         term.sets.propose(next.clone());
         term.follow_all(moment.now, &self.log);
         let expected = term.sets.revision();
