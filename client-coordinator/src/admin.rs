@@ -1,6 +1,7 @@
 //! Operators' requests: the topology and its health, collected from the tiers; in `memory`,
-//! settings that change at run time.
+//! settings that change at run time; in `membership`, orders to clusters.
 
+mod membership;
 mod memory;
 
 use std::{sync::Arc, time::Duration};
@@ -12,7 +13,7 @@ use tierkv_coordination::{
     directory::{PLATFORM, Presence},
 };
 use tierkv_rpc::{
-    channel,
+    channel, deadline,
     proto::{
         internal::{
             ProbeRequest, SurveyRequest, SurveyResponse,
@@ -20,8 +21,9 @@ use tierkv_rpc::{
         },
         status::read_error,
         v1::{
-            self, CacheStatus, CoordinationStatus, CoordinatorStatus, GetClusterRequest,
-            GetClusterResponse, GetMemoryRequest, MarkStatus, MemorySettings, SetMemoryRequest,
+            self, CacheStatus, ChangeClusterRequest, ChangeClusterResponse, CoordinationStatus,
+            CoordinatorStatus, GetClusterRequest, GetClusterResponse, GetMemoryRequest,
+            HandOverRequest, HandOverResponse, MarkStatus, MemorySettings, SetMemoryRequest,
             admin_server,
         },
     },
@@ -44,6 +46,10 @@ const SURVEY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Collects the answers for the whole platform.
 pub(crate) struct Admin<C> {
+    /// The name of this coordinator's node.
+    pub(crate) node: String,
+    /// The staleness bound of its reads.
+    pub(crate) max_staleness: Duration,
     pub(crate) below: Below,
     pub(crate) client_coordinators: LastKnown,
     /// Which store `coordination` is.
@@ -240,5 +246,23 @@ impl<C: Cache> admin_server::Admin for Door<C> {
         request: Request<SetMemoryRequest>,
     ) -> Result<Response<MemorySettings>, Status> {
         self.answer(self.0.set_memory(request.into_inner()).await)
+    }
+
+    async fn change_cluster(
+        &self,
+        request: Request<ChangeClusterRequest>,
+    ) -> Result<Response<ChangeClusterResponse>, Status> {
+        let deadline = deadline(&request);
+        let changed = self.0.change_cluster(request.into_inner(), deadline);
+        self.answer(changed.await)
+    }
+
+    async fn hand_over(
+        &self,
+        request: Request<HandOverRequest>,
+    ) -> Result<Response<HandOverResponse>, Status> {
+        let deadline = deadline(&request);
+        let handed_over = self.0.hand_over(request.into_inner(), deadline);
+        self.answer(handed_over.await)
     }
 }

@@ -137,6 +137,8 @@ impl ClientCoordinator {
 
         let operations = operations(&settings, &cache, &views, &below, &clock);
         let admin = Arc::new(Admin {
+            node: settings.node.to_string(),
+            max_staleness: settings.max_staleness,
             below,
             client_coordinators: LastKnown::follow(&*coordination, &mut background).await?,
             store: settings.coordination.clone(),
@@ -147,11 +149,7 @@ impl ClientCoordinator {
         });
         let presence = join(coordination, &settings, grpc_address, rest_address).await?;
 
-        let readiness = Readiness {
-            views,
-            clock,
-            bound: settings.max_staleness,
-        };
+        let readiness = Readiness::new(views, clock, settings.max_staleness);
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let kv = kv::Door::new(Arc::clone(&operations), background.stopping());
         let routes = grpc::routes(kv, admin::Door(Arc::clone(&admin)), health_service)?;
@@ -239,6 +237,7 @@ async fn join(
     let advertised = settings.advertise.clone();
     let presence = Presence {
         rest: Some(rest.to_string()),
+        max_staleness_ms: u64::try_from(settings.max_staleness.as_millis()).ok(),
         ..Presence::of_this_process(advertised.unwrap_or_else(|| grpc.to_string()))
     };
     let name = settings.node.as_str();

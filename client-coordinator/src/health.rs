@@ -17,13 +17,21 @@ const KV_SERVICE: &str = "tierkv.v1.Kv";
 /// the keys of the others are served. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Readiness {
-    pub(crate) views: SharedViews,
-    pub(crate) clock: Arc<dyn Clock>,
-    /// Maximum age of an answer.
-    pub(crate) bound: Duration,
+    views: SharedViews,
+    clock: Arc<dyn Clock>,
+    bound: Duration,
 }
 
 impl Readiness {
+    /// `bound`: the maximum age of an answer.
+    pub(crate) fn new(views: SharedViews, clock: Arc<dyn Clock>, bound: Duration) -> Self {
+        Self {
+            views,
+            clock,
+            bound,
+        }
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.views.is_one_fresh(self.clock.boot_time(), self.bound)
     }

@@ -119,6 +119,10 @@ pub struct Presence {
     /// The address of its REST server, `host:port`, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rest: Option<String>,
+    /// The staleness bound of a client coordinator's reads, which bounds the failover time of
+    /// clusters (REP-TIMES).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_staleness_ms: Option<u64>,
 }
 
 impl Presence {
@@ -134,6 +138,7 @@ impl Presence {
             incarnation: rand::random(),
             cluster: None,
             rest: None,
+            max_staleness_ms: None,
         }
     }
 
@@ -261,6 +266,7 @@ mod tests {
             incarnation,
             cluster: None,
             rest: None,
+            max_staleness_ms: None,
         };
         let own = of("alpha", 7, u64::MAX - 1);
         assert_eq!(

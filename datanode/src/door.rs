@@ -11,8 +11,10 @@ use tierkv_rpc::{
             CommitIndexReply, CommitIndexRequest, CompareTimesReply, CompareTimesRequest,
             CountReply, CountRequest, InspectRequest, InspectResponse, RequestFrame, ScanReply,
             ScanRequest, WatchReply, WatchRequest, commit_index_server, data_node_server,
+            orders_server,
         },
         status::to_status,
+        v1::{ChangeClusterRequest, ChangeClusterResponse, HandOverRequest, HandOverResponse},
     },
     until_stopped,
 };
@@ -29,7 +31,7 @@ use crate::{
     service::Service,
 };
 
-/// Implements tonic's service trait by calling the [`Service`] of the engine that runs.
+/// Implements tonic's service traits by calling the [`Service`] of the engine that runs.
 pub(crate) struct Door {
     current: Current,
     /// This process.
@@ -142,5 +144,28 @@ impl commit_index_server::CommitIndex for Door {
             ))
         });
         answer.map(Response::new).map_err(|error| to_status(&error))
+    }
+}
+
+#[tonic::async_trait]
+impl orders_server::Orders for Door {
+    async fn change_cluster(
+        &self,
+        request: tonic::Request<ChangeClusterRequest>,
+    ) -> Result<Response<ChangeClusterResponse>, Status> {
+        let deadline = deadline_or(&request, MAX_TIMEOUT);
+        let service = Arc::clone(&self.interface()?.service);
+        let reply = service.change_cluster(request.into_inner(), deadline).await;
+        reply.map(Response::new).map_err(|error| to_status(&error))
+    }
+
+    async fn hand_over(
+        &self,
+        request: tonic::Request<HandOverRequest>,
+    ) -> Result<Response<HandOverResponse>, Status> {
+        let deadline = deadline_or(&request, MAX_TIMEOUT);
+        let service = Arc::clone(&self.interface()?.service);
+        let reply = service.hand_over(request.into_inner(), deadline).await;
+        reply.map(Response::new).map_err(|error| to_status(&error))
     }
 }

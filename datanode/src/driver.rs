@@ -33,6 +33,7 @@ use crate::{
     log_work::{LogChange, LogWork},
     members::{Members, Received},
     noter::{NoteError, old_copy, read_note},
+    orders::OrderBook,
     rules::{Rule, Rules},
     sequencer::Sequencer,
 };
@@ -67,6 +68,8 @@ pub(crate) struct Driver {
     pub(crate) compared: watch::Sender<bool>,
     /// Set to the master whose snapshot this node needs: its engine is then replaced.
     pub(crate) snapshot_wanted: watch::Sender<Option<Process>>,
+    /// What operators want.
+    pub(crate) orders: OrderBook,
 }
 
 impl Driver {
@@ -110,6 +113,7 @@ impl Driver {
                     observed(&record)?
                 }
                 Some(done) = work.next() => done?,
+                order = self.orders.next() => order,
                 applied = self.applier.applied() => Event::Applied(applied),
                 changed = durable.changed() => match changed {
                     Ok(()) => Event::Durable(*durable.borrow_and_update()),
@@ -158,6 +162,9 @@ impl Driver {
 
     fn step(&mut self, event: Event, work: &mut FuturesUnordered<Work>) -> Result<(), String> {
         match &event {
+            Event::Observed(Some(seen)) if !seen.state.has(&self.node) => {
+                work.push(self.check_removed());
+            }
             Event::Promised(epoch) => self.commands.promised(*epoch),
             Event::Durable(position) => self.commands.durable(position.index),
             Event::Applied(index) => self.commands.applied(*index),
@@ -216,10 +223,8 @@ impl Driver {
             Command::Install(master) => {
                 self.snapshot_wanted.send_replace(Some(master));
             }
-            // Not carried out by this release.
-            Command::Changed { .. } | Command::HandedOver { .. } => {
-                return Err(format!("{command:?} is not carried out by this release"));
-            }
+            Command::Changed { id, result } => self.orders.changed(id, result),
+            Command::HandedOver { id, result } => self.orders.handed_over(id, result),
             Command::Halt(why) => return Err(why),
         }
         Ok(())
@@ -317,6 +322,24 @@ impl Driver {
                 }
             };
             Ok(Event::Swapped(number, outcome))
+        })
+    }
+
+    /// Ends the node if the record does not list it any more. A watch may show an old record, so it
+    /// is read.
+    fn check_removed(&self) -> Work {
+        let (cluster, node, reading) = (self.cluster.clone(), self.node.clone(), self.read());
+        Box::pin(async move {
+            match reading.await? {
+                Event::Read(Some(seen)) if !seen.state.has(&node) => Err(format!(
+                    "node {node} was removed from cluster {cluster}, so its process stops; its data \
+                     directory is not needed any more. `tierkv admin add-node --cluster {cluster} \
+                     --node {node}` brings it back"
+                )),
+                // Not as an answer to the machine's own question, which may have been asked later.
+                Event::Read(record) => Ok(Event::Observed(record)),
+                other => Ok(other),
+            }
         })
     }
 

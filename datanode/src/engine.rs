@@ -38,6 +38,7 @@ use crate::{
     members::{Members, Peers, Received, inbox},
     memory_settings::MemorySettingsFollower,
     noter::Noter,
+    orders::{OrderBook, Orders, orders},
     ownership::{Owned, PlacementFollower},
     platform_clock::PlatformClock,
     reads::TIER,
@@ -218,8 +219,10 @@ impl Engine {
         let applier = parts.apply(&mut background);
         let (inbox, received) = inbox();
         let peers = Peers::default();
-        let interface = parts.interface(inbox, peers.clone());
-        let snapshot_wanted = parts.drive(applier, commands, (received, peers), &mut background);
+        let (orders, book) = orders();
+        let interface = parts.interface(inbox, peers.clone(), orders);
+        let members = (received, peers);
+        let snapshot_wanted = parts.drive(applier, commands, members, book, &mut background);
         Self {
             interface: Arc::new(interface),
             storage: parts.storage,
@@ -333,6 +336,7 @@ impl<C: Cache> Parts<'_, C> {
         applier: ApplierHandle,
         commands: CommandQueue,
         (received, peers): (mpsc::Receiver<Received>, Peers),
+        orders: OrderBook,
         background: &mut Background,
     ) -> watch::Receiver<Option<Process>> {
         let (snapshot_wanted, wanted) = watch::channel(None);
@@ -366,6 +370,7 @@ impl<C: Cache> Parts<'_, C> {
             received,
             compared,
             snapshot_wanted,
+            orders,
         };
         let driving = driver.run(background.stopping());
         let failure = self.around.failure.clone();
@@ -373,7 +378,7 @@ impl<C: Cache> Parts<'_, C> {
         wanted
     }
 
-    fn interface(&self, inbox: mpsc::Sender<Received>, peers: Peers) -> Interface {
+    fn interface(&self, inbox: mpsc::Sender<Received>, peers: Peers, orders: Orders) -> Interface {
         let settings = &self.around.settings;
         let watches = Watches::new(
             settings.cluster.clone(),
@@ -390,6 +395,7 @@ impl<C: Cache> Parts<'_, C> {
             node: Arc::new(settings.node.clone()),
             cluster: settings.cluster.to_string(),
             sequencer: Arc::clone(&self.sequencer),
+            orders,
             storage: Arc::clone(&self.storage),
             owned: Arc::clone(&self.owned),
             memory: self.memory.clone(),

@@ -10,25 +10,26 @@ use crate::service::Service;
 impl Service {
     /// This node's log position, role and limits.
     pub(crate) fn inspect(&self) -> InspectResponse {
-        let (last, commit, mastership) = self.sequencer.standing();
-        let confirmed = self.sequencer.confirm(|_| ()).is_ok();
-        let role = match (&mastership, confirmed) {
-            (Some(_), true) => NodeRole::Master,
-            (Some(_), false) => NodeRole::TakingOver,
-            (None, _) => NodeRole::Starting,
-        };
-        InspectResponse {
-            host: self.presence.host.clone(),
-            pid: self.presence.pid,
-            incarnation: self.presence.incarnation,
-            log_id: self.storage.log_id().0,
-            role: v1::NodeRole::from(role).into(),
-            epoch: mastership.map_or(0, |term| term.epoch().0),
-            log_index: last.index.0,
-            commit_index: commit.0,
-            age_ms: 0,
-            memory: Some(in_force(*self.memory.borrow())),
-        }
+        let log_id = self.storage.log_id().0;
+        let memory = Some(in_force(*self.memory.borrow()));
+        self.sequencer.look(|replica, now| {
+            let age = replica.fresh_since(now).map(|since| now.since(since));
+            let follows = replica.master(now).map(|process| process.node.to_string());
+            InspectResponse {
+                host: self.presence.host.clone(),
+                pid: self.presence.pid,
+                incarnation: self.presence.incarnation,
+                log_id,
+                role: v1::NodeRole::from(replica.role(now)).into(),
+                epoch: replica.mastership().map_or(0, |term| term.epoch().0),
+                log_epoch: replica.last().epoch.0,
+                log_index: replica.last().index.0,
+                commit_index: replica.commit().0,
+                age_ms: age.map(convert::age_ms),
+                memory,
+                follows: follows.unwrap_or_default(),
+            }
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tierkv_types::Error;
+use tierkv_types::{Error, NodeRole};
 use tokio::sync::{mpsc, watch};
 
 use crate::{members::Received, service::Service, transfer::SnapshotSource, watches::Watches};
@@ -45,11 +45,15 @@ impl Interface {
         self.stop.send_replace(true);
     }
 
-    /// Whether the node is master of its cluster, may answer as such, and has applied which slots
-    /// the cluster owns.
+    /// A master: whether it may answer as such, and has applied which slots the cluster owns. Any
+    /// other node: whether it is in sync, by the record that it sees, and heard its master within
+    /// F.
     fn is_ready(&self) -> bool {
         let service = &self.service;
-        service.sequencer.confirm(|_| ()).is_ok() && service.owned.is_settled()
+        match service.sequencer.look(|replica, now| replica.role(now)) {
+            NodeRole::Master => service.owned.is_settled(),
+            role => role == NodeRole::Replica,
+        }
     }
 }
 

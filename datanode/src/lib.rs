@@ -29,6 +29,8 @@
 //! - Requests: `door` is the gRPC server, `service` handles a frame, `reads` and `scans` read,
 //!   `watches` streams changes, `snapshot_door` and `transfer` send the whole state to a node that
 //!   joins, `inspection` reports the node's state, `comparison` its time.
+//! - Operators: `membership` takes their orders, `orders` carries them to the driver; `leaving`
+//!   hands mastership over before a stop.
 //! - `engine` is all of that: it is made from the data directory, and `engine_keeper` replaces it
 //!   as a whole.
 //!   `interface` is what requests use of it. [`DataNode`] is the shell around it, which stays, and
@@ -52,11 +54,14 @@ mod inspection;
 mod interface;
 mod invalidator;
 mod judgement;
+mod leaving;
 mod log_work;
 mod members;
+mod membership;
 mod memory_settings;
 mod node;
 mod noter;
+mod orders;
 mod ownership;
 mod platform_clock;
 mod prior_rows;

@@ -12,6 +12,7 @@ use tierkv_rpc::{
     proto::internal::{
         commit_index_server::CommitIndexServer, data_node_server::DataNodeServer,
         member_server::MemberServer, node_snapshots_server::NodeSnapshotsServer,
+        orders_server::OrdersServer,
     },
     serve_builder,
     session::FRAME_SLACK,
@@ -29,6 +30,7 @@ use crate::{
     engine_keeper::EngineKeeper,
     failure::Failure,
     interface::Current,
+    leaving::leave,
     members::{Inbox, MAX_MEMBER_FRAME_BYTES},
     rejoining::open_to_rejoin,
     settings::DataNodeSettings,
@@ -143,13 +145,17 @@ impl DataNode {
         why.unwrap_or_else(|| "the data node has stopped".to_owned())
     }
 
-    /// Refuses new requests, gives those in progress 2 s to finish (the rest is aborted), takes a
-    /// last checkpoint, and closes the log.
+    /// Hands its mastership over, refuses new requests, gives those in progress 2 s to finish (the
+    /// rest is aborted), takes a last checkpoint, and closes the log.
     ///
     /// # Errors
     /// [`StorageError`] if the last checkpoint or the log failed; every acknowledged write is
     /// durable in the log anyway.
     pub async fn stop(self) -> Result<(), StorageError> {
+        // No engine: a snapshot is being installed, so another node is master.
+        if let Ok(interface) = self.current.now() {
+            leave(&interface.service).await;
+        }
         self.presence.leave().await;
         self.keep.send_replace(true);
         // A panic was reported when it happened.
@@ -187,8 +193,9 @@ fn identity(settings: &DataNodeSettings) -> (Presence, ProcessName) {
 pub struct Readiness(Current);
 
 impl Readiness {
-    /// Whether it is master of its cluster, may answer as such, and has applied which slots the
-    /// cluster owns.
+    /// A master: whether it may answer as such, and has applied which slots the cluster owns. Any
+    /// other node: whether it is in sync, by the record that it sees, and heard its master within
+    /// F.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.0.is_ready()
@@ -215,7 +222,8 @@ async fn serve(
     let indexes = CommitIndexServer::new(door());
     let snapshots = NodeSnapshotsServer::new(SnapshotDoor::new(current.clone()));
     let routes = Routes::new(service).add_service(inbox).add_service(indexes);
-    let routes = routes.add_service(snapshots).prepare();
+    let routes = routes.add_service(snapshots);
+    let routes = routes.add_service(OrdersServer::new(door())).prepare();
     serve_builder()
         .serve_with_incoming_shutdown(
             Addressed::new(Counted(routes), &name),

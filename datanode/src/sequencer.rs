@@ -23,8 +23,8 @@ use tierkv_protocol::{
 };
 use tierkv_storage::{Appended, Effects, LogRoom, Outcome, Residence, Storage, StorageError};
 use tierkv_types::{
-    Code, Error, HybridClock, Index, ItemKey, Payload, Position, Record, RequestId, RequestName,
-    Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
+    BootTime, Code, Error, HybridClock, Index, ItemKey, Payload, Position, Record, RequestId,
+    RequestName, Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -212,6 +212,12 @@ impl Sequencer {
             true => Ok(self.time.compare(question)),
             false => Err(not_master(Refusal::NotMaster)),
         }
+    }
+
+    /// Looks at the machine, under the lock, at this boot time.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Replica, BootTime) -> T) -> T {
+        let now = self.time.boot_time();
+        look(&self.lock().replica, now)
     }
 
     /// The last position of the log, the commit index, and the mastership if this node is master.

@@ -27,6 +27,7 @@ use tokio::{
 
 use crate::{
     confirming::Confirming,
+    orders::Orders,
     ownership::Owned,
     proposal::{Answer, Proposal, Sequenced},
     reads::{Basis, Missing, ReadView, load},
@@ -39,6 +40,7 @@ pub(crate) struct Service {
     pub(crate) node: Arc<NodeId>,
     pub(crate) cluster: String,
     pub(crate) sequencer: Arc<Sequencer>,
+    pub(crate) orders: Orders,
     pub(crate) storage: Arc<Storage>,
     pub(crate) owned: Arc<Owned>,
     /// Proofs for reads.

@@ -53,6 +53,12 @@ pub struct Cluster {
     pub master: String,
     /// The nodes whose logs hold everything committed.
     pub in_sync: Vec<String>,
+    /// The fewest nodes in sync with which it takes writes.
+    #[serde(default)]
+    pub min_in_sync: u32,
+    /// The silence after which its master is suspected, in milliseconds.
+    #[serde(default)]
+    pub failover_ms: u32,
     /// How many of the 4,096 slots it owns.
     pub slots: u32,
     /// What an operator should know about it; absent if it is as usual.
@@ -97,8 +103,11 @@ pub struct Member {
     pub commit_index: u64,
     /// How many records of its master's log it lacks.
     pub lag: u64,
-    /// An upper bound of the staleness of its answers, in milliseconds.
-    pub age_ms: u32,
+    /// An upper bound of the staleness of its state, in milliseconds; absent while it knows none, as
+    /// before it has caught up, or if it is not reachable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub age_ms: Option<u32>,
 }
 
 /// One coordinator.
@@ -155,7 +164,8 @@ pub struct CacheMark {
 /// The schema of a role, which is here because `tierkv-types` does not depend on utoipa.
 fn node_role() -> Object {
     one_of(
-        "`master`, `replica`, `taking_over`, `joining`, `starting` or `unreachable`.",
+        "`master`, `replica` (in sync), `taking_over`, `joining`, `learner`, `starting` or \
+         `unreachable`.",
         NodeRole::ALL.iter().map(|role| role.name()),
     )
 }
@@ -229,6 +239,8 @@ impl From<v1::ClusterStatus> for Cluster {
             epoch: wire.epoch,
             master: wire.master,
             in_sync: wire.in_sync,
+            min_in_sync: wire.min_in_sync,
+            failover_ms: wire.failover_ms,
             slots: wire.slots,
             note: (wire.slots == 0).then(|| NO_SLOTS.to_owned()),
             time_ahead_ms: wire.time_ahead_ms,

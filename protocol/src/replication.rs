@@ -31,7 +31,9 @@ mod sets;
 mod simulation;
 
 pub use change::{Change, ChangeError, MAX_MEMBERS};
-pub use cluster_state::{ClusterState, DEFAULT_F_MS, F_MS_BOUNDS, Listed, StateError};
+pub use cluster_state::{
+    ClusterState, DEFAULT_F_MS, F_MS_BOUNDS, Listed, StateError, least_staleness,
+};
 pub use command::{Choice, Command, CommandQueue, Condition};
 pub use handover::HandoverError;
 pub use mastership::Mastership;

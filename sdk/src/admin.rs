@@ -1,17 +1,18 @@
-//! Operators' calls: topology, health and memory settings.
+//! Operators' calls: topology, health, memory settings, and changes of clusters.
 
 use std::future::Future;
 
 use tierkv_rpc::proto::{
     status::{read_error, write_error},
     v1::{
-        GetClusterRequest, GetClusterResponse, GetMemoryRequest, MemorySettings, SetMemoryRequest,
+        ChangeClusterRequest, ChangeClusterResponse, GetClusterRequest, GetClusterResponse,
+        GetMemoryRequest, HandOverRequest, HandOverResponse, MemorySettings, SetMemoryRequest,
         admin_client::AdminClient,
     },
 };
 use tierkv_types::{Code, Error as Refusal};
 use tokio::time::timeout;
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{client::Client, error::Error};
 
@@ -48,10 +49,38 @@ impl Client {
     /// have been made; retrying is safe.
     pub async fn set_memory(&self, change: SetMemoryRequest) -> Result<MemorySettings, Error> {
         let mut admin = self.admin();
-        match self.in_time(admin.set_memory(change)).await {
-            Some(answer) => answer.map_err(|status| write_error(&status).into()),
-            None => Err(Refusal::outcome_unknown("no answer came in time").into()),
-        }
+        written(self.in_time(admin.set_memory(change)).await)
+    }
+
+    /// Adds a node to a cluster, removes one, or sets the cluster's failover time. The change is
+    /// installed when this returns; a node that was added catches up after that, which
+    /// [`Client::cluster`] shows.
+    ///
+    /// # Errors
+    /// Why the change is refused, with what to do. With [`Code::OutcomeUnknown`] it may have been
+    /// made; asking again is harmless.
+    pub async fn change_cluster(
+        &self,
+        change: ChangeClusterRequest,
+    ) -> Result<ChangeClusterResponse, Error> {
+        let mut admin = self.admin();
+        written(self.in_time(admin.change_cluster(self.timed(change))).await)
+    }
+
+    /// Hands the mastership of a cluster to another of its nodes; returns the new master.
+    ///
+    /// # Errors
+    /// Why it was not done; the master goes on. With [`Code::OutcomeUnknown`] it may have been done.
+    pub async fn hand_over(&self, order: HandOverRequest) -> Result<HandOverResponse, Error> {
+        let mut admin = self.admin();
+        written(self.in_time(admin.hand_over(self.timed(order))).await)
+    }
+
+    /// A call with this client's timeout, which the tiers below keep within.
+    fn timed<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout());
+        request
     }
 
     fn admin(&self) -> AdminClient<Channel> {
@@ -65,6 +94,13 @@ impl Client {
     ) -> Option<Result<T, Status>> {
         let answer = timeout(self.timeout(), call).await.ok()?;
         Some(self.note_time(answer))
+    }
+}
+
+fn written<T>(answer: Option<Result<T, Status>>) -> Result<T, Error> {
+    match answer {
+        Some(answer) => answer.map_err(|status| write_error(&status).into()),
+        None => Err(Refusal::outcome_unknown("no answer came in time").into()),
     }
 }
 

@@ -8,8 +8,13 @@ use tierkv_coordination::{
 };
 use tierkv_rpc::{
     Acceptor, Addressed, Background, Counted, ListenError, ProcessName, TierTimes, drain, listen,
-    proto::internal::server_coordinator_server::ServerCoordinatorServer, serve_builder,
-    session::FRAME_SLACK, stopped, tiers::MAX_TIER_FRAME_BYTES,
+    proto::internal::{
+        orders_server::OrdersServer, server_coordinator_server::ServerCoordinatorServer,
+    },
+    serve_builder,
+    session::FRAME_SLACK,
+    stopped,
+    tiers::MAX_TIER_FRAME_BYTES,
 };
 use tierkv_types::{Epoch, Incarnation, limits::MAX_ANSWER_BYTES};
 use tokio::{sync::watch, task::JoinHandle};
@@ -170,10 +175,12 @@ impl Readiness {
 }
 
 async fn serve(door: Door, name: ProcessName, acceptor: Acceptor, stop: watch::Receiver<bool>) {
-    let service = ServerCoordinatorServer::new(door)
+    let door = Arc::new(door);
+    let service = ServerCoordinatorServer::from_arc(Arc::clone(&door))
         .max_decoding_message_size(MAX_TIER_FRAME_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES + FRAME_SLACK);
-    let routes = Routes::new(service).prepare();
+    let routes = Routes::new(service).add_service(OrdersServer::from_arc(door));
+    let routes = routes.prepare();
     let served = serve_builder()
         .serve_with_incoming_shutdown(
             Addressed::new(Counted(routes), &name),

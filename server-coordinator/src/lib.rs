@@ -6,8 +6,8 @@
 //! Reading order: `routes` (the cluster, node and connection of a slot), `routing` (the path of a
 //! frame down and back), `balanced_read` (reads that any member in sync may answer; `load`, `choice`
 //! and `hedging` decide whom to ask), `doubt` (writes whose master was lost), `scans` (ranges, over
-//! all clusters), `watches` (streams of changes),
-//! `office` (the election of the primary), `times` (carries the clusters' times between their
+//! all clusters), `watches` (streams of changes), `office` (the election of the primary), `orders`
+//! (operators' orders to the masters), `times` (carries the clusters' times between their
 //! masters), `service` (the gRPC door), [`ServerCoordinator`] (all of it together), and beside them
 //! [`Founding`] (the first records of a platform) and [`AddedCluster`] (a later cluster).
 
@@ -21,6 +21,7 @@ mod founding;
 mod hedging;
 mod load;
 mod office;
+mod orders;
 mod routes;
 mod routing;
 mod scans;

@@ -200,8 +200,8 @@ impl States {
     fn may_list(&self, name: &str) -> bool {
         let is_listed = |state: &ClusterState| {
             let in_sync = state.in_sync.iter().map(|listed| &listed.node);
-            (state.members.iter().chain(in_sync).chain(&state.master))
-                .any(|node| node.as_str() == name)
+            let nodes = state.members.iter().chain(&state.learners);
+            (nodes.chain(in_sync).chain(&state.master)).any(|node| node.as_str() == name)
         };
         self.has_unreadable || self.readable.values().any(is_listed)
     }

@@ -9,10 +9,14 @@ use tierkv_rpc::{
         internal::{
             CountReply, CountRequest, InspectRequest, InspectResponse, ProbeRequest, ProbeResponse,
             RequestFrame, ScanReply, ScanRequest, SurveyRequest, SurveyResponse, WatchReply,
-            WatchRequest, data_node_client::DataNodeClient, server_coordinator_server,
+            WatchRequest, data_node_client::DataNodeClient, orders_server,
+            server_coordinator_server,
         },
         status::to_status,
-        v1::{self, ClusterStatus, MemberStatus},
+        v1::{
+            self, ChangeClusterRequest, ChangeClusterResponse, ClusterStatus, HandOverRequest,
+            HandOverResponse, MemberStatus,
+        },
     },
     until_stopped,
 };
@@ -126,6 +130,33 @@ impl server_coordinator_server::ServerCoordinator for Door {
     }
 }
 
+#[tonic::async_trait]
+impl orders_server::Orders for Door {
+    async fn change_cluster(
+        &self,
+        request: tonic::Request<ChangeClusterRequest>,
+    ) -> Result<Response<ChangeClusterResponse>, Status> {
+        let deadline = deadline_or(&request, MAX_TIMEOUT);
+        let changed = self.router.change_cluster(request.into_inner(), deadline);
+        let changed = changed.await;
+        changed
+            .map(Response::new)
+            .map_err(|error| to_status(&error))
+    }
+
+    async fn hand_over(
+        &self,
+        request: tonic::Request<HandOverRequest>,
+    ) -> Result<Response<HandOverResponse>, Status> {
+        let deadline = deadline_or(&request, MAX_TIMEOUT);
+        let handed_over = self.router.hand_over(request.into_inner(), deadline);
+        let handed_over = handed_over.await;
+        handed_over
+            .map(Response::new)
+            .map_err(|error| to_status(&error))
+    }
+}
+
 async fn survey_cluster(
     id: &ClusterId,
     cluster: &Cluster,
@@ -134,7 +165,7 @@ async fn survey_cluster(
     routes: &Routes,
 ) -> ClusterStatus {
     let state = &cluster.state;
-    let members = (state.members.iter())
+    let members = (state.members.iter().chain(&state.learners))
         .map(|node| survey_member(node.to_string(), routes.nodes.get(node.as_str())));
     ClusterStatus {
         id: id.to_string(),
@@ -147,6 +178,8 @@ async fn survey_cluster(
             .collect(),
         slots,
         time_ahead_ms,
+        min_in_sync: state.min_in_sync,
+        failover_ms: state.f_ms,
         members: with_lags(join_all(members).await),
     }
 }

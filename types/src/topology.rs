@@ -51,13 +51,15 @@ named! {
     NodeRole {
         /// Takes the cluster's writes.
         Master = "master",
-        /// Follows the master's log.
+        /// Follows the master's log, and is in sync.
         Replica = "replica",
         /// Holds the mastership and does not serve yet.
         TakingOver = "taking_over",
         /// Catches up with its master's log.
         Joining = "joining",
-        /// Has started, and has neither become master nor joined one.
+        /// Gets the log, and becomes a member once it has caught up.
+        Learner = "learner",
+        /// Has started, or lost its master, and hears none.
         Starting = "starting",
         /// Did not answer the coordinator that asked.
         Unreachable = "unreachable",

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use tierkv::NodeRole;
 use tierkv_openapi::{
     ClusterReport,
     cluster::{CacheNode, Cluster, Coordinator, Member},
@@ -117,7 +118,6 @@ fn member_row(cluster: &Cluster, member: &Member) -> [String; 6] {
         Some(note) => format!("{} slots ({note})", cluster.slots),
         None => format!("{} slots", cluster.slots),
     };
-    let in_sync = cluster.in_sync.contains(&member.node);
     let time = time_ahead(cluster.time_ahead_ms.unwrap_or(0));
     [
         format!("cluster {}", cluster.id),
@@ -126,12 +126,31 @@ fn member_row(cluster: &Cluster, member: &Member) -> [String; 6] {
         member.address.clone(),
         pid(member.pid),
         format!(
-            "epoch {}, {slots}, {}, {}{time}",
+            "epoch {}, {slots}, {}, {}{}{time}",
             cluster.epoch,
-            if in_sync { "in sync" } else { "behind" },
-            log_state(member)
+            sync_state(cluster, member),
+            log_state(member),
+            age(member)
         ),
     ]
+}
+
+/// Whether the cluster's record lists the member's log.
+fn sync_state(cluster: &Cluster, member: &Member) -> &'static str {
+    match (cluster.in_sync.contains(&member.node), member.role) {
+        (true, _) => "in sync",
+        (false, NodeRole::Learner) => "being added",
+        (false, _) => "behind",
+    }
+}
+
+/// How old a replica's state is at most; a master's is shown by its role.
+fn age(member: &Member) -> String {
+    match (member.role, member.age_ms) {
+        (NodeRole::Master | NodeRole::Unreachable, _) => String::new(),
+        (_, Some(age_ms)) => format!(", at most {age_ms} ms old"),
+        (_, None) => ", of unknown age".to_owned(),
+    }
 }
 
 /// A member's positions in its log, which only the member itself reports.
@@ -165,8 +184,6 @@ fn time_ahead(millis: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tierkv_types::NodeRole;
-
     use super::*;
 
     #[test]
@@ -183,7 +200,7 @@ mod tests {
             log_index: 0,
             commit_index: 0,
             lag: 0,
-            age_ms: 0,
+            age_ms: None,
         };
         assert_eq!(log_state(&member(false)), "log -, committed -");
         assert_eq!(log_state(&member(true)), "log 0, committed 0");

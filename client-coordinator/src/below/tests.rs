@@ -12,6 +12,7 @@ fn presence(pid: u32) -> Presence {
         incarnation: 1,
         cluster: None,
         rest: None,
+        max_staleness_ms: None,
     }
 }
 

@@ -104,6 +104,7 @@ fn presence(pid: u32) -> Presence {
         incarnation: u64::from(pid) << 32,
         cluster: None,
         rest: None,
+        max_staleness_ms: None,
     }
 }
 

@@ -126,6 +126,7 @@ fn presence(pid: u32) -> Presence {
         incarnation: u64::from(pid),
         cluster: None,
         rest: None,
+        max_staleness_ms: None,
     }
 }
 

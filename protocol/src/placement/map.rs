@@ -88,6 +88,18 @@ impl PlacementMap {
         next
     }
 
+    /// The next map, in which the slots of `cluster` have a new revision, as if they had just moved
+    /// to it.
+    #[must_use]
+    pub fn with_new_revision(&self, cluster: &ClusterId) -> Self {
+        let mut next = self.clone();
+        next.version += 1;
+        for run in next.runs.iter_mut().filter(|run| run.cluster == *cluster) {
+            run.revision = next.version;
+        }
+        next
+    }
+
     /// Whether the cluster belongs to the platform, with or without slots.
     #[must_use]
     pub fn has(&self, cluster: &ClusterId) -> bool {
@@ -184,6 +196,21 @@ mod tests {
         assert!(next.has(&added) && !map.has(&added));
         assert_eq!((next.version, next.share(&added)), (map.version + 1, 0));
         assert!(Slot::all().all(|slot| next.owner(slot) == map.owner(slot)));
+        assert_eq!(PlacementMap::decode(&next.encode()).unwrap(), next);
+    }
+
+    #[test]
+    fn a_new_revision_is_that_of_one_cluster() {
+        let map = map();
+        let renewed = ClusterId::new("c2").unwrap();
+        let next = map.with_new_revision(&renewed);
+        assert_eq!(next.version, map.version + 1);
+        for slot in Slot::all() {
+            let (owner, revision) = next.owner(slot);
+            assert_eq!(owner, map.owner(slot).0);
+            let expected = if *owner == renewed { next.version } else { 1 };
+            assert_eq!(revision, expected);
+        }
         assert_eq!(PlacementMap::decode(&next.encode()).unwrap(), next);
     }
 

@@ -19,6 +19,14 @@ pub const DEFAULT_F_MS: u32 = 1_000;
 /// The bounds of F, in milliseconds (REP-TIMES).
 pub const F_MS_BOUNDS: std::ops::RangeInclusive<u32> = 200..=30_000;
 
+/// The least staleness bound of reads for which `CACHED` reads outlast a failover: 1.05 F + 1 s
+/// (REP-TIMES).
+#[must_use]
+pub const fn least_staleness(f_ms: u32) -> Duration {
+    let millis = (f_ms as u64 * 105).div_ceil(100);
+    Duration::from_millis(millis + 1_000)
+}
+
 /// The master of a cluster and its logs in sync; changed only by compare-and-swap (REP-RECORD).
 ///
 /// The first record of a cluster is *unfounded*: it has members and no logs. A member whose log is
@@ -122,6 +130,21 @@ impl ClusterState {
             in_sync,
             ..self.clone()
         }
+    }
+
+    /// The record of a cluster that an operator continues with one log, as no log in sync is left
+    /// (REP-LOGID): of the next epoch, without a master, and without the members that are `leaving`.
+    #[must_use]
+    pub fn recovered(&self, listed: Listed, leaving: &[NodeId]) -> Self {
+        let node = listed.node.clone();
+        let mut next = self.succeeded_by(self.epoch.next(), None, vec![listed]);
+        next.members.retain(|member| !leaving.contains(member));
+        next.learners.retain(|learner| *learner != node);
+        if !next.members.contains(&node) {
+            next.members.push(node);
+        }
+        next.min_in_sync = default_min_in_sync(next.members.len());
+        next
     }
 
     /// The record as it is stored.
@@ -237,6 +260,13 @@ mod tests {
 
     fn node(name: &str) -> NodeId {
         NodeId::new(name).unwrap()
+    }
+
+    #[test]
+    fn reads_outlast_a_failover() {
+        let millis = |f_ms| least_staleness(f_ms).as_millis();
+        assert_eq!((millis(DEFAULT_F_MS), millis(201)), (2_050, 1_212));
+        assert_eq!(millis(*F_MS_BOUNDS.end()), 32_500);
     }
 
     fn state() -> ClusterState {

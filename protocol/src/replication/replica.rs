@@ -11,12 +11,13 @@
 //!
 //! Reading order: this file (the state, events, and what callers ask), `recording` (records of
 //! coordination), `standing` (questions and swaps of a candidate), `accepting` (a replica's part),
-//! `leading` (a master's part), `handing_over`.
+//! `leading` (a master's part), `handing_over`, `role` (what operators see).
 
 mod accepting;
 mod handing_over;
 mod leading;
 mod recording;
+mod role;
 mod standing;
 #[cfg(test)]
 mod tests;

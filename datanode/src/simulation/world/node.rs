@@ -47,6 +47,7 @@ use crate::{
     log_work::LogWork,
     members::{Members, Peers},
     noter::Noter,
+    orders::orders,
     ownership::Owned,
     platform_clock::PlatformClock,
     reads::{Basis, ReadView},
@@ -231,6 +232,7 @@ impl Machine {
             received,
             compared,
             snapshot_wanted: watch::Sender::new(None),
+            orders: orders().1,
         };
         let (stop, stopped) = drive(scheduler, &group, driver);
         let checkpoints = steps.take_checkpoints().unwrap();

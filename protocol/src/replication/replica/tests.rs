@@ -1,7 +1,7 @@
 //! What operators ask of a master. The rules themselves are tested by the simulation.
 
 use tierkv_types::{
-    BootTime, Epoch, EpochTable, Incarnation, Index, LogId, NodeId, Position, Version,
+    BootTime, Epoch, EpochTable, Incarnation, Index, LogId, NodeId, NodeRole, Position, Version,
 };
 
 use super::{Event, Moment, Replica, Restored, SwapOutcome};
@@ -50,9 +50,11 @@ impl Lone {
             replica: Replica::start(process, restored, moment().now),
             revision: 1,
         };
+        assert_eq!(lone.replica.role(moment().now), NodeRole::Starting);
         lone.step(Event::Compared);
         let state = ClusterState::unfounded(vec![node("n1")], 1_000);
         lone.step(Event::Observed(Some(Seen { revision: 1, state })));
+        assert_eq!(lone.replica.role(moment().now), NodeRole::Master);
         lone
     }
 
