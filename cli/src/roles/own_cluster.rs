@@ -30,7 +30,7 @@ pub(super) enum OwnClusterError {
     /// The cluster has other members.
     #[error(
         "the cluster {cluster} has no node {node}; its nodes are {members}{elsewhere}. Set \
-         --cluster and --node to those of a node that the platform has"
+         --cluster and --node to those of a node that the platform has{remedy}"
     )]
     OtherMembers {
         cluster: ClusterId,
@@ -38,6 +38,8 @@ pub(super) enum OwnClusterError {
         members: String,
         /// Which cluster has the node, if one has.
         elsewhere: String,
+        /// How to add it, if none has.
+        remedy: String,
     },
     /// The cluster's record can't be read.
     #[error("the record of cluster {0} in coordination: {1}")]
@@ -87,13 +89,20 @@ pub(super) async fn check(
         });
     };
     let mut having = all.iter().filter(|(_, members)| members.contains(node));
+    let other = having.next().map(|(other, _)| other);
     Err(OwnClusterError::OtherMembers {
         cluster: cluster.clone(),
         node: node.clone(),
         members: names(&state.members),
-        elsewhere: having.next().map_or_else(String::new, |(other, _)| {
+        elsewhere: other.map_or_else(String::new, |other| {
             format!(", and {node} belongs to cluster {other}")
         }),
+        remedy: match other {
+            Some(_) => String::new(),
+            None => {
+                format!(", or add it: `tierkv admin add-node --cluster {cluster} --node {node}`")
+            }
+        },
     })
 }
 
@@ -152,5 +161,9 @@ mod tests {
         assert!(elsewhere.contains("belongs to cluster c3"), "{elsewhere}");
         let nowhere = check("c1", "n9", &new).await.unwrap_err();
         assert!(nowhere.contains("its nodes are n1. Set"), "{nowhere}");
+        assert!(
+            nowhere.ends_with("add-node --cluster c1 --node n9`"),
+            "{nowhere}"
+        );
     }
 }
