@@ -202,6 +202,11 @@ pub(crate) async fn run_client_coordinator(arguments: ClientCoordinatorArguments
         Some(found) => found,
         None => return Ok(ExitCode::SUCCESS),
     };
+    let max_staleness_ms = role.configuration.reads.max_staleness_ms;
+    let checking = metadata::check_staleness(&*coordination, max_staleness_ms);
+    let Some(()) = role.unless_stopped(checking).await.transpose()? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let (node, metrics) = (role.node.clone(), role.metrics.clone());
     let mut settings =
         (role.configuration).client_coordinator(platform, node, role.descriptors, metrics);

@@ -7,7 +7,7 @@ use tierkv_coordination::{
     Coordination, CoordinationError, EtcdCoordination, EtcdOptions, Location, Versioned,
     directory::{self, Platform, cluster_of_state},
 };
-use tierkv_protocol::replication::ClusterState;
+use tierkv_protocol::replication::{ClusterState, least_staleness};
 use tierkv_types::{ClusterId, NodeId, PlatformId};
 use tokio::time::{sleep, timeout};
 
@@ -101,6 +101,34 @@ pub(crate) async fn members_of_all(
         Some((cluster_of_state(name)?, members.unwrap_or_default()))
     });
     Ok(members.collect())
+}
+
+/// Checks that reads with this staleness bound outlast a failover of every cluster (REP-TIMES).
+///
+/// # Errors
+/// A message, with what to change; or if the store refuses.
+pub(crate) async fn check_staleness(
+    coordination: &dyn Coordination,
+    max_staleness_ms: u64,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let watched = answered(|| coordination.watch_prefix(directory::CLUSTERS)).await?;
+    for (name, record) in watched.current().iter() {
+        let state = ClusterState::decode(&record.value);
+        let (Some(cluster), Ok(state)) = (cluster_of_state(name), state) else {
+            continue;
+        };
+        let least = least_staleness(state.f_ms).as_millis();
+        if u128::from(max_staleness_ms) < least {
+            return Err(format!(
+                "reads.max_staleness_ms is {max_staleness_ms}, but cluster {cluster} has a \
+                 failover-ms of {}, which needs at least {least}, so that reads outlast a failover: \
+                 raise it, or shorten that with `tierkv admin failover-ms`",
+                state.f_ms
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 /// Waits until coordination can be reached and has the record `key`; logs `notice` at the start of

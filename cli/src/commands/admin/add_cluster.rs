@@ -34,6 +34,7 @@ pub(crate) struct AddClusterArguments {
 /// Adds the cluster and prints what it is.
 pub(crate) async fn run(arguments: AddClusterArguments) -> Outcome {
     let configuration = arguments.metadata.load(Vec::new())?;
+    init::check_failover(arguments.failover_ms, &configuration)?;
     let coordination = metadata::connect(&configuration.coordination).await?;
     let added = AddedCluster {
         cluster: arguments.cluster,

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 use tierkv_coordination::directory::FoundingCluster;
-use tierkv_protocol::replication::DEFAULT_F_MS;
+use tierkv_protocol::replication::{DEFAULT_F_MS, least_staleness};
 use tierkv_server_coordinator::Founding;
 use tierkv_types::{ClusterId, NodeId, PlatformId};
 
 use crate::{
+    configuration::Configuration,
     outcome::Outcome,
     output::{self, Output},
     roles::{arguments::MetadataArguments, metadata},
@@ -49,9 +50,25 @@ pub(super) fn cluster(text: &str) -> Result<FoundingCluster, String> {
     })
 }
 
+/// Checks that reads outlast a failover, by the staleness bound of the configuration (REP-TIMES).
+pub(super) fn check_failover(f_ms: u32, configuration: &Configuration) -> Result<(), String> {
+    let least = least_staleness(f_ms).as_millis();
+    let bound = configuration.reads.max_staleness_ms;
+    match u128::from(bound) >= least {
+        true => Ok(()),
+        false => Err(format!(
+            "failover-ms {f_ms} needs reads.max_staleness_ms of at least {least}, so that reads \
+             outlast a failover; it is {bound}. Set it in the configuration of every client \
+             coordinator and of this command (--set reads.max_staleness_ms={least}), or choose a \
+             shorter failover-ms"
+        )),
+    }
+}
+
 /// Founds the platform and prints what it is.
 pub(crate) async fn run(arguments: InitArguments) -> Outcome {
     let configuration = arguments.metadata.load(Vec::new())?;
+    check_failover(arguments.failover_ms, &configuration)?;
     let coordination = metadata::connect(&configuration.coordination).await?;
     let founding = Founding {
         platform: PlatformId(rand::random()),
