@@ -38,9 +38,10 @@ pub enum RecoverError {
     Note(String),
     /// The cluster has other members, whose logs may hold more.
     #[error(
-        "the record names the members {members}; this command recovers a cluster whose only \
-         member is {node}. A node of a cluster in which another log is in sync needs no recovery: \
-         start it, and it sets aside what it can't use and gets everything from its master"
+        "the record names the members {members}; with a data directory, this command recovers a \
+         cluster whose only member is {node}. A node of a cluster in which another log is in sync \
+         needs no recovery: start it, and it sets aside what it can't use and gets everything from \
+         its master. If no log in sync is left on any node, leave out --data-dir"
     )]
     OtherMembers {
         /// The node.

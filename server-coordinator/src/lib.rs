@@ -9,12 +9,14 @@
 //! all clusters), `watches` (streams of changes), `office` (the election of the primary), `orders`
 //! (operators' orders to the masters), `times` (carries the clusters' times between their
 //! masters), `service` (the gRPC door), [`ServerCoordinator`] (all of it together), and beside them
-//! [`Founding`] (the first records of a platform) and [`AddedCluster`] (a later cluster).
+//! [`Founding`] (the first records of a platform), [`AddedCluster`] (a later cluster) and
+//! [`ClusterRecovery`] (a cluster whose logs in sync are lost).
 
 mod added_cluster;
 mod balanced_read;
 mod choice;
 mod cluster_clock;
+mod cluster_recovery;
 mod coordinator;
 mod doubt;
 mod founding;
@@ -31,6 +33,7 @@ mod times;
 mod watches;
 
 pub use added_cluster::{AddError, AddedCluster};
+pub use cluster_recovery::{ClusterRecovery, ClusterRecoveryError, LogReport, NodeFinding};
 pub use coordinator::{Readiness, ServerCoordinator, StartError};
 pub use founding::{Founding, FoundingError};
 pub use settings::ServerCoordinatorSettings;

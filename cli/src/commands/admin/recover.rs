@@ -1,17 +1,20 @@
 //! `tierkv admin recover`: on the data directory of a node that does not run, and on the record of
-//! its cluster: in the data directory, too, or in the etcd of a running platform.
+//! its cluster: in the data directory, too, or in the etcd of a running platform. A cluster of several
+//! nodes is recovered by what its nodes report (`cluster`).
 
+mod cluster;
 mod records;
 
 use std::{fmt, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
 use serde_json::{Value, json};
+use tierkv_coordination::Location;
 use tierkv_datanode::{Finding, Recovery, RecoveryDone};
 use tierkv_storage::{RealDisk, StorageSettings, check_platform, platform_of};
 use tierkv_types::{ClusterId, NodeId};
 
-use self::records::Records;
+use self::{cluster::LostCluster, records::Records};
 use crate::{
     configuration::Configuration,
     data_dir,
@@ -32,13 +35,15 @@ const DEFAULT_NODE: &str = "n1";
 pub(crate) struct RecoverArguments {
     #[command(flatten)]
     metadata: MetadataArguments,
-    /// The data directory; no process may use it. Sets data_dir [default: tierkv-data]
+    /// The data directory; no process may use it. Sets data_dir [default: tierkv-data]. Leave it
+    /// out for a cluster of several nodes of which no log in sync is left.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
     /// The cluster; sets cluster [default: c1]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// The node; sets node [default: n1]
+    /// The node; sets node [default: n1]. For a cluster of several nodes, the one whose log is
+    /// continued.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     /// Recover. Without this nothing is changed, and the exit status is 1 if a recovery is
@@ -53,6 +58,9 @@ pub(crate) struct RecoverArguments {
 /// Examines the directory, prints the findings, and recovers with `--accept-loss`.
 pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
     let (accept_loss, output) = (arguments.accept_loss, arguments.output);
+    if let Some(lost) = lost_cluster(&arguments).await? {
+        return lost.run(accept_loss, output).await;
+    }
     let target = Target::of(arguments)?;
     let places = &target.configuration.places;
     let records = Records::open(&target.configuration.coordination, &places.data_dir).await?;
@@ -102,6 +110,38 @@ pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
         (false, Some(finding)) => Err(format!("{}; {}", finding.what, finding.loss).into()),
         (false, None) => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The cluster to recover, if it is one of several nodes in a store that runs, and no data directory
+/// is named.
+async fn lost_cluster(
+    arguments: &RecoverArguments,
+) -> Result<Option<LostCluster>, Box<dyn std::error::Error>> {
+    if arguments.data_dir.is_some() {
+        return Ok(None);
+    }
+    let configuration = arguments.metadata.load(vec![
+        ("cluster", arguments.cluster.clone()),
+        ("node", arguments.node.clone()),
+    ])?;
+    let (places, keys) = (&configuration.places, &configuration.coordination);
+    if keys.url == Location::Memory {
+        return Ok(None);
+    }
+    let cluster = places.cluster.clone();
+    let cluster = cluster.map_or_else(|| ClusterId::new(DEFAULT_CLUSTER), Ok)?;
+    let records = Records::open(keys, &places.data_dir).await?;
+    let Records::Running { store, platform } = records else {
+        return Ok(None);
+    };
+    let is_lost_cluster = cluster::has_several_nodes(&*store, &cluster).await?;
+    Ok(is_lost_cluster.then(|| LostCluster {
+        store,
+        platform,
+        cluster,
+        node: places.node.clone(),
+        options: format!(" --coordination-url {}", keys.url),
+    }))
 }
 
 /// The node to recover.
