@@ -27,6 +27,7 @@ pub mod ledger;
 pub mod many_processes;
 pub mod metrics;
 pub mod named;
+pub mod operator;
 pub mod outside;
 pub mod resident;
 pub mod slow_line;

@@ -1,0 +1,142 @@
+//! A cluster of three of which all logs in sync are lost: an operator sees what is left, and continues
+//! with it, knowingly.
+
+#![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
+
+use std::time::Duration;
+
+use tierkv::{Client, Consistency, ReadOptions};
+use tierkv_harness::{LocalCluster, poll_until};
+use tierkv_tests::{
+    many_processes::{all_in_sync, cluster, connect},
+    operator::{Ended, admin, admin_of_store},
+};
+
+const CLUSTER: &str = "c1";
+/// Timeout of an operation.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Timeout for a state that the cluster reaches.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Keys of each kind.
+const KEYS: usize = 50;
+
+async fn put_all(client: &Client, prefix: &str) {
+    for number in 0..KEYS {
+        let key = format!("{prefix}-{number}");
+        client.put(key, prefix.to_owned()).await.unwrap();
+    }
+}
+
+/// How many of these keys are there, as the cluster's master sees it.
+async fn found(client: &Client, prefix: &str) -> usize {
+    let keys: Vec<String> = (0..KEYS)
+        .map(|number| format!("{prefix}-{number}"))
+        .collect();
+    let latest = ReadOptions {
+        consistency: Consistency::Latest,
+        ..ReadOptions::default()
+    };
+    let found = client.batch_get_with(&keys, latest).await.unwrap();
+    found.iter().filter(|found| found.value.is_some()).count()
+}
+
+async fn recover(platform: &LocalCluster, rest: &[&str]) -> Ended {
+    let words = [&["recover", "--cluster", CLUSTER][..], rest].concat();
+    admin_of_store(platform, &words).await.unwrap()
+}
+
+/// The master, and the replicas.
+async fn roles(client: &Client) -> (String, Vec<String>) {
+    let seen = cluster(client, CLUSTER).await.unwrap();
+    let members = seen.members.into_iter().map(|member| member.node);
+    let replicas = members.filter(|node| *node != seen.master).collect();
+    (seen.master, replicas)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_goes_on_with_the_log_that_is_left_once_its_operator_accepts_the_loss() {
+    let mut platform = LocalCluster::start_replicated(1, 3).await.unwrap();
+    let client = connect(&platform, LIMIT).await.unwrap();
+    all_in_sync(&client, CLUSTER, PATIENCE).await.unwrap();
+    put_all(&client, "kept").await;
+    all_in_sync(&client, CLUSTER, PATIENCE).await.unwrap();
+
+    let healthy = recover(&platform, &["--node", "n1", "--accept-loss"]).await;
+    healthy
+        .is_refused(2, "there is nothing to recover")
+        .unwrap();
+
+    // One replica is away, and is taken out of sync; then both others lose their disks.
+    let (master, replicas) = roles(&client).await;
+    let [left, other] = &replicas[..] else {
+        panic!("two replicas");
+    };
+    platform.kill9(left).await.unwrap();
+    put_all(&client, "lost").await;
+    let shed = poll_until(PATIENCE, || async {
+        let seen = cluster(&client, CLUSTER).await?;
+        (!seen.in_sync.contains(left)).then_some(())
+    });
+    shed.await.unwrap();
+    for lost in [&master, other] {
+        platform.kill9(lost).await.unwrap();
+        platform.wipe(lost).unwrap();
+    }
+    platform.restart(left).unwrap();
+
+    // Until the presences of the killed ones have lapsed, they may still be there.
+    let due = poll_until(PATIENCE, || async {
+        let shown = recover(&platform, &[]).await;
+        (shown.code == Some(1)).then_some(shown)
+    });
+    let Some(due) = due.await else {
+        let shown = recover(&platform, &[]).await;
+        panic!("{shown:?}\n{}", platform.log_of(left));
+    };
+    let advice = format!("--cluster {CLUSTER} --node {left} --accept-loss");
+    assert!(due.out.contains(&advice), "{due:?}");
+    assert!(due.out.contains("Nothing was changed"), "{due:?}");
+    assert!(
+        due.out.contains("are known to have been committed")
+            || due.out.contains("only the lost logs had"),
+        "{due:?}"
+    );
+    let silent = recover(&platform, &["--node", &master, "--accept-loss"]).await;
+    silent.is_refused(2, "start its process first").unwrap();
+    let nameless = recover(&platform, &["--accept-loss"]).await;
+    nameless
+        .is_refused(2, &format!("as in --node {left}"))
+        .unwrap();
+
+    let done = recover(&platform, &["--node", left, "--accept-loss"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}\n{}", platform.log_of(left));
+    assert!(
+        done.out.contains(&format!("{left} is the master")),
+        "{done:?}"
+    );
+    assert_eq!(found(&client, "kept").await, KEYS);
+    assert_eq!(found(&client, "lost").await, 0);
+    put_all(&client, "new").await;
+
+    // The others come back with new disks.
+    for lost in [&master, other] {
+        let words = [
+            "add-node",
+            "--cluster",
+            CLUSTER,
+            "--node",
+            lost,
+            "--no-wait",
+        ];
+        let added = admin(&platform, &words).await.unwrap();
+        assert_eq!(added.code, Some(0), "{added:?}");
+        platform.restart(lost).unwrap();
+        let added = admin(&platform, &words[..5]).await.unwrap();
+        assert_eq!(added.code, Some(0), "{added:?}\n{}", platform.log_of(lost));
+    }
+    all_in_sync(&client, CLUSTER, PATIENCE).await.unwrap();
+    assert_eq!(found(&client, "new").await, KEYS);
+    let again = recover(&platform, &["--node", left, "--accept-loss"]).await;
+    again.is_refused(2, "there is nothing to recover").unwrap();
+    platform.stop().await.unwrap();
+}
