@@ -15,7 +15,7 @@ use tierkv_rpc::{
 };
 use tierkv_storage::{RealDisk, Storage, StorageSettings};
 use tierkv_types::{
-    ClusterId, Code, Error, Index, ItemKey, LogId, NodeId, Operation, PlatformId, RequestName,
+    ClusterId, Error, Index, ItemKey, LogId, NodeId, Operation, PlatformId, RequestName,
     SystemClock, Version, WriteRequest,
 };
 use tokio::time::{Instant, sleep};
@@ -205,15 +205,14 @@ impl Members {
         answer.map_err(CallError::for_write)
     }
 
-    /// The code with which a node refuses a read.
-    pub(crate) async fn read_refused(&self, name: &str, item: &ItemKey) -> Option<Code> {
+    /// The error with which a node refuses a read.
+    pub(crate) async fn read_refused(&self, name: &str, item: &ItemKey) -> Option<Error> {
         let read = Read {
             item_key: item.as_bytes().clone(),
             placement_version: 1,
             ..Read::default()
         };
-        let read = self.call(name, request::Kind::Read(read)).await;
-        read.err().map(|error| error.code)
+        self.call(name, request::Kind::Read(read)).await.err()
     }
 
     /// Stops all nodes, and checks that each of `names` has the `written` values on its disk.
