@@ -24,18 +24,23 @@ const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const WRITERS: usize = 8;
 const VALUE_BYTES: u32 = 200;
 const SEGMENT_BYTES: u64 = 64 << 10;
+/// The log keeps so much of what the store has: the least that a configuration may say, and less
+/// than [`MANY`] writes.
+const RETENTION_MS: u64 = 1_000;
+const LOG_BYTES: u64 = 512 << 10;
 /// Timeout of a write: longer than a failover takes.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// Timeout for a state that the cluster reaches after a fault.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Acknowledged writes that take several segments of the log.
-const MANY: u64 = 2_000;
+/// Acknowledged writes that take more than the log keeps.
+const MANY: u64 = 4_000;
 
-/// A log that keeps nothing that the store has.
+/// A log that keeps hardly anything that the store has.
 fn short_log() -> Surroundings {
     Surroundings::default()
         .set("TIERKV_WAL_SEGMENT_BYTES", SEGMENT_BYTES)
-        .set("TIERKV_WAL_RETENTION_MS", 1)
+        .set("TIERKV_WAL_RETENTION_MS", RETENTION_MS)
+        .set("TIERKV_WAL_MAX_BYTES", LOG_BYTES)
         .set("TIERKV_STORE_CHECKPOINT_INTERVAL_MS", 50)
 }
 
