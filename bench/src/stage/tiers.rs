@@ -22,6 +22,12 @@ const FILE_BYTES_A_RECORD: u64 = 8;
 /// Timeout of the first answer, and until all data nodes are in sync: the coordinators find the
 /// cluster's master meanwhile.
 const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Servers that use no more cores than this have hardly anything to do: three data nodes without
+/// requests exchange heartbeats.
+const IDLE_CORES: f64 = 0.25;
+/// How long they are watched for that, and the timeout until they are idle.
+const IDLE_WINDOW: Duration = Duration::from_secs(2);
+const IDLE_LIMIT: Duration = Duration::from_secs(180);
 /// Pause between two looks whether the platform answers.
 const READY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -50,6 +56,8 @@ impl Stage {
         // The load may have been too much for one of them.
         let tiers = started(self.tiers.get_mut(&REPLICAS))?;
         tiers.all_in_sync(READY_LIMIT).await.map_err(harness)?;
+        // Three nodes write their checkpoints of the load for a while, also in the peer's parts.
+        await_idle(&side.meter).await?;
         Ok(side)
     }
 
@@ -132,6 +140,25 @@ pub(crate) async fn loaded(setup: TierSetup, settings: Settings) -> Result<Separ
     let outcome = load(&sessions, &settings.loading()).await?;
     note(format_args!("loaded at {:.0} puts/s", outcome.rate()));
     Ok(tiers)
+}
+
+/// Waits until the servers have hardly anything to do.
+async fn await_idle(meter: &Meter) -> Result<(), Failure> {
+    let until = Instant::now() + IDLE_LIMIT;
+    let mut measuring = meter.start();
+    loop {
+        tokio::time::sleep(IDLE_WINDOW).await;
+        let cost = measuring.lap();
+        let cores = cost.server.total() / cost.seconds;
+        if cores <= IDLE_CORES {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(Failure(format!(
+                "the servers still use {cores:.2} cores {IDLE_LIMIT:?} after the load"
+            )));
+        }
+    }
 }
 
 /// Waits until a read is answered.
