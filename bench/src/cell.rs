@@ -150,7 +150,7 @@ impl Cell {
             Self::HitSession => "redis GET, one multiplexed connection",
             Self::PutOne | Self::PutOneProcesses => "etcd put, one member",
             Self::PutThree => "etcd put, three members, by the leader",
-            Self::Failover | Self::Handover => "none",
+            Self::Failover | Self::Handover => "no peer",
             Self::Memory => "redis without persistence",
             Self::SteadyWrites => "its own median",
         }
