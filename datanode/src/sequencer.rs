@@ -21,7 +21,9 @@ use tierkv_protocol::{
     platform_time::others::{TimeAnswer, TimeQuestion},
     replication::{Command, Event, Mastership, Moment as MachineMoment, Refusal, Replica},
 };
-use tierkv_storage::{Appended, Effects, LogRoom, Outcome, Residence, Storage, StorageError};
+use tierkv_storage::{
+    Appended, Effects, LogRoom, Outcome, Residence, Storage, StorageError, Waiting,
+};
 use tierkv_types::{
     BootTime, Code, Error, HybridClock, Index, ItemKey, Payload, Position, Record, RequestId,
     RequestName, Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
@@ -43,6 +45,11 @@ use crate::{
     steadiness::Steadiness,
 };
 
+/// Memory of records that are appended and not applied, in bytes, over which writes wait. Without a
+/// bound, a master whose records can't be committed, because too few nodes of the cluster log them,
+/// would fill its memory and its disk with writes whose outcome is unknown.
+const UNCOMMITTED_LIMIT: u64 = 64 << 20;
+
 /// The sequencer of one data node.
 pub(crate) struct Sequencer {
     state: Mutex<State>,
@@ -58,6 +65,8 @@ pub(crate) struct Sequencer {
     steadiness: Steadiness,
     /// The last applied index, for reads that wait for one.
     applied: watch::Sender<Index>,
+    /// Whether writes wait until earlier ones are committed ([`UNCOMMITTED_LIMIT`]).
+    is_behind: watch::Sender<bool>,
     /// Changes when there may be something to send to the other members.
     news: watch::Sender<()>,
     storage: Arc<Storage>,
@@ -143,6 +152,7 @@ impl Sequencer {
             freshness: Freshness::default(),
             steadiness: Steadiness::default(),
             applied: watch::Sender::default(),
+            is_behind: watch::Sender::default(),
             news: watch::Sender::default(),
             storage,
             time,
@@ -214,6 +224,27 @@ impl Sequencer {
         }
     }
 
+    /// Waits while too much is appended and not committed; no longer than this node is master.
+    pub(crate) async fn room(&self) {
+        // Nearly always, and cheaper than a subscription.
+        if !*self.is_behind.borrow() {
+            return;
+        }
+        let waiting = Waiting::for_commits();
+        let mut is_behind = self.is_behind.subscribe();
+        // The sender lives as long as the sequencer.
+        drop(is_behind.wait_for(|is_behind| !is_behind).await);
+        waiting.done();
+    }
+
+    /// Publishes to writers, under the lock, whether they have to wait for commits.
+    fn publish_behind(&self, state: &State) {
+        let now = is_behind(state);
+        if *self.is_behind.borrow() != now {
+            self.is_behind.send_replace(now);
+        }
+    }
+
     /// Looks at the machine, under the lock, at this boot time.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&Replica, BootTime) -> T) -> T {
         let now = self.time.boot_time();
@@ -281,7 +312,7 @@ impl Sequencer {
                 judgements.push(Judgement::late(&proposal));
                 continue;
             }
-            if batch.room.is_full() {
+            if batch.room.is_full() || is_behind(&state) {
                 verdicts.waiting.push(proposal);
                 continue;
             }
@@ -311,6 +342,7 @@ impl Sequencer {
             }
         }
         self.sort(&mut state, before.index, judgements, &mut verdicts);
+        self.publish_behind(&state);
         // Wakes the log and the senders to the members after the lock is released.
         drop(state);
         drop(queued);
@@ -516,6 +548,7 @@ impl Sequencer {
         records.iter().for_each(|record| state.appended.pop(record));
         state.applied = state.applied.max(up_to);
         self.applied.send_replace(state.applied);
+        self.publish_behind(&state);
         state.waiters.applied(up_to)
     }
 }
@@ -643,6 +676,12 @@ fn check_birth(id: &RequestId, now: Version) -> Result<(), Error> {
 fn not_master(refusal: Refusal) -> Error {
     // Coordinators try again within the deadline, also while the master hands over.
     Error::new(Code::NotMaster, refusal.to_string())
+}
+
+/// Whether writes have to wait until more is committed. If this node is no master, they don't: they
+/// are refused.
+fn is_behind(state: &State) -> bool {
+    state.appended.bytes() >= UNCOMMITTED_LIMIT && state.replica.confirm().is_ok()
 }
 
 impl State {

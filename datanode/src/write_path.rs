@@ -51,15 +51,19 @@ impl WritePath {
         self.finish(verdicts, answers).await;
     }
 
-    /// Waits until the memory tier and the log have room (backpressure from a slow disk), the log
-    /// for a record of so many `bytes`, and returns the writes whose deadlines have not passed.
+    /// Waits until not too much waits for its commit (backpressure from slow or missing members),
+    /// and the memory tier and the log have room (from a slow disk), the log for a record of so many
+    /// `bytes`. Returns the writes whose deadlines have not passed.
     async fn await_room(
         &self,
         mut proposals: Vec<Proposal>,
         bytes: u64,
         answers: &impl Answers,
     ) -> Vec<Proposal> {
-        let room = self.storage.room_for(bytes);
+        let room = async {
+            self.sequencer.room().await;
+            self.storage.room_for(bytes).await;
+        };
         tokio::pin!(room);
         while let Some(first) = proposals.iter().map(|proposal| proposal.deadline).min() {
             if timeout_at(first, &mut room).await.is_ok() {
@@ -69,7 +73,8 @@ impl WritePath {
             (late, proposals) = late_and_others(proposals, first, |proposal| proposal.deadline);
             let error = Error::new(
                 Code::DeadlineExceeded,
-                "the write waited for the disk until its deadline; nothing was done, retry later",
+                "the write waited for room until its deadline: the data node's disk is slow, or \
+                 too few nodes of the cluster log its writes; nothing was done, retry later",
             );
             answers.give(refuse(late, &error)).await;
         }

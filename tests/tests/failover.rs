@@ -255,6 +255,63 @@ async fn no_acknowledged_write_is_lost_whichever_processes_die_or_stand_still() 
     trial.platform.stop().await.unwrap();
 }
 
+/// Values of writes that can't be committed, their writers, and the timeout of each.
+const LARGE: u32 = 100 << 10;
+const LARGE_WRITERS: usize = 128;
+const SHORT_LIMIT: Duration = Duration::from_secs(1);
+/// The bound of what a master takes while it can't be committed, and the part of it that shows that
+/// the bound is near.
+const UNCOMMITTED_LIMIT: u64 = 64 << 20;
+const NEARLY: u64 = UNCOMMITTED_LIMIT / 8 * 7;
+/// How long writers go on when the bound is near: several times their timeout.
+const LONGER: Duration = Duration::from_secs(5);
+
+/// With one node of three, nothing is committed. The master takes a bounded number of writes then,
+/// and refuses the others for certain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_can_t_commit_takes_a_bounded_number_of_writes() {
+    let mut trial = Trial::start().await;
+    trial.in_sync("at the start").await;
+    let master = trial.master().await;
+    let replicas: Vec<&str> = (NODES.into_iter()).filter(|it| *it != master).collect();
+    for replica in &replicas {
+        trial.platform.kill9(replica).await.unwrap();
+    }
+    let hasty = trial.client.with_timeout(SHORT_LIMIT);
+    let flood = Flood::start_persistent(from_ref(&hasty), LARGE_WRITERS, &trial.numbers, LARGE);
+    let uncommitted = || async {
+        let seen = cluster(&trial.client, CLUSTER).await?;
+        let master = seen.members.into_iter().find(|it| it.node == master)?;
+        Some((master.log_index - master.commit_index) * u64::from(LARGE))
+    };
+    let near = poll_until(PATIENCE, || async {
+        uncommitted().await.filter(|bytes| *bytes >= NEARLY)
+    });
+    near.await
+        .expect("the master takes writes while others wait");
+    tokio::time::sleep(LONGER).await;
+    let bytes = uncommitted().await.unwrap();
+    let some = flood.end().await;
+    let failures = some.failures();
+    println!("{bytes} bytes of writes wait for their commit: {failures:?}");
+    assert!(bytes <= UNCOMMITTED_LIMIT + u64::from(LARGE), "{bytes}");
+    assert_eq!(some.acknowledged(), 0);
+    assert!(
+        failures.contains_key(&Code::DeadlineExceeded),
+        "{failures:?}"
+    );
+    trial.written.extend(some);
+
+    for replica in &replicas {
+        trial.platform.restart(replica).unwrap();
+    }
+    let flood = trial.writers();
+    trial.more(&flood, "after the others are back").await;
+    trial.check(flood, "after the others are back").await;
+    trial.in_sync("after the others are back").await;
+    trial.platform.stop().await.unwrap();
+}
+
 /// Further faults: `TIERKV_FAILOVER_ROUNDS`.
 fn rounds() -> usize {
     let rounds = env::var("TIERKV_FAILOVER_ROUNDS");

@@ -108,6 +108,7 @@ async fn a_fresh_page_has_a_line_for_each_value_of_a_label() {
         "log_segment",
         "pinned_limit_bytes",
         "remembered_requests",
+        "uncommitted_bytes",
     ];
     let refusals = [
         &waits[..],

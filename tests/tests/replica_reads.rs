@@ -125,6 +125,20 @@ async fn in_quiet_all_members_answer_and_one_that_stops_delays_few() {
     }
 }
 
+/// Stops a replica, then the master, for 3 s each.
+async fn stop_nodes(platform: &LocalCluster, client: &Client) {
+    let pause = Duration::from_secs(3);
+    tokio::time::sleep(pause).await;
+    let master = master(client).await;
+    let replica = NODES.into_iter().find(|node| *node != master).unwrap();
+    for stopped in [replica, &*master] {
+        platform.signal(stopped, Signal::STOP).unwrap();
+        tokio::time::sleep(pause).await;
+        platform.signal(stopped, Signal::CONT).unwrap();
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// A writer writes again and again how far it is; what a reader finds was the newest at some moment
 /// not longer ago than its age.
 #[tokio::test(flavor = "multi_thread")]
@@ -179,15 +193,7 @@ async fn an_answer_is_never_older_than_it_says() {
         by_source
     };
     let faults = async {
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        let master = master(&client).await;
-        let replica = NODES.into_iter().find(|node| *node != master).unwrap();
-        for stopped in [replica, &*master] {
-            platform.signal(stopped, Signal::STOP).unwrap();
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            platform.signal(stopped, Signal::CONT).unwrap();
-            tokio::time::sleep(Duration::from_secs(3)).await;
-        }
+        stop_nodes(&platform, &client).await;
         is_over.store(true, Ordering::SeqCst);
     };
     let bounds = [30, 200, 1_000, 5_000].map(Duration::from_millis);

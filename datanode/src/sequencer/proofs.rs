@@ -32,6 +32,7 @@ pub(super) struct Vouched {
 impl Sequencer {
     /// Publishes to readers, under the lock, whether this node may act as master.
     pub(super) fn publish(&self, state: &State) {
+        self.publish_behind(state);
         let term = state.replica.confirm().ok();
         let standing = match term {
             None => Standing::None,

@@ -69,6 +69,7 @@ pub use self::{
     installation::Installation,
     item::{Entry, Item, Residence},
     log::{LogHold, LogRoom, Queued, TruncateError},
+    meters::Waiting,
     node_snapshot::NodeSnapshot,
     recovery::Recovered,
     repair::{Finding, GivenUp, Problem, Repair, Repaired},

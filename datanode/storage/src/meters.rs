@@ -9,6 +9,8 @@ pub(crate) const LOG_QUEUE: &str = "log_queue_bytes";
 /// The next segment of the log is not allocated yet.
 pub(crate) const LOG_SEGMENT: &str = "log_segment";
 pub(crate) const MAX_RECORD: &str = "max_record_bytes";
+/// Records wait to be committed: too few nodes of the cluster log them, or they are slow.
+const UNCOMMITTED: &str = "uncommitted_bytes";
 const DISK_SPACE: &str = "disk_space";
 const DESCRIPTORS: &str = "descriptors";
 
@@ -45,7 +47,7 @@ pub(crate) fn show() {
     for name in [SYNC_SECONDS, BATCH_RECORDS, CHECKPOINT_SECONDS] {
         metrics::histogram!(name).record_many(0.0, 0);
     }
-    for limit in [PINNED, REQUESTS, LOG_QUEUE, LOG_SEGMENT] {
+    for limit in [PINNED, REQUESTS, LOG_QUEUE, LOG_SEGMENT, UNCOMMITTED] {
         metrics::counter!(WAITS, "limit" => limit).increment(0);
         metrics::counter!(REFUSALS, "limit" => limit).increment(0);
     }
@@ -69,7 +71,7 @@ pub(crate) fn refused(error: &StorageError) {
 /// A batch of writes that waits for room. If it is dropped without [`Waiting::done`], the writer
 /// gave up, which counts as a refusal.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub struct Waiting {
     limit: &'static str,
     has_room: bool,
 }
@@ -84,8 +86,14 @@ impl Waiting {
         }
     }
 
+    /// Counts a new wait for the commit of records.
+    #[must_use]
+    pub fn for_commits() -> Self {
+        Self::on(UNCOMMITTED)
+    }
+
     /// Ends the wait; whether the writes are then refused is storage's own result.
-    pub(crate) fn done(mut self) {
+    pub fn done(mut self) {
         self.has_room = true;
     }
 }

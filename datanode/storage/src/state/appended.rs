@@ -6,10 +6,13 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use hashbrown::{HashMap, hash_map::EntryRef};
-use tierkv_types::{Index, ItemKey, Record};
+use tierkv_types::{Index, ItemKey, Record, record::encoded_len};
 
 use super::{effects::Effects, outcome::Outcome};
 use crate::Entry;
+
+/// Bytes of memory that a record takes besides its contents, with its entries here: about.
+const RECORD_MEMORY: u64 = 512;
 
 /// The records that are appended and not applied, and their effects. A suffix can be dropped,
 /// if the log did not take it or a new master does not have it.
@@ -22,6 +25,8 @@ pub struct Appended {
     outcomes: HashMap<[u8; 16], (Index, Outcome)>,
     /// The last record that changes the slots of the cluster, and the version of their map.
     owned: Option<(Index, u64)>,
+    /// The memory of all records.
+    bytes: u64,
 }
 
 impl Appended {
@@ -37,6 +42,7 @@ impl Appended {
             record.position
         );
         self.note(&record);
+        self.bytes += memory_of(&record);
         self.records.push_back(record);
     }
 
@@ -68,6 +74,7 @@ impl Appended {
         self.owned = None;
         // Entries hidden by the dropped records must show again, so the rest is added anew.
         let records = std::mem::take(&mut self.records);
+        self.bytes = records.iter().map(|record| memory_of(record)).sum();
         records.iter().for_each(|record| self.note(record));
         self.records = records;
     }
@@ -83,6 +90,7 @@ impl Appended {
             "record {} is applied out of order",
             applied.position
         );
+        self.bytes -= memory_of(applied);
         let index = applied.position.index;
         let effects = Effects::of(applied);
         for change in effects.changes {
@@ -132,11 +140,21 @@ impl Appended {
         self.records.range(start..end.max(start))
     }
 
+    /// About the memory that the records take, in bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The index of the last record, if there is any.
     #[must_use]
     pub fn last(&self) -> Option<Index> {
         self.records.back().map(|record| record.position.index)
     }
+}
+
+fn memory_of(record: &Record) -> u64 {
+    encoded_len(record) as u64 + RECORD_MEMORY
 }
 
 #[cfg(test)]
