@@ -227,12 +227,8 @@ async fn a_handover_loses_no_write_and_fails_none() {
     trial.platform.stop().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nodes_come_and_go_and_the_failover_time_changes() {
-    let mut trial = Trial::start().await;
-    let flood = trial.writers();
-    trial.more(&flood, "at the start").await;
-
+/// F is changed, within its bounds.
+async fn change_failover_time(trial: &Trial) {
     let shorter = ["failover-ms", "--cluster", CLUSTER, "500", "-o", "json"];
     let set = trial.admin(&shorter).await.json().unwrap();
     assert_eq!(
@@ -259,7 +255,10 @@ async fn nodes_come_and_go_and_the_failover_time_changes() {
         .admin(&["failover-ms", "--cluster", CLUSTER, "1000"])
         .await;
     assert_eq!(longer.code, Some(0), "{longer:?}");
+}
 
+/// `n4` joins.
+async fn add_a_node(trial: &Trial) {
     let add = |rest: &[&'static str]| {
         [
             &["add-node", "--cluster", CLUSTER, "--node", "n4"][..],
@@ -295,12 +294,14 @@ async fn nodes_come_and_go_and_the_failover_time_changes() {
     assert!(ready.await.is_some(), "n4 is in sync and not ready");
     let seen = cluster(&trial.client, CLUSTER).await.unwrap();
     assert_eq!((seen.members.len(), seen.in_sync.len()), (4, 4), "{seen:?}");
-    trial.more(&flood, "with four nodes").await;
     let elsewhere = trial
         .admin(&["add-node", "--cluster", "c9", "--node", "n4"])
         .await;
     elsewhere.is_refused(1, "no cluster c9").unwrap();
+}
 
+/// It leaves for good.
+async fn remove_it(trial: &Trial) {
     let remove = |node| ["remove-node", "--cluster", CLUSTER, "--node", node];
     let master = trial.master().await;
     let refused = trial.admin(&remove(&master)).await;
@@ -314,8 +315,11 @@ async fn nodes_come_and_go_and_the_failover_time_changes() {
     assert!(log.contains("node n4 was removed from cluster c1"), "{log}");
     let unknown = trial.admin(&remove("n4")).await;
     unknown.is_refused(1, "no such node").unwrap();
-    trial.more(&flood, "with three nodes").await;
+}
 
+/// No removal leaves too few logs in sync.
+async fn keep_enough_in_sync(trial: &Trial) {
+    let remove = |node| ["remove-node", "--cluster", CLUSTER, "--node", node];
     // Of three, one is away: without another one too few would be left.
     let replicas = trial.replicas().await;
     let [away, other] = &replicas[..] else {
@@ -333,6 +337,20 @@ async fn nodes_come_and_go_and_the_failover_time_changes() {
         .unwrap();
     trial.platform.restart(away).unwrap();
     trial.in_sync().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_come_and_go_and_the_failover_time_changes() {
+    let mut trial = Trial::start().await;
+    let flood = trial.writers();
+    trial.more(&flood, "at the start").await;
+
+    change_failover_time(&trial).await;
+    add_a_node(&trial).await;
+    trial.more(&flood, "with four nodes").await;
+    remove_it(&trial).await;
+    trial.more(&flood, "with three nodes").await;
+    keep_enough_in_sync(&trial).await;
     trial.check(flood, "nodes came and went").await;
     trial.platform.stop().await.unwrap();
 }
