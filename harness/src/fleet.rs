@@ -1,5 +1,8 @@
 //! A platform of many processes, each on a host of its own: the same processes as `tierkv cluster`
-//! starts, but their lines can be cut. Without a network, all are on loopback.
+//! starts, but their lines can be cut. Without a network, all are on loopback. The data of its nodes
+//! is in [`data`].
+
+pub mod data;
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
@@ -8,6 +11,7 @@ use crate::{
     folder::DataFolder,
     founding, health,
     network::{Loss, Network},
+    poll::poll_until,
     port::free_port,
     process::{Process, Program},
     surroundings::Surroundings,
@@ -21,6 +25,9 @@ const CLIENT_COORDINATORS: u16 = 2;
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// Timeout for an orderly end of a process.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// Timeout for a command.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// A kind of process.
 struct Kind {
@@ -57,6 +64,8 @@ const CLIENT_COORDINATOR: Kind = Kind {
 struct Server {
     name: String,
     role: &'static str,
+    /// Of a data node.
+    cluster: Option<String>,
     /// By door.
     addresses: BTreeMap<&'static str, String>,
     health: (&'static str, &'static str, &'static str),
@@ -84,17 +93,10 @@ impl Server {
         self.process.as_mut().ok_or_else(missing)
     }
 
-    async fn become_ready(&mut self) -> Result<(), Error> {
+    fn is_ready(&self) -> bool {
         let (door, page, part) = self.health;
-        let address = self.addresses[door].clone();
-        let ready = self
-            .process()?
-            .wait_until("become ready", START_LIMIT, |process| {
-                process.check()?;
-                let page = health::page(&address, page);
-                Ok(page.filter(|page| page.contains(part)).map(|_| ()))
-            });
-        ready.await
+        let page = health::page(&self.addresses[door], page);
+        page.is_some_and(|page| page.contains(part))
     }
 }
 
@@ -106,12 +108,18 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Founds a platform of so many data clusters of one node each: `etcd1` to `etcd3`, `n1`, `n2`
-    /// and so on, `s1` to `s3`, `cc1` and `cc2`.
+    /// Founds a platform of data clusters with so many nodes each (of `[3, 1]`, `c1` has `n1` to
+    /// `n3`, and `c2` has `n4`), with `etcd1` to `etcd3`, `s1` to `s3`, `cc1` and `cc2`. The data
+    /// nodes get these environment variables. Every process answers then, and each cluster has a
+    /// master; its replicas may still follow.
     ///
     /// # Errors
     /// If the binary or etcd is missing, or a process does not start.
-    pub async fn start(clusters: u16, network: Option<Network>) -> Result<Self, Error> {
+    pub async fn start(
+        clusters: &[u16],
+        environment: &[(&str, &str)],
+        network: Option<Network>,
+    ) -> Result<Self, Error> {
         let mut fleet = Self {
             servers: Vec::new(),
             network,
@@ -124,14 +132,19 @@ impl Fleet {
             "etcd://{}/tierkv",
             fleet.addresses("etcd", "client").join(",")
         );
-        for number in 1..=clusters {
-            let name = format!("n{number}");
-            fleet.add(name.clone(), &DATA_NODE, program(None)).await?;
-            let server = fleet.servers.last_mut();
-            let Some(server) = server else { continue };
-            let data = server.folder.data().display().to_string();
-            let places = ["--cluster", &format!("c{number}"), "--data-dir", &data];
-            server.arguments.extend(places.map(str::to_owned));
+        for (cluster, nodes) in founding::names(clusters) {
+            for name in nodes {
+                fleet.add(name, &DATA_NODE, program(None)).await?;
+                let server = fleet.servers.last_mut();
+                let Some(server) = server else { continue };
+                let data = server.folder.data().display().to_string();
+                let places = ["--cluster", &cluster, "--data-dir", &data];
+                server.arguments.extend(places.map(str::to_owned));
+                server.cluster = Some(cluster.clone());
+                for (variable, value) in environment {
+                    server.surroundings = server.surroundings.clone().set(variable, value);
+                }
+            }
         }
         let coordinators = [
             (SERVER_COORDINATORS, "s", &SERVER_COORDINATOR),
@@ -181,6 +194,7 @@ impl Fleet {
             folder: DataFolder::new(&name)?,
             name,
             role: kind.role,
+            cluster: None,
             addresses,
             health: kind.health,
             program,
@@ -232,22 +246,45 @@ impl Fleet {
     }
 
     /// Starts all processes, and founds the platform.
-    async fn come_up(&mut self, clusters: u16, url: &str) -> Result<(), Error> {
+    async fn come_up(&mut self, clusters: &[u16], url: &str) -> Result<(), Error> {
         let is_etcd = |server: &&mut Server| server.role == ETCD.role;
         for server in self.servers.iter_mut().filter(is_etcd) {
             server.start()?;
         }
-        for server in self.servers.iter_mut().filter(is_etcd) {
-            server.become_ready().await?;
+        for name in self.names_of(ETCD.role) {
+            self.await_ready(&name).await?;
         }
         founding::found(&program(None), clusters, url).await?;
         for server in self.servers.iter_mut().filter(|it| it.role != ETCD.role) {
             server.start()?;
         }
-        for server in &mut self.servers {
-            server.become_ready().await?;
+        for name in self.names() {
+            self.await_ready(&name).await?;
         }
         Ok(())
+    }
+
+    /// Waits until a process is ready. A data node counts as ready when one of its cluster is: the
+    /// master serves, and the others may still follow.
+    async fn await_ready(&mut self, name: &str) -> Result<(), Error> {
+        let cluster = self.server(name)?.cluster.clone();
+        let ready = poll_until(START_LIMIT, || {
+            let checked = self.check_started();
+            let mut alternatives = self.servers.iter().filter(|server| {
+                server.name == name || (cluster.is_some() && server.cluster == cluster)
+            });
+            let is_ready = checked.map(|()| alternatives.any(Server::is_ready));
+            async move { is_ready.map(|it| it.then_some(())).transpose() }
+        });
+        let ready = ready.await;
+        let not_ready = || Err(self.process(name)?.unexpected("does not become ready"));
+        ready.unwrap_or_else(not_ready)
+    }
+
+    /// Checks that every process runs that was started.
+    fn check_started(&mut self) -> Result<(), Error> {
+        let mut started = self.servers.iter_mut().filter_map(|it| it.process.as_mut());
+        started.try_for_each(Process::check)
     }
 
     /// The names of all processes, from the lowest tier up.
@@ -297,6 +334,23 @@ impl Fleet {
     pub fn check(&mut self) -> Result<(), Error> {
         let mut processes = self.servers.iter_mut().map(Server::process);
         processes.try_for_each(|process| process?.check())
+    }
+
+    /// Runs a command of the platform's binary against its client coordinators, and returns the
+    /// first line that it prints.
+    ///
+    /// # Errors
+    /// If it fails, with what it printed.
+    pub async fn command(&self, words: &[&str]) -> Result<String, Error> {
+        let addresses = self.addresses(CLIENT_COORDINATOR.role, "grpc-listen");
+        let surroundings = Surroundings::default().set("TIERKV_ADDRESS", addresses.join(","));
+        let folder = DataFolder::new("command")?;
+        let mut process = Process::spawn_in(&program(None), words, &folder, &surroundings)?;
+        let ended = process.wait_until("end", COMMAND_LIMIT, Process::status);
+        match ended.await?.success() {
+            true => Ok(process.first_line().unwrap_or_default()),
+            false => Err(process.unexpected(format!("failed: {}", words.join(" ")))),
+        }
     }
 
     /// From now on, everything that the host of one process sends to that of another is lost, also

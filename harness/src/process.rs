@@ -335,6 +335,16 @@ impl Process {
             .join("")
     }
 
+    /// Everything that this server and the ones before it in its folder logged.
+    ///
+    /// # Errors
+    /// If the log can't be read.
+    pub fn whole_log(&self) -> Result<String, Error> {
+        let path = stderr_of(&self.folder);
+        let log = fs::read(&path).map_err(io_error(format!("reading {}", path.display())))?;
+        Ok(String::from_utf8_lossy(&log).into_owned())
+    }
+
     /// An [`Error::Unexpected`] about this server.
     pub(crate) fn unexpected(&self, what: impl Into<String>) -> Error {
         Error::Unexpected {

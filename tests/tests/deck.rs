@@ -309,7 +309,7 @@ async fn play_deck(network: Option<Network>) {
     if network.is_some() {
         deck.extend(CUTS);
     }
-    let mut platform = Fleet::start(2, network).await.unwrap();
+    let mut platform = Fleet::start(&[1, 1], &[], network).await.unwrap();
     for round in 0..rounds {
         for (at, fault) in deck.iter().enumerate() {
             // Each round has keys of its own, so that a history begins with absent keys.

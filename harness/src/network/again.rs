@@ -117,14 +117,41 @@ pub fn copy_of(from: &Path) -> Result<PathBuf, Error> {
 /// # Errors
 /// If this is no test inside, or the system refuses.
 pub fn cover_run() -> Result<(), Error> {
-    let what = "covering /run";
+    mount(&["-t", "tmpfs", "tmpfs", "/run"])
+}
+
+/// Mounts an empty disk of so many bytes over a folder, for this test and the processes that it
+/// starts.
+///
+/// # Errors
+/// If this is no test inside, or the system refuses.
+pub fn mount_disk(folder: &Path, bytes: u64) -> Result<(), Error> {
+    let options = format!("size={bytes},mode=0755");
+    let folder = folder.display().to_string();
+    mount(&["-t", "tmpfs", "-o", &options, "tmpfs", &folder])
+}
+
+/// Removes a disk of [`mount_disk`] with everything on it, once no process uses it.
+///
+/// # Errors
+/// If it is in use, or there is none.
+pub fn unmount_disk(folder: &Path) -> Result<(), Error> {
+    command_inside("umount", &[&folder.display().to_string()])
+}
+
+fn mount(words: &[&str]) -> Result<(), Error> {
+    command_inside("mount", words)
+}
+
+/// Runs a command that changes what this test and its processes see of the file system.
+fn command_inside(command: &str, words: &[&str]) -> Result<(), Error> {
+    let what = format!("{command} {}", words.join(" "));
     if env::var_os(INSIDE_VARIABLE).is_none() {
         let outside = io::Error::other("this test does not run inside; call `enter` first");
         return Err(io_error(what)(outside));
     }
-    let words = ["-t", "tmpfs", "tmpfs", "/run"];
-    let output = Command::new("mount").args(words).output();
-    let output = output.map_err(io_error(what))?;
+    let output = Command::new(command).args(words).output();
+    let output = output.map_err(io_error(what.as_str()))?;
     match output.status.success() {
         true => Ok(()),
         false => {
