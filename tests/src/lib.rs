@@ -7,8 +7,8 @@
 //! - Proxies, besides that of the harness: [`cutter`] (cuts connections during requests),
 //!   [`slow_line`] (forwards answers slowly).
 //! - Checks of promises: [`ledger`] (one key that is written again and again), [`flood`] (many
-//!   new keys), [`history`] (operations under faults, checked for linearizability), [`watcher`]
-//!   (every change of a prefix).
+//!   new keys), [`history`] (operations under faults, checked for linearizability),
+//!   [`freshness`] (the ages of answers), [`watcher`] (every change of a prefix).
 //! - Measurements: [`metrics`], [`disk_work`] (log and checkpoints), [`resident`] (memory and
 //!   processor time).
 //! - Others: [`choices`] (random choices that can be repeated), [`imports`] (circles of imports
@@ -20,6 +20,7 @@ pub mod cutter;
 pub mod disk_work;
 pub mod ephemeral;
 pub mod flood;
+pub mod freshness;
 pub mod history;
 pub mod http;
 pub mod imports;

@@ -173,7 +173,7 @@ async fn everything_goes_on_while_a_cluster_without_slots_is_added_silent_or_dea
     let mut last = watch(&client).await;
     use_all(&client, &mut last, 6).await;
 
-    let history = workload.end().await;
+    let history = workload.end(&client).await.unwrap();
     history.check().unwrap();
     assert!(history.failures().is_empty(), "{:?}", history.failures());
     // The watch from before all of this missed nothing: rounds 3 to 6 are still to come.

@@ -230,7 +230,7 @@ impl Trial {
         self.end(fault, &victims);
         let pause = self.more(&flood, &when).await;
         println!("{when}: {SOME} writes {pause:?} after it ended");
-        let history = workload.end().await;
+        let history = workload.end(&registers).await.unwrap();
         if let Err(broken) = history.check() {
             panic!("{when}: {broken}\n{}", self.logs());
         }
