@@ -53,6 +53,63 @@ async fn roles(client: &Client) -> (String, Vec<String>) {
     (seen.master, replicas)
 }
 
+/// Takes one replica out of sync, then the disks of both others. Returns the one that is left, and
+/// the others.
+async fn lose_logs(platform: &mut LocalCluster, client: &Client) -> (String, [String; 2]) {
+    let (master, replicas) = roles(client).await;
+    let [left, other] = &replicas[..] else {
+        panic!("two replicas");
+    };
+    platform.kill9(left).await.unwrap();
+    put_all(client, "lost").await;
+    let shed = poll_until(PATIENCE, || async {
+        let seen = cluster(client, CLUSTER).await?;
+        (!seen.in_sync.contains(left)).then_some(())
+    });
+    shed.await.unwrap();
+    for lost in [&master, other] {
+        platform.kill9(lost).await.unwrap();
+        platform.wipe(lost).unwrap();
+    }
+    platform.restart(left).unwrap();
+    (left.clone(), [master.clone(), other.clone()])
+}
+
+/// What is shown once the presences of the killed nodes have lapsed: until then they may still be
+/// there.
+async fn due(platform: &LocalCluster, left: &str) -> Ended {
+    let due = poll_until(PATIENCE, || async {
+        let shown = recover(platform, &[]).await;
+        (shown.code == Some(1)).then_some(shown)
+    });
+    match due.await {
+        Some(due) => due,
+        None => {
+            let shown = recover(platform, &[]).await;
+            panic!("{shown:?}\n{}", platform.log_of(left));
+        }
+    }
+}
+
+/// The others come back with new disks.
+async fn bring_back(platform: &mut LocalCluster, others: &[String]) {
+    for lost in others {
+        let words = [
+            "add-node",
+            "--cluster",
+            CLUSTER,
+            "--node",
+            lost,
+            "--no-wait",
+        ];
+        let added = admin(platform, &words).await.unwrap();
+        assert_eq!(added.code, Some(0), "{added:?}");
+        platform.restart(lost).unwrap();
+        let added = admin(platform, &words[..5]).await.unwrap();
+        assert_eq!(added.code, Some(0), "{added:?}\n{}", platform.log_of(lost));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_goes_on_with_the_log_that_is_left_once_its_operator_accepts_the_loss() {
     let mut platform = LocalCluster::start_replicated(1, 3).await.unwrap();
@@ -66,33 +123,9 @@ async fn a_cluster_goes_on_with_the_log_that_is_left_once_its_operator_accepts_t
         .is_refused(2, "there is nothing to recover")
         .unwrap();
 
-    // One replica is away, and is taken out of sync; then both others lose their disks.
-    let (master, replicas) = roles(&client).await;
-    let [left, other] = &replicas[..] else {
-        panic!("two replicas");
-    };
-    platform.kill9(left).await.unwrap();
-    put_all(&client, "lost").await;
-    let shed = poll_until(PATIENCE, || async {
-        let seen = cluster(&client, CLUSTER).await?;
-        (!seen.in_sync.contains(left)).then_some(())
-    });
-    shed.await.unwrap();
-    for lost in [&master, other] {
-        platform.kill9(lost).await.unwrap();
-        platform.wipe(lost).unwrap();
-    }
-    platform.restart(left).unwrap();
-
-    // Until the presences of the killed ones have lapsed, they may still be there.
-    let due = poll_until(PATIENCE, || async {
-        let shown = recover(&platform, &[]).await;
-        (shown.code == Some(1)).then_some(shown)
-    });
-    let Some(due) = due.await else {
-        let shown = recover(&platform, &[]).await;
-        panic!("{shown:?}\n{}", platform.log_of(left));
-    };
+    let (left, others) = lose_logs(&mut platform, &client).await;
+    let left = left.as_str();
+    let due = due(&platform, left).await;
     let advice = format!("--cluster {CLUSTER} --node {left} --accept-loss");
     assert!(due.out.contains(&advice), "{due:?}");
     assert!(due.out.contains("Nothing was changed"), "{due:?}");
@@ -101,7 +134,7 @@ async fn a_cluster_goes_on_with_the_log_that_is_left_once_its_operator_accepts_t
             || due.out.contains("only the lost logs had"),
         "{due:?}"
     );
-    let silent = recover(&platform, &["--node", &master, "--accept-loss"]).await;
+    let silent = recover(&platform, &["--node", &others[0], "--accept-loss"]).await;
     silent.is_refused(2, "start its process first").unwrap();
     let nameless = recover(&platform, &["--accept-loss"]).await;
     nameless
@@ -118,22 +151,7 @@ async fn a_cluster_goes_on_with_the_log_that_is_left_once_its_operator_accepts_t
     assert_eq!(found(&client, "lost").await, 0);
     put_all(&client, "new").await;
 
-    // The others come back with new disks.
-    for lost in [&master, other] {
-        let words = [
-            "add-node",
-            "--cluster",
-            CLUSTER,
-            "--node",
-            lost,
-            "--no-wait",
-        ];
-        let added = admin(&platform, &words).await.unwrap();
-        assert_eq!(added.code, Some(0), "{added:?}");
-        platform.restart(lost).unwrap();
-        let added = admin(&platform, &words[..5]).await.unwrap();
-        assert_eq!(added.code, Some(0), "{added:?}\n{}", platform.log_of(lost));
-    }
+    bring_back(&mut platform, &others).await;
     all_in_sync(&client, CLUSTER, PATIENCE).await.unwrap();
     assert_eq!(found(&client, "new").await, KEYS);
     let again = recover(&platform, &["--node", left, "--accept-loss"]).await;

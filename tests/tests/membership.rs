@@ -258,7 +258,7 @@ async fn change_failover_time(trial: &Trial) {
 }
 
 /// `n4` joins.
-async fn add_a_node(trial: &Trial) {
+async fn add_a_node(trial: &mut Trial) {
     let add = |rest: &[&'static str]| {
         [
             &["add-node", "--cluster", CLUSTER, "--node", "n4"][..],
@@ -301,7 +301,7 @@ async fn add_a_node(trial: &Trial) {
 }
 
 /// It leaves for good.
-async fn remove_it(trial: &Trial) {
+async fn remove_it(trial: &mut Trial) {
     let remove = |node| ["remove-node", "--cluster", CLUSTER, "--node", node];
     let master = trial.master().await;
     let refused = trial.admin(&remove(&master)).await;
@@ -318,7 +318,7 @@ async fn remove_it(trial: &Trial) {
 }
 
 /// No removal leaves too few logs in sync.
-async fn keep_enough_in_sync(trial: &Trial) {
+async fn keep_enough_in_sync(trial: &mut Trial) {
     let remove = |node| ["remove-node", "--cluster", CLUSTER, "--node", node];
     // Of three, one is away: without another one too few would be left.
     let replicas = trial.replicas().await;
@@ -346,11 +346,11 @@ async fn nodes_come_and_go_and_the_failover_time_changes() {
     trial.more(&flood, "at the start").await;
 
     change_failover_time(&trial).await;
-    add_a_node(&trial).await;
+    add_a_node(&mut trial).await;
     trial.more(&flood, "with four nodes").await;
-    remove_it(&trial).await;
+    remove_it(&mut trial).await;
     trial.more(&flood, "with three nodes").await;
-    keep_enough_in_sync(&trial).await;
+    keep_enough_in_sync(&mut trial).await;
     trial.check(flood, "nodes came and went").await;
     trial.platform.stop().await.unwrap();
 }

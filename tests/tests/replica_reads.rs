@@ -139,6 +139,9 @@ async fn stop_nodes(platform: &LocalCluster, client: &Client) {
     }
 }
 
+/// Ages are in whole milliseconds.
+const SLACK: Duration = Duration::from_millis(1);
+
 /// A writer writes again and again how far it is; what a reader finds was the newest at some moment
 /// not longer ago than its age.
 #[tokio::test(flavor = "multi_thread")]
@@ -181,9 +184,8 @@ async fn an_answer_is_never_older_than_it_says() {
             // The next number was acknowledged at that time, and what was found is older.
             let next = acknowledged.lock().unwrap().get(number + 1).copied();
             let truth = next.map_or(Duration::ZERO, |next| begun.saturating_duration_since(next));
-            let slack = Duration::from_millis(1);
             assert!(
-                truth <= found.age + slack,
+                truth <= found.age + SLACK,
                 "{truth:?} old, and it says {:?} ({:?})",
                 found.age,
                 found.source
