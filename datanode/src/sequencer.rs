@@ -12,6 +12,7 @@
 mod own_records;
 mod proofs;
 mod replicating;
+mod uncommitted;
 mod unproven;
 mod waiters;
 
@@ -21,9 +22,7 @@ use tierkv_protocol::{
     platform_time::others::{TimeAnswer, TimeQuestion},
     replication::{Command, Event, Mastership, Moment as MachineMoment, Refusal, Replica},
 };
-use tierkv_storage::{
-    Appended, Effects, LogRoom, Outcome, Residence, Storage, StorageError, Waiting,
-};
+use tierkv_storage::{Appended, Effects, LogRoom, Outcome, Residence, Storage, StorageError};
 use tierkv_types::{
     BootTime, Code, Error, HybridClock, Index, ItemKey, Payload, Position, Record, RequestId,
     RequestName, Version, Write, WriteRequest, limits::MAX_REQUEST_LEAD,
@@ -32,6 +31,7 @@ use tokio::{sync::watch, time::Instant};
 
 use self::{
     proofs::{Standing, Vouched},
+    uncommitted::is_behind,
     waiters::Waiters,
 };
 pub(crate) use self::{replicating::NextAppend, waiters::Settling};
@@ -44,11 +44,6 @@ use crate::{
     rules::{Rule, Rules},
     steadiness::Steadiness,
 };
-
-/// Memory of records that are appended and not applied, in bytes, over which writes wait. Without a
-/// bound, a master whose records can't be committed, because too few nodes of the cluster log them,
-/// would fill its memory and its disk with writes whose outcome is unknown.
-const UNCOMMITTED_LIMIT: u64 = 64 << 20;
 
 /// The sequencer of one data node.
 pub(crate) struct Sequencer {
@@ -65,7 +60,7 @@ pub(crate) struct Sequencer {
     steadiness: Steadiness,
     /// The last applied index, for reads that wait for one.
     applied: watch::Sender<Index>,
-    /// Whether writes wait until earlier ones are committed ([`UNCOMMITTED_LIMIT`]).
+    /// Whether writes wait until earlier ones are committed ([`uncommitted`]).
     is_behind: watch::Sender<bool>,
     /// Changes when there may be something to send to the other members.
     news: watch::Sender<()>,
@@ -221,27 +216,6 @@ impl Sequencer {
         match is_master {
             true => Ok(self.time.compare(question)),
             false => Err(not_master(Refusal::NotMaster)),
-        }
-    }
-
-    /// Waits while too much is appended and not committed; no longer than this node is master.
-    pub(crate) async fn room(&self) {
-        // Nearly always, and cheaper than a subscription.
-        if !*self.is_behind.borrow() {
-            return;
-        }
-        let waiting = Waiting::for_commits();
-        let mut is_behind = self.is_behind.subscribe();
-        // The sender lives as long as the sequencer.
-        drop(is_behind.wait_for(|is_behind| !is_behind).await);
-        waiting.done();
-    }
-
-    /// Publishes to writers, under the lock, whether they have to wait for commits.
-    fn publish_behind(&self, state: &State) {
-        let now = is_behind(state);
-        if *self.is_behind.borrow() != now {
-            self.is_behind.send_replace(now);
         }
     }
 
@@ -676,12 +650,6 @@ fn check_birth(id: &RequestId, now: Version) -> Result<(), Error> {
 fn not_master(refusal: Refusal) -> Error {
     // Coordinators try again within the deadline, also while the master hands over.
     Error::new(Code::NotMaster, refusal.to_string())
-}
-
-/// Whether writes have to wait until more is committed. If this node is no master, they don't: they
-/// are refused.
-fn is_behind(state: &State) -> bool {
-    state.appended.bytes() >= UNCOMMITTED_LIMIT && state.replica.confirm().is_ok()
 }
 
 impl State {

@@ -29,6 +29,7 @@ mod routing;
 mod scans;
 mod service;
 mod settings;
+mod target;
 mod times;
 mod watches;
 

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 use crate::{
     balanced_read::{Balance, Member, SharedLoad},
-    routing::Target,
+    target::Target,
 };
 
 /// One version of the routing table.

@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{balanced_read, doubt::Doubt, routes::Routes};
+use crate::{balanced_read, doubt::Doubt, routes::Routes, target::Target};
 
 /// How long a refused request waits for a newer table before it is retried anyway: a master that is
 /// taking over returns `NotMaster` until it is ready.
@@ -73,24 +73,6 @@ impl FrameHandler for Router {
 
     fn pack(&self, replies: Vec<Reply>) -> ReplyFrame {
         ReplyFrame { replies }
-    }
-}
-
-/// The target of a request.
-pub(crate) enum Target {
-    Slot(Slot),
-    /// Slots that must have one owner.
-    Slots(Vec<Slot>),
-    Cluster(ClusterId),
-}
-
-impl Target {
-    fn slots(&self) -> &[Slot] {
-        match self {
-            Self::Slot(slot) => std::slice::from_ref(slot),
-            Self::Slots(slots) => slots,
-            Self::Cluster(_) => &[],
-        }
     }
 }
 

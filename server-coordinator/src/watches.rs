@@ -34,7 +34,8 @@ use tonic::Streaming;
 
 use crate::{
     routes::Routes,
-    routing::{RETRY_PAUSE, Target, for_users, replaced},
+    routing::{RETRY_PAUSE, for_users, replaced},
+    target::Target,
 };
 
 /// The longest pause between two attempts to reach a cluster; pauses grow up to it.

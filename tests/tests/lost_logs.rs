@@ -80,7 +80,8 @@ async fn lose_logs(platform: &mut LocalCluster, client: &Client) -> (String, [St
 async fn due(platform: &LocalCluster, left: &str) -> Ended {
     let due = poll_until(PATIENCE, || async {
         let shown = recover(platform, &[]).await;
-        (shown.code == Some(1)).then_some(shown)
+        let advice = format!("--node {left} --accept-loss");
+        (shown.code == Some(1) && shown.out.contains(&advice)).then_some(shown)
     });
     match due.await {
         Some(due) => due,

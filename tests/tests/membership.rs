@@ -295,7 +295,7 @@ async fn add_a_node(trial: &mut Trial) {
     let seen = cluster(&trial.client, CLUSTER).await.unwrap();
     assert_eq!((seen.members.len(), seen.in_sync.len()), (4, 4), "{seen:?}");
     let elsewhere = trial
-        .admin(&["add-node", "--cluster", "c9", "--node", "n4"])
+        .admin(&["add-node", "--cluster", "c9", "--node", "n9"])
         .await;
     elsewhere.is_refused(1, "no cluster c9").unwrap();
 }

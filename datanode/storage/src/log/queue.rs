@@ -17,7 +17,6 @@ use super::{
     cut::TruncateError,
     segment::{LogPlace, SEGMENT_HEADER_BYTES},
     space::{LogRoom, Space},
-    spare::SpareSpace,
 };
 use crate::{StorageError, locked, meters, state::Progress};
 
@@ -482,13 +481,19 @@ impl Queue {
     }
 
     /// Publishes the thread's progress to callers: whether everything it took is `written`, the
-    /// bytes `left` in its segment, and the next segment.
-    pub(super) fn progress(&self, left: u64, next: &SpareSpace, written: bool) {
+    /// bytes `left` in its segment, whether the next segment's space `is_spare_there`, and why not.
+    pub(super) fn progress(
+        &self,
+        left: u64,
+        is_spare_there: bool,
+        shortage: Option<StorageError>,
+        written: bool,
+    ) {
         let mut state = locked(&self.state);
         state.left = left;
-        state.space.set_spare(next.is_there());
-        state.shortage = next.shortage().cloned();
-        if next.is_there() {
+        state.space.set_spare(is_spare_there);
+        state.shortage = shortage;
+        if is_spare_there {
             state.is_spare_wanted = false;
         }
         if written {

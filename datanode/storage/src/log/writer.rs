@@ -433,6 +433,9 @@ impl LogWriter {
 
     fn progress(&self, written: bool) {
         let left = self.place.segment_bytes.saturating_sub(self.offset);
-        self.queue.progress(left, &self.spare, written);
+        let spare = &self.spare;
+        let shortage = spare.shortage().cloned();
+        self.queue
+            .progress(left, spare.is_there(), shortage, written);
     }
 }
