@@ -10,7 +10,10 @@ use tierkv_datanode::{DataNode, DataNodeSettings, StartError};
 use tierkv_protocol::replication::{ClusterState, DEFAULT_F_MS, Listed, Note};
 use tierkv_rpc::{
     CallError, Multiplexer,
-    proto::internal::{self, InspectResponse, Read, reply, request},
+    proto::{
+        internal::{self, InspectResponse, Read, reply, request},
+        v1,
+    },
     tiers::ToDataNode,
 };
 use tierkv_storage::{RealDisk, Storage, StorageSettings};
@@ -152,10 +155,11 @@ impl Members {
     pub(crate) async fn master(&self) -> &'static str {
         let limit = Instant::now() + DEADLINE;
         loop {
-            let mut ready = self.nodes.iter();
-            let ready = ready.find(|(_, node)| node.readiness().is_ready());
-            if let Some((name, _)) = ready {
-                return name;
+            for name in self.nodes.keys() {
+                let seen = self.inspect(name).await;
+                if seen.is_ok_and(|seen| seen.role() == v1::NodeRole::Master) {
+                    return name;
+                }
             }
             assert!(Instant::now() < limit, "there is no master");
             sleep(Duration::from_millis(20)).await;
