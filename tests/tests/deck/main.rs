@@ -36,7 +36,7 @@ use tierkv_harness::{
 use tierkv_tests::history::{Totals, Workload};
 
 use crate::{
-    fault::{DECK, Fault},
+    fault::{DAMAGE, DECK, Fault},
     play::play,
     stage::{Stage, until_done},
 };
@@ -101,7 +101,8 @@ async fn play_round(fault: Fault, namespace: &str, seed: u64, stage: &mut Stage)
 /// The faults to play.
 fn chosen(network: Option<&Network>) -> Vec<(usize, Fault)> {
     let only = env::var("TIERKV_DECK_ONLY").unwrap_or_default();
-    let deck = DECK.iter().copied().enumerate();
+    let damage = DAMAGE.iter().filter(|_| !only.is_empty());
+    let deck = DECK.iter().chain(damage).copied().enumerate();
     let playable = deck.filter(|(_, fault)| network.is_some() || !fault.needs_namespaces());
     let chosen = playable.filter(|(_, fault)| format!("{fault:?}").contains(&only));
     let chosen: Vec<_> = chosen.collect();
