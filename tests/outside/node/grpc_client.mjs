@@ -283,6 +283,12 @@ async function operators() {
   assert.equal((await call("SetMemory", { reset: {} }, admin)).set?.max_records ?? "0", "0");
   const nothing = call("SetMemory", {}, admin);
   await refused(status.INVALID_ARGUMENT, "CODE_INVALID_ARGUMENT", nothing);
+  const { id, master, failover_ms } = cluster.clusters[0];
+  const same = { cluster: id, set_failover: { failover_ms } };
+  assert.ok(!(await call("ChangeCluster", same, admin)).changed);
+  const here = await call("HandOver", { cluster: id, to: master }, admin);
+  assert.equal(here.master, master);
+  assert.ok(!here.changed);
 }
 
 for (const part of [singleKeys, writes, scans, watches, session, operators]) {
