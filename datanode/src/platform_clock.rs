@@ -134,17 +134,15 @@ impl PlatformClock {
     }
 
     /// Records the clocks of another member, and takes its time if it is the cluster's master.
-    /// Returns whether this machine's clock stood still, as that shows.
-    pub(crate) fn hear_member(&self, node: &NodeId, heard: &MemberTime, is_master: bool) -> bool {
+    pub(crate) fn hear_member(&self, node: &NodeId, heard: &MemberTime, is_master: bool) {
         let mut time = self.time();
-        let stood_still = time.hear_member(self.clock.boot_time(), node, heard);
+        time.hear_member(self.clock.boot_time(), node, heard);
         if is_master {
             time.follow(node, heard.is_founding);
             self.offset.store(time.offset_micros(), Ordering::Release);
             self.is_founding
                 .store(time.is_founding(), Ordering::Release);
         }
-        stood_still
     }
 
     /// Begins a mastership: the time goes on from the last master's, or after a full stop from the

@@ -14,9 +14,10 @@ use std::{
     time::Duration,
 };
 
-use tierkv_protocol::platform_time::members::JUMP;
 use tierkv_types::BootTime;
 
+/// A clock that is this far behind what others show has stood still, or theirs have jumped.
+const JUMP: Duration = Duration::from_millis(500);
 /// How long a window is. Two clocks drift apart by far less than the jump in a few of them, also
 /// while a cluster's time is drawn to the others'.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -137,6 +138,16 @@ mod tests {
             }
         }
         assert!(show(&ran(20_000), 20_400, 0, 400), "less is not noticed");
+        for (shown, is_steady) in [(499, true), (501, false)] {
+            let steadiness = Steadiness::default();
+            let now = BootTime::from_boot(Duration::from_secs(1));
+            assert!(!steadiness.is_steady(now, AHEAD), "the first one");
+            assert_eq!(
+                steadiness.is_steady(now, AHEAD + shown),
+                is_steady,
+                "{shown}"
+            );
+        }
     }
 
     /// What was sent during the pause is delivered after it, one message after the other.

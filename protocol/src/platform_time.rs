@@ -23,7 +23,7 @@ use std::time::Duration;
 use tierkv_types::{Boot, BootTime, ClusterId, NodeId, TimeReading};
 
 use self::{
-    members::{MemberTime, OtherMembers, stood_still},
+    members::{MemberTime, OtherMembers},
     others::{OtherClusters, TimeQuestion},
 };
 
@@ -102,11 +102,9 @@ impl PlatformTime {
         self.others.hear(boot_time, question);
     }
 
-    /// Records the clocks of another member, whose message arrived at `boot_time`. Returns whether
-    /// this machine's clock stood still, as that shows: ages must begin anew.
-    pub fn hear_member(&mut self, boot_time: BootTime, node: &NodeId, time: &MemberTime) -> bool {
-        let heard = self.members.hear(boot_time, node, time);
-        !self.is_founding && !time.is_founding && stood_still(self.offset, heard)
+    /// Records the clocks of another member, whose message arrived at `boot_time`.
+    pub fn hear_member(&mut self, boot_time: BootTime, node: &NodeId, time: &MemberTime) {
+        self.members.hear(boot_time, node, time);
     }
 
     /// Takes the time of the cluster's master, whose last message was just heard.

@@ -90,17 +90,8 @@ impl Sequencer {
 
     /// Records the clocks of a member, and follows those of the cluster's master (CLOCK-STEADY).
     pub(crate) fn hear(&self, from: &Process, time: &MemberTime) {
-        let now = self.time.boot_time();
-        let is_master = {
-            let state = self.lock();
-            let is_replica = state.replica.mastership().is_none();
-            is_replica && state.replica.master(now) == Some(from)
-        };
-        if self.time.hear_member(&from.node, time, is_master) {
-            let mut state = self.lock();
-            state.replica.forget_ages(self.time.boot_time());
-            self.publish(&state);
-        }
+        let is_master = self.master().as_ref() == Some(from);
+        self.time.hear_member(&from.node, time, is_master);
     }
 
     /// Appends a master's records to this replica's log.

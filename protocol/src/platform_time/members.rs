@@ -7,14 +7,12 @@ use std::{
 
 use tierkv_types::{BootTime, NodeId};
 
-use super::{as_micros, boot_micros, offset_of};
+use super::{boot_micros, offset_of};
 
 /// Clocks that were last heard of longer ago than this don't count.
 const HEARD_FOR: Duration = Duration::from_secs(5);
 /// Of so many heartbeats of the master the fastest one shows its time: a late message shows less.
 const HEARTBEATS: usize = 16;
-/// A clock that is this far behind another member's has stood still, or that one has jumped.
-pub const JUMP: Duration = Duration::from_millis(500);
 
 /// The clocks of a member when it sent a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,18 +45,15 @@ pub(super) struct OtherMembers {
 }
 
 impl OtherMembers {
-    /// Records the clocks of a member whose message arrived at `boot_time`. Returns the offset that
-    /// its platform time showed.
-    pub(super) fn hear(&mut self, boot_time: BootTime, node: &NodeId, time: &MemberTime) -> i64 {
-        let platform = time.platform_micros.saturating_sub(boot_micros(boot_time));
+    /// Records the clocks of a member whose message arrived at `boot_time`.
+    pub(super) fn hear(&mut self, boot_time: BootTime, node: &NodeId, time: &MemberTime) {
         let heard = Heard {
             at: boot_time,
-            platform,
+            platform: time.platform_micros.saturating_sub(boot_micros(boot_time)),
             wall: offset_of(boot_time, time.wall_millis),
             is_founding: time.is_founding,
         };
         self.heard.insert(node.clone(), heard);
-        platform
     }
 
     /// The offset to take from the master, whose last message was just heard.
@@ -95,11 +90,6 @@ impl OtherMembers {
         let settled = lately.filter(|heard| !heard.is_founding);
         median(settled.map(|heard| heard.platform), own)
     }
-}
-
-/// Whether this machine's clock, at the offset `own`, stood still, as a member's shows.
-pub(super) fn stood_still(own: i64, heard: i64) -> bool {
-    heard.saturating_sub(own) > as_micros(JUMP)
 }
 
 fn is_lately(heard: &Heard, now: BootTime) -> bool {

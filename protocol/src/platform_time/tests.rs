@@ -235,16 +235,6 @@ fn a_replica_follows_its_masters_fastest_heartbeats() {
 }
 
 #[test]
-fn a_clock_that_stood_still_is_noticed() {
-    let mut time = PlatformTime::going_on(own(), at(1_000), WALL);
-    let n2 = node("n2");
-    assert!(!time.hear_member(at(1_000), &n2, &member_time(WALL + 499, WALL)));
-    assert!(time.hear_member(at(1_000), &n2, &member_time(WALL + 501, WALL)));
-    // A late message.
-    assert!(!time.hear_member(at(1_000), &n2, &member_time(WALL - 5_000, WALL)));
-}
-
-#[test]
 fn after_a_full_stop_the_median_goes_on() {
     let mut time = PlatformTime::going_on(own(), at(0), WALL);
     let (n2, n3) = (node("n2"), node("n3"));
