@@ -30,7 +30,7 @@ use crate::{
     listening::{self, reachable, remark},
     metrics_page, number,
     outcome::{FAILED, Outcome},
-    output,
+    output, runtime,
     signals::Signals,
 };
 
@@ -114,11 +114,20 @@ impl Platform {
 }
 
 /// Runs until SIGTERM, Ctrl-C or SIGHUP, then stops in order and exits 0.
-pub(crate) async fn run(arguments: DevArguments) -> Outcome {
-    let mut signals = Signals::listen()?;
+pub(crate) fn run(arguments: DevArguments) -> Outcome {
     let loaded = arguments.configuration.load(&arguments.flags());
     let file = loaded.file.clone();
     let configuration = loaded.accept()?;
+    let workers = configuration.threads.workers();
+    runtime::run(workers, run_platform(arguments, file, configuration))
+}
+
+async fn run_platform(
+    arguments: DevArguments,
+    file: Option<PathBuf>,
+    configuration: Configuration,
+) -> Outcome {
+    let mut signals = Signals::listen()?;
     // Dropped last, so that the directory is removed after all its files are closed.
     let throw_away = arguments.ephemeral.then(TempDir::new).transpose()?;
     let data_dir = throw_away

@@ -6,6 +6,7 @@
 //!   which is ours), until one of the [`signals`];
 //! - [`cluster`]: runs a platform of many processes on this machine;
 //! - [`roles`]: runs one tier, or one node of it, in this process;
+//! - [`runtime`]: the threads on which a command runs;
 //! - [`commands`]: the other commands, one file each; they use [`connection`], [`input`],
 //!   [`number`] and [`time`] to read, [`output`] to print, and [`outcome`] for the exit status;
 //!   [`tips`] are added to the messages for wrong usage;
@@ -30,6 +31,7 @@ mod outcome;
 mod output;
 mod recovery_command;
 mod roles;
+mod runtime;
 mod shell;
 mod signals;
 mod time;
@@ -97,22 +99,21 @@ impl Arguments {
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::of_process();
     if let Err(refusal) = logging::start() {
         return outcome::failed(&*Box::<dyn std::error::Error>::from(refusal));
     }
     let ended = match arguments.command {
-        Command::Dev(arguments) => dev::run(arguments).await,
-        Command::Cluster(arguments) => cluster::run(arguments).await,
-        Command::DataNode(arguments) => roles::run_data_node(arguments).await,
-        Command::ServerCoordinator(arguments) => roles::run_server_coordinator(arguments).await,
-        Command::ClientCoordinator(arguments) => roles::run_client_coordinator(arguments).await,
+        Command::Dev(arguments) => dev::run(arguments),
+        Command::Cluster(arguments) => runtime::run(None, cluster::run(arguments)),
+        Command::DataNode(arguments) => roles::run_data_node(arguments),
+        Command::ServerCoordinator(arguments) => roles::run_server_coordinator(arguments),
+        Command::ClientCoordinator(arguments) => roles::run_client_coordinator(arguments),
         Command::Config(command) => commands::config::run(&command),
-        Command::Operation(operation) => operation.run().await,
-        Command::Shell(arguments) => shell::run(arguments).await,
-        Command::Bench(arguments) => commands::bench::run(arguments).await,
+        Command::Operation(operation) => runtime::run(None, operation.run()),
+        Command::Shell(arguments) => runtime::run(None, shell::run(arguments)),
+        Command::Bench(arguments) => runtime::run(None, commands::bench::run(arguments)),
     };
     ended.unwrap_or_else(|error| outcome::failed(&*error))
 }

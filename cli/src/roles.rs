@@ -41,6 +41,7 @@ use crate::{
     outcome::{FAILED, Outcome},
     output,
     recovery_command::{recovery_command, with_command},
+    runtime,
     signals::Signals,
 };
 
@@ -88,7 +89,7 @@ pub(crate) struct ClientCoordinatorArguments {
 }
 
 /// Runs a data node until SIGTERM, Ctrl-C or SIGHUP.
-pub(crate) async fn run_data_node(arguments: DataNodeArguments) -> Outcome {
+pub(crate) fn run_data_node(arguments: DataNodeArguments) -> Outcome {
     let DataNodeArguments {
         server,
         cluster,
@@ -96,9 +97,13 @@ pub(crate) async fn run_data_node(arguments: DataNodeArguments) -> Outcome {
     } = arguments;
     let flags = [("cluster", cluster), ("data_dir", folder)];
     let configuration = server.load(&flags)?;
+    run_role(configuration, |it| data_node(server.role, it))
+}
+
+async fn data_node(arguments: RoleArguments, configuration: Configuration) -> Outcome {
     let cluster = configuration.places.cluster.clone();
     let cluster = cluster.ok_or("a data node belongs to a cluster; set --cluster, as in c1")?;
-    let role = Role::begin("datanode", &server.role, configuration)?;
+    let role = Role::begin("datanode", &arguments, configuration)?;
     let door = role.operator_door(DATA_NODE_PORT).await?;
     let (coordination, platform) = match role.platform().await? {
         Some(found) => found,
@@ -146,10 +151,14 @@ pub(crate) async fn run_data_node(arguments: DataNodeArguments) -> Outcome {
 }
 
 /// Runs a server coordinator until SIGTERM, Ctrl-C or SIGHUP.
-pub(crate) async fn run_server_coordinator(arguments: ServerCoordinatorArguments) -> Outcome {
+pub(crate) fn run_server_coordinator(arguments: ServerCoordinatorArguments) -> Outcome {
     let server = arguments.server;
     let configuration = server.load(&[])?;
-    let role = Role::begin("server-coordinator", &server.role, configuration)?;
+    run_role(configuration, |it| server_coordinator(server.role, it))
+}
+
+async fn server_coordinator(arguments: RoleArguments, configuration: Configuration) -> Outcome {
+    let role = Role::begin("server-coordinator", &arguments, configuration)?;
     let door = role.operator_door(SERVER_COORDINATOR_PORT).await?;
     let (coordination, platform) = match role.platform().await? {
         Some(found) => found,
@@ -187,7 +196,7 @@ pub(crate) async fn run_server_coordinator(arguments: ServerCoordinatorArguments
 }
 
 /// Runs a client coordinator until SIGTERM, Ctrl-C or SIGHUP.
-pub(crate) async fn run_client_coordinator(arguments: ClientCoordinatorArguments) -> Outcome {
+pub(crate) fn run_client_coordinator(arguments: ClientCoordinatorArguments) -> Outcome {
     let ClientCoordinatorArguments {
         role: shared,
         grpc_listen,
@@ -195,7 +204,11 @@ pub(crate) async fn run_client_coordinator(arguments: ClientCoordinatorArguments
     } = arguments;
     let flags = [("grpc_listen", grpc_listen), ("rest_listen", rest_listen)];
     let configuration = shared.load(&flags)?;
-    let role = Role::begin("client-coordinator", &shared, configuration)?;
+    run_role(configuration, |it| client_coordinator(shared, it))
+}
+
+async fn client_coordinator(arguments: RoleArguments, configuration: Configuration) -> Outcome {
+    let role = Role::begin("client-coordinator", &arguments, configuration)?;
     let places = &role.configuration.places;
     let listeners = listening::bind(places.grpc_listen, places.rest_listen).await?;
     let (coordination, platform) = match role.platform().await? {
@@ -223,6 +236,16 @@ pub(crate) async fn run_client_coordinator(arguments: ClientCoordinatorArguments
     let failure = role.until_end(coordinator.failed()).await;
     let stopped = role.unless_stopped(coordinator.stop()).await;
     role.end(failure, stopped.map(Ok))
+}
+
+/// Runs a role on the threads that the configuration gives it.
+fn run_role<F: Future<Output = Outcome>>(
+    configuration: Configuration,
+    role: impl FnOnce(Configuration) -> F,
+) -> Outcome {
+    let workers = configuration.threads.workers();
+    let workers = workers.unwrap_or_else(runtime::half_of_the_cores);
+    runtime::run(Some(workers), role(configuration))
 }
 
 /// What every role has.

@@ -25,6 +25,8 @@ const MIN_CACHE: ByteSize = ByteSize(1 << 20);
 /// suffices for the longest F, 30 s, and is well below an entry's life in the cache, 5 min
 /// (CACHE-KEY). A coordinator is also ready for this long after its masters last answered.
 const MAX_STALENESS: [Duration; 2] = [Duration::from_millis(2_050), Duration::from_secs(60)];
+/// Most worker threads: more than any machine has cores.
+const MAX_WORKERS: u64 = 1_024;
 /// Fewest connections: some to gRPC and some to REST.
 const MIN_CONNECTIONS: u64 = 16;
 /// Smallest bound of the bytes buffered for clients: an answer of the largest size fits.
@@ -39,6 +41,7 @@ pub(super) fn check(configuration: &Configuration, entries: &[Entry]) -> Vec<Pro
     let Configuration {
         cache,
         reads,
+        threads,
         limits,
         wal,
         memory,
@@ -56,6 +59,9 @@ pub(super) fn check(configuration: &Configuration, entries: &[Entry]) -> Vec<Pro
         reads.max_staleness_ms,
         MAX_STALENESS,
     );
+    checks.that("threads.workers", threads.workers <= MAX_WORKERS, || {
+        format!("use at most {MAX_WORKERS}")
+    });
     checks.limits(limits);
     checks.time(
         "wal.sync_interval_ms",

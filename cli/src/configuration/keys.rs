@@ -4,6 +4,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
     path::PathBuf,
     time::Duration,
 };
@@ -179,6 +180,23 @@ section! {
 }
 
 section! {
+    /// The threads of the process.
+    Threads at "threads." {
+        /// Threads that serve requests. 0: as many as the machine has cores for `tierkv dev`; half
+        /// as many, at least one, for a process of one role, which shares the machine with other
+        /// roles. The log and the store have threads of their own.
+        workers: u64 = 0;
+    }
+}
+
+impl Threads {
+    /// The worker threads; `None` if the process chooses.
+    pub(crate) fn workers(&self) -> Option<NonZeroUsize> {
+        NonZeroUsize::new(usize::try_from(self.workers).unwrap_or_default())
+    }
+}
+
+section! {
     /// Limits of the gRPC and REST servers.
     Limits at "limits." {
         /// Most connections to gRPC and REST together; further ones are closed at once. At most 4/5
@@ -220,6 +238,8 @@ pub(crate) struct Configuration {
     pub(crate) rest: Rest,
     /// Reads.
     pub(crate) reads: Reads,
+    /// The threads of the process.
+    pub(crate) threads: Threads,
     /// Limits of the gRPC and REST servers.
     pub(crate) limits: Limits,
     /// The commit log.
@@ -238,6 +258,7 @@ impl Configuration {
             cache: Cache::read(reader),
             rest: Rest::read(reader),
             reads: Reads::read(reader),
+            threads: Threads::read(reader),
             limits: Limits::read(reader),
             wal: Wal::read(reader),
             memory: Memory::read(reader),

@@ -1,4 +1,4 @@
-use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use tempfile::TempDir;
 use tierkv_client_coordinator::{ClientCoordinatorSettings, ConnectionLimits, MetricsPage};
@@ -110,6 +110,8 @@ allowed_hosts = ["KV.example.com", "::1"]
 allowed_origins = ["https://app.example.com:443"]
 [reads]
 max_staleness_ms = 2051
+[threads]
+workers = 3
 [wal]
 sync = "interval"
 sync_interval_ms = 20
@@ -204,6 +206,7 @@ fn every_key_reaches_what_it_sets() {
     let origins = settings.rest_allowed_origins.iter();
     let origins = origins.map(ToString::to_string);
     assert_eq!(origins.collect::<Vec<_>>(), ["https://app.example.com"]);
+    assert_eq!(loaded.configuration.threads.workers(), NonZeroUsize::new(3));
     let storage = loaded.configuration.storage("dir".into());
     let wanted = StorageSettings {
         platform: None,
@@ -448,6 +451,7 @@ const SENSELESS: &[(&[&str], &str, &str)] = &[
         "store.checkpoint_bytes",
         "at most memory.pinned_max_bytes, which is 16 MiB",
     ),
+    (&["threads.workers=1025"], "threads.workers", "at most 1024"),
     (
         &["store.checkpoint_interval_ms=9"],
         "store.checkpoint_interval_ms",
