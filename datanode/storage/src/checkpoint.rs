@@ -6,7 +6,11 @@
 //! is durable do the entries become evictable and the segments up to A removable. A retry
 //! after a failed checkpoint writes the same frozen entries.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tierkv_types::{Incarnation, RequestId};
 use tokio::{
@@ -26,13 +30,40 @@ use crate::{
 
 /// Most requests for an explicit checkpoint that may wait.
 pub(crate) const CHECKPOINT_ASKERS: usize = 64;
+/// Longest time between two looks whether a checkpoint is due.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of log that the store lacks over which a checkpoint is due: the next start reads them all.
+const UNSTORED_LOG_BYTES: u64 = 256 << 20;
+/// It is due earlier if they are this part of the log's limit, as they can't leave the log.
+const UNSTORED_LOG_PART: u64 = 4;
 
 /// Entries frozen for the store, and the log's state at that moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Frozen {
     meta: StoreMeta,
     entries: Vec<FrozenEntries>,
-    unstored: Unstored,
+    unstored: Arc<Unstored>,
+}
+
+impl Frozen {
+    /// What the store is to write, in the order of the keys. May take some 100 ms.
+    fn batch(&self) -> CheckpointBatch {
+        let entries = self.entries.iter().flat_map(|shard| shard.iter());
+        let mut changes: Vec<_> = entries
+            .map(|(key, entry)| (key.clone(), entry.clone()))
+            .collect();
+        changes.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        CheckpointBatch {
+            meta: self.meta.clone(),
+            changes,
+            forgotten: self.unstored.forgotten,
+            rows: self.unstored.rows(),
+            outcomes: self.unstored.outcomes.clone(),
+            // By the clock of the log alone: the clock of a process may be ahead of it, and is lost
+            // with the process. Older ids would then be accepted again.
+            request_horizon: RequestId::horizon(self.meta.clock),
+        }
+    }
 }
 
 /// A request for a checkpoint.
@@ -51,6 +82,8 @@ pub(crate) struct Checkpointer {
     incarnation: Incarnation,
     asks: mpsc::Receiver<Ask>,
     frozen: Option<Frozen>,
+    /// When the last one began.
+    last: Instant,
 }
 
 impl Checkpointer {
@@ -64,11 +97,12 @@ impl Checkpointer {
             incarnation,
             asks,
             frozen: None,
+            last: Instant::now(),
         }
     }
 
     pub(crate) async fn run(mut self) {
-        let period = self.core.settings.checkpoint_interval;
+        let period = self.core.settings.checkpoint_interval.min(LOOK_INTERVAL);
         let mut interval = tokio::time::interval_at(Instant::now() + period, period);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Set after a failure that may pass. Until the next tick or request, memory pressure is
@@ -93,7 +127,10 @@ impl Checkpointer {
                     None => return,
                 },
                 () = core.pressure.notified(), if !held => self.checkpoint().await,
-                _ = interval.tick() => self.checkpoint().await,
+                _ = interval.tick() => match held || self.is_due() {
+                    true => self.checkpoint().await,
+                    false => continue,
+                },
             };
             held = match done {
                 Ok(()) => false,
@@ -109,7 +146,17 @@ impl Checkpointer {
         }
     }
 
+    /// Whether it is time for one, or the store lacks much of the log.
+    fn is_due(&self) -> bool {
+        let settings = &self.core.settings;
+        let bytes = UNSTORED_LOG_BYTES.min(settings.log_limit_bytes / UNSTORED_LOG_PART);
+        let stored = locked(&self.core.stored).applied.index;
+        self.last.elapsed() >= settings.checkpoint_interval
+            || self.core.log.retention().bytes_after(stored) >= bytes
+    }
+
     async fn checkpoint(&mut self) -> Result<(), StorageError> {
+        self.last = Instant::now();
         if let Some(error) = self.core.failure.get() {
             return Err(error);
         }
@@ -135,28 +182,20 @@ impl Checkpointer {
         if applying.progress().position == locked(&self.core.stored).applied {
             return None;
         }
+        // What asked for a checkpoint until now gets this one.
+        pin!(self.core.pressure.notified()).enable();
         Some(Frozen {
             meta: StoreMeta::at(self.core.log_id, applying.progress()),
             entries: self.core.memory.freeze(),
-            unstored: applying.take_unstored(),
+            unstored: Arc::new(applying.take_unstored()),
         })
     }
 
     async fn store(&self, frozen: &Frozen) -> Result<(), StorageError> {
         let began = Instant::now();
-        let entries = frozen.entries.iter().flat_map(|shard| shard.iter());
-        let batch = CheckpointBatch {
-            meta: frozen.meta.clone(),
-            changes: entries
-                .map(|(key, entry)| (key.clone(), entry.clone()))
-                .collect(),
-            forgotten: frozen.unstored.forgotten,
-            rows: frozen.unstored.rows(),
-            outcomes: frozen.unstored.outcomes.clone(),
-            // By the clock of the log alone: the clock of a process may be ahead of it, and is lost
-            // with the process. Older ids would then be accepted again.
-            request_horizon: RequestId::horizon(frozen.meta.clock),
-        };
+        let blocking = self.core.blocking;
+        let taken = frozen.clone();
+        let batch = blocking.run(move || Ok(taken.batch())).await?;
         let count = batch.changes.len();
         let stored = self.core.store.checkpoint(self.incarnation, batch).await;
         let shortage = (stored.as_ref().err()).filter(|error| error.is_shortage());
@@ -168,7 +207,13 @@ impl Checkpointer {
         }
         stored?;
         self.core.open_snapshots.checkpointed();
-        self.core.memory.settle();
+        let core = Arc::clone(&self.core);
+        blocking
+            .run(move || {
+                core.memory.settle();
+                Ok(())
+            })
+            .await?;
         self.core
             .unstored_places
             .fetch_sub(frozen.unstored.outcome_places, Ordering::Relaxed);

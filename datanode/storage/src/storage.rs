@@ -34,7 +34,7 @@ use crate::{
 
 /// Places of unstored outcomes that trigger a checkpoint at once: many writes to few keys make
 /// few entries, but one outcome each.
-const OUTCOMES_PER_CHECKPOINT: usize = 1 << 18;
+const OUTCOMES_PER_CHECKPOINT: usize = 1 << 19;
 /// How long closing waits for the last checkpoint, and then for the store.
 const LAST_CHECKPOINT_TIME: Duration = Duration::from_secs(5);
 const STORE_CLOSE_TIME: Duration = Duration::from_secs(2);

@@ -109,6 +109,14 @@ impl Retention {
         locked(&self.state).segments.len()
     }
 
+    /// Bytes of the segments of which the record `index` is before the first one.
+    pub(crate) fn bytes_after(&self, index: Index) -> u64 {
+        let state = locked(&self.state);
+        let after = state.segments.iter().rev();
+        let after = after.take_while(|header| header.first > index).count();
+        after as u64 * self.rules.segment_bytes
+    }
+
     /// The position before the first record that the log has.
     pub(crate) fn begin(&self) -> Position {
         locked(&self.state).begin()
