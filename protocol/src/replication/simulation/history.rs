@@ -25,6 +25,8 @@ pub(super) struct History {
     seen: [Version; KEYS],
     /// The highest acknowledged record.
     pub(super) acknowledged_up_to: Index,
+    /// The highest record that the master of each epoch acknowledged.
+    acknowledged_in: BTreeMap<Epoch, Index>,
     pub(super) writes: u64,
 }
 
@@ -95,9 +97,10 @@ impl History {
         self.seen[key].max(acknowledged.unwrap_or_default())
     }
 
-    /// A write is acknowledged.
+    /// The master of the epoch acknowledges a write.
     pub(super) fn acknowledge(
         &mut self,
+        epoch: Epoch,
         now: u64,
         key: usize,
         number: i64,
@@ -117,7 +120,10 @@ impl History {
         let place = self
             .committed
             .partition_point(|record| record.version < version);
-        self.acknowledged_up_to = self.acknowledged_up_to.max(Index(place as u64 + 1));
+        let index = Index(place as u64 + 1);
+        self.acknowledged_up_to = self.acknowledged_up_to.max(index);
+        let highest = self.acknowledged_in.entry(epoch).or_default();
+        *highest = (*highest).max(index);
         let known = self.acknowledged[key].last().map(|(_, version)| *version);
         if known.is_none_or(|known| known < version) {
             self.acknowledged[key].push((now, version));
@@ -126,12 +132,11 @@ impl History {
         Ok(())
     }
 
-    /// The last acknowledged record of an epoch before this one.
+    /// The last record that a master of an epoch before this one acknowledged. The epoch of the
+    /// record itself may be lower: a later master commits and acknowledges what an earlier one left.
     pub(super) fn acknowledged_before(&self, epoch: Epoch) -> Index {
-        let before = self
-            .committed
-            .partition_point(|it| it.position.epoch < epoch);
-        self.acknowledged_up_to.min(Index(before as u64))
+        let before = self.acknowledged_in.range(..epoch);
+        before.map(|(_, index)| *index).max().unwrap_or_default()
     }
 
     fn check_value(&self, key: usize, value: (Version, i64)) -> Result<(), Violation> {

@@ -73,6 +73,8 @@ pub(super) struct Node {
     /// An old image of the disk.
     pub(super) image: Option<Disk>,
     pub(super) run: Option<Run>,
+    /// Machines that were started; the last one may run.
+    machines: u64,
     pub(super) stalled_until: u64,
     /// Until then its machine is paused, and so its clocks stand still.
     pub(super) paused_until: u64,
@@ -94,6 +96,7 @@ impl Node {
             disk,
             image: None,
             run: None,
+            machines: 0,
             stalled_until: 0,
             paused_until: 0,
             slow_disk_until: 0,
@@ -122,6 +125,11 @@ impl Node {
         self.stood_still_for = self.stood_still_for.saturating_sub(rest);
         self.paused_until = 0;
         self.stalled_until = 0;
+    }
+
+    /// The number of the machine that runs.
+    pub(super) fn machine(&self) -> Option<u64> {
+        self.run.as_ref().map(|_| self.machines)
     }
 
     pub(super) fn process(&self) -> Option<Process> {
@@ -176,6 +184,7 @@ impl Node {
         };
         run.index_requests();
         self.run = Some(run);
+        self.machines += 1;
     }
 }
 

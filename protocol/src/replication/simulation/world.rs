@@ -99,7 +99,8 @@ impl Outcome {
     }
 }
 
-/// An event at a process; it happens only if that process still runs.
+/// An event at a process; it happens only if the machine it was meant for still runs. One that was
+/// started anew, in the same process or another, has nothing to do with the work of the one before.
 #[derive(Debug)]
 enum AtProcess {
     Tick,
@@ -133,7 +134,7 @@ enum AtProcess {
 enum Event {
     At {
         node: usize,
-        run: Incarnation,
+        machine: u64,
         what: AtProcess,
     },
     Deliver {
@@ -144,7 +145,7 @@ enum Event {
     /// A swap arrives at the store.
     Swap {
         node: usize,
-        run: Incarnation,
+        machine: u64,
         number: u64,
         expected: u64,
         state: Box<ClusterState>,
@@ -152,7 +153,7 @@ enum Event {
     },
     ReadRecord {
         node: usize,
-        run: Incarnation,
+        machine: u64,
     },
     Watch {
         node: usize,
@@ -287,8 +288,15 @@ impl World {
     }
 
     fn at(&mut self, after: u64, node: usize, what: AtProcess) {
-        if let Some(run) = self.nodes[node].run.as_ref().map(|run| run.incarnation) {
-            self.schedule(after, Event::At { node, run, what });
+        if let Some(machine) = self.nodes[node].machine() {
+            self.schedule(
+                after,
+                Event::At {
+                    node,
+                    machine,
+                    what,
+                },
+            );
         }
     }
 
@@ -368,7 +376,11 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::At { node, run, what } => self.happens_at(node, run, what),
+            Event::At {
+                node,
+                machine,
+                what,
+            } => self.happens_at(node, machine, what),
             Event::Deliver {
                 node,
                 from,
@@ -387,15 +399,15 @@ impl World {
             }
             Event::Swap {
                 node,
-                run,
+                machine,
                 number,
                 expected,
                 state,
                 answers,
             } => {
-                self.swap_arrives(node, run, number, expected, *state, answers);
+                self.swap_arrives(node, machine, number, expected, *state, answers);
             }
-            Event::ReadRecord { node, run } => self.read_arrives(node, run),
+            Event::ReadRecord { node, machine } => self.read_arrives(node, machine),
             Event::Watch { node, record } => {
                 if self.nodes[node].run.is_some() && self.coordination.down_until <= self.now {
                     self.at(
@@ -421,14 +433,14 @@ impl World {
         }
     }
 
-    /// An event at a process: later, if it is stalled; never, if it has ended.
-    fn happens_at(&mut self, node: usize, run: Incarnation, what: AtProcess) {
-        if self.nodes[node].run.as_ref().map(|it| it.incarnation) != Some(run) {
+    /// An event at a process: later, if it is stalled; never, if its machine has ended.
+    fn happens_at(&mut self, node: usize, machine: u64, what: AtProcess) {
+        if self.nodes[node].machine() != Some(machine) {
             return;
         }
         let stalled = self.nodes[node].stalled_until;
         if stalled > self.now {
-            return self.schedule(stalled - self.now, Event::At { node, run, what });
+            return self.at(stalled - self.now, node, what);
         }
         self.at_process(node, what);
     }
@@ -515,14 +527,14 @@ impl World {
     fn swap_arrives(
         &mut self,
         node: usize,
-        run: Incarnation,
+        machine: u64,
         number: u64,
         expected: u64,
         state: ClusterState,
         answers: bool,
     ) {
         if self.coordination.down_until > self.now {
-            return self.swap_answer(node, run, number, SwapOutcome::Unknown, answers);
+            return self.swap_answer(node, machine, number, SwapOutcome::Unknown, answers);
         }
         let swapped = self.coordination.swap(expected, state);
         if swapped.is_some() {
@@ -532,13 +544,13 @@ impl World {
         }
         let outcome = swapped.map_or(SwapOutcome::Lost, SwapOutcome::Won);
         self.trace(node, || format!("swap {number} {outcome:?}"));
-        self.swap_answer(node, run, number, outcome, answers);
+        self.swap_answer(node, machine, number, outcome, answers);
     }
 
     fn swap_answer(
         &mut self,
         node: usize,
-        run: Incarnation,
+        machine: u64,
         number: u64,
         outcome: SwapOutcome,
         answers: bool,
@@ -547,18 +559,32 @@ impl World {
             let event = MachineEvent::Swapped(number, outcome);
             let what = AtProcess::Machine(Box::new(event));
             let after = 1 + self.up_to(10);
-            self.schedule(after, Event::At { node, run, what });
+            self.schedule(
+                after,
+                Event::At {
+                    node,
+                    machine,
+                    what,
+                },
+            );
         }
     }
 
-    fn read_arrives(&mut self, node: usize, run: Incarnation) {
+    fn read_arrives(&mut self, node: usize, machine: u64) {
         let after = 1 + self.up_to(10);
         if self.coordination.down_until > self.now {
-            return self.schedule(100 + after, Event::ReadRecord { node, run });
+            return self.schedule(100 + after, Event::ReadRecord { node, machine });
         }
         let event = MachineEvent::Read(self.coordination.record.clone());
         let what = AtProcess::Machine(Box::new(event));
-        self.schedule(after, Event::At { node, run, what });
+        self.schedule(
+            after,
+            Event::At {
+                node,
+                machine,
+                what,
+            },
+        );
     }
 
     /// Every listed log has everything acknowledged (I1), unless its disk has lost something, which

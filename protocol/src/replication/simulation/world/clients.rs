@@ -5,7 +5,7 @@ use tierkv_types::{Index, Version};
 
 use super::{AtProcess, Event, World};
 use crate::replication::{
-    Refusal,
+    Mastership, Refusal,
     simulation::{
         climate::choose,
         disk::KEYS,
@@ -357,7 +357,7 @@ impl World {
             .map(|(_, request)| request)
             .collect();
         for (index, request) in done {
-            self.answer_write(&request, index);
+            self.answer_write(node, &request, index);
         }
         for request in reads {
             self.answer_latest(node, &request);
@@ -369,7 +369,7 @@ impl World {
         operation.filter(|it| it.id == request.operation)
     }
 
-    fn answer_write(&mut self, request: &Request, index: Index) {
+    fn answer_write(&mut self, node: usize, request: &Request, index: Index) {
         let Some(operation) = self.operation_of(request) else {
             return;
         };
@@ -381,9 +381,14 @@ impl World {
                 "I1: record {index} is applied and not committed"
             )));
         };
+        let run = self.nodes[node].run.as_ref();
+        let term = run.and_then(|run| run.replica.as_ref()?.mastership());
+        // Writes wait at masters only.
+        let Some(epoch) = term.map(Mastership::epoch) else {
+            return;
+        };
         let acknowledged =
-            self.history
-                .acknowledge(self.now, key, number, version, operation.floor);
+            (self.history).acknowledge(epoch, self.now, key, number, version, operation.floor);
         self.fail(acknowledged);
         self.check_listed();
         self.reply(request, Answer::Written(version));

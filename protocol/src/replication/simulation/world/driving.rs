@@ -132,8 +132,8 @@ impl World {
             }
             Command::Read => {
                 let after = 1 + self.up_to(10) + self.slowness();
-                if let Some(run) = self.nodes[node].run.as_ref().map(|run| run.incarnation) {
-                    self.schedule(after, Event::ReadRecord { node, run });
+                if let Some(machine) = self.nodes[node].machine() {
+                    self.schedule(after, Event::ReadRecord { node, machine });
                 }
             }
             Command::AppendNoop(position) => self.append_noop(node, position),
@@ -326,7 +326,7 @@ impl World {
     }
 
     fn send_swap(&mut self, node: usize, number: u64, expected: u64, state: &ClusterState) {
-        let Some(run) = self.nodes[node].run.as_ref().map(|run| run.incarnation) else {
+        let Some(machine) = self.nodes[node].machine() else {
             return;
         };
         let is_handover = state
@@ -335,7 +335,7 @@ impl World {
             .is_some_and(|it| *it != self.nodes[node].name);
         let swap = |answers| Event::Swap {
             node,
-            run,
+            machine,
             number,
             expected,
             state: Box::new(state.clone()),
@@ -497,6 +497,7 @@ impl World {
         let (now, rules) = (self.now, self.rules());
         // What was appended and not durable is lost, as at a start.
         self.nodes[node].start(now, incarnation, rules);
+        self.at(0, node, AtProcess::Tick);
         if let Some(record) = self.coordination.record.clone() {
             self.schedule(1, Event::Watch { node, record });
         }
@@ -556,6 +557,7 @@ impl World {
         self.nodes[node].is_damaged = true;
         let (now, rules) = (self.now, self.rules());
         self.nodes[node].start(now, incarnation, rules);
+        self.at(0, node, AtProcess::Tick);
         self.compared(node);
         if let Some(record) = self.coordination.record.clone() {
             self.schedule(1, Event::Watch { node, record });
