@@ -195,6 +195,15 @@ impl ClusterState {
         self.master.as_ref() == Some(&process.node) && self.process == Some(process.incarnation)
     }
 
+    /// The process that is master, if the record names one.
+    #[must_use]
+    pub(super) fn master_process(&self) -> Option<Process> {
+        Some(Process {
+            node: self.master.clone()?,
+            incarnation: self.process?,
+        })
+    }
+
     /// Whether the node is a member or is to become one.
     #[must_use]
     pub fn has(&self, node: &NodeId) -> bool {
@@ -299,6 +308,8 @@ mod tests {
         };
         let next = first.succeeded_by(Epoch(1), Some(&process), state().in_sync);
         assert!(!next.is_unfounded() && next.names(&process));
+        assert_eq!(next.master_process().as_ref(), Some(&process));
+        assert_eq!(first.master_process(), None);
         assert_eq!(ClusterState::decode(&next.encode()).unwrap(), next);
         let later = Process {
             incarnation: Incarnation(6),

@@ -12,9 +12,10 @@ use super::{
 /// A node that follows a master, or looks for one.
 #[derive(Clone, Debug)]
 pub(super) struct Following {
-    /// The master that was heard last.
+    /// The master that was heard last, or that a record of a later epoch names.
     pub(super) master: Option<Process>,
-    /// When a master was heard last; in the beginning, when the node began to follow.
+    /// When a master was heard last, or a record of a later epoch was seen first; in the beginning,
+    /// when the node began to follow.
     pub(super) heard_at: BootTime,
     /// The newest round of the master's.
     pub(super) round: Round,

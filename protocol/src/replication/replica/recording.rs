@@ -79,6 +79,7 @@ impl Replica {
             };
         }
         let is_new = self.seen.as_ref() != Some(&record);
+        self.leave_earlier_record(moment, &record);
         self.seen = Some(record.clone());
         if is_new && !record.state.is_unfounded() {
             commands.push(Command::Promise {
@@ -103,6 +104,24 @@ impl Replica {
             Role::Mastering(_) => self.own_record(moment, &record, commands),
             Role::Following(_) => self.follow(moment, record, commands),
             Role::Halted => {}
+        }
+    }
+
+    /// A node that is not master sees a record after an earlier one. The master of a new epoch gets
+    /// F to be heard, and answers that a candidate got under the earlier record don't count under
+    /// this one: the candidate would otherwise depose at once a master that was just elected.
+    fn leave_earlier_record(&mut self, moment: Moment, record: &Seen) {
+        let earlier = self.seen_order();
+        let Role::Following(following) = &mut self.role else {
+            return;
+        };
+        if record.order() > earlier {
+            following.asking = None;
+        }
+        // Whoever heard this master before it saw the record counts from there.
+        if record.state.epoch > earlier.0.max(self.accepted) {
+            following.master = record.state.master_process();
+            following.heard_at = moment.now;
         }
     }
 

@@ -1,4 +1,7 @@
-//! What operators ask of a master. The rules themselves are tested by the simulation.
+//! What operators ask of a master, and how soon a candidate stands. The rules themselves are tested
+//! by the simulation.
+
+use std::time::Duration;
 
 use tierkv_types::{
     BootTime, Epoch, EpochTable, Incarnation, Index, LogId, NodeId, NodeRole, Position, Version,
@@ -7,9 +10,9 @@ use tierkv_types::{
 use super::{Event, Moment, Replica, Restored, SwapOutcome};
 use crate::replication::{
     change::{Change, ChangeError},
-    cluster_state::ClusterState,
+    cluster_state::{ClusterState, Listed},
     command::Command,
-    message::Process,
+    message::{Confirm, Message, Process},
     seen::Seen,
 };
 
@@ -18,9 +21,20 @@ fn node(name: &str) -> NodeId {
 }
 
 fn moment() -> Moment {
+    at(9_000)
+}
+
+fn at(millis: u64) -> Moment {
     Moment {
-        now: BootTime::from_boot(std::time::Duration::from_secs(9)),
+        now: BootTime::from_boot(Duration::from_millis(millis)),
         clock: Version::ZERO,
+    }
+}
+
+fn process(name: &str) -> Process {
+    Process {
+        node: node(name),
+        incarnation: Incarnation(1),
     }
 }
 
@@ -33,10 +47,6 @@ struct Lone {
 impl Lone {
     /// The only member of a cluster, as its master.
     fn master() -> Self {
-        let process = Process {
-            node: node("n1"),
-            incarnation: Incarnation(1),
-        };
         let restored = Restored {
             log_id: LogId(7),
             last: Position::default(),
@@ -47,7 +57,7 @@ impl Lone {
             seen: None,
         };
         let mut lone = Self {
-            replica: Replica::start(process, restored, moment().now),
+            replica: Replica::start(process("n1"), restored, moment().now),
             revision: 1,
         };
         assert_eq!(lone.replica.role(moment().now), NodeRole::Starting);
@@ -103,4 +113,113 @@ fn a_change_that_is_none_ends_at_once_and_delays_no_other() {
     assert_eq!(results, [(1, Ok(())), (2, no_member), (3, Ok(()))]);
     let record = lone.replica.mastership().unwrap().record();
     assert_eq!(record.f_ms, 500);
+}
+
+/// A replica of a cluster of three whose master `n2` is silent.
+struct Candidate {
+    replica: Replica,
+    record: ClusterState,
+}
+
+impl Candidate {
+    fn new() -> Self {
+        let nodes = ["n1", "n2", "n3"];
+        let listed = |name: &str| Listed {
+            node: node(name),
+            log_id: LogId(7),
+        };
+        let members = nodes.map(node).to_vec();
+        let first = ClusterState::unfounded(members, 1_000);
+        let in_sync = nodes.map(listed).to_vec();
+        let record = first.succeeded_by(Epoch(1), Some(&process("n2")), in_sync);
+        let restored = Restored {
+            log_id: LogId(7),
+            last: Position::default(),
+            epochs: EpochTable::default(),
+            commit: Index::ZERO,
+            applied: Index::ZERO,
+            promised: Epoch(1),
+            seen: Some(seen(1, &record)),
+        };
+        let mut replica = Replica::start(process("n1"), restored, at(0).now);
+        let mut commands = Vec::new();
+        replica.step(at(0), Event::Compared, &mut commands);
+        Self { replica, record }
+    }
+
+    /// Steps the machine, and returns whether it stands: it promises an epoch above this one.
+    fn stands(&mut self, millis: u64, event: Event, above: Epoch) -> bool {
+        let mut commands = Vec::new();
+        self.replica.step(at(millis), event, &mut commands);
+        (commands.iter()).any(|it| matches!(it, Command::Promise { epoch, .. } if *epoch > above))
+    }
+
+    /// It asks, and `n3` confirms: two of three.
+    fn is_confirmed(&mut self, millis: u64) {
+        let mut commands = Vec::new();
+        (self.replica).step(at(millis), Event::Tick, &mut commands);
+        let ask = commands.into_iter().find_map(|it| match it {
+            Command::Send { to, message } if to == node("n3") => Some(message),
+            _ => None,
+        });
+        let Some(Message::Ask(ask)) = ask else {
+            panic!("it does not ask n3: {ask:?}");
+        };
+        let confirm = Confirm {
+            number: ask.number,
+            is_granted: true,
+            log_id: LogId(7),
+            last: Position::default(),
+            promised: Epoch(1),
+            seen: ask.seen,
+        };
+        let confirmed = Event::Received(process("n3"), Message::Confirm(confirm));
+        let epoch = self.record.epoch;
+        assert!(!self.stands(millis, confirmed, epoch), "n2 may answer, too");
+    }
+}
+
+fn seen(revision: u64, state: &ClusterState) -> Seen {
+    let state = state.clone();
+    Seen { revision, state }
+}
+
+#[test]
+fn a_candidate_stands_by_the_record_that_it_was_confirmed_under() {
+    let mut candidate = Candidate::new();
+    candidate.is_confirmed(1_000);
+    assert!(candidate.stands(1_050, Event::Tick, Epoch(1)));
+}
+
+#[test]
+fn a_candidate_leaves_a_master_alone_that_was_elected_meanwhile() {
+    let mut candidate = Candidate::new();
+    candidate.is_confirmed(1_000);
+    let in_sync = (candidate.record.in_sync.iter())
+        .filter(|it| it.node != node("n2"))
+        .cloned();
+    let (successor, in_sync) = (process("n3"), in_sync.collect());
+    candidate.record = (candidate.record).succeeded_by(Epoch(2), Some(&successor), in_sync);
+    let elected = Event::Observed(Some(seen(2, &candidate.record)));
+    assert!(!candidate.stands(1_020, elected, Epoch(1)));
+    let followed = candidate.replica.master(at(1_020).now);
+    assert_eq!(followed, Some(&process("n3")));
+    // It may need some time until it is heard: F.
+    for millis in (1_050..2_020).step_by(50) {
+        assert!(!candidate.stands(millis, Event::Tick, Epoch(1)), "{millis}");
+    }
+    // Then it is silent, and confirmations begin anew.
+    candidate.is_confirmed(2_050);
+    assert!(candidate.stands(2_100, Event::Tick, Epoch(2)));
+}
+
+#[test]
+fn a_change_of_the_record_by_its_master_ends_a_question() {
+    let mut candidate = Candidate::new();
+    candidate.is_confirmed(1_000);
+    let changed = Event::Observed(Some(seen(2, &candidate.record)));
+    assert!(!candidate.stands(1_020, changed, Epoch(1)));
+    // The master is as silent as before, so the others are asked again at once.
+    candidate.is_confirmed(1_050);
+    assert!(candidate.stands(1_100, Event::Tick, Epoch(1)));
 }
