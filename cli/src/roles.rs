@@ -115,8 +115,8 @@ async fn data_node(arguments: RoleArguments, configuration: Configuration) -> Ou
         .join(cluster.as_str())
         .join(role.node.as_str());
     data_dir::check_neighbours(&places.data_dir, &dir, platform)?;
-    let checking = own_cluster::check(&*coordination, &cluster, &role.node, &dir);
-    let Some(()) = role.unless_stopped(checking).await.transpose()? else {
+    let waiting = own_cluster::await_listing(&*coordination, &cluster, &role.node, &dir);
+    let Some(()) = role.unless_stopped(waiting).await.transpose()? else {
         return Ok(ExitCode::SUCCESS);
     };
     let url = &role.configuration.coordination.url;
@@ -142,7 +142,7 @@ async fn data_node(arguments: RoleArguments, configuration: Configuration) -> Ou
     };
     role.warn_of(datanode.address(), "the data node");
     let readiness = datanode.readiness();
-    door.serve(Arc::new(move || readiness.is_ready()));
+    door.ready_when(move || readiness.is_ready());
     role.announce(&[("address", datanode.address()), ("metrics", door.address())]);
     let failure = role.until_end(datanode.failed()).await;
     let failure = failure.map(|why| with_command(&why, &recovery));
@@ -185,7 +185,7 @@ async fn server_coordinator(arguments: RoleArguments, configuration: Configurati
     };
     role.warn_of(coordinator.address(), "the server coordinator");
     let readiness = coordinator.readiness();
-    door.serve(Arc::new(move || readiness.is_ready()));
+    door.ready_when(move || readiness.is_ready());
     role.announce(&[
         ("address", coordinator.address()),
         ("metrics", door.address()),
@@ -292,11 +292,11 @@ impl Role {
         })
     }
 
-    /// Binds the address of metrics and health.
+    /// Serves metrics and health.
     async fn operator_door(&self, port: u16) -> Result<OperatorDoor, Failure> {
         let address = self.configuration.places.metrics_listen;
         let address = address.unwrap_or_else(|| loopback(port + METRICS_PORT_OFFSET));
-        let door = OperatorDoor::bind(address, self.metrics.clone()).await;
+        let door = OperatorDoor::open(address, self.metrics.clone()).await;
         let door =
             door.map_err(|error| listening::refused(&error, "metrics and health", METRICS_LISTEN))?;
         self.warn_of(door.address(), "the metrics page");

@@ -257,8 +257,24 @@ async fn change_failover_time(trial: &Trial) {
     assert_eq!(longer.code, Some(0), "{longer:?}");
 }
 
-/// `n4` joins.
+/// The status of a health page of a process; `None` if it does not answer.
+async fn health(metrics: &str, page: &str) -> Option<u16> {
+    let path = format!("/health/{page}");
+    let request = http::Request::new("GET", &path);
+    Some(request.send(metrics).await.ok()?.status)
+}
+
+/// `n4` joins: its process is started first, and waits until the node is added.
 async fn add_a_node(trial: &mut Trial) {
+    let metrics = trial.start_node("n4");
+    let waits = poll_until(PATIENCE, || async {
+        let log = trial.platform.log_of("n4");
+        (log.contains("has no node n4 yet")).then_some(log)
+    });
+    let log = waits.await.unwrap_or_else(|| panic!("{}", trial.logs()));
+    assert!(log.contains("add-node --cluster c1 --node n4`"), "{log}");
+    assert_eq!(health(&metrics, "live").await, Some(200));
+    assert_eq!(health(&metrics, "ready").await, Some(503));
     let add = |rest: &[&'static str]| {
         [
             &["add-node", "--cluster", CLUSTER, "--node", "n4"][..],
@@ -266,30 +282,22 @@ async fn add_a_node(trial: &mut Trial) {
         ]
         .concat()
     };
-    let added = trial
-        .admin(&add(&["--no-wait", "-o", "json"]))
-        .await
-        .json()
-        .unwrap();
-    assert_eq!(
-        (&added["changed"], &added["in_sync"]),
-        (&true.into(), &false.into())
-    );
-    let metrics = trial.start_node("n4");
     let added = trial.admin(&add(&["-o", "json"])).await;
     let added = added
         .json()
         .unwrap_or_else(|why| panic!("{why}\n{}", trial.logs()));
     assert_eq!(
         (&added["changed"], &added["in_sync"]),
+        (&true.into(), &true.into())
+    );
+    let again = trial.admin(&add(&["--no-wait", "-o", "json"])).await;
+    let again = again.json().unwrap();
+    assert_eq!(
+        (&again["changed"], &again["in_sync"]),
         (&false.into(), &true.into())
     );
     let ready = poll_until(PATIENCE, || async {
-        let answer = http::Request::new("GET", "/health/ready")
-            .send(&metrics)
-            .await
-            .ok()?;
-        (answer.status == 200).then_some(())
+        (health(&metrics, "ready").await? == 200).then_some(())
     });
     assert!(ready.await.is_some(), "n4 is in sync and not ready");
     let seen = cluster(&trial.client, CLUSTER).await.unwrap();

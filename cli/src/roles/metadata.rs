@@ -16,7 +16,7 @@ use crate::configuration::CoordinationKeys;
 /// Pause before a failed request to coordination is retried.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How often a wait is logged.
-const NOTICE_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const NOTICE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Connects to coordination. An etcd that can't be reached is no error: calls report it.
 ///
@@ -87,20 +87,21 @@ pub(crate) fn platform_id(record: &Versioned) -> Result<PlatformId, Box<dyn std:
     Ok(platform.id)
 }
 
-/// The members of all clusters; those of a record that can't be read are left out.
+/// The nodes of all clusters, with those that are being added; none for a record that can't be read.
 ///
 /// # Errors
 /// If the store refuses.
-pub(crate) async fn members_of_all(
+pub(crate) async fn nodes_of_all(
     coordination: &dyn Coordination,
 ) -> Result<BTreeMap<ClusterId, Vec<NodeId>>, CoordinationError> {
     let watched = answered(|| coordination.watch_prefix(directory::CLUSTERS)).await?;
     let records = watched.current();
-    let members = records.iter().filter_map(|(name, record)| {
-        let members = ClusterState::decode(&record.value).map(|state| state.members);
-        Some((cluster_of_state(name)?, members.unwrap_or_default()))
+    let nodes = records.iter().filter_map(|(name, record)| {
+        let nodes = ClusterState::decode(&record.value)
+            .map(|state| [state.members, state.learners].concat());
+        Some((cluster_of_state(name)?, nodes.unwrap_or_default()))
     });
-    Ok(members.collect())
+    Ok(nodes.collect())
 }
 
 /// Checks that reads with this staleness bound outlast a failover of every cluster (REP-TIMES).

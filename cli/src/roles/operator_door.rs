@@ -1,6 +1,10 @@
 //! Metrics and health of a process that has no REST server.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{
     Router,
@@ -11,7 +15,6 @@ use axum::{
 };
 use tierkv_client_coordinator::MetricsPage;
 use tierkv_rpc::{Acceptor, Connection, Connections, ListenError, listen};
-use tokio::net::TcpListener;
 
 /// Most connections at the same time. Over it, further ones are closed at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -21,58 +24,43 @@ const MAX_WAITING_BYTES: usize = 16 << 20;
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Whether the process can do its work.
-pub(super) type IsReady = Arc<dyn Fn() -> bool + Send + Sync>;
+type IsReady = Box<dyn Fn() -> bool + Send + Sync>;
 
-/// A bound address for operators, served by [`OperatorDoor::serve`].
+/// An address for operators, served until the process ends: health is asked for while it starts and
+/// while it stops, too. The process is not ready before [`OperatorDoor::ready_when`].
 pub(super) struct OperatorDoor {
-    listener: std::sync::Mutex<Option<TcpListener>>,
     address: SocketAddr,
-    metrics: MetricsPage,
+    is_ready: Arc<OnceLock<IsReady>>,
 }
 
 impl OperatorDoor {
-    /// Binds `address`; port 0 takes a free one.
+    /// Serves `address`; port 0 takes a free one.
     ///
     /// # Errors
     /// If it is in use, or not this machine's.
-    pub(super) async fn bind(
+    pub(super) async fn open(
         address: SocketAddr,
         metrics: MetricsPage,
     ) -> Result<Self, ListenError> {
         let (listener, address) = listen(address).await?;
-        Ok(Self {
-            listener: std::sync::Mutex::new(Some(listener)),
-            address,
-            metrics,
-        })
-    }
-
-    /// The address it is bound to.
-    pub(super) const fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Serves until the process ends: health is asked for while it stops, too.
-    pub(super) fn serve(&self, is_ready: IsReady) {
-        let taken = self.listener.lock().map(|mut listener| listener.take());
-        let Ok(Some(listener)) = taken else {
-            return;
-        };
+        let is_ready = Arc::new(OnceLock::<IsReady>::new());
+        let asked = Arc::clone(&is_ready);
         let connections = Connections::of_peers("operators", MAX_CONNECTIONS, MAX_WAITING_BYTES);
         let farewell = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
         let door = Door {
             acceptor: Acceptor::new(listener, "operators", connections, farewell[..].into()),
-            address: self.address,
+            address,
         };
-        let metrics = self.metrics.clone();
         let routes = Router::new()
             .route("/health/live", get(async || "live\n"))
             .route(
                 "/health/ready",
-                get(async move || match is_ready() {
-                    true => (StatusCode::OK, "ready\n"),
-                    false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-                }),
+                get(
+                    async move || match asked.get().is_some_and(|is_ready| is_ready()) {
+                        true => (StatusCode::OK, "ready\n"),
+                        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+                    },
+                ),
             )
             .route(
                 "/metrics",
@@ -83,6 +71,18 @@ impl OperatorDoor {
                 tracing::error!(%error, "the metrics page is not served any more");
             }
         });
+        Ok(Self { address, is_ready })
+    }
+
+    /// The address it is bound to.
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on, the process is ready whenever `is_ready` returns so.
+    pub(super) fn ready_when(&self, is_ready: impl Fn() -> bool + Send + Sync + 'static) {
+        // It is set once, when the role runs.
+        drop(self.is_ready.set(Box::new(is_ready)));
     }
 }
 

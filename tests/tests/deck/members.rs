@@ -21,7 +21,6 @@ pub(crate) async fn replace(node: &str, stage: &mut Stage) {
     let stopped = process.wait_until("stop after its removal", STOPS_WITHIN, |it| it.status());
     stopped.await.unwrap();
     stage.platform.wipe(node).unwrap();
-    // The process of a node that its cluster does not have refuses to start.
     admin(&["add-node", "--no-wait", "--node", node], stage).await;
     stage.platform.restart(node).unwrap();
     // Waits until it is in sync.

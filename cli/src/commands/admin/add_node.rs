@@ -36,7 +36,7 @@ pub(crate) struct AddNodeArguments {
     /// The cluster.
     #[arg(long, value_name = "NAME", value_parser = super::cluster_name)]
     cluster: ClusterId,
-    /// The new node. Its process may be started before or after this, but it waits for it.
+    /// The new node. Its process may be started before, and waits until the node is added, or after.
     #[arg(long, value_name = "NAME", value_parser = super::node_name)]
     node: NodeId,
     /// Return as soon as the node is added, before it has caught up.

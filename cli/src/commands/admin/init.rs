@@ -79,7 +79,7 @@ pub(crate) async fn run(arguments: InitArguments) -> Outcome {
         true => founding.complete(&*coordination).await?,
         false => (founding.carry_out(&*coordination).await?, true),
     };
-    let clusters = metadata::members_of_all(&*coordination).await?;
+    let clusters = metadata::nodes_of_all(&*coordination).await?;
     match arguments.output {
         Output::Json => {
             let clusters = clusters.iter().map(|(id, nodes)| {
