@@ -49,6 +49,20 @@ pub enum RecoverError {
         /// The members' names.
         members: String,
     },
+    /// The cluster has no such node.
+    #[error(
+        "the cluster {cluster} has no node {node}; its nodes are {members}: set --cluster and --node \
+         to those of a node that the platform has. One that was removed for good needs no recovery: \
+         `tierkv admin add-node` brings it back"
+    )]
+    NoMember {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The node.
+        node: NodeId,
+        /// The members' names.
+        members: String,
+    },
     /// The record was changed during the recovery.
     #[error("the cluster's record was changed during the recovery; recover again")]
     Contended,
@@ -128,11 +142,7 @@ impl Recovery {
         let found = found.flatten();
         for state in seen.iter().chain(&found) {
             if state.members != [node.clone()] {
-                let members: Vec<&str> = state.members.iter().map(NodeId::as_str).collect();
-                return Err(RecoverError::OtherMembers {
-                    node,
-                    members: members.join(", "),
-                });
+                return Err(other_members(cluster, node, state));
             }
         }
         let problem = record_problem(
@@ -239,6 +249,21 @@ impl Recovery {
             epoch,
             set_aside: repaired.set_aside,
         })
+    }
+}
+
+/// Why a record whose only member is not `node` leads to no recovery of it.
+fn other_members(cluster: ClusterId, node: NodeId, state: &ClusterState) -> RecoverError {
+    let is_member = state.members.contains(&node);
+    let members: Vec<&str> = state.members.iter().map(NodeId::as_str).collect();
+    let members = members.join(", ");
+    match is_member {
+        true => RecoverError::OtherMembers { node, members },
+        false => RecoverError::NoMember {
+            cluster,
+            node,
+            members,
+        },
     }
 }
 

@@ -123,6 +123,9 @@ async fn a_cluster_goes_on_with_the_log_that_is_left_once_its_operator_accepts_t
     healthy
         .is_refused(2, "there is nothing to recover")
         .unwrap();
+    let nowhere = admin_of_store(&platform, &["recover", "--cluster", "c9"]).await;
+    let has_it = "the platform has no cluster c9; it has the clusters c1: set --cluster";
+    nowhere.unwrap().is_refused(2, has_it).unwrap();
 
     let (left, others) = lose_logs(&mut platform, &client).await;
     let left = left.as_str();

@@ -1,11 +1,18 @@
 //! `tierkv admin recover`: on the data directory of a node that does not run, and on the record of
 //! its cluster: in the data directory, too, or in the etcd of a running platform. A cluster of several
-//! nodes is recovered by what its nodes report (`cluster`).
+//! nodes is recovered by what its nodes report (`cluster`); the node of a cluster that has only one is
+//! found by the record (`only_node`).
 
 mod cluster;
+mod only_node;
 mod records;
 
-use std::{fmt, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -36,14 +43,15 @@ pub(crate) struct RecoverArguments {
     #[command(flatten)]
     metadata: MetadataArguments,
     /// The data directory; no process may use it. Sets data_dir [default: tierkv-data]. Leave it
-    /// out for a cluster of several nodes of which no log in sync is left.
+    /// out for a cluster of several nodes of which no log in sync is left; the node of a cluster
+    /// that has only one is recovered with it, on its machine.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
     /// The cluster; sets cluster [default: c1]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// The node; sets node [default: n1]. For a cluster of several nodes, the one whose log is
-    /// continued.
+    /// The node; sets node [default: the cluster's only one, else n1]. For a cluster of several
+    /// nodes, the one whose log is continued.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     /// Recover. Without this nothing is changed, and the exit status is 1 if a recovery is
@@ -56,10 +64,12 @@ pub(crate) struct RecoverArguments {
 }
 
 /// Examines the directory, prints the findings, and recovers with `--accept-loss`.
-pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
+pub(crate) async fn run(mut arguments: RecoverArguments) -> Outcome {
     let (accept_loss, output) = (arguments.accept_loss, arguments.output);
-    if let Some(lost) = lost_cluster(&arguments).await? {
-        return lost.run(accept_loss, output).await;
+    match Subject::of(&arguments).await? {
+        Subject::LostCluster(lost) => return lost.run(accept_loss, output).await,
+        Subject::OnlyNode(node) => arguments.node = Some(node.to_string()),
+        Subject::Named => {}
     }
     let target = Target::of(arguments)?;
     let places = &target.configuration.places;
@@ -112,36 +122,51 @@ pub(crate) async fn run(arguments: RecoverArguments) -> Outcome {
     }
 }
 
-/// The cluster to recover, if it is one of several nodes in a store that runs, and no data directory
-/// is named.
-async fn lost_cluster(
-    arguments: &RecoverArguments,
-) -> Result<Option<LostCluster>, Box<dyn std::error::Error>> {
-    if arguments.data_dir.is_some() {
-        return Ok(None);
+/// What is recovered.
+enum Subject {
+    /// A cluster of several nodes, by what these report.
+    LostCluster(LostCluster),
+    /// The only node of its cluster, by its directory.
+    OnlyNode(NodeId),
+    /// The node of the options, by its directory.
+    Named,
+}
+
+impl Subject {
+    /// What the options name. Without a data directory it depends on the cluster's record, in a store
+    /// that runs.
+    async fn of(arguments: &RecoverArguments) -> Result<Self, Box<dyn std::error::Error>> {
+        if arguments.data_dir.is_some() {
+            return Ok(Self::Named);
+        }
+        let configuration = arguments.metadata.load(vec![
+            ("cluster", arguments.cluster.clone()),
+            ("node", arguments.node.clone()),
+        ])?;
+        let (places, keys) = (&configuration.places, &configuration.coordination);
+        if keys.url == Location::Memory {
+            return Ok(Self::Named);
+        }
+        let cluster = places.cluster.clone();
+        let cluster = cluster.map_or_else(|| ClusterId::new(DEFAULT_CLUSTER), Ok)?;
+        let records = Records::open(keys, &places.data_dir).await?;
+        let Records::Running { store, platform } = records else {
+            return Ok(Self::Named);
+        };
+        if cluster::has_several_nodes(&*store, &cluster).await? {
+            return Ok(Self::LostCluster(LostCluster {
+                store,
+                platform,
+                cluster,
+                node: places.node.clone(),
+                options: format!(" --coordination-url {}", keys.url),
+            }));
+        }
+        let command = |node: &NodeId| recovery_command(Path::new("DIR"), &cluster, node, &keys.url);
+        let (folder, named) = (&places.data_dir, places.node.as_ref());
+        let node = only_node::only_node(&*store, &cluster, folder, named, command);
+        Ok(Self::OnlyNode(node.await?))
     }
-    let configuration = arguments.metadata.load(vec![
-        ("cluster", arguments.cluster.clone()),
-        ("node", arguments.node.clone()),
-    ])?;
-    let (places, keys) = (&configuration.places, &configuration.coordination);
-    if keys.url == Location::Memory {
-        return Ok(None);
-    }
-    let cluster = places.cluster.clone();
-    let cluster = cluster.map_or_else(|| ClusterId::new(DEFAULT_CLUSTER), Ok)?;
-    let records = Records::open(keys, &places.data_dir).await?;
-    let Records::Running { store, platform } = records else {
-        return Ok(None);
-    };
-    let is_lost_cluster = cluster::has_several_nodes(&*store, &cluster).await?;
-    Ok(is_lost_cluster.then(|| LostCluster {
-        store,
-        platform,
-        cluster,
-        node: places.node.clone(),
-        options: format!(" --coordination-url {}", keys.url),
-    }))
 }
 
 /// The node to recover.
