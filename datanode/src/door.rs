@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use tierkv_coordination::directory::Presence;
 use tierkv_rpc::{
-    Answered, StatusStream, answer_frames, deadline, deadline_or,
+    Answered, StatusStream, answer_frames, deadline, deadline_or, on_demand_until,
     proto::{
         internal::{
             CommitIndexReply, CommitIndexRequest, CompareTimesReply, CompareTimesRequest,
@@ -16,7 +16,7 @@ use tierkv_rpc::{
         status::to_status,
         v1::{ChangeClusterRequest, ChangeClusterResponse, HandOverRequest, HandOverResponse},
     },
-    until_stopped,
+    stopped, stopping,
 };
 use tierkv_types::{
     Error,
@@ -107,7 +107,14 @@ impl data_node_server::DataNode for Door {
         let _timed = interface.service.times.watches.begin();
         let replies = interface.watches.watch(request.into_inner()).await;
         let replies = replies.map_err(|error| to_status(&error))?;
-        Ok(Response::new(until_stopped(replies, interface.stopping())))
+        let stop = interface.stopping();
+        // A reader may pause for hours. It must not hold the state of an engine that is replaced.
+        let replies = on_demand_until(replies, async move {
+            stopped(stop).await;
+            stopping()
+        });
+        let replies = replies.map_err(|error| to_status(&error));
+        Ok(Response::new(replies.boxed()))
     }
 
     async fn inspect(

@@ -14,6 +14,9 @@
 //! What stays is in [`DataNode`](crate::DataNode): the listener, the address, the presence and the
 //! process name.
 
+#[cfg(test)]
+mod tests;
+
 use std::{future::pending, sync::Arc};
 
 use futures::FutureExt;

@@ -1,6 +1,6 @@
 //! Deadlines of calls: how they are sent, and how they end a stream of answers.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use futures::stream::{Stream, StreamExt, unfold};
 use tierkv_types::{
@@ -8,7 +8,7 @@ use tierkv_types::{
     limits::{DEFAULT_TIMEOUT, MAX_TIMEOUT},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
@@ -123,6 +123,25 @@ pub fn until_over<T: Send + 'static>(
     })
 }
 
+/// As [`until_over`], but an answer is produced only once the reader asks for it. A reader that has
+/// paused then costs a task and nothing else, and after `over` nothing of `answers` is left.
+pub fn on_demand_until<T: Send + 'static>(
+    answers: impl Stream<Item = Result<T, Error>> + Send + 'static,
+    over: impl Future<Output = Error> + Send + 'static,
+) -> impl Stream<Item = Result<T, Error>> + Send + 'static {
+    let wanted = Arc::new(Notify::new());
+    let asked = Arc::clone(&wanted);
+    let answers = unfold((answers.boxed(), asked), async |(mut answers, asked)| {
+        asked.notified().await;
+        Some((answers.next().await?, (answers, asked)))
+    });
+    let going = (until_over(answers, over).boxed(), wanted);
+    unfold(going, async |(mut made, wanted)| {
+        wanted.notify_one();
+        Some((made.next().await?, (made, wanted)))
+    })
+}
+
 /// A stream of answers in progress.
 struct Going<T> {
     made: mpsc::Receiver<T>,
@@ -165,10 +184,7 @@ fn lost() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures::stream::{iter, pending};
 
@@ -299,6 +315,44 @@ mod tests {
             answers.next().await,
             Some(Err(Error::unavailable("stopping")))
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn on_demand_nothing_is_made_ahead_and_nothing_is_left_at_the_end() {
+        let (made, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+        let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
+        let over = async {
+            let _ = stopping.await;
+            Error::unavailable("stopping")
+        };
+        let mut answers = Box::pin(on_demand_until(counted(&made), over));
+        settled(began + Duration::from_millis(1)).await;
+        assert_eq!(made.load(Ordering::SeqCst), 0);
+        assert_eq!(answers.next().await, Some(Ok(0)));
+        assert_eq!(answers.next().await, Some(Ok(1)));
+        settled(began + Duration::from_millis(2)).await;
+        assert_eq!(made.load(Ordering::SeqCst), 2);
+        drop(stop);
+        // The reader has paused.
+        settled(began + Duration::from_millis(3)).await;
+        assert_eq!(made.load(Ordering::SeqCst), usize::MAX);
+        let last_word = Error::unavailable("stopping");
+        assert_eq!(answers.next().await, Some(Err(last_word)));
+        assert_eq!(answers.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn on_demand_answers_come_in_order_up_to_the_first_error() {
+        let answers = iter([Ok(1), Ok(2), Err(late()), Ok(3)]);
+        let all: Vec<_> = on_demand_until(answers, pending_end()).collect().await;
+        assert_eq!(all, [Ok(1), Ok(2), Err(late())]);
+        let good = iter([Ok(1), Ok(2)]);
+        let all: Vec<_> = on_demand_until(good, pending_end()).collect().await;
+        assert_eq!(all, [Ok(1), Ok(2)]);
+    }
+
+    async fn pending_end() -> Error {
+        std::future::pending().await
     }
 
     #[tokio::test(start_paused = true)]

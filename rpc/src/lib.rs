@@ -39,8 +39,8 @@ pub use connection::Connection;
 pub use connections::{Connections, connection_timeouts};
 pub use counted::{Answering, Counted, CountedBody, stream_share};
 pub use deadline::{
-    deadline, deadline_or, last_attempt, late_scan, named_timeout, until_deadline, until_over,
-    within,
+    deadline, deadline_or, last_attempt, late_scan, named_timeout, on_demand_until, until_deadline,
+    until_over, within,
 };
 pub use exchange::{CallError, Exchange};
 pub use multiplexer::Multiplexer;
