@@ -71,6 +71,7 @@ pub use self::{
     log::{LogHold, LogRoom, Queued, TruncateError},
     meters::Waiting,
     node_snapshot::NodeSnapshot,
+    piece::outcomes_in,
     recovery::Recovered,
     repair::{Finding, GivenUp, Problem, Repair, Repaired},
     report::StorageReport,

@@ -58,6 +58,16 @@ pub(crate) enum Piece {
     End(Totals),
 }
 
+/// The outcomes in a piece, with the ids of their requests, for whoever compares nodes; `None` if it
+/// holds something else.
+#[must_use]
+pub fn outcomes_in(piece: &Bytes) -> Option<Vec<(RequestId, Outcome)>> {
+    match Piece::decode(piece) {
+        Some(Piece::Outcomes(outcomes)) => Some(outcomes),
+        _ => None,
+    }
+}
+
 /// What all pieces before the end hold together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {

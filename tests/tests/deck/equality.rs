@@ -7,15 +7,17 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use tierkv_storage::{RealDisk, Storage, StorageSettings};
-use tierkv_types::record::{DecodeError, RecordHeader};
+use tierkv_storage::{Outcome, RealDisk, Storage, StorageSettings, outcomes_in};
+use tierkv_types::{
+    RequestId,
+    record::{DecodeError, RecordHeader},
+};
 
 /// Where a segment's records begin.
 const SEGMENT_HEADER_BYTES: usize = 64;
 const PIECE_BYTES: usize = 1 << 20;
-/// The kinds of pieces that are compared: entries, and rows of small tables. The outcomes of
-/// requests are not, because each node removes those that are forgotten at another time; the end
-/// has the digest of all.
+/// The kinds of pieces that are compared byte by byte: entries, and rows of small tables. The
+/// outcomes of requests are compared one by one, and the end has the digest of all.
 const COMPARED: [u8; 2] = [1, 3];
 /// The size of a segment that a copy may begin.
 const SEGMENT_BYTES: u64 = 1 << 20;
@@ -27,6 +29,9 @@ pub(crate) struct Content {
     log: BTreeMap<u64, Vec<u8>>,
     /// What each key holds and the small tables, as they would be sent to another node.
     state: Vec<Bytes>,
+    /// The outcomes of requests, by the random part of their ids, with their births. Those of
+    /// forgotten requests are left out: each node removes them at another time (TXN-IDS).
+    outcomes: BTreeMap<[u8; 16], (u64, Outcome)>,
 }
 
 impl Content {
@@ -46,15 +51,28 @@ impl Content {
             return Err(words(&ends));
         }
         storage.apply(&found.tail);
-        let state = state(&storage).await;
+        let (_, clock) = storage.applied();
+        let pieces = pieces(&storage).await;
         let closed = storage.close().await;
-        let state = state.map_err(|error| words(&error))?;
+        let pieces = pieces.map_err(|error| words(&error))?;
         closed.map_err(|error| words(&error))?;
+        let outcomes = pieces.iter().filter_map(outcomes_in).flatten();
+        let remembered = outcomes.filter(|(id, _)| id.birth_millis >= RequestId::horizon(clock));
         Ok(Self {
             node: node.to_owned(),
             log,
-            state,
+            outcomes: remembered
+                .map(|(id, outcome)| (id.random, (id.birth_millis, outcome)))
+                .collect(),
+            state: (pieces.into_iter())
+                .filter(|piece| piece.get(1).is_some_and(|kind| COMPARED.contains(kind)))
+                .collect(),
         })
+    }
+
+    /// How many requests it remembers that every node must remember.
+    pub(crate) fn outcomes(&self) -> usize {
+        self.outcomes.len()
     }
 
     /// How many records are in its log.
@@ -95,18 +113,26 @@ impl Content {
                 ));
             }
         }
+        let randoms = self.outcomes.keys().chain(other.outcomes.keys());
+        for random in randoms {
+            let (one, two) = (self.outcomes.get(random), other.outcomes.get(random));
+            if one != two {
+                return Err(format!(
+                    "{nodes} remember different outcomes of request {random:02x?}: {one:?} and \
+                     {two:?}"
+                ));
+            }
+        }
         Ok(compared)
     }
 }
 
-/// The state of an open storage.
-async fn state(storage: &Storage) -> Result<Vec<Bytes>, tierkv_storage::StorageError> {
+/// The state of an open storage, as it would be sent to another node.
+async fn pieces(storage: &Storage) -> Result<Vec<Bytes>, tierkv_storage::StorageError> {
     let mut snapshot = storage.node_snapshot(PIECE_BYTES).await?;
     let mut pieces = Vec::new();
     while let Some(piece) = snapshot.next().await? {
-        if piece.get(1).is_some_and(|kind| COMPARED.contains(kind)) {
-            pieces.push(piece);
-        }
+        pieces.push(piece);
     }
     Ok(pieces)
 }

@@ -172,9 +172,15 @@ impl Stage {
         });
         let compared: Vec<usize> = compared.collect();
         let records: Vec<usize> = contents.iter().map(Content::records).collect();
+        let outcomes = first.outcomes();
+        assert!(
+            outcomes > 0,
+            "no outcome of the round's writes is remembered"
+        );
         format!(
             "in sync after {in_sync:?} at record {commit}, logs of {records:?} records, of which \
-             {compared:?} are in the first one too, compared in {:?} (copied in {stood_still:?})",
+             {compared:?} are in the first one too, {outcomes} outcomes; compared in {:?} (copied in \
+             {stood_still:?})",
             began.elapsed()
         )
     }
