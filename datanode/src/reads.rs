@@ -88,6 +88,11 @@ impl ReadView {
         is_applied && self.age(max_age(read)).is_ok()
     }
 
+    /// Whether this node is a replica that has not applied the read's `min_version` yet.
+    pub(crate) fn is_behind(&self, read: &Read) -> bool {
+        self.is_replica && Version::from_bits(read.min_version) > self.as_of
+    }
+
     fn admit(&self, read: Read) -> Result<(ItemKey, Admitted), Error> {
         let basis = self.basis.clone()?;
         let max_age = max_age(&read);

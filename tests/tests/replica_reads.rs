@@ -216,6 +216,7 @@ async fn sessions_see_their_own_writes_whoever_answers() {
     let (_platform, client) = start().await;
     let session = async |session: usize| {
         let mut sources = BTreeMap::<String, usize>::new();
+        let mut took = Vec::new();
         for n in 0..150 {
             let key = format!("session-{session}-{}", n % 5);
             let version = client.put(&key, n.to_string()).await.unwrap();
@@ -223,15 +224,26 @@ async fn sessions_see_their_own_writes_whoever_answers() {
                 consistency: Consistency::Session(version),
                 ..ReadOptions::default()
             };
+            let begun = Instant::now();
             let found = client.get_with(&key, options).await.unwrap();
+            took.push(begun.elapsed());
             assert!(found.version >= version, "{key}");
             assert_eq!(found.value.as_deref(), Some(n.to_string().as_bytes()));
             *sources.entry(format!("{:?}", found.source)).or_default() += 1;
         }
-        sources
+        (sources, took)
     };
-    let sources = join_all((0..READERS).map(session)).await;
-    println!("sessions: {sources:?}");
+    let (sources, took): (Vec<_>, Vec<_>) = join_all((0..READERS).map(session))
+        .await
+        .into_iter()
+        .unzip();
+    let mut took = took.concat();
+    took.sort_unstable();
+    println!(
+        "sessions: {sources:?}, p50 {:?}, p99 {:?}",
+        took[took.len() / 2],
+        took[took.len() * 99 / 100]
+    );
     let from_replicas = sources
         .iter()
         .filter_map(|it| it.get("Replica"))

@@ -3,6 +3,7 @@
 //! ```text
 //!   LATEST ───────────────► a proof from after the arrival (REP-CONFIRM), then read
 //!   fills the cache ──────► the same, if that is soon done; else as below
+//!   SESSION, of a write that this replica has not applied yet ───► the same
 //!   CACHED, SESSION ──────► read at once, if the applied state is fresh enough (REP-AGE)
 //!     not fresh enough ───► a master waits for a proof; a replica refuses, and the coordinator asks
 //!                           the master
@@ -87,6 +88,9 @@ impl Service {
                     ..
                 } => &mut ways.proven,
                 Read { fills: true, .. } if is_soon => &mut ways.soon,
+                // Its master's commit index covers the write, and costs the master less than the read
+                // that it would get after a refusal.
+                read if is_soon && view.is_behind(read) => &mut ways.soon,
                 // A replica refuses those that it is not fresh enough for.
                 read if view.is_replica || view.fits(read) => &mut ways.at_once,
                 _ => &mut ways.proven,
