@@ -14,11 +14,11 @@ use tierkv_coordination::{
     directory::{PRIMARY, Presence, SERVER_COORDINATORS},
 };
 use tierkv_rpc::{
-    Background, CallError, Follower, ProcessName, last_attempt,
+    Background, CallError, Follower, last_attempt,
     proto::internal::{reply, request},
     tiers::{Peer, ToServerCoordinator},
 };
-use tierkv_types::{Code, Epoch, Error, Incarnation, NodeId, PlatformId};
+use tierkv_types::{Code, Epoch, Error, NodeId, PlatformId};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout_at},
@@ -320,12 +320,7 @@ fn connect(
     lapsed_at: Option<Instant>,
 ) -> Option<PeerEntry> {
     let connect = || {
-        let name = ProcessName {
-            platform,
-            cluster: None,
-            node: NodeId::new(node)?,
-            incarnation: Incarnation(presence.incarnation),
-        };
+        let name = presence.process_name(platform, NodeId::new(node)?);
         Peer::new(&presence.address, &name)
     };
     let peer = connect()

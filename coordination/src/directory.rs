@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tierkv_types::{ClusterId, NodeId, PlatformId};
+use tierkv_types::{ClusterId, Incarnation, NodeId, PlatformId, ProcessName};
 
 /// The group of all data nodes; each member's data is its [`Presence`].
 pub const DATA_NODES: &str = "data-nodes";
@@ -146,6 +146,17 @@ impl Presence {
     #[must_use]
     pub fn is_same_process(&self, other: &Self) -> bool {
         (&self.host, self.pid, self.incarnation) == (&other.host, other.pid, other.incarnation)
+    }
+
+    /// The full name of the process with this presence, which is `node` of `platform`.
+    #[must_use]
+    pub fn process_name(&self, platform: PlatformId, node: NodeId) -> ProcessName {
+        ProcessName {
+            platform,
+            cluster: self.cluster.clone(),
+            node,
+            incarnation: Incarnation(self.incarnation),
+        }
     }
 
     /// Encodes the presence as a member's data.

@@ -196,11 +196,7 @@ impl<C: Cache> EngineKeeper<C> {
         let Some(presence) = presence.filter(is_it) else {
             return Err(InstallError::Absent(source.clone()));
         };
-        let name = ProcessName {
-            node: source.node.clone(),
-            incarnation: source.incarnation,
-            ..self.around.name.clone()
-        };
+        let name = presence.process_name(self.around.name.platform, source.node.clone());
         Ok((name, presence.address))
     }
 

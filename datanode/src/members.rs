@@ -30,7 +30,7 @@ use tierkv_protocol::{
 };
 use tierkv_rpc::{AddressedChannel, ProcessName, channel};
 use tierkv_storage::Storage;
-use tierkv_types::{Incarnation, NodeId};
+use tierkv_types::NodeId;
 use tokio::task::AbortHandle;
 
 pub(crate) use self::inbox::{Inbox, inbox};
@@ -119,11 +119,7 @@ impl Members {
         if linked.is_some_and(|linked| linked.presence == presence) {
             return;
         }
-        let name = ProcessName {
-            node: node.clone(),
-            incarnation: Incarnation(presence.incarnation),
-            ..self.own.clone()
-        };
+        let name = presence.process_name(self.own.platform, node.clone());
         match channel(&presence.address) {
             Ok(channel) => {
                 let process = Process {

@@ -20,7 +20,7 @@ use tierkv_rpc::{
     tiers::MAX_TIER_FRAME_BYTES,
 };
 use tierkv_storage::StorageError;
-use tierkv_types::{Clock, Incarnation, limits::MAX_ANSWER_BYTES};
+use tierkv_types::{Clock, limits::MAX_ANSWER_BYTES};
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::service::Routes;
 
@@ -179,12 +179,7 @@ fn identity(settings: &DataNodeSettings) -> (Presence, ProcessName) {
         cluster: Some(settings.cluster.clone()),
         ..Presence::of_this_process(String::new())
     };
-    let process = ProcessName {
-        platform: settings.platform,
-        cluster: Some(settings.cluster.clone()),
-        node: settings.node.clone(),
-        incarnation: Incarnation(presence.incarnation),
-    };
+    let process = presence.process_name(settings.platform, settings.node.clone());
     (presence, process)
 }
 

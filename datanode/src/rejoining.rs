@@ -16,13 +16,10 @@ use tierkv_coordination::{
     directory::{self, Presence},
 };
 use tierkv_protocol::replication::{ClusterState, Listed};
-use tierkv_rpc::{
-    AddressedChannel, ProcessName, channel,
-    proto::internal::{InspectRequest, data_node_client::DataNodeClient},
-};
+use tierkv_rpc::{AddressedChannel, ProcessName, channel, tiers::inspect};
 use tierkv_storage::{RealDisk, Unusable, set_aside};
-use tierkv_types::{Clock, Incarnation};
-use tokio::time::{Instant, sleep, timeout};
+use tierkv_types::Clock;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     engine::Opened,
@@ -157,23 +154,15 @@ impl Others<'_> {
 
     /// Whether the node is there and has the log.
     async fn answers(&self, listed: &Listed) -> bool {
-        let asking = self.log_id_of(listed);
-        let log_id = timeout(ASK_TIME, asking).await;
-        log_id.is_ok_and(|log_id| log_id == Some(listed.log_id.0))
+        let log_id = self.log_id_of(listed).await;
+        log_id == Some(listed.log_id.0)
     }
 
     async fn log_id_of(&self, listed: &Listed) -> Option<u64> {
         let present = self.coordination.list(directory::DATA_NODES).await.ok()?;
         let presence = Presence::decode(present.get(listed.node.as_str())?)?;
-        let name = ProcessName {
-            platform: self.settings.platform,
-            cluster: Some(self.settings.cluster.clone()),
-            node: listed.node.clone(),
-            incarnation: Incarnation(presence.incarnation),
-        };
+        let name = presence.process_name(self.settings.platform, listed.node.clone());
         let channel = AddressedChannel::new(channel(&presence.address).ok()?, &name);
-        let mut client = DataNodeClient::new(channel);
-        let inspected = client.inspect(InspectRequest {}).await.ok()?;
-        Some(inspected.into_inner().log_id)
+        Some(inspect(channel, ASK_TIME).await.ok()?.log_id)
     }
 }

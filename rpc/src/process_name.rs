@@ -1,19 +1,17 @@
-//! The full name of a process between tiers, and the check that a call reached the process that it
-//! is meant for.
+//! The full name of the addressee of a call between tiers, and the check that the call reached it.
 //!
 //! Addresses outlive processes: a route may lead to an address that another platform, another node
 //! or another start of the same node has taken since. So every call between tiers carries the full
 //! name of its addressee, and any other process refuses it with `WrongNode` (COORD-PRESENCE).
 
 use std::{
-    fmt,
     future::{Ready, ready},
     task::{Context, Poll},
 };
 
 use futures::future::Either;
 use tierkv_proto::status::to_status;
-use tierkv_types::{ClusterId, Code, Error, Incarnation, NodeId, PlatformId};
+use tierkv_types::{Code, Error, ProcessName};
 use tonic::{
     body::Body,
     codegen::{
@@ -26,38 +24,9 @@ use tonic::{
 /// The header with the addressee's name.
 const ADDRESSEE: &str = "tierkv-addressee";
 
-/// The full name of a process, as text `PLATFORM/CLUSTER/NODE/INCARNATION`; a coordinator has no
-/// cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessName {
-    /// The platform.
-    pub platform: PlatformId,
-    /// The cluster of a data node.
-    pub cluster: Option<ClusterId>,
-    /// The node's name, which its operator chose.
-    pub node: NodeId,
-    /// The random number of this start of the process.
-    pub incarnation: Incarnation,
-}
-
-impl fmt::Display for ProcessName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            platform,
-            cluster,
-            node,
-            incarnation,
-        } = self;
-        let cluster = cluster.as_ref().map_or("", ClusterId::as_str);
-        write!(f, "{platform}/{cluster}/{node}/{incarnation}")
-    }
-}
-
-impl ProcessName {
-    fn header(&self) -> HeaderValue {
-        // All its characters may stand in a header; an empty one is refused by every process.
-        HeaderValue::try_from(self.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
-    }
+fn header(name: &ProcessName) -> HeaderValue {
+    // All its characters may stand in a header; an empty one is refused by every process.
+    HeaderValue::try_from(name.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// A channel whose calls carry the name of their addressee, if it has one. Cheap to clone.
@@ -73,7 +42,7 @@ impl AddressedChannel {
     pub fn new(channel: Channel, addressee: &ProcessName) -> Self {
         Self {
             channel,
-            addressee: Some(addressee.header()),
+            addressee: Some(header(addressee)),
         }
     }
 }
@@ -118,7 +87,7 @@ impl<S> Addressed<S> {
     pub fn new(service: S, own: &ProcessName) -> Self {
         Self {
             service,
-            own: own.header(),
+            own: header(own),
         }
     }
 }
@@ -168,6 +137,7 @@ mod tests {
     use std::convert::Infallible;
 
     use tierkv_proto::status::detail;
+    use tierkv_types::{ClusterId, Incarnation, NodeId, PlatformId};
     use tonic::{Status, codegen::http};
 
     use super::*;
@@ -203,7 +173,7 @@ mod tests {
     async fn refused(own: &ProcessName, addressee: Option<&ProcessName>) -> Option<Code> {
         let mut request = http::Request::new(Body::empty());
         if let Some(addressee) = addressee {
-            request.headers_mut().insert(ADDRESSEE, addressee.header());
+            request.headers_mut().insert(ADDRESSEE, header(addressee));
         }
         let response = Addressed::new(Yes, own).call(request).await.unwrap();
         let status = Status::from_header_map(response.headers());

@@ -6,16 +6,17 @@ use bytes::Bytes;
 use tierkv_proto::{
     convert::timeout_ms,
     internal::{
-        Reply, ReplyFrame, Request, RequestFrame, data_node_client::DataNodeClient, reply, request,
+        InspectRequest, InspectResponse, Reply, ReplyFrame, Request, RequestFrame,
+        data_node_client::DataNodeClient, reply, request,
         server_coordinator_client::ServerCoordinatorClient,
     },
-    status::{from_wire, to_wire},
+    status::{from_wire, read_error, to_wire},
 };
 use tierkv_types::{
-    Code, Error,
+    Code, Error, ProcessName,
     limits::{FRAME_BYTES, MAX_ANSWER_BYTES, MAX_PEER_IN_FLIGHT, MAX_REQUEST_BYTES},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
@@ -23,7 +24,7 @@ use crate::{
     channel::{channel, unhurried_channel},
     exchange::{CallError, Exchange},
     multiplexer::Multiplexer,
-    process_name::{AddressedChannel, ProcessName},
+    process_name::AddressedChannel,
     session::FRAME_SLACK,
 };
 
@@ -177,6 +178,18 @@ impl<X: Exchange<Request = request::Kind>> Peer<X> {
     #[must_use]
     pub fn unhurried_channel(&self) -> AddressedChannel {
         self.unhurried.clone()
+    }
+}
+
+/// Asks a data node for its log and its role.
+///
+/// # Errors
+/// `Unavailable` if it does not answer within `limit`; otherwise that of the call.
+pub async fn inspect(node: AddressedChannel, limit: Duration) -> Result<InspectResponse, Error> {
+    let mut client = DataNodeClient::new(node);
+    match timeout(limit, client.inspect(InspectRequest {})).await {
+        Ok(answered) => Ok(answered.map_err(|status| read_error(&status))?.into_inner()),
+        Err(_) => Err(Error::unavailable("the data node does not answer")),
     }
 }
 

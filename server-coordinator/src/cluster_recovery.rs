@@ -25,17 +25,11 @@ use tierkv_protocol::{
     replication::{ClusterState, Listed, Note, StateError},
 };
 use tierkv_rpc::{
-    ProcessName,
-    proto::{
-        internal::{InspectRequest, InspectResponse, data_node_client::DataNodeClient},
-        v1,
-    },
-    tiers::{Peer, ToDataNode},
+    AddressedChannel, channel,
+    proto::{internal::InspectResponse, v1},
+    tiers::inspect,
 };
-use tierkv_types::{
-    ClusterId, Epoch, Incarnation, Index, LogId, NodeId, NodeRole, PlatformId, Position,
-};
-use tokio::time::timeout;
+use tierkv_types::{ClusterId, Epoch, Index, LogId, NodeId, NodeRole, PlatformId, Position};
 
 use crate::founding::MAX_ATTEMPTS;
 
@@ -403,19 +397,12 @@ async fn find(
 
 /// The report of the process with this presence; `None` if it does not answer.
 async fn report(platform: PlatformId, node: &NodeId, presence: &Presence) -> Option<LogReport> {
-    let name = ProcessName {
-        platform,
-        cluster: presence.cluster.clone(),
-        node: node.clone(),
-        incarnation: Incarnation(presence.incarnation),
-    };
-    let peer: Peer<ToDataNode> = Peer::new(&presence.address, &name).ok()?;
-    let mut client = DataNodeClient::new(peer.channel());
-    let asked = client.inspect(InspectRequest {});
-    let report = timeout(REPORT_TIMEOUT, asked).await.ok()?.ok()?;
+    let name = presence.process_name(platform, node.clone());
+    let process = AddressedChannel::new(channel(&presence.address).ok()?, &name);
+    let report = inspect(process, REPORT_TIMEOUT).await.ok()?;
     // A process that replaces its state, or waits to do so, has no log to go on with.
     let has_log = |report: &LogReport| report.log_id != LogId(0);
-    Some(read(report.into_inner())).filter(has_log)
+    Some(read(report)).filter(has_log)
 }
 
 fn read(report: InspectResponse) -> LogReport {

@@ -16,7 +16,7 @@ use tierkv_rpc::{
     stopped,
     tiers::MAX_TIER_FRAME_BYTES,
 };
-use tierkv_types::{Epoch, Incarnation, limits::MAX_ANSWER_BYTES};
+use tierkv_types::{Epoch, limits::MAX_ANSWER_BYTES};
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::service::Routes;
 
@@ -66,12 +66,7 @@ impl ServerCoordinator {
         let (listener, address) = listen(settings.listen).await?;
         let advertised = settings.advertise.clone();
         let own = Presence::of_this_process(advertised.unwrap_or_else(|| address.to_string()));
-        let process = ProcessName {
-            platform: settings.platform,
-            cluster: None,
-            node: settings.node.clone(),
-            incarnation: Incarnation(own.incarnation),
-        };
+        let process = own.process_name(settings.platform, settings.node.clone());
         let (group, name) = (SERVER_COORDINATORS, settings.node.as_str());
         let presence =
             PresenceKeeper::start(coordination.clone(), group, name, own.clone()).await?;

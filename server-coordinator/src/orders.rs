@@ -9,18 +9,18 @@ use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 use tierkv_rpc::{
     last_attempt,
     proto::{
-        internal::{InspectRequest, data_node_client::DataNodeClient, orders_client::OrdersClient},
-        status::{detail, read_error},
+        internal::orders_client::OrdersClient,
+        status::detail,
         v1::{
             ChangeClusterRequest, ChangeClusterResponse, HandOverRequest, HandOverResponse,
             change_cluster_request::Change,
         },
     },
-    tiers::{Peer, ToDataNode},
+    tiers::{Peer, ToDataNode, inspect},
     within,
 };
 use tierkv_types::{ClusterId, Code, Error, NodeId};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tonic::{Response, Status};
 
 use crate::{
@@ -92,8 +92,9 @@ impl Router {
             let table = Arc::clone(&routes.borrow_and_update());
             check_known(&table, cluster)?;
             let failure = match table.of_cluster(cluster) {
-                Ok(master) => match probe(&master).await {
-                    Ok(()) => match send(master).await {
+                // What is sent to a lost machine would have an unknown outcome.
+                Ok(master) => match inspect(master.channel(), PROBE_TIMEOUT).await {
+                    Ok(_) => match send(master).await {
                         Ok(answer) => return Ok(answer.into_inner()),
                         Err(status) => detail(&status).ok_or_else(|| lost(&status))?,
                     },
@@ -104,17 +105,6 @@ impl Router {
             let ended = next_table(failure, &mut routes, last_attempt).await;
             ended.map_err(|error| without_key(error, cluster))?;
         }
-    }
-}
-
-/// Checks that a process answers as the master that is meant: what is sent to a lost machine would
-/// have an unknown outcome.
-async fn probe(master: &Peer<ToDataNode>) -> Result<(), Error> {
-    let mut client = DataNodeClient::new(master.channel());
-    match timeout(PROBE_TIMEOUT, client.inspect(InspectRequest {})).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(status)) => Err(read_error(&status)),
-        Err(_) => Err(Error::unavailable("the cluster's master does not answer")),
     }
 }
 

@@ -19,11 +19,11 @@ use tierkv_coordination::{
 };
 use tierkv_protocol::{placement::PlacementMap, replication::ClusterState};
 use tierkv_rpc::{
-    Follower, ProcessName,
+    Follower,
     proto::internal::reply,
     tiers::{Peer, ToDataNode},
 };
-use tierkv_types::{ClusterId, Epoch, Error, Incarnation, NodeId, PlatformId, Slot};
+use tierkv_types::{ClusterId, Epoch, Error, NodeId, PlatformId, Slot};
 use tokio::sync::watch;
 
 use crate::{
@@ -359,12 +359,7 @@ impl RouteKeeper {
 
 fn connect(platform: PlatformId, node: &str, presence: Presence) -> Option<DataNode> {
     let connect = || {
-        let name = ProcessName {
-            platform,
-            cluster: presence.cluster.clone(),
-            node: NodeId::new(node)?,
-            incarnation: Incarnation(presence.incarnation),
-        };
+        let name = presence.process_name(platform, NodeId::new(node)?);
         Peer::new(&presence.address, &name)
     };
     let peer = connect()

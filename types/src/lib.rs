@@ -13,6 +13,7 @@ pub mod key;
 pub mod limits;
 pub mod owned_slots;
 pub mod range;
+pub mod process_name;
 pub mod record;
 pub mod replication;
 pub mod request;
@@ -28,6 +29,7 @@ pub use key::{ItemKey, Namespace};
 pub use owned_slots::{NotOwnedSlots, OwnedSlots};
 pub use range::ItemRange;
 pub use record::{Change, ChangeKind, Payload, Record, RequestId, Write};
+pub use process_name::ProcessName;
 pub use replication::{
     ClusterId, Epoch, Incarnation, Index, LogId, NodeId, PlatformId, Position, Round,
 };
