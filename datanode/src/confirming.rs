@@ -10,7 +10,7 @@ use std::{
 };
 
 use tierkv_storage::Storage;
-use tierkv_types::{Error, Version};
+use tierkv_types::{Error, Version, moving_average};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{commit_index::CommitIndex, sequencer::Sequencer};
@@ -23,7 +23,7 @@ const SOON: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(20)..=Duration::from_millis(250);
 /// A new duration counts this part in the moving average. It is small, so that the second in which a
 /// member is silent does not count as usual.
-const AVERAGE_PART: u64 = 32;
+const AVERAGE_PART: u32 = 32;
 /// How long a proof that is late is tried at once, and the pause before it is tried again.
 const LATE_TIME: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -45,17 +45,19 @@ struct Usual(AtomicU64);
 
 impl Usual {
     fn sample(&self, took: Duration) {
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let old = self.0.load(Ordering::Relaxed);
         // Of two that write together one may be lost.
-        let new = (old.saturating_mul(AVERAGE_PART - 1)).saturating_add(took) / AVERAGE_PART;
-        self.0.store(new, Ordering::Relaxed);
+        let average = moving_average(self.average(), took, AVERAGE_PART);
+        let micros = u64::try_from(average.as_micros()).unwrap_or(u64::MAX);
+        self.0.store(micros, Ordering::Relaxed);
+    }
+
+    fn average(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
     }
 
     /// How long is soon.
     fn soon(&self) -> Duration {
-        let usual = Duration::from_micros(self.0.load(Ordering::Relaxed));
-        (usual * SOON_TIMES).clamp(*SOON.start(), *SOON.end())
+        (self.average() * SOON_TIMES).clamp(*SOON.start(), *SOON.end())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tierkv_types::moving_average;
 use tokio::time::Instant;
 
 /// A node with reads in flight that has answered none for this long is out of the choice. Longer
@@ -92,10 +93,7 @@ impl Load {
     fn sample(&mut self, now: Instant, took: Duration) {
         let average = match self.latency {
             None => took,
-            Some(_) => {
-                let old = self.latency(now);
-                (old * (AVERAGE_PART - 1) + took) / AVERAGE_PART
-            }
+            Some(_) => moving_average(self.latency(now), took, AVERAGE_PART),
         };
         self.latency = Some((average, now));
     }

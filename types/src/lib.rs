@@ -11,9 +11,10 @@ pub mod code;
 pub mod epoch_table;
 pub mod key;
 pub mod limits;
+pub mod moving_average;
 pub mod owned_slots;
-pub mod range;
 pub mod process_name;
+pub mod range;
 pub mod record;
 pub mod replication;
 pub mod request;
@@ -26,10 +27,11 @@ pub use clock::{Boot, BootTime, Clock, SystemClock, TimeReading};
 pub use code::{Code, Error};
 pub use epoch_table::{EpochOutOfOrder, EpochTable};
 pub use key::{ItemKey, Namespace};
+pub use moving_average::moving_average;
 pub use owned_slots::{NotOwnedSlots, OwnedSlots};
+pub use process_name::ProcessName;
 pub use range::ItemRange;
 pub use record::{Change, ChangeKind, Payload, Record, RequestId, Write};
-pub use process_name::ProcessName;
 pub use replication::{
     ClusterId, Epoch, Incarnation, Index, LogId, NodeId, PlatformId, Position, Round,
 };
