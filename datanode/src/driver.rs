@@ -7,7 +7,7 @@
 //! wait for the commands before it. Only what changes the end of the log is done in order, and is
 //! tried again while the log can't take it ([`LogWork`]).
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, fmt::Display, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures::{
@@ -21,7 +21,7 @@ use tierkv_protocol::replication::{
     ClusterState, Command, CommandQueue, Event, HEARTBEAT_INTERVAL, Message, Process, Seen,
     SwapOutcome,
 };
-use tierkv_storage::{Storage, TruncateError};
+use tierkv_storage::{Storage, StorageError, TruncateError};
 use tierkv_types::{ClusterId, Epoch, NodeId, Position};
 use tokio::{
     sync::{mpsc, watch},
@@ -40,11 +40,8 @@ use crate::{
 
 /// Pause before a failed request to coordination is retried.
 const COORDINATION_PAUSE: Duration = Duration::from_millis(100);
-/// Pause before a promise that the disk had no space for is retried.
-const PROMISE_PAUSE: Duration = Duration::from_millis(200);
-
-/// Pause before a cut of the log is tried again.
-const CUT_PAUSE: Duration = Duration::from_millis(200);
+/// Pause before a promise, or a cut of the log, that the disk had no space for is tried again.
+const SPACE_PAUSE: Duration = Duration::from_millis(200);
 
 type Work = Pin<Box<dyn Future<Output = Result<Event, String>> + Send>>;
 
@@ -265,16 +262,14 @@ impl Driver {
     fn cut(&self, position: Position) -> Work {
         let storage = Arc::clone(&self.storage);
         Box::pin(async move {
-            loop {
-                match storage.truncate(position).await {
-                    Ok(()) => return Ok(Event::Cut(position)),
-                    Err(TruncateError::Storage(error)) if error.is_passing() => {
-                        tracing::warn!(%error, "the log could not be cut; it is tried again");
-                        sleep(CUT_PAUSE).await;
-                    }
-                    Err(error) => return Err(error.to_string()),
-                }
-            }
+            let cut = || storage.truncate(position);
+            let is_passing = |error: &TruncateError| match error {
+                TruncateError::Storage(error) => error.is_passing(),
+                _ => false,
+            };
+            let why = "the log could not be cut; it is tried again";
+            once_there_is_space(why, cut, is_passing).await?;
+            Ok(Event::Cut(position))
         })
     }
 
@@ -286,17 +281,10 @@ impl Driver {
         }
         Box::pin(async move {
             let seen = seen.map(|seen| seen.encode());
-            loop {
-                match storage.promise(epoch, seen.clone()).await {
-                    Ok(()) => return Ok(Event::Promised(epoch)),
-                    // A full disk: wait for space. The machine acts only on a durable promise.
-                    Err(error) if error.is_passing() => {
-                        tracing::warn!(%error, "a promise could not be stored; it is retried");
-                        sleep(PROMISE_PAUSE).await;
-                    }
-                    Err(error) => return Err(error.to_string()),
-                }
-            }
+            let promise = || storage.promise(epoch, seen.clone());
+            let why = "a promise could not be stored; it is retried";
+            once_there_is_space(why, promise, StorageError::is_passing).await?;
+            Ok(Event::Promised(epoch))
         })
     }
 
@@ -379,6 +367,25 @@ impl Driver {
                 }
             }
         })
+    }
+}
+
+/// Does work on the disk, again and again while there is no space for it: the machine acts only on
+/// what is durable. `why` is logged then.
+async fn once_there_is_space<E: Display, F: Future<Output = Result<(), E>>>(
+    why: &str,
+    work: impl Fn() -> F,
+    is_passing: impl Fn(&E) -> bool,
+) -> Result<(), String> {
+    loop {
+        match work().await {
+            Ok(()) => return Ok(()),
+            Err(error) if is_passing(&error) => {
+                tracing::warn!(%error, "{why}");
+                sleep(SPACE_PAUSE).await;
+            }
+            Err(error) => return Err(error.to_string()),
+        }
     }
 }
 
