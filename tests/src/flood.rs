@@ -23,6 +23,13 @@ const KEYS_A_READ: usize = 100;
 /// Reads under way at once.
 const READS_AT_ONCE: usize = 16;
 
+/// What a write may end with while processes die, stand still or can't reach each other.
+const FAILURES_OF_FAULTS: [Code; 3] = [
+    Code::Unavailable,
+    Code::OutcomeUnknown,
+    Code::DeadlineExceeded,
+];
+
 /// One record. Its key and its value are made from its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
@@ -89,6 +96,15 @@ impl Written {
             };
             *failures.entry(code).or_default() += 1;
         }
+        failures
+    }
+
+    /// The failures that no fault of processes or lines explains: while a master is lost, a write may
+    /// be refused or late, or its outcome unknown.
+    #[must_use]
+    pub fn unexplained_failures(&self) -> HashMap<Code, usize> {
+        let mut failures = self.failures();
+        failures.retain(|code, _| !FAILURES_OF_FAULTS.contains(code));
         failures
     }
 

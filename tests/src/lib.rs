@@ -1,7 +1,8 @@
 //! Helpers for the tests of the whole platform with real processes, which are in `tests/`.
 //!
 //! - Platforms: [`binary`] (the built `tierkv`), [`ephemeral`] (`tierkv dev --ephemeral`),
-//!   [`many_processes`] (clients of a platform of many processes).
+//!   [`many_processes`] (clients of a platform of many processes), [`trial`] (a cluster of three
+//!   nodes, and everything that was written to it).
 //! - Requests: [`http`] (sent byte for byte), [`named`] (writes with chosen request ids),
 //!   [`outside`] (clients that share no code with the platform).
 //! - Proxies, besides that of the harness: [`cutter`] (cuts connections during requests),
@@ -32,4 +33,5 @@ pub mod operator;
 pub mod outside;
 pub mod resident;
 pub mod slow_line;
+pub mod trial;
 pub mod watcher;

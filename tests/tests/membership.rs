@@ -5,32 +5,28 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{
-    slice::from_ref,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
-use tierkv::{Client, Consistency};
-use tierkv_harness::{LocalCluster, Process, poll_until, port::free_port};
+use tierkv::Client;
+use tierkv_harness::{Process, poll_until, port::free_port};
 use tierkv_tests::{
-    flood::{Flood, Written},
+    flood::Flood,
     http,
-    many_processes::{all_in_sync, cluster, connect},
-    operator::{Ended, admin},
+    many_processes::cluster,
+    operator::{self, Ended},
+    trial::{CLUSTER, PATIENCE, Trial},
 };
 use tokio::task::JoinHandle;
 
-const CLUSTER: &str = "c1";
 const WRITERS: usize = 4;
-const VALUE_BYTES: u32 = 200;
 /// Timeout of a write.
 const WRITE_LIMIT: Duration = Duration::from_secs(20);
-/// Timeout for a state that the cluster reaches.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Acknowledged writes that show that the cluster is at work.
 const SOME: u64 = 100;
 /// Handovers in a row.
@@ -39,95 +35,36 @@ const HANDOVERS: usize = 6;
 /// which the others would elect a master anyway.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-struct Trial {
-    platform: LocalCluster,
-    client: Client,
-    numbers: Arc<AtomicU64>,
-    written: Written,
+async fn admin(trial: &Trial, words: &[&str]) -> Ended {
+    operator::admin(&trial.platform, words).await.unwrap()
 }
 
-impl Trial {
-    async fn start() -> Self {
-        let platform = LocalCluster::start_replicated(1, 3).await.unwrap();
-        let client = connect(&platform, WRITE_LIMIT).await.unwrap();
-        let trial = Self {
-            platform,
-            client,
-            numbers: Arc::new(AtomicU64::new(1)),
-            written: Written::default(),
-        };
-        trial.in_sync().await;
-        trial
-    }
+async fn more(trial: &Trial, flood: &Flood, when: &str) {
+    trial.more(flood, SOME, PATIENCE, when).await;
+}
 
-    async fn in_sync(&self) {
-        let seen = all_in_sync(&self.client, CLUSTER, PATIENCE).await;
-        seen.unwrap_or_else(|state| panic!("{state}\n{}", self.logs()));
-    }
+/// Ends the writers: none of their writes failed, and all of them are there.
+async fn check(trial: &mut Trial, flood: Flood, when: &str) {
+    let some = flood.end().await;
+    assert!(some.failures().is_empty(), "{when}: {:?}", some.failures());
+    trial.check(some, when).await;
+}
 
-    fn logs(&self) -> String {
-        let log = |node: &&str| format!("--- {node}\n{}", self.platform.log_of(node));
-        ["n1", "n2", "n3"].iter().map(log).collect()
-    }
-
-    async fn admin(&self, words: &[&str]) -> Ended {
-        admin(&self.platform, words).await.unwrap()
-    }
-
-    async fn master(&self) -> String {
-        let master = poll_until(PATIENCE, || async {
-            let seen = cluster(&self.client, CLUSTER).await?;
-            (!seen.master.is_empty()).then_some(seen.master)
-        });
-        master.await.unwrap()
-    }
-
-    /// The members that are not master.
-    async fn replicas(&self) -> Vec<String> {
-        let seen = cluster(&self.client, CLUSTER).await.unwrap();
-        let members = seen.members.into_iter().map(|member| member.node);
-        members.filter(|node| *node != seen.master).collect()
-    }
-
-    fn writers(&self) -> Flood {
-        Flood::start(from_ref(&self.client), WRITERS, &self.numbers, VALUE_BYTES)
-    }
-
-    async fn more(&self, flood: &Flood, when: &str) {
-        let before = flood.acknowledged();
-        let more = poll_until(PATIENCE, || async {
-            (flood.acknowledged() >= before + SOME).then_some(())
-        });
-        if more.await.is_none() {
-            panic!("writes do not go on {when}: {}", self.logs());
-        }
-    }
-
-    /// Ends the writers: none of their writes failed, and all of them are there.
-    async fn check(&mut self, flood: Flood, when: &str) {
-        let some = flood.end().await;
-        println!("{when}: {} writes", some.acknowledged());
-        assert!(some.failures().is_empty(), "{when}: {:?}", some.failures());
-        self.written.extend(some);
-        let kept = self.written.check(&self.client, Consistency::Latest).await;
-        kept.unwrap_or_else(|broken| panic!("{when}: {broken}\n{}", self.logs()));
-    }
-
-    /// Starts the process of another node, with its own folder and addresses.
-    fn start_node(&mut self, node: &str) -> String {
-        let like = self.platform.member("n1").unwrap();
-        let dir = format!("{}-{node}", like.option("--data-dir").unwrap());
-        let listen = format!("127.0.0.1:{}", free_port().unwrap());
-        let metrics = format!("127.0.0.1:{}", free_port().unwrap());
-        let options = [
-            ("--node", node),
-            ("--data-dir", &dir),
-            ("--listen", &listen),
-            ("--metrics-listen", &metrics),
-        ];
-        self.platform.start_like(node, "n1", &options).unwrap();
-        metrics
-    }
+/// Starts the process of another node, with its own folder and addresses. Returns that of its
+/// metrics.
+fn start_node(trial: &mut Trial, node: &str) -> String {
+    let like = trial.platform.member("n1").unwrap();
+    let dir = format!("{}-{node}", like.option("--data-dir").unwrap());
+    let listen = format!("127.0.0.1:{}", free_port().unwrap());
+    let metrics = format!("127.0.0.1:{}", free_port().unwrap());
+    let options = [
+        ("--node", node),
+        ("--data-dir", &dir),
+        ("--listen", &listen),
+        ("--metrics-listen", &metrics),
+    ];
+    trial.platform.start_like(node, "n1", &options).unwrap();
+    metrics
 }
 
 /// Writes one key again and again; measures the longest time between two acknowledgements.
@@ -165,9 +102,10 @@ fn losses(log: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handover_loses_no_write_and_fails_none() {
-    let mut trial = Trial::start().await;
-    let flood = trial.writers();
-    trial.more(&flood, "at the start").await;
+    let mut trial = Trial::start(WRITE_LIMIT).await;
+    trial.in_sync("at the start").await;
+    let flood = trial.writers(WRITERS);
+    more(&trial, &flood, "at the start").await;
     let mut epoch = 0;
     for number in 0..HANDOVERS {
         let before = trial.master().await;
@@ -179,8 +117,8 @@ async fn a_handover_loses_no_write_and_fails_none() {
             _ => &["handover", "--cluster", CLUSTER, "-o", "json"],
         };
         let pauses = Pauses::measure(&trial.client);
-        let ended = trial.admin(words).await.json().unwrap();
-        trial.more(&flood, "after a handover").await;
+        let ended = admin(&trial, words).await.json().unwrap();
+        more(&trial, &flood, "after a handover").await;
         let longest = pauses.longest().await;
         let master = ended["master"].as_str().unwrap().to_owned();
         println!("handover {number} from {before} to {master}: the longest pause was {longest:?}");
@@ -191,22 +129,22 @@ async fn a_handover_loses_no_write_and_fails_none() {
         assert!(ended["epoch"].as_u64().unwrap() > epoch, "{ended}");
         epoch = ended["epoch"].as_u64().unwrap();
     }
-    trial.check(flood, "handovers").await;
+    check(&mut trial, flood, "handovers").await;
 
     let master = trial.master().await;
     let words = ["handover", "--cluster", CLUSTER, "--to", &master];
-    let again = trial.admin(&words).await;
+    let again = admin(&trial, &words).await;
     assert!(again.out.contains("already"), "{again:?}");
-    let unknown = trial.admin(&["handover", "--cluster", CLUSTER, "--to", "n9"]);
+    let unknown = admin(&trial, &["handover", "--cluster", CLUSTER, "--to", "n9"]);
     unknown.await.is_refused(1, "no such node").unwrap();
-    let nowhere = trial.admin(&["handover", "--cluster", "c9"]).await;
+    let nowhere = admin(&trial, &["handover", "--cluster", "c9"]).await;
     nowhere
         .is_refused(1, "the platform has no cluster c9; it has c1")
         .unwrap();
 
     // SIGTERM of the master is a handover, too.
-    let flood = trial.writers();
-    trial.more(&flood, "before the stop").await;
+    let flood = trial.writers(WRITERS);
+    more(&trial, &flood, "before the stop").await;
     let before = trial.master().await;
     let lost_before = losses(&trial.platform.log_of(&before));
     let pauses = Pauses::measure(&trial.client);
@@ -215,22 +153,22 @@ async fn a_handover_loses_no_write_and_fails_none() {
         (trial.master().await != before).then_some(())
     });
     assert!(other.await.is_some(), "{}", trial.logs());
-    trial.more(&flood, "after the stop").await;
+    more(&trial, &flood, "after the stop").await;
     let longest = pauses.longest().await;
     println!("SIGTERM of the master {before}: the longest pause was {longest:?}");
     assert!(longest < LONGEST_PAUSE, "{longest:?}: {}", trial.logs());
     let log = trial.platform.log_of(&before);
     assert_eq!(losses(&log), lost_before + 1, "{log}");
-    trial.check(flood, "the stop of the master").await;
+    check(&mut trial, flood, "the stop of the master").await;
     trial.platform.restart(&before).unwrap();
-    trial.in_sync().await;
+    trial.in_sync("with all nodes").await;
     trial.platform.stop().await.unwrap();
 }
 
 /// F is changed, within its bounds.
 async fn change_failover_time(trial: &Trial) {
     let shorter = ["failover-ms", "--cluster", CLUSTER, "500", "-o", "json"];
-    let set = trial.admin(&shorter).await.json().unwrap();
+    let set = admin(trial, &shorter).await.json().unwrap();
     assert_eq!(
         (set["failover_ms"].as_u64(), &set["changed"]),
         (Some(500), &true.into())
@@ -239,21 +177,15 @@ async fn change_failover_time(trial: &Trial) {
         cluster(&trial.client, CLUSTER).await.unwrap().failover_ms,
         500
     );
-    let again = trial.admin(&shorter).await.json().unwrap();
+    let again = admin(trial, &shorter).await.json().unwrap();
     assert_eq!(again["changed"], false);
-    let too_short = trial
-        .admin(&["failover-ms", "--cluster", CLUSTER, "100"])
-        .await;
+    let too_short = admin(trial, &["failover-ms", "--cluster", CLUSTER, "100"]).await;
     too_short.is_refused(2, "from 200 to 30000").unwrap();
-    let too_long = trial
-        .admin(&["failover-ms", "--cluster", CLUSTER, "9000"])
-        .await;
+    let too_long = admin(trial, &["failover-ms", "--cluster", CLUSTER, "9000"]).await;
     too_long
         .is_refused(2, "reads.max_staleness_ms of at least 10450")
         .unwrap();
-    let longer = trial
-        .admin(&["failover-ms", "--cluster", CLUSTER, "1000"])
-        .await;
+    let longer = admin(trial, &["failover-ms", "--cluster", CLUSTER, "1000"]).await;
     assert_eq!(longer.code, Some(0), "{longer:?}");
 }
 
@@ -266,7 +198,7 @@ async fn health(metrics: &str, page: &str) -> Option<u16> {
 
 /// `n4` joins: its process is started first, and waits until the node is added.
 async fn add_a_node(trial: &mut Trial) {
-    let metrics = trial.start_node("n4");
+    let metrics = start_node(trial, "n4");
     let waits = poll_until(PATIENCE, || async {
         let log = trial.platform.log_of("n4");
         (log.contains("has no node n4 yet")).then_some(log)
@@ -282,7 +214,7 @@ async fn add_a_node(trial: &mut Trial) {
         ]
         .concat()
     };
-    let added = trial.admin(&add(&["-o", "json"])).await;
+    let added = admin(trial, &add(&["-o", "json"])).await;
     let added = added
         .json()
         .unwrap_or_else(|why| panic!("{why}\n{}", trial.logs()));
@@ -290,7 +222,7 @@ async fn add_a_node(trial: &mut Trial) {
         (&added["changed"], &added["in_sync"]),
         (&true.into(), &true.into())
     );
-    let again = trial.admin(&add(&["--no-wait", "-o", "json"])).await;
+    let again = admin(trial, &add(&["--no-wait", "-o", "json"])).await;
     let again = again.json().unwrap();
     assert_eq!(
         (&again["changed"], &again["in_sync"]),
@@ -302,9 +234,7 @@ async fn add_a_node(trial: &mut Trial) {
     assert!(ready.await.is_some(), "n4 is in sync and not ready");
     let seen = cluster(&trial.client, CLUSTER).await.unwrap();
     assert_eq!((seen.members.len(), seen.in_sync.len()), (4, 4), "{seen:?}");
-    let elsewhere = trial
-        .admin(&["add-node", "--cluster", "c9", "--node", "n9"])
-        .await;
+    let elsewhere = admin(trial, &["add-node", "--cluster", "c9", "--node", "n9"]).await;
     elsewhere.is_refused(1, "no cluster c9").unwrap();
 }
 
@@ -312,16 +242,16 @@ async fn add_a_node(trial: &mut Trial) {
 async fn remove_it(trial: &mut Trial) {
     let remove = |node| ["remove-node", "--cluster", CLUSTER, "--node", node];
     let master = trial.master().await;
-    let refused = trial.admin(&remove(&master)).await;
+    let refused = admin(trial, &remove(&master)).await;
     refused.is_refused(1, "hand over first").unwrap();
-    let removed = trial.admin(&remove("n4")).await;
+    let removed = admin(trial, &remove("n4")).await;
     assert_eq!(removed.code, Some(0), "{removed:?}");
     let process = trial.platform.restarted("n4").unwrap();
     let ended = process.wait_until("end", PATIENCE, Process::status).await;
     assert_eq!(ended.unwrap().code(), Some(2));
     let log = trial.platform.log_of("n4");
     assert!(log.contains("node n4 was removed from cluster c1"), "{log}");
-    let unknown = trial.admin(&remove("n4")).await;
+    let unknown = admin(trial, &remove("n4")).await;
     unknown.is_refused(1, "no such node").unwrap();
 }
 
@@ -339,26 +269,27 @@ async fn keep_enough_in_sync(trial: &mut Trial) {
         (seen.in_sync.len() == 2).then_some(())
     });
     assert!(shed.await.is_some(), "{}", trial.logs());
-    let refused = trial.admin(&remove(other)).await;
+    let refused = admin(trial, &remove(other)).await;
     refused
         .is_refused(1, "fewer logs would be in sync")
         .unwrap();
     trial.platform.restart(away).unwrap();
-    trial.in_sync().await;
+    trial.in_sync("with all nodes").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_come_and_go_and_the_failover_time_changes() {
-    let mut trial = Trial::start().await;
-    let flood = trial.writers();
-    trial.more(&flood, "at the start").await;
+    let mut trial = Trial::start(WRITE_LIMIT).await;
+    trial.in_sync("at the start").await;
+    let flood = trial.writers(WRITERS);
+    more(&trial, &flood, "at the start").await;
 
     change_failover_time(&trial).await;
     add_a_node(&mut trial).await;
-    trial.more(&flood, "with four nodes").await;
+    more(&trial, &flood, "with four nodes").await;
     remove_it(&mut trial).await;
-    trial.more(&flood, "with three nodes").await;
+    more(&trial, &flood, "with three nodes").await;
     keep_enough_in_sync(&mut trial).await;
-    trial.check(flood, "nodes came and went").await;
+    check(&mut trial, flood, "nodes came and went").await;
     trial.platform.stop().await.unwrap();
 }
