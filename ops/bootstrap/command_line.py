@@ -20,7 +20,7 @@ COMMANDS = {
     "start": "start what does not run, found the platform once, and wait until all is ready",
     "status": "every process, and what the platform reports; status 1 if one is not ready",
     "stop": "stop in order: requests are answered, and the last checkpoint is written",
-    "restart": "one process after the other, each ready before the next one stops",
+    "restart": "one process after the other, each ready, a data node in sync, before the next one",
 }
 
 

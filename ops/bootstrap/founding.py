@@ -1,6 +1,7 @@
 """Founds the platform once, and adds the clusters that the inventory has got since."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from .host import Remote
@@ -14,7 +15,11 @@ def founding_words(inventory: Inventory) -> list[str]:
     words = []
     for cluster, nodes in inventory.clusters.items():
         words += ["--cluster", f"{cluster}={','.join(nodes)}"]
-    return [*words, "--failover-ms", str(inventory.failover_ms)]
+    return [*words, *failover_words(inventory)]
+
+
+def failover_words(inventory: Inventory) -> list[str]:
+    return ["--failover-ms", str(inventory.failover_ms)]
 
 
 def found(inventory: Inventory) -> bool:
@@ -28,19 +33,30 @@ def found(inventory: Inventory) -> bool:
     existing = {cluster["id"]: list(cluster["nodes"]) for cluster in answer["clusters"]}
     for cluster, nodes in inventory.clusters.items():
         if cluster not in existing:
-            words = ["admin", "add-cluster", "--config", remote.layout.admin]
-            run(remote, [*words, "--output", "json", f"{cluster}={','.join(nodes)}"])
+            words = ["admin", "add-cluster", "--config", remote.layout.admin, "--output", "json"]
+            run(remote, [*words, *failover_words(inventory), f"{cluster}={','.join(nodes)}"])
             say("platform", f"added the cluster {cluster}; it owns no slots yet")
             is_changed = True
         elif sorted(existing[cluster]) != sorted(nodes):
-            raise Problem(
-                f"the cluster {cluster} of the platform has the nodes "
-                f"{', '.join(existing[cluster])}, but the inventory lists {', '.join(nodes)}; "
-                "make the inventory equal to the platform"
-            )
+            raise Problem(difference(cluster, existing[cluster], nodes))
     for cluster in existing.keys() - inventory.clusters.keys():
         say("platform", f"it has a cluster {cluster}, which the inventory does not have")
     return is_changed
+
+
+def difference(cluster: str, existing: Sequence[str], nodes: Sequence[str]) -> str:
+    """How the platform and the inventory differ, and the commands that change the platform.
+
+    A change of members is an operator's decision: nothing of it is done by the way.
+    """
+    command = f"tierkv admin {{}}-node --address HOST:PORT --cluster {cluster} --node {{}}"
+    changes = [f"`{command.format('add', it)} --no-wait`" for it in nodes if it not in existing]
+    changes += [f"`{command.format('remove', it)}`" for it in existing if it not in nodes]
+    return (
+        f"the cluster {cluster} of the platform has the nodes {', '.join(existing)}, but the "
+        f"inventory lists {', '.join(nodes)}; change the inventory, or the platform with "
+        f"{' and '.join(changes)}, and run this again"
+    )
 
 
 def reachable(inventory: Inventory) -> Remote:

@@ -5,10 +5,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from .inventory import ETCD, Inventory
+from .inventory import CLIENT_COORDINATOR, ETCD, Inventory
 from .layout import UNITS
 from .problem import Problem
-from .processes import Process, coordination_keys, layout_of
+from .processes import Process, configured, coordination_keys, layout_of
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 WARNING = (
@@ -37,6 +37,10 @@ def configuration(process: Process, platform: str) -> str:
 def admin_configuration(inventory: Inventory) -> str:
     """The text of the configuration for `tierkv admin`."""
     keys = {"coordination": coordination_keys(inventory)}
+    # A failover time is checked against the bound of reads, which the client coordinators have.
+    reads = configured(inventory, CLIENT_COORDINATOR, {}).get("reads")
+    if reads is not None:
+        keys["reads"] = reads
     return WARNING.format(platform=inventory.name) + toml(keys)
 
 

@@ -12,6 +12,7 @@ from .installing import entries
 from .inventory import CLIENT_COORDINATOR, DATA_NODE, Host, Inventory
 from .problem import Problem
 from .processes import Process, joined
+from .replication import address_of
 
 UNREACHABLE = State(word="unreachable", pid=None, seconds=None, is_ready=False, is_outdated=False)
 
@@ -95,8 +96,8 @@ def print_platform(inventory: Inventory, ready: list[Process]) -> None:
     """What the platform itself reports, if a client coordinator of those can be asked."""
     for process in ready:
         if process.role == CLIENT_COORDINATOR:
-            address = joined(process.host.address, process.host.ports["grpc"])
-            ended = Remote(process.host, inventory).tierkv(["status", "--address", address])
+            words = ["status", "--address", address_of(process)]
+            ended = Remote(process.host, inventory).tierkv(words)
             print()
             print(ended.output.rstrip() if ended.status == 0 else ended.error)
             return
@@ -104,10 +105,8 @@ def print_platform(inventory: Inventory, ready: list[Process]) -> None:
 
 def describe(inventory: Inventory, processes: list[Process], build: Build) -> None:
     """Prints what the inventory means."""
-    counts = (
-        f"{len(inventory.clusters)} data clusters, {len(inventory.hosts)} hosts, "
-        f"{len(processes)} processes"
-    )
+    parts = {"data cluster": inventory.clusters, "host": inventory.hosts, "process": processes}
+    counts = ", ".join(counted(len(all_of_them), what) for what, all_of_them in parts.items())
     print(f"platform {inventory.name}: {counts}; build {build.version}")
     print(f"founded by: tierkv admin init {' '.join(founding_words(inventory))}")
     for host in inventory.hosts:
@@ -117,6 +116,12 @@ def describe(inventory: Inventory, processes: list[Process], build: Build) -> No
                 print(f"  {process.name}: {what_it_is(process)}, {doors(process, host)}")
     for note in inventory.notes:
         print(f"note: {note}")
+
+
+def counted(count: int, what: str) -> str:
+    if count == 1:
+        return f"1 {what}"
+    return f"{count} {what}es" if what.endswith("s") else f"{count} {what}s"
 
 
 def what_it_is(process: Process) -> str:

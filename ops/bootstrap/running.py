@@ -2,10 +2,11 @@
 
 from .founding import found
 from .host import Remote, State
-from .inventory import ETCD, Inventory
+from .inventory import DATA_NODE, ETCD, Inventory
 from .output import say
 from .problem import Problem, Problems
 from .processes import Process, processes_of
+from .replication import masters_last, wait_in_sync
 
 UNCHANGED = "unchanged: "
 
@@ -63,19 +64,24 @@ def stop(inventory: Inventory, processes: list[Process]) -> None:
 
 
 def restart(inventory: Inventory, processes: list[Process], is_forced: bool) -> None:
-    """Restarts processes one after the other; each is ready before the next one is stopped.
+    """Restarts processes one after the other; each is ready before the next one is stopped, and a
+    data node in sync.
 
     A data node that is master hands over to another member when it gets SIGTERM, and clients use
     another coordinator while one is away, so that no request is lost where each group has several.
     """
-    for process in processes:
+    for process in masters_last(inventory, processes):
         if not is_forced:
             check_group(inventory, process)
         remote = Remote(process.host, inventory)
         report(process, remote.stop(process))
         report(process, remote.start(process))
         remote.wait_for(process)
-        say(process.name, "ready")
+        if process.role == DATA_NODE:
+            wait_in_sync(inventory, process)
+            say(process.name, "ready and in sync")
+        else:
+            say(process.name, "ready")
 
 
 def check_group(inventory: Inventory, process: Process) -> None:

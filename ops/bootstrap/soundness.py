@@ -132,7 +132,12 @@ def notes(clusters: dict[str, tuple[str, ...]], hosts: Sequence[Host]) -> Iterat
     place = {node.name: host.name for host in hosts for node in host.data_nodes}
     for cluster, nodes in clusters.items():
         if len(nodes) == 1:
-            yield f"{cluster} has one data node; while it restarts, its keys wait"
+            yield (
+                f"{cluster} has one data node: while it restarts, its keys wait, and they are lost "
+                "with its disk"
+            )
+        if len(nodes) == 2:
+            yield f"{cluster} has two data nodes: while one is away, it takes no writes; use three"
         on = Counter(place.get(node, node) for node in nodes)
         for host, count in on.items():
             if count > 1:

@@ -14,7 +14,10 @@ class Accepted(unittest.TestCase):
     def test_the_samples_of_the_repository_are_sound(self) -> None:
         for name in ("inventory.toml", "trial.toml"):
             inventory = sample(name)
-            self.assertEqual(sorted(inventory.clusters), ["c1", "c2"], name)
+            self.assertEqual(inventory.clusters["c1"], ("n1", "n2", "n3"), name)
+            self.assertNotIn("data nodes of c1 are on", " ".join(inventory.notes))
+        # A copy of it that is adapted is as good as it can be.
+        self.assertEqual(sample("inventory.toml").notes, ())
         self.assertEqual({host.supervisor for host in sample("trial.toml").hosts}, {"none"})
 
     def test_a_host_overrides_what_the_platform_says(self) -> None:
@@ -34,6 +37,10 @@ class Accepted(unittest.TestCase):
         self.assertIn("there is one server-coordinator", notes)
         self.assertNotIn("client-coordinator", notes)
         self.assertNotIn("c1", notes)
+        fewer = replicated(('c1 = ["n1", "n2", "n3"]', 'c1 = ["n1", "n2"]\nc2 = ["n3"]'))
+        notes = " / ".join(fewer.notes)
+        self.assertIn("c1 has two data nodes: while one is away, it takes no writes", notes)
+        self.assertIn("c2 has one data node: while it restarts", notes)
         moved = replicated(
             ('data_nodes = ["n3"]', ""),
             ('data_nodes = ["n1"]', 'data_nodes = ["n1", {name="n3",port=1,metrics_port=2}]'),

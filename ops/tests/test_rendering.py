@@ -97,6 +97,12 @@ class Configurations(unittest.TestCase):
         self.assertEqual(keys, {"coordination": coordination})
         self.assertFalse([it for it in processes_of(inventory) if it.role == ETCD])
 
+    def test_a_failover_time_is_checked_against_the_bound_of_the_client_coordinators(self) -> None:
+        reads = "[settings.client-coordinator.reads]\nmax_staleness_ms = 9000\n"
+        inventory = replicated(("[settings.all.limits]", f"{reads}[settings.all.limits]"))
+        keys = tomllib.loads(rendering.admin_configuration(inventory))
+        self.assertEqual(keys["reads"], {"max_staleness_ms": 9000})
+
     def test_toml_keeps_every_kind_of_value(self) -> None:
         keys = {"a": 'x"\\\n', "b": {"c": 1, "d": True, "e": ["ä", "😀"], "f": 1.5}}
         self.assertEqual(tomllib.loads(toml(keys)), keys)
@@ -132,7 +138,7 @@ class Units(unittest.TestCase):
 
     def test_the_units_of_the_sample_are_verified(self) -> None:
         paths = self.write_units(sample("inventory.toml"))
-        self.assertEqual(len(paths), 9)
+        self.assertEqual(len(paths), 10)
         ended = self.verify(paths)
         # It exits 0 also where it has only warned.
         self.assertEqual((ended.returncode, ended.stderr), (0, ""))

@@ -183,13 +183,22 @@ class Restart(unittest.TestCase):
             def wait_for(self, process: Process) -> None:
                 done.append(f"wait {process.name}")
 
-        with mock.patch.object(running, "Remote", Recorder), mock.patch("builtins.print"):
+        def in_sync(_: Inventory, process: Process) -> None:
+            done.append(f"sync {process.name}")
+
+        with (
+            mock.patch.object(running, "Remote", Recorder),
+            mock.patch.object(running, "wait_in_sync", in_sync),
+            mock.patch("builtins.print"),
+        ):
             running.restart(inventory, processes, is_forced)
         return ", ".join(done)
 
     def test_a_process_is_ready_before_the_next_one_stops(self) -> None:
         done = self.restart(replicated(), "n1", is_ready=True, is_forced=False)
-        self.assertEqual(done, "stop n1, start n1, wait n1")
+        self.assertEqual(done, "stop n1, start n1, wait n1, sync n1")
+        done = self.restart(replicated(), "cc-beta", is_ready=True, is_forced=False)
+        self.assertEqual(done, "stop cc-beta, start cc-beta, wait cc-beta")
 
     def test_it_waits_for_those_that_stand_in(self) -> None:
         with self.assertRaisesRegex(Problem, "n1 is not restarted: n2, n3 would have"):
