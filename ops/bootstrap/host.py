@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,15 +106,20 @@ class Remote:
             self.inventory.user,
             self.inventory.log,
             f"{layout.run}/lock",
+            process.data_dir or "-",
             *process.command(layout.current_program),
         ]
         return self.said("start", words, process)
 
-    def wait_for(self, process: Process) -> None:
-        """Waits until a process is ready."""
+    def wait_for(self, process: Process, since: float | None = None) -> None:
+        """Waits until a process is ready, for as long as one that was started `since` may take.
+
+        `since` is by the monotonic clock; without it, the process was started now.
+        """
         health = process.health
+        passed = 0 if since is None else int(time.monotonic() - since)
         words = [
-            START_SECONDS,
+            max(START_SECONDS - passed, 1),
             *self.handle(process),
             self.layout.log(process.name),
             health.address,

@@ -1,5 +1,7 @@
 """`tierkv-ops start`, `stop` and `restart`."""
 
+import time
+
 from .founding import found
 from .host import Remote, State
 from .inventory import DATA_NODE, ETCD, Inventory
@@ -36,8 +38,9 @@ def ready_words(count: int) -> str:
 
 
 def start_together(inventory: Inventory, processes: list[Process], problems: Problems) -> bool:
-    """Starts processes, then waits for each; returns whether one was started."""
+    """Starts processes, then waits for all of them; returns whether one was started."""
     is_started: dict[str, bool] = {}
+    since = time.monotonic()
     for process in processes:
         with problems.noted():
             line = Remote(process.host, inventory).start(process)
@@ -45,7 +48,7 @@ def start_together(inventory: Inventory, processes: list[Process], problems: Pro
     for process in processes:
         if process.name in is_started:
             with problems.noted():
-                Remote(process.host, inventory).wait_for(process)
+                Remote(process.host, inventory).wait_for(process, since)
                 if is_started[process.name]:
                     say(process.name, "ready")
     return any(is_started.values())

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -143,6 +144,10 @@ class Supervision(unittest.TestCase):
             self.assertRaisesRegex(Problem, "cc-beta: it is not ready after 1 s"),
         ):
             self.remote.wait_for(self.process)
+        # Those that were started together are waited for together.
+        long_ago = time.monotonic() - host.START_SECONDS
+        with self.assertRaisesRegex(Problem, "cc-beta: it is not ready after 1 s"):
+            self.remote.wait_for(self.process, long_ago)
 
     def test_a_process_that_does_not_stop_is_killed(self) -> None:
         self.use_level("info")
@@ -156,6 +161,14 @@ class Supervision(unittest.TestCase):
         Path(layout_of(self.inventory).current_program).unlink()
         with self.assertRaisesRegex(Problem, "run `tierkv-ops install` first"):
             self.remote.start(self.process)
+
+    def test_a_data_folder_is_not_made_by_a_start(self) -> None:
+        # Its disk may not be mounted.
+        missing = dataclasses.replace(self.process, data_dir=f"{self.inventory.prefix}/data")
+        with self.assertRaisesRegex(Problem, "data is missing: mount its disk.*tierkv-ops install"):
+            self.remote.start(missing)
+        Path(missing.data_dir).mkdir()
+        self.assertIn("started, pid", self.remote.start(missing))
 
 
 class Restart(unittest.TestCase):
@@ -233,7 +246,7 @@ class Unreachable(unittest.TestCase):
             def stop(self, process: Process) -> str:
                 return self.act("stop", process)
 
-            def wait_for(self, process: Process) -> None:
+            def wait_for(self, process: Process, _: float) -> None:
                 self.act("wait", process)
 
         self.enterContext(mock.patch.object(running, "Remote", Recorder))

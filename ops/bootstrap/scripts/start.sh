@@ -1,8 +1,11 @@
-# start.sh SUPERVISOR HANDLE LOG USER LEVELS LOCK COMMAND…
-# HANDLE is a unit, or the file for the process id.
-supervisor=$1 handle=$2 log=$3 user=$4 levels=$5 lock=$6
-shift 6
+# start.sh SUPERVISOR HANDLE LOG USER LEVELS LOCK DATA COMMAND…
+# HANDLE is a unit, or the file for the process id; DATA is its data folder, or `-`.
+supervisor=$1 handle=$2 log=$3 user=$4 levels=$5 lock=$6 data=$7
+shift 7
 [ -x "$1" ] || fail "$1 is missing: run \`tierkv-ops install\` first"
+# It is not made here: an empty folder in the place of a disk that is not mounted looks like a loss.
+[ "$data" = - ] || [ -d "$data" ] ||
+    fail "$data is missing: mount its disk; if that is lost or new, run \`tierkv-ops install\`"
 # The process runs the build of now, also when another one is installed later.
 program=$(readlink --canonicalize-existing "$1")
 shift
