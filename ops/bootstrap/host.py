@@ -120,6 +120,7 @@ class Remote:
         passed = 0 if since is None else int(time.monotonic() - since)
         words = [
             max(START_SECONDS - passed, 1),
+            START_SECONDS,
             *self.handle(process),
             self.layout.log(process.name),
             health.address,

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from .host import Remote
-from .inventory import CLIENT_COORDINATOR, DATA_NODE, Inventory
+from .inventory import CLIENT_COORDINATOR, Inventory
 from .output import say
 from .problem import Problem
 from .processes import Process, joined, processes_of
@@ -39,21 +39,10 @@ def reported(inventory: Inventory) -> dict[str, dict[str, Any]] | None:
     return None
 
 
-def masters_last(inventory: Inventory, processes: list[Process]) -> list[Process]:
-    """The processes, the master of each cluster after its other nodes.
-
-    So a cluster changes its master once while all its nodes are restarted.
-    """
-    if sum(process.role == DATA_NODE for process in processes) < 2:
-        return processes
+def masters(inventory: Inventory) -> set[str]:
+    """The names of the data nodes that are master, as far as the platform can be asked."""
     clusters = reported(inventory) or {}
-    masters = {cluster["master"] for cluster in clusters.values()}
-    # Sorted by tier and cluster, in the order of the first of each; the sort is stable.
-    groups = list(dict.fromkeys(process.group() for process in processes))
-    return sorted(
-        processes,
-        key=lambda it: (groups.index(it.group()), it.role == DATA_NODE and it.name in masters),
-    )
+    return {cluster["master"] for cluster in clusters.values()}
 
 
 def wait_in_sync(inventory: Inventory, process: Process) -> None:

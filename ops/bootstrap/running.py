@@ -8,7 +8,7 @@ from .inventory import DATA_NODE, ETCD, Inventory
 from .output import say
 from .problem import Problem, Problems
 from .processes import Process, processes_of
-from .replication import masters_last, wait_in_sync
+from .replication import masters, wait_in_sync
 
 UNCHANGED = "unchanged: "
 
@@ -73,7 +73,7 @@ def restart(inventory: Inventory, processes: list[Process], is_forced: bool) -> 
     A data node that is master hands over to another member when it gets SIGTERM, and clients use
     another coordinator while one is away, so that no request is lost where each group has several.
     """
-    for process in masters_last(inventory, processes):
+    for process in in_order(inventory, processes):
         if not is_forced:
             check_group(inventory, process)
         remote = Remote(process.host, inventory)
@@ -85,6 +85,28 @@ def restart(inventory: Inventory, processes: list[Process], is_forced: bool) -> 
             say(process.name, "ready and in sync")
         else:
             say(process.name, "ready")
+
+
+def in_order(inventory: Inventory, processes: list[Process]) -> list[Process]:
+    """The processes in the order of their restart: from the lowest tier up, and in each group first
+    those that are not ready, so that the others can do without one another.
+
+    The master of a cluster is the last one of it: so it changes once.
+    """
+    if len(processes) == 1:
+        return processes
+    ready = {name for name, state in states_of(inventory, processes).items() if state.is_ready}
+    last = masters(inventory) if any(it.role == DATA_NODE for it in processes) else set()
+    # Of the first of each; the sort keeps the order of equal ones.
+    groups = list(dict.fromkeys(process.group() for process in processes))
+    return sorted(
+        processes,
+        key=lambda it: (
+            groups.index(it.group()),
+            it.name in ready,
+            it.role == DATA_NODE and it.name in last,
+        ),
+    )
 
 
 def check_group(inventory: Inventory, process: Process) -> None:

@@ -60,10 +60,6 @@ class Reports(unittest.TestCase):
         said = mock.patch.object(replication, "say", lambda _, what: self.said.append(what))
         self.enterContext(said)
 
-    def order(self) -> list[str]:
-        ordered = replication.masters_last(self.inventory, processes_of(self.inventory))
-        return [process.name for process in ordered]
-
     def wait(self, node: str) -> None:
         process = chosen(processes_of(self.inventory), None, None, node)[0]
         replication.wait_in_sync(self.inventory, process)
@@ -73,16 +69,11 @@ class Reports(unittest.TestCase):
         self.assertEqual(list(replication.reported(self.inventory) or {}), ["c1"])
         self.assertEqual(self.asked, ["10.0.0.2:7400", "[fd00::3]:7400"])
 
-    def test_a_master_is_restarted_after_the_others_of_its_cluster(self) -> None:
-        plain = [process.name for process in processes_of(self.inventory)]
+    def test_masters_are_known_by_the_report(self) -> None:
         self.reports = [[cluster("n3", ALL)]]
-        self.assertEqual(self.order(), plain)
-        self.reports = [[cluster("n1", ALL)]]
-        self.assertEqual(self.order()[2:7], ["etcd-gamma", "n2", "n3", "n1", "s-alpha"])
-        self.assertEqual(sorted(self.order()), sorted(plain))
-        # Without a report, in the order of the inventory.
+        self.assertEqual(replication.masters(self.inventory), {"n3"})
         self.reports = [None]
-        self.assertEqual(self.order(), plain)
+        self.assertEqual(replication.masters(self.inventory), set())
 
     def test_the_record_must_list_the_node_and_its_master_must_serve(self) -> None:
         behind = cluster("n1", ["n1", "n3"], n2="joining")

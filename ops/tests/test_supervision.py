@@ -146,7 +146,8 @@ class Supervision(unittest.TestCase):
             self.remote.wait_for(self.process)
         # Those that were started together are waited for together.
         long_ago = time.monotonic() - host.START_SECONDS
-        with self.assertRaisesRegex(Problem, "cc-beta: it is not ready after 1 s"):
+        text = f"cc-beta: it is not ready after {host.START_SECONDS} s"
+        with self.assertRaisesRegex(Problem, text):
             self.remote.wait_for(self.process, long_ago)
 
     def test_a_process_that_does_not_stop_is_killed(self) -> None:
@@ -221,6 +222,42 @@ class Restart(unittest.TestCase):
         # Nobody stands in for the only one.
         done = self.restart(replicated(), "s-alpha", is_ready=False, is_forced=False)
         self.assertIn("stop s-alpha", done)
+
+
+class Order(unittest.TestCase):
+    """The order of a restart of all processes."""
+
+    def order(self, unready: set[str], master: str) -> list[str]:
+        inventory = replicated()
+
+        class Seen:
+            def __init__(self, *_: object) -> None:
+                pass
+
+            def states(self, some: list[Process]) -> dict[str, host.State]:
+                return {
+                    process.name: host.State("running", 1, 1, process.name not in unready, False)
+                    for process in some
+                }
+
+        with (
+            mock.patch.object(running, "Remote", Seen),
+            mock.patch.object(running, "masters", lambda _: {master}),
+        ):
+            return [it.name for it in running.in_order(inventory, processes_of(inventory))]
+
+    def test_the_master_of_a_cluster_is_its_last_one(self) -> None:
+        plain = [process.name for process in processes_of(replicated())]
+        self.assertEqual(self.order(set(), "n3"), plain)
+        expected = ["etcd-gamma", "n2", "n3", "n1", "s-alpha"]
+        self.assertEqual(self.order(set(), "n1")[2:7], expected)
+
+    def test_what_is_not_ready_is_restarted_before_those_that_stand_in_for_it(self) -> None:
+        order = self.order({"n3", "cc-gamma", "etcd-beta"}, "n1")
+        expected = ["etcd-beta", "etcd-alpha", "etcd-gamma", "n3", "n2", "n1", "s-alpha"]
+        self.assertEqual(order, [*expected, "cc-gamma", "cc-beta"])
+        # Also a master by the record that has just died.
+        self.assertEqual(self.order({"n1"}, "n1")[3:6], ["n1", "n2", "n3"])
 
 
 class Unreachable(unittest.TestCase):

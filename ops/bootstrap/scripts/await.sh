@@ -1,6 +1,7 @@
-# await.sh SECONDS SUPERVISOR HANDLE LOG ADDRESS PORT PATH: waits until a process is ready.
-seconds=$1 supervisor=$2 handle=$3 log=$4
-shift 4
+# await.sh SECONDS LIMIT SUPERVISOR HANDLE LOG ADDRESS PORT PATH: waits until a process is ready, for
+# so many seconds: what is left of the LIMIT since it was started.
+seconds=$1 limit=$2 supervisor=$3 handle=$4 log=$5
+shift 5
 
 # After so many failures, systemd starts it in vain.
 readonly MOST_FAILURES=3
@@ -27,6 +28,6 @@ check() {
 deadline=$((SECONDS + seconds))
 until is_ready "$@"; do
     check
-    [ "$SECONDS" -lt "$deadline" ] || give_up "it is not ready after $seconds s"
+    [ "$SECONDS" -lt "$deadline" ] || give_up "it is not ready after $limit s"
     sleep "$PAUSE"
 done
