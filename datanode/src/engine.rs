@@ -51,6 +51,7 @@ use crate::{
     sequencer::Sequencer,
     service::Service,
     settings::DataNodeSettings,
+    standing::Standing,
     start_error::StartError,
     timekeeper::Timekeeper,
     transfer::{Joiners, JoinersWorker, SnapshotSource},
@@ -286,6 +287,10 @@ struct Parts<'a, C> {
 impl<C: Cache> Parts<'_, C> {
     fn run_workers(&self, background: &mut Background) {
         background.run(Gauges::new(Arc::clone(&self.storage), self.memory.clone()));
+        background.run(Standing::new(
+            Arc::clone(&self.sequencer),
+            Arc::clone(&self.owned),
+        ));
         background.run(Timekeeper::new(
             Arc::clone(&self.time),
             Arc::clone(&self.storage),

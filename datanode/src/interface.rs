@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
-use tierkv_types::{Error, NodeRole};
+use tierkv_types::Error;
 use tokio::sync::{mpsc, watch};
 
-use crate::{members::Received, service::Service, transfer::SnapshotSource, watches::Watches};
+use crate::{
+    members::Received, service::Service, standing, transfer::SnapshotSource, watches::Watches,
+};
 
 /// What requests use of one engine.
 pub(crate) struct Interface {
@@ -45,15 +47,11 @@ impl Interface {
         self.stop.send_replace(true);
     }
 
-    /// A master: whether it may answer as such, and has applied which slots the cluster owns. Any
-    /// other node: whether it is in sync, by the record that it sees, and heard its master within
-    /// F.
+    /// Whether the node does its share ([`standing::is_ready`]).
     fn is_ready(&self) -> bool {
         let service = &self.service;
-        match service.sequencer.look(|replica, now| replica.role(now)) {
-            NodeRole::Master => service.owned.is_settled(),
-            role => role == NodeRole::Replica,
-        }
+        let role = service.sequencer.look(|replica, now| replica.role(now));
+        standing::is_ready(role, &service.owned)
     }
 }
 

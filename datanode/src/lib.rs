@@ -20,9 +20,9 @@
 //!   cache and writes the marks. Each is a task, and the driver waits for neither of the others.
 //! - State: `ownership` is the slots of the cluster; `memory_settings` applies changes that
 //!   operators make at run time; `platform_clock` is the time that versions are made from.
-//! - Background workers: `gauges` sets the metrics, `timekeeper` stores the time, `noter` notes
-//!   the log in coordination, `reclaimer`
-//!   frees space, `scrubber` looks for damage.
+//! - Background workers: `gauges` sets the metrics of the storage and `standing` those of the node's
+//!   place in its cluster, `timekeeper` stores the time, `noter` notes the log in coordination,
+//!   `reclaimer` frees space, `scrubber` looks for damage.
 //! - Reads at a member of several: `freshness` is how old the applied state may be, `steadiness`
 //!   notices that the machine was paused, `confirming` waits for proofs that a read is the latest,
 //!   for which a replica asks its master for the `commit_index`.
@@ -79,6 +79,7 @@ mod settings;
 #[cfg(test)]
 mod simulation;
 mod snapshot_door;
+mod standing;
 mod start_error;
 mod steadiness;
 mod timekeeper;
