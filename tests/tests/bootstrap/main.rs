@@ -25,7 +25,10 @@ use tierkv_harness::{
     network::again::{Place, copy_of, cover_run, enter_with},
     poll_until,
 };
-use tierkv_tests::binary::{self, repository};
+use tierkv_tests::{
+    binary::{self, repository},
+    metrics::Page,
+};
 
 use self::{
     script::{Bootstrap, admin, make_namespaces},
@@ -38,6 +41,8 @@ const PROCESSES: [&str; 9] = [
 ];
 /// The data nodes of c1, among them.
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// Their metrics.
+const METRICS: [&str; 3] = ["10.78.0.21:7680", "10.78.0.22:7680", "10.78.0.23:7680"];
 const USERS: [&str; 2] = ["10.78.0.41:7400", "10.78.0.42:7400"];
 /// Within this, a process that was killed is noticed, and a node that was away is in sync.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -185,6 +190,7 @@ async fn the_master_is_lost(bootstrap: &Bootstrap, client: &Client) -> Vec<Writt
     });
     succeeded.await.expect("another node is master");
     users.get_on(LEAST_MEANWHILE).await;
+    shown_by_all_but(&lost, 2.0).await;
     let other = NODES.into_iter().find(|node| *node != lost).unwrap();
     let (status, refused) = bootstrap.run(&["restart", "--process", other]).await;
     assert!(
@@ -197,6 +203,7 @@ async fn the_master_is_lost(bootstrap: &Bootstrap, client: &Client) -> Vec<Writt
         (in_sync(&c1(client).await) == BTreeSet::from(NODES)).then_some(())
     });
     is_back.await.expect("the lost node is in sync again");
+    shown_by_all_but("", 3.0).await;
     users.get_on(LEAST_MEANWHILE).await;
     let after = bootstrap.pids(&PROCESSES).await;
     for (name, pid) in before {
@@ -207,14 +214,38 @@ async fn the_master_is_lost(bootstrap: &Bootstrap, client: &Client) -> Vec<Writt
     written
 }
 
+/// The metrics of c1's nodes, but for a lost one, show so many in sync of three, and one master.
+async fn shown_by_all_but(lost: &str, in_sync: f64) {
+    let shown = poll_until(PATIENCE, || async {
+        let mut masters = 0.0;
+        for (node, address) in NODES.into_iter().zip(METRICS) {
+            if node == lost {
+                continue;
+            }
+            let page = Page::fetch(address).await.ok()?;
+            let value = |name: &str| page.sum(name, &[]);
+            let is_as_it_should = value("tierkv_cluster_members") == 3.0
+                && value("tierkv_cluster_in_sync") == in_sync
+                && value("tierkv_cluster_min_in_sync") == 2.0
+                && value("tierkv_node_ready") == 1.0;
+            is_as_it_should.then_some(())?;
+            masters += value("tierkv_node_master");
+        }
+        (masters == 1.0).then_some(())
+    });
+    shown
+        .await
+        .expect("every node shows the state of its cluster");
+}
+
 fn kill(pid: u64) {
     let pid = i32::try_from(pid).unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
-/// A killed coordinator is started again, alone; without it, the one that it stands in for is not
-/// restarted.
+/// Without a coordinator that was killed, the one that it stands in for is not restarted; a restart
+/// of both begins with the killed one.
 async fn what_is_missing_is_noticed_and_started(bootstrap: &Bootstrap) {
     let before = bootstrap.pids(&PROCESSES).await;
     kill(before["s-r2"]);
@@ -228,11 +259,14 @@ async fn what_is_missing_is_noticed_and_started(bootstrap: &Bootstrap) {
         status == 2 && refused.contains("s-r2 would have to stand in"),
         "{refused}"
     );
-    let started = bootstrap.done(&["start"]).await;
-    assert_eq!(started.matches("started").count(), 1, "{started}");
+    let restarted = bootstrap
+        .done(&["restart", "--role", "server-coordinator"])
+        .await;
+    let names = (restarted.lines()).filter_map(|line| Some(line.split_once(": started")?.0));
+    assert_eq!(Vec::from_iter(names), ["s-r2", "s-r1"], "{restarted}");
     let after = bootstrap.pids(&PROCESSES).await;
     for (name, pid) in before {
-        assert_eq!(after[&name] != pid, name == "s-r2", "{name}");
+        assert_eq!(after[&name] != pid, name.starts_with("s-"), "{name}");
     }
 }
 
