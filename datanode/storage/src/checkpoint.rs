@@ -161,19 +161,27 @@ impl Checkpointer {
             return Err(error);
         }
         // The entries of a failed checkpoint first: no others can be frozen before they are stored.
-        if let Some(frozen) = self.frozen.take()
-            && let Err(error) = self.store(&frozen).await
-        {
-            self.frozen = Some(frozen);
-            return Err(error);
+        if let Some(frozen) = self.frozen.take() {
+            self.finish(frozen).await?;
         }
-        if let Some(frozen) = self.freeze()
-            && let Err(error) = self.store(&frozen).await
-        {
-            self.frozen = Some(frozen);
-            return Err(error);
+        if let Some(frozen) = self.freeze() {
+            self.finish(frozen).await?;
         }
         Ok(())
+    }
+
+    /// Stores the frozen entries, and keeps them for another attempt if that fails.
+    async fn finish(&mut self, frozen: Frozen) -> Result<(), StorageError> {
+        if let Err(error) = self.store(&frozen).await {
+            self.frozen = Some(frozen);
+            return Err(error);
+        }
+        // Freeing many entries takes long, too.
+        let freeing = move || {
+            drop(frozen);
+            Ok(())
+        };
+        self.core.blocking.run(freeing).await
     }
 
     /// Freezes the active entries, unless the store has everything that was applied.
