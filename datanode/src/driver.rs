@@ -211,6 +211,12 @@ impl Driver {
                 commit,
             } => self.applier.vouched(epoch, round, commit),
             Command::Send { to, message } => self.members.send(&to, message),
+            Command::GaveUp(epoch) => tracing::error!(
+                cluster = %self.cluster,
+                %epoch,
+                "the log's disk took nothing for as long as a master may be silent, so this node \
+                 gives mastership up, and another member takes over; look at this node's disk"
+            ),
             Command::SteppedDown(epoch) => {
                 tracing::warn!(cluster = %self.cluster, %epoch, "lost mastership");
                 self.sequencer.stepped_down();

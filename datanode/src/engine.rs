@@ -24,7 +24,7 @@ use tierkv_cache::Cache;
 use tierkv_coordination::{Coordination, CoordinationError, directory::Presence};
 use tierkv_protocol::replication::{CommandQueue, Process, Replica, Restored, Seen};
 use tierkv_rpc::{Background, ProcessName, TierTimes};
-use tierkv_storage::{MemoryLimits, RealDisk, Storage, StorageError};
+use tierkv_storage::{Disk, MemoryLimits, Storage, StorageError};
 use tierkv_types::{Clock, LogId, Position, TimeReading};
 use tokio::sync::{mpsc, watch};
 
@@ -67,6 +67,8 @@ pub(crate) struct Surroundings<C> {
     pub(crate) coordination: Arc<dyn Coordination>,
     pub(crate) cache: Arc<C>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Has the data directory.
+    pub(crate) disk: Arc<dyn Disk>,
     /// Gets the reason when any task fails that the node can't do without.
     pub(crate) failure: Failure,
 }
@@ -82,7 +84,7 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Recovers the data directory. Platform time goes on from `time`, else from what is stored.
+    /// Recovers the data directory on `disk`. Platform time goes on from `time`, else from what is stored.
     ///
     /// # Errors
     /// [`StartError::Storage`] and [`StartError::State`].
@@ -90,10 +92,11 @@ impl Opened {
         settings: &DataNodeSettings,
         name: &ProcessName,
         clock: Arc<dyn Clock>,
+        disk: Arc<dyn Disk>,
         time: Option<TimeReading>,
     ) -> Result<Self, StartError> {
         let started_at = clock.boot_time();
-        let storage = Storage::open(settings.storage.clone(), Arc::new(RealDisk));
+        let storage = Storage::open(settings.storage.clone(), disk);
         let (storage, recovered) = storage.await?;
         let seen = recovered.cluster_state.as_deref();
         let restored = Restored {

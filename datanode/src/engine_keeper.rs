@@ -27,7 +27,7 @@ use tierkv_rpc::{
     stopped,
     tiers::MAX_TIER_FRAME_BYTES,
 };
-use tierkv_storage::{RealDisk, StorageError};
+use tierkv_storage::StorageError;
 use tierkv_types::{Error, TimeReading};
 use tokio::{
     sync::watch,
@@ -174,7 +174,7 @@ impl<C: Cache> EngineKeeper<C> {
             source: source.clone(),
             settings: settings.storage.clone(),
             clock: Arc::clone(&self.around.clock),
-            disk: Arc::new(RealDisk),
+            disk: Arc::clone(&self.around.disk),
         };
         let request = FetchSnapshotRequest {
             cluster: settings.cluster.to_string(),
@@ -225,8 +225,8 @@ impl<C: Cache> EngineKeeper<C> {
         let deadline = Instant::now() + UNLOCK_PATIENCE;
         loop {
             let around = &self.around;
-            let clock = Arc::clone(&around.clock);
-            match Opened::open(&around.settings, &around.name, clock, time).await {
+            let (clock, disk) = (Arc::clone(&around.clock), Arc::clone(&around.disk));
+            match Opened::open(&around.settings, &around.name, clock, disk, time).await {
                 Err(StartError::Storage(StorageError::Locked { .. }))
                     if Instant::now() < deadline =>
                 {

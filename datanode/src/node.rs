@@ -19,7 +19,7 @@ use tierkv_rpc::{
     stopped,
     tiers::MAX_TIER_FRAME_BYTES,
 };
-use tierkv_storage::StorageError;
+use tierkv_storage::{Disk, RealDisk, StorageError};
 use tierkv_types::{Clock, limits::MAX_ANSWER_BYTES};
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::service::Routes;
@@ -64,8 +64,22 @@ impl DataNode {
         cache: Arc<C>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
+        Self::start_on(Arc::new(RealDisk), settings, coordination, cache, clock).await
+    }
+
+    /// As [`DataNode::start`], with the data directory on this disk.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_on<C: Cache>(
+        disk: Arc<dyn Disk>,
+        settings: DataNodeSettings,
+        coordination: Arc<dyn Coordination>,
+        cache: Arc<C>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
         let (mut own, name) = identity(&settings);
-        let opened = open_to_rejoin(&settings, &name, &coordination, &clock).await?;
+        let opened = open_to_rejoin(&settings, &name, &coordination, &clock, &disk).await?;
         let (listener, address) = listen(settings.listen).await?;
         own.address = (settings.advertise.clone()).unwrap_or_else(|| address.to_string());
         let (group, node) = (directory::DATA_NODES, settings.node.as_str());
@@ -80,6 +94,7 @@ impl DataNode {
             coordination,
             cache,
             clock,
+            disk,
             failure: failure.clone(),
         };
         let engine = Engine::start(opened, &around).await?;

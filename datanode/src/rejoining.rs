@@ -17,7 +17,7 @@ use tierkv_coordination::{
 };
 use tierkv_protocol::replication::{ClusterState, Listed};
 use tierkv_rpc::{AddressedChannel, ProcessName, channel, tiers::inspect};
-use tierkv_storage::{RealDisk, Unusable, set_aside};
+use tierkv_storage::{Disk, Unusable, set_aside};
 use tierkv_types::Clock;
 use tokio::time::{Instant, sleep};
 
@@ -47,6 +47,7 @@ pub(crate) async fn open_to_rejoin(
     name: &ProcessName,
     coordination: &Arc<dyn Coordination>,
     clock: &Arc<dyn Clock>,
+    disk: &Arc<dyn Disk>,
 ) -> Result<Opened, StartError> {
     let others = Others {
         settings,
@@ -54,9 +55,8 @@ pub(crate) async fn open_to_rejoin(
     };
     let mut times = 0;
     loop {
-        let (unusable, why, error) = match Opened::open(settings, name, Arc::clone(clock), None)
-            .await
-        {
+        let opening = Opened::open(settings, name, Arc::clone(clock), Arc::clone(disk), None);
+        let (unusable, why, error) = match opening.await {
             Ok(opened) => match others.contradiction(&opened).await {
                 Some(why) if times < MOST_ASIDE && others.are_listed().await => {
                     opened.close().await;
@@ -86,7 +86,7 @@ pub(crate) async fn open_to_rejoin(
             "this node's data can't be used; it is set aside, and the node gets everything from its \
              cluster's master"
         );
-        set_aside(settings.storage.clone(), Arc::new(RealDisk), unusable).await?;
+        set_aside(settings.storage.clone(), Arc::clone(disk), unusable).await?;
         times += 1;
     }
 }

@@ -11,7 +11,7 @@ use tierkv_protocol::{
     replication::{ClusterState, DEFAULT_F_MS},
 };
 use tierkv_rpc::proto::internal::{WatchRequest, data_node_server::DataNode};
-use tierkv_storage::StorageSettings;
+use tierkv_storage::{RealDisk, StorageSettings};
 use tierkv_types::{ClusterId, Incarnation, NodeId, PlatformId, SystemClock};
 use tokio::time::{Instant, sleep};
 
@@ -54,6 +54,7 @@ async fn alone(dir: &TempDir) -> Surroundings<EmbeddedCache> {
         coordination,
         cache: Arc::new(EmbeddedCache::new(1 << 20, Arc::new(SystemClock))),
         clock: Arc::new(SystemClock),
+        disk: Arc::new(RealDisk),
         failure: Failure::new(),
     }
 }
@@ -62,8 +63,8 @@ async fn alone(dir: &TempDir) -> Surroundings<EmbeddedCache> {
 async fn a_watch_that_nobody_reads_holds_nothing_of_an_engine_that_ended() {
     let dir = TempDir::new().unwrap();
     let around = alone(&dir).await;
-    let clock = Arc::clone(&around.clock);
-    let opened = Opened::open(&around.settings, &around.name, clock, None).await;
+    let (clock, disk) = (Arc::clone(&around.clock), Arc::clone(&around.disk));
+    let opened = Opened::open(&around.settings, &around.name, clock, disk, None).await;
     let engine = Engine::start(opened.unwrap(), &around).await.unwrap();
     let (publish, current) = Current::none();
     publish.send_replace(Some(Arc::clone(engine.interface())));

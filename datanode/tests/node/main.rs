@@ -4,7 +4,9 @@
 
 mod failures;
 mod faulty_cache;
+mod hanging_disk;
 mod heartbeats;
+mod hung_disks;
 mod members;
 mod replicas;
 mod scans;

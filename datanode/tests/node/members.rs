@@ -16,25 +16,38 @@ use tierkv_rpc::{
     },
     tiers::ToDataNode,
 };
-use tierkv_storage::{RealDisk, Storage, StorageSettings};
+use tierkv_storage::{Disk, RealDisk, Storage, StorageSettings};
 use tierkv_types::{
     ClusterId, Error, Index, ItemKey, LogId, NodeId, Operation, PlatformId, RequestName,
     SystemClock, Version, WriteRequest,
 };
 use tokio::time::{Instant, sleep};
 
-use super::stage::{DEADLINE, place, put, request_id, to};
+use super::{
+    hanging_disk::HangingDisk,
+    stage::{DEADLINE, place, put, request_id, to},
+};
 
 /// The nodes of the cluster c1, over one coordination store.
 pub(crate) struct Members {
     pub(crate) dir: TempDir,
     pub(crate) coordination: Arc<MemoryCoordination>,
     pub(crate) nodes: BTreeMap<&'static str, DataNode>,
+    /// The disks of nodes that have one of their own.
+    disks: BTreeMap<&'static str, HangingDisk>,
 }
 
 impl Members {
     /// Founds the cluster and starts all its nodes.
     pub(crate) async fn start(names: &[&'static str]) -> Self {
+        Self::start_on(names, &BTreeMap::new()).await
+    }
+
+    /// As [`Members::start`]; nodes with a disk in `disks` use that.
+    pub(crate) async fn start_on(
+        names: &[&'static str],
+        disks: &BTreeMap<&'static str, HangingDisk>,
+    ) -> Self {
         let dir = TempDir::new().unwrap();
         let coordination = MemoryCoordination::ephemeral();
         place(&coordination, &["c1"]).await;
@@ -47,6 +60,7 @@ impl Members {
             dir,
             coordination,
             nodes: BTreeMap::new(),
+            disks: disks.clone(),
         };
         for name in names {
             members.launch(name).await;
@@ -84,7 +98,11 @@ impl Members {
         let settings = DataNodeSettings::new(PlatformId(1), node, cluster(), self.storage(name));
         let clock = Arc::new(SystemClock);
         let cache = Arc::new(EmbeddedCache::new(1 << 20, clock.clone()));
-        DataNode::start(settings, self.coordination.clone(), cache, clock)
+        let disk: Arc<dyn Disk> = match self.disks.get(name) {
+            Some(disk) => Arc::new(disk.clone()),
+            None => Arc::new(RealDisk),
+        };
+        DataNode::start_on(disk, settings, self.coordination.clone(), cache, clock)
     }
 
     pub(crate) async fn stop(&mut self, name: &str) {

@@ -62,6 +62,9 @@ pub enum Command {
     /// This node is not master of the epoch any more: the outcome of writes that are not committed
     /// is unknown.
     SteppedDown(Epoch),
+    /// Why it steps down: its log has taken nothing for F, so another member is to take over
+    /// (REP-STUCK).
+    GaveUp(Epoch),
     /// The log can't continue the master's: install a snapshot of it, and start the machine anew
     /// with a new log (REP-JOIN). It may be repeated.
     Install(Process),
@@ -109,6 +112,7 @@ impl Command {
             | Self::Cut(_)
             | Self::Send { .. }
             | Self::SteppedDown(_)
+            | Self::GaveUp(_)
             | Self::Install(_)
             | Self::Changed { .. }
             | Self::HandedOver { .. }

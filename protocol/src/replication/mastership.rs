@@ -416,6 +416,20 @@ impl Mastership {
         })
     }
 
+    /// Whether the others can go on without this node: nodes that answer have enough logs in sync
+    /// for a commit, and are a majority of the members.
+    pub(super) fn can_be_succeeded(&self, now: BootTime) -> bool {
+        let (silence, record) = (self.silence(), self.record());
+        let is_sound = |follower: &Follower| {
+            follower.is_heard(now, silence / 2) && !follower.is_late(now, silence)
+        };
+        let others = record.in_sync.iter().filter(|it| it.node != self.me.node);
+        let listed = others.filter(|it| self.of_listed(it).is_some_and(is_sound));
+        let members = record.members.iter();
+        let heard = members.filter(|node| self.followers.get(node).is_some_and(is_sound));
+        listed.count() >= record.min_in_sync() && heard.count() > record.members.len() / 2
+    }
+
     /// Whether this process of a node holds the whole log.
     pub(super) fn holds_all(&self, process: &Process, log: &OwnLog) -> bool {
         let follower = self.followers.get(&process.node);

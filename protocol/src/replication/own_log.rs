@@ -1,6 +1,6 @@
 //! [`OwnLog`]: the machine's view of its node's log.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tierkv_types::{Epoch, EpochTable, Index, LogId, Position, Record};
 
@@ -22,6 +22,8 @@ pub(super) struct OwnLog {
     pub(super) matched: Index,
     /// The position after which the log is being cut.
     cutting: Option<Position>,
+    /// How long records have waited without one becoming durable.
+    waited: Duration,
 }
 
 /// The effect of a master's records on a log.
@@ -58,6 +60,7 @@ impl OwnLog {
             applied,
             matched: Index::ZERO,
             cutting: None,
+            waited: Duration::ZERO,
         }
     }
 
@@ -118,14 +121,30 @@ impl OwnLog {
         self.last = last;
         self.durable = self.durable.min(last.index);
         self.matched = self.matched.min(last.index);
+        self.waited = Duration::ZERO;
     }
 
     /// Records that the log is durable up to a position. One that was cut meanwhile counts for
     /// nothing.
     pub(super) fn is_durable(&mut self, position: Position) {
-        if self.has(position) {
-            self.durable = self.durable.max(position.index);
+        if self.has(position) && position.index > self.durable {
+            self.durable = position.index;
+            self.waited = Duration::ZERO;
         }
+    }
+
+    /// A heartbeat has passed, the time between two of which is `interval`. Waiting is counted in
+    /// heartbeats, so that a process that was paused does not take the pause for a disk that hangs.
+    pub(super) fn heartbeat(&mut self, interval: Duration) {
+        self.waited = match self.durable < self.last.index {
+            true => self.waited.saturating_add(interval),
+            false => Duration::ZERO,
+        };
+    }
+
+    /// How long records have waited without one becoming durable; zero if none waits.
+    pub(super) const fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Records that the cut under way is done.

@@ -6,14 +6,16 @@
 //!   ▲  ▲ │                                                                │ │ won
 //!   │  │ └── the record names this process (a handover) ──► Mastering ◄───┼─┘
 //!   │  └──────────────── lost for certain ────────────────────────────────┘ │
-//!   └──────────── a later epoch, or its own handover ◄───── Mastering ◄─────┘
+//!   └──── a later epoch, its own handover, a stuck log ◄─── Mastering ◄─────┘
 //! ```
 //!
 //! Reading order: this file (the state, events, and what callers ask), `recording` (records of
 //! coordination), `standing` (questions and swaps of a candidate), `accepting` (a replica's part),
-//! `leading` (a master's part), `handing_over`, `role` (what operators see).
+//! `leading` (a master's part), `handing_over`, `giving_up` (a master whose log takes nothing),
+//! `role` (what operators see).
 
 mod accepting;
+mod giving_up;
 mod handing_over;
 mod leading;
 mod recording;
@@ -317,6 +319,7 @@ impl Replica {
     }
 
     fn tick(&mut self, moment: Moment, commands: &mut Vec<Command>) {
+        self.log.heartbeat(self.heartbeat_interval());
         match &self.role {
             Role::Following(_) => self.look_for_master(moment, commands),
             Role::Mastering(_) => self.lead(moment, commands),

@@ -27,6 +27,8 @@ pub(crate) enum Rule {
     Shed,
     /// REP-FAILOVER: a silent master is succeeded.
     Failover,
+    /// REP-STUCK: a master whose log takes nothing gives mastership up.
+    StuckGivesUp,
     /// REP-HANDOVER: the record names the successor's process.
     HandoverNamesProcess,
     /// REP-NOOP: nothing is vouched before the opening record is committed.

@@ -124,6 +124,7 @@ each_rule_is_needed! {
     shed_by_swap: ShedBySwap,
     shed: Shed,
     failover: Failover,
+    stuck_gives_up: StuckGivesUp,
     handover_names_process: HandoverNamesProcess,
     noop_first: NoopFirst,
     prev_checked: PrevChecked,

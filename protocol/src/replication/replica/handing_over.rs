@@ -44,9 +44,20 @@ impl Replica {
         to: Option<&NodeId>,
         leaves: bool,
     ) -> Result<(NodeId, Offer), HandoverError> {
-        if self.confirm().is_err() {
-            return Err(HandoverError::NotMaster);
+        match self.confirm() {
+            Ok(_) => self.begin_offer(moment, id, to, leaves),
+            Err(_) => Err(HandoverError::NotMaster),
         }
+    }
+
+    /// Chooses a successor, and begins with the offer to it.
+    pub(super) fn begin_offer(
+        &mut self,
+        moment: Moment,
+        id: u64,
+        to: Option<&NodeId>,
+        leaves: bool,
+    ) -> Result<(NodeId, Offer), HandoverError> {
         self.questions += 1;
         let number = self.questions;
         let promising = self.promising;

@@ -19,6 +19,7 @@ const READ_AFTER_HEARTBEATS: u32 = 2;
 impl Replica {
     /// The work of a heartbeat of a master.
     pub(super) fn lead(&mut self, moment: Moment, commands: &mut Vec<Command>) {
+        self.give_up_if_stuck(moment, commands);
         let patience = self.heartbeat_interval() * READ_AFTER_HEARTBEATS;
         let Role::Mastering(term) = &mut self.role else {
             return;

@@ -67,6 +67,7 @@ impl Replica {
             && self.proposal.is_none()
             && self.handed.is_none()
             && !self.log.is_cutting()
+            && !self.is_stuck()
             && (self.is_compared || self.rules.lack(Rule::NoteCompared));
         let is_founder = state.is_unfounded()
             && state.members.contains(&self.me.node)
@@ -163,9 +164,14 @@ impl Replica {
         let is_silent = moment.now.since(following.heard_at) >= patience
             || is_of_master(seen.state.master.as_ref())
             || (following.master.as_ref()).is_some_and(|it| it.node == from.node);
-        let stands_itself = self.is_listed(&seen.state) && self.log.last() > ask.last;
+        let is_longer = self.is_listed(&seen.state) && self.log.last() > ask.last;
+        let stands_itself = is_longer && !self.is_stuck();
         let is_sound = self.is_compared || self.rules.lack(Rule::NoteCompared);
-        is_silent && !stands_itself && is_sound && ask.seen >= self.seen_order()
+        is_silent
+            && !stands_itself
+            && is_sound
+            && !self.has_given_up()
+            && ask.seen >= self.seen_order()
     }
 
     /// A member's answer.

@@ -36,6 +36,7 @@ pub(super) enum Fault {
     TrimmedLog,
     SlowDisk,
     LostForGood,
+    StuckDisk,
 }
 
 /// The climate of one world.

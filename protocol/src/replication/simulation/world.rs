@@ -54,6 +54,7 @@ pub(super) struct Outcome {
     pub(super) installs: u64,
     pub(super) handovers: u64,
     pub(super) changes: u64,
+    pub(super) given_up: u64,
     pub(super) events: u64,
     pub(super) faults: BTreeMap<Fault, u64>,
 }
@@ -79,6 +80,7 @@ impl Outcome {
         assert!(self.cached_at_replicas >= 10 * seeds && self.confirmed >= 10 * seeds);
         assert!(self.cuts >= seeds / 10 && self.installs >= seeds / 10);
         assert!(self.handovers >= seeds / 10 && self.changes >= seeds / 10);
+        assert!(self.given_up >= seeds / 10, "gave up {}", self.given_up);
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -92,6 +94,7 @@ impl Outcome {
         self.installs += other.installs;
         self.handovers += other.handovers;
         self.changes += other.changes;
+        self.given_up += other.given_up;
         self.events += other.events;
         for (fault, count) in &other.faults {
             *self.faults.entry(*fault).or_default() += count;
@@ -227,6 +230,8 @@ pub(super) struct World {
     writes_before_calm: u64,
     /// A node that never comes back.
     gone: Option<usize>,
+    /// A node whose disk takes nothing any more.
+    stuck: Option<usize>,
     violation: Option<Violation>,
     /// Whether events are printed.
     is_traced: bool,
@@ -253,6 +258,7 @@ pub(super) fn run(seed: u64, off: Option<Rule>, is_traced: bool) -> Result<Outco
         is_calm: false,
         writes_before_calm: 0,
         gone: None,
+        stuck: None,
         violation: None,
         is_traced,
         climate,

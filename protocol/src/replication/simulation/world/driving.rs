@@ -21,6 +21,8 @@ const RECORDS_A_MESSAGE: usize = 64;
 const LATE_HANDOVERS: u32 = 300;
 /// How long a driver waits for an answer of the store.
 const SWAP_TIMEOUT: u64 = 2_000;
+/// Later than the end of every world.
+const NEVER: u64 = 1 << 40;
 /// Most pieces in which committed records are applied.
 const APPLY_AT_ONCE: u64 = 16;
 
@@ -115,6 +117,9 @@ impl World {
     }
 
     fn disk_time(&mut self, node: usize) -> u64 {
+        if self.stuck == Some(node) {
+            return NEVER;
+        }
         let slow = self.nodes[node].slow_disk_until.saturating_sub(self.now);
         1 + self.up_to(self.climate.disk) + slow
     }
@@ -150,6 +155,7 @@ impl World {
                 self.answer_reads(node);
             }
             Command::Send { to, message } => self.send(node, &to, &message),
+            Command::GaveUp(_) => self.outcome.given_up += 1,
             Command::SteppedDown(_) => {
                 if let Some(run) = &mut self.nodes[node].run {
                     run.writes.clear();
@@ -197,7 +203,8 @@ impl World {
         let from = self.node_of(&master.node);
         if let (Some(run), Some(from)) = (&mut self.nodes[node].run, from) {
             run.replica = None;
-            let after = 50 + self.up_to(500);
+            let stuck = if self.stuck == Some(node) { NEVER } else { 0 };
+            let after = 50 + self.up_to(500) + stuck;
             self.at(after, node, AtProcess::Installed { from });
         }
     }

@@ -1,10 +1,18 @@
 //! What must hold once the faults have stopped.
 
 use super::{Event, Violation, World};
-use crate::replication::simulation::climate::{Fault, choose};
+use crate::replication::{
+    ClusterState,
+    simulation::{
+        climate::{Fault, choose},
+        node::Node,
+    },
+};
 
-/// How often a node never comes back, in a thousand.
-const LOST_FOR_GOOD: u32 = 250;
+/// How often a node never comes back, in a thousand, and how often the master's disk takes nothing
+/// any more.
+const LOST_FOR_GOOD: u32 = 350;
+const STUCK: u32 = 250;
 
 impl World {
     /// From now on nothing fails, and every node runs.
@@ -32,14 +40,24 @@ impl World {
         self.notify();
     }
 
-    /// In some worlds one node is lost for good, if the cluster has no other loss to make good.
+    /// In some worlds one node is lost for good, or the master's disk, if the cluster has no other
+    /// loss to make good.
     fn lose_one_for_good(&mut self) {
         let Some(state) = self.coordination.record.as_ref().map(|it| it.state.clone()) else {
             return;
         };
         let is_whole = (0..self.nodes.len())
             .all(|node| !self.nodes[node].is_damaged || !state.has(&self.nodes[node].name));
-        if state.members.len() < 3 || !is_whole || !self.chance(LOST_FOR_GOOD) {
+        if state.members.len() < 3 || !is_whole {
+            return;
+        }
+        if let Some(master) = self.master()
+            && self.chance(STUCK)
+        {
+            self.stuck = Some(master);
+            return self.count(Fault::StuckDisk);
+        }
+        if !self.chance(LOST_FOR_GOOD) {
             return;
         }
         let members = state.members.iter();
@@ -50,12 +68,30 @@ impl World {
         self.count(Fault::LostForGood);
     }
 
+    /// Of two members, both have to acknowledge. There may be two by a removal that was ordered before
+    /// one was lost.
+    fn is_one_of_two_lost(&self, state: &ClusterState) -> bool {
+        (self.gone.is_some() || self.stuck.is_some()) && state.members.len() < 3
+    }
+
+    /// A node that is lost counts for nothing in the end.
+    fn check_unlisted(&self, place: usize, state: &ClusterState) -> Result<(), Violation> {
+        let Node { name, disk, .. } = &self.nodes[place];
+        match state.lists(name, disk.log.id) {
+            true => Err(format!("progress: {name} is lost, and listed: {state:?}")),
+            false => Ok(()),
+        }
+    }
+
     /// The cluster works again: it took writes, and all members are in sync and equal.
     pub(super) fn end(&mut self) -> Result<(), Violation> {
         let Some(record) = self.coordination.record.clone() else {
             return Err("there is no record".to_owned());
         };
         let state = &record.state;
+        if self.is_one_of_two_lost(state) {
+            return Ok(());
+        }
         let Some(master) = state
             .master
             .as_ref()
@@ -71,14 +107,11 @@ impl World {
         let acknowledged = self.history.acknowledged_up_to;
         let commit = self.nodes[master].run.as_ref().map(|run| run.commit);
         for member in &state.members {
-            let Some(place) = self.node_of(member) else {
-                return Err(format!("{member} does not exist"));
-            };
+            let place = self.node_of(member);
+            let place = place.ok_or_else(|| format!("{member} does not exist"))?;
             let node = &self.nodes[place];
-            if self.gone == Some(place) {
-                if state.lists(member, node.disk.log.id) {
-                    return Err(format!("progress: {member} is gone and listed: {state:?}"));
-                }
+            if [self.gone, self.stuck].contains(&Some(place)) {
+                self.check_unlisted(place, state)?;
                 continue;
             }
             let Some(run) = &node.run else {
