@@ -228,6 +228,13 @@ impl Driver {
             }
             Command::Changed { id, result } => self.orders.changed(id, result),
             Command::HandedOver { id, result } => self.orders.handed_over(id, result),
+            Command::Wait(epoch) => tracing::error!(
+                cluster = %self.cluster,
+                seen_epoch = %epoch,
+                "coordination's record of the cluster is older than one that a node has seen: an old \
+                 backup was restored. The node waits: bring the newest data of the coordination \
+                 store back, or continue with the nodes' logs: `tierkv admin recover --cluster`"
+            ),
             Command::Halt(why) => return Err(why),
         }
         Ok(())
@@ -323,13 +330,19 @@ impl Driver {
     /// is read.
     fn check_removed(&self) -> Work {
         let (cluster, node, reading) = (self.cluster.clone(), self.node.clone(), self.read());
+        // A record from before the node was added shows that coordination went back.
+        let newest = (self.sequencer).look(|replica, _| replica.seen().map(Seen::order));
         Box::pin(async move {
             match reading.await? {
-                Event::Read(Some(seen)) if !seen.state.has(&node) => Err(format!(
-                    "node {node} was removed from cluster {cluster}, so its process stops; its data \
+                Event::Read(Some(seen))
+                    if !seen.state.has(&node) && Some(seen.order()) >= newest =>
+                {
+                    Err(format!(
+                        "node {node} was removed from cluster {cluster}, so its process stops; its data \
                      directory is not needed any more. `tierkv admin add-node --cluster {cluster} \
                      --node {node}` brings it back"
-                )),
+                    ))
+                }
                 // Not as an answer to the machine's own question, which may have been asked later.
                 Event::Read(record) => Ok(Event::Observed(record)),
                 other => Ok(other),

@@ -1,6 +1,7 @@
 //! The answer to `Inspect`: a data node's state.
 
 use tierkv_coordination::directory::Presence;
+use tierkv_protocol::replication::Seen;
 use tierkv_rpc::proto::{convert, internal::InspectResponse, v1};
 use tierkv_storage::MemoryLimits;
 use tierkv_types::NodeRole;
@@ -15,6 +16,7 @@ impl Service {
         self.sequencer.look(|replica, now| {
             let age = replica.fresh_since(now).map(|since| now.since(since));
             let follows = replica.master(now).map(|process| process.node.to_string());
+            let seen = replica.seen().filter(|_| replica.is_waiting());
             InspectResponse {
                 host: self.presence.host.clone(),
                 pid: self.presence.pid,
@@ -28,6 +30,7 @@ impl Service {
                 age_ms: age.map(convert::age_ms),
                 memory,
                 follows: follows.unwrap_or_default(),
+                awaits_newer_than: seen.map(Seen::encode).unwrap_or_default(),
             }
         })
     }

@@ -41,7 +41,8 @@ pub enum RecoverError {
         "the record names the members {members}; with a data directory, this command recovers a \
          cluster whose only member is {node}. A node of a cluster in which another log is in sync \
          needs no recovery: start it, and it sets aside what it can't use and gets everything from \
-         its master. If no log in sync is left on any node, leave out --data-dir"
+         its master. If no log in sync is left on any node, or an old backup of coordination was \
+         restored, start the nodes and leave out --data-dir"
     )]
     OtherMembers {
         /// The node.

@@ -1,4 +1,5 @@
-//! [`ClusterRecovery`]: an operator continues a cluster of which no log in sync is left (REP-LOGID).
+//! [`ClusterRecovery`]: an operator continues a cluster of which no log in sync is left (REP-LOGID), or
+//! whose record in coordination went back (COORD-BACK).
 //!
 //! ```text
 //!  record, presences, notes, reports of the nodes ──examine──► findings ──check(node)──► refusal
@@ -11,8 +12,15 @@
 //! them may still be there, while a master is heard by anyone who answers, and for a log that is
 //! behind another one. What no examination can show is a process that clients reach and this command
 //! does not: whoever accepts the loss must have stopped it.
+//!
+//! If an old backup of coordination was restored, nodes have seen a newer record than it has, and wait.
+//! The newest that they report then counts: it says whose logs are in sync, and the record that is
+//! written has an epoch above it. Nothing is lost with one of these logs.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -22,7 +30,7 @@ use tierkv_coordination::{
 };
 use tierkv_protocol::{
     placement::{PlacementError, PlacementMap},
-    replication::{ClusterState, Listed, Note, StateError},
+    replication::{ClusterState, Listed, Note, Seen, StateError},
 };
 use tierkv_rpc::{
     AddressedChannel, channel,
@@ -80,6 +88,8 @@ pub struct LogReport {
     pub role: NodeRole,
     /// The master that it heard lately.
     pub follows: Option<String>,
+    /// The newest record that it saw, if it waits because coordination has an older one.
+    pub newest: Option<Seen>,
 }
 
 /// A node of the cluster, as far as it is found.
@@ -97,13 +107,35 @@ pub struct NodeFinding {
     pub report: Option<LogReport>,
 }
 
+impl NodeFinding {
+    /// A node of which nothing is found.
+    const fn absent(node: NodeId) -> Self {
+        Self {
+            node,
+            listed: None,
+            presence: None,
+            note: None,
+            report: None,
+        }
+    }
+
+    /// Whether the log that it reports is in sync by the record.
+    fn has_listed_log(&self) -> bool {
+        let log_id = self.report.as_ref().map(|report| report.log_id);
+        log_id.is_some() && log_id == self.listed
+    }
+}
+
 /// A cluster's record and nodes, examined.
 #[derive(Clone, Debug)]
 pub struct ClusterRecovery {
     cluster: ClusterId,
     platform: PlatformId,
     revision: Revision,
+    /// The newest record: coordination's, or one that a node reports.
     state: ClusterState,
+    /// The epoch of coordination's record, if that is older.
+    behind: Option<Epoch>,
     nodes: Vec<NodeFinding>,
 }
 
@@ -125,17 +157,56 @@ impl ClusterRecovery {
         if state.is_unfounded() {
             return Err(ClusterRecoveryError::Unfounded(cluster));
         }
-        let present = coordination.list(directory::DATA_NODES).await?;
-        let nodes = state.members.iter().chain(&state.learners);
-        let found =
-            nodes.map(|node| find(coordination, platform, &cluster, node, &state, &present));
-        Ok(Self {
-            nodes: try_join_all(found).await?,
+        let presences = coordination.list(directory::DATA_NODES).await?;
+        let presences = presences_of(&cluster, &presences);
+        let names = state.members.iter().chain(&state.learners);
+        let names: BTreeSet<&NodeId> = names.chain(presences.keys()).collect();
+        let found = (names.into_iter()).map(|node| {
+            let presence = presences.get(node).cloned();
+            find(coordination, platform, &cluster, node, presence)
+        });
+        let found = try_join_all(found).await?;
+        let revision = record.revision;
+        let seen = Seen {
+            revision: revision.0,
+            state,
+        };
+        Ok(Self::of(cluster, platform, revision, seen, &found))
+    }
+
+    /// `found`: at least the nodes of `record`, which is coordination's.
+    fn of(
+        cluster: ClusterId,
+        platform: PlatformId,
+        revision: Revision,
+        record: Seen,
+        found: &[NodeFinding],
+    ) -> Self {
+        let epoch = record.state.epoch;
+        let order = record.order();
+        let reports = found.iter().filter_map(|it| it.report.as_ref());
+        let seen = reports.filter_map(|report| report.newest.clone());
+        let newest = seen.filter(|seen| seen.order() > order);
+        let newest = newest.max_by_key(Seen::order);
+        let behind = newest.as_ref().map(|_| epoch);
+        let state = newest.unwrap_or(record).state;
+        let names = state.members.iter().chain(&state.learners);
+        let nodes = names.map(|node| {
+            let known = found.iter().find(|it| it.node == *node).cloned();
+            let listed = state.in_sync.iter().find(|listed| listed.node == *node);
+            NodeFinding {
+                listed: listed.map(|listed| listed.log_id),
+                ..known.unwrap_or_else(|| NodeFinding::absent(node.clone()))
+            }
+        });
+        Self {
+            nodes: nodes.collect(),
             cluster,
             platform,
-            revision: record.revision,
+            revision,
+            behind,
             state,
-        })
+        }
     }
 
     /// The cluster's nodes.
@@ -144,21 +215,40 @@ impl ClusterRecovery {
         &self.nodes
     }
 
-    /// The epoch of the cluster's record.
+    /// The epoch of the cluster's newest record.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.state.epoch
     }
 
-    /// The node that has most of the log, of those that answer.
+    /// The epoch of coordination's record, if nodes have seen a newer one: an old backup of the
+    /// coordination store was restored.
+    #[must_use]
+    pub const fn behind(&self) -> Option<Epoch> {
+        self.behind
+    }
+
+    /// Whether the log of `node` is in sync by the newest record, so that nothing is lost with it.
+    #[must_use]
+    pub fn is_in_sync(&self, node: &NodeId) -> bool {
+        let found = self.nodes.iter().find(|found| found.node == *node);
+        found.is_some_and(NodeFinding::has_listed_log)
+    }
+
+    /// The node that has most of the log, of those that answer; of those whose logs are in sync, if
+    /// there are any.
     #[must_use]
     pub fn best(&self) -> Option<&NodeId> {
+        let (best, _) = self.best_report()?;
+        Some(&best.node)
+    }
+
+    fn best_report(&self) -> Option<(&NodeFinding, &LogReport)> {
         let reports = self
             .nodes
             .iter()
             .filter_map(|it| Some((it, it.report.as_ref()?)));
-        let (best, _) = reports.max_by_key(|(_, report)| report.last)?;
-        Some(&best.node)
+        reports.max_by_key(|(found, report)| (found.has_listed_log(), report.last))
     }
 
     /// Why the cluster needs no recovery, or must not be recovered now.
@@ -184,7 +274,7 @@ impl ClusterRecovery {
                     found.node
                 ));
             }
-            if found.listed == Some(report.log_id) {
+            if self.behind.is_none() && found.has_listed_log() {
                 return Some(format!(
                     "node {} has a log that is in sync, and runs: nothing is lost, and it becomes \
                      master once a majority of the members runs. Start those that don't ({}); one \
@@ -230,11 +320,18 @@ impl ClusterRecovery {
                  first: it waits for a master"
             ));
         };
-        let best = self
-            .nodes
-            .iter()
-            .filter_map(|it| Some((it, it.report.as_ref()?)));
-        if let Some((better, log)) = best.max_by_key(|(_, log)| log.last)
+        let best = self.best_report();
+        if let Some((better, _)) = best
+            && better.has_listed_log()
+            && !found.has_listed_log()
+        {
+            return refused(format!(
+                "the log of {node} is not in sync by the newest record that the nodes saw, that of {} \
+                 is: continue with {}, which loses nothing",
+                better.node, better.node
+            ));
+        }
+        if let Some((better, log)) = best
             && log.last > report.last
         {
             return refused(format!(
@@ -367,31 +464,39 @@ async fn give_slots_a_new_revision(
     .into())
 }
 
-/// Collects what is known of a node.
+/// The presences of the cluster's nodes, also of those that the record does not have.
+fn presences_of(
+    cluster: &ClusterId,
+    present: &BTreeMap<String, Bytes>,
+) -> BTreeMap<NodeId, Presence> {
+    let found = present.iter().filter_map(|(name, data)| {
+        let presence = Presence::decode(data)?;
+        let is_of_cluster = presence.cluster.as_ref() == Some(cluster);
+        is_of_cluster.then_some((NodeId::new(name).ok()?, presence))
+    });
+    found.collect()
+}
+
+/// Collects what is known of a node, but for what the record says of it.
 async fn find(
     coordination: &dyn Coordination,
     platform: PlatformId,
     cluster: &ClusterId,
     node: &NodeId,
-    state: &ClusterState,
-    present: &BTreeMap<String, Bytes>,
+    presence: Option<Presence>,
 ) -> Result<NodeFinding, ClusterRecoveryError> {
     let note = coordination
         .get(&directory::log_note(cluster, node))
         .await?;
-    let presence = present.get(node.as_str());
-    let presence = presence.and_then(|data| Presence::decode(data));
     let report = match &presence {
         Some(presence) => report(platform, node, presence).await,
         None => None,
     };
-    let listed = state.in_sync.iter().find(|listed| listed.node == *node);
     Ok(NodeFinding {
-        node: node.clone(),
-        listed: listed.map(|listed| listed.log_id),
         presence,
         note: note.and_then(|note| Note::decode(&note.value).ok()),
         report,
+        ..NodeFinding::absent(node.clone())
     })
 }
 
@@ -416,6 +521,8 @@ fn read(report: InspectResponse) -> LogReport {
         commit: Index(report.commit_index),
         role,
         follows: (!report.follows.is_empty()).then_some(report.follows),
+        // None: it waits for nothing, or is of another release, which can't be helped here.
+        newest: Seen::decode(&report.awaits_newer_than).ok(),
     }
 }
 

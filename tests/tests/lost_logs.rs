@@ -1,9 +1,14 @@
-//! A cluster of three of which all logs in sync are lost: an operator sees what is left, and continues
-//! with it, knowingly.
+//! A cluster of three of which all logs in sync are lost, or whose record in coordination went back: an
+//! operator sees what is left, and continues with it, knowingly.
 
 #![allow(clippy::unwrap_used)] // A test may panic: that is how it fails.
 
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use tierkv::{Client, Consistency, ReadOptions};
 use tierkv_harness::{LocalCluster, poll_until};
@@ -160,5 +165,105 @@ async fn a_cluster_goes_on_with_the_log_that_is_left_once_its_operator_accepts_t
     assert_eq!(found(&client, "new").await, KEYS);
     let again = recover(&platform, &["--node", left, "--accept-loss"]).await;
     again.is_refused(2, "there is nothing to recover").unwrap();
+    platform.stop().await.unwrap();
+}
+
+const ETCD: [&str; 3] = ["etcd1", "etcd2", "etcd3"];
+
+fn names(platform: &LocalCluster) -> Vec<String> {
+    let members = platform.members().iter();
+    members.map(|member| member.name.clone()).collect()
+}
+
+/// The data directory of a member of etcd.
+fn etcd_dir(platform: &LocalCluster, name: &str) -> PathBuf {
+    let member = platform.member(name).unwrap();
+    PathBuf::from(member.option("--data-dir").unwrap())
+}
+
+/// Copies a folder with the owners and rights of its files: etcd runs as another user.
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(
+        copied.unwrap().success(),
+        "{} is not copied",
+        from.display()
+    );
+}
+
+/// Copies the data of etcd, which stands still meanwhile.
+async fn back_up(platform: &mut LocalCluster, backup: &Path) {
+    for name in ETCD {
+        platform.kill9(name).await.unwrap();
+    }
+    for name in ETCD {
+        copy_folder(&etcd_dir(platform, name), &backup.join(name));
+        platform.restart(name).unwrap();
+    }
+}
+
+/// Ends everything, puts the copy of etcd's data back, and starts everything again.
+async fn set_back(platform: &mut LocalCluster, backup: &Path) {
+    let names = names(platform);
+    for name in &names {
+        platform.kill9(name).await.unwrap();
+    }
+    for name in ETCD {
+        let dir = etcd_dir(platform, name);
+        fs::remove_dir_all(&dir).unwrap();
+        copy_folder(&backup.join(name), &dir);
+    }
+    for name in &names {
+        platform.restart(name).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_whose_record_went_back_goes_on_with_every_write_once_its_operator_says_so() {
+    let mut platform = LocalCluster::start_replicated(1, 3).await.unwrap();
+    let client = connect(&platform, LIMIT).await.unwrap();
+    put_all(&client, "kept").await;
+    all_in_sync(&client, CLUSTER, PATIENCE).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    back_up(&mut platform, folder.path()).await;
+
+    // The record goes on to later epochs, which the backup does not have.
+    let (_, replicas) = roles(&client).await;
+    for node in &replicas {
+        let handed = poll_until(PATIENCE, || async {
+            let words = ["handover", "--cluster", CLUSTER, "--to", node];
+            let handed = admin(&platform, &words).await.unwrap();
+            (handed.code == Some(0)).then_some(())
+        });
+        handed.await.unwrap();
+    }
+    put_all(&client, "later").await;
+    all_in_sync(&client, CLUSTER, PATIENCE).await.unwrap();
+    set_back(&mut platform, folder.path()).await;
+
+    let due = poll_until(PATIENCE, || async {
+        let shown = recover(&platform, &[]).await;
+        let is_due = shown.code == Some(1) && shown.out.matches("starting").count() == 3;
+        is_due.then_some(shown)
+    });
+    let Some(due) = due.await else {
+        let shown = recover(&platform, &[]).await;
+        panic!("{shown:?}\n{}", platform.log_of("n1"));
+    };
+    assert!(due.out.contains("an old backup"), "{due:?}");
+    assert!(due.out.contains("nothing, unless"), "{due:?}");
+    let node = replicas.last().unwrap();
+    let done = recover(&platform, &["--node", node, "--accept-loss"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}\n{}", platform.log_of(node));
+    assert!(
+        done.out.contains(&format!("{node} is the master")),
+        "{done:?}"
+    );
+
+    let client = connect(&platform, LIMIT).await.unwrap();
+    assert_eq!(found(&client, "kept").await, KEYS);
+    assert_eq!(found(&client, "later").await, KEYS);
+    put_all(&client, "new").await;
+    all_in_sync(&client, CLUSTER, PATIENCE).await.unwrap();
     platform.stop().await.unwrap();
 }

@@ -132,6 +132,12 @@ impl ClusterState {
         }
     }
 
+    /// The number of its nodes, members and learners.
+    #[must_use]
+    pub const fn nodes(&self) -> usize {
+        self.members.len() + self.learners.len()
+    }
+
     /// The record of a cluster that an operator continues with one log, as no log in sync is left
     /// (REP-LOGID): of the next epoch, without a master, and without the members that are `leaving`.
     #[must_use]

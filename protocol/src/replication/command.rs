@@ -82,6 +82,9 @@ pub enum Command {
         /// The new master.
         result: Result<NodeId, HandoverError>,
     },
+    /// Coordination's record is behind the highest epoch that was seen, which is this one: the node
+    /// does nothing until an operator has made another record (COORD-BACK).
+    Wait(Epoch),
     /// Stop the process, for this reason: continuing would break a guarantee.
     Halt(String),
 }
@@ -116,6 +119,7 @@ impl Command {
             | Self::Install(_)
             | Self::Changed { .. }
             | Self::HandedOver { .. }
+            | Self::Wait(_)
             | Self::Halt(_) => None,
         }
     }

@@ -138,6 +138,9 @@ enum Role {
     Following(Box<Following>),
     /// It is master of the term.
     Mastering(Box<Mastership>),
+    /// Coordination went back: it waits for a record of an epoch above all that were seen
+    /// (COORD-BACK).
+    Waiting,
     /// It gave up for good.
     Halted,
 }
@@ -323,7 +326,7 @@ impl Replica {
         match &self.role {
             Role::Following(_) => self.look_for_master(moment, commands),
             Role::Mastering(_) => self.lead(moment, commands),
-            Role::Halted => {}
+            Role::Waiting | Role::Halted => {}
         }
     }
 
@@ -524,6 +527,13 @@ impl Replica {
     #[must_use]
     pub const fn promised(&self) -> Epoch {
         self.promised
+    }
+
+    /// Whether it waits for a record of an epoch above all that were seen, because coordination went
+    /// back (COORD-BACK).
+    #[must_use]
+    pub const fn is_waiting(&self) -> bool {
+        matches!(self.role, Role::Waiting)
     }
 
     fn silence(&self) -> Duration {

@@ -14,6 +14,7 @@ fn log(log_id: u64, epoch: u64, index: u64) -> LogReport {
         commit: Index(index),
         role: NodeRole::Starting,
         follows: None,
+        newest: None,
     }
 }
 
@@ -42,8 +43,75 @@ fn lost() -> ClusterRecovery {
         platform: PlatformId(1),
         revision: Revision(7),
         nodes: nodes.collect(),
+        behind: None,
         state,
     }
+}
+
+/// Coordination has the record of `lost` again, though nodes saw epoch 8, in which the logs 1 of n1
+/// and 3 of n3 are in sync and n4 is a member.
+fn set_back(reports: &[(&str, LogReport)]) -> ClusterRecovery {
+    let ClusterRecovery {
+        cluster,
+        platform,
+        revision,
+        state,
+        ..
+    } = lost();
+    let listed = |name, log_id| Listed {
+        node: node(name),
+        log_id: LogId(log_id),
+    };
+    let members = ["n1", "n2", "n3", "n4"].map(node).to_vec();
+    let in_sync = vec![listed("n1", 1), listed("n3", 3)];
+    let newest = Seen {
+        // The store was made anew from the backup, so its revisions are lower.
+        revision: 3,
+        state: ClusterState::new(Epoch(8), node("n3"), in_sync, members),
+    };
+    let found = reports.iter().map(|(name, report)| NodeFinding {
+        report: Some(LogReport {
+            newest: Some(newest.clone()),
+            ..report.clone()
+        }),
+        ..NodeFinding::absent(node(name))
+    });
+    let record = Seen {
+        revision: revision.0,
+        state,
+    };
+    let found: Vec<NodeFinding> = found.collect();
+    ClusterRecovery::of(cluster, platform, revision, record, &found)
+}
+
+#[test]
+fn a_record_that_went_back_is_replaced_by_one_above_all_that_were_seen() {
+    let all = [
+        ("n1", log(1, 8, 50)),
+        ("n2", log(2, 7, 40)),
+        ("n3", log(3, 8, 51)),
+    ];
+    let recovery = set_back(&all);
+    assert_eq!(recovery.behind(), Some(Epoch(5)));
+    assert_eq!(recovery.objection(), None);
+    assert_eq!(recovery.best(), Some(&node("n3")));
+    assert!(recovery.is_in_sync(&node("n1")) && !recovery.is_in_sync(&node("n2")));
+    let next = recovery.check(&node("n3")).unwrap();
+    assert_eq!((next.epoch, &next.master), (Epoch(9), &None));
+    assert!(next.lists(&node("n3"), LogId(3)) && next.in_sync.len() == 1);
+    // The members are those of the newest record, and n4 may come back.
+    assert_eq!(next.members.len(), 4);
+    let unlisted = refusal(&recovery, "n2");
+    assert!(unlisted.contains("continue with n3"), "{unlisted}");
+    let silent = refusal(&recovery, "n4");
+    assert!(silent.contains("does not answer"), "{silent}");
+
+    // A log out of sync is no better for being longer; without one in sync it is the best.
+    let longer = set_back(&[("n1", log(1, 8, 50)), ("n2", log(2, 8, 60))]);
+    assert_eq!(longer.best(), Some(&node("n1")));
+    let left = set_back(&[("n2", log(2, 7, 40))]);
+    assert_eq!(left.best(), Some(&node("n2")));
+    assert!(left.check(&node("n2")).is_ok());
 }
 
 fn reporting(reports: &[(usize, LogReport)]) -> ClusterRecovery {

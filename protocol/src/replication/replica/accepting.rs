@@ -206,7 +206,7 @@ impl Replica {
         match self.role {
             Role::Following(_) => self.acknowledge(moment, None, commands),
             Role::Mastering(_) => self.commit_more(moment, commands),
-            Role::Halted => {}
+            Role::Waiting | Role::Halted => {}
         }
     }
 

@@ -61,9 +61,13 @@ impl Replica {
     ) {
         let found = record.as_ref().map_or((Epoch::ZERO, 0), Seen::order);
         if reading.is_some_and(|reading| found < reading.floor) {
-            return self.halt(forgotten(found.0), commands);
+            return self.coordination_went_back(moment, record.as_ref(), commands);
         }
-        if found < self.seen_order() {
+        let others_saw = match self.is_waiting() {
+            true => self.others_saw,
+            false => (Epoch::ZERO, 0),
+        };
+        if found < self.seen_order().max(others_saw) {
             // A watch may show an old record late: a read shows the current one.
             return self.ask_record(commands);
         }
@@ -93,6 +97,9 @@ impl Replica {
         {
             self.unsettled = None;
         }
+        if self.is_waiting() {
+            self.role = Role::Following(Box::new(Following::since(moment.now)));
+        }
         match &self.role {
             Role::Mastering(term) if record.state.epoch > term.epoch() => {
                 let is_declined = self.is_declined(&record);
@@ -103,7 +110,7 @@ impl Replica {
             }
             Role::Mastering(_) => self.own_record(moment, &record, commands),
             Role::Following(_) => self.follow(moment, record, commands),
-            Role::Halted => {}
+            Role::Waiting | Role::Halted => {}
         }
     }
 
@@ -123,6 +130,29 @@ impl Replica {
             following.master = record.state.master_process();
             following.heard_at = moment.now;
         }
+    }
+
+    /// A linearizable read found an older record than somebody saw. A single node ends: its operator
+    /// recovers it while it does not run. A node of several waits until an operator has made a record
+    /// that is above all others, for which it reports its log; it does nothing else meanwhile.
+    fn coordination_went_back(
+        &mut self,
+        moment: Moment,
+        record: Option<&Seen>,
+        commands: &mut Vec<Command>,
+    ) {
+        let found = record.map_or(Epoch::ZERO, |seen| seen.state.epoch);
+        let mut known = record.into_iter().chain(&self.seen);
+        if found == Epoch::ZERO || !known.any(|seen| seen.state.nodes() > 1) {
+            return self.halt(forgotten(found), commands);
+        }
+        if self.is_waiting() {
+            return;
+        }
+        self.step_down(moment, commands);
+        (self.proposal, self.handed, self.swapping) = (None, None, None);
+        self.role = Role::Waiting;
+        commands.push(Command::Wait(self.seen_order().max(self.others_saw).0));
     }
 
     /// A record that a node sees that is not master.

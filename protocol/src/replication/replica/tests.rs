@@ -12,7 +12,7 @@ use crate::replication::{
     change::{Change, ChangeError},
     cluster_state::{ClusterState, Listed},
     command::Command,
-    message::{Confirm, Message, Process},
+    message::{Ask, Confirm, Message, Process},
     seen::Seen,
 };
 
@@ -222,4 +222,80 @@ fn a_change_of_the_record_by_its_master_ends_a_question() {
     // The master is as silent as before, so the others are asked again at once.
     candidate.is_confirmed(1_050);
     assert!(candidate.stands(1_100, Event::Tick, Epoch(1)));
+}
+
+/// A record of n1, n2 and n3, with the log 7 of n1 in sync.
+fn record(epoch: u64, revision: u64, master: Option<&str>) -> Seen {
+    let listed = Listed {
+        node: node("n1"),
+        log_id: LogId(7),
+    };
+    let members = ["n1", "n2", "n3"].map(node).to_vec();
+    let mut state = ClusterState::vacant(Epoch(epoch), vec![listed], members);
+    state.master = master.map(node);
+    Seen { revision, state }
+}
+
+#[test]
+fn a_node_of_several_waits_while_coordination_is_behind_what_it_saw() {
+    let seen = record(5, 90, Some("n2"));
+    let restored = Restored {
+        log_id: LogId(7),
+        last: Position::default(),
+        epochs: EpochTable::default(),
+        commit: Index::ZERO,
+        applied: Index::ZERO,
+        promised: Epoch(5),
+        seen: Some(seen.clone()),
+    };
+    let mut replica = Replica::start(process("n1"), restored, moment().now);
+    let mut step = |event| {
+        let mut commands = Vec::new();
+        replica.step(moment(), event, &mut commands);
+        (replica.is_waiting(), commands)
+    };
+    step(Event::Compared);
+    // A watch may be late; a read shows that it is not.
+    let old = record(2, 40, None);
+    let (_, commands) = step(Event::Observed(Some(old.clone())));
+    assert_eq!(commands, [Command::Read]);
+    let (is_waiting, commands) = step(Event::Read(Some(old.clone())));
+    assert!(is_waiting);
+    assert_eq!(commands, [Command::Wait(Epoch(5))]);
+    for _ in 0..100 {
+        assert_eq!(step(Event::Tick).1, []);
+    }
+    // It confirms nobody, and shows what it saw.
+    let ask = Ask {
+        number: 1,
+        last: Position::default(),
+        seen: old.order(),
+    };
+    let (_, commands) = step(Event::Received(process("n3"), Message::Ask(ask)));
+    let [
+        Command::Send {
+            message: Message::Confirm(confirm),
+            ..
+        },
+    ] = &commands[..]
+    else {
+        panic!("{commands:?}");
+    };
+    assert!(!confirm.is_granted && confirm.seen == seen.order());
+    // The same record again changes nothing.
+    assert_eq!(step(Event::Observed(Some(old.clone()))).1, [Command::Read]);
+    assert_eq!(step(Event::Read(Some(old))), (true, Vec::new()));
+
+    let (is_waiting, commands) = step(Event::Observed(Some(record(6, 41, None))));
+    assert!(!is_waiting);
+    let asks = commands.iter().filter(|command| {
+        matches!(
+            command,
+            Command::Send {
+                message: Message::Ask(_),
+                ..
+            }
+        )
+    });
+    assert_eq!(asks.count(), 2, "it stands for mastership: {commands:?}");
 }

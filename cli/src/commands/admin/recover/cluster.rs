@@ -1,10 +1,14 @@
-//! `tierkv admin recover` for a cluster of several nodes of which no log in sync is left: it shows
-//! the logs of the nodes that answer, and continues with one of them.
+//! `tierkv admin recover` for a cluster of several nodes of which no log in sync is left, or whose
+//! record in coordination went back: it shows the logs of the nodes that answer, and continues with
+//! one of them.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tierkv_coordination::{Coordination, PRESENCE_TTL, directory::cluster_state};
+use tierkv_coordination::{
+    Coordination, PRESENCE_TTL,
+    directory::{DATA_NODES, Presence, cluster_state},
+};
 use tierkv_protocol::replication::ClusterState;
 use tierkv_server_coordinator::{ClusterRecovery, NodeFinding};
 use tierkv_types::{ClusterId, Epoch, NodeId, PlatformId};
@@ -31,15 +35,18 @@ pub(super) struct LostCluster {
     pub(super) options: String,
 }
 
-/// Whether the record of `cluster` has several nodes, so that it is recovered with this module and
-/// not by the data directory of its only one.
+/// Whether `cluster` has several nodes, by its record or by those that are present, so that it is
+/// recovered with this module and not by the data directory of its only one.
 pub(super) async fn has_several_nodes(
     store: &dyn Coordination,
     cluster: &ClusterId,
 ) -> Result<bool, Box<dyn std::error::Error>> {
     let record = store.get(&cluster_state(cluster)).await?;
     let state = record.and_then(|record| ClusterState::decode(&record.value).ok());
-    Ok(state.is_some_and(|state| state.members.len() + state.learners.len() > 1))
+    let present = store.list(DATA_NODES).await?;
+    let present = present.values().filter_map(|data| Presence::decode(data));
+    let present = present.filter(|presence| presence.cluster.as_ref() == Some(cluster));
+    Ok(state.is_some_and(|state| state.nodes() > 1 || present.count() > 1))
 }
 
 impl LostCluster {
@@ -110,11 +117,20 @@ impl LostCluster {
 
     /// What to do next.
     fn advise(&self, recovery: &ClusterRecovery) {
-        say(format_args!(
-            "\nNo log in sync is left of cluster {}: it has no master, and will have none. If a disk \
-             with one of the listed logs can be brought back, do that: nothing is lost then.",
-            self.cluster
-        ));
+        match recovery.behind() {
+            Some(epoch) => say(format_args!(
+                "\nCoordination's record of cluster {} is of epoch {epoch}, but its nodes have seen \
+                 epoch {}: an old backup of the coordination store was restored. The nodes wait. If \
+                 the newest data of the store can be brought back, do that.",
+                self.cluster,
+                recovery.epoch()
+            )),
+            None => say(format_args!(
+                "\nNo log in sync is left of cluster {}: it has no master, and will have none. If a \
+                 disk with one of the listed logs can be brought back, do that: nothing is lost then.",
+                self.cluster
+            )),
+        }
         let Some(best) = recovery.best() else {
             say(format_args!(
                 "\nNo node answers. Start the processes of the nodes whose disks are left; one that \
@@ -135,6 +151,11 @@ impl LostCluster {
 
     fn print_loss(&self, recovery: &ClusterRecovery, node: &NodeId) {
         let known = match recovery.known_loss(node) {
+            Some(0) if recovery.is_in_sync(node) => format!(
+                "nothing, unless a node that does not answer has seen an epoch above {}; other \
+                 changes in the coordination store since the backup stay lost",
+                recovery.epoch()
+            ),
             Some(0) => "every acknowledged write that only the lost logs had".to_owned(),
             Some(records) => format!(
                 "the last {records} records that are known to have been committed, and every \
@@ -214,6 +235,7 @@ fn report(
     });
     json!({
         "epoch": recovery.epoch().0,
+        "record_epoch": recovery.behind().unwrap_or_else(|| recovery.epoch()).0,
         "nodes": nodes.collect::<Vec<_>>(),
         "best": recovery.best().map(NodeId::as_str),
         "objection": objection,

@@ -168,6 +168,10 @@ impl World {
             Command::HandedOver { result, .. } => {
                 self.outcome.handovers += u64::from(result.is_ok());
             }
+            Command::Wait(epoch) => {
+                let name = self.nodes[node].name.clone();
+                self.fail(Err(format!("{name} waits for an epoch above {epoch}")));
+            }
             Command::Halt(why) => {
                 let name = self.nodes[node].name.clone();
                 self.fail(Err(format!("{name} halts: {why}")));
