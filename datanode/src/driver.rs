@@ -45,6 +45,15 @@ const SPACE_PAUSE: Duration = Duration::from_millis(200);
 
 type Work = Pin<Box<dyn Future<Output = Result<Event, String>> + Send>>;
 
+/// A snapshot that a node needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SnapshotWanted {
+    /// The master whose state it is.
+    pub(crate) source: Process,
+    /// Whether the node's own state is another history: the driver has ended then.
+    pub(crate) contradicts: bool,
+}
+
 /// The driver of one node's machine.
 pub(crate) struct Driver {
     pub(crate) cluster: ClusterId,
@@ -63,14 +72,15 @@ pub(crate) struct Driver {
     pub(crate) received: mpsc::Receiver<Received>,
     /// Set once the log was compared with its note.
     pub(crate) compared: watch::Sender<bool>,
-    /// Set to the master whose snapshot this node needs: its engine is then replaced.
-    pub(crate) snapshot_wanted: watch::Sender<Option<Process>>,
+    /// Set if this node needs a snapshot: its engine is then replaced.
+    pub(crate) snapshot_wanted: watch::Sender<Option<SnapshotWanted>>,
     /// What operators want.
     pub(crate) orders: OrderBook,
 }
 
 impl Driver {
-    /// Runs until `stop` is set or the node needs a snapshot (`Ok`), or it must halt (the reason).
+    /// Runs until `stop` is set or the node's state turns out to be another history than its
+    /// master's (`Ok`), or it must halt (the reason).
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), String> {
         let key = directory::cluster_state(&self.cluster);
         let mut record = self
@@ -87,7 +97,7 @@ impl Driver {
         let present = self.present(&nodes);
         self.step(present, &mut work)?;
         self.step(observed(&record)?, &mut work)?;
-        while self.snapshot_wanted.borrow().is_none() {
+        while !self.is_of_other_history() {
             let event = tokio::select! {
                 // Rare events first, so that frequent ones can't starve them.
                 biased;
@@ -124,6 +134,11 @@ impl Driver {
             self.step(event, &mut work)?;
         }
         Ok(())
+    }
+
+    fn is_of_other_history(&self) -> bool {
+        let wanted = self.snapshot_wanted.borrow();
+        wanted.as_ref().is_some_and(|wanted| wanted.contradicts)
     }
 
     /// Follows the presences of the data nodes.
@@ -222,9 +237,20 @@ impl Driver {
                 self.sequencer.stepped_down();
                 self.applier.end_term();
             }
-            // The machine's work ends with that.
-            Command::Install(master) => {
-                self.snapshot_wanted.send_replace(Some(master));
+            Command::Install {
+                source,
+                contradicts,
+            } => {
+                let wanted = Some(SnapshotWanted {
+                    source,
+                    contradicts,
+                });
+                // It is repeated until there is a snapshot.
+                self.snapshot_wanted.send_if_modified(|before| {
+                    let is_new = *before != wanted;
+                    *before = wanted;
+                    is_new
+                });
             }
             Command::Changed { id, result } => self.orders.changed(id, result),
             Command::HandedOver { id, result } => self.orders.handed_over(id, result),

@@ -32,7 +32,7 @@ use crate::{
     applier::{Applier, ApplierHandle},
     commit_index::CommitIndex,
     confirming::Confirming,
-    driver::Driver,
+    driver::{Driver, SnapshotWanted},
     failure::Failure,
     gauges::Gauges,
     interface::Interface,
@@ -54,7 +54,7 @@ use crate::{
     standing::Standing,
     start_error::StartError,
     timekeeper::Timekeeper,
-    transfer::{Joiners, JoinersWorker, SnapshotSource},
+    transfer::{Joiners, JoinersWorker, Relief, SnapshotSource},
     watches::Watches,
 };
 
@@ -180,7 +180,7 @@ pub(crate) struct Engine {
     time: Arc<PlatformClock>,
     interface: Arc<Interface>,
     background: Background,
-    snapshot_wanted: watch::Receiver<Option<Process>>,
+    snapshot_wanted: watch::Sender<Option<SnapshotWanted>>,
 }
 
 impl Engine {
@@ -239,16 +239,29 @@ impl Engine {
         }
     }
 
-    /// Waits until the log can't continue the master's; returns the master whose snapshot the node
-    /// needs (REP-JOIN). Cancelling it loses nothing.
-    pub(crate) async fn snapshot_wanted(&self) -> Process {
-        let mut wanted = self.snapshot_wanted.clone();
-        let master = wanted.wait_for(Option::is_some).await;
-        match master.ok().and_then(|master| master.clone()) {
-            Some(master) => master,
-            // The driver has ended.
+    /// Waits until the log can't continue the master's; returns the snapshot that the node needs
+    /// (REP-JOIN). Cancelling it loses nothing.
+    pub(crate) async fn snapshot_wanted(&self) -> SnapshotWanted {
+        let mut wanted = self.snapshot_wanted.subscribe();
+        let found = wanted.wait_for(Option::is_some).await;
+        match found.ok().and_then(|wanted| wanted.clone()) {
+            Some(wanted) => wanted,
+            // The sender lives as long as this engine.
             None => pending().await,
         }
+    }
+
+    /// Waits until the node needs another snapshot than this one.
+    pub(crate) async fn other_snapshot_wanted(&self, than: &SnapshotWanted) {
+        let mut wanted = self.snapshot_wanted.subscribe();
+        let is_other = |it: &Option<SnapshotWanted>| it.as_ref().is_some_and(|it| it != than);
+        // The sender lives as long as this engine.
+        drop(wanted.wait_for(is_other).await);
+    }
+
+    /// Forgets the snapshot that was wanted: the driver asks again if the node still needs one.
+    pub(crate) fn want_again(&self) {
+        self.snapshot_wanted.send_replace(None);
     }
 
     /// What requests use.
@@ -340,8 +353,8 @@ impl<C: Cache> Parts<'_, C> {
         handle
     }
 
-    /// Starts the driver, which tries to become master and commits. The returned receiver gets the
-    /// master whose snapshot the node needs.
+    /// Starts the driver, which tries to become master and commits. What is returned gets the
+    /// snapshot that the node needs.
     fn drive(
         &self,
         applier: ApplierHandle,
@@ -349,8 +362,9 @@ impl<C: Cache> Parts<'_, C> {
         (received, peers): (mpsc::Receiver<Received>, Peers),
         orders: OrderBook,
         background: &mut Background,
-    ) -> watch::Receiver<Option<Process>> {
-        let (snapshot_wanted, wanted) = watch::channel(None);
+    ) -> watch::Sender<Option<SnapshotWanted>> {
+        let snapshot_wanted = watch::Sender::new(None);
+        let wanted = snapshot_wanted.clone();
         let settings = &self.around.settings;
         let (cluster, node) = (settings.cluster.clone(), settings.node.clone());
         let (compared, is_compared) = watch::channel(false);
@@ -401,6 +415,7 @@ impl<C: Cache> Parts<'_, C> {
             Arc::clone(&self.storage),
             CommitIndex::new(Arc::clone(&self.sequencer), peers),
         );
+        let relief = Relief::new(settings.cluster.clone(), orders.clone());
         let service = Service {
             confirming: Arc::new(confirming),
             node: Arc::new(settings.node.clone()),
@@ -420,6 +435,7 @@ impl<C: Cache> Parts<'_, C> {
             storage: Arc::clone(&self.storage),
             time: Arc::clone(&self.time),
             joiners: Arc::clone(&self.joiners),
+            relief,
         };
         Interface::new(service, watches, snapshots, inbox)
     }

@@ -2,18 +2,21 @@
 //!
 //! ```text
 //!            the machine wants a snapshot of a master
-//!  engine runs ────────────────────────────────────► no engine: nothing is served
-//!      ▲                                               │ 1  the engine ends, its storage is closed
-//!      │                                               │ 2  the snapshot is fetched and installed
-//!      └───────────────────────────────────────────────┘ 3  an engine is started, whatever came of it
+//!  engine runs ────────────────────────────────────► the master is asked, and reads its whole state
+//!   ▲  ▲ │                                              │ 1  the header is there
+//!   │  │ └── refused, or another master ◄───────────────┤ 2  the engine ends: nothing is served
+//!   │  │                                                │ 3  the snapshot is installed
+//!   │  └────────────────────────────────────────────────┘ 4  an engine is started, whatever came of it
 //! ```
 //!
-//! The new engine finds the new state with a new log, or the old one if the master could not be
-//! reached, or nothing if the transfer broke off. In the last two cases its machine asks again.
+//! So a master that refuses, or dies before it has a whole state to send, costs nothing; the node asks
+//! again after a pause. Only if the node has applied what is not the master's history, the engine ends
+//! before the master is asked, because nothing of that may be served. The new engine finds the new
+//! state with a new log, or the old one if nothing came, or nothing if the transfer broke off. In the
+//! last two cases its machine asks again.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
-use futures::TryFutureExt;
 use metrics::counter;
 use tierkv_cache::Cache;
 use tierkv_coordination::{
@@ -23,7 +26,9 @@ use tierkv_coordination::{
 use tierkv_protocol::replication::Process;
 use tierkv_rpc::{
     AddressedChannel, ProcessName, channel,
-    proto::internal::{FetchSnapshotRequest, node_snapshots_client::NodeSnapshotsClient},
+    proto::internal::{
+        FetchSnapshotRequest, SnapshotPart, node_snapshots_client::NodeSnapshotsClient,
+    },
     stopped,
     tiers::MAX_TIER_FRAME_BYTES,
 };
@@ -33,16 +38,21 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
+use tonic::Streaming;
 
 use crate::{
+    driver::SnapshotWanted,
     engine::{Engine, Opened, Surroundings},
     interface::Interface,
+    rejoining::open_to_rejoin,
     start_error::StartError,
-    transfer::{Installed, ReceiveError, Target, UNLOCK_PATIENCE, UNLOCK_PAUSE, in_time, refused},
+    transfer::{Installed, ReceiveError, Target, Transfer, UNLOCK_PATIENCE, UNLOCK_PAUSE, called},
 };
 
-/// Pause after an installation that failed, before the node serves and may be asked again.
+/// Pause after a snapshot that was not installed, before the master is asked again. It doubles with
+/// each failure, up to the longest one: each attempt costs the master a read of its whole state.
 const INSTALL_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_INSTALL_PAUSE: Duration = Duration::from_secs(60);
 /// Pause before an engine that coordination kept from starting is started again.
 const START_PAUSE: Duration = Duration::from_secs(1);
 
@@ -64,6 +74,16 @@ enum InstallError {
     Address(Error),
     #[error(transparent)]
     Receive(#[from] ReceiveError),
+}
+
+/// What came of a wanted snapshot.
+enum Replaced {
+    /// Another engine runs, over the snapshot.
+    Yes,
+    /// The snapshot is not wanted any more, or the node stops.
+    Outdated,
+    /// The snapshot was not installed.
+    Failed,
 }
 
 /// Keeps an engine running.
@@ -107,63 +127,128 @@ impl<C: Cache> EngineKeeper<C> {
     /// Runs until `stop` is set; returns the engine that then runs, which serves on. There is none
     /// if a snapshot was being installed.
     pub(crate) async fn run(mut self, stop: watch::Receiver<bool>) -> Option<Engine> {
+        let mut failures = 0;
         while let Some(engine) = &self.engine {
-            let source = tokio::select! {
+            let wanted = tokio::select! {
                 biased;
                 () = stopped(stop.clone()) => break,
-                source = engine.snapshot_wanted() => source,
+                wanted = engine.snapshot_wanted() => wanted,
             };
-            if let Err(error) = self.replace(&source, &stop).await {
-                self.around.failure.report(error.to_string());
+            match self.replace(&wanted, &stop).await {
+                Ok(Replaced::Yes) => failures = 0,
+                Ok(Replaced::Outdated) => {}
+                Ok(Replaced::Failed) => {
+                    failures += 1;
+                    if let Err(error) = self.go_on(&wanted, pause_after(failures), &stop).await {
+                        self.around.failure.report(error.to_string());
+                    }
+                }
+                Err(error) => self.around.failure.report(error.to_string()),
             }
         }
         self.engine
     }
 
-    /// Replaces the engine by one over the installed snapshot of `source`. After `stop` there may be
-    /// none.
+    /// Replaces the engine by one over a snapshot, once the master has begun to send one. After
+    /// `stop` there may be none.
     async fn replace(
         &mut self,
-        source: &Process,
+        wanted: &SnapshotWanted,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<Replaced, StartError> {
+        tracing::warn!(
+            master = %wanted.source,
+            "this node's log can't continue the master's: a snapshot of the master's state replaces \
+             this node's"
+        );
+        if wanted.contradicts {
+            self.end_engine().await;
+        }
+        let asking = async {
+            tokio::select! {
+                asked = self.ask(&wanted.source) => Some(asked),
+                () = self.is_outdated(wanted) => None,
+            }
+        };
+        let installed = match unless_stopped(stop, asking).await {
+            None | Some(None) => return Ok(Replaced::Outdated),
+            Some(Some(Err(error))) => Err(error),
+            Some(Some(Ok((target, transfer)))) => {
+                self.end_engine().await;
+                // A transfer may take an hour: a stop does not wait for its end.
+                let installing = target.install(transfer);
+                match unless_stopped(stop, installing).await {
+                    None => return Ok(Replaced::Outdated),
+                    Some(installed) => installed.map_err(InstallError::from),
+                }
+            }
+        };
+        match installed {
+            Ok(Installed { time, .. }) => {
+                counter!(INSTALLATIONS, "result" => INSTALLED).increment(1);
+                self.start(Some(time), stop).await?;
+                Ok(Replaced::Yes)
+            }
+            Err(error) => {
+                counter!(INSTALLATIONS, "result" => FAILED).increment(1);
+                tracing::warn!(%error, "the snapshot was not installed; it is tried again");
+                Ok(Replaced::Failed)
+            }
+        }
+    }
+
+    /// Goes on after a failure, with the engine that runs or with another one, and waits before its
+    /// machine may ask again. Another master ends the wait. An engine over another history than the
+    /// master's is started after the wait.
+    async fn go_on(
+        &mut self,
+        wanted: &SnapshotWanted,
+        pause: Duration,
         stop: &watch::Receiver<bool>,
     ) -> Result<(), StartError> {
-        tracing::warn!(
-            master = %source,
-            "this node's log can't continue the master's: the node serves nothing while it installs \
-             a snapshot of the master's state"
-        );
+        if wanted.contradicts {
+            unless_stopped(stop, sleep(pause)).await;
+            return self.start(None, stop).await;
+        }
+        if self.engine.is_none() {
+            self.start(None, stop).await?;
+        }
+        let pausing = async {
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.is_outdated(wanted) => {}
+            }
+        };
+        unless_stopped(stop, pausing).await;
+        if let Some(engine) = &self.engine {
+            engine.want_again();
+        }
+        Ok(())
+    }
+
+    /// Waits until the engine wants another snapshot than this one.
+    async fn is_outdated(&self, wanted: &SnapshotWanted) {
+        match &self.engine {
+            Some(engine) => engine.other_snapshot_wanted(wanted).await,
+            None => pending().await,
+        }
+    }
+
+    /// Ends the engine, if one runs. From now on nothing is served.
+    async fn end_engine(&mut self) {
         self.publish.send_replace(None);
         if let Some(engine) = self.engine.take()
             && let Err(error) = engine.end().await
         {
             tracing::warn!(%error, "the state that is replaced was not closed cleanly");
         }
-        // A transfer may take an hour: a stop does not wait for its end.
-        let Some(installed) = unless_stopped(stop, self.install(source)).await else {
-            return Ok(());
-        };
-        let time = match installed {
-            Ok(installed) => {
-                counter!(INSTALLATIONS, "result" => INSTALLED).increment(1);
-                Some(installed.time)
-            }
-            Err(error) => {
-                counter!(INSTALLATIONS, "result" => FAILED).increment(1);
-                tracing::warn!(
-                    %error,
-                    "the snapshot was not installed; the master asks for it again"
-                );
-                unless_stopped(stop, sleep(INSTALL_PAUSE)).await;
-                None
-            }
-        };
-        if let Some(engine) = self.start(time, stop).await? {
-            self.put(engine);
-        }
-        Ok(())
     }
 
-    async fn install(&self, source: &Process) -> Result<Installed, InstallError> {
+    /// Asks a master for its state, and waits until it sends that.
+    async fn ask(
+        &self,
+        source: &Process,
+    ) -> Result<(Target, Transfer<Streaming<SnapshotPart>>), InstallError> {
         let (name, address) = self.find(source).await?;
         let channel = channel(&address).map_err(InstallError::Address)?;
         let mut client = NodeSnapshotsClient::new(AddressedChannel::new(channel, &name))
@@ -180,9 +265,9 @@ impl<C: Cache> EngineKeeper<C> {
             cluster: settings.cluster.to_string(),
             node: settings.node.to_string(),
         };
-        let fetching = client.fetch(request).map_err(|status| refused(&status));
-        let parts = in_time(fetching).await??.into_inner();
-        Ok(target.receive(parts).await?)
+        let parts = called(client.fetch(request)).await?.into_inner();
+        let transfer = target.begun(parts).await?;
+        Ok((target, transfer))
     }
 
     /// The full name and the address of a process of this cluster.
@@ -200,33 +285,47 @@ impl<C: Cache> EngineKeeper<C> {
         Ok((name, presence.address))
     }
 
-    /// Starts an engine as soon as the directory is unlocked and coordination answers; `None` if the
+    /// Starts an engine as soon as the directory is unlocked and coordination answers; none if the
     /// node is stopped meanwhile.
     async fn start(
-        &self,
+        &mut self,
         time: Option<TimeReading>,
         stop: &watch::Receiver<bool>,
-    ) -> Result<Option<Engine>, StartError> {
+    ) -> Result<(), StartError> {
         loop {
-            let opened = self.open(time).await?;
-            match Engine::start(opened, &self.around).await {
+            let Some(opened) = unless_stopped(stop, self.open(time)).await else {
+                return Ok(());
+            };
+            match Engine::start(opened?, &self.around).await {
                 Err(StartError::Coordination(error)) => {
                     tracing::warn!(%error, "waiting for coordination");
                 }
-                started => return started.map(Some),
+                started => {
+                    self.put(started?);
+                    return Ok(());
+                }
             }
             if unless_stopped(stop, sleep(START_PAUSE)).await.is_none() {
-                return Ok(None);
+                return Ok(());
             }
         }
     }
 
+    /// Opens the directory, as at a start of the process: what can't be used is set aside, once
+    /// another log in sync is there.
     async fn open(&self, time: Option<TimeReading>) -> Result<Opened, StartError> {
         let deadline = Instant::now() + UNLOCK_PATIENCE;
         loop {
-            let around = &self.around;
-            let (clock, disk) = (Arc::clone(&around.clock), Arc::clone(&around.disk));
-            match Opened::open(&around.settings, &around.name, clock, disk, time).await {
+            let Surroundings {
+                settings,
+                name,
+                coordination,
+                clock,
+                disk,
+                ..
+            } = &self.around;
+            let opening = open_to_rejoin(settings, name, coordination, (clock, time), disk);
+            match opening.await {
                 Err(StartError::Storage(StorageError::Locked { .. }))
                     if Instant::now() < deadline =>
                 {
@@ -236,6 +335,12 @@ impl<C: Cache> EngineKeeper<C> {
             }
         }
     }
+}
+
+/// The pause after so many failures, one after the other.
+fn pause_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    (INSTALL_PAUSE * (1 << doublings)).min(LONGEST_INSTALL_PAUSE)
 }
 
 /// Waits for `work`; `None` if the node is stopped first, which drops it.

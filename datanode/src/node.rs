@@ -79,7 +79,7 @@ impl DataNode {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         let (mut own, name) = identity(&settings);
-        let opened = open_to_rejoin(&settings, &name, &coordination, &clock, &disk).await?;
+        let opened = open_to_rejoin(&settings, &name, &coordination, (&clock, None), &disk).await?;
         let (listener, address) = listen(settings.listen).await?;
         own.address = (settings.advertise.clone()).unwrap_or_else(|| address.to_string());
         let (group, node) = (directory::DATA_NODES, settings.node.as_str());

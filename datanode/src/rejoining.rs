@@ -18,7 +18,7 @@ use tierkv_coordination::{
 use tierkv_protocol::replication::{ClusterState, Listed};
 use tierkv_rpc::{AddressedChannel, ProcessName, channel, tiers::inspect};
 use tierkv_storage::{Disk, Unusable, set_aside};
-use tierkv_types::Clock;
+use tierkv_types::{Clock, TimeReading};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -37,7 +37,8 @@ const ASK_TIME: Duration = Duration::from_secs(2);
 /// How often it is logged that none of them has answered.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Opens the data directory. What can't be used is set aside, once another node of the cluster has
+/// Opens the data directory; platform time goes on from `time`, else from what is stored. What can't be
+/// used is set aside, once another node of the cluster has
 /// answered that its log is in sync; this waits for that.
 ///
 /// # Errors
@@ -46,7 +47,7 @@ pub(crate) async fn open_to_rejoin(
     settings: &DataNodeSettings,
     name: &ProcessName,
     coordination: &Arc<dyn Coordination>,
-    clock: &Arc<dyn Clock>,
+    (clock, time): (&Arc<dyn Clock>, Option<TimeReading>),
     disk: &Arc<dyn Disk>,
 ) -> Result<Opened, StartError> {
     let others = Others {
@@ -55,7 +56,7 @@ pub(crate) async fn open_to_rejoin(
     };
     let mut times = 0;
     loop {
-        let opening = Opened::open(settings, name, Arc::clone(clock), Arc::clone(disk), None);
+        let opening = Opened::open(settings, name, Arc::clone(clock), Arc::clone(disk), time);
         let (unusable, why, error) = match opening.await {
             Ok(opened) => match others.contradiction(&opened).await {
                 Some(why) if times < MOST_ASIDE && others.are_listed().await => {

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Reading order: `log_bytes` (records as a stream of bytes), `digest`, then on the master's side
-//! `joiners` and `source`, and `receiver` on the other. `snapshot_door` is the gRPC service.
+//! `joiners`, `source` and `damage`, and `receiver` on the other. `snapshot_door` is the gRPC service.
 
+mod damage;
 mod digest;
 mod joiners;
 mod log_bytes;
@@ -21,8 +22,9 @@ mod source;
 mod tests;
 
 pub(crate) use self::{
+    damage::Relief,
     joiners::{Joiners, JoinersWorker},
-    receiver::{Installed, ReceiveError, Target, UNLOCK_PATIENCE, UNLOCK_PAUSE, in_time, refused},
+    receiver::{Installed, ReceiveError, Target, Transfer, UNLOCK_PATIENCE, UNLOCK_PAUSE, called},
     source::SnapshotSource,
 };
 

@@ -236,6 +236,10 @@ impl StoreNodeSnapshot for PacedNodeSnapshot {
         self.inner.meta()
     }
 
+    async fn verified(&mut self) -> Result<(), StorageError> {
+        self.inner.verified().await
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
         let next = self.inner.next();
         self.weather.around("node snapshot next", next).await

@@ -1,7 +1,8 @@
 //! Receives a master's state and installs it in this node's directory.
 //!
-//! The directory's old state is given up only once the header of the transfer is there, so a source
-//! that can't be reached costs nothing. Whenever it ends before its end, by an error, a crash, or
+//! The directory's old state is given up only once the header of the transfer is there, which the
+//! source sends when it has read and verified its whole state; so a source that can't be reached, or
+//! whose state is damaged, costs nothing. Whenever it ends before its end, by an error, a crash, or
 //! because it is cancelled, the directory has the old state, nothing, or all of the new one.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -21,9 +22,11 @@ use tonic::Status;
 
 use super::{digest::Digest, log_bytes::LogAssembler};
 
-/// A transfer of which nothing comes for so long is over. The source may have to take a checkpoint
-/// before it sends the first part.
+/// A transfer of which nothing comes for so long is over.
 const RECEIVE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the first part may take. Before it the source takes a checkpoint, and reads and verifies
+/// its whole store. This node's engine runs meanwhile, and a lost connection ends the wait.
+const HEADER_PATIENCE: Duration = Duration::from_secs(3_600);
 /// How long the directory may stay locked by the engine that used it before: its store is closed
 /// once the last checkpoint is written.
 pub(crate) const UNLOCK_PATIENCE: Duration = Duration::from_secs(60);
@@ -37,8 +40,8 @@ pub(crate) enum ReceiveError {
     #[error("the master sends no snapshot: {0}")]
     Refused(String),
     /// Nothing came.
-    #[error("nothing came from the master for {RECEIVE_PATIENCE:?}")]
-    Late,
+    #[error("nothing came from the master for {0:?}")]
+    Late(Duration),
     /// What came is not a whole snapshot of that master.
     #[error("what the master sent can't be used: {0}")]
     Unsound(String),
@@ -68,22 +71,65 @@ pub(crate) struct Installed {
     pub(crate) time: TimeReading,
 }
 
+/// A transfer whose header is there: the source has a whole state and sends it.
+pub(crate) struct Transfer<S> {
+    cut: Cursor,
+    log_from: Position,
+    time: TimeReading,
+    /// Everything after the header.
+    parts: Pin<Box<S>>,
+}
+
 impl Target {
     /// Takes the parts of a transfer and installs what they hold.
     ///
     /// # Errors
     /// [`ReceiveError`]; the directory then has its old state or none.
+    #[cfg(test)]
     pub(crate) async fn receive(
         &self,
         parts: impl Stream<Item = Result<SnapshotPart, Status>> + Send,
     ) -> Result<Installed, ReceiveError> {
+        let transfer = self.begun(parts).await?;
+        self.install(transfer).await
+    }
+
+    /// Waits for the header of a transfer, and checks it. The directory may be in use.
+    ///
+    /// # Errors
+    /// [`ReceiveError`]; nothing is changed.
+    pub(crate) async fn begun<S>(&self, parts: S) -> Result<Transfer<S>, ReceiveError>
+    where
+        S: Stream<Item = Result<SnapshotPart, Status>> + Send,
+    {
         let mut parts = Box::pin(parts);
-        let header = match next(&mut parts).await? {
+        let header = match next(&mut parts, HEADER_PATIENCE).await? {
             Some(Kind::Header(header)) => header,
             Some(_) | None => return Err(unsound("it does not begin with a header")),
         };
-        let time = self.time_of(&header);
         let (cut, log_from) = self.check(&header)?;
+        Ok(Transfer {
+            cut,
+            log_from,
+            time: self.time_of(&header),
+            parts,
+        })
+    }
+
+    /// Installs what a transfer holds, as soon as the directory is unlocked.
+    ///
+    /// # Errors
+    /// [`ReceiveError`]; the directory then has its old state or none.
+    pub(crate) async fn install<S>(&self, transfer: Transfer<S>) -> Result<Installed, ReceiveError>
+    where
+        S: Stream<Item = Result<SnapshotPart, Status>> + Send,
+    {
+        let Transfer {
+            cut,
+            log_from,
+            time,
+            parts,
+        } = transfer;
         let mut installation = self.begin(cut, log_from).await?;
         match fill(&mut installation, parts).await {
             Ok(()) => Ok(Installed {
@@ -164,7 +210,7 @@ where
 {
     let (mut digest, mut log) = (Digest::default(), LogAssembler::default());
     loop {
-        match next(&mut parts).await? {
+        match next(&mut parts, RECEIVE_PATIENCE).await? {
             Some(Kind::Piece(piece)) => {
                 digest.piece(&piece);
                 installation.take(piece).await?;
@@ -190,11 +236,11 @@ where
 }
 
 /// The next part; `None` at the end of the stream.
-async fn next<S>(parts: &mut Pin<Box<S>>) -> Result<Option<Kind>, ReceiveError>
+async fn next<S>(parts: &mut Pin<Box<S>>, patience: Duration) -> Result<Option<Kind>, ReceiveError>
 where
     S: Stream<Item = Result<SnapshotPart, Status>>,
 {
-    match in_time(parts.next()).await? {
+    match in_time(parts.next(), patience).await? {
         None => Ok(None),
         Some(Ok(SnapshotPart { kind: Some(kind) })) => Ok(Some(kind)),
         Some(Ok(SnapshotPart { kind: None })) => Err(unsound(
@@ -205,13 +251,24 @@ where
 }
 
 /// Waits for the source, but not for ever.
-pub(crate) async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, ReceiveError> {
-    let answered = timeout(RECEIVE_PATIENCE, answer).await;
-    answered.map_err(|_| ReceiveError::Late)
+async fn in_time<T>(
+    answer: impl Future<Output = T>,
+    patience: Duration,
+) -> Result<T, ReceiveError> {
+    let answered = timeout(patience, answer).await;
+    answered.map_err(|_| ReceiveError::Late(patience))
+}
+
+/// Waits until the source has answered the call, before it sends anything.
+pub(crate) async fn called<T>(
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, ReceiveError> {
+    let answered = in_time(call, HEADER_PATIENCE).await?;
+    answered.map_err(|status| refused(&status))
 }
 
 /// A status of the source, or of the way to it.
-pub(crate) fn refused(status: &Status) -> ReceiveError {
+fn refused(status: &Status) -> ReceiveError {
     ReceiveError::Refused(match detail(status) {
         Some(Error { message, .. }) => message.into_owned(),
         None => status.to_string(),

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::stream::{Stream, try_unfold};
+use futures::{
+    StreamExt,
+    stream::{Stream, try_unfold},
+};
 use tierkv_protocol::cache::REDELIVERY_WINDOW;
 use tierkv_rpc::{
     ProcessName,
@@ -13,11 +16,12 @@ use tierkv_storage::{NodeSnapshot, Storage, StorageError, Tail, TailError};
 use tierkv_types::{ClusterId, Code, Epoch, Error, Index, NodeId, Version};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
     PART_BYTES,
+    damage::Relief,
     digest::Digest,
     joiners::{Joiners, Sending},
     log_bytes::LogCutter,
@@ -30,6 +34,8 @@ const LOG_WINDOW: Duration = REDELIVERY_WINDOW;
 /// A transfer of which nothing is taken, or made, for so long ends: it takes disk space, and another
 /// node may wait for its place.
 const SEND_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it counts as progress that the store is being read.
+const READING_PROGRESS: Duration = Duration::from_secs(5);
 /// How often it is checked that this node is still master.
 const MASTER_CHECK: Duration = Duration::from_millis(200);
 
@@ -42,12 +48,15 @@ pub(crate) struct SnapshotSource {
     pub(crate) storage: Arc<Storage>,
     pub(crate) time: Arc<PlatformClock>,
     pub(crate) joiners: Arc<Joiners>,
+    pub(crate) relief: Relief,
 }
 
 impl SnapshotSource {
-    /// Streams the node's state and the log before it, until `stop`.
+    /// Streams the node's state and the log before it, until `stop`. The first part comes once all of
+    /// the state was read and verified: until then the receiver keeps what it has.
     ///
     /// # Errors
+    /// `DataLoss` if the state is damaged: then this node hands mastership over, if it can. Also
     /// `NotMaster`; `InvalidArgument` if the cluster has no such node; `ResourceExhausted` while
     /// another transfer takes the place, or the disk has no space; failures of storage. The stream
     /// may end with them too, with `Unavailable` if the receiver takes too long, and with
@@ -57,7 +66,21 @@ impl SnapshotSource {
         request: FetchSnapshotRequest,
         stop: watch::Receiver<bool>,
     ) -> Result<impl Stream<Item = Result<SnapshotPart, Error>> + Send + 'static, Error> {
-        let (node, epoch) = self.check(&request)?;
+        let parts = self.begin(&request, stop).await;
+        let relief = self.relief.clone();
+        let parts = parts.inspect_err(|error| relief.failed(error))?;
+        Ok(parts.inspect(move |part| match part {
+            Ok(part) => relief.is_sent(part),
+            Err(error) => relief.failed(error),
+        }))
+    }
+
+    async fn begin(
+        &self,
+        request: &FetchSnapshotRequest,
+        stop: watch::Receiver<bool>,
+    ) -> Result<impl Stream<Item = Result<SnapshotPart, Error>> + Send + use<>, Error> {
+        let (node, epoch) = self.check(request)?;
         // Before the snapshot: the log must not lose a record between the two.
         let now = self.sequencer.now().millis();
         let window = u64::try_from(LOG_WINDOW.as_millis()).unwrap_or(u64::MAX);
@@ -211,7 +234,8 @@ impl Parts {
             ));
         }
         match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Header(header, snapshot) => {
+            Stage::Header(header, mut snapshot) => {
+                verify(&self.made, &mut snapshot).await?;
                 self.stage = Stage::Pieces(snapshot);
                 return Ok(Some(Kind::Header(header)));
             }
@@ -234,6 +258,16 @@ impl Parts {
         }
         self.sending.sent();
         Ok(Some(Kind::End(self.digest.end())))
+    }
+}
+
+/// Waits until the snapshot is known to be whole. Changes `made` meanwhile, as nothing stands still.
+async fn verify(made: &watch::Sender<()>, snapshot: &mut NodeSnapshot) -> Result<(), Error> {
+    loop {
+        if let Ok(verified) = timeout(READING_PROGRESS, snapshot.verified()).await {
+            return verified.map_err(|error| failed(&error));
+        }
+        made.send_replace(());
     }
 }
 
@@ -273,7 +307,15 @@ fn failed(error: &StorageError) -> Error {
         true => tracing::warn!(%error, "a snapshot could not be sent to a node that joins"),
         false => tracing::error!(%error, "a snapshot could not be sent to a node that joins"),
     }
-    error.to_error()
+    match error {
+        StorageError::Damaged { .. } => Error::new(
+            Code::DataLoss,
+            "stored data of the master is damaged, at a place that its log names, so it has no whole \
+             state to send; it hands mastership over if another member is in sync, whose state is \
+             sent then",
+        ),
+        _ => error.to_error(),
+    }
 }
 
 fn unread(error: &TailError) -> Error {

@@ -64,6 +64,15 @@ impl NodeSnapshot {
         self.cut
     }
 
+    /// Waits until everything that it will return was read from the store and verified. Safe to
+    /// cancel.
+    ///
+    /// # Errors
+    /// Those of [`NodeSnapshot::next`].
+    pub async fn verified(&mut self) -> Result<(), StorageError> {
+        self.store.verified().await
+    }
+
     /// The next piece; `None` after the last one. Safe to cancel.
     ///
     /// # Errors

@@ -222,6 +222,12 @@ pub trait StoreNodeSnapshot: fmt::Debug + Send + 'static {
     /// The state of the log that the snapshot holds.
     fn meta(&self) -> &StoreMeta;
 
+    /// Waits until every row was read and verified. Safe to cancel.
+    ///
+    /// # Errors
+    /// Those of [`StoreNodeSnapshot::next`].
+    async fn verified(&mut self) -> Result<(), StorageError>;
+
     /// The next piece (the module `piece` has their format and order); `None` after the last one.
     /// Every row's checksum is verified.
     ///

@@ -11,7 +11,7 @@ use tierkv_protocol::replication::{ClusterState, DEFAULT_F_MS, Listed, Note};
 use tierkv_rpc::{
     CallError, Multiplexer,
     proto::{
-        internal::{self, InspectResponse, Read, reply, request},
+        internal::{self, InspectResponse, reply, request},
         v1,
     },
     tiers::ToDataNode,
@@ -205,18 +205,28 @@ impl Members {
         value: &str,
         id: impl Into<RequestName>,
     ) -> Result<u64, Error> {
-        let write = internal::Write::from_request(WriteRequest {
-            name: id.into(),
-            conditions: Vec::new(),
-            operations: vec![Operation {
-                key: item.clone(),
-                kind: put(value, None),
-            }],
-            return_previous: false,
-        });
-        match self.call(name, request::Kind::Write(write)).await? {
+        match self.call(name, written(item, value, id)).await? {
             reply::Kind::Write(answer) => Ok(answer.version),
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Hands mastership to a node.
+    pub(crate) async fn hand_over(&self, successor: &str) {
+        let limit = Instant::now() + DEADLINE;
+        loop {
+            let master = self.master().await;
+            let mut client = internal::orders_client::OrdersClient::new(to(&self.nodes[master]));
+            let order = v1::HandOverRequest {
+                cluster: "c1".to_owned(),
+                to: successor.to_owned(),
+            };
+            let handed = client.hand_over(order).await;
+            if handed.is_ok() {
+                return;
+            }
+            assert!(Instant::now() < limit, "{handed:?}");
+            sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -225,16 +235,6 @@ impl Members {
         let connection: Multiplexer<ToDataNode> = Multiplexer::new(vec![to(&self.nodes[name])], 10);
         let answer = connection.call(kind, Instant::now() + DEADLINE / 4).await;
         answer.map_err(CallError::for_write)
-    }
-
-    /// The error with which a node refuses a read.
-    pub(crate) async fn read_refused(&self, name: &str, item: &ItemKey) -> Option<Error> {
-        let read = Read {
-            item_key: item.as_bytes().clone(),
-            placement_version: 1,
-            ..Read::default()
-        };
-        self.call(name, request::Kind::Read(read)).await.err()
     }
 
     /// Stops all nodes, and checks that each of `names` has the `written` values on its disk.
@@ -262,6 +262,19 @@ impl Members {
             storage.close().await.unwrap();
         }
     }
+}
+
+/// A write of one key.
+fn written(item: &ItemKey, value: &str, id: impl Into<RequestName>) -> request::Kind {
+    request::Kind::Write(internal::Write::from_request(WriteRequest {
+        name: id.into(),
+        conditions: Vec::new(),
+        operations: vec![Operation {
+            key: item.clone(),
+            kind: put(value, None),
+        }],
+        return_previous: false,
+    }))
 }
 
 pub(crate) fn cluster() -> ClusterId {

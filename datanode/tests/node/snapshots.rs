@@ -63,7 +63,7 @@ async fn a_node_whose_disk_was_emptied_is_in_sync_again_while_writes_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_without_an_engine_refuses_requests_until_it_gets_the_snapshot() {
+async fn a_node_keeps_what_it_has_until_the_master_sends_a_snapshot() {
     let mut members = Members::start(&NODES).await;
     let mut written = Written::new();
     // More than a connection buffers.
@@ -79,23 +79,54 @@ async fn a_node_without_an_engine_refuses_requests_until_it_gets_the_snapshot() 
     let first = stuck.message().await.unwrap().unwrap();
     assert!(matches!(first.kind, Some(Kind::Header(_))));
     members.launch(joiner).await;
-    let limit = Instant::now() + DEADLINE;
-    loop {
-        let refused = members.read_refused(joiner, &key("key-1")).await;
-        let refused = refused.expect("it answers without any data");
-        if refused.message.contains("by a snapshot of its master's") {
-            assert_eq!(refused.code, Code::Unavailable);
-            break;
-        }
-        assert!(Instant::now() < limit, "it never was without an engine");
-        sleep(Duration::from_millis(5)).await;
+    let own_id = members.inspect(joiner).await.unwrap().log_id;
+    // It asks and is refused, and its engine runs on over the log that it has.
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        let seen = members.inspect(joiner).await.unwrap();
+        assert_eq!(seen.log_id, own_id, "its engine has ended for nothing");
+        sleep(Duration::from_millis(20)).await;
     }
     assert!(!members.nodes[joiner].readiness().is_ready());
     // Others go on meanwhile.
     write(&members, &mut written, 4, 1_000).await;
     drop(stuck);
     members.until_in_sync(&NODES).await;
+    assert_ne!(members.inspect(joiner).await.unwrap().log_id, own_id);
     members.check(&NODES, &written).await;
+}
+
+/// Flips a bit of the store of a node that does not run, in the row with this value.
+fn damage(store: &Path, value: &str) {
+    let mut bytes = fs::read(store).unwrap();
+    let places = bytes.windows(value.len());
+    let place = places.into_iter().position(|it| it == value.as_bytes());
+    bytes[place.expect("the row is in the store")] ^= 1;
+    fs::write(store, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_with_a_damaged_row_hands_over_and_the_node_joins_by_another_ones_snapshot() {
+    let mut members = Members::start(&NODES).await;
+    let mut written = Written::new();
+    write(&members, &mut written, 200, 1_000).await;
+    members.until_in_sync(&NODES).await;
+    let damaged = replica(&members).await;
+    members.stop(damaged).await;
+    let store = members.path(damaged).join("store.sqlite");
+    damage(&store, "77:xxxxxxxx");
+    members.launch(damaged).await;
+    members.until_in_sync(&NODES).await;
+    let joiner = (NODES.into_iter()).find(|name| *name != damaged).unwrap();
+    members.hand_over(damaged).await;
+    members.stop(joiner).await;
+    fs::remove_dir_all(members.path(joiner)).unwrap();
+    assert_eq!(members.master().await, damaged);
+
+    members.launch(joiner).await;
+    members.until_in_sync(&NODES).await;
+    assert_ne!(members.master().await, damaged);
+    members.check(&[joiner], &written).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

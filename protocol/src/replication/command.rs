@@ -67,7 +67,14 @@ pub enum Command {
     GaveUp(Epoch),
     /// The log can't continue the master's: install a snapshot of it, and start the machine anew
     /// with a new log (REP-JOIN). It may be repeated.
-    Install(Process),
+    Install {
+        /// The master.
+        source: Process,
+        /// Whether what is applied here is not the master's history: nothing of it may be served
+        /// meanwhile. Else the log only lacks records, and the machine may go on until the snapshot
+        /// is there.
+        contradicts: bool,
+    },
     /// The result of a change that an operator wanted.
     Changed {
         /// The number of its [`Event::Change`](super::Event::Change).
@@ -116,7 +123,7 @@ impl Command {
             | Self::Send { .. }
             | Self::SteppedDown(_)
             | Self::GaveUp(_)
-            | Self::Install(_)
+            | Self::Install { .. }
             | Self::Changed { .. }
             | Self::HandedOver { .. }
             | Self::Wait(_)

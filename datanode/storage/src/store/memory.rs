@@ -181,6 +181,10 @@ impl StoreNodeSnapshot for MemoryNodeSnapshot {
         &self.meta
     }
 
+    async fn verified(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
         Ok(self.pieces.pop_front())
     }

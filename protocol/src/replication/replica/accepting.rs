@@ -60,7 +60,10 @@ impl Replica {
         }
         self.enter_epoch(moment, from, epoch);
         if append.lacking == Some(self.log.id) {
-            return commands.push(Command::Install(from.clone()));
+            return commands.push(Command::Install {
+                source: from.clone(),
+                contradicts: false,
+            });
         }
         let differing = self.take_records(from, append, commands);
         self.commit_up_to(append.commit, commands);
@@ -135,7 +138,10 @@ impl Replica {
             commands.push(Command::Append(received.fresh));
         }
         if received.contradicts {
-            commands.push(Command::Install(from.clone()));
+            commands.push(Command::Install {
+                source: from.clone(),
+                contradicts: true,
+            });
         }
         None
     }

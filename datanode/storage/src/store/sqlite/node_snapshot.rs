@@ -82,6 +82,10 @@ impl StoreNodeSnapshot for SqliteNodeSnapshot {
         &self.meta
     }
 
+    async fn verified(&mut self) -> Result<(), StorageError> {
+        self.spool.whole().await
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
         self.spool.next().await
     }

@@ -111,6 +111,17 @@ impl SpoolWriter {
 }
 
 impl SpoolReader {
+    /// Waits until all pieces are written.
+    ///
+    /// # Errors
+    /// The writer's error.
+    pub(super) async fn whole(&mut self) -> Result<(), StorageError> {
+        let ended = self.written.wait_for(|written| written.ended.is_some());
+        // The writer ends without a report only with its runtime.
+        let ended = ended.await.map_err(|_| StorageError::Closed)?;
+        ended.ended.clone().unwrap_or(Ok(()))
+    }
+
     /// The next piece, once it is written; `None` after the last one.
     ///
     /// # Errors
@@ -213,6 +224,7 @@ mod tests {
         let full = writer.write(vec![1; 200].into()).await.unwrap_err();
         assert!(matches!(full, StorageError::NoSpace { .. }), "{full}");
         writer.end(Err(full));
+        assert!(reader.whole().await.is_err());
         let full = reader.next().await.unwrap_err();
         assert!(full.to_string().contains("/n/store-spool"), "{full}");
 

@@ -163,7 +163,7 @@ impl World {
                     run.questions.clear();
                 }
             }
-            Command::Install(master) => self.install(node, &master),
+            Command::Install { source, .. } => self.install(node, &source),
             Command::Changed { result, .. } => self.outcome.changes += u64::from(result.is_ok()),
             Command::HandedOver { result, .. } => {
                 self.outcome.handovers += u64::from(result.is_ok());
