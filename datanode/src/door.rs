@@ -27,7 +27,7 @@ use tonic::{Response, Status, Streaming};
 
 use crate::{
     inspection::without_engine,
-    interface::{Current, Interface},
+    interface::{Current, Held, Interface},
     service::Service,
 };
 
@@ -50,7 +50,7 @@ impl Door {
 
 #[tonic::async_trait]
 impl data_node_server::DataNode for Door {
-    type ExchangeStream = Answered<Service>;
+    type ExchangeStream = Held<Answered<Service>>;
     type ScanStream = StatusStream<ScanReply>;
     type WatchStream = StatusStream<WatchReply>;
 
@@ -67,7 +67,7 @@ impl data_node_server::DataNode for Door {
             None,
             interface.stopping(),
         );
-        Ok(Response::new(stream))
+        Ok(Response::new(interface.hold(stream)))
     }
 
     async fn scan(

@@ -1,8 +1,13 @@
 //! [`Interface`]: what requests use of an engine, and [`Current`], the interface of the engine that
 //! runs now.
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
+use futures::stream::Stream;
 use tierkv_types::Error;
 use tokio::sync::{mpsc, watch};
 
@@ -17,7 +22,7 @@ pub(crate) struct Interface {
     pub(crate) snapshots: SnapshotSource,
     /// Takes what other nodes send to the driver.
     pub(crate) inbox: mpsc::Sender<Received>,
-    /// Ends the streams of this engine.
+    /// Ends the streams of requests.
     stop: watch::Sender<bool>,
 }
 
@@ -37,7 +42,7 @@ impl Interface {
         }
     }
 
-    /// Becomes true when the engine's streams must end.
+    /// Becomes true when streams of requests must end.
     pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
         self.stop.subscribe()
     }
@@ -47,11 +52,40 @@ impl Interface {
         self.stop.send_replace(true);
     }
 
+    /// Waits until all streams of requests have ended, with what was in progress. To be called after
+    /// [`Interface::end_streams`].
+    pub(crate) async fn streams_ended(&self) {
+        // Each of them holds a receiver.
+        self.stop.closed().await;
+    }
+
+    /// Makes [`Interface::streams_ended`] wait for a stream until its last answer.
+    pub(crate) fn hold<S>(&self, stream: S) -> Held<S> {
+        Held {
+            stream,
+            _stop: self.stop.subscribe(),
+        }
+    }
+
     /// Whether the node does its share ([`standing::is_ready`]).
     fn is_ready(&self) -> bool {
         let service = &self.service;
         let role = service.sequencer.look(|replica, now| replica.role(now));
         standing::is_ready(role, &service.owned)
+    }
+}
+
+/// A stream of answers for which the engine goes on, if it stops.
+pub(crate) struct Held<S> {
+    stream: S,
+    _stop: watch::Receiver<bool>,
+}
+
+impl<S: Stream + Unpin> Stream for Held<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        Pin::new(&mut self.stream).poll_next(context)
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`DataNode`]: the shell around an [`Engine`], with what stays when the engine is replaced.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tierkv_cache::Cache;
 use tierkv_coordination::{
@@ -21,7 +21,7 @@ use tierkv_rpc::{
 };
 use tierkv_storage::{Disk, RealDisk, StorageError};
 use tierkv_types::{Clock, limits::MAX_ANSWER_BYTES};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tonic::service::Routes;
 
 use crate::{
@@ -37,6 +37,9 @@ use crate::{
     snapshot_door::SnapshotDoor,
     start_error::StartError,
 };
+
+/// How long a stopping node goes on for the requests in progress.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// A running data node.
 pub struct DataNode {
@@ -175,16 +178,19 @@ impl DataNode {
         self.keep.send_replace(true);
         // A panic was reported when it happened.
         let engine = self.keeping.await.unwrap_or_default();
-        if let Some(engine) = &engine {
-            engine.interface().end_streams();
-        }
         self.drain.send_replace(true);
-        drain(self.serving).await;
-        match engine {
-            Some(engine) => engine.end().await,
+        let ended = match engine {
+            Some(engine) => {
+                engine.interface().end_streams();
+                // The engine goes on meanwhile: a write may wait for another node's log.
+                drop(timeout(ANSWER_TIME, engine.interface().streams_ended()).await);
+                engine.end().await
+            }
             // The directory has what a start needs, whatever was installed meanwhile.
             None => Ok(()),
-        }
+        };
+        drain(self.serving).await;
+        ended
     }
 }
 

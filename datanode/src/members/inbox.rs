@@ -1,11 +1,8 @@
 //! [`Inbox`]: the gRPC service that takes other nodes' messages for the driver.
 
-use tierkv_rpc::{
-    proto::{
-        internal::{DeliverEnd, MemberFrame, member_server},
-        status::to_status,
-    },
-    stopped,
+use tierkv_rpc::proto::{
+    internal::{DeliverEnd, MemberFrame, member_server},
+    status::to_status,
 };
 use tokio::sync::mpsc;
 use tonic::{Response, Status, Streaming};
@@ -39,12 +36,13 @@ impl member_server::Member for Inbox {
         request: tonic::Request<Streaming<MemberFrame>>,
     ) -> Result<Response<DeliverEnd>, Status> {
         let interface = self.current.now().map_err(|error| to_status(&error))?;
-        let stop = interface.stopping();
         let mut frames = request.into_inner();
         loop {
+            // As long as the driver runs, also when streams of requests have to end: what is in
+            // progress is committed by what other nodes acknowledge.
             let frame = tokio::select! {
                 biased;
-                () = stopped(stop.clone()) => break,
+                () = interface.inbox.closed() => break,
                 frame = frames.message() => frame?,
             };
             let Some(frame) = frame else { break };

@@ -211,6 +211,18 @@ impl Members {
         }
     }
 
+    /// Writes at one node, which may be stopped meanwhile.
+    pub(crate) fn writing(
+        &self,
+        name: &str,
+        item: &ItemKey,
+        value: &str,
+    ) -> impl Future<Output = Result<reply::Kind, CallError>> + use<> {
+        let connection: Multiplexer<ToDataNode> = Multiplexer::new(vec![to(&self.nodes[name])], 10);
+        let write = written(item, value, request_id(0));
+        async move { connection.call(write, Instant::now() + DEADLINE).await }
+    }
+
     /// Hands mastership to a node.
     pub(crate) async fn hand_over(&self, successor: &str) {
         let limit = Instant::now() + DEADLINE;
