@@ -50,6 +50,9 @@ pub(crate) struct Reclaimer {
     storage: Arc<Storage>,
     /// How long a tombstone stays, by the cluster clock.
     tombstone_retention: Duration,
+    /// The generation in which tombstones were last forgotten: the store has them until a
+    /// checkpoint ends.
+    forgot_in: Option<u64>,
     expired: Counter,
 }
 
@@ -89,11 +92,12 @@ impl Reclaimer {
             sequencer,
             storage,
             tombstone_retention,
+            forgot_in: None,
             expired: counter!("tierkv_expired_keys_total"),
         }
     }
 
-    async fn reclaim(&self) -> Result<Pace, Error> {
+    async fn reclaim(&mut self) -> Result<Pace, Error> {
         // Before the first write there is nothing to reclaim. The time may still be set back then,
         // and requests forgotten too early would not be remembered again.
         let Some(now) = self.sequencer.settled_now() else {
@@ -109,6 +113,13 @@ impl Reclaimer {
     }
 
     async fn expire(&self, now: Version) -> Result<Pace, Error> {
+        // Only the store finds keys by their expiry.
+        let unstored = self.storage.unstored_expiry();
+        if unstored.is_some_and(|expires| expires <= now)
+            && let Err(error) = self.checkpoint().await
+        {
+            tracing::debug!(%error, "the newest expired keys are not found yet");
+        }
         let generation = self.storage.generation();
         let expired = self.storage.expired(now, KEYS_PER_LOOK).await;
         let expired = expired.map_err(|error| error.to_error())?;
@@ -122,16 +133,27 @@ impl Reclaimer {
             removed += self.sequencer.expire(keys, generation)?;
         }
         self.expired.increment(removed as u64);
-        if !was_full || removed == 0 {
+        if !was_full {
             return Ok(Pace::Idle(INTERVAL));
         }
         // The store returns the same keys until a checkpoint has removed them.
-        let stored = self.storage.checkpoint().await;
-        stored.map_err(|error| error.to_error())?;
-        Ok(Pace::Busy)
+        self.checkpoint().await?;
+        Ok(match removed {
+            0 => Pace::Idle(INTERVAL),
+            _ => Pace::Busy,
+        })
     }
 
-    async fn forget_tombstones(&self, now: Version) -> Result<(), Error> {
+    async fn checkpoint(&self) -> Result<(), Error> {
+        let stored = self.storage.checkpoint().await;
+        stored.map_err(|error| error.to_error())
+    }
+
+    async fn forget_tombstones(&mut self, now: Version) -> Result<(), Error> {
+        let generation = self.storage.generation();
+        if self.forgot_in == Some(generation) {
+            return Ok(());
+        }
         let oldest = self.storage.oldest_tombstone().await;
         let Some(oldest) = oldest.map_err(|error| error.to_error())? else {
             return Ok(());
@@ -142,6 +164,8 @@ impl Reclaimer {
         }
         let retention = u64::try_from(self.tombstone_retention.as_millis()).unwrap_or(u64::MAX);
         let up_to = Version::from_millis(now.millis().saturating_sub(retention));
-        self.sequencer.forget_tombstones(up_to)
+        self.sequencer.forget_tombstones(up_to)?;
+        self.forgot_in = Some(generation);
+        Ok(())
     }
 }

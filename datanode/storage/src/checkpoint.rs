@@ -190,6 +190,8 @@ impl Checkpointer {
         if applying.progress().position == locked(&self.core.stored).applied {
             return None;
         }
+        // Under the lock, so that the expiries are those of what is frozen.
+        (self.core.unstored_expiry).store(u64::MAX, Ordering::Relaxed);
         // What asked for a checkpoint until now gets this one.
         pin!(self.core.pressure.notified()).enable();
         Some(Frozen {

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use tierkv_types::{LogId, Position};
@@ -53,6 +53,9 @@ pub(crate) struct Core {
     pub(crate) requests: Mutex<Requests>,
     /// The places that outcomes take which are not in the store.
     pub(crate) unstored_places: AtomicUsize,
+    /// The earliest expiry among the changes since the last freeze, in the bits of a version; all
+    /// ones if none expires.
+    pub(crate) unstored_expiry: AtomicU64,
     pub(crate) open_snapshots: Open,
     /// The places of snapshots of the whole node.
     pub(crate) node_snapshots: Arc<Semaphore>,

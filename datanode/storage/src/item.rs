@@ -50,6 +50,12 @@ impl Entry {
         }
     }
 
+    /// When its value expires, if there is one that does.
+    #[must_use]
+    pub fn expires(&self) -> Option<Version> {
+        self.item().and_then(|item| item.expires)
+    }
+
     /// The value, if there is one.
     #[must_use]
     pub const fn item(&self) -> Option<&Item> {

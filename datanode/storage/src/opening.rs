@@ -1,6 +1,9 @@
 //! A start, step by step: the directory, the store, the log, then the storage over them.
 
-use std::sync::{Arc, Mutex, atomic::AtomicUsize};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, AtomicUsize},
+};
 
 use tierkv_types::Incarnation;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -207,6 +210,7 @@ impl Opened {
             node_snapshots: Arc::new(Semaphore::new(NODE_SNAPSHOTS)),
             shortage: Mutex::new(None),
             room: Notify::new(),
+            unstored_expiry: AtomicU64::new(u64::MAX),
             pressure: Notify::new(),
             lock: Mutex::new(Some(lock)),
             blocking,

@@ -311,6 +311,7 @@ impl Storage {
             let mut applying = locked(&core.applying);
             core.check_applicable(last.position);
             let before = applying.unstored_places();
+            let mut expiry = u64::MAX;
             let mut requests = locked(&core.requests);
             for record in records {
                 let record = record.borrow();
@@ -322,10 +323,14 @@ impl Storage {
                     requests.insert(id, outcome);
                 }
                 for (key, entry) in effects.entries() {
+                    if let Some(expires) = entry.expires() {
+                        expiry = expiry.min(expires.to_bits());
+                    }
                     core.memory.apply(key, entry);
                 }
             }
             drop(requests);
+            core.unstored_expiry.fetch_min(expiry, Ordering::Relaxed);
             // Under the lock, so that records are published in order.
             core.tails.publish(followed, last);
             let unstored = applying.unstored_places();
@@ -374,6 +379,14 @@ impl Storage {
         limit: usize,
     ) -> Result<Vec<(ItemKey, Version)>, StorageError> {
         self.core.store.expired(now, limit).await
+    }
+
+    /// The earliest expiry that a change since the last checkpoint began gave a key, if any did: only
+    /// a checkpoint lets [`Storage::expired`] find the key.
+    #[must_use]
+    pub fn unstored_expiry(&self) -> Option<Version> {
+        let bits = self.core.unstored_expiry.load(Ordering::Relaxed);
+        (bits != u64::MAX).then(|| Version::from_bits(bits))
     }
 
     /// The version of the oldest stored tombstone.
