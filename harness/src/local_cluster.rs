@@ -15,7 +15,7 @@ use crate::{
     error::{Error, io_error},
     folder::DataFolder,
     poll::poll_until,
-    port::free_port,
+    port::{MAX_PORT_ATTEMPTS, free_port},
     process::{Process, Program},
     surroundings::Surroundings,
     tierkv::program,
@@ -105,9 +105,15 @@ impl LocalCluster {
     /// # Errors
     /// The same.
     pub async fn start_replicated(clusters: u16, nodes: u16) -> Result<Self, Error> {
-        let folder = DataFolder::new("cluster")?;
         let shape = Shape { clusters, nodes };
-        Self::start_in(&folder, shape, [free_port()?, free_port()?]).await
+        let mut attempt = 1;
+        loop {
+            let folder = DataFolder::new("cluster")?;
+            match Self::start_in(&folder, shape, [free_port()?, free_port()?]).await {
+                Err(error) if error.is_port_race() && attempt < MAX_PORT_ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
     }
 
     async fn start_in(folder: &DataFolder, shape: Shape, ports: [u16; 2]) -> Result<Self, Error> {
