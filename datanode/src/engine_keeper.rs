@@ -33,7 +33,7 @@ use tierkv_rpc::{
     tiers::MAX_TIER_FRAME_BYTES,
 };
 use tierkv_storage::StorageError;
-use tierkv_types::{Error, TimeReading};
+use tierkv_types::{Epoch, Error, TimeReading};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -174,7 +174,14 @@ impl<C: Cache> EngineKeeper<C> {
             None | Some(None) => return Ok(Replaced::Outdated),
             Some(Some(Err(error))) => Err(error),
             Some(Some(Ok((target, transfer)))) => {
-                self.end_engine().await;
+                // The machine went on meanwhile: another master may count on this node's log.
+                if !self.end_engine_for(&wanted.source, transfer.epoch()).await {
+                    tracing::info!(master = %wanted.source, "the snapshot is not needed any more");
+                    if self.engine.is_none() {
+                        self.start(None, stop).await?;
+                    }
+                    return Ok(Replaced::Outdated);
+                }
                 // A transfer may take an hour: a stop does not wait for its end.
                 let installing = target.install(transfer);
                 match unless_stopped(stop, installing).await {
@@ -232,6 +239,25 @@ impl<C: Cache> EngineKeeper<C> {
             Some(engine) => engine.other_snapshot_wanted(wanted).await,
             None => pending().await,
         }
+    }
+
+    /// Ends the engine, if one runs, for a snapshot of this master in this term. Returns whether the
+    /// state may be replaced, by the last that the machine knew. If not, the engine may still run.
+    async fn end_engine_for(&mut self, master: &Process, epoch: Epoch) -> bool {
+        let Some(engine) = &self.engine else {
+            // It ended as its state is of another history.
+            return true;
+        };
+        let sequencer = Arc::clone(&engine.interface().service.sequencer);
+        let may_be_replaced =
+            || sequencer.look(|machine, _| machine.may_be_replaced(master, epoch));
+        if !may_be_replaced() {
+            engine.want_again();
+            return false;
+        }
+        self.end_engine().await;
+        // It acknowledges nothing any more.
+        may_be_replaced()
     }
 
     /// Ends the engine, if one runs. From now on nothing is served.

@@ -76,8 +76,17 @@ pub(crate) struct Transfer<S> {
     cut: Cursor,
     log_from: Position,
     time: TimeReading,
+    /// The term in which the master began it.
+    epoch: Epoch,
     /// Everything after the header.
     parts: Pin<Box<S>>,
+}
+
+impl<S> Transfer<S> {
+    /// The term in which the master began it.
+    pub(crate) const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
 }
 
 impl Target {
@@ -112,6 +121,7 @@ impl Target {
             cut,
             log_from,
             time: self.time_of(&header),
+            epoch: Epoch(header.epoch),
             parts,
         })
     }
@@ -129,6 +139,7 @@ impl Target {
             log_from,
             time,
             parts,
+            ..
         } = transfer;
         let mut installation = self.begin(cut, log_from).await?;
         match fill(&mut installation, parts).await {

@@ -92,20 +92,23 @@ impl SnapshotSource {
         let log = self.storage.tail_after(log_from).await;
         let log = log.map_err(|error| unread(&error))?;
         tracing::info!(%node, cut = %cut.position, "a snapshot is sent to a node that joins");
-        let header = SnapshotHeader {
-            cluster: self.cluster.to_string(),
-            node: self.name.node.to_string(),
-            incarnation: self.name.incarnation.0,
+        let (name, time) = (self.name.clone(), Arc::clone(&self.time));
+        let cluster = self.cluster.to_string();
+        let header = move || SnapshotHeader {
+            cluster,
+            node: name.node.to_string(),
+            incarnation: name.incarnation.0,
             epoch: epoch.0,
             cut_epoch: cut.position.epoch.0,
             cut_index: cut.position.index.0,
             cut_version: cut.version.to_bits(),
             log_epoch: log_from.epoch.0,
             log_index: log_from.index.0,
-            platform_time_ms: self.time.millis(),
+            // The receiver takes it for the time at the header's arrival.
+            platform_time_ms: time.millis(),
         };
         let sending = self.joiners.begin(node, hold, cut.position.index);
-        let (parts, progress) = Parts::new(header, snapshot, log, sending);
+        let (parts, progress) = Parts::new(Box::new(header), snapshot, log, sending);
         let guard = Guard {
             sequencer: Arc::clone(&self.sequencer),
             epoch,
@@ -180,9 +183,12 @@ pub(super) struct Parts {
     made: watch::Sender<()>,
 }
 
+/// Makes the header when it is sent.
+type MakeHeader = Box<dyn FnOnce() -> SnapshotHeader + Send>;
+
 /// What comes next.
 enum Stage {
-    Header(SnapshotHeader, NodeSnapshot),
+    Header(MakeHeader, NodeSnapshot),
     Pieces(NodeSnapshot),
     Log,
     Over,
@@ -191,7 +197,7 @@ enum Stage {
 impl Parts {
     /// A whole transfer. The returned receiver changes with each part.
     pub(super) fn new(
-        header: SnapshotHeader,
+        header: MakeHeader,
         snapshot: NodeSnapshot,
         log: Tail,
         sending: Sending,
@@ -237,7 +243,7 @@ impl Parts {
             Stage::Header(header, mut snapshot) => {
                 verify(&self.made, &mut snapshot).await?;
                 self.stage = Stage::Pieces(snapshot);
-                return Ok(Some(Kind::Header(header)));
+                return Ok(Some(Kind::Header(header())));
             }
             Stage::Pieces(mut snapshot) => {
                 let piece = snapshot.next().await.map_err(|error| failed(&error))?;

@@ -144,7 +144,7 @@ async fn transfer() -> Vec<SnapshotPart> {
     let joiners = Arc::new(Joiners::default());
     let node = NodeId::new("n2").unwrap();
     let sending = joiners.begin(node.clone(), hold, cut.position.index);
-    let (parts, progress) = Parts::new(header, snapshot, log, sending);
+    let (parts, progress) = Parts::new(Box::new(|| header), snapshot, log, sending);
     let parts: Vec<SnapshotPart> = parts.stream().map(Result::unwrap).collect().await;
     assert!(progress.has_changed().is_err(), "the transfer has ended");
     assert_eq!(joiners.nodes(), [node], "the log is kept for the node");

@@ -19,6 +19,8 @@ pub(super) struct Following {
     pub(super) heard_at: BootTime,
     /// The newest round of the master's.
     pub(super) round: Round,
+    /// The epoch of the master's last message, if its log begins after the end of this node's.
+    pub(super) lacking: Option<Epoch>,
     /// The question that was asked last.
     pub(super) asking: Option<Asking>,
     /// A master whose epoch is being promised.
@@ -35,6 +37,7 @@ impl Following {
             master: None,
             heard_at: now,
             round: Round::ZERO,
+            lacking: None,
             asking: None,
             promised_to: None,
             declining: None,

@@ -59,7 +59,11 @@ impl Replica {
             return;
         }
         self.enter_epoch(moment, from, epoch);
-        if append.lacking == Some(self.log.id) {
+        let is_lacking = append.lacking == Some(self.log.id);
+        if let Role::Following(following) = &mut self.role {
+            following.lacking = is_lacking.then_some(epoch);
+        }
+        if is_lacking {
             return commands.push(Command::Install {
                 source: from.clone(),
                 contradicts: false,

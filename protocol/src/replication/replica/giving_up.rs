@@ -9,17 +9,24 @@
 //! The record names it still. Once its disk takes records again, it stands for the next epoch, if
 //! nobody else did.
 
+use std::time::Duration;
+
 use super::{Moment, Replica, Role};
 use crate::replication::{command::Command, handover::Stage, message::Message, rules::Rule};
 
 /// The number of an offer that nobody ordered. Those of orders are higher.
 const OWN_OFFER: u64 = 0;
 
+/// One slow sync, as while a checkpoint is written to the same disk, is no reason to give up, however
+/// short F is.
+const MIN_STUCK: Duration = Duration::from_secs(1);
+
 impl Replica {
-    /// Whether records have waited for this node's log for F, and none became durable. Then the
+    /// Whether records have waited for this node's log for F, and at least for [`MIN_STUCK`], and none
+    /// became durable. Then the
     /// node does not stand for mastership.
     pub(super) fn is_stuck(&self) -> bool {
-        self.log.waited() >= self.silence()
+        self.log.waited() >= self.silence().max(MIN_STUCK)
     }
 
     /// Whether this node gave mastership up, and nobody has succeeded it yet. It does not confirm a

@@ -1,9 +1,10 @@
 //! What a node is in its cluster, for operators and their monitoring. No decision of the machine
-//! depends on it.
+//! depends on it. And whether its state may be replaced.
 
-use tierkv_types::{BootTime, NodeRole};
+use tierkv_types::{BootTime, Epoch, NodeRole};
 
 use super::{Replica, Role};
+use crate::replication::Process;
 
 impl Replica {
     /// What this node is in its cluster, by the record that it sees and the master that it heard
@@ -33,6 +34,20 @@ impl Replica {
     pub fn is_in_sync(&self) -> bool {
         let seen = self.seen.as_ref();
         seen.is_some_and(|seen| seen.state.lists(&self.me.node, self.log.id))
+    }
+
+    /// Whether a snapshot that this master began to send in this epoch may replace the node's state:
+    /// the master's last message still said that the node needs one, no other master was heard
+    /// since, and no record that the node knows of counts on its log (REP-JOIN).
+    #[must_use]
+    pub fn may_be_replaced(&self, by: &Process, epoch: Epoch) -> bool {
+        let Role::Following(following) = &self.role else {
+            return false;
+        };
+        following.master.as_ref() == Some(by)
+            && following.lacking == Some(epoch)
+            && self.accepted == epoch
+            && !self.is_in_sync()
     }
 
     /// Whether a record of the term that this node sees is committed here.

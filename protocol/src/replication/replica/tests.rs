@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use tierkv_types::{
-    BootTime, Epoch, EpochTable, Incarnation, Index, LogId, NodeId, NodeRole, Position, Version,
+    BootTime, Epoch, EpochTable, Incarnation, Index, LogId, NodeId, NodeRole, Position, Round,
+    Version,
 };
 
 use super::{Event, Moment, Replica, Restored, SwapOutcome};
@@ -12,7 +13,7 @@ use crate::replication::{
     change::{Change, ChangeError},
     cluster_state::{ClusterState, Listed},
     command::Command,
-    message::{Ask, Confirm, Message, Process},
+    message::{Append, Ask, Confirm, Message, Process},
     seen::Seen,
 };
 
@@ -123,6 +124,11 @@ struct Candidate {
 
 impl Candidate {
     fn new() -> Self {
+        Self::with_log(LogId(7))
+    }
+
+    /// The record lists the log 7.
+    fn with_log(log_id: LogId) -> Self {
         let nodes = ["n1", "n2", "n3"];
         let listed = |name: &str| Listed {
             node: node(name),
@@ -133,7 +139,7 @@ impl Candidate {
         let in_sync = nodes.map(listed).to_vec();
         let record = first.succeeded_by(Epoch(1), Some(&process("n2")), in_sync);
         let restored = Restored {
-            log_id: LogId(7),
+            log_id,
             last: Position::default(),
             epochs: EpochTable::default(),
             commit: Index::ZERO,
@@ -222,6 +228,61 @@ fn a_change_of_the_record_by_its_master_ends_a_question() {
     // The master is as silent as before, so the others are asked again at once.
     candidate.is_confirmed(1_050);
     assert!(candidate.stands(1_100, Event::Tick, Epoch(1)));
+}
+
+/// A master's message to a node that has none of its records.
+fn append(epoch: u64, lacking: Option<LogId>) -> Message {
+    Message::Append(Append {
+        epoch: Epoch(epoch),
+        prev: Position::default(),
+        records: Vec::new(),
+        commit: Index::ZERO,
+        round: Round(1),
+        clock: Version::ZERO,
+        acknowledged_clock: Version::ZERO,
+        echo: None,
+        lacking,
+    })
+}
+
+#[test]
+fn a_snapshot_replaces_only_a_state_that_no_other_master_counts_on() {
+    // The first log of n1 was listed; this one is another.
+    let mut candidate = Candidate::with_log(LogId(8));
+    let mut heard = |event| {
+        let mut commands = Vec::new();
+        candidate.replica.step(at(10), event, &mut commands);
+        for command in commands {
+            if let Command::Promise { epoch, .. } = command {
+                let mut commands = Vec::new();
+                let promised = Event::Promised(epoch);
+                candidate.replica.step(at(10), promised, &mut commands);
+            }
+        }
+        let by = |name, epoch| {
+            candidate
+                .replica
+                .may_be_replaced(&process(name), Epoch(epoch))
+        };
+        [by("n2", 1), by("n3", 2)]
+    };
+    let from = |name, epoch, lacking| Event::Received(process(name), append(epoch, lacking));
+    let own = Some(LogId(8));
+    assert_eq!(heard(from("n2", 1, None)), [false, false]);
+    assert_eq!(heard(from("n2", 1, own)), [true, false]);
+    // It has the records after all, or another log is meant.
+    assert_eq!(heard(from("n2", 1, None)), [false, false]);
+    assert_eq!(heard(from("n2", 1, Some(LogId(7)))), [false, false]);
+    assert_eq!(heard(from("n2", 1, own)), [true, false]);
+    // Another master, which may count on this log from now on.
+    heard(from("n3", 2, None));
+    assert_eq!(heard(from("n3", 2, None)), [false, false]);
+    assert_eq!(heard(from("n3", 2, own)), [false, true]);
+    // The earlier one is not believed any more.
+    assert_eq!(heard(from("n2", 1, own)), [false, true]);
+    let mut listing = record(2, 90, Some("n3"));
+    listing.state.in_sync[0].log_id = LogId(8);
+    assert_eq!(heard(Event::Observed(Some(listing))), [false, false]);
 }
 
 /// A record of n1, n2 and n3, with the log 7 of n1 in sync.
