@@ -31,6 +31,10 @@ impl Service {
                 memory,
                 follows: follows.unwrap_or_default(),
                 awaits_newer_than: seen.map(Seen::encode).unwrap_or_default(),
+                awaits_epoch_above: match replica.is_waiting() {
+                    true => replica.highest_seen().0,
+                    false => 0,
+                },
             }
         })
     }

@@ -90,6 +90,8 @@ pub struct LogReport {
     pub follows: Option<String>,
     /// The newest record that it saw, if it waits because coordination has an older one.
     pub newest: Option<Seen>,
+    /// The highest epoch that it or others saw, if it waits; else zero.
+    pub awaits_above: Epoch,
 }
 
 /// A node of the cluster, as far as it is found.
@@ -136,6 +138,8 @@ pub struct ClusterRecovery {
     state: ClusterState,
     /// The epoch of coordination's record, if that is older.
     behind: Option<Epoch>,
+    /// The highest epoch that nodes wait to be exceeded; zero if none waits.
+    awaited: Epoch,
     nodes: Vec<NodeFinding>,
 }
 
@@ -184,11 +188,15 @@ impl ClusterRecovery {
     ) -> Self {
         let epoch = record.state.epoch;
         let order = record.order();
-        let reports = found.iter().filter_map(|it| it.report.as_ref());
-        let seen = reports.filter_map(|report| report.newest.clone());
+        let reports = || found.iter().filter_map(|it| it.report.as_ref());
+        let awaited = reports().map(|report| report.awaits_above).max();
+        let awaited = awaited.unwrap_or_default();
+        let seen = reports().filter_map(|report| report.newest.clone());
         let newest = seen.filter(|seen| seen.order() > order);
         let newest = newest.max_by_key(Seen::order);
-        let behind = newest.as_ref().map(|_| epoch);
+        // A node may wait for what one that does not answer saw.
+        let is_behind = newest.is_some() || awaited > epoch;
+        let behind = is_behind.then_some(epoch);
         let state = newest.unwrap_or(record).state;
         let names = state.members.iter().chain(&state.learners);
         let nodes = names.map(|node| {
@@ -205,6 +213,7 @@ impl ClusterRecovery {
             platform,
             revision,
             behind,
+            awaited,
             state,
         }
     }
@@ -215,10 +224,22 @@ impl ClusterRecovery {
         &self.nodes
     }
 
-    /// The epoch of the cluster's newest record.
+    /// The highest epoch of a record that was found, or that nodes know to have existed.
     #[must_use]
-    pub const fn epoch(&self) -> Epoch {
-        self.state.epoch
+    pub fn epoch(&self) -> Epoch {
+        self.state.epoch.max(self.awaited)
+    }
+
+    /// The members that do not answer: one of them may have seen a newer record than was found.
+    pub fn silent(&self) -> impl Iterator<Item = &NodeFinding> {
+        self.nodes.iter().filter(|found| found.report.is_none())
+    }
+
+    /// Whether every node of the newest record answers, and none knows of a newer one: then nothing
+    /// is lost with a log in sync.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.silent().next().is_none() && self.awaited <= self.state.epoch
     }
 
     /// The epoch of coordination's record, if nodes have seen a newer one: an old backup of the
@@ -344,7 +365,9 @@ impl ClusterRecovery {
             node: node.clone(),
             log_id: report.log_id,
         };
-        Ok(self.state.recovered(listed, &self.leaving(node)))
+        let mut next = self.state.recovered(listed, &self.leaving(node));
+        next.epoch = next.epoch.max(self.awaited.next());
+        Ok(next)
     }
 
     /// The members that leave the cluster if it goes on with `node`: those that do not answer, if
@@ -418,10 +441,6 @@ impl ClusterRecovery {
              lost"
         );
         Ok(next.epoch)
-    }
-
-    fn silent(&self) -> impl Iterator<Item = &NodeFinding> {
-        self.nodes.iter().filter(|found| found.report.is_none())
     }
 }
 
@@ -523,6 +542,7 @@ fn read(report: InspectResponse) -> LogReport {
         follows: (!report.follows.is_empty()).then_some(report.follows),
         // None: it waits for nothing, or is of another release, which can't be helped here.
         newest: Seen::decode(&report.awaits_newer_than).ok(),
+        awaits_above: Epoch(report.awaits_epoch_above),
     }
 }
 

@@ -536,6 +536,12 @@ impl Replica {
         matches!(self.role, Role::Waiting)
     }
 
+    /// The highest epoch of a record that this node or others saw, as far as it heard.
+    #[must_use]
+    pub fn highest_seen(&self) -> Epoch {
+        self.seen_order().max(self.others_saw).0
+    }
+
     fn silence(&self) -> Duration {
         let silence = self.seen.as_ref().map(|seen| seen.state.silence());
         silence.unwrap_or(Duration::from_millis(super::DEFAULT_F_MS as u64))

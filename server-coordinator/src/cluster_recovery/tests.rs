@@ -15,6 +15,7 @@ fn log(log_id: u64, epoch: u64, index: u64) -> LogReport {
         role: NodeRole::Starting,
         follows: None,
         newest: None,
+        awaits_above: Epoch::ZERO,
     }
 }
 
@@ -44,6 +45,7 @@ fn lost() -> ClusterRecovery {
         revision: Revision(7),
         nodes: nodes.collect(),
         behind: None,
+        awaited: Epoch::ZERO,
         state,
     }
 }
@@ -72,6 +74,7 @@ fn set_back(reports: &[(&str, LogReport)]) -> ClusterRecovery {
     let found = reports.iter().map(|(name, report)| NodeFinding {
         report: Some(LogReport {
             newest: Some(newest.clone()),
+            awaits_above: newest.state.epoch.max(report.awaits_above),
             ..report.clone()
         }),
         ..NodeFinding::absent(node(name))
@@ -112,6 +115,22 @@ fn a_record_that_went_back_is_replaced_by_one_above_all_that_were_seen() {
     let left = set_back(&[("n2", log(2, 7, 40))]);
     assert_eq!(left.best(), Some(&node("n2")));
     assert!(left.check(&node("n2")).is_ok());
+}
+
+/// The record of epoch 12 is known only by its order, from a node that does not answer any more.
+#[test]
+fn a_recovered_record_is_above_one_that_nobody_who_answers_has() {
+    let waiting = LogReport {
+        awaits_above: Epoch(12),
+        ..log(1, 8, 50)
+    };
+    let recovery = set_back(&[("n1", waiting)]);
+    assert_eq!(
+        (recovery.behind(), recovery.epoch()),
+        (Some(Epoch(5)), Epoch(12))
+    );
+    assert!(recovery.is_in_sync(&node("n1")) && !recovery.is_complete());
+    assert_eq!(recovery.check(&node("n1")).unwrap().epoch, Epoch(13));
 }
 
 fn reporting(reports: &[(usize, LogReport)]) -> ClusterRecovery {

@@ -151,9 +151,15 @@ impl LostCluster {
 
     fn print_loss(&self, recovery: &ClusterRecovery, node: &NodeId) {
         let known = match recovery.known_loss(node) {
+            Some(0) if recovery.is_in_sync(node) && recovery.is_complete() => {
+                "nothing; other changes in the coordination store since the backup stay lost"
+                    .to_owned()
+            }
             Some(0) if recovery.is_in_sync(node) => format!(
-                "nothing, unless a node that does not answer has seen an epoch above {}; other \
-                 changes in the coordination store since the backup stay lost",
+                "nothing that is known here. But a node that does not answer may have seen a newer \
+                 record, of epoch {} or above, without this log: then every write that was \
+                 acknowledged since. Start all nodes first, if they can be started; other changes \
+                 in the coordination store since the backup stay lost",
                 recovery.epoch()
             ),
             Some(0) => "every acknowledged write that only the lost logs had".to_owned(),
