@@ -137,7 +137,7 @@ pub struct StorageSettings {
     /// Longest time between two checkpoints while there is something to store. Default 30 s: each
     /// writes a changed page once, however often it changed.
     pub checkpoint_interval: Duration,
-    /// Bytes of entries not yet stored that trigger a checkpoint at once. Default 64 MiB.
+    /// Bytes of entries not yet stored that trigger a checkpoint at once. Default 32 MiB.
     pub checkpoint_bytes: u64,
     /// Bytes of entries not yet stored over which writers wait. Default 256 MiB.
     pub pinned_limit_bytes: u64,
@@ -162,7 +162,7 @@ impl StorageSettings {
             platform: None,
             segment_bytes: 64 * MIB,
             checkpoint_interval: Duration::from_secs(30),
-            checkpoint_bytes: 64 * MIB,
+            checkpoint_bytes: 32 * MIB,
             pinned_limit_bytes: 256 * MIB,
             memory: MemoryLimits::default(),
             log_retention: Duration::from_secs(600),
