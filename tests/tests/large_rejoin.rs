@@ -17,7 +17,7 @@ use std::{
 use tierkv::{Client, Consistency, ReadOptions, Selection, Write, rpc::proto::v1::MemberStatus};
 use tierkv_harness::{LocalCluster, Surroundings, poll_until};
 use tierkv_tests::{
-    flood::{Flood, Record},
+    flood::{Flood, Record, Written},
     many_processes::{all_in_sync, cluster, connect},
     metrics::Page,
     operator::admin,
@@ -97,6 +97,28 @@ fn peak(platform: &LocalCluster, node: &str) -> u64 {
     peak
 }
 
+/// Checks that the node has everything: all loaded records, and what the writers were told.
+async fn check_all(platform: &LocalCluster, replica: &str, written: &Written) {
+    // As the master, it answers from what it got.
+    let words = ["handover", "--cluster", CLUSTER, "--to", replica];
+    let handed_over = admin(platform, &words).await.unwrap();
+    assert_eq!(handed_over.code, Some(0), "{handed_over:?}");
+    let options = ReadOptions {
+        consistency: Consistency::Latest,
+        ..ReadOptions::default()
+    };
+    let patient = connect(platform, COUNT_LIMIT).await.unwrap();
+    let all = Selection::prefix("record-");
+    let count = patient.count_with(all, options).await.unwrap();
+    assert_eq!(count, RECORDS + written.acknowledged() as u64);
+    written.check(&patient, Consistency::Latest).await.unwrap();
+    for number in (0..RECORDS).step_by(SAMPLE) {
+        let record = record(number);
+        let found = patient.get_with(record.key(), options).await.unwrap();
+        assert_eq!(found.value, Some(record.value()), "{record:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_records_reach_an_emptied_replica_under_64_writers_in_bounded_memory() {
     let mut platform = LocalCluster::start_replicated(1, 3).await.unwrap();
@@ -151,23 +173,6 @@ async fn a_million_records_reach_an_emptied_replica_under_64_writers_in_bounded_
         assert!(peak <= MAX_RESIDENT, "{node}: {peak} bytes resident");
     }
 
-    // As the master, it answers from what it got.
-    let words = ["handover", "--cluster", CLUSTER, "--to", replica];
-    let handed_over = admin(&platform, &words).await.unwrap();
-    assert_eq!(handed_over.code, Some(0), "{handed_over:?}");
-    let options = ReadOptions {
-        consistency: Consistency::Latest,
-        ..ReadOptions::default()
-    };
-    let patient = connect(&platform, COUNT_LIMIT).await.unwrap();
-    let all = Selection::prefix("record-");
-    let count = patient.count_with(all, options).await.unwrap();
-    assert_eq!(count, RECORDS + written.acknowledged() as u64);
-    written.check(&patient, Consistency::Latest).await.unwrap();
-    for number in (0..RECORDS).step_by(SAMPLE) {
-        let record = record(number);
-        let found = patient.get_with(record.key(), options).await.unwrap();
-        assert_eq!(found.value, Some(record.value()), "{record:?}");
-    }
+    check_all(&platform, replica, &written).await;
     platform.stop().await.unwrap();
 }
