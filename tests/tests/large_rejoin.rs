@@ -33,6 +33,7 @@ const VALUE_BYTES: u32 = 224;
 /// Tasks that write all records first, in batches.
 const LOADERS: u64 = 8;
 const WRITERS: usize = 64;
+/// The bound of stored records in memory, and of those that the store lacks.
 const MEMORY_BYTES: u64 = 64 << 20;
 /// Less than the records take.
 const LOG_BYTES: u64 = 256 << 20;
@@ -50,6 +51,7 @@ const SAMPLE: usize = 97;
 fn bounded() -> Surroundings {
     Surroundings::default()
         .set("TIERKV_MEMORY_MAX_BYTES", MEMORY_BYTES)
+        .set("TIERKV_MEMORY_PINNED_MAX_BYTES", MEMORY_BYTES)
         .set("TIERKV_WAL_MAX_BYTES", LOG_BYTES)
 }
 
