@@ -293,16 +293,19 @@ impl World {
         }));
     }
 
+    /// Happens at this machine of the node, unless it has ended by then.
+    fn at_machine(&mut self, after: u64, node: usize, machine: u64, what: AtProcess) {
+        let event = Event::At {
+            node,
+            machine,
+            what,
+        };
+        self.schedule(after, event);
+    }
+
     fn at(&mut self, after: u64, node: usize, what: AtProcess) {
         if let Some(machine) = self.nodes[node].machine() {
-            self.schedule(
-                after,
-                Event::At {
-                    node,
-                    machine,
-                    what,
-                },
-            );
+            self.at_machine(after, node, machine, what);
         }
     }
 
@@ -565,14 +568,7 @@ impl World {
             let event = MachineEvent::Swapped(number, outcome);
             let what = AtProcess::Machine(Box::new(event));
             let after = 1 + self.up_to(10);
-            self.schedule(
-                after,
-                Event::At {
-                    node,
-                    machine,
-                    what,
-                },
-            );
+            self.at_machine(after, node, machine, what);
         }
     }
 
@@ -583,14 +579,7 @@ impl World {
         }
         let event = MachineEvent::Read(self.coordination.record.clone());
         let what = AtProcess::Machine(Box::new(event));
-        self.schedule(
-            after,
-            Event::At {
-                node,
-                machine,
-                what,
-            },
-        );
+        self.at_machine(after, node, machine, what);
     }
 
     /// Every listed log has everything acknowledged (I1), unless its disk has lost something, which
